@@ -1,0 +1,131 @@
+"""The one hierarchy of errors: what a caller can do about it decides the branch.
+
+CheckpointError
+├── UsageError              2    fix the command line
+├── SettingsError           170  fix the environment
+├── NotDumpable             171  this container or engine cannot be frozen: change the pod spec
+├── EngineEnded             172  the engine ended before it was ready
+├── NotReady                173  the engine was not ready in time
+├── DumpFailed              174  the freeze or the archive failed; the engine was left as configured
+├── StorageError            175  the store failed
+│   ├── StorageUnavailable       … for now: retry
+│   ├── NotFound                 … definitely answered "not there" (never inferred from a refusal)
+│   ├── AlreadyExists            … somebody else published at this location first
+│   └── StorageDenied       176  … refused: credentials, permission, no such bucket
+├── RestoreFailed           180  CRIU or a later step could not rebuild the engine
+└── ArchiveError            181
+    ├── Corrupt                  never use this archive again
+    └── Incompatible             intact, but not for this place
+
+Exit codes leave the launcher only in create mode and with ``ON_FAILURE=fail``; otherwise a failed
+restore is a cold start. Errors are raised, never logged and swallowed, and logged once, at the top.
+"""
+
+from __future__ import annotations
+
+
+class CheckpointError(Exception):
+    """What failed, on what object, and what the user can do.
+
+    ``message`` is one sentence without a final stop. ``hint`` says what to do about it. ``reason`` is
+    a CamelCase word for machines: log field, status file, metric label.
+    """
+
+    exit_code = 174
+    retry = True
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.reason = reason or type(self).__name__
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(CheckpointError):
+    """The command line cannot be understood."""
+
+    exit_code = 2
+    retry = False
+
+
+class SettingsError(CheckpointError):
+    """One or more environment variables are invalid; the message lists all of them."""
+
+    exit_code = 170
+    retry = False
+
+
+class NotDumpable(CheckpointError):
+    """This container or engine cannot be frozen, whatever is tried."""
+
+    exit_code = 171
+    retry = False
+
+
+class EngineEnded(CheckpointError):
+    """The engine ended before it was ready."""
+
+    exit_code = 172
+
+
+class NotReady(CheckpointError):
+    """The engine did not become ready in time."""
+
+    exit_code = 173
+
+
+class DumpFailed(CheckpointError):
+    """The freeze or the archive failed."""
+
+    exit_code = 174
+
+
+class StorageError(CheckpointError):
+    """The store failed for good."""
+
+    exit_code = 175
+
+
+class StorageUnavailable(StorageError):
+    """The store failed in a way that a later attempt may survive."""
+
+
+class NotFound(StorageError):
+    """The store definitely answered that the object is not there."""
+
+
+class AlreadyExists(StorageError):
+    """Somebody else published at this location first."""
+
+    retry = False
+
+
+class StorageDenied(StorageError):
+    """The store refused: credentials, permission, or the bucket or repository does not exist."""
+
+    exit_code = 176
+    retry = False
+
+
+class RestoreFailed(CheckpointError):
+    """The engine could not be rebuilt from an intact archive."""
+
+    exit_code = 180
+
+
+class ArchiveError(CheckpointError):
+    """The archive cannot be used."""
+
+    exit_code = 181
+    retry = False
+
+
+class Corrupt(ArchiveError):
+    """The archive is damaged or incomplete."""
+
+
+class Incompatible(ArchiveError):
+    """The archive is intact but not for this place: version, hash, host."""

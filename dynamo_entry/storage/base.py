@@ -1,0 +1,99 @@
+"""The contract between an archive and the place it is kept in.
+
+A store is bound to one object: one archive at one location. Reader and writer need no more than this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+from typing_extensions import Self
+
+Bytes = bytes | bytearray | memoryview
+
+
+class ObjectStat(NamedTuple):
+    """What a store says of an object: its size in bytes and a tag that changes with its content."""
+
+    size: int
+    version: str
+
+
+class Leftover(NamedTuple):
+    """What a killed creator left behind and nobody can see at the location: ``prune`` removes it."""
+
+    name: str
+    size: int
+    age_s: float
+
+
+class Store(ABC):
+    """One object at one location. Thread-safe."""
+
+    #: for log lines and messages, without credentials
+    location: str
+
+    @abstractmethod
+    def stat(self) -> ObjectStat:
+        """Size and version of the published object.
+
+        Raises NotFound only when the store says so; StorageDenied, StorageUnavailable otherwise.
+        """
+
+    @abstractmethod
+    def read_range(self, offset: int, length: int) -> Bytes:
+        """Exactly ``length`` bytes from ``offset``; may be a view of mapped memory.
+
+        Raises Corrupt where the object ends earlier, StorageError otherwise.
+        """
+
+    @abstractmethod
+    def open_writer(self, *, replace: bool = False) -> Writer:
+        """Begin a new object that nobody sees before ``Writer.commit``."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Remove the published object; NotFound where there is none."""
+
+    @abstractmethod
+    def leftovers(self) -> Iterator[Leftover]:
+        """What interrupted writers left for this location's directory, bucket prefix or repository."""
+
+    @abstractmethod
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """Remove one of ``leftovers()``."""
+
+    def close(self) -> None:
+        """Free connections and descriptors."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Writer(ABC):
+    """A new object in the making, written once from front to back by one thread.
+
+    Visible at the location after ``commit`` or never. After an error only ``abort`` may be called.
+    """
+
+    @abstractmethod
+    def append(self, *buffers: Bytes) -> None:
+        """Add the buffers at the end. The caller may re-use them as soon as this returns."""
+
+    @abstractmethod
+    def commit(self) -> ObjectStat:
+        """Make the object visible, whole and durable, in one step.
+
+        Raises AlreadyExists when somebody else's object is there (and ``replace`` was not asked for);
+        theirs is left untouched, ours is gone.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Forget everything written so far. Idempotent; also right after a failed append or commit."""

@@ -66,13 +66,15 @@ class Store(ABC):
     def remove_leftover(self, leftover: Leftover) -> None:
         """Remove one of ``leftovers()``."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most stores keep nothing open
         """Free connections and descriptors."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

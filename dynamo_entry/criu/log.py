@@ -1,0 +1,66 @@
+"""CRIU's own words, made into one sentence."""
+
+from __future__ import annotations
+
+import re
+
+_ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)")
+
+#: Errors of the restorer leave CRIU waiting for a task that will never answer (seen with per-thread
+#: capability errors): the restore is over although CRIU does not know it yet.
+_RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
+
+#: What CRIU says → what it means and what to do.
+_REMEDIES = (
+    (
+        r"suspending seccomp failed",
+        "a dump cannot run under a seccomp profile: set seccompProfile: Unconfined",
+    ),
+    (
+        r"Can't fork for \d+: File exists|Pid \d+ do not match",
+        "a pid of the engine is taken in this container",
+    ),
+    (r"Can't bind inet socket", "the engine listens on an address that this pod does not have"),
+    (r"Can't connect inet socket", "a peer of the engine is out of reach from this pod"),
+    (
+        r"Can't open file (?P<what>\S+)|File (?P<file>\S+) has bad (size|mode)",
+        "a file of the engine is missing or differs here",
+    ),
+    (r"ns_last_pid", "the container may not choose pids: allow clone3 in the seccomp profile"),
+    (r"SysVIPC", "SysV shared memory cannot be dumped from inside a container"),
+    (r"Can't dump ghost file", "an unlinked file is too large"),
+    (r"vdso", "this CRIU does not know this kernel's vdso: use a newer CRIU"),
+)
+
+
+def errors(text: str) -> list[str]:
+    """The error messages of a log, oldest first, without CRIU's source positions."""
+    return [(match["text"] or match["bug"]).strip() for match in _ERROR.finditer(text)]
+
+
+def is_stuck(text: str) -> bool:
+    """Whether the restorer failed inside a task, after which CRIU may wait for ever."""
+    return _RESTORER.search(text) is not None
+
+
+def explain(text: str) -> tuple[str, str]:
+    """(what failed, what to do) of a log; the first error is the cause, later ones follow from it."""
+    found = errors(text)
+    if not found:
+        return "criu gave no reason", "its log says more"
+    for pattern, remedy in _REMEDIES:
+        for error in found:
+            if re.search(pattern, error):
+                return error, remedy
+    return found[0], ""
+
+
+def tail(path: str, limit_bytes: int = 1 << 16) -> str:
+    """The end of a log file, or nothing."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - limit_bytes))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

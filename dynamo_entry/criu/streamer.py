@@ -1,0 +1,233 @@
+"""The other end of ``criu --stream``: takes images in while CRIU dumps, hands them out while it restores.
+
+The protocol is criu-image-streamer's (criu: criu/img-streamer.c, images/img-streamer.proto). CRIU connects
+to a unix socket in its images directory and asks for one image at a time: a native-endian 32-bit length,
+then ``img_streamer_request_entry { required string filename = 1 }``. A restore is answered with
+``img_streamer_reply_entry { required bool exists = 1 }``, framed alike. Then CRIU passes our end of a pipe
+(SCM_RIGHTS on one byte) through which the image's bytes go.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterable
+from fcntl import fcntl
+from typing import Any, Protocol
+
+CAPTURE_SOCKET = "streamer-capture.sock"
+SERVE_SOCKET = "streamer-serve.sock"
+
+_F_SETPIPE_SZ = 1031  # linux/fcntl.h
+_PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size, what an unprivileged process may ask for
+_NAME_LIMIT_BYTES = 4096
+
+#: protobuf: field 1, varint, true or false
+_EXISTS = b"\x08\x01"
+_ABSENT = b"\x08\x00"
+
+
+class ProtocolError(Exception):
+    """CRIU said something that is not of the protocol: another version, or not CRIU."""
+
+
+class Sink(Protocol):
+    """Where the bytes of one image go while CRIU dumps."""
+
+    def buffer(self) -> memoryview:
+        """Free space to read into; may wait for the archive to keep up."""
+
+    def advance(self, n: int) -> None:
+        """``n`` bytes of ``buffer()`` are filled."""
+
+    def close(self) -> None:
+        """The image is complete."""
+
+
+def listen(path: str) -> socket.socket:
+    """A listening socket for CRIU's one connection."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener.bind(path)
+    listener.listen(1)
+    return listener
+
+
+class Capture:
+    """One dump: every image CRIU writes goes to the sink that ``open_sink`` names for it."""
+
+    def __init__(self, directory: str, open_sink: Callable[[str], Sink]) -> None:
+        self._open_sink = open_sink
+        self._listener = listen(f"{directory}/{CAPTURE_SOCKET}")
+        self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
+        self._open_images = 0
+        self.received_bytes = 0
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def watch(self, descriptor: int, callback: Callable[[int], None]) -> None:
+        """Call back from ``run`` when a descriptor of the caller's becomes readable."""
+        self._selector.register(descriptor, selectors.EVENT_READ, callback)
+        self._watched.add(descriptor)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Stop watching a descriptor."""
+        self._selector.unregister(descriptor)
+        self._watched.discard(descriptor)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Take images in until ``until()`` holds and every image begun is complete.
+
+        ``until`` is asked again after every event. Raises what a sink or a callback raises.
+        """
+        while not (until() and not self._open_images):
+            for key, _ in self._selector.select():
+                key.data(key.fileobj)
+
+    def close(self) -> None:
+        """Close every pipe; a CRIU that still writes gets EPIPE, gives up and thaws what it froze."""
+        for key in list(self._selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                key.fileobj.close()
+            elif key.fd not in self._watched:
+                os.close(key.fd)
+        self._selector.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self._selector.unregister(listener)
+        listener.close()
+        self._selector.register(connection, selectors.EVENT_READ, self._request)
+
+    def _request(self, connection: socket.socket) -> None:
+        name = receive_request(connection)
+        if name is None:
+            self._selector.unregister(connection)
+            connection.close()
+            return
+        pipe = receive_pipe(connection)
+        sink = self._open_sink(name)
+        self._open_images += 1
+        self._selector.register(pipe, selectors.EVENT_READ, lambda fd: self._take(fd, sink))
+
+    def _take(self, pipe: int, sink: Sink) -> None:
+        read = os.readv(pipe, [sink.buffer()])
+        if read:
+            sink.advance(read)
+            self.received_bytes += read
+            return
+        self._selector.unregister(pipe)
+        os.close(pipe)
+        sink.close()
+        self._open_images -= 1
+
+
+class Serve:
+    """One restore: CRIU asks for images by name, in its own order, possibly the same one again.
+
+    ``image`` returns None for what is not there, or an iterable of the image's bytes; it is called in the
+    serving thread and consumed in a thread an image, several at once. ``on_failure`` gets the first error.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        image: Callable[[str], Iterable[Any] | None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._image = image
+        self._on_failure = on_failure
+        self._listener = listen(f"{directory}/{SERVE_SOCKET}")
+        threading.Thread(target=self._run, name="serve", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+            self._listener.close()
+            with connection:
+                while (name := receive_request(connection)) is not None:
+                    self._answer(connection, name)
+        except Exception as error:  # a thread's outermost frame: the restore is told, whatever it is
+            self._on_failure(error)
+
+    def _answer(self, connection: socket.socket, name: str) -> None:
+        data = self._image(name)
+        reply = _ABSENT if data is None else _EXISTS
+        connection.sendall(struct.pack("=I", len(reply)) + reply)
+        if data is not None:
+            pipe = receive_pipe(connection)
+            threading.Thread(target=self._push, args=(pipe, data), name=name, daemon=True).start()
+
+    def _push(self, pipe: int, data: Iterable[Any]) -> None:
+        try:
+            for piece in data:
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(pipe, view) :]
+        except BrokenPipeError:
+            pass  # CRIU reads no further than it needs
+        except Exception as error:  # a thread's outermost frame, as above
+            self._on_failure(error)
+        finally:
+            os.close(pipe)
+
+
+def receive_request(connection: socket.socket) -> str | None:
+    """The next image's name, or None when CRIU is done. Raises ProtocolError."""
+    head = _receive(connection, 4)
+    if head is None:
+        return None
+    (length,) = struct.unpack("=I", head)
+    body = _receive(connection, length) if 0 < length <= _NAME_LIMIT_BYTES else None
+    if body is None:
+        raise ProtocolError(f"request of {length} bytes")
+    return parse_request(body)
+
+
+def parse_request(body: bytes) -> str:
+    """The file name of an ``img_streamer_request_entry``. Raises ProtocolError."""
+    length, shift, at = 0, 0, 1
+    while at < len(body):
+        length |= (body[at] & 0x7F) << shift
+        at += 1
+        if body[at - 1] < 0x80:
+            break
+        shift += 7
+    if not body.startswith(b"\x0a") or at + length != len(body):
+        raise ProtocolError(f"not a request: {body[:32]!r}")
+    try:
+        return body[at:].decode("ascii")
+    except UnicodeDecodeError:
+        raise ProtocolError(f"not a request: {body[:32]!r}") from None
+
+
+def receive_pipe(connection: socket.socket) -> int:
+    """The pipe end that CRIU passes next, widened as far as is allowed. Raises ProtocolError."""
+    size = array.array("i", [0]).itemsize
+    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptor: int = array.array("i", data[:size])[0]
+            try:
+                fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+            except OSError:
+                pass  # beyond pipe-user-pages-soft: works as it is, slower
+            return descriptor
+    raise ProtocolError("no pipe was passed")
+
+
+def _receive(connection: socket.socket, length: int) -> bytes | None:
+    data = b""
+    while len(data) < length:
+        piece = connection.recv(length - len(data))
+        if not piece:
+            return None
+        data += piece
+    return data

@@ -1,0 +1,78 @@
+"""Show what an archive holds, from two small reads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from dynamo_entry import storage
+from dynamo_entry.archive import Archive
+
+
+def command(
+    location: Annotated[str, typer.Argument(help="path, s3://… or oci://… of an archive")],
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="the whole manifest, without the chunk tables")
+    ] = False,
+    streams: Annotated[bool, typer.Option("--streams", help="list every stream")] = False,
+) -> None:
+    """Show what an archive holds: identity, engine, host, sizes."""
+    with Archive.open(storage.open_store(location)) as archive:
+        head = msgspec.to_builtins(archive.manifest.head)
+        sizes = {name: archive.size_of(name) for name in archive.names()}
+    facts = {"location": archive.location, "digest": archive.digest, "size_bytes": archive.size, **head}
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode({**facts, "streams": sizes})).decode())
+        return
+    console = Console()
+    console.print(_overview(facts, sizes))
+    console.print(_processes(head["processes"]))
+    if streams:
+        console.print(_streams(sizes))
+
+
+def _overview(facts: dict[str, object], sizes: dict[str, int]) -> Table:
+    table = Table(show_header=False, box=None)
+    host = facts["host"]
+    rows = {
+        "location": facts["location"],
+        "hash": facts["hash"] or "(none)",
+        "digest": facts["digest"],
+        "created": facts["created_at"],
+        "command": " ".join(facts["argv"]),  # type: ignore[arg-type]
+        "archive": decimal(int(str(facts["size_bytes"]))),
+        "contents": f"{decimal(sum(sizes.values()))} in {len(sizes)} streams",
+        "host": f"{host['arch']}, kernel {host['kernel']}, criu {host['criu']}",  # type: ignore[index]
+        "volumes": ", ".join(sorted({file["mount"] for file in facts["volume_files"]})) or "(none)",  # type: ignore[attr-defined]
+    }
+    for name, value in rows.items():
+        table.add_row(name, escape(str(value)))
+    return table
+
+
+def _processes(processes: list[dict[str, object]]) -> Table:
+    table = Table("pid", "parent", "threads", "resident", "command", box=None)
+    for row in processes:
+        command = " ".join(row["argv"])  # type: ignore[arg-type]
+        table.add_row(
+            str(row["pid"]),
+            str(row["ppid"]),
+            str(row["threads"]),
+            decimal(int(str(row["rss_bytes"]))),
+            escape(command),
+        )
+    return table
+
+
+def _streams(sizes: dict[str, int]) -> Table:
+    table = Table("stream", "size", box=None)
+    for name, size in sorted(sizes.items()):
+        table.add_row(escape(name), decimal(size))
+    return table

@@ -1,0 +1,35 @@
+"""Read every byte of an archive and check it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from dynamo_entry import storage
+from dynamo_entry.archive import Archive
+
+
+def command(
+    location: Annotated[str, typer.Argument(help="path, s3://… or oci://… of an archive")],
+    *,
+    expected_hash: Annotated[
+        str, typer.Option("--hash", help="also refuse an archive of another identity hash")
+    ] = "",
+) -> None:
+    """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
+    with (
+        Archive.open(storage.open_store(location), expected_hash=expected_hash) as archive,
+        Progress(
+            BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+        ) as progress,
+    ):  # fmt: skip
+        total = sum(archive.size_of(name) for name in archive.names())
+        task = progress.add_task("verify", total=total)
+        archive.verify(lambda done: progress.update(task, completed=done))
+    print(f"{archive.location}: intact, {decimal(total)} in {len(archive.names())} streams, {archive.digest}")

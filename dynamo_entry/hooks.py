@@ -1,0 +1,49 @@
+"""PRE_DUMP and POST_RESTORE: a command or a URL that prepares the engine, or wakes it; its outcome counts."""
+
+from __future__ import annotations
+
+import subprocess
+import urllib.error
+import urllib.request
+
+from dynamo_entry.errors import CheckpointError
+
+
+def call(name: str, hook: str, limit_s: float) -> None:
+    """Run a shell command, or POST to a URL. Raises CheckpointError unless exit 0 or a 2xx answer."""
+    if not hook:
+        return
+    if hook.startswith(("http://", "https://")):
+        _post(name, hook, limit_s)
+    else:
+        _run(name, hook, limit_s)
+
+
+def _post(name: str, url: str, limit_s: float) -> None:
+    request = urllib.request.Request(url, data=b"", method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=limit_s):
+            pass
+    except (OSError, urllib.error.HTTPError) as error:
+        raise _failed(name, url, str(error)) from None
+
+
+def _run(name: str, command: str, limit_s: float) -> None:
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=limit_s, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise _failed(name, command, f"did not end within {limit_s:g} s") from None
+    if done.returncode:
+        said = done.stdout[-500:].decode("utf-8", "replace").strip()
+        raise _failed(name, command, f"exit code {done.returncode}" + (f": {said}" if said else ""))
+
+
+def _failed(name: str, hook: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name} hook {hook!r} failed: {why}",
+        hint="its outcome counts: mend or unset it",
+        reason="HookFailed",
+    )

@@ -1,0 +1,171 @@
+"""Creation as PID 1 sees it: start the engine when the worker is set up, follow both, keep the outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+from dynamo_entry.init import engine, signals, tree
+from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
+from dynamo_entry.init.supervisor import Supervisor
+from dynamo_entry.init.worker import Worker
+
+#: Engine pids begin above this; see engine.raise_pids.
+LAST_HELPER_PID = 999
+
+#: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can.
+ADDITIONS = {"UV_USE_IO_URING": "0"}
+
+#: Phases in which the engine is (being) frozen: signals wait until it runs again.
+FROZEN = frozenset(("freeze", "dump", "delta", "publish", "thaw"))
+
+EXIT_NOT_DUMPABLE, EXIT_ENGINE_ENDED, EXIT_DUMP_FAILED = 171, 172, 174
+
+
+def create(supervisor: Supervisor) -> int:
+    """Run a creation to its end; returns the exit code."""
+    return _Creation(supervisor).run()
+
+
+class _Creation:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._it = supervisor
+        self._worker = Worker("create")
+        self._held: list[int] = []
+        self._engine_code: int | None = None
+        self._start_error = ""
+        self._is_called_off = False
+        supervisor.loop.listen(self._worker.events)
+
+    def run(self) -> int:
+        while True:
+            event = self._it.loop.next(self._worker.deadline)
+            if isinstance(event, Signalled):
+                self._signalled(event.number)
+            elif isinstance(event, Said):
+                self._said(event.message)
+            elif isinstance(event, Silent):
+                self._it.log.error("worker hangs", phase=self._worker.phase)
+                self._worker.kill()
+            elif event.pid == self._it.engine_pid:
+                self._engine_ended(event)
+            elif event.pid == self._worker.pid:
+                return self._worker_ended(event.code)
+
+    def _signalled(self, number: int) -> None:
+        if number in signals.TERMINATING:
+            self._is_called_off = True
+            self._worker.signal(signal.SIGTERM)
+        if self._worker.phase in FROZEN or not self._it.engine_pid:
+            self._held.append(number)
+        else:
+            self._it.forward(number)
+
+    def _said(self, message: dict[str, Any] | None) -> None:
+        self._worker.heard(message)
+        if message is None:
+            self._worker.kill()
+        elif message.get("engine") == "start":
+            self._start_engine()
+
+    def _start_engine(self) -> None:
+        """The worker is set up: the engine may begin, and is what the worker waits for next."""
+        try:
+            self._it.start_for_creation(ADDITIONS, LAST_HELPER_PID, engine.raise_pids)
+        except engine.StartFailed as error:
+            self._start_error = str(error)
+            self._engine_code = error.code
+            self._worker.tell("ended")
+        else:
+            self._it.log.info("engine started", pid=self._it.engine_pid)
+            self._worker.tell(f"engine {self._it.engine_pid}")
+
+    def _engine_ended(self, event: Ended) -> None:
+        """Before the freeze that ends the creation; after it, CRIU ended the engine as it should."""
+        self._engine_code = event.code
+        self._worker.tell("ended")
+
+    def _worker_ended(self, code: int) -> int:
+        self._it.loop.stop_listening()
+        self._worker.close()
+        result = self._worker.result or self._lost_worker(code)
+        if result["result"] in ("published", "exists"):
+            return self._succeeded(result)
+        return self._failed(result)
+
+    def _lost_worker(self, code: int) -> dict[str, Any]:
+        """A result for a worker that died without one."""
+        what = "talked garbage" if self._worker.is_garbled else f"ended with {code}"
+        return {
+            "result": "failed", "phase": self._worker.phase, "reason": "WorkerLost", "retry": True,
+            "message": f"the worker {what} in phase {self._worker.phase}", "exit_code": EXIT_DUMP_FAILED,
+        }  # fmt: skip
+
+    def _succeeded(self, result: dict[str, Any]) -> int:
+        self._it.report(_reportable(result))
+        if self._it.settings.after_dump == "continue":
+            return self._go_on()
+        self._it.end_rest()
+        return 0
+
+    def _failed(self, result: dict[str, Any]) -> int:
+        """Nothing was published. The engine goes on, or ends, as configured; its end is never hidden."""
+        self._wait_for_helpers()
+        if self._engine_code is not None:
+            ended = self._start_error or f"the engine ended with {self._engine_code}"
+            result.update(
+                reason="EngineEnded", engine_code=self._engine_code,
+                message=f"{ended} in phase {result['phase']}, before a checkpoint was made",
+            )  # fmt: skip
+        self._it.log.error("Checkpoint not created", **_reportable(result))
+        self._it.report(_reportable(result))
+        if self._engine_code is not None:
+            self._it.end_rest()
+            return self._engine_code if self._is_called_off or self._start_error else EXIT_ENGINE_ENDED
+        if self._it.settings.after_dump == "continue" or self._is_called_off:
+            return self._go_on()
+        self._it.end_rest()
+        return int(result.get("exit_code") or EXIT_DUMP_FAILED)
+
+    def _wait_for_helpers(self, limit_s: float = 5) -> None:
+        """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
+
+        After that its action script goes first, which makes CRIU resume the tasks, then CRIU, whose end
+        detaches it from them.
+        """
+        for patience_s in (limit_s, 1.0, 1.0):
+            if not self._helpers_end_within(patience_s):
+                tree.send(self._helpers()[-1:], signal.SIGKILL)
+
+    def _helpers(self) -> list[int]:
+        spare = frozenset((self._it.engine_pid,)) if self._it.engine_pid else frozenset()
+        return tree.descendants(os.getpid(), spare=spare)
+
+    def _helpers_end_within(self, limit_s: float) -> bool:
+        deadline = time.monotonic() + limit_s
+        while self._helpers():
+            if time.monotonic() > deadline:
+                return False
+            event = self._it.loop.next(time.monotonic() + 0.02)
+            if isinstance(event, Signalled):
+                self._held.append(event.number)
+            elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
+                self._engine_code = event.code
+        return True
+
+    def _go_on(self) -> int:
+        """Serve on with the engine that is there, or start it where the creation ended before that."""
+        if self._engine_code is not None:
+            self._it.end_rest()
+            return self._engine_code
+        if not self._it.engine_pid:
+            return self._it.cold(self._held)
+        for number in self._held:
+            self._it.forward(number)
+        return self._it.follow()
+
+
+def _reportable(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "exit_code"}

@@ -1,0 +1,119 @@
+"""Everything that can happen to PID 1, one event at a time, without a single wake-up in between."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+from dynamo_entry.init import signals, tree
+
+
+class Signalled(NamedTuple):
+    """A signal for the engine arrived."""
+
+    number: int
+
+
+class Ended(NamedTuple):
+    """A child, adopted or our own, ended; ``code`` as shells say it, ``status`` as wait says it."""
+
+    pid: int
+    code: int
+
+
+class Said(NamedTuple):
+    """A whole line from the worker: its message, or None where that is not a JSON object."""
+
+    message: dict[str, Any] | None
+
+
+class Silent(NamedTuple):
+    """The given time passed and nothing else happened."""
+
+
+Event = Signalled | Ended | Said | Silent
+
+#: A worker that says more than this without a line's end talks garbage.
+LINE_LIMIT_BYTES = 1 << 16
+
+
+class Loop:
+    """The source of events. With no worker and no time limit it sleeps in one system call."""
+
+    def __init__(self) -> None:
+        self._signals = signals.catch_all()
+        self._poll = select.poll()
+        self._poll.register(self._signals, select.POLLIN)
+        self._ready: deque[Event] = deque()
+        self._worker = -1
+        self._line = b""
+
+    def listen(self, descriptor: int) -> None:
+        """Read lines of JSON from a worker's pipe until its end."""
+        os.set_blocking(descriptor, False)
+        self._worker = descriptor
+        self._line = b""
+        self._poll.register(descriptor, select.POLLIN)
+
+    def stop_listening(self) -> None:
+        """Forget the worker's pipe; what was said and not yet taken stays."""
+        if self._worker >= 0:
+            self._poll.unregister(self._worker)
+            os.close(self._worker)
+            self._worker = -1
+
+    def next(self, deadline: float | None = None) -> Event:
+        """The next event; Silent when ``deadline`` (on the monotonic clock) comes first."""
+        while not self._ready:
+            wait_ms = None
+            if deadline is not None:
+                wait_ms = max(0.0, deadline - time.monotonic()) * 1000
+            happened = self._poll.poll(wait_ms)
+            if not happened:
+                return Silent()
+            # The worker's last words come before the news of its end.
+            if any(descriptor == self._worker for descriptor, _ in happened):
+                self._read_worker()
+            if any(descriptor == self._signals for descriptor, _ in happened):
+                self._read_signals()
+        return self._ready.popleft()
+
+    def _read_signals(self) -> None:
+        try:
+            numbers = os.read(self._signals, 4096)
+        except BlockingIOError:
+            return
+        self._ready.extend(Signalled(number) for number in numbers if number != signal.SIGCHLD)
+        if signal.SIGCHLD in numbers:
+            ended = tree.reap()
+            self._read_worker()
+            self._ready.extend(Ended(pid, tree.exit_code(status)) for pid, status in ended)
+
+    def _read_worker(self) -> None:
+        while self._worker >= 0:
+            try:
+                data = os.read(self._worker, LINE_LIMIT_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self.stop_listening()
+                return
+            *lines, self._line = (self._line + data).split(b"\n")
+            self._ready.extend(Said(_parsed(line)) for line in lines)
+            if len(self._line) > LINE_LIMIT_BYTES:
+                self._ready.append(Said(None))
+                self._line = b""
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    import json  # noqa: PLC0415 - a cold start has no worker and never pays for it
+
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None

@@ -1,0 +1,84 @@
+"""Settings and what is there → what to do. Pure: every decision of the launcher's start is here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dynamo_entry.settings import PREFIX, Settings
+
+
+class Cold(NamedTuple):
+    """Start the engine. ``reason`` is empty where no checkpoint was asked for."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Create(NamedTuple):
+    """Start the engine, freeze it when it is ready, publish the archive at ``location``."""
+
+    location: str
+
+
+class Restore(NamedTuple):
+    """Bring the engine back from the first of ``sources`` that holds a valid archive."""
+
+    sources: tuple[str, ...]
+
+
+Plan = Cold | Create | Restore
+
+
+def decide(settings: Settings, *, path_exists: bool) -> Plan:
+    """What the settings ask for, given whether ``settings.path`` is there."""
+    mode = _mode(settings)
+    if mode == "cold":
+        return Cold()
+    if mode == "create":
+        return Create(settings.location)
+    is_local = "://" not in settings.location
+    if is_local and not path_exists and settings.wait == 0:
+        return Cold("NotFound", f"no archive at {settings.path}")
+    local = (settings.path,) if settings.path and (path_exists or is_local) else ()
+    return Restore(local if is_local else (*local, settings.location))
+
+
+def _mode(settings: Settings) -> str:
+    if settings.mode != "auto":
+        return settings.mode
+    if settings.signal_file:
+        return "create"
+    return "restore" if settings.path or settings.location else "cold"
+
+
+def engine_command(argv: list[str]) -> list[str]:
+    """A list is executed as it is; one single string with blanks is a shell command line.
+
+    ``exec`` keeps the shell from staying between the launcher and the engine; a line that is more than
+    one simple command cannot be exec'ed and is left to the shell.
+    """
+    if len(argv) != 1 or len(words := argv[0].split()) < 2:
+        return argv
+    is_compound = any(c in argv[0] for c in ";|&\n(){}`") or "=" in words[0]
+    return ["/bin/sh", "-c", argv[0] if is_compound else f"exec {argv[0]}"]
+
+
+def engine_environment(
+    environ: dict[bytes, bytes], settings: Settings, *, additions: dict[str, str], is_create: bool
+) -> dict[bytes, bytes]:
+    """The launcher's environment, less its own variables, plus what creation mode adds where unset.
+
+    The engine's memory is part of the archive: what only the launcher needs must not be in there.
+    ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create.
+    """
+    kept = {PREFIX + "SIGNAL_FILE"} if is_create else set()
+    dropped = {name.encode() for name in settings.drop_env}
+    engine = {
+        name: value
+        for name, value in environ.items()
+        if name not in dropped
+        and (not name.startswith(PREFIX.encode()) or name.decode("utf-8", "replace") in kept)
+    }
+    for name, text in additions.items():
+        engine.setdefault(name.encode(), text.encode())
+    return engine

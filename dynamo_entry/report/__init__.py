@@ -1,0 +1,1 @@
+"""What the launcher says: log lines (lines) and the result object (status)."""

@@ -1,0 +1,94 @@
+"""One event → one log line, JSON or for a terminal, on standard error. Standard library only.
+
+PID 1 uses ``Log``; the worker uses structlog with ``render`` as its last processor, so that both write
+the same lines.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+#: POSIX: writes of this size or less to a pipe that poll calls writable are atomic and do not block.
+PIPE_BUF = 4096
+
+
+def timestamp() -> str:
+    """Now, in UTC, RFC 3339 with milliseconds."""
+    now = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
+
+
+def resolve_format(log_format: str) -> str:
+    """``auto`` is console on a terminal, json elsewhere."""
+    if log_format != "auto":
+        return log_format
+    try:
+        return "console" if os.isatty(2) else "json"
+    except OSError:
+        return "json"
+
+
+def render(fields: MutableMapping[str, Any], log_format: str) -> str:
+    """One line without its newline. ``event``, ``level`` and ``ts`` lead, the rest follows in order."""
+    head = {"ts": fields.pop("ts", None) or timestamp(), "level": fields.pop("level", "info")}
+    event = str(fields.pop("event", ""))
+    rest = {name: value for name, value in fields.items() if value not in ("", None)}
+    if log_format == "json":
+        import json  # noqa: PLC0415 - an idle or cold PID 1 logs nothing and never pays for it
+
+        return json.dumps({**head, "event": event, **rest}, default=str, ensure_ascii=False)
+    details = " ".join(f"{name}={_shown(value)}" for name, value in rest.items())
+    return f"{head['ts'][11:23]} {head['level']:<7} {event}" + (f"  {details}" if details else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = str(value)
+    return repr(text) if " " in text or not text else text
+
+
+def write_line(line: str) -> None:
+    """Write one line to standard error, or drop it where that would block or cannot be done.
+
+    A reader that went away or does not read must never stop PID 1.
+    """
+    data = line.encode("utf-8", "backslashreplace")[: PIPE_BUF - 1] + b"\n"
+    try:
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        ready = poll.poll(0)
+        if ready and ready[0][1] & select.POLLOUT:
+            os.write(2, data)
+    except OSError:
+        pass
+
+
+class Log:
+    """PID 1's log: a level, a format, and nothing kept."""
+
+    def __init__(self, level: str = "info", log_format: str = "auto") -> None:
+        self._level = LEVELS[level]
+        self._format = log_format
+
+    def _say(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        if LEVELS[level] >= self._level:
+            write_line(render({"level": level, "event": event, **fields}, resolve_format(self._format)))
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self._say("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._say("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._say("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._say("error", event, fields)

@@ -1,0 +1,223 @@
+"""Environment → Settings: every variable, its type and default, and all mistakes at once.
+
+Standard library only and cheap to import: PID 1 reads its settings here. Nothing else in the package
+reads ``DYNAMO_CHECKPOINT_*``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dynamo_entry.errors import SettingsError
+
+PREFIX = "DYNAMO_CHECKPOINT_"
+
+#: Kubernetes shows what is written here as the container's termination message.
+TERMINATION_LOG = "/dev/termination-log"
+
+
+class Settings(NamedTuple):
+    """What the operator asked for. Times are seconds; empty strings mean "not set"."""
+
+    storage_type: str = ""
+    location: str = ""
+    path: str = ""
+    hash: str = ""
+    signal_file: str = ""
+    mode: str = "auto"
+    on_failure: str = "cold"
+    after_dump: str = "exit"
+    ready_url: str = ""
+    force: bool = False
+    wait: float = 0
+    signal_timeout: float = 3600
+    dump_timeout: float = 0
+    restore_timeout: float = 0
+    stall_timeout: float = 60
+    stop_grace: float = 5
+    signal_target: str = "group"
+    compression: str = "auto"
+    concurrency: int = 0
+    pre_dump: str = ""
+    post_restore: str = ""
+    exclude_paths: tuple[str, ...] = ()
+    capture_paths: tuple[str, ...] = ()
+    drop_env: tuple[str, ...] = ()
+    status_file: str = TERMINATION_LOG
+    log_format: str = "auto"
+    log_level: str = "info"
+    work_dir: str = ""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return value
+
+    return parse
+
+
+def _flag(value: str) -> bool:
+    if value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("expected 1 or 0, true or false")
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
+        raise ValueError("expected a number of seconds, 0 or more")
+    return seconds
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError("expected a whole number, 0 or more")
+    return int(value)
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError("expected an absolute path")
+    return value
+
+
+def _paths(value: str) -> tuple[str, ...]:
+    return tuple(_absolute(part) for part in value.split(":") if part)
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
+
+
+def _compression(value: str) -> str:
+    kind, _, level = value.partition(":")
+    if kind not in ("auto", "none", "zstd") or (
+        level and (kind != "zstd" or not level.lstrip("-").isdecimal())
+    ):
+        raise ValueError("expected auto, none, zstd or zstd:LEVEL")
+    return value
+
+
+def _url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected an http:// or https:// URL")
+    return value
+
+
+class Variable(NamedTuple):
+    """One environment variable: how it is read and what it means, for the parser and for ``--help``."""
+
+    parse: Callable[[str], Any]
+    help: str
+
+
+VARIABLES: dict[str, Variable] = {
+    "STORAGE_TYPE": Variable(_one_of("pvc", "s3", "oci"), "pvc, s3 or oci; must agree with the location"),
+    "LOCATION": Variable(_text, "where the archive lives: /dir/<hash>.tar, s3://…, oci://…"),
+    "PATH": Variable(_absolute, "local path of the archive; for pvc the same as the location"),
+    "HASH": Variable(_text, "identity hash; an archive of another hash is refused"),
+    "SIGNAL_FILE": Variable(_absolute, "the engine creates this file when it is ready: creation mode"),
+    "MODE": Variable(_one_of("auto", "create", "restore", "cold"), "what to do; auto decides by the above"),
+    "ON_FAILURE": Variable(
+        _one_of("cold", "fail"), "a restore that fails: start cold, or exit with its code"
+    ),
+    "AFTER_DUMP": Variable(_one_of("exit", "continue"), "a creation that succeeded: exit 0, or serve on"),
+    "READY_URL": Variable(_url, "polled until it answers 200: the engine is ready"),
+    "FORCE": Variable(_flag, "create although a valid archive is there"),
+    "WAIT": Variable(_seconds, "how long a restore waits for an archive that is not there yet"),
+    "SIGNAL_TIMEOUT": Variable(_seconds, "how long a creation waits for the engine to become ready"),
+    "DUMP_TIMEOUT": Variable(_seconds, "limit of freeze and publish; 0: no limit but STALL_TIMEOUT"),
+    "RESTORE_TIMEOUT": Variable(_seconds, "limit of a whole restore; 0: no limit but STALL_TIMEOUT"),
+    "STALL_TIMEOUT": Variable(_seconds, "no progress for so long means that a phase hangs"),
+    "STOP_GRACE": Variable(_seconds, "between TERM and KILL for what the engine left running"),
+    "SIGNAL_TARGET": Variable(_one_of("group", "engine"), "who gets forwarded signals"),
+    "COMPRESSION": Variable(_compression, "auto, none, zstd or zstd:LEVEL"),
+    "CONCURRENCY": Variable(_count, "worker threads; 0: the cores the cgroup allows"),
+    "PRE_DUMP": Variable(_text, "command or URL called when the engine is ready, before the freeze"),
+    "POST_RESTORE": Variable(_text, "command or URL called when the engine runs again"),
+    "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) that the filesystem delta leaves out"),
+    "CAPTURE_PATHS": Variable(_paths, "paths (a:b) of other mounts that the filesystem delta takes along"),
+    "DROP_ENV": Variable(_names, "variables (a,b) withheld from the engine"),
+    "STATUS_FILE": Variable(_absolute, "where the result object is written"),
+    "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, else json"),
+    "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "the least that is logged"),
+    "WORK_DIR": Variable(_absolute, "scratch directory for sockets and CRIU's log"),
+}
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """The settings of an environment. Raises SettingsError that lists every invalid variable."""
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for name, variable in VARIABLES.items():
+        raw = environ.get(PREFIX + name, "").strip()
+        if not raw:
+            continue
+        try:
+            values[name.lower()] = variable.parse(raw)
+        except ValueError as error:
+            mistakes.append(f"{PREFIX}{name}={raw!r}: {error}")
+    settings = Settings(**values)
+    mistakes += contradictions(settings)
+    if mistakes:
+        raise SettingsError(
+            "; ".join(mistakes), hint="correct or unset these variables", reason="SettingsInvalid"
+        )
+    return complete(settings)
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """What does not go together, a sentence each."""
+    found = []
+    scheme = settings.location.partition("://")[0].split("+")[0] if "://" in settings.location else "file"
+    kinds = {"file": "pvc", "s3": "s3", "oci": "oci"}
+    if settings.location and scheme not in kinds:
+        found.append(f"{PREFIX}LOCATION={settings.location!r}: expected a path, file://, s3:// or oci://")
+    elif settings.location and settings.storage_type not in ("", kinds[scheme]):
+        found.append(
+            f"{PREFIX}STORAGE_TYPE={settings.storage_type!r}: the location {settings.location!r} is {kinds[scheme]}"
+        )
+    elif settings.location and "://" not in settings.location and not settings.location.startswith("/"):
+        found.append(f"{PREFIX}LOCATION={settings.location!r}: expected an absolute path or a URI")
+    if settings.mode == "restore" and not (settings.path or settings.location):
+        found.append(f"{PREFIX}MODE='restore': needs {PREFIX}PATH or {PREFIX}LOCATION")
+    creates = settings.mode == "create" or (settings.mode == "auto" and settings.signal_file)
+    if creates and not (settings.path or settings.location):
+        found.append(f"creation mode: needs {PREFIX}LOCATION (or {PREFIX}PATH for pvc)")
+    if settings.mode == "create" and not (settings.signal_file or settings.ready_url):
+        found.append(f"{PREFIX}MODE='create': needs {PREFIX}SIGNAL_FILE or {PREFIX}READY_URL")
+    return found
+
+
+def complete(settings: Settings) -> Settings:
+    """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory."""
+    location = settings.location.removeprefix("file://")
+    if "://" not in location:
+        location = _completed(location or settings.path, settings.hash)
+        return settings._replace(location=location, path=location)
+    return settings._replace(path=_completed(settings.path, settings.hash))
+
+
+def _completed(path: str, name: str) -> str:
+    if not path or path.endswith(".tar") or not name:
+        return path
+    return f"{path.rstrip('/')}/{name}.tar"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Names with our prefix that mean nothing here: most likely typing errors."""
+    return sorted(
+        name for name in environ if name.startswith(PREFIX) and name[len(PREFIX) :] not in VARIABLES
+    )

@@ -1,0 +1,116 @@
+"""The worker's end of its line to PID 1: phases, progress and the result go up, a few words come down."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dynamo_entry.errors import CheckpointError, EngineEnded
+
+EVENTS_DESCRIPTOR = 3
+
+#: PID 1 only needs to hear that something moves.
+_PROGRESS_S = 1.0
+
+#: On the log, a long phase shows itself this often.
+_LOG_S = 5.0
+
+
+class CalledOff(CheckpointError):
+    """PID 1 asked the worker to stop: a signal to the container, or a deadline."""
+
+
+class Phase:
+    """A phase under way: how many bytes went through it, for progress and for the closing log line."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self._channel = channel
+        self.name = name
+        self.fields: dict[str, Any] = {}
+        self._began = self._heard = self._shown = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the phase began."""
+        return time.monotonic() - self._began
+
+    def progress(self, done_bytes: int, total_bytes: int | None = None) -> None:
+        """Tell PID 1 that the phase is alive, and people how far it is, both now and then."""
+        now = time.monotonic()
+        self.fields["bytes"] = done_bytes
+        if now - self._heard >= _PROGRESS_S:
+            self._heard = now
+            self._channel.send(progress=done_bytes)
+        if now - self._shown >= _LOG_S:
+            self._shown = now
+            fields = {"bytes": done_bytes, "seconds": round(self.seconds, 1)}
+            if total_bytes:
+                fields["percent"] = round(100 * done_bytes / total_bytes)
+            self._channel.log.info("in progress", phase=self.name, **fields)
+
+
+class Channel:
+    """Sends JSON lines to PID 1, reads its words, and keeps the timings of every phase."""
+
+    def __init__(self, log: Any) -> None:
+        self.log = log
+        self.phase_name = "start"
+        self.seconds: dict[str, float] = {}
+        self._words = b""
+        self._is_shielded = False
+        self._was_called_off = False
+        os.set_inheritable(EVENTS_DESCRIPTOR, False)
+        os.set_blocking(0, False)
+        signal.signal(signal.SIGTERM, self._terminated)
+
+    def send(self, **message: Any) -> None:
+        """One message. A PID 1 that is gone has ended the container: nothing is left to do."""
+        os.write(EVENTS_DESCRIPTOR, json.dumps(message, default=str).encode() + b"\n")
+
+    @contextmanager
+    def phase(self, name: str, *, limit_s: float = 0, stall_s: float = 0) -> Iterator[Phase]:
+        """Announce a phase and its limits (0: none), time it, log it when it is over."""
+        self.phase_name = name
+        self.send(phase=name, limit_s=limit_s, stall_s=stall_s)
+        phase = Phase(self, name)
+        yield phase
+        self.seconds[name] = round(phase.seconds, 3)
+        self.log.info(name, seconds=self.seconds[name], **phase.fields)
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """What is inside is done whole: a request to stop is kept until after it."""
+        self._is_shielded = True
+        try:
+            yield
+        finally:
+            self._is_shielded = False
+
+    def wait_for_word(self, limit_s: float) -> str:
+        """The next line from PID 1, or nothing within ``limit_s``."""
+        if b"\n" not in self._words and select.select([0], [], [], limit_s)[0]:
+            data = os.read(0, 4096)
+            if not data:
+                raise CalledOff("PID 1 is gone")
+            self._words += data
+        line, found, rest = self._words.partition(b"\n")
+        if not found:
+            return ""
+        self._words = rest
+        return line.decode()
+
+    def check_engine(self, limit_s: float = 0) -> None:
+        """Wait a moment. Raises EngineEnded as soon as PID 1 says so."""
+        if self.wait_for_word(limit_s) == "ended":
+            raise EngineEnded("the engine ended")
+
+    def _terminated(self, _number: int, _frame: object) -> None:
+        if not self._is_shielded and not self._was_called_off:
+            self._was_called_off = True
+            raise CalledOff("called off by a signal")

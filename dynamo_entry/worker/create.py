@@ -1,0 +1,190 @@
+"""A creation: set up, let the engine start, wait until it is ready, freeze it, publish the archive."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dynamo_entry import compat, hooks, storage
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head
+from dynamo_entry.criu import images, options, process
+from dynamo_entry.errors import (
+    AlreadyExists,
+    ArchiveError,
+    CheckpointError,
+    DumpFailed,
+    NotDumpable,
+    NotFound,
+)
+from dynamo_entry.report.lines import timestamp
+from dynamo_entry.rootfs import changes, mounts, pack
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker import engine, privileges
+from dynamo_entry.worker.channel import Channel, Phase
+from dynamo_entry.worker.cores import cores
+from dynamo_entry.worker.dump import Dump
+from dynamo_entry.worker.places import work_directory
+
+DELTA_TAR, DELTA_INDEX = "rootfs/delta.tar", "rootfs/index.json"
+CRIU_LOG = "dump.log"
+
+
+def run(settings: Settings, channel: Channel) -> dict[str, Any]:
+    """Create and publish one archive; returns the result message. Raises CheckpointError."""
+    creation = _Creation(settings, channel)
+    with channel.phase("prepare"):
+        found = creation.existing()
+        if found:
+            return found
+        creation.prepare()
+    creation.start_engine()
+    with channel.phase("wait-ready"):
+        engine.wait_until_ready(settings, channel)
+    if settings.pre_dump:
+        with channel.phase("pre-dump"):
+            hooks.call("PRE_DUMP", settings.pre_dump, settings.signal_timeout)
+    return creation.freeze_and_publish()
+
+
+class _Creation:
+    def __init__(self, settings: Settings, channel: Channel) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._store = storage.open_store(settings.location)
+        self._pid = 0
+
+    def existing(self) -> dict[str, Any] | None:
+        """A result if a valid archive is there already: whoever made it, there is nothing to do."""
+        if self._settings.force:
+            return None
+        try:
+            with Archive.open(self._store, expected_hash=self._settings.hash) as archive:
+                return self._result("exists", archive.size, archive.digest)
+        except NotFound:
+            return None
+        except ArchiveError as error:
+            raise DumpFailed(
+                f"{self._store.location} holds something that is not the wanted archive: {error.message}",
+                hint="remove it, choose another location, or set DYNAMO_CHECKPOINT_FORCE=1 to replace it",
+                reason="LocationTaken",
+            ) from None
+
+    def prepare(self) -> None:
+        """Everything that can be refused is refused here, before minutes of engine start are spent."""
+        self._have = privileges.read()
+        privileges.check_dump(self._have)
+        try:
+            self._criu_version = process.version()
+            images.load_pycriu()
+        except CheckpointError as error:
+            raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
+        work = work_directory(self._settings)
+        self._places = options.Places(work, work, CRIU_LOG)
+        engine.remove_stale_signal(self._settings.signal_file)
+        self._mounts = mounts.read()
+        self._roots = mounts.captured_roots(self._mounts, self._settings.capture_paths)
+        self._starts = changes.mark(self._roots)
+
+    def start_engine(self) -> None:
+        """Ask PID 1 for the engine, and learn its pid."""
+        self._channel.send(engine="start")
+        while not (word := self._channel.wait_for_word(60)).startswith("engine "):
+            if word == "ended":
+                raise CheckpointError("the engine could not be started", reason="EngineEnded")
+        self._pid = int(word.split()[1])
+
+    def freeze_and_publish(self) -> dict[str, Any]:
+        """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
+        sink = self._store.open_writer(replace=self._settings.force)
+        writer = ArchiveWriter(
+            sink, compression=Compression.parse(self._settings.compression),
+            threads=self._settings.concurrency or cores(),
+        )  # fmt: skip
+        try:
+            return self._transaction(writer, sink)
+        except BaseException:
+            writer.abort()
+            sink.abort()
+            raise
+
+    def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
+        limits = {"limit_s": self._settings.dump_timeout, "stall_s": self._settings.stall_timeout}
+        with self._channel.phase("freeze", **limits):
+            processes = engine.tree(self._pid)
+            engine.refuse_what_cannot_be_dumped(processes)
+            head = self._head(processes)
+            dump = Dump(
+                self._pid, self._places, privileged=options.is_privileged(self._have.effective),
+                open_sink=lambda name: writer.stream(f"criu/{name}"),
+            )  # fmt: skip
+        with dump:
+            with self._channel.phase("dump", **limits) as phase:
+                dump.take_images(phase.progress)
+            with self._channel.phase("delta", **limits) as phase:
+                self._add_delta(writer, phase)
+            with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
+                manifest = writer.finish(head)
+                result = self._commit(sink, manifest.digest)
+            with self._channel.phase("thaw"), self._channel.shielded():
+                self._let_go(dump)
+        return {**result, "seconds": self._channel.seconds}
+
+    def _head(self, processes: list[Any]) -> Head:
+        here = engine.descriptors(self._pid)
+        return Head(
+            hash=self._settings.hash,
+            created_at=timestamp(),
+            argv=processes[0].cmdline() if processes else [],
+            host=compat.facts(self._criu_version),
+            processes=engine.summary(processes),
+            stdio={str(number): here.get(number, "") for number in (0, 1, 2)},
+            root_pid=self._pid,
+            volume_files=engine.volume_files(processes, self._roots),
+        )
+
+    def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> None:
+        """The engine is frozen: what its filesystems hold now is what its memory knows."""
+        skip = {mount.point for mount in self._mounts}
+        skip |= {self._places.work, *self._settings.exclude_paths}
+        found = (change for start in self._starts for change in changes.find(start, frozenset(skip)))
+        tar = writer.stream(DELTA_TAR)
+        index = pack.pack(found, tar)
+        tar.close()
+        listing = writer.stream(DELTA_INDEX)
+        listing.write(json.dumps(index._asdict()).encode("utf-8", "surrogateescape"))
+        listing.close()
+        log = writer.stream(CRIU_LOG)
+        with open(f"{self._places.work}/{CRIU_LOG}", "rb") as file:
+            log.write(file.read())
+        log.close()
+        phase.fields["paths"] = len(index.paths)
+
+    def _commit(self, sink: storage.Writer, digest: str) -> dict[str, Any]:
+        """Publish; an archive that somebody else published meanwhile is as good as ours."""
+        try:
+            with self._channel.shielded():
+                published = sink.commit()
+        except AlreadyExists:
+            with Archive.open(self._store, expected_hash=self._settings.hash) as archive:
+                return self._result("exists", archive.size, archive.digest)
+        return self._result("published", published.size, digest)
+
+    def _let_go(self, dump: Dump) -> None:
+        """The archive is safe; an engine that then resists is PID 1's to end."""
+        try:
+            if self._settings.after_dump == "continue":
+                dump.resume()
+            else:
+                dump.end()
+        except (DumpFailed, TimeoutError) as error:
+            self._channel.log.warning("engine not let go by criu", message=str(error))
+
+    def _result(self, result: str, size: int, digest: str) -> dict[str, Any]:
+        what = "Checkpoint published" if result == "published" else "Checkpoint exists already"
+        self._channel.log.info(
+            what, location=self._store.location, digest=digest, size_bytes=size, seconds=self._channel.seconds
+        )
+        return {
+            "result": result, "phase": self._channel.phase_name, "location": self._store.location,
+            "digest": digest, "size_bytes": size, "seconds": self._channel.seconds,
+        }  # fmt: skip

@@ -1,0 +1,103 @@
+"""One CRIU dump as a transaction: images stream in, and while the tasks are frozen the caller decides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from typing_extensions import Self
+
+from dynamo_entry.criu import options
+from dynamo_entry.criu.process import Criu
+from dynamo_entry.criu.streamer import Capture, Sink
+from dynamo_entry.errors import DumpFailed
+
+#: What CRIU runs at each stage; installed executable, since scratch directories may be mounted noexec.
+_ACTION_SCRIPT = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "criu", "post-dump"
+)
+
+#: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
+_THAW_LIMIT_S = 4
+
+#: Ending or resuming the tasks once everything is written; freeing their memory takes about 0.1 s per GiB.
+_END_LIMIT_S = 120
+
+
+class Dump:
+    """A context in which the engine gets frozen. Leaving it without ``end`` or ``resume`` thaws the engine."""
+
+    def __init__(
+        self, pid: int, places: options.Places, *, privileged: bool, open_sink: Callable[[str], Sink]
+    ) -> None:
+        self._capture = Capture(places.images, open_sink)
+        self._is_frozen = False
+        self._has_exited = False
+        self._frozen = _fifo(f"{places.work}/frozen")
+        self._verdict = _fifo(f"{places.work}/verdict")
+        self._criu = Criu(
+            options.dump(pid, places, privileged=privileged, action_script=_ACTION_SCRIPT),
+            f"{places.work}/{places.log}",
+            extra={
+                "DYNAMO_ENTRY_FROZEN": f"{places.work}/frozen",
+                "DYNAMO_ENTRY_VERDICT": f"{places.work}/verdict",
+            },
+        )
+        self._exited = os.pidfd_open(self._criu.pid)
+        self._capture.watch(self._frozen, self._note_frozen)
+        self._capture.watch(self._exited, self._note_exit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._capture.close()
+        os.close(self._verdict)  # the script reads end of file, and CRIU resumes the tasks
+        for descriptor in (self._frozen, self._exited):
+            os.close(descriptor)
+        try:
+            self._criu.wait(_THAW_LIMIT_S)
+        except TimeoutError:
+            pass
+
+    def take_images(self, progress: Callable[[int], None]) -> None:
+        """Stream every image; returns when all are complete and the tasks frozen. Raises DumpFailed."""
+
+        def is_over() -> bool:
+            progress(self._capture.received_bytes)
+            return self._is_frozen or self._has_exited
+
+        self._capture.run(until=is_over)
+        if self._has_exited and not self._is_frozen:
+            what, remedy = self._criu.failure()
+            raise DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")
+
+    def end(self) -> None:
+        """The archive is safe: let CRIU end the tasks. Raises DumpFailed."""
+        os.write(self._verdict, b"end\n")
+        if self._criu.wait(_END_LIMIT_S) != 0:
+            what, _ = self._criu.failure()
+            raise DumpFailed(f"criu could not end the engine: {what}", reason="CriuDumpFailed")
+
+    def resume(self) -> None:
+        """Let the tasks run on; CRIU takes back its own traces (link remaps, network locks)."""
+        os.write(self._verdict, b"resume\n")
+        self._criu.wait(_END_LIMIT_S)
+
+    def _note_frozen(self, descriptor: int) -> None:
+        os.read(descriptor, 64)
+        self._is_frozen = True
+
+    def _note_exit(self, _descriptor: int) -> None:
+        self._has_exited = True
+        self._capture.unwatch(self._exited)
+
+
+def _fifo(path: str) -> int:
+    """A fresh fifo, held open for both directions so that neither side ever waits for the other to open it."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,0 +1,56 @@
+"""What this process may do, and whether that is enough for CRIU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dynamo_entry.criu import options
+from dynamo_entry.errors import NotDumpable, RestoreFailed
+
+
+class Privileges(NamedTuple):
+    """From /proc/self/status: effective and permitted capabilities, and whether a seccomp filter is on."""
+
+    effective: frozenset[int]
+    permitted: frozenset[int]
+    has_seccomp: bool
+
+
+def read() -> Privileges:
+    """The privileges of this process."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line)
+    return Privileges(
+        _bits(fields["CapEff"]), _bits(fields["CapPrm"]), fields.get("Seccomp", "0").strip() != "0"
+    )
+
+
+def _bits(text: str) -> frozenset[int]:
+    mask = int(text, 16)
+    return frozenset(number for number in range(64) if mask >> number & 1)
+
+
+def check_dump(have: Privileges) -> None:
+    """Raises NotDumpable with the line of a pod spec that mends it."""
+    if have.has_seccomp:
+        raise NotDumpable(
+            "this container runs under a seccomp profile, from under which the kernel lets nobody dump a process",
+            hint="set securityContext.seccompProfile.type: Unconfined on the creating pod",
+            reason="SeccompProfile",
+        )
+    if missing := options.missing_capabilities(have.effective):
+        raise NotDumpable(
+            f"this container lacks the capabilities {', '.join(missing)}",
+            hint=f"add securityContext.capabilities.add: [{', '.join(missing)}]",
+            reason="CapabilityMissing",
+        )
+
+
+def check_restore(have: Privileges) -> None:
+    """Raises RestoreFailed with the line of a pod spec that mends it."""
+    if missing := options.missing_capabilities(have.effective):
+        raise RestoreFailed(
+            f"this container lacks the capabilities {', '.join(missing)}",
+            hint=f"add securityContext.capabilities.add: [{', '.join(missing)}]",
+            reason="CapabilityMissing",
+        )

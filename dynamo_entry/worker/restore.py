@@ -1,0 +1,231 @@
+"""A restore: find a valid archive, check that this place can run it, rebuild the engine, hand it over."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dynamo_entry import compat, hooks, storage
+from dynamo_entry.archive import Archive
+from dynamo_entry.criu import images, options, process
+from dynamo_entry.criu.streamer import Serve
+from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
+from dynamo_entry.rootfs import apply, pack
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker import engine, privileges
+from dynamo_entry.worker.channel import Channel
+from dynamo_entry.worker.create import DELTA_INDEX, DELTA_TAR
+from dynamo_entry.worker.places import work_directory
+
+#: A root process that dies of what its new place lacks does so at once.
+_SETTLE_S = 0.1
+
+#: How often a missing archive is looked for again while WAIT lasts.
+_WAIT_POLL_S = 1.0
+
+#: Verified chunks kept ready for each image CRIU reads.
+_AHEAD = 3
+
+
+def run(settings: Settings, channel: Channel) -> dict[str, Any]:
+    """Restore the engine as a child of this process; returns the result message. Raises CheckpointError."""
+    sources = _sources(channel)
+    with channel.phase("open", stall_s=settings.stall_timeout + settings.wait) as phase:
+        have = privileges.read()
+        privileges.check_restore(have)
+        version = process.version()
+        images.load_pycriu()
+        archive = _open_first(sources, settings, channel)
+        phase.fields["location"] = archive.location
+    with archive:
+        restoration = _Restoration(settings, channel, archive, have)
+        with channel.phase("check"):
+            restoration.check(version)
+        with channel.phase("delta", stall_s=settings.stall_timeout):
+            restoration.apply_delta()
+        pid = restoration.restore()
+        with channel.phase("settle"):
+            restoration.settle(pid)
+    return restoration.result(pid)
+
+
+def _sources(channel: Channel) -> list[str]:
+    """PID 1 decided where to look: a line ``sources``, a location a line, an empty line."""
+    sources: list[str] = []
+    channel.wait_for_word(10)
+    while line := channel.wait_for_word(10):
+        sources.append(line)
+    return sources
+
+
+def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Archive:
+    """The first source with a valid archive; a later one only where the earlier ones failed."""
+    deadline = time.monotonic() + settings.wait
+    while True:
+        failure: CheckpointError = NotFound("no source for the archive is given")
+        for source in sources:
+            try:
+                return Archive.open(storage.open_store(source), expected_hash=settings.hash)
+            except (StorageError, ArchiveError) as error:
+                failure = error
+                if source != sources[-1]:
+                    channel.log.warning(
+                        "archive not usable", source=source, reason=error.reason, message=str(error)
+                    )
+        if not isinstance(failure, NotFound) or time.monotonic() >= deadline:
+            raise failure
+        channel.wait_for_word(min(_WAIT_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+class _Restoration:
+    def __init__(
+        self, settings: Settings, channel: Channel, archive: Archive, have: privileges.Privileges
+    ) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._archive = archive
+        self._have = have
+        self._privileged = options.is_privileged(have.effective)
+        self._failure: Exception | None = None
+        self._served_bytes = 0
+        self._work = work_directory(settings)
+
+    def check(self, criu_version: str) -> None:
+        """Refuse what cannot work before the first data byte is read. Raises Incompatible."""
+        head = self._archive.manifest.head
+        compat.check_host(head.host, compat.facts(criu_version), clock_can_be_set=self._privileged)
+        compat.check_files(head.volume_files)
+
+    def apply_delta(self) -> None:
+        """Put the engine's files where it had them. Raises Corrupt."""
+        index = pack.Index(**json.loads(self._archive.read(DELTA_INDEX)))
+        if not index.paths and not index.directories:
+            return
+        chunks = self._archive.chunks(DELTA_TAR, ahead=_AHEAD)
+        apply.apply(index, io.BufferedReader(_Chunks(chunks)), self._work)
+
+    def restore(self) -> int:
+        """Let CRIU rebuild the tasks from what is streamed to it; returns the root's pid. Raises RestoreFailed."""
+        places = options.Places(self._work, self._work, "restore.log")
+        stdio = self._new_stdio()
+        limits = {"limit_s": self._settings.restore_timeout, "stall_s": self._settings.stall_timeout}
+        with self._channel.phase("restore", **limits) as phase:
+            Serve(places.images, self._image, self._note_failure)
+            criu = process.Criu(
+                options.restore(places, privileged=self._privileged, inherit=stdio),
+                f"{places.work}/{places.log}", keep=tuple(stdio),
+            )  # fmt: skip
+            try:
+                self._wait(criu, phase)
+            except BaseException:
+                criu.kill()
+                raise
+        with open(f"{self._work}/root.pid", encoding="ascii") as file:
+            return int(file.read())
+
+    def _wait(self, criu: process.Criu, phase: Any) -> None:
+        """Until CRIU is done, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
+        exited = os.pidfd_open(criu.pid)
+        while not _readable(exited, 0.2):
+            phase.progress(self._served_bytes)
+            if self._failure is not None:
+                raise self._failure
+            if criu.is_stuck():
+                break
+        os.close(exited)
+        if self._failure is not None:
+            raise self._failure
+        if criu.poll() != 0:
+            what, remedy = criu.failure()
+            raise RestoreFailed(
+                f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed"
+            )
+        phase.fields["bytes"] = self._served_bytes
+
+    def _new_stdio(self) -> dict[int, str]:
+        """Our descriptors → the pipes that the engine had as stdout and stderr: its lines go to our log."""
+        inherit: dict[int, str] = {}
+        for number in (1, 2):
+            old = self._archive.manifest.head.stdio.get(str(number), "")
+            if old.startswith("pipe:[") and old not in inherit.values():
+                descriptor = os.dup(number)
+                os.set_inheritable(descriptor, True)
+                inherit[descriptor] = old
+        return inherit
+
+    def _image(self, name: str) -> Iterable[Any] | None:
+        stream = f"criu/{name}"
+        if stream not in self._archive:
+            return None
+        if name.startswith("core-"):
+            return [images.with_capabilities(self._archive.read(stream), self._have.permitted)]
+        return self._counted(self._archive.chunks(stream, ahead=_AHEAD))
+
+    def _counted(self, chunks: Iterator[Any]) -> Iterator[Any]:
+        for chunk in chunks:
+            yield chunk
+            self._served_bytes += len(chunk)
+
+    def _note_failure(self, error: Exception) -> None:
+        self._failure = self._failure or error
+
+    def settle(self, pid: int) -> None:
+        """Say "restored" only of an engine that stays. Raises RestoreFailed."""
+        deadline = time.monotonic() + _SETTLE_S
+        if self._settings.post_restore:
+            hooks.call("POST_RESTORE", self._settings.post_restore, self._settings.stall_timeout)
+        while time.monotonic() < deadline or not self._answers():
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                raise RestoreFailed(
+                    f"the engine (pid {pid}) ended right after it was restored", reason="EngineDied"
+                )
+            if time.monotonic() > deadline + self._settings.stall_timeout:
+                raise RestoreFailed(
+                    f"the restored engine does not answer {self._settings.ready_url}", reason="NotReady"
+                )
+            time.sleep(0.02)
+        apply.forget(self._work)
+
+    def _answers(self) -> bool:
+        return not self._settings.ready_url or engine.answers(self._settings.ready_url)
+
+    def result(self, pid: int) -> dict[str, Any]:
+        """The closing log line and message."""
+        facts = {
+            "location": self._archive.location, "digest": self._archive.digest,
+            "size_bytes": self._archive.size, "seconds": self._channel.seconds,
+        }  # fmt: skip
+        self._channel.log.info("Restored", pid=pid, **facts)
+        return {"result": "restored", "phase": "settle", "pid": pid, **facts}
+
+
+class _Chunks(io.RawIOBase):
+    """An iterator of chunks as a raw file."""
+
+    def __init__(self, chunks: Iterator[Any]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = memoryview(chunk)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _readable(descriptor: int, limit_s: float) -> bool:
+
+    return bool(select.select([descriptor], [], [], limit_s)[0])

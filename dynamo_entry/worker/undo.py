@@ -1,0 +1,17 @@
+"""Take back the filesystem delta of a restore that failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo_entry.rootfs import apply
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker.channel import Channel
+from dynamo_entry.worker.places import work_directory
+
+
+def run(settings: Settings, channel: Channel) -> dict[str, Any]:
+    """Undo what was begun, if anything; returns the result message. Raises OSError."""
+    if apply.undo(work_directory(settings)):
+        channel.log.info("filesystem delta undone")
+    return {"result": "undone"}

@@ -1,0 +1,197 @@
+"""The CRIU driver's pure parts, and the streamer protocol against a stand-in for CRIU."""
+
+import array
+import os
+import socket
+import struct
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_entry.criu import log, options, streamer
+
+PLACES = options.Places("/run/i", "/run/w", "criu.log")
+
+
+def frame(name: str) -> bytes:
+    body = name.encode()
+    length = bytes([len(body)]) if len(body) < 128 else bytes([len(body) & 0x7F | 0x80, len(body) >> 7])
+    message = b"\x0a" + length + body
+    return struct.pack("=I", len(message)) + message
+
+
+class StandIn:
+    """The client half of the protocol, as criu/img-streamer.c speaks it."""
+
+    def __init__(self, path: str) -> None:
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(path)
+
+    def _pass(self, descriptor: int) -> None:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+        self.connection.sendmsg([b"\0"], [rights])
+        os.close(descriptor)
+
+    def put(self, name: str) -> int:
+        self.connection.sendall(frame(name))
+        reader, writer = os.pipe()
+        self._pass(reader)
+        return writer
+
+    def get(self, name: str) -> int | None:
+        self.connection.sendall(frame(name))
+        (length,) = struct.unpack("=I", self.connection.recv(4))
+        if self.connection.recv(length) == b"\x08\x00":
+            return None
+        reader, writer = os.pipe()
+        self._pass(writer)
+        return reader
+
+
+class Memory:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.is_closed = False
+        self._buffer = bytearray(1000)
+
+    def buffer(self) -> memoryview:
+        return memoryview(self._buffer)
+
+    def advance(self, n: int) -> None:
+        self.data += self._buffer[:n]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_capture_takes_interleaved_images_from_one_connection(tmp_path):
+    sinks: dict[str, Memory] = {}
+    capture = streamer.Capture(str(tmp_path), lambda name: sinks.setdefault(name, Memory()))
+
+    def dump() -> None:
+        criu = StandIn(f"{tmp_path}/{streamer.CAPTURE_SOCKET}")
+        first, second = criu.put("inventory.img"), criu.put("pages-1.img")
+        for _ in range(50):
+            os.write(first, b"a" * 7)
+            os.write(second, b"b" * 3000)
+        os.close(second)
+        os.close(first)
+        criu.connection.close()
+
+    thread = threading.Thread(target=dump)
+    thread.start()
+    capture.run(until=lambda: len(sinks) == 2)
+    thread.join()
+    capture.close()
+    assert sinks["inventory.img"].data == b"a" * 350
+    assert sinks["pages-1.img"].data == b"b" * 150_000
+    assert all(sink.is_closed for sink in sinks.values())
+
+
+def test_a_closed_capture_breaks_the_writers_pipe(tmp_path):
+    """That is how an aborted creation makes CRIU give up and thaw the engine."""
+    capture = streamer.Capture(str(tmp_path), lambda _: Memory())
+    criu = StandIn(f"{tmp_path}/{streamer.CAPTURE_SOCKET}")
+    pipe = criu.put("pages-1.img")
+    os.write(pipe, b"x")
+
+    def call_off() -> bool:
+        if capture.received_bytes:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        capture.run(until=call_off)
+    capture.close()
+    with pytest.raises(BrokenPipeError):
+        os.write(pipe, b"x")
+    os.close(pipe)
+    criu.connection.close()
+
+
+def test_serve_answers_in_any_order_and_again(tmp_path):
+    images = {"inventory.img": [b"small"], "pages-1.img": [b"p" * 300_000, b"q" * 300_000]}
+    failures: list[Exception] = []
+    streamer.Serve(str(tmp_path), images.get, failures.append)
+    criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
+    assert criu.get("tty-info.img") is None
+    for name in ("pages-1.img", "inventory.img", "inventory.img"):
+        descriptor = criu.get(name)
+        assert descriptor is not None
+        with os.fdopen(descriptor, "rb") as file:
+            assert file.read() == b"".join(images[name])
+    criu.connection.close()
+    assert failures == []
+
+
+def test_a_reader_that_stops_early_is_no_failure(tmp_path):
+    failures: list[Exception] = []
+    done = threading.Event()
+
+    def endless(_name):
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            done.set()
+
+    streamer.Serve(str(tmp_path), endless, failures.append)
+    criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
+    descriptor = criu.get("pages-1.img")
+    assert descriptor is not None
+    os.close(descriptor)
+    assert done.wait(10)
+    criu.connection.close()
+    assert failures == []
+
+
+@given(st.binary(max_size=200))
+def test_no_request_crashes_the_parser(body):
+    try:
+        assert isinstance(streamer.parse_request(body), str)
+    except streamer.ProtocolError:
+        pass
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=300))
+def test_every_name_is_parsed(name):
+    assert streamer.parse_request(frame(name)[4:]) == name
+
+
+def test_least_privilege_is_chosen_by_what_is_there():
+    assert "--unprivileged" in options.dump(1000, PLACES, privileged=False, action_script="/s")
+    assert "--unprivileged" not in options.dump(1000, PLACES, privileged=True, action_script="/s")
+    two = frozenset(options.REQUIRED)
+    assert options.missing_capabilities(two) == []
+    assert not options.is_privileged(two)
+    assert options.missing_capabilities(frozenset()) == ["SYS_PTRACE", "CHECKPOINT_RESTORE"]
+
+
+def test_inherited_descriptors_are_named_in_crius_words():
+    argv = options.restore(PLACES, privileged=False, inherit={5: "pipe:[77]"})
+    assert argv[argv.index("--inherit-fd") + 1] == "fd[5]:pipe:[77]"
+
+
+def test_crius_first_known_error_becomes_a_sentence_with_a_remedy():
+    text = (
+        "(00.010) Error (criu/cr-restore.c:1): Can't fork for 1000: File exists\n"
+        "(00.011) Error (criu/cr-restore.c:2): Restoring FAILED.\n"
+    )
+    assert log.explain(text) == ("Can't fork for 1000: File exists", "a pid of the engine is taken in this container")
+
+
+def test_an_unknown_error_is_told_as_it_is():
+    assert log.explain("(00.1) Error (criu/x.c:9): new trouble\n(00.2) Error (criu/y.c:1): more")[0] == "new trouble"
+
+
+def test_an_empty_log_is_said_to_be_one():
+    assert log.explain("")[0] == "criu gave no reason"
+
+
+def test_errors_of_the_restorer_mean_that_criu_hangs():
+    assert log.is_stuck("(00.2) pie: 1004: Error (criu/pie/restorer.c:317): Unable to drop capability 2: -1\n")
+    assert not log.is_stuck("(00.2) pie: 1004: Warn something\n")

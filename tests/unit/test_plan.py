@@ -1,0 +1,57 @@
+"""The plan: which of the three things the launcher does, as one table."""
+
+import pytest
+
+from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, engine_environment
+from dynamo_entry.settings import PREFIX, Settings, from_environment
+
+S3 = "s3://bucket/a.tar"
+
+
+@pytest.mark.parametrize(
+    ("variables", "path_exists", "expected"),
+    [
+        ({}, False, Cold()),
+        ({"MODE": "cold", "PATH": "/c/a.tar"}, True, Cold()),
+        ({"SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"}, True, Create("/c/a.tar")),
+        ({"SIGNAL_FILE": "/tmp/ready", "LOCATION": S3}, False, Create(S3)),
+        ({"MODE": "create", "READY_URL": "http://localhost/health", "LOCATION": S3}, False, Create(S3)),
+        ({"MODE": "restore", "SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"}, True, Restore(("/c/a.tar",))),
+        ({"PATH": "/c/a.tar"}, True, Restore(("/c/a.tar",))),
+        ({"PATH": "/c/a.tar"}, False, Cold("NotFound", "no archive at /c/a.tar")),
+        ({"PATH": "/c/a.tar", "WAIT": "30"}, False, Restore(("/c/a.tar",))),
+        ({"LOCATION": S3}, False, Restore((S3,))),
+        ({"LOCATION": S3, "PATH": "/cache/a.tar"}, False, Restore((S3,))),
+        ({"LOCATION": S3, "PATH": "/cache/a.tar"}, True, Restore(("/cache/a.tar", S3))),
+    ],
+)
+def test_the_environment_decides(variables, path_exists, expected):
+    settings = from_environment({PREFIX + name: value for name, value in variables.items()})
+    assert decide(settings, path_exists=path_exists) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["python3", "-m", "vllm serve"], ["python3", "-m", "vllm serve"]),
+        (["engine"], ["engine"]),
+        (["python3 -m dynamo.vllm --model X"], ["/bin/sh", "-c", "exec python3 -m dynamo.vllm --model X"]),
+        (["a; b"], ["/bin/sh", "-c", "a; b"]),
+        (["cd /models && exec serve"], ["/bin/sh", "-c", "cd /models && exec serve"]),
+        (["HF_HUB_OFFLINE=1 serve now"], ["/bin/sh", "-c", "HF_HUB_OFFLINE=1 serve now"]),
+    ],
+)
+def test_one_string_with_blanks_is_a_shell_command(argv, expected):
+    assert engine_command(argv) == expected
+
+
+def test_the_engine_does_not_see_the_launchers_variables():
+    environ = {b"HOME": b"/root", b"DYNAMO_CHECKPOINT_LOCATION": b"/c", b"AWS_SECRET_ACCESS_KEY": b"s", b"X": b"\xff"}
+    engine = engine_environment(environ, Settings(drop_env=("AWS_SECRET_ACCESS_KEY",)), additions={}, is_create=False)
+    assert engine == {b"HOME": b"/root", b"X": b"\xff"}
+
+
+def test_creation_adds_where_unset_and_keeps_the_signal_file():
+    environ = {b"DYNAMO_CHECKPOINT_SIGNAL_FILE": b"/tmp/ready", b"UV_USE_IO_URING": b"1"}
+    engine = engine_environment(environ, Settings(), additions={"UV_USE_IO_URING": "0", "A": "b"}, is_create=True)
+    assert engine == {**environ, b"A": b"b"}

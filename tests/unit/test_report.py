@@ -1,0 +1,49 @@
+"""Log lines and the result object: what operators and machines read."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dynamo_entry.report import lines, status
+
+
+def test_a_json_line_leads_with_time_level_and_event():
+    line = lines.render({"event": "Restored", "level": "info", "pid": 1000, "empty": ""}, "json")
+    fields = json.loads(line)
+    assert list(fields) == ["ts", "level", "event", "pid"]
+    assert fields["event"] == "Restored"
+
+
+def test_a_console_line_quotes_blanks():
+    line = lines.render({"ts": "2026-01-02T03:04:05.678Z", "event": "dump", "seconds": 1.23456, "why": "a b"}, "console")
+    assert line == "03:04:05.678 info    dump  seconds=1.23 why='a b'"
+
+
+@pytest.mark.parametrize("descriptor", ["closed", "full"])
+def test_a_log_line_never_blocks_or_fails(descriptor):
+    """Standard error that nobody reads, or that is closed, must not stop PID 1."""
+    code = "from dynamo_entry.report.lines import Log\nfor _ in range(2000): Log().info('x' * 100)\nprint('done')"
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer) as stderr:
+        arguments = {"stderr": stderr} if descriptor == "full" else {"preexec_fn": lambda: os.close(2)}
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True, **arguments)
+    assert done.stdout == b"done\n"
+
+
+def test_the_result_object_stays_within_its_limit():
+    data = status.encode({"result": "failed", "phase": "dump", "message": "é" * 10_000})
+    assert len(data) <= status.LIMIT_BYTES
+    assert json.loads(data)["result"] == "failed"
+    assert json.loads(data)["message"].endswith("…")
+
+
+def test_the_result_object_is_written_in_place(tmp_path):
+    path = tmp_path / "status"
+    path.write_text("x" * 5000)
+    inode = path.stat().st_ino
+    status.write(str(path), {"result": "restored"})
+    assert json.loads(path.read_text()) == {"v": 1, "result": "restored", "message": ""}
+    assert path.stat().st_ino == inode

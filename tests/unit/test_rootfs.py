@@ -1,0 +1,227 @@
+"""The filesystem delta: every change is found, nothing escapes, and what was applied can be taken back."""
+
+import io
+import os
+import stat
+import tarfile
+import time
+
+import pytest
+
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.rootfs import apply, changes, mounts, pack
+
+MOUNTINFO = """\
+22 1 0:20 / / rw,relatime - overlay overlay rw,lowerdir=/l
+23 22 0:21 / /proc rw - proc proc rw
+24 22 0:22 / /dev rw - tmpfs tmpfs rw
+25 24 0:23 / /dev/shm rw - tmpfs shm rw
+26 22 8:1 /pods/x /models rw - ext4 /dev/sda1 rw
+27 22 8:1 /pods/y /my\\040volume rw - ext4 /dev/sda1 rw
+28 22 0:24 / /run/secrets ro - tmpfs tmpfs ro
+29 22 8:1 /hosts /etc/hosts rw - ext4 /dev/sda1 rw
+30 22 0:25 / /tmp rw - tmpfs tmpfs rw
+31 22 8:1 /z /var/tmp rw - ext4 /dev/sda1 rw
+"""
+
+
+def test_the_root_and_private_tmpfs_travel_and_volumes_do_not():
+    parsed = mounts.parse(MOUNTINFO)
+    assert mounts.captured_roots(parsed) == ["/", "/dev/shm", "/tmp"]
+    assert mounts.captured_roots(parsed, ("/models",)) == ["/", "/dev/shm", "/tmp", "/models"]
+
+
+@pytest.mark.parametrize(
+    ("path", "volume"),
+    [
+        ("/models/a/b", "/models"),
+        ("/modelsother", ""),
+        ("/my volume/x", "/my volume"),
+        ("/etc/hosts", "/etc/hosts"),
+        ("/tmp/x", ""),
+        ("/usr/bin/python3", ""),
+    ],
+)
+def test_a_path_belongs_to_its_nearest_mount(path, volume):
+    parsed = mounts.parse(MOUNTINFO)
+    assert mounts.volume_of(path, parsed, mounts.captured_roots(parsed)) == volume
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A small filesystem as an image would have it, settled before the mark."""
+    for name in ("kept", "written", "chmodded", "backdated", "deleted", "replaced", "mapped"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "dir" / "deep").mkdir(parents=True)
+    (tmp_path / "dir" / "deep" / "old").write_text("old")
+    time.sleep(0.02)
+    return tmp_path
+
+
+def found(tree, start, skip=()):
+    return {change.path: change for change in changes.find(start, frozenset(map(str, skip)))}
+
+
+def test_changes_are_found_by_ctime_alone(tree):
+    (start,) = changes.mark([str(tree)])
+    (tree / "written").write_text("other")
+    (tree / "chmodded").chmod(0o600)
+    old = (tree / "backdated").stat()
+    (tree / "backdated").write_text("backdateD")
+    os.utime(tree / "backdated", ns=(old.st_atime_ns, old.st_mtime_ns))
+    (tree / "deleted").unlink()
+    (tree / "new").write_text("new")
+    (tree / "dir" / "deep" / "link").symlink_to("/nowhere")
+    changed = found(tree, start)
+    names = {os.path.relpath(path, tree) for path in changed}
+    assert names >= {"written", "chmodded", "backdated", "new", "dir/deep/link", "dir/deep", "."}
+    assert not names & {"kept", "deleted", "dir", "dir/deep/old"}
+    assert "deleted" not in changed[str(tree)].names
+
+
+def test_a_change_right_after_the_mark_is_not_missed(tmp_path):
+    for attempt in range(50):
+        (start,) = changes.mark([str(tmp_path)])
+        path = tmp_path / f"file{attempt}"
+        path.write_text("x")
+        assert str(path) in found(tmp_path, start)
+
+
+def test_skipped_paths_are_not_entered_but_still_count_as_present(tree):
+    (start,) = changes.mark([str(tree)])
+    (tree / "secret").mkdir()
+    (tree / "secret" / "token").write_text("t")
+    changed = found(tree, start, skip=[tree / "secret"])
+    assert not any("secret" in path for path in changed)
+    assert "secret" in changed[str(tree)].names
+
+
+def test_a_filesystem_that_cannot_be_written_has_no_mark(tmp_path):
+    assert changes.mark([str(tmp_path / "absent")]) == []
+
+
+def delta(start, skip=()):
+    output = io.BytesIO()
+    index = pack.pack(changes.find(start, frozenset(skip)), output)
+    output.seek(0)
+    return index, output
+
+
+def snapshot(root):
+    rows = {}
+    for directory, directories, files in os.walk(root):
+        for name in (*directories, *files, "."):
+            path = os.path.normpath(os.path.join(directory, name))
+            status = os.lstat(path)
+            content = None
+            if stat.S_ISREG(status.st_mode):
+                with open(path, "rb") as file:
+                    content = file.read()
+            elif stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            mtime = status.st_mtime_ns if not stat.S_ISLNK(status.st_mode) else 0
+            rows[path] = (status.st_mode, status.st_uid, status.st_gid, content, mtime)
+    return rows
+
+
+def change_everything(tree):
+    (tree / "written").write_text("w" * 100_000)
+    (tree / "deleted").unlink()
+    (tree / "replaced").unlink()
+    (tree / "replaced").mkdir()
+    (tree / "replaced" / "inside").write_text("i")
+    (tree / "new").write_text("new")
+    os.link(tree / "new", tree / "hard")
+    (tree / "sym").symlink_to("new")
+    os.mkfifo(tree / "fifo")
+    (tree / "empty").mkdir(mode=0o711)
+    (tree / "dir" / "deep" / "old").rename(tree / "dir" / "moved")
+    os.utime(tree / "new", ns=(1, 1_234_567_890_123_456_789))
+    os.setxattr(tree / "new", "user.mark", b"\xff\x00x")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """tmp_path may lie on a tmpfs of the test machine, whose deletions a real container would ignore."""
+    monkeypatch.setattr(mounts, "volume_of", lambda *_: "")
+
+
+def test_a_delta_is_applied_in_a_fresh_place_and_taken_back(tree, tmp_path_factory, here):
+    work = str(tmp_path_factory.mktemp("work"))
+    before = snapshot(tree)
+    (start,) = changes.mark([str(tree)])
+    change_everything(tree)
+    after = snapshot(tree)
+    index, tar = delta(start)
+    # the fresh place: the image's state at the very same path
+    for path in sorted(after, key=len, reverse=True):
+        if path != str(tree):
+            pack.remove(path)
+    (tree / "dir" / "deep").mkdir(parents=True)
+    for path, (mode, _, _, content, mtime) in before.items():
+        if stat.S_ISREG(mode):
+            with open(path, "wb") as file:
+                file.write(content)
+            os.chmod(path, stat.S_IMODE(mode))
+            os.utime(path, ns=(mtime, mtime))
+    for path in (tree / "dir" / "deep", tree / "dir", tree):
+        os.utime(path, ns=(before[str(path)][4],) * 2)
+    fresh = snapshot(tree)
+    assert fresh == before
+
+    apply.apply(index, tar, work)
+    applied = snapshot(tree)
+    for path, row in after.items():
+        assert applied[path] == row, path
+    assert not (tree / "deleted").exists()
+    assert (tree / "new").stat().st_ino == (tree / "hard").stat().st_ino
+    assert os.getxattr(tree / "new", "user.mark") == b"\xff\x00x"
+
+    assert apply.undo(work)
+    undone = snapshot(tree)
+    directories = {path for path, row in before.items() if stat.S_ISDIR(row[0])}
+    assert {path: row for path, row in undone.items() if path not in directories} == {
+        path: row for path, row in before.items() if path not in directories
+    }
+    assert set(undone) == set(before)
+    assert not apply.undo(work)
+
+
+def test_an_empty_delta_is_fine(tmp_path, tmp_path_factory):
+    index, tar = pack.Index([], {}), io.BytesIO()
+    pack.pack([], tar)
+    tar.seek(0)
+    apply.apply(index, tar, str(tmp_path_factory.mktemp("work")))
+
+
+def hostile(member: tarfile.TarInfo, data: bytes = b"") -> io.BytesIO:
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w") as tar:
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    output.seek(0)
+    return output
+
+
+def test_a_member_never_leaves_through_dots_or_links(tmp_path):
+    (tmp_path / "link").symlink_to("/etc")
+    for name in ("a/../../../etc/x", f"{tmp_path}/link/x"):
+        with pytest.raises(Corrupt):
+            pack.unpack(hostile(tarfile.TarInfo(name), b"x"))
+    assert not os.path.exists("/etc/x")
+
+
+def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("safe")
+    (tmp_path / "target").symlink_to(victim)
+    pack.unpack(hostile(tarfile.TarInfo(f"{tmp_path}/target"), b"new"))
+    assert victim.read_text() == "safe"
+    assert (tmp_path / "target").read_text() == "new"
+
+
+def test_devices_are_refused(tmp_path):
+    member = tarfile.TarInfo(f"{tmp_path}/device")
+    member.type = tarfile.BLKTYPE
+    with pytest.raises(Corrupt):
+        pack.unpack(hostile(member))

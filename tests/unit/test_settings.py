@@ -1,0 +1,91 @@
+"""Settings: every variable is read, every mistake is named, all at once."""
+
+import pytest
+
+from dynamo_entry.errors import SettingsError
+from dynamo_entry.settings import PREFIX, VARIABLES, Settings, from_environment, unknown_variables
+
+
+def settings(**variables: str) -> Settings:
+    return from_environment({PREFIX + name: value for name, value in variables.items()})
+
+
+def test_every_variable_has_a_field_and_the_reverse():
+    assert {name.lower() for name in VARIABLES} == set(Settings._fields)
+
+
+def test_an_empty_environment_is_all_defaults():
+    assert settings() == Settings()
+
+
+def test_all_mistakes_are_reported_at_once():
+    with pytest.raises(SettingsError) as caught:
+        settings(MODE="fast", STOP_GRACE="soon", PATH="relative.tar", FORCE="perhaps", CONCURRENCY="-1")
+    for name in ("MODE", "STOP_GRACE", "PATH", "FORCE", "CONCURRENCY"):
+        assert PREFIX + name in str(caught.value)
+    assert caught.value.exit_code == 170
+
+
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "1m", ""])
+def test_times_are_finite_seconds(value):
+    if value:
+        with pytest.raises(SettingsError):
+            settings(WAIT=value)
+    else:
+        assert settings(WAIT=value).wait == 0
+
+
+@pytest.mark.parametrize(
+    ("storage_type", "location", "agrees"),
+    [
+        ("pvc", "/checkpoints/a.tar", True),
+        ("pvc", "file:///checkpoints/a.tar", True),
+        ("s3", "s3://bucket/a.tar", True),
+        ("s3", "s3+http://localhost:9000/bucket/a.tar", True),
+        ("oci", "oci://registry.example.com/checkpoints:a", True),
+        ("", "s3://bucket/a.tar", True),
+        ("pvc", "s3://bucket/a.tar", False),
+        ("s3", "/checkpoints/a.tar", False),
+        ("", "ftp://example.com/a.tar", False),
+        ("", "checkpoints/a.tar", False),
+    ],
+)
+def test_storage_type_and_location_must_agree(storage_type, location, agrees):
+    if agrees:
+        settings(STORAGE_TYPE=storage_type, LOCATION=location)
+    else:
+        with pytest.raises(SettingsError):
+            settings(STORAGE_TYPE=storage_type, LOCATION=location)
+
+
+def test_for_a_pvc_path_and_location_are_the_same():
+    assert settings(PATH="/c/a.tar").location == "/c/a.tar"
+    assert settings(LOCATION="file:///c/a.tar").path == "/c/a.tar"
+
+
+def test_a_directory_is_completed_by_the_hash():
+    assert settings(PATH="/checkpoints/", HASH="d936422b4f953f99").location == "/checkpoints/d936422b4f953f99.tar"
+
+
+def test_a_remote_location_keeps_its_local_copy_apart():
+    both = settings(LOCATION="s3://bucket/a.tar", PATH="/cache/a.tar")
+    assert (both.location, both.path) == ("s3://bucket/a.tar", "/cache/a.tar")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SIGNAL_FILE": "/tmp/ready"},
+        {"MODE": "create", "LOCATION": "/c/a.tar"},
+        {"MODE": "restore"},
+    ],
+)
+def test_a_mode_without_what_it_needs_is_a_mistake(variables):
+    with pytest.raises(SettingsError):
+        settings(**variables)
+
+
+def test_typing_errors_in_names_are_found():
+    assert unknown_variables({PREFIX + "SINGAL_FILE": "/x", PREFIX + "HASH": "x", "PATH": "/bin"}) == [
+        PREFIX + "SINGAL_FILE"
+    ]

@@ -30,6 +30,6 @@ def command(
         ) as progress,
     ):  # fmt: skip
         total = sum(archive.size_of(name) for name in archive.names())
-        task = progress.add_task("verify", total=total)
-        archive.verify(lambda done: progress.update(task, completed=done))
+        task = progress.add_task("verify")
+        archive.verify(lambda done, total: progress.update(task, completed=done, total=total))
     print(f"{archive.location}: intact, {decimal(total)} in {len(archive.names())} streams, {archive.digest}")

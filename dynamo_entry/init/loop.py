@@ -67,10 +67,10 @@ class Loop:
             self._worker = -1
 
     def next(self, deadline: float | None = None) -> Event:
-        """The next event; Silent when ``deadline`` (on the monotonic clock) comes first."""
+        """The next event; Silent when ``deadline`` (on the monotonic clock; None or inf: never) comes first."""
         while not self._ready:
             wait_ms = None
-            if deadline is not None:
+            if deadline is not None and deadline != float("inf"):
                 wait_ms = max(0.0, deadline - time.monotonic()) * 1000
             happened = self._poll.poll(wait_ms)
             if not happened:

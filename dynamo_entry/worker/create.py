@@ -123,8 +123,8 @@ class _Creation:
             with self._channel.phase("delta", **limits) as phase:
                 self._add_delta(writer, phase)
             with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
-                manifest = writer.finish(head)
-                result = self._commit(sink, manifest.digest)
+                sealed = writer.finish(head)
+                result = self._commit(sink, sealed.digest)
             with self._channel.phase("thaw"), self._channel.shielded():
                 self._let_go(dump)
         return {**result, "seconds": self._channel.seconds}

@@ -1,0 +1,139 @@
+"""What happens to the bytes of one chunk: zero test, probe, compression, digest, and the way back."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+
+import zstandard
+from blake3 import blake3
+
+from dynamo_entry.errors import Corrupt, Incompatible, SettingsError
+from dynamo_entry.storage.base import Bytes
+
+#: How a chunk's bytes are stored; the numbers are part of the format.
+RAW, ZSTD = 0, 1
+
+DIGEST_BYTES = 32
+
+#: A chunk is worth storing compressed when it shrinks by an eighth: below, the read costs more than it saves.
+_WORTH = 7 / 8
+
+#: The probe looks at samples, which compress worse than the whole; so it gives up only well above _WORTH.
+_HOPELESS = 31 / 32
+_SAMPLES, _SAMPLE_BYTES = 8, 8192
+
+#: Level 1 keeps up with what CRIU delivers on two cores; 3 is zstd's own default.
+_AUTO_LEVEL, _ZSTD_LEVEL = 1, 3
+_LEVELS = range(-50, 20)
+
+_ZERO_PAGE = bytes(4096)
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How chunks are compressed: a zstd level, or None for not at all."""
+
+    level: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Compression:
+        """``none``, ``zstd``, ``zstd:LEVEL`` or ``auto``. Raises SettingsError."""
+        fixed = {"none": None, "auto": _AUTO_LEVEL, "zstd": _ZSTD_LEVEL}
+        if text in fixed:
+            return cls(fixed[text])
+        kind, _, level = text.partition(":")
+        if kind == "zstd" and level.lstrip("-").isdecimal() and int(level) in _LEVELS and int(level):
+            return cls(int(level))
+        raise SettingsError(
+            f"unknown compression {text!r}",
+            hint=f"use none, auto, zstd or zstd:LEVEL with a level from {_LEVELS[0]} to {_LEVELS[-1]}, not 0",
+        )
+
+    def working_bytes(self, chunk_size: int) -> int:
+        """What one thread needs beside the chunk it compresses: zstd's tables and the output."""
+        if self.level is None:
+            return 0
+        parameters = zstandard.ZstdCompressionParameters.from_level(self.level, source_size=chunk_size)
+        return parameters.estimated_compression_context_size() + chunk_size
+
+
+class Encoder:
+    """Decides how a chunk is stored. Thread-safe; everything heavy runs without the GIL."""
+
+    def __init__(self, compression: Compression) -> None:
+        self._level = compression.level
+        self._local = threading.local()
+
+    def encode(self, raw: memoryview) -> tuple[int, Bytes]:
+        """The codec and the bytes to store: ``raw`` itself where compression does not pay."""
+        if self._level is None:
+            return RAW, raw
+        compressor = self._compressor(self._level)
+        if _looks_hopeless(raw, compressor):
+            return RAW, raw
+        compressed = compressor.compress(raw)
+        return (ZSTD, compressed) if len(compressed) <= len(raw) * _WORTH else (RAW, raw)
+
+    def _compressor(self, level: int) -> zstandard.ZstdCompressor:
+        # A compressor must not be used by two threads at once.
+        if not hasattr(self._local, "compressor"):
+            self._local.compressor = zstandard.ZstdCompressor(level=level)
+        compressor: zstandard.ZstdCompressor = self._local.compressor
+        return compressor
+
+
+def _looks_hopeless(raw: memoryview, compressor: zstandard.ZstdCompressor) -> bool:
+    if len(raw) <= _SAMPLES * _SAMPLE_BYTES:
+        return False
+    step = len(raw) // _SAMPLES
+    samples = b"".join(raw[at : at + _SAMPLE_BYTES] for at in range(0, step * _SAMPLES, step))
+    return len(compressor.compress(samples)) > len(samples) * _HOPELESS
+
+
+def is_zero(raw: memoryview) -> bool:
+    """Whether a writable buffer holds nothing but zero bytes; leaves at the first other one."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(raw))
+    head = min(len(raw), len(_ZERO_PAGE))
+    if _memcmp(address, _ZERO_PAGE, head):
+        return False
+    # Every page equals the one before it, and the first is zero.
+    return _memcmp(address, address + head, len(raw) - head) == 0
+
+
+def digest(stored: Bytes) -> bytes:
+    """BLAKE3-256."""
+    return blake3(stored).digest()
+
+
+def decode(codec: int, stored: Bytes, raw_length: int) -> Bytes:
+    """The raw bytes of a verified chunk, exactly ``raw_length`` of them.
+
+    Raises Corrupt for a frame that declares or holds another length, Incompatible for an unknown codec.
+    """
+    if codec == RAW:
+        return stored
+    if codec != ZSTD:
+        raise Incompatible(f"chunks are stored in a way (codec {codec}) that this version does not know")
+    try:
+        # The library allocates what the frame declares, whatever limit it is given: ask the frame first.
+        declared = zstandard.get_frame_parameters(stored).content_size
+        if declared != raw_length:
+            raise Corrupt(f"a zstd frame declares {declared} bytes, not {raw_length}", reason="FrameLies")
+        return _decompressor().decompress(stored, max_output_size=raw_length, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Corrupt(f"a zstd frame cannot be decompressed: {error}", reason="FrameInvalid") from None
+
+
+_thread = threading.local()
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    # Not to be shared between threads, like the compressor.
+    if not hasattr(_thread, "decompressor"):
+        _thread.decompressor = zstandard.ZstdDecompressor()
+    decompressor: zstandard.ZstdDecompressor = _thread.decompressor
+    return decompressor

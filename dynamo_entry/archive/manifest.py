@@ -1,0 +1,221 @@
+"""What an archive says about itself: the manifest, and the trailer that leads to it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from dynamo_entry.archive import codec, tar
+from dynamo_entry.errors import Corrupt, Incompatible
+
+MAGIC = "dynamo-entry-archive"
+VERSION = 1
+
+FORMAT_MEMBER = "dynamo/format.json"
+MANIFEST_MEMBER = "dynamo/manifest.json"
+TRAILER_MEMBER = "dynamo/trailer.json"
+
+#: Raw bytes of a chunk in archives written here. The reader takes any power of two within the limits.
+CHUNK_SIZE = 4 << 20
+_CHUNK_SIZE_LIMITS = range(4 << 10, (64 << 20) + 1)
+
+#: header, JSON padded to a block, end of tar
+TRAILER_BYTES = 2 * tar.BLOCK + len(tar.END)
+
+#: About 3 TiB of dense chunks; keeps a hostile trailer from filling the memory.
+_MANIFEST_LIMIT_BYTES = 64 << 20
+
+#: What fits in front of the sequence number in a ustar header (prefix of 155, less "streams/").
+_NAME_LIMIT = 147
+_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+_HINT = "the archive is damaged or forged: remove it and create the checkpoint again"
+
+_Size = Annotated[int, Meta(ge=0, le=1 << 62)]
+
+
+class Chunk(Struct, frozen=True, array_like=True, gc=False):
+    """Where one chunk lies in the archive, and the digest of what lies there."""
+
+    offset: _Size
+    stored_length: _Size
+    codec: int
+    digest: Annotated[bytes, Meta(min_length=codec.DIGEST_BYTES, max_length=codec.DIGEST_BYTES)]
+
+
+class Stream(Struct, frozen=True):
+    """A named byte sequence: its size, and its chunks in order; a number is that many all-zero chunks."""
+
+    size: _Size
+    chunks: list[Chunk | Annotated[int, Meta(ge=1, le=1 << 62)]]
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """What the creator knows about the checkpoint. All of it is optional, so that it can grow."""
+
+    hash: str = ""
+    created_at: str = ""
+    argv: list[str] = field(default_factory=list)
+    root_pid: int = 0
+    host: dict[str, Any] = field(default_factory=dict)
+    processes: list[dict[str, Any]] = field(default_factory=list)
+    stdio: dict[str, str] = field(default_factory=dict)
+    mounts: list[dict[str, Any]] = field(default_factory=list)
+    volume_files: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """All that is needed to read the archive, and the creator's ``head``."""
+
+    version: int
+    creator: str
+    chunk_size: int
+    head: Head
+    streams: dict[str, Stream]
+
+
+class Location(Struct, frozen=True):
+    """Where the manifest's JSON lies."""
+
+    offset: _Size
+    length: _Size
+    digest: str
+
+
+class _Versioned(Struct, frozen=True):
+    magic: str
+    version: int
+
+
+class _Trailer(_Versioned, frozen=True):
+    manifest: Location
+
+
+def format_json(creator: str) -> bytes:
+    """The body of the first member."""
+    return msgspec.json.encode({"magic": MAGIC, "version": VERSION, "creator": creator}) + b"\n"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as JSON. What is no Unicode in it (argv, paths) becomes question marks."""
+    try:
+        return msgspec.json.encode(manifest)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(manifest), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def trailer_json(location: Location) -> bytes:
+    """The body of the last member, padded to one block."""
+    body = msgspec.json.encode(_Trailer(MAGIC, VERSION, location))
+    return body.ljust(tar.BLOCK - 1) + b"\n"
+
+
+def digest_text(data: bytes) -> str:
+    """A digest as it is written for people: the manifest's is the identity of the archive."""
+    return f"blake3:{codec.digest(data).hex()}"
+
+
+def is_stream_name(name: str) -> bool:
+    """Whether a stream may be called that: relative, plain ASCII, no empty, ``.`` or ``..`` part."""
+    parts = name.split("/")
+    return len(name) <= _NAME_LIMIT and bool(_NAME.fullmatch(name)) and not {".", ".."}.intersection(parts)
+
+
+def looks_like_ours(start: bytes) -> bool:
+    """Whether the first 1024 bytes of an object are those of an archive. Raises Incompatible."""
+    if not start.startswith(FORMAT_MEMBER.encode() + b"\0"):
+        return False
+    try:
+        document = msgspec.json.decode(start[tar.BLOCK :].rstrip(b"\0"), type=_Versioned)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    if document.magic != MAGIC:
+        return False
+    _check_version(document.version)
+    return True
+
+
+def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
+    """The manifest's place according to the last TRAILER_BYTES, or None where they are no trailer.
+
+    Raises Incompatible for another version of the format, Corrupt for a trailer that lies.
+    """
+    if not trailer.startswith(TRAILER_MEMBER.encode() + b"\0") or not trailer.endswith(tar.END):
+        return None
+    body = trailer[tar.BLOCK : -len(tar.END)]
+    try:
+        document = msgspec.json.decode(body, type=_Versioned)
+        if document.magic != MAGIC:
+            return None
+        _check_version(document.version)
+        location = msgspec.json.decode(body, type=_Trailer).manifest
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Corrupt(f"the trailer cannot be read: {error}", hint=_HINT, reason="TrailerInvalid") from None
+    end = location.offset + tar.round_up(location.length, tar.BLOCK)
+    if end != archive_size - TRAILER_BYTES or location.length > _MANIFEST_LIMIT_BYTES:
+        raise Corrupt(
+            f"the trailer puts the manifest at {location.offset}+{location.length}, which cannot be",
+            hint=_HINT, reason="TrailerInvalid",
+        )  # fmt: skip
+    return location
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise Incompatible(
+            f"the archive has format version {version}, known is {VERSION}",
+            hint="use the version of dynamo-entry that created it, or create the checkpoint again",
+            reason="UnsupportedVersion",
+        )
+
+
+def parse(data: bytes, location: Location) -> Manifest:
+    """The manifest in ``data``, checked in itself and against its place. Raises Corrupt, Incompatible."""
+    if digest_text(data) != location.digest:
+        raise Corrupt("the manifest differs from its digest", hint=_HINT, reason="ManifestDigestMismatch")
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(f"the manifest cannot be read: {error}", "ManifestInvalid") from None
+    _check_version(manifest.version)
+    _check_streams(manifest)
+    _check_places(manifest, location.offset - tar.BLOCK)
+    return manifest
+
+
+def _check_streams(manifest: Manifest) -> None:
+    size = manifest.chunk_size
+    if size not in _CHUNK_SIZE_LIMITS or size & (size - 1):
+        raise _invalid(f"chunk size {size} is not a power of two within the limits", "ManifestInvalid")
+    for name, stream in manifest.streams.items():
+        if not is_stream_name(name):
+            raise _invalid(f"stream name {name!r} is not allowed", "StreamName")
+        count = sum(chunk if isinstance(chunk, int) else 1 for chunk in stream.chunks)
+        if count != -(-stream.size // size):
+            raise _invalid(f"stream {name!r} has {stream.size} bytes but {count} chunks", "SizeLies")
+
+
+def _check_places(manifest: Manifest, end: int) -> None:
+    """Every chunk lies between the first member and the manifest, aligned, and over no other."""
+    chunks = [chunk for stream in manifest.streams.values() for chunk in stream.chunks if isinstance(chunk, Chunk)]
+    chunks.sort(key=lambda chunk: chunk.offset)
+    free = tar.ALIGNMENT
+    for chunk in chunks:
+        if not 0 < chunk.stored_length <= manifest.chunk_size:
+            raise _invalid(f"a chunk of {chunk.stored_length} bytes cannot be", "SizeLies")
+        if chunk.offset % tar.ALIGNMENT or chunk.offset < tar.ALIGNMENT:
+            raise _invalid(f"a chunk cannot lie at {chunk.offset}", "OffsetOutOfRange")
+        if chunk.offset < free:
+            raise _invalid(f"the chunk at {chunk.offset} lies over another one", "OffsetsOverlap")
+        free = chunk.offset + chunk.stored_length
+    if free > end and chunks:
+        raise _invalid(f"a chunk ends at {free}, the data at {end}", "OffsetOutOfRange")
+
+
+def _invalid(message: str, reason: str) -> Corrupt:
+    return Corrupt(message, hint=_HINT, reason=reason)

@@ -1,0 +1,205 @@
+"""An archive at random access: two small reads to open it, then any chunk by any thread, verified first."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
+from types import TracebackType
+
+from typing_extensions import Self
+
+from dynamo_entry.archive import codec, manifest, tar
+from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
+from dynamo_entry.errors import Corrupt, Incompatible
+from dynamo_entry.storage.base import Bytes, Store
+
+#: One read of the end serves trailer and manifest of an archive up to about 10 GiB.
+_TAIL_BYTES = 256 << 10
+
+#: Each thread may hold a stored and a decompressed chunk, 8 MiB.
+_THREADS_LIMIT = 8
+
+_HINT = "the archive is damaged: remove it and create the checkpoint again"
+
+
+class Archive:
+    """An archive in ``store``, which it closes with itself. Any number of threads may use it at once.
+
+    ``digest`` is the manifest's, which covers those of all chunks: it names the content of the archive.
+    """
+
+    def __init__(self, store: Store, size: int, digest: str, content: Manifest, threads: int) -> None:
+        self.location = store.location
+        self.size = size
+        self.digest = digest
+        self.manifest = content
+        self._store = store
+        self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
+        self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
+        # Never touched memory: every zero chunk is a view of it, and it takes none.
+        zeros = mmap.mmap(-1, content.chunk_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+        self._zeros = memoryview(zeros)
+
+    @classmethod
+    def open(cls, store: Store, *, expected_hash: str = "", threads: int = 0) -> Archive:
+        """Read and check the manifest; ``threads`` read ahead, by default one a processor, at least 2, at most 8.
+
+        Raises Incompatible for another format version or another hash than the expected one, Corrupt for
+        anything that is not a complete archive, StorageError otherwise.
+        """
+        size = store.stat().size
+        tail = memoryview(store.read_range(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES)))
+        location = manifest.find_manifest(bytes(tail[-manifest.TRAILER_BYTES :]), size)
+        if location is None:
+            raise _no_trailer(store, size)
+        start = location.offset - (size - len(tail))
+        if start >= 0:
+            data = bytes(tail[start : start + location.length])
+        else:
+            data = bytes(store.read_range(location.offset, location.length))
+        content = manifest.parse(data, location)
+        _check_hash(content.head, expected_hash)
+        return cls(store, size, location.digest, content, threads)
+
+    def close(self) -> None:
+        """Stop reading ahead and close the store."""
+        self._pool.shutdown(cancel_futures=True)
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def names(self) -> list[str]:
+        """The streams, in the order in which they were begun."""
+        return list(self._tables)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
+
+    def size_of(self, name: str) -> int:
+        """The raw size of a stream in bytes. Raises Corrupt where it is missing."""
+        return self._table(name).size
+
+    def count_of(self, name: str) -> int:
+        """How many chunks a stream has. Raises Corrupt where it is missing."""
+        return self._table(name).count
+
+    def chunk(self, name: str, index: int) -> Bytes:
+        """Chunk ``index`` of a stream, verified and decompressed; it may be a view of the stored bytes.
+
+        Raises Corrupt where it is missing, damaged or of another length than it should have.
+        """
+        table = self._table(name)
+        length = table.raw_length(index)
+        chunk = table.find(index)
+        if chunk is None:
+            return self._zeros[:length]
+        where = f"chunk {index} of {name} at {chunk.offset}"
+        stored = self._store.read_range(chunk.offset, chunk.stored_length)
+        if codec.digest(stored) != chunk.digest:
+            raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
+        try:
+            raw = codec.decode(chunk.codec, stored, length)
+        except Corrupt as error:
+            raise Corrupt(f"{where}: {error.message}", hint=_HINT, reason=error.reason) from None
+        if len(raw) != length:
+            raise Corrupt(f"{where} has {len(raw)} bytes instead of {length}", hint=_HINT, reason="SizeLies")
+        return raw
+
+    def read(self, name: str) -> bytes:
+        """A whole stream, for small ones. Raises Corrupt like ``chunk``."""
+        return b"".join(self.chunk(name, index) for index in range(self.count_of(name)))
+
+    def chunks(self, name: str, *, ahead: int = 2) -> Iterator[Bytes]:
+        """The chunks of a stream in order, up to ``ahead`` of them made ready while the caller has one.
+
+        Raises Corrupt like ``chunk``, at once where the stream is missing.
+        """
+        jobs = ((name, index) for index in range(self.count_of(name)))
+        return self._in_order(jobs, ahead)
+
+    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read and check every chunk; ``progress`` gets the stored bytes done so far and their total.
+
+        Raises the first Corrupt.
+        """
+        found = [
+            (chunk, name, index) for name, table in self._tables.items() for index, chunk in table.stored()
+        ]
+        found.sort(key=lambda entry: entry[0].offset)  # disks and network file systems read ahead, too
+        total, done = sum(entry[0].stored_length for entry in found), 0
+        results = self._in_order(((name, index) for _, name, index in found), self._threads)
+        for (chunk, _, _), _ in zip(found, results, strict=True):
+            done += chunk.stored_length
+            progress(done, total)
+
+    def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
+        ready: deque[Future[Bytes]] = deque()
+        try:
+            for name, index in jobs:
+                ready.append(self._pool.submit(self.chunk, name, index))
+                if len(ready) > ahead:
+                    yield ready.popleft().result()
+            while ready:
+                yield ready.popleft().result()
+        finally:
+            for future in ready:
+                future.cancel()
+
+    def _table(self, name: str) -> _Table:
+        try:
+            return self._tables[name]
+        except KeyError:
+            raise Corrupt(f"the archive has no stream {name!r}", hint=_HINT, reason="StreamMissing") from None
+
+
+class _Table:
+    """The chunks of one stream by index, without spelling out its runs of zeros."""
+
+    def __init__(self, stream: Stream, chunk_size: int) -> None:
+        self.size = stream.size
+        self.count = -(-stream.size // chunk_size)
+        self._chunk_size = chunk_size
+        self._entries = stream.chunks
+        lengths = (entry if isinstance(entry, int) else 1 for entry in stream.chunks)
+        self._starts = list(accumulate(lengths, initial=0))
+
+    def raw_length(self, index: int) -> int:
+        if not 0 <= index < self.count:
+            raise IndexError(f"chunk {index} of {self.count}")
+        return min(self._chunk_size, self.size - index * self._chunk_size)
+
+    def find(self, index: int) -> Chunk | None:
+        entry = self._entries[bisect_right(self._starts, index) - 1]
+        return None if isinstance(entry, int) else entry
+
+    def stored(self) -> Iterator[tuple[int, Chunk]]:
+        for start, entry in zip(self._starts, self._entries, strict=False):
+            if not isinstance(entry, int):
+                yield start, entry
+
+
+def _no_trailer(store: Store, size: int) -> Corrupt:
+    if manifest.looks_like_ours(bytes(store.read_range(0, min(size, 2 * tar.BLOCK)))):
+        return Corrupt("the archive is incomplete: its end is missing", hint=_HINT, reason="Incomplete")
+    return Corrupt(f"{store.location} is not an archive of dynamo_entry", reason="NotAnArchive")
+
+
+def _check_hash(head: Head, expected: str) -> None:
+    if expected and head.hash != expected:
+        raise Incompatible(
+            f"the archive has hash {head.hash!r}, wanted is {expected!r}",
+            hint="DYNAMO_CHECKPOINT_HASH and the location do not belong together",
+            reason="HashMismatch",
+        )

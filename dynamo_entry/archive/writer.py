@@ -1,0 +1,234 @@
+"""Streams in, archive out: many streams at once, chunks compressed in parallel, one append at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from dynamo_entry import __version__
+from dynamo_entry.archive import codec, manifest, tar
+from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Stream
+from dynamo_entry.storage.base import Bytes, Writer
+
+#: What chunks in flight may take, with all that is needed to compress them. A thread fewer than asked for
+#: is no loss: at about 10 MiB a thread this leaves several times what CRIU, one thread itself, can deliver.
+_WORKING_BYTES = 80 << 20
+
+#: Most images of a dump are a few KiB: a stream takes a whole chunk buffer only when it outgrows this.
+_SMALL_BYTES = 64 << 10
+
+_CREATOR = f"dynamo-entry {__version__}"
+
+
+class Sealed(NamedTuple):
+    """A finished archive: its manifest, the manifest's digest (the archive's identity), its size in bytes."""
+
+    manifest: Manifest
+    digest: str
+    size: int
+
+
+class ArchiveWriter:
+    """One archive in the making, appended to ``sink`` by up to ``threads`` threads, one at a time.
+
+    The first failure, of a thread or of the sink, is raised from every later call on the archive or on one
+    of its streams; only ``abort`` is right then. Memory: about 80 MiB at the default compression, and a
+    chunk for every open stream larger than 64 KiB.
+    """
+
+    def __init__(
+        self, sink: Writer, *, compression: codec.Compression, threads: int, chunk_size: int = manifest.CHUNK_SIZE
+    ) -> None:
+        self._sink = sink
+        self._chunk_size = chunk_size
+        each = chunk_size + compression.working_bytes(chunk_size)
+        threads = max(1, min(threads, _WORKING_BYTES // each))
+        self._encoder = codec.Encoder(compression)
+        self._buffers = Buffers(chunk_size, keep=threads + 1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="archive")
+        # One chunk more than threads, so that none of them idles while the next is handed over.
+        self._slots = threading.Semaphore(threads + 1)
+        self._streams: dict[str, StreamWriter] = {}
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._position = 0
+        self._time = int(time.time())
+        self._append_member(manifest.FORMAT_MEMBER, manifest.format_json(_CREATOR))
+
+    def stream(self, name: str) -> StreamWriter:
+        """Begin a stream. One that was there under this name and is closed is replaced.
+
+        Raises ValueError for a name that the format does not allow, or that is still open.
+        """
+        self.check()
+        if not manifest.is_stream_name(name):
+            raise ValueError(f"not a stream name: {name!r}")
+        if name in self._streams and not self._streams[name].is_closed:
+            raise ValueError(f"stream {name!r} is open already")
+        self._streams[name] = StreamWriter(self, name, self._chunk_size, self._buffers)
+        return self._streams[name]
+
+    def finish(self, head: Head) -> Sealed:
+        """Wait for every chunk, then append manifest and trailer. Committing the sink is the caller's.
+
+        Raises ValueError while a stream is open.
+        """
+        self.check()
+        if still_open := [name for name, stream in self._streams.items() if not stream.is_closed]:
+            raise ValueError(f"streams are still open: {still_open}")
+        self._pool.shutdown()
+        self.check()
+        result = Manifest(
+            version=manifest.VERSION,
+            creator=_CREATOR,
+            chunk_size=self._chunk_size,
+            head=head,
+            streams={name: stream.table() for name, stream in self._streams.items()},
+        )
+        body = manifest.encode(result)
+        location = Location(self._position + tar.BLOCK, len(body), manifest.digest_text(body))
+        self._append_member(manifest.MANIFEST_MEMBER, body)
+        self._append_member(manifest.TRAILER_MEMBER, manifest.trailer_json(location))
+        self._append(tar.END)
+        return Sealed(result, location.digest, self._position)
+
+    def abort(self) -> None:
+        """Stop and forget; returns when no thread touches the sink any more. Idempotent."""
+        self._fail(RuntimeError("the archive was aborted"))
+        self._pool.shutdown()
+
+    def check(self) -> None:
+        """Raise what has failed, if anything has."""
+        if self._failure is not None:
+            raise self._failure
+
+    def submit(self, stream: StreamWriter, index: int, data: memoryview) -> None:
+        """Hand a chunk over, waiting while too many are in flight. The buffer is no longer the caller's."""
+        self._slots.acquire()
+        try:
+            self.check()
+            self._pool.submit(self._process, stream, index, data)
+        except BaseException:
+            self._slots.release()  # the next one who waits here must wake up and learn of it, too
+            raise
+
+    def _process(self, stream: StreamWriter, index: int, data: memoryview) -> None:
+        try:
+            if self._failure is None and not codec.is_zero(data):
+                stream.place(index, self._store(stream.name, index, data))
+        except BaseException as error:  # a thread's outermost frame: whoever calls next gets it
+            self._fail(error)
+        finally:
+            self._buffers.give_back(data)
+            self._slots.release()
+
+    def _store(self, name: str, index: int, data: memoryview) -> Chunk:
+        kind, stored = self._encoder.encode(data)
+        digest = codec.digest(stored)
+        member = f"streams/{name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
+        with self._lock:
+            self.check()
+            head = tar.aligned_header(self._position, member, len(stored), self._time)
+            offset = self._position + len(head)
+            self._append(head, stored, tar.padding(len(stored)))
+        return Chunk(offset, len(stored), kind, digest)
+
+    def _append_member(self, name: str, body: bytes) -> None:
+        self._append(tar.header(name, len(body), self._time), body, tar.padding(len(body)))
+
+    def _append(self, *parts: Bytes) -> None:
+        self._sink.append(*parts)
+        self._position += sum(map(len, parts))
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+
+
+class StreamWriter:
+    """One stream of an archive, filled by one thread; another stream may be filled by another, or the same."""
+
+    def __init__(self, archive: ArchiveWriter, name: str, chunk_size: int, buffers: Buffers) -> None:
+        self.name = name
+        self.size = 0
+        self.is_closed = False
+        self._archive = archive
+        self._chunk_size = chunk_size
+        self._buffers = buffers
+        self._chunks: list[Chunk | None] = []
+        self._buffer: memoryview | None = None
+        self._filled = 0
+
+    def buffer(self) -> memoryview:
+        """Free space of the current chunk, never empty, to be filled from its start.
+
+        Valid until the next call of ``advance`` or ``close``.
+        """
+        self._archive.check()
+        if self.is_closed:
+            raise ValueError(f"stream {self.name!r} is closed")
+        if self._buffer is None:
+            # Only the first chunk begins small; a stream that fills it is likely to go on.
+            is_first = not self._chunks and self._chunk_size > _SMALL_BYTES
+            self._buffer = memoryview(bytearray(_SMALL_BYTES)) if is_first else self._buffers.take()
+        elif self._filled == len(self._buffer):
+            large = self._buffers.take()
+            large[: self._filled] = self._buffer
+            self._buffer = large
+        return self._buffer[self._filled :]
+
+    def advance(self, n: int) -> None:
+        """The first ``n`` bytes of ``buffer()`` are filled. Waits while too many chunks are in flight."""
+        if self._buffer is None or not 0 <= n <= len(self._buffer) - self._filled:
+            raise ValueError(f"{n} bytes were not asked for")
+        self._filled += n
+        self.size += n
+        if self._filled == self._chunk_size:
+            self._hand_over()
+
+    def write(self, data: Bytes) -> None:
+        """Append a copy of ``data``."""
+        rest = memoryview(data).cast("B")
+        while rest:
+            space = self.buffer()
+            n = min(len(space), len(rest))
+            space[:n] = rest[:n]
+            rest = rest[n:]
+            self.advance(n)
+
+    def close(self) -> None:
+        """The stream is complete. Idempotent."""
+        if self.is_closed:
+            return
+        self._archive.check()
+        if self._filled:
+            self._hand_over()
+        elif self._buffer is not None:
+            self._buffers.give_back(self._buffer)
+        self._buffer = None
+        self.is_closed = True
+
+    def _hand_over(self) -> None:
+        assert self._buffer is not None
+        data, self._buffer = self._buffer[: self._filled], None
+        self._chunks.append(None)
+        self._filled = 0
+        self._archive.submit(self, len(self._chunks) - 1, data)
+
+    def place(self, index: int, chunk: Chunk) -> None:
+        """Where the chunk went; one that is never placed is all zeros."""
+        self._chunks[index] = chunk
+
+    def table(self) -> Stream:
+        """The stream as it stands in the manifest: runs of zero chunks become their number."""
+        chunks: list[Chunk | int] = []
+        for chunk in self._chunks:
+            if chunk is not None:
+                chunks.append(chunk)
+            elif chunks and isinstance(chunks[-1], int):
+                chunks[-1] += 1
+            else:
+                chunks.append(1)
+        return Stream(self.size, chunks)

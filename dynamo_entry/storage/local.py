@@ -1,0 +1,125 @@
+"""An archive as a file on a mounted volume: local disk, PVC, NFS."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import time
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError
+from dynamo_entry.storage import posix
+from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
+from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, remove_if_stale
+
+#: Below, copying is cheaper than mapping.
+_MAP_BYTES = 128 << 10
+
+
+class LocalStore(Store):
+    """One file. Reads see one and the same file from the first ``stat`` on, even when it gets replaced."""
+
+    def __init__(self, location: str) -> None:
+        path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
+        if not path.startswith("/") or os.path.basename(path) in ("", ".", ".."):
+            raise SettingsError(
+                f"{location!r} is not the location of a file",
+                hint="use an absolute path, or file:// and an absolute path",
+            )
+        self.location = path
+        self._directory, self._name = os.path.split(os.path.normpath(path))
+        self._file: _File | None = None
+
+    def stat(self) -> ObjectStat:
+        self._file = file = _File(self.location)
+        return file.stat()
+
+    def read_range(self, offset: int, length: int) -> Bytes:
+        file = self._file
+        if file is None:
+            self._file = file = _File(self.location)
+        return file.read(offset, length)
+
+    def open_writer(self, *, replace: bool = False) -> LocalWriter:
+        return LocalWriter(self._directory, self._name, replace=replace)
+
+    def delete(self) -> None:
+        with posix.translated(self.location):
+            os.unlink(self.location)
+            posix.sync_directory(self._directory)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        try:
+            with posix.translated(self._directory):
+                names = sorted(os.listdir(self._directory))
+        except NotFound:
+            return
+        for name in names:
+            path = os.path.join(self._directory, name)
+            try:
+                status = os.stat(path) if is_partial(name) and is_stale(path) else None
+            except OSError:
+                continue  # gone meanwhile, or not ours to open
+            if status is not None:
+                yield Leftover(name, status.st_size, max(0.0, time.time() - status.st_mtime))
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        path = os.path.join(self._directory, leftover.name)
+        if not is_partial(leftover.name):
+            raise StorageError(f"{path} is not a temporary file of ours")
+        with posix.translated(path):
+            if not remove_if_stale(path):
+                raise StorageError(f"{path} is being written", reason="InUse")
+
+    def close(self) -> None:
+        self._file = None
+
+
+class _File:
+    """An open file, closed when the last thread that reads from it lets go of it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with posix.translated(path):
+            # Without O_NONBLOCK a fifo in that place would keep us waiting.
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def stat(self) -> ObjectStat:
+        with posix.translated(self._path):
+            status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise StorageError(f"{self._path} is not a regular file", reason="NotAFile")
+        return posix.object_stat(status)
+
+    def read(self, offset: int, length: int) -> Bytes:
+        if length >= _MAP_BYTES and offset % mmap.ALLOCATIONGRANULARITY == 0:
+            # A mapping beyond the end of the file would be a SIGBUS, not an error.
+            if offset + length > self.stat().size:
+                raise self._too_short(offset, length)
+            view = posix.map_range(self._descriptor, offset, length)
+            if view is not None:
+                return view
+        return self._copy(offset, length)
+
+    def _copy(self, offset: int, length: int) -> Bytes:
+        data = b""
+        with posix.translated(self._path):
+            while len(data) < length:
+                piece = os.pread(self._descriptor, length - len(data), offset + len(data))
+                if not piece:
+                    raise self._too_short(offset, length)
+                data += piece
+        return data
+
+    def _too_short(self, offset: int, length: int) -> Corrupt:
+        return Corrupt(
+            f"{self._path} ends before {offset}+{length}",
+            hint="it was cut short: remove it and create the checkpoint again",
+            reason="Truncated",
+        )

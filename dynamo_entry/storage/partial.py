@@ -1,0 +1,179 @@
+"""A file in the making: under a temporary name, locked while its writer lives, published in one step."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import threading
+
+from dynamo_entry.errors import AlreadyExists
+from dynamo_entry.storage import posix
+from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")
+
+#: Written back in steps of this while more is appended, so that little is left when it must be durable.
+#: (2 GiB on ext4: commit 0.02 s instead of 0.6 s, the whole no longer.)
+_WRITEBACK_BYTES = 32 << 20
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file name is one of our temporary ones."""
+    return bool(_PARTIAL.fullmatch(name))
+
+
+def is_stale(path: str) -> bool:
+    """Whether nobody writes that temporary file any more. Where there are no locks, that cannot be told."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks exclusively what is open for writing
+    try:
+        return posix.is_unlocked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_if_stale(path: str) -> bool:
+    """Remove that temporary file unless somebody writes it; whether it was removed."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Under the lock: a writer that is about to lock its new file must find it or miss it, not lose it.
+        if not posix.is_unlocked(descriptor):
+            return False
+        os.unlink(path)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def sweep(directory: str, name: str) -> None:
+    """Remove what killed writers of the file ``name`` left behind. Never fails."""
+    for entry in os.listdir(directory):
+        if is_partial(entry) and entry.rsplit(".", 2)[0] == f".{name}":
+            try:
+                remove_if_stale(os.path.join(directory, entry))
+            except OSError:
+                pass  # somebody else's, or gone: a sweep is a courtesy
+
+
+class LocalWriter(Writer):
+    """Writes ``directory/name`` through a temporary file beside it."""
+
+    def __init__(self, directory: str, name: str, *, replace: bool) -> None:
+        self._directory = directory
+        self._path = os.path.join(directory, name)
+        self._replace = replace
+        with posix.translated(self._path):
+            posix.make_directories(directory)
+            sweep(directory, name)
+            self._temporary, self._descriptor = _create(directory, name)
+        self._is_open = True
+        self._size = 0
+        self._writeback = _Writeback(self._descriptor)
+
+    def append(self, *buffers: Bytes) -> None:
+        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        with posix.translated(self._path):
+            while views:
+                written = os.writev(self._descriptor, views)
+                self._size += written
+                while views and written >= len(views[0]):
+                    written -= len(views.pop(0))
+                if written:
+                    views[0] = views[0][written:]
+            self._writeback.note(self._size)
+
+    def commit(self) -> ObjectStat:
+        try:
+            with posix.translated(self._path):
+                self._writeback.stop()
+                os.fsync(self._descriptor)
+                self._publish()
+                status = os.fstat(self._descriptor)
+        finally:
+            self.abort()  # after success that only closes: the temporary name is gone, or one too many
+        return posix.object_stat(status)
+
+    def abort(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            self._writeback.stop()
+        except OSError:
+            pass  # what could not be written is not wanted any more
+        try:
+            os.unlink(self._temporary)
+        except OSError:
+            pass  # published under its final name, or left for a later sweep
+        os.close(self._descriptor)
+
+    def _publish(self) -> None:
+        if self._replace:
+            os.rename(self._temporary, self._path)
+        else:
+            try:
+                posix.publish_exclusively(self._temporary, self._path)
+            except FileExistsError:
+                raise AlreadyExists(
+                    f"{self._path} is there already", hint="another creator was faster, or it was never removed"
+                ) from None
+        posix.sync_directory(self._directory)
+
+
+def _create(directory: str, name: str) -> tuple[str, int]:
+    """A new temporary file, open and locked."""
+    while True:
+        path = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.partial")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            return path, descriptor  # no locks here: it will not be taken for stale either
+        if os.path.exists(path):
+            return path, descriptor
+        os.close(descriptor)  # a sweep came between creation and lock
+
+
+class _Writeback:
+    """Makes the disk begin early: a thread that flushes what was appended while more is appended."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._wake = threading.Condition()
+        self._noted = self._flushed = 0
+        self._is_stopped = False
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="writeback", daemon=True)
+        self._thread.start()
+
+    def note(self, size: int) -> None:
+        """So many bytes are appended. Raises what flushing failed with: the kernel reports an error once."""
+        if self._failure is not None:
+            raise self._failure
+        if size - self._noted >= _WRITEBACK_BYTES:
+            with self._wake:
+                self._noted = size
+                self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread; raises what flushing failed with."""
+        with self._wake:
+            self._is_stopped = True
+            self._wake.notify()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._is_stopped or self._noted > self._flushed)
+                if self._is_stopped:
+                    return
+                self._flushed = self._noted
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                self._failure = error
+                return

@@ -1,0 +1,158 @@
+"""What a store needs of a POSIX file system: errors told apart, mapped reads, publishing without overwriting."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.storage.base import ObjectStat
+
+_MADV_POPULATE_READ = 22  # linux/mman.h, Linux 5.14
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_AT_FDCWD = -100
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+#: Network file systems and failing disks: another attempt, or another node, may work.
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOTCONN}
+
+#: How a file system says that it has no hard links, or no RENAME_NOREPLACE.
+_UNSUPPORTED = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
+
+
+def storage_error(error: OSError, path: str) -> StorageError:
+    """The error of our hierarchy that an OSError about ``path`` means."""
+    message = f"{path}: {error.strerror}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(message)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "check owner and mode of the volume's directory, and the pod's runAsUser and fsGroup"
+        return StorageDenied(message, hint=hint)
+    if error.errno == errno.EROFS:
+        return StorageDenied(message, hint="mount the volume read-write", reason="ReadOnly")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "enlarge the volume or free space on it; dynamo-entryctl prune removes what killed creators left"
+        return StorageError(message, hint=hint, reason="DiskFull")
+    if error.errno in _TRANSIENT:
+        return StorageUnavailable(message, hint="the volume's server or disk does not answer properly")
+    return StorageError(message)
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn an OSError of the block into the StorageError it means."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def object_stat(status: os.stat_result) -> ObjectStat:
+    """A file as an object."""
+    return ObjectStat(status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
+
+
+def map_range(descriptor: int, offset: int, length: int) -> memoryview | None:
+    """A read-only view of mapped and present file pages, or None where that cannot be had.
+
+    Pages are brought in by MADV_POPULATE_READ, not MAP_POPULATE: it reports what cannot be read instead of
+    leaving it to a SIGBUS, and runs without the GIL. The mapping goes with the last view of it.
+    """
+    try:
+        # ACCESS_COPY, since ctypes takes the address of writable memory only; nothing is ever written.
+        mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_COPY, offset=offset)
+    except (OSError, ValueError):
+        return None
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    if _libc.madvise(address, length, _MADV_POPULATE_READ):
+        return None
+    return memoryview(mapped).toreadonly()
+
+
+def publish_exclusively(temporary: str, final: str) -> None:
+    """Give a complete file its final name in one step, or raise FileExistsError and leave both as they are.
+
+    The temporary name may be there still, a second name of the same file.
+
+    A hard link does it wherever there are hard links, NFS included; else renameat2(RENAME_NOREPLACE). File
+    systems that have neither get a check and a rename under a lock on the directory: atomic still, and
+    exclusive among all who see each other's locks.
+    """
+    for attempt in (_link, _rename_no_replace, _rename_locked):
+        try:
+            attempt(temporary, final)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED or attempt is _rename_locked:
+                raise
+        else:
+            return
+
+
+def _link(temporary: str, final: str) -> None:
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        # NFS sends a request again when the answer got lost, and then finds what it did the first time.
+        if not os.path.samefile(temporary, final):
+            raise
+
+
+def _rename_no_replace(temporary: str, final: str) -> None:
+    if not hasattr(_libc, "renameat2"):  # glibc 2.28, musl 1.2.5
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    names = os.fsencode(temporary), os.fsencode(final)
+    if _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), final)
+
+
+def _rename_locked(temporary: str, final: str) -> None:
+    directory = os.open(os.path.dirname(final), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), final)
+        os.rename(temporary, final)
+    finally:
+        os.close(directory)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable, where the file system knows how to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: str) -> None:
+    """Create missing directories, durable and for their owner only."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_directories(parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    sync_directory(parent)
+
+
+def is_unlocked(descriptor: int) -> bool:
+    """Take the file's lock if nobody holds it; False also where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

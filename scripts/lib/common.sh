@@ -1,0 +1,35 @@
+# What the scripts share: where things are, how progress is shown, which container engine is used.
+# shellcheck shell=bash
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+REPOSITORY=localhost/dynamo-entry
+BASE_IMAGE=$REPOSITORY/base:trixie
+
+say() { printf '\e[1m== %s\e[0m\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# require COMMAND=PACKAGE…: installs the packages whose command is missing.
+require() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null || die "missing: ${missing[*]}, and no apt-get to install them with"
+    ((EUID == 0)) || die "missing: ${missing[*]} (run as root, or install them)"
+    say "installing ${missing[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# choose_engine: sets CONTAINER_ENGINE to podman or docker, and installs podman where neither is there.
+choose_engine() {
+    if [[ -z ${CONTAINER_ENGINE:-} ]]; then
+        CONTAINER_ENGINE=podman
+        command -v podman >/dev/null || ! command -v docker >/dev/null || CONTAINER_ENGINE=docker
+    fi
+    [[ $CONTAINER_ENGINE != podman ]] || require podman=podman runc=runc
+    export CONTAINER_ENGINE
+}
+
+engine() { command "$CONTAINER_ENGINE" "$@"; }

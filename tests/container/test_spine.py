@@ -1,0 +1,174 @@
+"""The main job: an engine checkpointed in one container answers as before in another."""
+
+import json
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+from harness import CREATE, RESTORE, WORKER, Containers
+
+ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
+SETTINGS = {"STORAGE_TYPE": "pvc", "LOCATION": ARCHIVE, "PATH": ARCHIVE, "HASH": "d936422b4f953f99"}
+SIGNAL = {"SIGNAL_FILE": "/tmp/ready"}
+COMMAND = ("python3", "/tiny.py")
+
+
+def create(containers: Containers, *, env=None, settings=None, options=CREATE, command=COMMAND):
+    return containers.start(*command, options=options, settings={**SETTINGS, **SIGNAL, **(settings or {})}, env=env)
+
+
+def restore(containers: Containers, *, env=None, settings=None, options=RESTORE, command=COMMAND):
+    return containers.start(*command, options=options, settings={**SETTINGS, **(settings or {})}, env=env)
+
+
+def published(containers: Containers, **kwargs):
+    """A creation that succeeded; returns its container."""
+    creator = create(containers, **kwargs)
+    assert creator.exit_code() == 0, creator.output()
+    assert creator.event("Checkpoint published"), creator.output()
+    return creator
+
+
+def restored(containers: Containers, **kwargs):
+    container = restore(containers, **kwargs)
+    container.wait_for_event("Restored")
+    return container
+
+
+def test_an_engine_is_created_here_and_restored_there(containers):
+    """Same memory, same pids, same files; its lines go to the new container's log, its exit code is the container's."""
+    env = {"BALLAST_MIB": "48", "CHILDREN": "2", "FILES": "/var/lib/engine/notes:/tmp/t:/dev/shm/s", "REMOVE": "/etc/issue"}
+    creator = published(containers, env=env)
+    assert "tiny: listening" in creator.stdout
+    assert sorted(path.name for path in containers.checkpoints.iterdir()) == ["d936422b4f953f99.tar"]
+
+    container = restored(containers, env=env)
+    state = container.json("/state?digest=1")
+    assert state["pid"] >= 1000
+    assert state["nonce"] in creator.stderr
+    assert state["removed"] == ["/etc/issue"]
+    assert all(state["nonce"] in text for text in state["files"].values())
+    assert container.json("/count")["count"] == 1
+    assert container.json("/state")["ticks"] > state["ticks"]
+    container.get("/print?text=hello&stream=stdout")
+    container.get("/print?text=oops&stream=stderr")
+    container.wait_for_text("hello")
+    assert "hello" in container.stdout
+    assert "oops" in container.stderr
+    assert "tiny: listening" not in container.stdout
+    try:
+        container.get("/exit?code=7")
+    except AssertionError:
+        pass
+    assert container.exit_code() == 7
+
+
+def test_two_restores_of_one_archive_are_the_same_engine(containers):
+    published(containers, env={"BALLAST_MIB": "8"})
+    digests = []
+    for _ in range(2):
+        container = restored(containers)
+        digests.append(container.json("/state?digest=1")["sha256"])
+        container.signal(signal.SIGTERM)
+        assert container.exit_code() == 0
+        assert "tiny: terminated" in container.stdout
+    assert digests[0] == digests[1]
+
+
+def test_after_dump_continue_serves_on(containers):
+    """The engine that was frozen answers again, and the archive is there as well."""
+    container = create(containers, settings={"AFTER_DUMP": "continue"}, env={"BALLAST_MIB": "8"})
+    container.wait_for_event("Checkpoint published")
+    first = container.json("/state?digest=1")
+    assert first["nonce"] in container.stderr
+    container.signal(signal.SIGTERM)
+    assert container.exit_code() == 0
+    second = restored(containers).json("/state?digest=1")
+    assert second["sha256"] == first["sha256"]
+
+
+def test_an_archive_that_is_there_is_not_made_again(containers):
+    published(containers)
+    before = (containers.checkpoints / "d936422b4f953f99.tar").stat().st_ino
+    again = create(containers)
+    assert again.exit_code() == 0
+    assert again.event("Checkpoint exists already")
+    assert "tiny: listening" not in again.stdout
+    assert (containers.checkpoints / "d936422b4f953f99.tar").stat().st_ino == before
+    published(containers, settings={"FORCE": "1"})
+
+
+def test_ready_url_stands_in_for_the_signal_file(containers):
+    creator = containers.start(
+        *COMMAND,
+        options=CREATE,
+        settings={**SETTINGS, "MODE": "create", "READY_URL": "http://127.0.0.1:8000/health"},
+        env={"READY_DELAY": "0.5"},
+    )
+    assert creator.exit_code() == 0, creator.output()
+    assert restored(containers).json("/state")["nonce"] in creator.stderr
+
+
+def test_args_as_one_string(containers):
+    """Kubernetes users write `args: ["python3 -m …"]`."""
+    published(containers, command=("python3 /tiny.py",))
+    container = restored(containers, command=("python3 /tiny.py",))
+    assert container.json("/health") == {"status": "ok"}
+
+
+def test_without_any_capability_beyond_the_two(containers):
+    """drop: ALL plus the two, no_new_privs or not."""
+    env = {"BALLAST_MIB": "8", "CHILDREN": "1"}
+    creator = published(containers, env=env, options=("--cap-drop", "ALL", *CREATE))
+    container = restored(containers, env=env, options=("--cap-drop", "ALL", *RESTORE))
+    assert container.json("/state")["nonce"] in creator.stderr
+
+
+def test_the_archive_is_a_tar_and_extracts_to_plain_criu_images(containers):
+    published(containers, env={"BALLAST_MIB": "16"})
+    path = containers.checkpoints / "d936422b4f953f99.tar"
+    listing = subprocess.run(["tar", "tvf", path], capture_output=True, text=True, check=True).stdout
+    assert "dynamo/format.json" in listing
+    assert listing.strip().endswith("dynamo/trailer.json")
+    script = """
+        set -e
+        /opt/dynamo_entry/bin/dynamo-entryctl verify /checkpoints/d936422b4f953f99.tar
+        /opt/dynamo_entry/bin/dynamo-entryctl inspect --json /checkpoints/d936422b4f953f99.tar > /checkpoints/inspect.json
+        /opt/dynamo_entry/bin/dynamo-entryctl extract /checkpoints/d936422b4f953f99.tar /tmp/x
+        tar -C / -xf /tmp/x/rootfs/delta.tar
+        crit show /tmp/x/criu/pstree.img > /checkpoints/pstree.json
+        criu restore -D /tmp/x/criu -W /tmp --unprivileged --tcp-close --file-locks --ext-unix-sk --link-remap \
+            --shell-job -d -o restore.log || { cat /tmp/restore.log; exit 1; }
+        python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8000/health").read().decode())'
+    """
+    container = containers.start("-c", script, options=("--entrypoint", "sh", *CREATE), image=WORKER)
+    assert container.exit_code() == 0, container.output()
+    assert '{"status": "ok"}' in container.stdout
+    facts = json.loads((containers.checkpoints / "inspect.json").read_text())
+    assert facts["hash"] == "d936422b4f953f99"
+    assert "criu/pages-1.img" in facts["streams"]
+    assert "entries" in json.loads((containers.checkpoints / "pstree.json").read_text())
+
+
+def test_the_result_object_says_what_happened(containers):
+    answer = "status"
+    creator = published(containers, settings={"STATUS_FILE": f"/checkpoints/{answer}"})
+    result = json.loads((containers.checkpoints / answer).read_text())
+    assert result["result"] == "published"
+    assert result["location"] == ARCHIVE
+    assert result["size_bytes"] == (containers.checkpoints / "d936422b4f953f99.tar").stat().st_size
+    assert {"freeze", "dump", "delta", "publish"} <= set(result["seconds"])
+    assert creator.event("Checkpoint published")["digest"] == result["digest"]
+    restored(containers, settings={"STATUS_FILE": f"/checkpoints/{answer}"})
+    result = json.loads((containers.checkpoints / answer).read_text())
+    assert result["result"] == "restored"
+    assert {"open", "check", "delta", "restore", "settle"} <= set(result["seconds"])
+
+
+def test_nothing_is_lost_under_concurrent_requests(containers):
+    """Once "Restored" is logged, every request is answered."""
+    published(containers, env={"BALLAST_MIB": "8"})
+    container = restored(containers)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: container.get("/count"), range(64)))
+    assert container.json("/state")["count"] == 64

@@ -1,0 +1,139 @@
+"""Whatever happens during a creation: a whole archive is visible or none, and the engine is never left frozen."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from harness import CREATE, LEAST
+from test_restore_falls_back import worker_of
+from test_spine import create, published, restored
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.storage import open_store
+
+NAME = "d936422b4f953f99.tar"
+
+
+def assert_all_or_nothing(containers):
+    path = containers.checkpoints / NAME
+    if path.exists():
+        with Archive.open(open_store(str(path))) as archive:
+            archive.verify(lambda _: None)
+    return path.exists()
+
+
+def test_no_dump_under_a_seccomp_profile(containers):
+    """Refused before the engine is started, with the line of the pod spec that mends it."""
+    container = create(containers, options=LEAST)
+    assert container.exit_code() == 171
+    event = container.event("Checkpoint not created")
+    assert event["reason"] == "SeccompProfile"
+    assert "Unconfined" in event["message"]
+    assert "tiny: listening" not in container.stdout
+
+
+def test_no_dump_without_the_capabilities(containers):
+    container = create(containers, options=("--cap-drop", "ALL", "--security-opt", "seccomp=unconfined"))
+    assert container.exit_code() == 171
+    assert "SYS_PTRACE" in container.event("Checkpoint not created")["message"]
+
+
+def test_an_engine_that_ends_before_it_is_ready(containers):
+    container = create(containers, command=("sh", "-c", "exit 3"))
+    assert container.exit_code() == 172
+    event = container.event("Checkpoint not created")
+    assert (event["reason"], event["engine_code"], event["phase"]) == ("EngineEnded", 3, "wait-ready")
+
+
+def test_an_engine_that_is_never_ready(containers):
+    container = create(containers, settings={"SIGNAL_TIMEOUT": "1"}, env={"READY_DELAY": "60"})
+    assert container.exit_code() == 173
+    assert container.event("Checkpoint not created")["reason"] == "NotReady"
+
+
+def test_a_command_that_does_not_exist(containers):
+    container = create(containers, command=("nonesuch",))
+    assert container.exit_code() == 127
+    assert "nonesuch" in container.event("Checkpoint not created")["message"]
+
+
+def test_a_stale_signal_file_is_not_believed(containers):
+    container = create(
+        containers, settings={"SIGNAL_FILE": "/checkpoints/ready", "SIGNAL_TIMEOUT": "1"}, env={"READY_DELAY": "30"}
+    )
+    (containers.checkpoints / "ready").touch()
+    assert container.exit_code() == 173
+
+
+def test_sigterm_while_waiting_calls_the_creation_off(containers):
+    container = create(containers, env={"READY_DELAY": "60"})
+    container.wait_for_text("tiny: listening")
+    container.signal(signal.SIGTERM)
+    assert container.exit_code(10) == 0, "the engine's own code"
+    assert "tiny: terminated" in container.stdout
+    assert list(containers.checkpoints.iterdir()) == []
+
+
+def test_sigterm_while_dumping_thaws_and_ends_the_engine(containers):
+    container = create(containers, env={"BALLAST_MIB": "600"})
+    container.wait_for_event("freeze")
+    began = time.monotonic()
+    container.signal(signal.SIGTERM)
+    code = container.exit_code(20)
+    assert time.monotonic() - began < 6
+    if assert_all_or_nothing(containers):
+        assert code == 0
+    else:
+        assert "tiny: terminated" in container.stdout, container.output()
+        assert list(containers.checkpoints.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(containers):
+    options = (*CREATE, "--tmpfs", "/small:size=16m")
+    container = create(
+        containers, options=options, env={"BALLAST_MIB": "64"},
+        settings={"LOCATION": f"/small/{NAME}", "PATH": f"/small/{NAME}", "AFTER_DUMP": "continue"},
+    )  # fmt: skip
+    event = container.wait_for_event("Checkpoint not created")
+    assert "space" in event["message"]
+    assert container.json("/health") == {"status": "ok"}, "the engine goes on"
+    assert container.run_inside("ls", "-A", "/small") == ""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3, 0.6])
+@pytest.mark.parametrize("victim", ["worker", "criu", "launcher"])
+def test_kill_9_never_leaves_half_an_archive(containers, victim, delay):
+    """And where the launcher survives, the engine that is to go on does."""
+    container = create(containers, env={"BALLAST_MIB": "200"}, settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"})
+    container.wait_for_event("wait-ready")
+    time.sleep(delay * random.uniform(0.5, 1.5))
+    names = {"worker": "dynamo_entry.worker", "criu": "criu dump", "launcher": "-m dynamo_entry"}
+    for pid, line in container.processes().items():
+        if names[victim] in line and ("worker" in line) == (victim == "worker"):
+            os.kill(pid, signal.SIGKILL)
+            break
+    if victim == "launcher":
+        container.exit_code()
+    else:
+        container.wait_for_text("Checkpoint ")
+        assert container.json("/health", limit_s=10) == {"status": "ok"}, container.output()
+        container.signal(signal.SIGTERM)
+        assert container.exit_code(15) == 0, container.output()
+    if assert_all_or_nothing(containers):
+        restored(containers).get("/health")
+    else:
+        published(containers)
+        assert [path.name for path in containers.checkpoints.iterdir()] == [NAME], "what was left is swept"
+
+
+def test_a_hanging_worker_is_ended_and_the_engine_goes_on(containers):
+    container = create(
+        containers, env={"BALLAST_MIB": "400"}, settings={"AFTER_DUMP": "continue", "STALL_TIMEOUT": "1"}
+    )
+    container.wait_for_event("freeze")
+    os.kill(worker_of(container), signal.SIGSTOP)
+    container.wait_for_event("Checkpoint not created", limit_s=30)
+    assert container.json("/health") == {"status": "ok"}
+    assert not assert_all_or_nothing(containers)

@@ -1,0 +1,161 @@
+"""Whatever is wrong with a checkpoint: one clear line, nothing half-restored, and the pod serves all the same."""
+
+import json
+import signal
+import time
+
+import pytest
+from harness import CREATE, RESTORE
+from test_spine import ARCHIVE, published, restore
+
+FALLBACK = "Falling back to cold start"
+
+
+def flip(path, at):
+    with path.open("r+b") as file:
+        file.seek(at if at >= 0 else path.stat().st_size + at)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def chunk_offset(path):
+    """An offset in the middle of the largest chunk member."""
+    import tarfile
+
+    with tarfile.open(path) as tar:
+        member = max((member for member in tar if member.name.startswith("streams/")), key=lambda member: member.size)
+    return member.offset_data + member.size // 2
+
+
+def replace_in(path, old, new):
+    data = path.read_bytes()
+    assert data.count(old), old
+    path.write_bytes(data.replace(old, new))
+
+
+DAMAGES = {
+    "missing": (lambda path: path.unlink(), {}, {"NotFound"}),
+    "empty": (lambda path: path.write_bytes(b""), {}, {"Incomplete", "Corrupt"}),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100_000]), {}, None),
+    "no archive": (lambda path: path.write_bytes(b"x" * 100_000), {}, None),
+    "bit flipped in memory pages": (lambda path: flip(path, chunk_offset(path)), {}, None),
+    "bit flipped in the manifest": (lambda path: flip(path, -5000), {}, None),
+    "bit flipped in the trailer": (lambda path: flip(path, -1500), {}, None),
+    "wrong hash": (lambda path: None, {"HASH": "0123456789abcdef"}, None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bad_archive_costs_a_cold_start(containers, damage):
+    spoil, settings, reasons = DAMAGES[damage]
+    published(containers, env={"BALLAST_MIB": "8"})
+    spoil(containers.checkpoints / "d936422b4f953f99.tar")
+    container = restore(containers, settings=settings, env={"FILES": "/tmp/cold"})
+    state = container.json("/state")
+    event = container.event(FALLBACK)
+    assert event, container.output()
+    assert event["phase"]
+    assert event["message"]
+    assert reasons is None or event["reason"] in reasons
+    assert state["nonce"] in container.stderr, "the answering engine is the one that was started cold"
+    assert state["pid"] < 1000, "no pid of a restored engine"
+    assert "Traceback" not in container.stderr
+    engines = [line for line in container.processes().values() if "tiny.py" in line and "dynamo_entry" not in line]
+    assert len(engines) == 1, engines
+    container.signal(signal.SIGTERM)
+    assert container.exit_code() == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"), [("missing", 175), ("truncated", 181), ("bit flipped in memory pages", 181), ("wrong hash", 181)]
+)
+def test_on_failure_fail_exits_with_a_code_per_phase(containers, damage, code):
+    spoil, settings, _ = DAMAGES[damage]
+    published(containers, env={"BALLAST_MIB": "8"})
+    spoil(containers.checkpoints / "d936422b4f953f99.tar")
+    container = restore(containers, settings={**settings, "ON_FAILURE": "fail", "STATUS_FILE": "/checkpoints/status"})
+    assert container.exit_code() == code, container.output()
+    assert "tiny: listening" not in container.stdout
+    result = json.loads((containers.checkpoints / "status").read_text())
+    assert result["result"] == "failed"
+    assert result["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--cap-drop", "ALL"), "CapabilityMissing"),
+        ((*RESTORE, "-v", "/dev/null:/usr/sbin/criu"), "CriuMissing"),
+        ((*RESTORE, "-v", "/dev/null:/usr/lib/python3/dist-packages/pycriu/__init__.py"), None),
+    ],
+)
+def test_a_container_that_cannot_restore_starts_cold(containers, options, reason):
+    published(containers)
+    container = restore(containers, options=options)
+    assert container.json("/health") == {"status": "ok"}
+    event = container.event(FALLBACK)
+    assert event, container.output()
+    assert reason is None or event["reason"] == reason, event
+
+
+def test_criu_failing_leaves_no_half_restored_process(containers):
+    """A pid of the engine is taken: CRIU fails half-way, the files it had are taken back, the pod cold-starts."""
+    published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
+    blocker = "import os,time\nwhile os.getpid() < 1001:\n p = os.fork()\n if p: os.waitpid(p, 0); os._exit(0)\ntime.sleep(200)"
+    script = f"(python3 -c '{blocker}' &) ; exec /opt/dynamo_entry/bin/python -m dynamo_entry -- python3 /tiny.py"
+    container = containers.start(
+        "-c", script, options=("--entrypoint", "sh", *CREATE), settings={"PATH": ARCHIVE, "HASH": "d936422b4f953f99"}
+    )
+    state = container.json("/state")
+    event = container.event(FALLBACK)
+    if event is None:
+        pytest.fail(f"the pid was not taken in time\n{container.output()}")
+    assert event["reason"] == "CriuRestoreFailed"
+    assert "pid" in event["message"]
+    assert state["nonce"] in container.stderr
+    engines = [line for line in container.processes().values() if "/tiny.py" in line and "dynamo_entry" not in line]
+    assert len(engines) == 1, engines
+    assert container.run_inside("sh", "-c", "ls /var/lib/engine 2>&1 || true").startswith("ls: cannot access")
+
+
+def worker_of(container):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for pid, line in container.processes().items():
+            if "dynamo_entry.worker" in line:
+                return pid
+        time.sleep(0.005)
+    raise AssertionError(f"no worker\n{container.output()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_is_lost_costs_a_cold_start(containers, number):
+    """Killed, or hanging for longer than it may."""
+    import os
+
+    published(containers, env={"BALLAST_MIB": "64"})
+    container = restore(containers, settings={"STALL_TIMEOUT": "1"})
+    os.kill(worker_of(container), number)
+    assert container.json("/health") == {"status": "ok"}
+    event = container.event(FALLBACK)
+    assert event, container.output()
+    assert event["reason"] == "WorkerLost"
+
+
+def test_sigterm_during_a_restore_ends_everything_at_once(containers):
+    published(containers, env={"BALLAST_MIB": "256"})
+    container = restore(containers)
+    worker_of(container)
+    began = time.monotonic()
+    container.signal(signal.SIGTERM)
+    assert container.exit_code(10) in (128 + signal.SIGTERM, 0)
+    assert time.monotonic() - began < 3
+
+
+def test_invalid_settings_do_not_stop_a_pod_that_restores(containers):
+    container = containers.start("python3", "/tiny.py", settings={"PATH": ARCHIVE, "STOP_GRACE": "soon"})
+    assert container.json("/health") == {"status": "ok"}
+    event = container.event(FALLBACK)
+    assert event["reason"] == "SettingsInvalid"
+    assert "STOP_GRACE" in event["message"]

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import weakref
 from collections import deque
+
+#: Up to here fresh memory from the allocator is as good, and does not tie up a whole buffer.
+SMALL_BYTES = 64 << 10
+
+#: The default of a mapping without a file is shared memory, which counts and behaves differently.
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class Buffers:
-    """Buffers of ``size`` bytes; up to ``keep`` returned ones are kept for later. Thread-safe."""
+    """Buffers of ``size`` bytes that come back by themselves; ``keep`` idle ones are kept. Thread-safe."""
 
     def __init__(self, size: int, *, keep: int) -> None:
         self._size = size
         self._free: deque[mmap.mmap] = deque(maxlen=keep)
 
-    def take(self) -> memoryview:
-        """A buffer with whatever it held last."""
+    def take(self, length: int) -> memoryview:
+        """``length`` writable bytes with arbitrary content, at most the size.
+
+        The memory is used again only after the last view of it, slices included, is gone.
+        """
+        if length <= SMALL_BYTES:
+            return memoryview(bytearray(length))
         try:
             buffer = self._free.pop()
         except IndexError:
-            # Private, since the default of a mapping without a file is shared memory.
-            buffer = mmap.mmap(-1, self._size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        return memoryview(buffer)
-
-    def give_back(self, view: memoryview) -> None:
-        """Take back a view of one of our buffers; a view of anything else is left alone."""
-        if isinstance(view.obj, mmap.mmap):
-            self._free.append(view.obj)
+            buffer = mmap.mmap(-1, self._size, flags=PRIVATE)
+        # Every view keeps the lease alive, and the lease is what is watched: a mapping cannot be, since
+        # the free list would be the one to end its life.
+        lease = (ctypes.c_ubyte * length).from_buffer(buffer)
+        weakref.finalize(lease, self._free.append, buffer).atexit = False
+        return memoryview(lease).cast("B")

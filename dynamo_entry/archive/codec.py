@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from dataclasses import dataclass
 
 import zstandard
 from blake3 import blake3
 
-from dynamo_entry.errors import Corrupt, Incompatible, SettingsError
+from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
 
 #: How a chunk's bytes are stored; the numbers are part of the format.
@@ -46,7 +48,7 @@ class Compression:
         if text in fixed:
             return cls(fixed[text])
         kind, _, level = text.partition(":")
-        if kind == "zstd" and level.lstrip("-").isdecimal() and int(level) in _LEVELS and int(level):
+        if kind == "zstd" and re.fullmatch("-?[1-9][0-9]?", level) and int(level) in _LEVELS:
             return cls(int(level))
         raise SettingsError(
             f"unknown compression {text!r}",
@@ -101,7 +103,7 @@ def is_zero(raw: memoryview) -> bool:
     if _memcmp(address, _ZERO_PAGE, head):
         return False
     # Every page equals the one before it, and the first is zero.
-    return _memcmp(address, address + head, len(raw) - head) == 0
+    return not _memcmp(address, address + head, len(raw) - head)
 
 
 def digest(stored: Bytes) -> bytes:
@@ -109,23 +111,27 @@ def digest(stored: Bytes) -> bytes:
     return blake3(stored).digest()
 
 
-def decode(codec: int, stored: Bytes, raw_length: int) -> Bytes:
+def decode(codec: int, stored: Bytes, raw_length: int, buffers: Buffers) -> Bytes:
     """The raw bytes of a verified chunk, exactly ``raw_length`` of them.
 
-    Raises Corrupt for a frame that declares or holds another length, Incompatible for an unknown codec.
+    Raises Corrupt for a frame that declares or holds another length.
     """
     if codec == RAW:
         return stored
-    if codec != ZSTD:
-        raise Incompatible(f"chunks are stored in a way (codec {codec}) that this version does not know")
     try:
-        # The library allocates what the frame declares, whatever limit it is given: ask the frame first.
         declared = zstandard.get_frame_parameters(stored).content_size
         if declared != raw_length:
             raise Corrupt(f"a zstd frame declares {declared} bytes, not {raw_length}", reason="FrameLies")
-        return _decompressor().decompress(stored, max_output_size=raw_length, allow_extra_data=False)
+        # Into memory of ours: no more is written than fits, whatever the frame holds, and the allocator
+        # would return every chunk to the system and fault it in again (4 times the processor time).
+        raw = buffers.take(raw_length)
+        with _decompressor().stream_reader(stored) as reader:
+            found = reader.readinto(raw)
+            if found != raw_length or reader.read(1):
+                raise Corrupt(f"a zstd frame does not hold {raw_length} bytes", reason="FrameLies")
     except zstandard.ZstdError as error:
         raise Corrupt(f"a zstd frame cannot be decompressed: {error}", reason="FrameInvalid") from None
+    return raw
 
 
 _thread = threading.local()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -202,10 +203,18 @@ def _check_streams(manifest: Manifest) -> None:
 
 def _check_places(manifest: Manifest, end: int) -> None:
     """Every chunk lies between the first member and the manifest, aligned, and over no other."""
-    chunks = [chunk for stream in manifest.streams.values() for chunk in stream.chunks if isinstance(chunk, Chunk)]
-    chunks.sort(key=lambda chunk: chunk.offset)
+    entries = chain.from_iterable(stream.chunks for stream in manifest.streams.values())
+    chunks = sorted(
+        (chunk for chunk in entries if not isinstance(chunk, int)), key=lambda chunk: chunk.offset
+    )
     free = tar.ALIGNMENT
     for chunk in chunks:
+        if chunk.codec not in (codec.RAW, codec.ZSTD):
+            raise Incompatible(
+                f"chunks are stored in a way (codec {chunk.codec}) that this version does not know",
+                hint="use the version of dynamo-entry that created the archive, or a newer one",
+                reason="UnknownCodec",
+            )
         if not 0 < chunk.stored_length <= manifest.chunk_size:
             raise _invalid(f"a chunk of {chunk.stored_length} bytes cannot be", "SizeLies")
         if chunk.offset % tar.ALIGNMENT or chunk.offset < tar.ALIGNMENT:

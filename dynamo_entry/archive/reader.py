@@ -14,6 +14,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from dynamo_entry.archive import codec, manifest, tar
+from dynamo_entry.archive.buffers import PRIVATE, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
@@ -42,9 +43,9 @@ class Archive:
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
+        self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
         # Never touched memory: every zero chunk is a view of it, and it takes none.
-        zeros = mmap.mmap(-1, content.chunk_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
-        self._zeros = memoryview(zeros)
+        self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
 
     @classmethod
     def open(cls, store: Store, *, expected_hash: str = "", threads: int = 0) -> Archive:
@@ -110,7 +111,7 @@ class Archive:
         if codec.digest(stored) != chunk.digest:
             raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
         try:
-            raw = codec.decode(chunk.codec, stored, length)
+            raw = codec.decode(chunk.codec, stored, length, self._buffers)
         except Corrupt as error:
             raise Corrupt(f"{where}: {error.message}", hint=_HINT, reason=error.reason) from None
         if len(raw) != length:
@@ -129,7 +130,7 @@ class Archive:
         jobs = ((name, index) for index in range(self.count_of(name)))
         return self._in_order(jobs, ahead)
 
-    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def verify(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Read and check every chunk; ``progress`` gets the stored bytes done so far and their total.
 
         Raises the first Corrupt.

@@ -9,16 +9,13 @@ from typing import NamedTuple
 
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
-from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.archive.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Stream
 from dynamo_entry.storage.base import Bytes, Writer
 
 #: What chunks in flight may take, with all that is needed to compress them. A thread fewer than asked for
 #: is no loss: at about 10 MiB a thread this leaves several times what CRIU, one thread itself, can deliver.
 _WORKING_BYTES = 80 << 20
-
-#: Most images of a dump are a few KiB: a stream takes a whole chunk buffer only when it outgrows this.
-_SMALL_BYTES = 64 << 10
 
 _CREATOR = f"dynamo-entry {__version__}"
 
@@ -40,14 +37,19 @@ class ArchiveWriter:
     """
 
     def __init__(
-        self, sink: Writer, *, compression: codec.Compression, threads: int, chunk_size: int = manifest.CHUNK_SIZE
+        self,
+        sink: Writer,
+        *,
+        compression: codec.Compression,
+        threads: int,
+        chunk_size: int = manifest.CHUNK_SIZE,
     ) -> None:
         self._sink = sink
         self._chunk_size = chunk_size
         each = chunk_size + compression.working_bytes(chunk_size)
         threads = max(1, min(threads, _WORKING_BYTES // each))
         self._encoder = codec.Encoder(compression)
-        self._buffers = Buffers(chunk_size, keep=threads + 1)
+        self._buffers = Buffers(chunk_size, keep=threads + 2)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="archive")
         # One chunk more than threads, so that none of them idles while the next is handed over.
         self._slots = threading.Semaphore(threads + 1)
@@ -106,7 +108,7 @@ class ArchiveWriter:
             raise self._failure
 
     def submit(self, stream: StreamWriter, index: int, data: memoryview) -> None:
-        """Hand a chunk over, waiting while too many are in flight. The buffer is no longer the caller's."""
+        """Hand a chunk over, waiting while too many are in flight. ``data`` is no longer the caller's."""
         self._slots.acquire()
         try:
             self.check()
@@ -122,7 +124,6 @@ class ArchiveWriter:
         except BaseException as error:  # a thread's outermost frame: whoever calls next gets it
             self._fail(error)
         finally:
-            self._buffers.give_back(data)
             self._slots.release()
 
     def _store(self, name: str, index: int, data: memoryview) -> Chunk:
@@ -170,11 +171,11 @@ class StreamWriter:
         if self.is_closed:
             raise ValueError(f"stream {self.name!r} is closed")
         if self._buffer is None:
-            # Only the first chunk begins small; a stream that fills it is likely to go on.
-            is_first = not self._chunks and self._chunk_size > _SMALL_BYTES
-            self._buffer = memoryview(bytearray(_SMALL_BYTES)) if is_first else self._buffers.take()
+            # Most images of a dump are a few KiB: one that outgrows a small buffer is likely to go on.
+            length = self._chunk_size if self._chunks else min(SMALL_BYTES, self._chunk_size)
+            self._buffer = self._buffers.take(length)
         elif self._filled == len(self._buffer):
-            large = self._buffers.take()
+            large = self._buffers.take(self._chunk_size)
             large[: self._filled] = self._buffer
             self._buffer = large
         return self._buffer[self._filled :]
@@ -205,8 +206,6 @@ class StreamWriter:
         self._archive.check()
         if self._filled:
             self._hand_over()
-        elif self._buffer is not None:
-            self._buffers.give_back(self._buffer)
         self._buffer = None
         self.is_closed = True
 

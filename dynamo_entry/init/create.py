@@ -32,7 +32,7 @@ def create(supervisor: Supervisor) -> int:
 class _Creation:
     def __init__(self, supervisor: Supervisor) -> None:
         self._it = supervisor
-        self._worker = Worker("create")
+        self._worker = Worker("create", supervisor.settings.stall_timeout)
         self._held: list[int] = []
         self._engine_code: int | None = None
         self._start_error = ""
@@ -105,6 +105,10 @@ class _Creation:
 
     def _succeeded(self, result: dict[str, Any]) -> int:
         self._it.report(_reportable(result))
+        what = "Checkpoint published" if result["result"] == "published" else "Checkpoint exists already"
+        self._it.log.info(
+            what, **{name: result.get(name) for name in ("location", "digest", "size_bytes", "seconds")}
+        )
         if self._it.settings.after_dump == "continue":
             return self._go_on()
         self._it.end_rest()

@@ -26,8 +26,9 @@ def restore(supervisor: Supervisor, plan: Restore) -> int:
 class _Restoration:
     def __init__(self, supervisor: Supervisor, plan: Restore) -> None:
         self._it = supervisor
-        self._worker = Worker("restore")
+        self._worker = Worker("restore", supervisor.settings.stall_timeout)
         self._held: list[int] = []
+        self._ended: dict[int, int] = {}
         supervisor.loop.listen(self._worker.events)
         self._worker.tell("\n".join(("sources", *plan.sources, "")))
 
@@ -46,6 +47,8 @@ class _Restoration:
                 return self._failed(self._lost("made no progress"))
             elif event.pid == self._worker.pid:
                 return self._worker_ended(event.code)
+            else:
+                self._ended[event.pid] = event.code
 
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")
@@ -54,6 +57,10 @@ class _Restoration:
         self._close()
         self._it.engine_pid = int(result["pid"])
         self._it.report(_reportable(result))
+        self._it.log.info("Restored", **_facts(result), pid=self._it.engine_pid)
+        if self._it.engine_pid in self._ended:  # in the moment between the worker's last word and its end
+            self._it.end_rest()
+            return self._ended[self._it.engine_pid]
         for number in self._held:
             self._it.forward(number)
         return self._it.follow()
@@ -94,7 +101,7 @@ class _Restoration:
 
     def _undo(self) -> None:
         """Take back what the filesystem delta changed, in a process that may fail without harm."""
-        worker = Worker("undo")
+        worker = Worker("undo", UNDO_LIMIT_S)
         self._it.loop.listen(worker.events)
         deadline = time.monotonic() + UNDO_LIMIT_S
         while not isinstance(event := self._it.loop.next(deadline), Silent):
@@ -112,6 +119,10 @@ class _Restoration:
         self._it.loop.stop_listening()
         worker.close()
         tree.kill_all()
+
+
+def _facts(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: result.get(name) for name in ("location", "digest", "size_bytes", "seconds")}
 
 
 def _reportable(result: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dynamo_entry.errors import SettingsError
+from dynamo_entry.errors import SettingsError, StorageError
 from dynamo_entry.init import engine, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
@@ -34,7 +34,7 @@ def launch(loop: Loop, argv: list[str]) -> int:
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
     if isinstance(plan, Cold):
         if plan.reason:
-            return supervisor.fall_back("resolve", plan.reason, plan.message)
+            return supervisor.fall_back("resolve", plan.reason, plan.message, code=StorageError.exit_code)
         return supervisor.cold()
     if isinstance(plan, Create):
         from dynamo_entry.init.create import create  # noqa: PLC0415 - a cold start needs none of it

@@ -24,12 +24,12 @@ class Worker:
     It says JSON lines on descriptor 3 and is told things by lines on its standard input.
     """
 
-    def __init__(self, verb: str) -> None:
+    def __init__(self, verb: str, stall_s: float) -> None:
         self.phase = "start"
         self.result: dict[str, Any] | None = None
         self.is_garbled = False
-        self._phase_end = self._silence_end = time.monotonic() + 60
-        self._stall_s = 60.0
+        self._stall_s = stall_s
+        self._phase_end = self._silence_end = time.monotonic() + stall_s
         self.events, events_writer = os.pipe2(os.O_CLOEXEC)
         control_reader, self._control = os.pipe2(os.O_CLOEXEC)
         self.pid = _spawn(verb, control_reader, events_writer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 import time
@@ -98,7 +97,7 @@ class _File:
         return posix.object_stat(status)
 
     def read(self, offset: int, length: int) -> Bytes:
-        if length >= _MAP_BYTES and offset % mmap.ALLOCATIONGRANULARITY == 0:
+        if length >= _MAP_BYTES:
             # A mapping beyond the end of the file would be a SIGBUS, not an error.
             if offset + length > self.stat().size:
                 raise self._too_short(offset, length)

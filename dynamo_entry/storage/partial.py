@@ -91,7 +91,7 @@ class LocalWriter(Writer):
                 self._publish()
                 status = os.fstat(self._descriptor)
         finally:
-            self.abort()  # after success that only closes: the temporary name is gone, or one too many
+            self.abort()  # after success that only closes
         return posix.object_stat(status)
 
     def abort(self) -> None:
@@ -102,10 +102,7 @@ class LocalWriter(Writer):
             self._writeback.stop()
         except OSError:
             pass  # what could not be written is not wanted any more
-        try:
-            os.unlink(self._temporary)
-        except OSError:
-            pass  # published under its final name, or left for a later sweep
+        self._forget_temporary()
         os.close(self._descriptor)
 
     def _publish(self) -> None:
@@ -115,10 +112,16 @@ class LocalWriter(Writer):
             try:
                 posix.publish_exclusively(self._temporary, self._path)
             except FileExistsError:
-                raise AlreadyExists(
-                    f"{self._path} is there already", hint="another creator was faster, or it was never removed"
-                ) from None
+                hint = "another creator was faster, or an older one was never removed"
+                raise AlreadyExists(f"{self._path} is there already", hint=hint) from None
+        self._forget_temporary()
         posix.sync_directory(self._directory)
+
+    def _forget_temporary(self) -> None:
+        try:
+            os.unlink(self._temporary)
+        except OSError:
+            pass  # it has its final name, or a later sweep finds it
 
 
 def _create(directory: str, name: str) -> tuple[str, int]:

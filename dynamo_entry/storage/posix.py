@@ -38,7 +38,7 @@ def storage_error(error: OSError, path: str) -> StorageError:
     if error.errno == errno.EROFS:
         return StorageDenied(message, hint="mount the volume read-write", reason="ReadOnly")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = "enlarge the volume or free space on it; dynamo-entryctl prune removes what killed creators left"
+        hint = "enlarge the volume, or free space: dynamo-entryctl prune removes what killed creators left"
         return StorageError(message, hint=hint, reason="DiskFull")
     if error.errno in _TRANSIENT:
         return StorageUnavailable(message, hint="the volume's server or disk does not answer properly")
@@ -65,15 +65,16 @@ def map_range(descriptor: int, offset: int, length: int) -> memoryview | None:
     Pages are brought in by MADV_POPULATE_READ, not MAP_POPULATE: it reports what cannot be read instead of
     leaving it to a SIGBUS, and runs without the GIL. The mapping goes with the last view of it.
     """
+    before = offset % mmap.ALLOCATIONGRANULARITY
     try:
         # ACCESS_COPY, since ctypes takes the address of writable memory only; nothing is ever written.
-        mapped = mmap.mmap(descriptor, length, access=mmap.ACCESS_COPY, offset=offset)
+        mapped = mmap.mmap(descriptor, before + length, access=mmap.ACCESS_COPY, offset=offset - before)
     except (OSError, ValueError):
         return None
     address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-    if _libc.madvise(address, length, _MADV_POPULATE_READ):
+    if _libc.madvise(address, before + length, _MADV_POPULATE_READ):
         return None
-    return memoryview(mapped).toreadonly()
+    return memoryview(mapped).toreadonly()[before:]
 
 
 def publish_exclusively(temporary: str, final: str) -> None:

@@ -180,10 +180,6 @@ class _Creation:
             self._channel.log.warning("engine not let go by criu", message=str(error))
 
     def _result(self, result: str, size: int, digest: str) -> dict[str, Any]:
-        what = "Checkpoint published" if result == "published" else "Checkpoint exists already"
-        self._channel.log.info(
-            what, location=self._store.location, digest=digest, size_bytes=size, seconds=self._channel.seconds
-        )
         return {
             "result": result, "phase": self._channel.phase_name, "location": self._store.location,
             "digest": digest, "size_bytes": size, "seconds": self._channel.seconds,

@@ -195,13 +195,11 @@ class _Restoration:
         return not self._settings.ready_url or engine.answers(self._settings.ready_url)
 
     def result(self, pid: int) -> dict[str, Any]:
-        """The closing log line and message."""
-        facts = {
-            "location": self._archive.location, "digest": self._archive.digest,
-            "size_bytes": self._archive.size, "seconds": self._channel.seconds,
+        """What PID 1 is told: the engine is up, and is its from now on."""
+        return {
+            "result": "restored", "phase": "settle", "pid": pid, "location": self._archive.location,
+            "digest": self._archive.digest, "size_bytes": self._archive.size, "seconds": self._channel.seconds,
         }  # fmt: skip
-        self._channel.log.info("Restored", pid=pid, **facts)
-        return {"result": "restored", "phase": "settle", "pid": pid, **facts}
 
 
 class _Chunks(io.RawIOBase):

@@ -1,8 +1,10 @@
 # What the scripts share: where things are, how progress is shown, which container engine is used.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 REPOSITORY=localhost/dynamo-entry
+# Working copies side by side build their launcher under a tag each, over the same bases and engines.
+TAG=${DYNAMO_ENTRY_TAG:-latest}
 BASE_IMAGE=$REPOSITORY/base:trixie
 
 say() { printf '\e[1m== %s\e[0m\n' "$*" >&2; }
@@ -22,11 +24,12 @@ require() {
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# choose_engine: sets CONTAINER_ENGINE to podman or docker, and installs podman where neither is there.
+# choose_engine: sets CONTAINER_ENGINE to podman or docker, and installs podman where neither works.
 choose_engine() {
     if [[ -z ${CONTAINER_ENGINE:-} ]]; then
         CONTAINER_ENGINE=podman
-        command -v podman >/dev/null || ! command -v docker >/dev/null || CONTAINER_ENGINE=docker
+        # A docker command alone says nothing: its daemon may be missing.
+        command -v podman >/dev/null || ! docker info >/dev/null 2>&1 || CONTAINER_ENGINE=docker
     fi
     [[ $CONTAINER_ENGINE != podman ]] || require podman=podman runc=runc
     export CONTAINER_ENGINE

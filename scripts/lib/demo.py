@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 ENGINE = os.environ["CONTAINER_ENGINE"]
+TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
 IDENTITY = "d936422b4f953f99"
 ARCHIVE = f"/checkpoints/{IDENTITY}.tar"
 
@@ -32,8 +33,16 @@ def completion(answer: bytes) -> object:
 
 
 REQUESTS = {
-    "embed": ("/embed", {"text": "Reduce cold start times for LLM inference workers."}, lambda answer: answer),
-    "llama": ("/completion", {"prompt": "Once upon a time", "n_predict": 24, "temperature": 0, "seed": 1}, completion),
+    "embed": (
+        "/embed",
+        {"text": "Reduce cold start times for LLM inference workers."},
+        lambda answer: answer,
+    ),
+    "llama": (
+        "/completion",
+        {"prompt": "Once upon a time", "n_predict": 24, "temperature": 0, "seed": 1},
+        completion,
+    ),
 }
 
 
@@ -50,20 +59,43 @@ def free_port() -> int:
 class Container:
     """One container of an engine's image; its log is shown when something goes wrong."""
 
-    def __init__(self, name: str, checkpoints: Path, port: int, settings: dict[str, str], options: list[str]) -> None:
-        self.log = Path(checkpoints.parent / f"{time.monotonic_ns()}.log").open("w+b")
+    def __init__(
+        self, name: str, checkpoints: Path, port: int, settings: dict[str, str], options: list[str]
+    ) -> None:
+        self.log = Path(checkpoints.parent / f"{time.monotonic_ns()}.log").open("w+b")  # noqa: SIM115 - open for the container's life
         self.name = f"dynamo-entry-demo-{os.getpid()}-{time.monotonic_ns()}"
-        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in settings.items()} | {"PORT": str(port)}
+        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in settings.items()} | {
+            "PORT": str(port)
+        }
         command = [] if name == "embed" else f"llama-server --model /models/random.gguf --port {port}".split()
-        argv = ["timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--name", self.name, "--network=host"]
+        argv = [
+            "timeout",
+            "-s",
+            "KILL",
+            str(LIFE_S),
+            ENGINE,
+            "run",
+            "--rm",
+            "--name",
+            self.name,
+            "--network=host",
+        ]
         if ENGINE == "podman":
-            argv += ["--runtime", "runc", "--pids-limit=0", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768"]
+            argv += [
+                "--runtime",
+                "runc",
+                "--pids-limit=0",
+                "--ulimit",
+                "nofile=1024:20000",
+                "--ulimit",
+                "nproc=32768:32768",
+            ]
         argv += ["-v", f"{checkpoints}:/checkpoints", *options]
         argv += [part for key, value in variables.items() for part in ("-e", f"{key}={value}")]
         self.began = time.monotonic()
         self.port = port
         self.process = subprocess.Popen(
-            [*argv, f"localhost/dynamo-entry/{name}:latest", *command],
+            [*argv, f"localhost/dynamo-entry/{name}:{TAG}", *command],
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
         )  # fmt: skip
 
@@ -162,7 +194,9 @@ def demonstrate(name: str, directory: Path) -> dict[str, str]:
 
 
 def phases(event: dict) -> str:
-    return ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in event["seconds"].items() if seconds >= 0.005)
+    return ", ".join(
+        f"{phase} {seconds:.2f}" for phase, seconds in event["seconds"].items() if seconds >= 0.005
+    )
 
 
 def main() -> None:

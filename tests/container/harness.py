@@ -17,7 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = os.environ.get("CONTAINER_ENGINE", "podman")
-WORKER = "localhost/dynamo-entry/worker:latest"
+TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
+WORKER = f"localhost/dynamo-entry/worker:{TAG}"
 TINY = ROOT / "images" / "engines" / "tiny" / "engine.py"
 
 #: The longest any container of a test lives.
@@ -68,12 +69,12 @@ class Container:
         return next((event for event in self.events() if event["event"] == name), None)
 
     def wait_for_event(self, name: str, limit_s: float = 60) -> dict[str, Any]:
-        return self._wait(lambda: self.event(name), limit_s, f"event {name!r}")
+        return self.wait(lambda: self.event(name), f"event {name!r}", limit_s)
 
     def wait_for_text(self, text: str, limit_s: float = 60) -> None:
-        self._wait(lambda: text in self.stdout + self.stderr, limit_s, f"text {text!r}")
+        self.wait(lambda: text in self.stdout + self.stderr, f"text {text!r}", limit_s)
 
-    def _wait(self, condition: Callable[[], Any], limit_s: float, what: str) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, limit_s: float = 30) -> Any:
         deadline = time.monotonic() + limit_s
         while not (found := condition()):
             ended = self.process.poll()
@@ -95,12 +96,15 @@ class Container:
     def pid(self) -> int:
         """The host's pid of the container's PID 1."""
         if not self._pid:
-            self._pid = self._wait(self._inspect_pid, 30, "pid")
+            self._pid = self.wait(self._inspect_pid, "pid")
         return self._pid
 
     def _inspect_pid(self) -> int:
         done = subprocess.run(
-            [ENGINE, "inspect", "--format", "{{.State.Pid}}", self.name], capture_output=True, text=True, check=False
+            [ENGINE, "inspect", "--format", "{{.State.Pid}}", self.name],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return int(done.stdout.strip() or 0) if done.returncode == 0 else 0
 
@@ -149,7 +153,9 @@ class Container:
 
     def run_inside(self, *argv: str) -> str:
         """Run a command in the container and return its output."""
-        done = subprocess.run([ENGINE, "exec", self.name, *argv], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            [ENGINE, "exec", self.name, *argv], capture_output=True, text=True, timeout=60, check=True
+        )
         return done.stdout
 
     def processes(self) -> dict[int, str]:
@@ -159,13 +165,17 @@ class Container:
         for entry in os.listdir("/proc"):
             try:
                 if entry.isdecimal() and os.readlink(f"/proc/{entry}/ns/pid") == namespace:
-                    found[int(entry)] = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(entry)] = (
+                        Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    )
             except OSError:
                 continue
         return found
 
     def kill(self) -> None:
-        subprocess.run([ENGINE, "rm", "-f", "-t", "0", self.name], capture_output=True, timeout=60, check=False)
+        subprocess.run(
+            [ENGINE, "rm", "-f", "-t", "0", self.name], capture_output=True, timeout=60, check=False
+        )
         self.process.wait(30)
 
 
@@ -190,7 +200,9 @@ class Containers:
         name = f"dynamo-entry-test-{uuid.uuid4().hex[:12]}"
         directory = self.directory / name
         directory.mkdir()
-        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in (settings or {}).items()} | (env or {})
+        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in (settings or {}).items()} | (
+            env or {}
+        )
         argv = [
             "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--name", name, "--network=none", *MACHINE,
             *(("--runtime", "runc") if ENGINE == "podman" else ()),

@@ -61,7 +61,9 @@ def test_a_command_that_does_not_exist(containers):
 
 def test_a_stale_signal_file_is_not_believed(containers):
     container = create(
-        containers, settings={"SIGNAL_FILE": "/checkpoints/ready", "SIGNAL_TIMEOUT": "1"}, env={"READY_DELAY": "30"}
+        containers,
+        settings={"SIGNAL_FILE": "/checkpoints/ready", "SIGNAL_TIMEOUT": "1"},
+        env={"READY_DELAY": "30"},
     )
     (containers.checkpoints / "ready").touch()
     assert container.exit_code() == 173
@@ -106,7 +108,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(containers):
 @pytest.mark.parametrize("victim", ["worker", "criu", "launcher"])
 def test_kill_9_never_leaves_half_an_archive(containers, victim, delay):
     """And where the launcher survives, the engine that is to go on does."""
-    container = create(containers, env={"BALLAST_MIB": "200"}, settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"})
+    container = create(
+        containers, env={"BALLAST_MIB": "200"}, settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"}
+    )
     container.wait_for_event("wait-ready")
     time.sleep(delay * random.uniform(0.5, 1.5))
     names = {"worker": "dynamo_entry.worker", "criu": "criu dump", "launcher": "-m dynamo_entry"}

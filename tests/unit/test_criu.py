@@ -181,11 +181,17 @@ def test_crius_first_known_error_becomes_a_sentence_with_a_remedy():
         "(00.010) Error (criu/cr-restore.c:1): Can't fork for 1000: File exists\n"
         "(00.011) Error (criu/cr-restore.c:2): Restoring FAILED.\n"
     )
-    assert log.explain(text) == ("Can't fork for 1000: File exists", "a pid of the engine is taken in this container")
+    assert log.explain(text) == (
+        "Can't fork for 1000: File exists",
+        "a pid of the engine is taken in this container",
+    )
 
 
 def test_an_unknown_error_is_told_as_it_is():
-    assert log.explain("(00.1) Error (criu/x.c:9): new trouble\n(00.2) Error (criu/y.c:1): more")[0] == "new trouble"
+    assert (
+        log.explain("(00.1) Error (criu/x.c:9): new trouble\n(00.2) Error (criu/y.c:1): more")[0]
+        == "new trouble"
+    )
 
 
 def test_an_empty_log_is_said_to_be_one():
@@ -193,5 +199,7 @@ def test_an_empty_log_is_said_to_be_one():
 
 
 def test_errors_of_the_restorer_mean_that_criu_hangs():
-    assert log.is_stuck("(00.2) pie: 1004: Error (criu/pie/restorer.c:317): Unable to drop capability 2: -1\n")
+    assert log.is_stuck(
+        "(00.2) pie: 1004: Error (criu/pie/restorer.c:317): Unable to drop capability 2: -1\n"
+    )
     assert not log.is_stuck("(00.2) pie: 1004: Warn something\n")

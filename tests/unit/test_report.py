@@ -18,7 +18,9 @@ def test_a_json_line_leads_with_time_level_and_event():
 
 
 def test_a_console_line_quotes_blanks():
-    line = lines.render({"ts": "2026-01-02T03:04:05.678Z", "event": "dump", "seconds": 1.23456, "why": "a b"}, "console")
+    line = lines.render(
+        {"ts": "2026-01-02T03:04:05.678Z", "event": "dump", "seconds": 1.23456, "why": "a b"}, "console"
+    )
     assert line == "03:04:05.678 info    dump  seconds=1.23 why='a b'"
 
 
@@ -29,7 +31,9 @@ def test_a_log_line_never_blocks_or_fails(descriptor):
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer) as stderr:
         arguments = {"stderr": stderr} if descriptor == "full" else {"preexec_fn": lambda: os.close(2)}
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True, **arguments)
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True, **arguments
+        )
     assert done.stdout == b"done\n"
 
 

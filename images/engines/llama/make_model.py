@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import gguf
-import numpy
+import numpy as np
 
 WIDTH, FEED_FORWARD, HEADS, CONTEXT = 1024, 2816, 16, 4096
 LAYER_MIB = 2 * (4 * WIDTH * WIDTH + 3 * WIDTH * FEED_FORWARD) / (1 << 20)
@@ -45,13 +45,13 @@ def shapes(layers: int, tokens: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"blk.{index}.ffn_down.weight", (WIDTH, FEED_FORWARD)
 
 
-def tensor(name: str, shape: tuple[int, ...], random: numpy.random.Generator) -> numpy.ndarray:
+def tensor(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     if len(shape) == 1:
-        return numpy.ones(shape, dtype=numpy.float32)
-    values = random.standard_normal(shape, dtype=numpy.float32) / numpy.sqrt(WIDTH, dtype=numpy.float32)
+        return np.ones(shape, dtype=np.float32)
+    values = random.standard_normal(shape, dtype=np.float32) / np.sqrt(WIDTH, dtype=np.float32)
     if name == "output.weight":
         values[: -len(PRINTABLE)] = 0  # never the likeliest beside so many random ones
-    return values.astype(numpy.float16)
+    return values.astype(np.float16)
 
 
 def write(mib: int, path: str) -> None:
@@ -77,12 +77,12 @@ def write(mib: int, path: str) -> None:
 
     wanted = list(shapes(layers, len(tokens)))
     for name, shape in wanted:
-        kind = numpy.dtype(numpy.float32 if len(shape) == 1 else numpy.float16)
-        writer.add_tensor_info(name, shape, kind, kind.itemsize * int(numpy.prod(shape)))
+        kind = np.dtype(np.float32 if len(shape) == 1 else np.float16)
+        writer.add_tensor_info(name, shape, kind, kind.itemsize * int(np.prod(shape)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     # One tensor at a time: a model may be larger than the memory at hand.
     for name, shape in wanted:
         writer.write_tensor_data(tensor(name, shape, random))

@@ -1,0 +1,377 @@
+"""Files on a volume: the contract, and what only file systems do."""
+
+import errno
+import fcntl
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+from archive_store import noise
+from store_contract import MIB, StoreContract, publish
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.errors import (
+    AlreadyExists,
+    Corrupt,
+    NotFound,
+    SettingsError,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
+from dynamo_entry.storage import Leftover, open_store, partial, posix
+from dynamo_entry.storage.local import LocalStore
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "volume" / "sub" / "a.tar")
+
+
+@pytest.fixture
+def store(path):
+    return LocalStore(path)
+
+
+@pytest.fixture
+def again(path):
+    return lambda: LocalStore(f"file://{path}")
+
+
+class TestContract(StoreContract):
+    pass
+
+
+def failing(number, name):
+    """A stand-in for a system call that fails."""
+
+    def call(*_arguments, **_options):
+        raise OSError(number, os.strerror(number), name)
+
+    return call
+
+
+def hidden(path):
+    return [name for name in os.listdir(os.path.dirname(path)) if name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "location", ["/", "/a/", "a.tar", "./a.tar", "/a/..", "file://host", "file://a.tar", ""]
+)
+def test_refused_locations(location):
+    """A location must name a file, absolutely."""
+    with pytest.raises(SettingsError):
+        LocalStore(location)
+
+
+def test_locations():
+    """A path and a URL of it are the same place; opening touches nothing."""
+    assert open_store("/nowhere/a b.tar").location == open_store("file:///nowhere/a%20b.tar").location
+
+
+def test_files_are_their_owners_alone(store, path):
+    """Mode 0600 while being written and afterwards; directories made on the way 0700."""
+    umask = os.umask(0)
+    try:
+        writer = store.open_writer()
+        (temporary,) = hidden(path)
+        assert stat.S_IMODE(os.stat(f"{os.path.dirname(path)}/{temporary}").st_mode) == 0o600
+        writer.commit()
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
+    assert stat.S_IMODE(os.stat(os.path.dirname(os.path.dirname(path))).st_mode) == 0o700
+    assert os.stat(path).st_nlink == 1
+
+
+def test_ranges_copied_or_mapped(store):
+    """Any offset and length gives the same bytes, whichever way they come."""
+    data = noise(3 * MIB)
+    publish(store, data)
+    chance = random.Random(1)
+    for _ in range(200):
+        offset = chance.choice([chance.randrange(len(data)), chance.randrange(700) * 4096])
+        length = chance.choice([1, 4096, 131072, 262144, chance.randrange(len(data))])
+        length = min(length, len(data) - offset)
+        assert store.read_range(offset, length) == data[offset : offset + length]
+
+
+def test_large_ranges_are_mapped_and_unmapped(store, path):
+    """A large range is no copy; nothing stays mapped once nobody looks at it."""
+    publish(store, bytes(4 * MIB))
+
+    def mappings():
+        with open("/proc/self/maps") as file:
+            return sum(path in line for line in file)
+
+    view = memoryview(store.read_range(MIB, 2 * MIB))
+    assert view.readonly
+    assert mappings() == 1
+    part = view[5:10]
+    del view
+    assert mappings() == 1
+    del part
+    assert mappings() == 0
+
+
+def test_where_mapping_does_not_work(store, monkeypatch):
+    """File systems or kernels that cannot are read from instead."""
+    publish(store, noise(MIB))
+    monkeypatch.setattr(posix, "_MADV_POPULATE_READ", 9999)
+    assert store.read_range(0, MIB) == noise(MIB)
+    monkeypatch.setattr(posix.mmap, "mmap", failing(errno.ENODEV, "x"))
+    assert store.read_range(4096, MIB - 4096) == noise(MIB)[4096:]
+
+
+def test_the_same_file_from_stat_on(store, again):
+    """A reader is not disturbed when the object is replaced or deleted under it; stat looks anew."""
+    publish(store, b"first")
+    store.stat()
+    publish(again(), b"later", replace=True)
+    assert bytes(store.read_range(0, 5)) == b"first"
+    store.stat()
+    assert bytes(store.read_range(0, 5)) == b"later"
+    again().delete()
+    assert bytes(store.read_range(0, 5)) == b"later"
+    with pytest.raises(NotFound):
+        store.stat()
+
+
+def test_cut_short_under_our_feet(store, path):
+    """A file that was truncated after it was opened is damaged, not a crash."""
+    publish(store, bytes(4 * MIB))
+    store.stat()
+    os.truncate(path, MIB)
+    with pytest.raises(Corrupt):
+        store.read_range(0, 2 * MIB)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_something_else_in_its_place(path, make):
+    """A directory or a fifo is refused without waiting."""
+    os.makedirs(os.path.dirname(path))
+    make(path)
+    with pytest.raises(StorageError) as caught:
+        LocalStore(path).stat()
+    assert caught.value.reason == "NotAFile"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "reason"),
+    [
+        (errno.ENOENT, NotFound, "NotFound"),
+        (errno.EACCES, StorageDenied, "StorageDenied"),
+        (errno.EROFS, StorageDenied, "ReadOnly"),
+        (errno.EIO, StorageUnavailable, "StorageUnavailable"),
+        (errno.ESTALE, StorageUnavailable, "StorageUnavailable"),
+        (errno.EMFILE, StorageError, "StorageError"),
+    ],
+)
+def test_what_errors_mean(store, monkeypatch, number, kind, reason):
+    """An errno becomes the error that says what can be done, with the path."""
+    publish(store, bytes(MIB))
+    monkeypatch.setattr(os, "open", failing(number, "x"))
+    with pytest.raises(kind) as caught:
+        store.stat()
+    assert type(caught.value) is kind
+    assert caught.value.reason == reason
+    assert store.location in caught.value.message
+
+
+def test_a_read_that_fails(store, monkeypatch):
+    """An I/O error while reading may pass."""
+    publish(store, bytes(MIB))
+    monkeypatch.setattr(os, "pread", failing(errno.EIO, "x"))
+    with pytest.raises(StorageUnavailable):
+        store.read_range(0, 10)
+
+
+@pytest.mark.parametrize("call", ["writev", "fsync", "fdatasync"])
+@pytest.mark.parametrize(
+    ("number", "kind", "reason"),
+    [(errno.ENOSPC, StorageError, "DiskFull"), (errno.EDQUOT, StorageError, "DiskFull"),
+     (errno.EIO, StorageUnavailable, "StorageUnavailable")],
+)  # fmt: skip
+def test_a_full_or_failing_disk(store, path, monkeypatch, call, number, kind, reason):
+    """Whichever call the disk fails in: the error is told, and nothing is left."""
+    writer = store.open_writer()
+    monkeypatch.setattr(partial, "_WRITEBACK_BYTES", MIB)
+    monkeypatch.setattr(os, call, failing(number, "x"))
+    with pytest.raises(kind) as caught:
+        for _ in range(4):
+            writer.append(bytes(MIB))
+            time.sleep(0.01)
+        writer.commit()
+    assert caught.value.reason == reason
+    assert caught.value.hint
+    writer.abort()
+    monkeypatch.undo()
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_read_only_volume(store, monkeypatch):
+    """Told before anything is dumped."""
+    monkeypatch.setattr(os, "mkdir", failing(errno.EROFS, "x"))
+    with pytest.raises(StorageDenied) as caught:
+        store.open_writer()
+    assert caught.value.reason == "ReadOnly"
+
+
+@pytest.mark.parametrize("missing", [(), ("link",), ("link", "renameat2")])
+def test_publishing_without_hard_links(store, again, path, monkeypatch, missing):
+    """Where there are no hard links, and no exclusive rename either, it is still one step and exclusive."""
+    if "link" in missing:
+        monkeypatch.setattr(os, "link", failing(errno.EPERM, "x"))
+    if "renameat2" in missing:
+        monkeypatch.setattr(posix, "_libc", object())
+    publish(store, b"first")
+    assert os.stat(path).st_nlink == 1
+    with pytest.raises(AlreadyExists):
+        publish(again(), b"second")
+    assert bytes(again().read_range(0, 5)) == b"first"
+    assert os.listdir(os.path.dirname(path)) == ["a.tar"]
+    TestContract().test_racing_writers(*map(LocalStore, [path + "2"]), lambda: LocalStore(path + "2"))
+
+
+def test_a_link_that_was_made_and_not_answered(store, path, monkeypatch):
+    """NFS: the request is sent again and finds its own link; that is no other creator's."""
+    link = os.link
+
+    def twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    publish(store, b"mine")
+    assert os.listdir(os.path.dirname(path)) == ["a.tar"]
+
+
+def test_leftovers(store, path, again):
+    """What nobody holds any more is left over; what is being written, or is no file of ours, is not."""
+    live = store.open_writer()
+    directory = os.path.dirname(path)
+    stale = f"{directory}/.b.tar.0123456789abcdef.partial"
+    for other in (stale, f"{directory}/.a.tar.partial", f"{directory}/c.partial"):
+        with open(other, "wb") as file:
+            file.write(bytes(10))
+    (found,) = store.leftovers()
+    assert found[:2] == (os.path.basename(stale), 10)
+    assert 0 <= found.age_s < 60
+    store.remove_leftover(found)
+    assert list(again().leftovers()) == []
+    assert not os.path.exists(stale)
+    (temporary,) = [name for name in hidden(path) if name != ".a.tar.partial"]
+    with pytest.raises(StorageError) as caught:
+        store.remove_leftover(Leftover(temporary, 0, 0.0))
+    assert caught.value.reason == "InUse"
+    for name in ("c.partial", "../a.tar", "a.tar"):
+        with pytest.raises(StorageError, match="not a temporary file"):
+            store.remove_leftover(Leftover(name, 0, 0.0))
+    live.append(b"x")
+    live.commit()
+
+
+def test_a_new_writer_sweeps_its_own_name(store, path):
+    """Leftovers of the same name go when the next writer comes; others' and live ones stay."""
+    live = store.open_writer()
+    directory = os.path.dirname(path)
+    for name in (".a.tar.0123456789abcdef.partial", ".b.tar.0123456789abcdef.partial"):
+        open(f"{directory}/{name}", "w").close()
+    store.open_writer().abort()
+    left = hidden(path)
+    assert ".b.tar.0123456789abcdef.partial" in left
+    assert ".a.tar.0123456789abcdef.partial" not in left
+    assert len(left) == 2
+    live.abort()
+
+
+def test_a_sweep_between_creation_and_lock(store, path, monkeypatch):
+    """A new file that is swept before it is locked is made again."""
+    flock, swept = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not swept:
+            swept.extend(hidden(path))
+            os.unlink(f"{os.path.dirname(path)}/{swept[0]}")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    publish(store, b"x")
+    assert len(swept) == 1
+    assert bytes(store.read_range(0, 1)) == b"x"
+
+
+def test_without_locks_nothing_is_stale(store, path, monkeypatch):
+    """A file system without flock: writing works, and nobody's file is taken for left over."""
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK, "x"))
+    live = store.open_writer()
+    assert list(store.leftovers()) == []
+    store.open_writer().abort()
+    live.append(b"x")
+    live.commit()
+    assert os.listdir(os.path.dirname(path)) == ["a.tar"]
+
+
+_KILLED = """
+import os, sys
+from dynamo_entry.archive import ArchiveWriter, Compression, Head
+from dynamo_entry.storage import open_store
+sink = open_store(sys.argv[1]).open_writer()
+print("begun", flush=True)
+writer = ArchiveWriter(sink, compression=Compression(1), threads=2, chunk_size=1 << 16)
+for name in "abc":
+    stream = writer.stream(name)
+    stream.write(os.urandom(20 << 20))
+    stream.close()
+writer.finish(Head(hash="h"))
+sink.commit()
+print("done", flush=True)
+"""
+
+
+def test_killed_at_any_moment(tmp_path):
+    """kill -9 leaves either nothing at the name or a complete archive; the next writer cleans up."""
+    chance = random.Random(7)
+    seen = set()
+    for attempt in range(14):
+        path = str(tmp_path / f"{attempt}.tar")
+        child = subprocess.Popen([sys.executable, "-c", _KILLED, path], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"begun\n"
+        time.sleep(chance.uniform(0, 0.4))
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+        store = LocalStore(path)
+        try:
+            with Archive.open(store, expected_hash="h") as archive:
+                archive.verify()
+                assert archive.names() == ["a", "b", "c"]
+            seen.add("complete")
+        except NotFound:
+            seen.add("nothing")
+        publish(store, b"next", replace=True)
+        assert not [name for name in os.listdir(tmp_path) if name.startswith(f".{attempt}.")]
+        store.delete()
+    assert "nothing" in seen
+
+
+def test_racing_processes(tmp_path):
+    """Two creators at once, each in its own process: one publishes, the other learns of it."""
+    path = str(tmp_path / "a.tar")
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", _KILLED, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    outputs = [child.communicate() for child in children]
+    assert sorted(child.returncode for child in children) == [0, 1]
+    assert any(b"AlreadyExists" in stderr for _, stderr in outputs)
+    with Archive.open(LocalStore(path)) as archive:
+        archive.verify()
+    assert os.listdir(tmp_path) == ["a.tar"]

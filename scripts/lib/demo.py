@@ -46,6 +46,12 @@ REQUESTS = {
 }
 
 
+COMMANDS = {
+    "embed": "python3 server.py",
+    "llama": "llama-server --model /models/random.gguf --port {port}",
+}
+
+
 def say(text: str) -> None:
     print(f"\033[1m== {text}\033[0m", flush=True)
 
@@ -67,7 +73,7 @@ class Container:
         variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in settings.items()} | {
             "PORT": str(port)
         }
-        command = [] if name == "embed" else f"llama-server --model /models/random.gguf --port {port}".split()
+        command = COMMANDS[name].format(port=port).split()
         argv = [
             "timeout",
             "-s",

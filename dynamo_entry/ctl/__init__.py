@@ -10,9 +10,12 @@ from dynamo_entry.ctl import extract, inspect, verify
 from dynamo_entry.errors import CheckpointError
 
 app = typer.Typer(
-    name="dynamo-entryctl", help=__doc__.splitlines()[0], no_args_is_help=True, add_completion=False,
+    help="Look at checkpoint archives: on a volume, in S3, in an OCI registry.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
-)  # fmt: skip
+    rich_markup_mode=None,
+)
 for module in (inspect, verify, extract):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
@@ -20,9 +23,12 @@ for module in (inspect, verify, extract):
 def main() -> None:
     """Run one verb; an error is one line on standard error and the exit code of its kind."""
     try:
-        app()
+        app(prog_name="dynamo-entryctl")
     except CheckpointError as error:
         print(f"dynamo-entryctl: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"dynamo-entryctl: {error.filename or 'input/output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from dynamo_entry import storage
 from dynamo_entry.archive import Archive
@@ -40,6 +40,8 @@ def command(
 
 def _overview(facts: dict[str, object], sizes: dict[str, int]) -> Table:
     table = Table(show_header=False, box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     host = facts["host"]
     rows = {
         "location": facts["location"],
@@ -58,7 +60,7 @@ def _overview(facts: dict[str, object], sizes: dict[str, int]) -> Table:
 
 
 def _processes(processes: list[dict[str, object]]) -> Table:
-    table = Table("pid", "parent", "threads", "resident", "command", box=None)
+    table = Table("pid", "parent", "threads", "resident", Column("command", overflow="fold"), box=None)
     for row in processes:
         command = " ".join(row["argv"])  # type: ignore[arg-type]
         table.add_row(
@@ -72,7 +74,7 @@ def _processes(processes: list[dict[str, object]]) -> Table:
 
 
 def _streams(sizes: dict[str, int]) -> Table:
-    table = Table("stream", "size", box=None)
+    table = Table(Column("stream", overflow="fold"), Column("size", justify="right"), box=None)
     for name, size in sorted(sizes.items()):
         table.add_row(escape(name), decimal(size))
     return table

@@ -50,6 +50,8 @@ def render(fields: MutableMapping[str, Any], log_format: str) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, dict):
+        return "(" + " ".join(f"{name}={_shown(inner)}" for name, inner in value.items()) + ")"
     text = str(value)
     return repr(text) if " " in text or not text else text
 

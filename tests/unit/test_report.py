@@ -24,6 +24,13 @@ def test_a_console_line_quotes_blanks():
     assert line == "03:04:05.678 info    dump  seconds=1.23 why='a b'"
 
 
+def test_a_console_line_spells_out_phases():
+    line = lines.render(
+        {"ts": "2026-01-02T03:04:05.678Z", "event": "Restored", "seconds": {"open": 0.1}}, "console"
+    )
+    assert line.endswith("Restored  seconds=(open=0.1)")
+
+
 @pytest.mark.parametrize("descriptor", ["closed", "full"])
 def test_a_log_line_never_blocks_or_fails(descriptor):
     """Standard error that nobody reads, or that is closed, must not stop PID 1."""

@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     log_format: str = "auto"
     log_level: str = "info"
     work_dir: str = ""
+    key_file: str = ""
 
 
 def _text(value: str) -> str:
@@ -154,6 +155,7 @@ VARIABLES: dict[str, Variable] = {
     "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, else json"),
     "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "the least that is logged"),
     "WORK_DIR": Variable(_absolute, "scratch directory for sockets and CRIU's log"),
+    "KEY_FILE": Variable(_absolute, "a key (32 bytes or more) that encrypts and authenticates archives"),
 }
 
 

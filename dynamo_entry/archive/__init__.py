@@ -3,7 +3,8 @@
 from dynamo_entry.archive.codec import Compression
 from dynamo_entry.archive.manifest import CHUNK_SIZE, Head, Manifest
 from dynamo_entry.archive.reader import Archive
-from dynamo_entry.archive.writer import ArchiveWriter, Sealed, StreamWriter
+from dynamo_entry.archive.seal import read_key
+from dynamo_entry.archive.writer import ArchiveWriter, Finished, StreamWriter
 
 __all__ = [
     "CHUNK_SIZE",
@@ -12,6 +13,7 @@ __all__ = [
     "Compression",
     "Head",
     "Manifest",
-    "Sealed",
+    "Finished",
     "StreamWriter",
+    "read_key",
 ]

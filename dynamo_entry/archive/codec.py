@@ -14,8 +14,9 @@ from dynamo_entry.archive.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
 
-#: How a chunk's bytes are stored; the numbers are part of the format.
+#: How a chunk's bytes are stored; the numbers are part of the format. A sealed chunk is SEALED more.
 RAW, ZSTD = 0, 1
+SEALED = 2
 
 DIGEST_BYTES = 32
 

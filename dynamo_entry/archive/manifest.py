@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from dynamo_entry.archive import codec, tar
+from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
 from dynamo_entry.errors import Corrupt, Incompatible
 
 MAGIC = "dynamo-entry-archive"
@@ -80,12 +81,20 @@ class Manifest(Struct, frozen=True, kw_only=True):
     streams: dict[str, Stream]
 
 
-class Location(Struct, frozen=True):
-    """Where the manifest's JSON lies."""
+class Signature(Struct, frozen=True):
+    """The salt of a sealed archive's keys, and the HMAC of its manifest."""
+
+    salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
+    hmac: bytes
+
+
+class Location(Struct, frozen=True, omit_defaults=True):
+    """Where the manifest's JSON lies, and how it is known to be the creator's."""
 
     offset: _Size
     length: _Size
     digest: str
+    seal: Signature | None = None
 
 
 class _Versioned(Struct, frozen=True):
@@ -175,18 +184,46 @@ def _check_version(version: int) -> None:
         )
 
 
-def parse(data: bytes, location: Location) -> Manifest:
-    """The manifest in ``data``, checked in itself and against its place. Raises Corrupt, Incompatible."""
+def _checked_seal(data: bytes, location: Location, key: bytes | None) -> Seal | None:
+    """The seal that the manifest in ``data`` was found to bear; None where neither key nor seal is there.
+
+    Raises Incompatible where only one of them is, or they do not belong together.
+    """
+    if location.seal is None and key is None:
+        return None
+    if location.seal is None:
+        raise Incompatible(
+            "the archive is not sealed, and a key is set",
+            hint="create it again with DYNAMO_CHECKPOINT_KEY_FILE, or unset that to trust the store",
+            reason="NotSealed",
+        )
+    if key is None:
+        raise Incompatible(
+            "the archive is sealed, and no key is set",
+            hint="set DYNAMO_CHECKPOINT_KEY_FILE to the key that it was created with",
+            reason="KeyMissing",
+        )
+    seal = Seal(key, location.seal.salt)
+    seal.check(data, location.seal.hmac)
+    return seal
+
+
+def parse(data: bytes, location: Location, key: bytes | None = None) -> tuple[Manifest, Seal | None]:
+    """The manifest in ``data``, checked in itself, against its place and the key, and what opens its chunks.
+
+    Raises Corrupt, Incompatible.
+    """
     if digest_text(data) != location.digest:
         raise Corrupt("the manifest differs from its digest", hint=_HINT, reason="ManifestDigestMismatch")
+    seal = _checked_seal(data, location, key)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(f"the manifest cannot be read: {error}", "ManifestInvalid") from None
     _check_version(manifest.version)
     _check_streams(manifest)
-    _check_places(manifest, location.offset - tar.BLOCK)
-    return manifest
+    _check_places(manifest, location.offset - tar.BLOCK, codec.SEALED if seal else 0)
+    return manifest, seal
 
 
 def _check_streams(manifest: Manifest) -> None:
@@ -201,21 +238,22 @@ def _check_streams(manifest: Manifest) -> None:
             raise _invalid(f"stream {name!r} has {stream.size} bytes but {count} chunks", "SizeLies")
 
 
-def _check_places(manifest: Manifest, end: int) -> None:
+def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
     """Every chunk lies between the first member and the manifest, aligned, and over no other."""
+    longest = manifest.chunk_size + (OVERHEAD_BYTES if sealed else 0)
     entries = chain.from_iterable(stream.chunks for stream in manifest.streams.values())
     chunks = sorted(
         (chunk for chunk in entries if not isinstance(chunk, int)), key=lambda chunk: chunk.offset
     )
     free = tar.ALIGNMENT
     for chunk in chunks:
-        if chunk.codec not in (codec.RAW, codec.ZSTD):
+        if chunk.codec - sealed not in (codec.RAW, codec.ZSTD):
             raise Incompatible(
                 f"chunks are stored in a way (codec {chunk.codec}) that this version does not know",
                 hint="use the version of dynamo-entry that created the archive, or a newer one",
                 reason="UnknownCodec",
             )
-        if not 0 < chunk.stored_length <= manifest.chunk_size:
+        if not 0 < chunk.stored_length <= longest:
             raise _invalid(f"a chunk of {chunk.stored_length} bytes cannot be", "SizeLies")
         if chunk.offset % tar.ALIGNMENT or chunk.offset < tar.ALIGNMENT:
             raise _invalid(f"a chunk cannot lie at {chunk.offset}", "OffsetOutOfRange")

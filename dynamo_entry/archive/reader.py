@@ -16,6 +16,7 @@ from typing_extensions import Self
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.buffers import PRIVATE, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
+from dynamo_entry.archive.seal import Seal
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
 
@@ -34,12 +35,15 @@ class Archive:
     ``digest`` is the manifest's, which covers those of all chunks: it names the content of the archive.
     """
 
-    def __init__(self, store: Store, size: int, digest: str, content: Manifest, threads: int) -> None:
+    def __init__(
+        self, store: Store, content: Manifest, *, size: int, digest: str, seal: Seal | None, threads: int
+    ) -> None:
         self.location = store.location
         self.size = size
         self.digest = digest
         self.manifest = content
         self._store = store
+        self._seal = seal
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
@@ -48,10 +52,12 @@ class Archive:
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
 
     @classmethod
-    def open(cls, store: Store, *, expected_hash: str = "", threads: int = 0) -> Archive:
+    def open(
+        cls, store: Store, *, expected_hash: str = "", key: bytes | None = None, threads: int = 0
+    ) -> Archive:
         """Read and check the manifest; ``threads`` read ahead, by default one a processor, at least 2, at most 8.
 
-        Raises Incompatible for another format version or another hash than the expected one, Corrupt for
+        Raises Incompatible for another format version, key or hash than the expected one, Corrupt for
         anything that is not a complete archive, StorageError otherwise.
         """
         size = store.stat().size
@@ -64,9 +70,9 @@ class Archive:
             data = bytes(tail[start : start + location.length])
         else:
             data = bytes(store.read_range(location.offset, location.length))
-        content = manifest.parse(data, location)
+        content, seal = manifest.parse(data, location, key)
         _check_hash(content.head, expected_hash)
-        return cls(store, size, location.digest, content, threads)
+        return cls(store, content, size=size, digest=location.digest, seal=seal, threads=threads)
 
     def close(self) -> None:
         """Stop reading ahead and close the store."""
@@ -110,8 +116,11 @@ class Archive:
         stored = self._store.read_range(chunk.offset, chunk.stored_length)
         if codec.digest(stored) != chunk.digest:
             raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
+        kind = chunk.codec
         try:
-            raw = codec.decode(chunk.codec, stored, length, self._buffers)
+            if self._seal:
+                kind, stored = kind - codec.SEALED, self._seal.decrypt(stored, name, index)
+            raw = codec.decode(kind, stored, length, self._buffers)
         except Corrupt as error:
             raise Corrupt(f"{where}: {error.message}", hint=_HINT, reason=error.reason) from None
         if len(raw) != length:

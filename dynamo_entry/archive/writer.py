@@ -10,7 +10,8 @@ from typing import NamedTuple
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.buffers import SMALL_BYTES, Buffers
-from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Stream
+from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Stream
+from dynamo_entry.archive.seal import Seal
 from dynamo_entry.storage.base import Bytes, Writer
 
 #: What chunks in flight may take, with all that is needed to compress them. A thread fewer than asked for
@@ -20,7 +21,7 @@ _WORKING_BYTES = 80 << 20
 _CREATOR = f"dynamo-entry {__version__}"
 
 
-class Sealed(NamedTuple):
+class Finished(NamedTuple):
     """A finished archive: its manifest, the manifest's digest (the archive's identity), its size in bytes."""
 
     manifest: Manifest
@@ -30,6 +31,8 @@ class Sealed(NamedTuple):
 
 class ArchiveWriter:
     """One archive in the making, appended to ``sink`` by up to ``threads`` threads, one at a time.
+
+    With a ``key`` (see seal) its chunks are encrypted and its manifest is signed.
 
     The first failure, of a thread or of the sink, is raised from every later call on the archive or on one
     of its streams; only ``abort`` is right then. Memory: about 80 MiB at the default compression, and a
@@ -43,8 +46,10 @@ class ArchiveWriter:
         compression: codec.Compression,
         threads: int,
         chunk_size: int = manifest.CHUNK_SIZE,
+        key: bytes | None = None,
     ) -> None:
         self._sink = sink
+        self._seal = Seal.new(key) if key else None
         self._chunk_size = chunk_size
         each = chunk_size + compression.working_bytes(chunk_size)
         threads = max(1, min(threads, _WORKING_BYTES // each))
@@ -73,7 +78,7 @@ class ArchiveWriter:
         self._streams[name] = StreamWriter(self, name, self._chunk_size, self._buffers)
         return self._streams[name]
 
-    def finish(self, head: Head) -> Sealed:
+    def finish(self, head: Head) -> Finished:
         """Wait for every chunk, then append manifest and trailer. Committing the sink is the caller's.
 
         Raises ValueError while a stream is open.
@@ -91,11 +96,12 @@ class ArchiveWriter:
             streams={name: stream.table() for name, stream in self._streams.items()},
         )
         body = manifest.encode(result)
-        location = Location(self._position + tar.BLOCK, len(body), manifest.digest_text(body))
+        signature = Signature(self._seal.salt, self._seal.sign(body)) if self._seal else None
+        location = Location(self._position + tar.BLOCK, len(body), manifest.digest_text(body), signature)
         self._append_member(manifest.MANIFEST_MEMBER, body)
         self._append_member(manifest.TRAILER_MEMBER, manifest.trailer_json(location))
         self._append(tar.END)
-        return Sealed(result, location.digest, self._position)
+        return Finished(result, location.digest, self._position)
 
     def abort(self) -> None:
         """Stop and forget; returns when no thread touches the sink any more. Idempotent."""
@@ -128,8 +134,11 @@ class ArchiveWriter:
 
     def _store(self, name: str, index: int, data: memoryview) -> Chunk:
         kind, stored = self._encoder.encode(data)
-        digest = codec.digest(stored)
         member = f"streams/{name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
+        if self._seal:
+            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, name, index)
+            member += ".aes"
+        digest = codec.digest(stored)
         with self._lock:
             self.check()
             head = tar.aligned_header(self._position, member, len(stored), self._time)

@@ -12,19 +12,21 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dynamo_entry import storage
-from dynamo_entry.archive import Archive
+from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.ctl.options import KeyFile, Location
 
 
 def command(
-    location: Annotated[str, typer.Argument(help="path, s3://… or oci://… of an archive")],
+    location: Location,
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="the whole manifest, without the chunk tables")
     ] = False,
     streams: Annotated[bool, typer.Option("--streams", help="list every stream")] = False,
+    key_file: KeyFile = "",
 ) -> None:
     """Show what an archive holds: identity, engine, host, sizes."""
-    with Archive.open(storage.open_store(location)) as archive:
+    with Archive.open(storage.open_store(location), key=read_key(key_file)) as archive:
         head = msgspec.to_builtins(archive.manifest.head)
         sizes = {name: archive.size_of(name) for name in archive.names()}
     facts = {"location": archive.location, "digest": archive.digest, "size_bytes": archive.size, **head}

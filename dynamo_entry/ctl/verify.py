@@ -11,19 +11,21 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dynamo_entry import storage
-from dynamo_entry.archive import Archive
+from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.ctl.options import KeyFile, Location
 
 
 def command(
-    location: Annotated[str, typer.Argument(help="path, s3://… or oci://… of an archive")],
+    location: Location,
     *,
     expected_hash: Annotated[
         str, typer.Option("--hash", help="also refuse an archive of another identity hash")
     ] = "",
+    key_file: KeyFile = "",
 ) -> None:
     """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
     with (
-        Archive.open(storage.open_store(location), expected_hash=expected_hash) as archive,
+        Archive.open(storage.open_store(location), expected_hash=expected_hash, key=read_key(key_file)) as archive,
         Progress(
             BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
             console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,

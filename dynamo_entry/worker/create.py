@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from dynamo_entry import compat, hooks, storage
-from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import (
     AlreadyExists,
@@ -51,6 +51,7 @@ class _Creation:
         self._settings = settings
         self._channel = channel
         self._store = storage.open_store(settings.location)
+        self._key = read_key(settings.key_file)
         self._pid = 0
 
     def existing(self) -> dict[str, Any] | None:
@@ -58,7 +59,7 @@ class _Creation:
         if self._settings.force:
             return None
         try:
-            with Archive.open(self._store, expected_hash=self._settings.hash) as archive:
+            with Archive.open(self._store, expected_hash=self._settings.hash, key=self._key) as archive:
                 return self._result("exists", archive.size, archive.digest)
         except NotFound:
             return None
@@ -98,7 +99,7 @@ class _Creation:
         sink = self._store.open_writer(replace=self._settings.force)
         writer = ArchiveWriter(
             sink, compression=Compression.parse(self._settings.compression),
-            threads=self._settings.concurrency or cores(),
+            threads=self._settings.concurrency or cores(), key=self._key,
         )  # fmt: skip
         try:
             return self._transaction(writer, sink)
@@ -123,8 +124,8 @@ class _Creation:
             with self._channel.phase("delta", **limits) as phase:
                 self._add_delta(writer, phase)
             with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
-                sealed = writer.finish(head)
-                result = self._commit(sink, sealed.digest)
+                finished = writer.finish(head)
+                result = self._commit(sink, finished.digest)
             with self._channel.phase("thaw"), self._channel.shielded():
                 self._let_go(dump)
         return {**result, "seconds": self._channel.seconds}
@@ -165,7 +166,7 @@ class _Creation:
             with self._channel.shielded():
                 published = sink.commit()
         except AlreadyExists:
-            with Archive.open(self._store, expected_hash=self._settings.hash) as archive:
+            with Archive.open(self._store, expected_hash=self._settings.hash, key=self._key) as archive:
                 return self._result("exists", archive.size, archive.digest)
         return self._result("published", published.size, digest)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dynamo_entry import compat, hooks, storage
-from dynamo_entry.archive import Archive
+from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
@@ -66,11 +66,12 @@ def _sources(channel: Channel) -> list[str]:
 def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Archive:
     """The first source with a valid archive; a later one only where the earlier ones failed."""
     deadline = time.monotonic() + settings.wait
+    key = read_key(settings.key_file)
     while True:
         failure: CheckpointError = NotFound("no source for the archive is given")
         for source in sources:
             try:
-                return Archive.open(storage.open_store(source), expected_hash=settings.hash)
+                return Archive.open(storage.open_store(source), expected_hash=settings.hash, key=key)
             except (StorageError, ArchiveError) as error:
                 failure = error
                 if source != sources[-1]:

@@ -77,18 +77,18 @@ def text(length):
     return (b"the quick brown fox " * (length // 20 + 1))[:length]
 
 
-def build(streams, *, head=None, compression="auto", chunk_size=CHUNK, threads=3):
+def build(streams, *, head=None, compression="auto", chunk_size=CHUNK, threads=3, key=None):
     """An archive of ``{name: bytes}``, as bytes."""
     sink = MemoryWriter()
     writer = ArchiveWriter(
-        sink, compression=Compression.parse(compression), threads=threads, chunk_size=chunk_size
+        sink, compression=Compression.parse(compression), threads=threads, chunk_size=chunk_size, key=key
     )
     for name, data in streams.items():
         stream = writer.stream(name)
         stream.write(data)
         stream.close()
-    sealed = writer.finish(head or Head())
-    assert sealed.size == len(sink.data)
+    finished = writer.finish(head or Head())
+    assert finished.size == len(sink.data)
     return bytes(sink.data)
 
 

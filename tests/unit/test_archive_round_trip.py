@@ -51,12 +51,12 @@ def test_any_interleaved_writes_read_back(writes, compression, threads):
         expected[name] += data
     for stream in streams.values():
         stream.close()
-    sealed = writer.finish(Head(hash="h"))
+    finished = writer.finish(Head(hash="h"))
     sink.commit()
 
     with Archive.open(store, expected_hash="h", threads=2) as archive:
-        assert archive.digest == sealed.digest
-        assert archive.size == sealed.size == len(store.data)
+        assert archive.digest == finished.digest
+        assert archive.size == finished.size == len(store.data)
         assert archive.names() == list(expected)
         assert {name: archive.read(name) for name in archive.names()} == expected
         assert {name: b"".join(archive.chunks(name, ahead=2)) for name in archive.names()} == expected

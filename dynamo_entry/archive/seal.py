@@ -1,0 +1,106 @@
+"""The seal of an archive: with one key nobody reads it, and nobody makes one that a restore would run.
+
+From the content of a key file and the archive's own random salt HKDF-SHA256 (RFC 5869) derives two keys: one
+encrypts the chunks (AES-256-GCM, NIST SP 800-38D), one authenticates the manifest (HMAC-SHA256, RFC 2104),
+which holds the digests of all chunks.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from typing import TYPE_CHECKING
+
+from dynamo_entry.errors import Corrupt, Incompatible, SettingsError
+from dynamo_entry.storage.base import Bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+SALT_BYTES = 16
+
+#: A chunk's nonce in front of it and its tag behind.
+NONCE_BYTES, TAG_BYTES = 12, 16
+OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
+
+#: Shorter content of a key file can be guessed.
+_KEY_BYTES = 32
+
+
+def read_key(path: str) -> bytes | None:
+    """The content of a key file; None where no path is given. Raises SettingsError."""
+    if not path:
+        return None
+    hint = "create one with: head -c 32 /dev/urandom >FILE, and mount it from a secret"
+    try:
+        with open(path, "rb") as file:
+            key = file.read()
+    except OSError as error:
+        raise SettingsError(
+            f"key file {path}: {error.strerror}", hint=hint, reason="KeyFileInvalid"
+        ) from None
+    if len(key) < _KEY_BYTES:
+        raise SettingsError(
+            f"key file {path} holds {len(key)} bytes, at least {_KEY_BYTES} are needed",
+            hint=hint,
+            reason="KeyFileInvalid",
+        )
+    return key
+
+
+class Seal:
+    """The keys of one archive. Thread-safe."""
+
+    def __init__(self, key: bytes, salt: bytes) -> None:
+        self.salt = salt
+        self._manifest_key = _derive(key, salt, b"manifest")
+        self._cipher = _cipher(_derive(key, salt, b"chunks"))
+
+    @classmethod
+    def new(cls, key: bytes) -> Seal:
+        """For an archive in the making."""
+        return cls(key, os.urandom(SALT_BYTES))
+
+    def sign(self, manifest: bytes) -> bytes:
+        """HMAC-SHA256 of the manifest's JSON, 32 bytes."""
+        return hmac.digest(self._manifest_key, manifest, "sha256")
+
+    def check(self, manifest: bytes, signature: bytes) -> None:
+        """Raises Incompatible where the manifest was not signed with this key."""
+        if not hmac.compare_digest(self.sign(manifest), signature):
+            raise Incompatible(
+                "the archive was sealed with another key, or forged",
+                hint="give the creating and the restoring pods the same DYNAMO_CHECKPOINT_KEY_FILE",
+                reason="SealMismatch",
+            )
+
+    def encrypt(self, stored: Bytes, stream: str, index: int) -> bytes:
+        """Nonce, ciphertext and tag of a chunk, bound to its place."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, stored, _place(stream, index))
+
+    def decrypt(self, sealed: Bytes, stream: str, index: int) -> bytes:
+        """The reverse. Raises Corrupt for a chunk of another key or place."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - only sealed archives pay for it
+
+        view = memoryview(sealed)
+        try:
+            return self._cipher.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], _place(stream, index))
+        except (InvalidTag, ValueError):
+            raise Corrupt("it cannot be decrypted", reason="SealBroken") from None
+
+
+def _place(stream: str, index: int) -> bytes:
+    return f"{stream}/{index}".encode()
+
+
+def _derive(key: bytes, salt: bytes, purpose: bytes) -> bytes:
+    """HKDF-SHA256 to 32 bytes, which is one round of its second step."""
+    secret = hmac.digest(salt, key, "sha256")
+    return hmac.digest(secret, b"dynamo-entry " + purpose + b"\x01", "sha256")
+
+
+def _cipher(key: bytes) -> AESGCM:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - as above
+
+    return AESGCM(key)

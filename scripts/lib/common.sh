@@ -17,11 +17,16 @@ require() {
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     ((${#missing[@]})) || return 0
-    command -v apt-get >/dev/null || die "missing: ${missing[*]}, and no apt-get to install them with"
-    ((EUID == 0)) || die "missing: ${missing[*]} (run as root, or install them)"
-    say "installing ${missing[*]}"
+    install_packages "${missing[@]}"
+}
+
+# install_packages PACKAGE…: from the distribution.
+install_packages() {
+    command -v apt-get >/dev/null || die "missing: $*, and no apt-get to install them with"
+    ((EUID == 0)) || die "missing: $* (run as root, or install them)"
+    say "installing $*"
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # choose_engine: sets CONTAINER_ENGINE to podman or docker, and installs podman where neither works.

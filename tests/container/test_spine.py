@@ -1,6 +1,7 @@
 """The main job: an engine checkpointed in one container answers as before in another."""
 
 import json
+import os
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -181,3 +182,17 @@ def test_nothing_is_lost_under_concurrent_requests(containers):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: container.get("/count"), range(64)))
     assert container.json("/state")["count"] == 64
+
+
+def test_a_sealed_archive_restores_with_its_key_only(containers):
+    """Another key: refused by name, and a cold start."""
+    keys = {name: containers.checkpoints / name for name in ("key", "other")}
+    for path in keys.values():
+        path.write_bytes(os.urandom(32))
+    creator = published(containers, settings={"KEY_FILE": "/checkpoints/key"}, env={"BALLAST_MIB": "8"})
+    container = restored(containers, settings={"KEY_FILE": "/checkpoints/key"})
+    assert container.json("/state")["nonce"] in creator.stderr
+    for settings, reason in (({}, "KeyMissing"), ({"KEY_FILE": "/checkpoints/other"}, "SealMismatch")):
+        refused = restore(containers, settings=settings)
+        assert refused.json("/health") == {"status": "ok"}
+        assert refused.event("Falling back to cold start")["reason"] == reason

@@ -84,13 +84,22 @@ class DumpFailed(CheckpointError):
 
 
 class StorageError(CheckpointError):
-    """The store failed for good."""
+    """The store failed for good. ``status`` and ``request_id`` are the server's, where it answered over HTTP."""
 
     exit_code = 175
 
+    def __init__(
+        self, message: str, *, hint: str = "", reason: str = "", status: int = 0, request_id: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, reason=reason)
+        self.status = status
+        self.request_id = request_id
+
 
 class StorageUnavailable(StorageError):
-    """The store failed in a way that a later attempt may survive."""
+    """The store failed in a way that a later attempt may survive, after ``retry_after_s`` if it said so."""
+
+    retry_after_s: float = 0
 
 
 class NotFound(StorageError):

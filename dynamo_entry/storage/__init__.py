@@ -6,8 +6,9 @@ import importlib
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store, Writer
+from dynamo_entry.storage.retry import DEFAULT, Retry
 
-__all__ = ["Bytes", "Leftover", "ObjectStat", "Store", "Writer", "open_store"]
+__all__ = ["Bytes", "Leftover", "ObjectStat", "Retry", "Store", "Writer", "open_store"]
 
 _BACKENDS = {
     "file": "dynamo_entry.storage.local:LocalStore",
@@ -16,7 +17,7 @@ _BACKENDS = {
 }
 
 
-def open_store(location: str) -> Store:
+def open_store(location: str, retry: Retry = DEFAULT) -> Store:
     """The store of an absolute path or of a ``file://``, ``s3://`` or ``oci://`` location.
 
     Opening does no I/O. Raises SettingsError for a location that no backend understands.
@@ -28,5 +29,5 @@ def open_store(location: str) -> Store:
             hint="use an absolute path, file://, s3:// or oci://",
         )
     module, name = _BACKENDS[scheme].split(":")
-    store: Store = getattr(importlib.import_module(module), name)(location)
+    store: Store = getattr(importlib.import_module(module), name)(location, retry)
     return store

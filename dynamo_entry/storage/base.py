@@ -36,6 +36,10 @@ class Store(ABC):
     #: for log lines and messages, without credentials
     location: str
 
+    #: So many reads at once, of so many bytes each, keep this store busy. 0 bytes: any read is as good as another.
+    parallel_reads: int = 1
+    read_bytes: int = 0
+
     @abstractmethod
     def stat(self) -> ObjectStat:
         """Size and version of the published object.
@@ -51,8 +55,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def open_writer(self, *, replace: bool = False) -> Writer:
-        """Begin a new object that nobody sees before ``Writer.commit``."""
+    def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:
+        """Begin a new object that nobody sees before ``Writer.commit``.
+
+        ``expected_size`` in bytes, where the caller knows about how large it will be, and rather too large.
+        """
 
     @abstractmethod
     def delete(self) -> None:

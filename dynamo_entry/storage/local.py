@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError
+from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, remove_if_stale
+from dynamo_entry.storage.retry import DEFAULT, Retry
 
 #: Below, copying is cheaper than mapping.
 _MAP_BYTES = 128 << 10
@@ -20,7 +21,7 @@ _MAP_BYTES = 128 << 10
 class LocalStore(Store):
     """One file. Reads see one and the same file from the first ``stat`` on, even when it gets replaced."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, retry: Retry = DEFAULT) -> None:
         path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
         if not path.startswith("/") or os.path.basename(path) in ("", ".", ".."):
             raise SettingsError(
@@ -28,20 +29,39 @@ class LocalStore(Store):
                 hint="use an absolute path, or file:// and an absolute path",
             )
         self.location = path
+        self._retry = retry
         self._directory, self._name = os.path.split(os.path.normpath(path))
         self._file: _File | None = None
+        self._seen: ObjectStat | None = None
 
     def stat(self) -> ObjectStat:
-        self._file = file = _File(self.location)
-        return file.stat()
+        self._file = self._seen = None
+        return self._retry.call(lambda: self._opened().stat())
 
     def read_range(self, offset: int, length: int) -> Bytes:
+        return self._retry.call(lambda: self._read(offset, length))
+
+    def _read(self, offset: int, length: int) -> Bytes:
+        file = self._opened()
+        try:
+            return file.read(offset, length)
+        except StorageUnavailable:
+            if self._file is file:
+                self._file = None  # a handle that went stale stays so: open the file again
+            raise
+
+    def _opened(self) -> _File:
         file = self._file
         if file is None:
-            self._file = file = _File(self.location)
-        return file.read(offset, length)
+            file = _File(self.location)
+            status = file.stat()
+            if self._seen not in (None, status):
+                hint = "somebody replaced it: start again"
+                raise StorageError(f"{self.location} is another file now", hint=hint, reason="Replaced")
+            self._file, self._seen = file, status
+        return file
 
-    def open_writer(self, *, replace: bool = False) -> LocalWriter:
+    def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> LocalWriter:  # noqa: ARG002
         return LocalWriter(self._directory, self._name, replace=replace)
 
     def delete(self) -> None:
@@ -73,7 +93,7 @@ class LocalStore(Store):
                 raise StorageError(f"{path} is being written", reason="InUse")
 
     def close(self) -> None:
-        self._file = None
+        self._file = self._seen = None
 
 
 class _File:

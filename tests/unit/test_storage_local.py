@@ -24,7 +24,7 @@ from dynamo_entry.errors import (
     StorageError,
     StorageUnavailable,
 )
-from dynamo_entry.storage import Leftover, open_store, partial, posix
+from dynamo_entry.storage import Leftover, Retry, open_store, partial, posix
 from dynamo_entry.storage.local import LocalStore
 
 
@@ -35,7 +35,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def store(path):
-    return LocalStore(path)
+    return LocalStore(path, Retry(limit_s=0.5, stall_s=0.1))
 
 
 @pytest.fixture
@@ -190,6 +190,40 @@ def test_a_read_that_fails(store, monkeypatch):
     monkeypatch.setattr(os, "pread", failing(errno.EIO, "x"))
     with pytest.raises(StorageUnavailable):
         store.read_range(0, 10)
+
+
+def stale_once(monkeypatch, name):
+    """A stand-in for a system call on a handle that the server forgets once."""
+    real, failures = getattr(os, name), [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+
+    def call(*arguments):
+        if failures:
+            raise failures.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(os, name, call)
+
+
+@pytest.mark.parametrize("name", ["open", "pread"])
+def test_a_stale_handle(store, monkeypatch, name):
+    """NFS forgets a handle: the file is opened again."""
+    publish(store, b"same")
+    store.stat()
+    if name == "open":
+        store.close()
+    stale_once(monkeypatch, name)
+    assert bytes(store.read_range(0, 4)) == b"same"
+
+
+def test_a_stale_handle_of_a_replaced_file(store, again, monkeypatch):
+    """What is opened again must be the file that was being read."""
+    publish(store, b"first")
+    store.stat()
+    publish(again(), b"later", replace=True)
+    stale_once(monkeypatch, "pread")
+    with pytest.raises(StorageError) as caught:
+        store.read_range(0, 5)
+    assert caught.value.reason == "Replaced"
 
 
 @pytest.mark.parametrize("call", ["writev", "fsync", "fdatasync"])

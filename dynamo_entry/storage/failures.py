@@ -1,0 +1,82 @@
+"""What a server's answer, or its silence, means: the one mapping to typed errors, for every store over HTTP."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import socket
+import ssl
+
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+
+#: Retried whatever the body says.
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+#: No server asks for more in earnest; a pod that waits longer had better start cold.
+_LONGEST_RETRY_AFTER_S = 60.0
+
+_HINTS = {
+    400: "the server does not understand the request: is the endpoint the right one?",
+    401: "check the credentials",
+    403: "check the credentials and what they are allowed to do",
+    405: "the server does not support this operation",
+    411: "the server, or a proxy before it, does not support this operation",
+    429: "the server throttles: fewer restores at once, or a local mirror",
+    503: "the server is overloaded or being restarted",
+}
+
+
+def answered(
+    what: str, status: int, *, code: str = "", detail: str = "", request_id: str = "", retry_after: str = "",
+    hint: str = "",
+) -> StorageError:  # fmt: skip
+    """The error that an HTTP answer means. ``what`` is location and operation, ``code`` the server's word for it.
+
+    404 becomes NotFound: whether it was the object or its container that is missing, the caller knows.
+    """
+    words = " ".join(part for part in (str(status), code or http.client.responses.get(status, "")) if part)
+    message = f"{what} was answered with {words}"
+    message += f": {detail.strip().rstrip('.')}" if detail.strip() else ""
+    message += f" (request {request_id})" if request_id else ""
+    facts = {
+        "hint": hint or _HINTS.get(status, ""), "reason": code, "status": status, "request_id": request_id,
+    }  # fmt: skip
+    if status in _TRANSIENT_STATUS:
+        error = StorageUnavailable(message, **facts)  # type: ignore[arg-type]
+        error.retry_after_s = _seconds(retry_after)
+        return error
+    kinds = {401: StorageDenied, 403: StorageDenied, 404: NotFound}
+    return kinds.get(status, StorageError)(message, **facts)  # type: ignore[arg-type]
+
+
+def unanswered(what: str, error: Exception) -> StorageError:
+    """The error that a broken or impossible connection means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StorageDenied(
+            f"{what} failed: the server's certificate is not trusted: {error.verify_message}",
+            hint="mount the CA that signed it and name its file in AWS_CA_BUNDLE or SSL_CERT_FILE",
+            reason="CertificateNotTrusted",
+        )
+    if isinstance(error, socket.gaierror):
+        return StorageUnavailable(
+            f"{what} failed: the host name cannot be resolved: {error.strerror}",
+            hint="check the location's or endpoint's host name and the pod's DNS",
+            reason="HostNotFound",
+        )
+    if isinstance(error, (TimeoutError, BlockingIOError)):
+        return StorageUnavailable(f"{what} failed: no byte was moved in time", reason="Stalled")
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        hint = "is the server up, and the endpoint's port right?"
+        return StorageUnavailable(f"{what} failed: connection refused", hint=hint, reason="ConnectionRefused")
+    if isinstance(error, ssl.SSLError):
+        hint = "is it https that is spoken at that port?"
+        return StorageUnavailable(
+            f"{what} failed: TLS: {error.reason or error}", hint=hint, reason="TlsFailed"
+        )
+    text = str(error) or type(error).__name__
+    return StorageUnavailable(f"{what} failed: the connection broke: {text}", reason="ConnectionLost")
+
+
+def _seconds(retry_after: str) -> float:
+    """The Retry-After header; its date form is rare and counts as absent."""
+    return min(float(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdecimal() else 0.0

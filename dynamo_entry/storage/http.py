@@ -1,0 +1,195 @@
+"""HTTP/1.1 to one server: connections that are kept, bodies straight from and into memory, typed failures.
+
+On the standard library's client: the common ones copy a body twice more, and their import takes longer than the
+restore of a small engine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from dynamo_entry import __version__
+from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.failures import unanswered
+
+_USER_AGENT = f"dynamo-entry/{__version__}"
+
+#: Bodies move in pieces: each gets the whole time limit, so that a slow line is no stalled one.
+_PIECE_BYTES = 1 << 20
+
+#: Idle connections that are kept; more at once are closed after use.
+_KEPT = 32
+
+
+class Server(NamedTuple):
+    """Where a server is."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """What goes into the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+
+
+class Response:
+    """An answer whose body is still to be read."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self._response = response
+
+    def header(self, name: str) -> str:
+        """A header, empty where it is missing."""
+        return self._response.getheader(name) or ""
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes of the body are to come, if the server said so."""
+        return self._response.length
+
+    def read(self) -> bytes:
+        """The whole body. Raises ConnectionError when it ends early."""
+        try:
+            return self._response.read()
+        except http.client.IncompleteRead as error:
+            raise ConnectionResetError(f"closed after {len(error.partial)} bytes of the answer") from None
+
+    def read_into(self, view: memoryview, moved: Callable[[int], None] = lambda _n: None) -> None:
+        """Fill ``view`` from the body; ``moved`` hears of every piece. Raises ConnectionError when it ends early."""
+        done = 0
+        while done < len(view):
+            n = self._response.readinto(view[done : done + _PIECE_BYTES])
+            if not n:
+                raise ConnectionResetError(f"closed after {done} of {len(view)} bytes")
+            done += n
+            moved(n)
+
+
+class Connections:
+    """Connections to one server, any number at once. ``stall_s``: a connection that moves no byte for so long is dead."""
+
+    def __init__(self, server: Server, *, stall_s: float, ca_file: str = "") -> None:
+        self.server = server
+        self._stall_s = stall_s
+        self._ca_file = ca_file
+        self._context: ssl.SSLContext | None = None
+        self._idle: deque[http.client.HTTPConnection] = deque()
+
+    @contextmanager
+    def exchange(
+        self, what: str, method: str, target: str, headers: Mapping[str, str], body: Sequence[Bytes] = ()
+    ) -> Iterator[Response]:
+        """Send a request and have its answer inside the block; ``what`` names it in errors.
+
+        Raises StorageUnavailable for every way in which the connection can fail, inside the block too, and
+        StorageDenied for a server that cannot be trusted.
+        """
+        connection: http.client.HTTPConnection | None = None
+        try:
+            connection = self._take()
+            response = self._send(connection, method, target, headers, body)
+            yield Response(response)
+            if response.length == 0:
+                response.read()  # of an answer without a body
+            if response.isclosed() and not response.will_close:
+                self._keep(connection)
+                connection = None
+        except (OSError, http.client.HTTPException) as error:
+            raise unanswered(what, error) from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed after its exchange only if there is no room."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str],
+        body: Sequence[Bytes],
+    ) -> http.client.HTTPResponse:  # fmt: skip
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in {"Host": self.server.authority, "User-Agent": _USER_AGENT, **headers}.items():
+            connection.putheader(name, value)
+        if body or method in ("PUT", "POST"):
+            connection.putheader("Content-Length", str(sum(map(len, body))))
+        connection.endheaders()
+        try:
+            for part in body:
+                _send_all(connection, memoryview(part))
+        except (BrokenPipeError, ConnectionResetError):
+            # A server that refuses a request need not read its body; what it had to say is still there.
+            try:
+                return connection.getresponse()
+            except (OSError, http.client.HTTPException):
+                pass
+            raise
+        return connection.getresponse()
+
+    def _take(self) -> http.client.HTTPConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not _is_readable(connection.sock):
+                return connection
+            connection.close()
+        connection = self._new()
+        connection.connect()
+        return connection
+
+    def _new(self) -> http.client.HTTPConnection:
+        scheme, host, port = self.server
+        proxy = _proxy(self.server)
+        at = (proxy.host, proxy.port) if proxy else (host, port)
+        if scheme == "http":
+            return http.client.HTTPConnection(*at, timeout=self._stall_s)
+        if self._context is None:
+            self._context = ssl.create_default_context(cafile=self._ca_file or None)
+        connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._context)
+        if proxy:
+            connection.set_tunnel(host, port)
+        return connection
+
+    def _keep(self, connection: http.client.HTTPConnection) -> None:
+        if len(self._idle) < _KEPT:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    """Readable while nothing was asked means that the server has closed it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:
+    # sendall() would have to be done with everything within one time limit.
+    while view:
+        view = view[connection.sock.send(view[:_PIECE_BYTES]) :]
+
+
+def _proxy(server: Server) -> Server | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY name for an https server."""
+    if server.scheme != "https" or not (os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")):
+        return None
+    from urllib.parse import urlsplit  # noqa: PLC0415 - rare, and slow to import
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415
+
+    if proxy_bypass(server.host):
+        return None
+    parts = urlsplit(getproxies()["https"])
+    return Server("http", parts.hostname or "", parts.port or 80)

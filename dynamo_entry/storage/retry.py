@@ -1,0 +1,77 @@
+"""One policy for every request to a store: what a later attempt may survive is tried again, until time is up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import tenacity
+
+from dynamo_entry.errors import StorageUnavailable
+
+T = TypeVar("T")
+
+#: Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): many pods fail at the same moment.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+
+#: The share of a phase's stall limit after which a store gives up, so that its own error is what is reported.
+_SHARE = 0.7
+
+
+class Retry(NamedTuple):
+    """How long a store goes on trying. Times are seconds."""
+
+    #: an operation that got no further for so long has failed
+    limit_s: float = 42
+    #: an attempt that moves no byte for so long is given up, and the next one made
+    stall_s: float = 10
+
+    @classmethod
+    def within(cls, stall_timeout: float) -> Retry:
+        """Limits after which a phase that may stall for ``stall_timeout`` (0: for ever) still can say why."""
+        if not stall_timeout:
+            return cls()
+        limit = stall_timeout * _SHARE
+        return cls(limit, min(DEFAULT.stall_s, limit / 3))
+
+    def call(self, action: Callable[[], T], *, progress: Callable[[], int] = int) -> T:
+        """The result of ``action``, which is repeated for as long as it raises StorageUnavailable.
+
+        ``progress`` says how many bytes of the operation are done; time starts anew whenever they are more,
+        and ``action`` goes on from there. Raises the last StorageUnavailable, or any other error at once.
+        """
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(StorageUnavailable),
+            wait=_pause,
+            stop=_TimeIsUp(self.limit_s, progress),
+            reraise=True,
+        )
+        return attempts(action)
+
+
+DEFAULT = Retry()
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Random, longer with every attempt; at least what the server asked for."""
+    longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (state.attempt_number - 1))
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after_s if isinstance(error, StorageUnavailable) else 0
+    return asked + random.uniform(0, longest)  # noqa: S311 - jitter
+
+
+class _TimeIsUp:
+    def __init__(self, limit_s: float, progress: Callable[[], int]) -> None:
+        self._limit_s = limit_s
+        self._progress = progress
+        self._done = progress()
+        self._until = time.monotonic() + limit_s
+
+    def __call__(self, state: tenacity.RetryCallState) -> bool:
+        now = time.monotonic()
+        if self._progress() > self._done:
+            self._done = self._progress()
+            self._until = now + self._limit_s
+        return now + state.upcoming_sleep > self._until

@@ -175,7 +175,10 @@ class Container:
 
     def kill(self) -> None:
         subprocess.run(
-            [ENGINE, "rm", "-f", "-t", "0", self.name], capture_output=True, timeout=60, check=False
+            [ENGINE, "rm", "-f", *(("-t", "0") if ENGINE == "podman" else ()), self.name],
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
         self.process.wait(30)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store, Writer
+from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
-__all__ = ["Bytes", "Leftover", "ObjectStat", "Retry", "Store", "Writer", "open_store"]
+__all__ = ["Bytes", "Leftover", "Neighbour", "ObjectStat", "Retry", "Store", "Writer", "open_store"]
 
 _BACKENDS = {
     "file": "dynamo_entry.storage.local:LocalStore",

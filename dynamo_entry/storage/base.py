@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from typing_extensions import Self
 
+from dynamo_entry.errors import StorageError
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -26,6 +28,14 @@ class Leftover(NamedTuple):
     """What a killed creator left behind and nobody can see at the location: ``prune`` removes it."""
 
     name: str
+    size: int
+    age_s: float
+
+
+class Neighbour(NamedTuple):
+    """A published archive: its location, its size in bytes, how long it has been there."""
+
+    location: str
     size: int
     age_s: float
 
@@ -72,6 +82,13 @@ class Store(ABC):
     @abstractmethod
     def remove_leftover(self, leftover: Leftover) -> None:
         """Remove one of ``leftovers()``."""
+
+    def neighbours(self) -> Iterator[Neighbour]:
+        """The archives in this location's directory, bucket prefix or repository, this one included.
+
+        Raises StorageError where the store cannot list.
+        """
+        raise StorageError(f"{self.location}: archives cannot be listed here", reason="CannotList")
 
     def close(self) -> None:  # noqa: B027 - most stores keep nothing open
         """Free connections and descriptors."""

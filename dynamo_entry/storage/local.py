@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
-from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
+from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, remove_if_stale
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
@@ -91,6 +91,18 @@ class LocalStore(Store):
         with posix.translated(path):
             if not remove_if_stale(path):
                 raise StorageError(f"{path} is being written", reason="InUse")
+
+    def neighbours(self) -> Iterator[Neighbour]:
+        with posix.translated(self._directory):
+            names = sorted(os.listdir(self._directory))
+        for name in names:
+            path = os.path.join(self._directory, name)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            if name.endswith(".tar") and not name.startswith(".") and stat.S_ISREG(status.st_mode):
+                yield Neighbour(path, status.st_size, max(0.0, time.time() - status.st_mtime))
 
     def close(self) -> None:
         self._file = self._seen = None

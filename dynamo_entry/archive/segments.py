@@ -1,0 +1,70 @@
+"""An archive in pieces that can be fetched in any order and checked one by one, for exact copies of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from dynamo_entry.archive import codec, manifest
+from dynamo_entry.archive.manifest import Chunk
+from dynamo_entry.archive.reader import Archive
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.storage.base import Bytes
+
+#: A request's overhead is small beside it, and a few of them fit into any memory limit.
+SEGMENT_BYTES = 8 << 20
+
+
+class Segment(NamedTuple):
+    """The bytes from ``offset`` on, with all ``chunks`` that lie in them."""
+
+    offset: int
+    length: int
+    chunks: tuple[Chunk, ...]
+
+
+def segments(archive: Archive, *, size: int = SEGMENT_BYTES) -> Iterator[Segment]:
+    """Segments of about ``size`` bytes that make up the archive, from front to back."""
+    entries = chain.from_iterable(stream.chunks for stream in archive.manifest.streams.values())
+    chunks = sorted((entry for entry in entries if isinstance(entry, Chunk)), key=lambda chunk: chunk.offset)
+    start, inside = 0, []
+    for chunk in chunks:
+        inside.append(chunk)
+        end = chunk.offset + chunk.stored_length
+        if end - start >= size:
+            yield Segment(start, end - start, tuple(inside))
+            start, inside = end, []
+    yield Segment(start, archive.size - start, tuple(inside))
+
+
+def check(archive: Archive, segment: Segment, data: Bytes) -> None:
+    """Raises Corrupt unless ``data`` is the segment: each chunk, and the manifest where it is the last one.
+
+    Of the headers between chunks, which no restore reads, only that they are there.
+    """
+    view = memoryview(data)
+    position = 0
+    for chunk in segment.chunks:
+        start = chunk.offset - segment.offset
+        stored = view[start : start + chunk.stored_length]
+        if codec.digest(stored) != chunk.digest or not bytes(view[position:start]).strip(b"\0"):
+            raise Corrupt(
+                f"{archive.location} differs from its manifest at {chunk.offset}",
+                hint="the archive is damaged: remove it and create the checkpoint again",
+                reason="ChunkDigestMismatch",
+            )
+        position = start + chunk.stored_length
+    if segment.offset + segment.length == archive.size:
+        _check_end(archive, segment, view)
+
+
+def _check_end(archive: Archive, segment: Segment, view: memoryview) -> None:
+    location = manifest.find_manifest(bytes(view[-manifest.TRAILER_BYTES :]), archive.size)
+    if location is not None:
+        start = location.offset - segment.offset
+        if manifest.digest_text(bytes(view[start : start + location.length])) == archive.digest:
+            return
+    raise Corrupt(
+        f"{archive.location} changed while it was read", hint="try again", reason="ManifestDigestMismatch"
+    )

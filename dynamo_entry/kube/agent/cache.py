@@ -1,0 +1,221 @@
+"""Checkpoints on the node's own disk: whole and verified, or not there.
+
+``<name>.tar`` is an exact copy of an archive, made as ``<name>.tar.part`` and renamed when all of it is
+verified and durable; ``<name>.json`` says of what. ``name`` is the identity hash, or ``namespace/hash``.
+One process writes a copy at a time, under a lock on the partial file; the next one goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import msgspec
+
+from dynamo_entry import storage
+from dynamo_entry.archive import Archive
+from dynamo_entry.archive.segments import Segment, check, segments
+from dynamo_entry.errors import Corrupt, StorageError, UsageError
+from dynamo_entry.storage import posix
+
+#: Reads of one archive in flight at a time, 8 MiB each.
+_THREADS = 4
+
+_NAME = re.compile(r"([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9_-]+")
+_TAR, _PART, _FACTS = ".tar", ".tar.part", ".json"
+
+
+class Busy(StorageError):
+    """Another process makes this copy."""
+
+    retry = True
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy: of which archive, and when (Unix time) it was last found intact and last used."""
+
+    source: str
+    digest: str
+    size: int
+    verified_at: float = 0
+    used_at: float = 0
+
+
+class Cache:
+    """The copies below ``directory``. Thread-safe."""
+
+    def __init__(self, directory: str, *, key: bytes | None = None) -> None:
+        self.directory = directory
+        self._key = key
+        posix.make_directories(directory)
+
+    def path(self, name: str) -> str:
+        """Where the copy is. Raises UsageError for a name that would lead elsewhere."""
+        return self._path(name, _TAR)
+
+    def _path(self, name: str, suffix: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"not the name of a checkpoint: {name!r}")
+        return os.path.join(self.directory, name + suffix)
+
+    def entries(self) -> dict[str, Entry]:
+        """All copies by name. One whose facts got lost counts, as never verified."""
+        return {name: self._entry(name) for name in self._names(_TAR)}
+
+    def _names(self, suffix: str) -> Iterator[str]:
+        for directory, _, files in os.walk(self.directory):
+            inside = os.path.relpath(directory, self.directory)
+            for file in sorted(files):
+                name = os.path.normpath(os.path.join(inside, file.removesuffix(suffix)))
+                if file.endswith(suffix) and _NAME.fullmatch(name):
+                    yield name
+
+    def _entry(self, name: str) -> Entry:
+        try:
+            with open(self._path(name, _FACTS), "rb") as file:
+                return msgspec.json.decode(file.read(), type=Entry)
+        except (OSError, msgspec.MsgspecError):
+            size = os.stat(self.path(name)).st_size
+            return Entry(source="", digest="", size=size)
+
+    def _write(self, name: str, entry: Entry) -> None:
+        path = self._path(name, _FACTS)
+        with open(f"{path}.new", "wb") as file:
+            file.write(msgspec.json.encode(entry))
+        os.rename(f"{path}.new", path)
+
+    def note(self, name: str, *, used_at: float = 0, verified_at: float = 0) -> None:
+        """Remember a later use or verification of a copy."""
+        old = self._entry(name)
+        new = msgspec.structs.replace(
+            old, used_at=max(old.used_at, used_at), verified_at=max(old.verified_at, verified_at)
+        )
+        if new != old:
+            self._write(name, new)
+
+    def fetch(self, name: str, source: str, hash_: str, progress: Callable[[int], None]) -> Entry:
+        """Make or renew the copy of the archive at ``source``, from what an earlier attempt left.
+
+        ``progress`` is told the number of bytes before each read, and may take its time. Raises Busy while
+        another process does the same, Corrupt and Incompatible for a bad archive, StorageError otherwise.
+        """
+        part = self._path(name, _PART)
+        with storage.open_store(source) as store, self._locked(part) as descriptor:
+            archive = Archive.open(store, expected_hash=hash_, key=self._key, threads=1)
+            with posix.translated(part), archive:
+                copier = _Copier(archive, store, descriptor, progress)
+                with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
+                    for _ in pool.map(copier.copy, segments(archive)):
+                        pass
+                os.fsync(descriptor)
+                os.rename(part, self.path(name))
+                posix.sync_directory(os.path.dirname(part))
+        entry = Entry(source=source, digest=archive.digest, size=archive.size, verified_at=time.time())
+        self._write(name, entry)
+        return entry
+
+    @contextmanager
+    def _locked(self, part: str) -> Iterator[int]:
+        with posix.translated(part):
+            posix.make_directories(os.path.dirname(part))
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if not posix.is_unlocked(descriptor) or not _is_same_file(descriptor, part):
+                raise Busy(f"{part} is being written")
+            try:
+                yield descriptor
+            except BaseException as error:
+                # What was fetched is of use to the next attempt, unless it takes the room of others.
+                if not os.fstat(descriptor).st_size or getattr(error, "reason", "") == "DiskFull":
+                    os.unlink(part)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def verify(self, name: str) -> None:
+        """Read the whole copy and note that it is intact, or remove it and raise Corrupt."""
+        try:
+            with Archive.open(storage.open_store(self.path(name)), key=self._key, threads=1) as archive:
+                archive.verify()
+        except Corrupt:
+            self.remove(name)
+            raise
+        self.note(name, verified_at=time.time())
+
+    def remove(self, name: str) -> None:
+        """Remove a copy. Whoever reads it goes on reading."""
+        for suffix in (_TAR, _FACTS):
+            try:
+                os.unlink(self._path(name, suffix))
+            except FileNotFoundError:
+                continue
+
+    def remove_stale_parts(self, older_than_s: float) -> int:
+        """Remove partial copies that nobody has written to for so long; their number."""
+        removed = 0
+        for name in self._names(_PART):
+            path = self._path(name, _PART)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                age = time.time() - os.fstat(descriptor).st_mtime
+                if age >= older_than_s and posix.is_unlocked(descriptor):
+                    os.unlink(path)
+                    removed += 1
+            finally:
+                os.close(descriptor)
+        return removed
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Free and total bytes of the file system."""
+        status = os.statvfs(self.directory)
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+
+class _Copier:
+    """Copies one segment at a time, unless it is there already."""
+
+    def __init__(
+        self, archive: Archive, store: storage.Store, descriptor: int, progress: Callable[[int], None]
+    ) -> None:
+        self._archive = archive
+        self._store = store
+        self._descriptor = descriptor
+        self._progress = progress
+        self._is_resumed = os.fstat(descriptor).st_size > 0
+        self._is_failed = threading.Event()
+        os.ftruncate(descriptor, archive.size)
+
+    def copy(self, segment: Segment) -> None:
+        if self._is_failed.is_set() or (self._is_resumed and self._is_there(segment)):
+            return
+        try:
+            self._progress(segment.length)
+            data = memoryview(self._store.read_range(segment.offset, segment.length))
+            check(self._archive, segment, data)
+            offset = segment.offset
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
+        except BaseException:
+            self._is_failed.set()
+            raise
+
+    def _is_there(self, segment: Segment) -> bool:
+        try:
+            check(self._archive, segment, os.pread(self._descriptor, segment.length, segment.offset))
+        except Corrupt:
+            return False
+        return True
+
+
+def _is_same_file(descriptor: int, path: str) -> bool:
+    """Whether the open file still has that name: it may have been finished between opening and locking."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

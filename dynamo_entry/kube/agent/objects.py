@@ -1,0 +1,138 @@
+"""What the agent reads out of DynamoCheckpoints and pods, and what it says about them. Pure but for ``Reports``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Any
+
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from dynamo_entry.kube.agent.mirror import Object
+from dynamo_entry.kube.agent.prefetch import Wanted
+from dynamo_entry.kube.agent.settings import AgentSettings
+from dynamo_entry.kube.agent.sweep import Named
+
+GROUP, VERSION, PLURAL, KIND = "nvidia.com", "v1alpha1", "dynamocheckpoints", "DynamoCheckpoint"
+HASH_LABEL = "nvidia.com/checkpoint-hash"
+PREFETCH = "dynamo-entry/prefetch"
+
+#: The condition that the sweep sets; the operator decides what follows.
+ARCHIVE_MISSING = "ArchiveMissing"
+
+_COMPONENT = "dynamo-checkpoint-agent"
+
+
+def seconds(text: str | None) -> float:
+    """An API timestamp as Unix time; 0 where there is none."""
+    if not text:
+        return 0
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def copy_name(settings: AgentSettings, namespace: str, hash_: str) -> str:
+    """The name of a checkpoint's copy below the cache."""
+    return f"{namespace}/{hash_}" if settings.isolates_namespaces else hash_
+
+
+def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wanted]:
+    """The Ready checkpoints, those shared by several objects once."""
+    found: dict[str, Wanted] = {}
+    for one in checkpoints:
+        status = one.get("status", {})
+        if status.get("phase") != "Ready" or not _is_in_sight(settings, one):
+            continue
+        name = copy_name(settings, one["metadata"]["namespace"], status["identityHash"])
+        pinned = {"true": True, "false": False}.get(one["metadata"].get("annotations", {}).get(PREFETCH, ""))
+        if name in found and found[name].pinned is not None:
+            continue
+        found[name] = Wanted(
+            name, status["identityHash"], status["location"], status.get("digest", ""),
+            status.get("sizeBytes", 0), seconds(status.get("createdAt")), pinned,
+        )  # fmt: skip
+    return list(found.values())
+
+
+def named(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Named]:
+    """All checkpoints with the locations of their archives."""
+    return [
+        Named(one["metadata"]["uid"], one["status"]["location"], one["status"].get("phase") == "Ready")
+        for one in checkpoints
+        if one.get("status", {}).get("location") and _is_in_sight(settings, one)
+    ]
+
+
+def _is_in_sight(settings: AgentSettings, checkpoint: Object) -> bool:
+    return not settings.is_claim or checkpoint["metadata"]["namespace"] == settings.namespace
+
+
+def last_used(settings: AgentSettings, pods: Iterable[Object]) -> dict[str, float]:
+    """When the pods of this node last started from each copy."""
+    used: dict[str, float] = {}
+    for pod in pods:
+        hash_ = pod["metadata"].get("labels", {}).get(HASH_LABEL)
+        if hash_:
+            name = copy_name(settings, pod["metadata"]["namespace"], hash_)
+            used[name] = max(used.get(name, 0), seconds(pod.get("status", {}).get("startTime")))
+    return used
+
+
+def with_condition(checkpoint: Object, is_missing: bool, now: str) -> list[Object] | None:
+    """The conditions of a checkpoint whose archive is (not) missing; None where nothing changes."""
+    conditions: list[Object] = checkpoint["status"].get("conditions", [])
+    old = next((one for one in conditions if one["type"] == ARCHIVE_MISSING), None)
+    if (old is not None and old["status"] == "True") == is_missing:
+        return None
+    new = {
+        "type": ARCHIVE_MISSING, "status": str(is_missing), "lastTransitionTime": now,
+        "reason": "NotFound" if is_missing else "Found",
+        "message": f"{checkpoint['status']['location']} is {'not there' if is_missing else 'there'}",
+    }  # fmt: skip
+    return [*(one for one in conditions if one is not old), new]
+
+
+class Reports:
+    """The agent's writes: conditions and events. What cannot be written is logged."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def archive_missing(self, checkpoint: Object, is_missing: bool) -> None:
+        """Set or clear the condition ArchiveMissing."""
+        conditions = with_condition(checkpoint, is_missing, _now())
+        if conditions is None:
+            return
+        metadata = checkpoint["metadata"]
+        body = {
+            "metadata": {"resourceVersion": metadata["resourceVersion"]},
+            "status": {"conditions": conditions},
+        }
+        self._try(
+            client.CustomObjectsApi().patch_namespaced_custom_object_status,
+            GROUP, VERSION, metadata["namespace"], PLURAL, metadata["name"], body,
+            _content_type="application/merge-patch+json",
+        )  # fmt: skip
+
+    def event(self, checkpoint: Object, reason: str, message: str) -> None:
+        """A Warning on a checkpoint."""
+        metadata = checkpoint["metadata"]
+        subject = {key: metadata[key] for key in ("namespace", "name", "uid")}
+        event = {
+            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+            "involvedObject": subject | {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND},
+            "type": "Warning", "reason": reason, "message": message[:1024], "source": {"component": _COMPONENT},
+            "firstTimestamp": _now(), "lastTimestamp": _now(), "count": 1,
+        }  # fmt: skip
+        self._try(client.CoreV1Api().create_namespaced_event, metadata["namespace"], event)
+
+    def _try(self, write: Any, *arguments: Any, **options: Any) -> None:
+        try:
+            write(*arguments, **options)
+        except ApiException as error:
+            if error.status not in (404, 409):  # gone, or changed meanwhile: the next round sees it
+                self._log.warning("Not reported", reason=str(error.status), message=str(error.reason))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,175 @@
+"""Which checkpoints a node should hold, decided purely; and the fetching of them, two at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from dynamo_entry.errors import CheckpointError
+from dynamo_entry.kube.agent.cache import Cache, Entry
+from dynamo_entry.kube.agent.metrics import Metrics
+
+#: More would only share the same network.
+_AT_A_TIME = 2
+
+#: A copy is not taken away under a pod that began to read it so recently.
+PROTECTED_S = 600
+
+#: A failed fetch is tried again after that long, times two with each failure, up to the last.
+_PAUSES_S = (30, 60, 120, 240, 480, 900)
+
+
+class Wanted(NamedTuple):
+    """A Ready checkpoint as the cache sees it. ``pinned``: True or False where its annotation says so."""
+
+    name: str
+    hash: str
+    location: str
+    digest: str = ""
+    size: int = 0
+    created_at: float = 0
+    pinned: bool | None = None
+
+
+class Room(NamedTuple):
+    """What the cache may take: its limit, and what the file system has free beyond what it must keep."""
+
+    limit: int
+    spare: int
+
+
+class Plan(NamedTuple):
+    """What to fetch, the most wanted first, and what to remove before."""
+
+    fetch: tuple[Wanted, ...]
+    evict: tuple[str, ...]
+
+
+def plan(
+    wanted: Sequence[Wanted], cached: Mapping[str, Entry], used: Mapping[str, float], room: Room, now: float
+) -> Plan:
+    """Fill the room: what runs here first, then by annotation, last use, age; the rest goes when room is short.
+
+    ``used`` is when pods of this node last started from a checkpoint. What is not wanted any more stays for
+    as long as nothing else needs its room.
+    """
+    by_name = {one.name: one for one in wanted if one.pinned is not False}
+    budget = min(room.limit, sum(entry.size for entry in cached.values()) + room.spare)
+
+    def rank(name: str) -> tuple[Any, ...]:
+        last_used = max(used.get(name, 0), cached[name].used_at if name in cached else 0)
+        one = by_name.get(name)
+        is_protected = name in cached and now - last_used < PROTECTED_S
+        return (
+            is_protected,
+            one is not None,
+            one is not None and one.pinned is True,
+            last_used,
+            one.created_at if one else 0,
+            name,
+        )
+
+    fetch, evict = [], []
+    for name in sorted({*by_name, *cached}, key=rank, reverse=True):
+        one, entry = by_name.get(name), cached.get(name)
+        renews = one is not None and (entry is None or _is_other(one, entry))
+        # A renewed copy lies beside the old one until it is whole.
+        size = (entry.size if entry else 0) + (one.size if one and renews else 0)
+        if size <= budget:
+            budget -= size
+            if one is not None and renews:
+                fetch.append(one)
+        elif entry is not None and entry.size <= budget:
+            budget -= entry.size
+        elif entry is not None and not rank(name)[0]:
+            evict.append(name)
+    return Plan(tuple(fetch), tuple(evict))
+
+
+def _is_other(one: Wanted, entry: Entry) -> bool:
+    return bool(one.digest and entry.digest != one.digest) or entry.source != one.location
+
+
+class Limiter:
+    """Spreads bytes over time: ``take`` returns when they may flow. Thread-safe; 0 is no limit."""
+
+    def __init__(self, bytes_per_s: int) -> None:
+        self._rate = bytes_per_s
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def take(self, count: int) -> None:
+        if not self._rate:
+            return
+        with self._lock:
+            start = max(time.monotonic(), self._free_at)
+            self._free_at = start + count / self._rate
+        time.sleep(max(0.0, start - time.monotonic()))
+
+
+class Prefetcher:
+    """Carries plans out; ``failed`` is called with what could not be fetched."""
+
+    def __init__(self, cache: Cache, metrics: Metrics, log: Any, limiter: Limiter) -> None:
+        self._cache = cache
+        self._metrics = metrics
+        self._log = log
+        self._limiter = limiter
+        self._pool = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="prefetch")
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+        self._failures: dict[str, tuple[int, float]] = {}
+
+    def follow(self, plan: Plan) -> None:
+        """Evict at once; begin what is to be fetched, unless it is under way or failed just now."""
+        for name in plan.evict:
+            self._cache.remove(name)
+            self._metrics.evictions.inc()
+            self._log.info("Copy evicted", checkpoint=name)
+        now = time.monotonic()
+        with self._lock:
+            for one in plan.fetch:
+                is_due = self._failures.get(one.name, (0, 0.0))[1] <= now
+                if is_due and one.name not in self._running and len(self._running) < _AT_A_TIME:
+                    self._running.add(one.name)
+                    self._pool.submit(self._fetch, one)
+
+    def close(self) -> None:
+        """Wait for what is under way no longer than for its next read."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, one: Wanted) -> None:
+        began = time.monotonic()
+        try:
+            entry = self._cache.fetch(one.name, one.location, one.hash, self._progress)
+        except CheckpointError as error:
+            self._failed(one, error.reason, str(error))
+        except Exception as error:
+            self._failed(one, type(error).__name__, repr(error))
+        else:
+            seconds = time.monotonic() - began
+            self._metrics.prefetch_seconds.observe(seconds)
+            self._log.info("Copy complete", checkpoint=one.name, location=one.location, digest=entry.digest,
+                           size_bytes=entry.size, seconds=round(seconds, 2))  # fmt: skip
+            with self._lock:
+                self._failures.pop(one.name, None)
+        finally:
+            with self._lock:
+                self._running.discard(one.name)
+
+    def _progress(self, count: int) -> None:
+        self._limiter.take(count)
+        self._metrics.prefetch_bytes.inc(count)
+
+    def _failed(self, one: Wanted, reason: str, message: str) -> None:
+        self._metrics.prefetch_errors.labels(reason).inc()
+        self._log.warning(
+            "Copy failed", checkpoint=one.name, location=one.location, reason=reason, message=message
+        )
+        with self._lock:
+            count = self._failures.get(one.name, (0, 0.0))[0]
+            pause = _PAUSES_S[min(count, len(_PAUSES_S) - 1)]
+            self._failures[one.name] = (count + 1, time.monotonic() + pause)

@@ -1,0 +1,220 @@
+"""The agent's loop: look, plan, fetch and evict; verify a copy now and then; sweep when it is this one's turn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
+
+from dynamo_entry import storage
+from dynamo_entry.archive import read_key
+from dynamo_entry.errors import CheckpointError, NotFound, StorageError
+from dynamo_entry.kube.agent import objects
+from dynamo_entry.kube.agent.cache import Cache
+from dynamo_entry.kube.agent.lease import Lease
+from dynamo_entry.kube.agent.metrics import Metrics, serve
+from dynamo_entry.kube.agent.mirror import Mirror, Object
+from dynamo_entry.kube.agent.prefetch import Limiter, Prefetcher, Room, plan
+from dynamo_entry.kube.agent.settings import AgentSettings
+from dynamo_entry.kube.agent.sweep import Sweeper
+
+LEASE = "dynamo-checkpoint-sweep"
+
+#: Without any change, a round each so many seconds.
+_ROUND_S = 30
+
+#: A loop that did not come round for so long hangs.
+_HANGS_S = 900
+
+#: How often the storage is looked at for the readiness probe.
+_REACHABLE_S = 60
+
+
+def run(settings: AgentSettings, log: Any) -> None:
+    """Work until SIGTERM. The client's configuration is the caller's."""
+    psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)  # inherited by every thread
+    agent = Agent(settings, log)
+    server = serve(agent.metrics, settings.port, {"/healthz": agent.liveness, "/readyz": agent.readiness})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    log.info("Agent started", node=settings.node, cache=settings.cache_directory, storage=settings.storage)
+    agent.work()
+    server.shutdown()
+    os._exit(0)  # reads under way may take their time; what they wrote is of use to the next process
+
+
+class Agent:
+    def __init__(self, settings: AgentSettings, log: Any) -> None:
+        self._settings = settings
+        self._log = log
+        self.metrics = Metrics()
+        self._changed = threading.Event()
+        self._is_stopped = False
+        self._reports = objects.Reports(log)
+        self._sweeper = Sweeper(settings, self.metrics, log)
+        self._lease = Lease(LEASE, settings.namespace, settings.node, int(settings.sweep_every_s * 3))
+        self._checkpoints = self._mirrors()
+        self._pods = Mirror(
+            client.CoreV1Api().list_pod_for_all_namespaces, changed=self._changed, log=log,
+            field_selector=f"spec.nodeName={settings.node}", label_selector=objects.HASH_LABEL,
+        )  # fmt: skip
+        self._cache: Cache | None = None
+        if settings.cache_directory:
+            self._cache = Cache(settings.cache_directory, key=read_key(settings.key_file))
+            self._prefetcher = Prefetcher(self._cache, self.metrics, log, Limiter(settings.rate_limit))
+        self._round_at = time.monotonic()
+        self._unreachable = "storage not looked at yet" if settings.storage else ""
+        self._chores = [Chore(log, settings.verify_every_s, self._verify_one)] if self._cache else []
+        if settings.storage:
+            self._chores += [
+                Chore(log, settings.sweep_every_s, self._sweep), Chore(log, _REACHABLE_S, self._ask_storage)
+            ]  # fmt: skip
+
+    def _mirrors(self) -> list[Mirror]:
+        api, kind = client.CustomObjectsApi(), (objects.GROUP, objects.VERSION)
+        namespaces = self._settings.watch_namespaces
+        if not namespaces:
+            return [
+                Mirror(
+                    api.list_cluster_custom_object,
+                    *kind,
+                    objects.PLURAL,
+                    changed=self._changed,
+                    log=self._log,
+                )
+            ]
+        return [
+            Mirror(api.list_namespaced_custom_object, *kind, namespace, objects.PLURAL, changed=self._changed, log=self._log)
+            for namespace in namespaces
+        ]  # fmt: skip
+
+    def stop(self) -> None:
+        """End ``work`` after the round it is in."""
+        self._is_stopped = True
+        self._changed.set()
+
+    def work(self) -> None:
+        """Rounds until ``stop``."""
+        while not self._is_stopped:
+            self._changed.clear()
+            if all(mirror.is_synced for mirror in [*self._checkpoints, self._pods]):
+                self.round()
+            self._round_at = time.monotonic()
+            self._changed.wait(_ROUND_S)
+
+    def round(self) -> None:
+        """One look at everything."""
+        checkpoints = [one for mirror in self._checkpoints for one in mirror.objects()]
+        if self._cache is not None:
+            self._follow_plan(self._cache, checkpoints)
+        for chore in self._chores:
+            chore.begin_if_due(checkpoints)
+
+    def _follow_plan(self, cache: Cache, checkpoints: list[Object]) -> None:
+        used = objects.last_used(self._settings, self._pods.objects())
+        cached = cache.entries()
+        for name in cached.keys() & used.keys():
+            cache.note(name, used_at=used[name])
+        room = Room(self._settings.cache_limit, self._spare_bytes(cache))
+        self._prefetcher.follow(
+            plan(objects.wanted(self._settings, checkpoints), cached, used, room, time.time())
+        )
+        cached = cache.entries()
+        self.metrics.cache_archives.set(len(cached))
+        self.metrics.cache_bytes.set(sum(entry.size for entry in cached.values()))
+        self.metrics.cache_limit_bytes.set(self._settings.cache_limit)
+
+    def _spare_bytes(self, cache: Cache) -> int:
+        free, total = cache.free_bytes()
+        keep = self._settings.min_free
+        return free - int(keep * total if isinstance(keep, float) else keep)
+
+    def _verify_one(self, checkpoints: list[Object]) -> None:
+        """The copy that was not looked at for longest."""
+        cache = self._cache
+        assert cache is not None
+        self.metrics.removed_parts.inc(cache.remove_stale_parts(self._settings.grace_s))
+        entries = cache.entries()
+        if not entries:
+            return
+        name = min(entries, key=lambda name: entries[name].verified_at)
+        try:
+            cache.verify(name)
+        except CheckpointError as error:
+            self.metrics.verify_failures.inc()
+            self._log.error("Copy damaged", checkpoint=name, reason=error.reason, message=str(error))
+            for one in checkpoints:
+                if one.get("status", {}).get("identityHash") == name.rpartition("/")[2]:
+                    self._reports.event(
+                        one,
+                        "CacheCorrupt",
+                        f"the copy on node {self._settings.node} was damaged and is removed: {error}",
+                    )
+
+    def _sweep(self, checkpoints: list[Object]) -> None:
+        try:
+            if not self._lease.acquire():
+                return
+        except ApiException as error:
+            self._log.warning("Lease not to be had", name=LEASE, message=str(error.reason))
+            return
+        named = objects.named(self._settings, checkpoints)
+        self._sweeper.sweep(named)
+        by_uid = {one["metadata"]["uid"]: one for one in checkpoints}
+        for one in named:
+            if one.is_ready:
+                self._reports.archive_missing(by_uid[one.uid], one.uid in self._sweeper.missing)
+
+    def liveness(self) -> str:
+        """Why the kubelet should restart this container, or nothing."""
+        silent_s = time.monotonic() - self._round_at
+        return f"the last round was {silent_s:.0f} s ago" if silent_s > _HANGS_S else ""
+
+    def readiness(self) -> str:
+        """Why this agent does not do its work, or nothing."""
+        if self._cache is not None and not os.access(self._cache.directory, os.W_OK):
+            return f"{self._cache.directory} is not writable"
+        return self._unreachable
+
+    def _ask_storage(self, _checkpoints: list[Object]) -> None:
+        try:
+            with storage.open_store(self._settings.storage) as store:
+                store.stat()
+        except NotFound:
+            self._unreachable = ""  # an answer
+        except StorageError as error:
+            self._unreachable = str(error)
+        else:
+            self._unreachable = ""
+
+
+class Chore:
+    """Something that may take long, done now and then in a thread of its own, never twice at a time."""
+
+    def __init__(self, log: Any, every_s: float, action: Callable[[list[Object]], None]) -> None:
+        self._log = log
+        self._every_s = every_s
+        self._action = action
+        self._due_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def begin_if_due(self, checkpoints: list[Object]) -> None:
+        """Begin it, unless it goes on still or its time has not come."""
+        if time.monotonic() < self._due_at or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due_at = time.monotonic() + self._every_s
+        self._thread = threading.Thread(target=self._run, args=(checkpoints,), daemon=True)
+        self._thread.start()
+
+    def _run(self, checkpoints: list[Object]) -> None:
+        try:
+            self._action(checkpoints)
+        except Exception as error:
+            self._log.error("Chore failed", chore=self._action.__name__.strip("_"), message=repr(error))

@@ -1,0 +1,109 @@
+"""Storage compared with what is said of it: leftovers removed, missing archives and orphans noticed.
+
+One agent at a time does it. Nothing younger than the grace period is touched, and no archive that a
+DynamoCheckpoint names is ever deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from dynamo_entry import storage
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.kube.agent.metrics import Metrics
+from dynamo_entry.kube.agent.settings import AgentSettings
+from dynamo_entry.storage import Neighbour
+
+
+class Named(NamedTuple):
+    """A checkpoint and the archive that its status names."""
+
+    uid: str
+    location: str
+    is_ready: bool
+
+
+class Orphans(NamedTuple):
+    """Archives that no checkpoint names, and those of them that may go by now."""
+
+    all: tuple[Neighbour, ...]
+    old: tuple[Neighbour, ...]
+
+
+def orphans(archives: Iterable[Neighbour], named: Iterable[Named], grace_s: float) -> Orphans:
+    """Sort out the archives that are nobody's."""
+    known = {one.location.removeprefix("file://") for one in named}
+    found = tuple(archive for archive in archives if archive.location.removeprefix("file://") not in known)
+    return Orphans(found, tuple(archive for archive in found if archive.age_s >= grace_s))
+
+
+class Sweeper:
+    """``missing`` after a sweep: the uids of Ready checkpoints whose archive was absent in the last two."""
+
+    def __init__(self, settings: AgentSettings, metrics: Metrics, log: Any) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._log = log
+        self._absent: set[str] = set()
+        self.missing: set[str] = set()
+
+    def sweep(self, named: list[Named]) -> None:
+        """One pass. What a store cannot or will not do is logged, and the rest goes on."""
+        for step in (self._leftovers, self._missing, self._orphans):
+            try:
+                step(named)
+            except StorageError as error:
+                self._log.warning(
+                    "Sweep incomplete", step=step.__name__[1:], reason=error.reason, message=str(error)
+                )
+
+    def _leftovers(self, _named: list[Named]) -> None:
+        with storage.open_store(self._settings.storage) as store:
+            for leftover in store.leftovers():
+                if leftover.age_s < self._settings.grace_s:
+                    continue
+                try:
+                    store.remove_leftover(leftover)
+                except StorageError as error:
+                    self._log.warning("Leftover not removed", name=leftover.name, message=str(error))
+                    continue
+                self._metrics.aborted_uploads.inc()
+                self._log.info(
+                    "Leftover removed",
+                    name=leftover.name,
+                    size_bytes=leftover.size,
+                    age_s=round(leftover.age_s),
+                )
+
+    def _missing(self, named: list[Named]) -> None:
+        absent = {one.uid for one in named if one.is_ready and _is_absent(one.location)}
+        self.missing = absent & self._absent
+        self._absent = absent
+
+    def _orphans(self, named: list[Named]) -> None:
+        with storage.open_store(self._settings.storage) as store:
+            found = orphans(store.neighbours(), named, self._settings.orphan_grace_s)
+        self._metrics.orphan_archives.set(len(found.all))
+        self._metrics.orphan_bytes.set(sum(archive.size for archive in found.all))
+        for archive in found.old:
+            if not self._settings.deletes_orphans:
+                self._log.info("Orphan archive", location=archive.location, size_bytes=archive.size)
+                continue
+            with storage.open_store(archive.location) as store:
+                store.delete()
+            self._log.warning("Orphan archive deleted", location=archive.location, size_bytes=archive.size)
+
+
+def _is_absent(location: str) -> bool:
+    """Whether the store definitely says so; a refusal proves nothing. Raises StorageUnavailable."""
+    try:
+        with storage.open_store(location) as store:
+            store.stat()
+    except NotFound:
+        return True
+    except StorageUnavailable:
+        raise  # the others will not answer either
+    except StorageError:
+        return False
+    return False

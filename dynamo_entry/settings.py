@@ -35,6 +35,7 @@ class Settings(NamedTuple):
     dump_timeout: float = 0
     restore_timeout: float = 0
     stall_timeout: float = 60
+    gpu_timeout: float = 0
     stop_grace: float = 5
     signal_target: str = "group"
     compression: str = "auto"
@@ -142,6 +143,9 @@ VARIABLES: dict[str, Variable] = {
     "DUMP_TIMEOUT": Variable(_seconds, "limit of freeze and publish; 0: no limit but STALL_TIMEOUT"),
     "RESTORE_TIMEOUT": Variable(_seconds, "limit of a whole restore; 0: no limit but STALL_TIMEOUT"),
     "STALL_TIMEOUT": Variable(_seconds, "no progress for so long means that a phase hangs"),
+    "GPU_TIMEOUT": Variable(
+        _seconds, "limit of one GPU call (lock, checkpoint, restore); 0: 30 s for a lock, else by memory"
+    ),
     "STOP_GRACE": Variable(_seconds, "between TERM and KILL for what the engine left running"),
     "SIGNAL_TARGET": Variable(_one_of("group", "engine"), "who gets forwarded signals"),
     "COMPRESSION": Variable(_compression, "auto, none, zstd or zstd:LEVEL"),

@@ -34,6 +34,10 @@ def version() -> str:
     return match[1]
 
 
+#: Where CRIU looks for plugins: none. Its CUDA plugin would checkpoint GPUs as well, and one owner is enough.
+_NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
+
+
 class Criu:
     """A running CRIU."""
 
@@ -48,7 +52,7 @@ class Criu:
         self.log_path = log_path
         self._process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            pass_fds=keep, env={**os.environ, **(extra or {})},
+            pass_fds=keep, env={**os.environ, "CRIU_LIBS_DIR": _NO_PLUGINS, **(extra or {})},
         )  # fmt: skip
 
     @property

@@ -19,7 +19,7 @@ LAST_HELPER_PID = 999
 ADDITIONS = {"UV_USE_IO_URING": "0"}
 
 #: Phases in which the engine is (being) frozen: signals wait until it runs again.
-FROZEN = frozenset(("freeze", "dump", "delta", "publish", "thaw"))
+FROZEN = frozenset(("freeze", "gpu", "dump", "delta", "publish", "thaw"))
 
 EXIT_NOT_DUMPABLE, EXIT_ENGINE_ENDED, EXIT_DUMP_FAILED = 171, 172, 174
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dynamo_entry import compat, hooks, storage
+from dynamo_entry import compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import (
@@ -39,6 +39,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         creation.prepare()
     creation.start_engine()
     with channel.phase("wait-ready"):
+        creation.check_gpu()
         engine.wait_until_ready(settings, channel)
     if settings.pre_dump:
         with channel.phase("pre-dump"):
@@ -52,6 +53,7 @@ class _Creation:
         self._channel = channel
         self._store = storage.open_store(settings.location)
         self._key = read_key(settings.key_file)
+        self._gpu = cuda.for_creation(channel, settings.gpu_timeout)
         self._pid = 0
 
     def existing(self) -> dict[str, Any] | None:
@@ -94,6 +96,10 @@ class _Creation:
                 raise CheckpointError("the engine could not be started", reason="EngineEnded")
         self._pid = int(word.split()[1])
 
+    def check_gpu(self) -> None:
+        """Refuse a GPU that cannot be checkpointed; its driver was attached while the engine started."""
+        self._gpu.check()
+
     def freeze_and_publish(self) -> dict[str, Any]:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
         sink = self._store.open_writer(replace=self._settings.force)
@@ -111,13 +117,21 @@ class _Creation:
     def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
         limits = {"limit_s": self._settings.dump_timeout, "stall_s": self._settings.stall_timeout}
         with self._channel.phase("freeze", **limits):
-            processes = engine.tree(self._pid)
-            engine.refuse_what_cannot_be_dumped(processes)
-            head = self._head(processes)
-            dump = Dump(
-                self._pid, self._places, privileged=options.is_privileged(self._have.effective),
-                open_sink=lambda name: writer.stream(f"criu/{name}"),
-            )  # fmt: skip
+            engine.refuse_what_cannot_be_dumped(engine.tree(self._pid))
+        with self._gpu.frozen(self._pids, **limits) as gpu:
+            head = self._head(engine.tree(self._pid), gpu)
+            return self._dump_and_publish(writer, sink, head, limits)
+
+    def _pids(self) -> list[int]:
+        return [process.pid for process in engine.tree(self._pid)]
+
+    def _dump_and_publish(
+        self, writer: ArchiveWriter, sink: storage.Writer, head: Head, limits: dict[str, float]
+    ) -> dict[str, Any]:
+        dump = Dump(
+            self._pid, self._places, privileged=options.is_privileged(self._have.effective),
+            open_sink=lambda name: writer.stream(f"criu/{name}"),
+        )  # fmt: skip
         with dump:
             with self._channel.phase("dump", **limits) as phase:
                 dump.take_images(phase.progress)
@@ -130,7 +144,7 @@ class _Creation:
                 self._let_go(dump)
         return {**result, "seconds": self._channel.seconds}
 
-    def _head(self, processes: list[Any]) -> Head:
+    def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
         here = engine.descriptors(self._pid)
         return Head(
             hash=self._settings.hash,
@@ -141,6 +155,7 @@ class _Creation:
             stdio={str(number): here.get(number, "") for number in (0, 1, 2)},
             root_pid=self._pid,
             volume_files=engine.volume_files(processes, self._roots),
+            gpu=gpu,
         )
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dynamo_entry import compat, hooks, storage
+from dynamo_entry import compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.criu.streamer import Serve
@@ -34,6 +34,7 @@ _AHEAD = 3
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     """Restore the engine as a child of this process; returns the result message. Raises CheckpointError."""
+    gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
     with channel.phase("open", stall_s=settings.stall_timeout + settings.wait) as phase:
         have = privileges.read()
@@ -45,10 +46,12 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     with archive:
         restoration = _Restoration(settings, channel, archive, have)
         with channel.phase("check"):
+            gpu.check(archive.manifest.head.gpu)
             restoration.check(version)
         with channel.phase("delta", stall_s=settings.stall_timeout):
             restoration.apply_delta()
         pid = restoration.restore()
+        gpu.thaw()
         with channel.phase("settle"):
             restoration.settle(pid)
     return restoration.result(pid)

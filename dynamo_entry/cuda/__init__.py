@@ -1,0 +1,44 @@
+"""GPU memory: every process with a CUDA context is checkpointed before CRIU dumps it, restored after.
+
+One helper process (``helper``) makes all calls of the driver's checkpoint API; ``creation`` and
+``restoration`` are the two sequences. Where there is no GPU, none of them is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from dynamo_entry.cuda import absent
+
+if TYPE_CHECKING:
+    from dynamo_entry.cuda.creation import Creation
+    from dynamo_entry.cuda.restoration import Restoration
+
+#: There wherever a container was given a GPU, by nvidia-container-toolkit, CDI or a privileged pod.
+_CONTROL_DEVICE = "/dev/nvidiactl"
+
+
+def is_present() -> bool:
+    """Whether this container has an NVIDIA GPU."""
+    return os.path.exists(_CONTROL_DEVICE)
+
+
+def for_creation(channel: Any, limit_s: float) -> Creation | absent.NoCreation:
+    """The GPU part of a creation; its helper starts now. ``limit_s``: of one call, 0 for the defaults."""
+    if not is_present():
+        return absent.NoCreation()
+    from dynamo_entry.cuda.creation import Creation  # noqa: PLC0415 - ctypes and a process, only for a GPU
+    from dynamo_entry.cuda.session import Session  # noqa: PLC0415
+
+    return Creation(Session(lambda: channel.send(progress=0), limit_s), channel)
+
+
+def for_restore(channel: Any, limit_s: float) -> Restoration | absent.NoRestoration:
+    """The GPU part of a restore; its helper starts now and attaches while the archive is fetched."""
+    if not is_present():
+        return absent.NoRestoration()
+    from dynamo_entry.cuda.restoration import Restoration  # noqa: PLC0415
+    from dynamo_entry.cuda.session import Session  # noqa: PLC0415
+
+    return Restoration(Session(lambda: channel.send(progress=0), limit_s), channel)

@@ -1,0 +1,124 @@
+"""The worker's end of the helper process: start it early, ask it with a deadline, kill it when it hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+#: Isolated from the engine's PYTHON* variables, and yet the same package as ours.
+_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.cuda.helper import main; main()"
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+#: They restrict and reorder the devices of the process that has them; a map between GPUs needs all of them.
+_VIEW = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+
+#: How long attaching to the GPUs may take: seconds, and tens of them where no persistence daemon runs.
+ATTACH_LIMIT_S = 120
+
+#: While the driver works, PID 1 is told this often that the worker is alive.
+_TICK_S = 0.5
+
+
+class Answer(NamedTuple):
+    """How one call went: CUresult, its name, what it returned, and how long it took."""
+
+    code: int
+    name: str
+    value: Any
+    seconds: float
+
+
+class Unanswered(Exception):
+    """The helper died, or did not answer in time and was killed. ``answers`` are those that came before."""
+
+    def __init__(self, why: str, answers: dict[int, Answer]) -> None:
+        super().__init__(why)
+        self.answers = answers
+
+
+class Helper:
+    """One helper process. ``tick`` is called now and then while an answer is awaited."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+        self._text = b""
+        self._number = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            env={name: value for name, value in os.environ.items() if name not in _VIEW},
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The helper's pid."""
+        return self._process.pid
+
+    def facts(self, limit_s: float = ATTACH_LIMIT_S) -> dict[str, Any]:
+        """Its first words, ``{"facts": …}`` or ``{"absent": why}``. Raises Unanswered."""
+        return self._next(time.monotonic() + limit_s, {})
+
+    def ask(
+        self, action: str, pids: Iterable[int], *, limit_s: float, at_once: bool = True, **more: Any
+    ) -> dict[int, Answer]:
+        """The same action on several processes, all at once or one after another; each has ``limit_s``.
+
+        Raises Unanswered as soon as one answer is missing.
+        """
+        answers: dict[int, Answer] = {}
+        for group in [list(pids)] if at_once else [[pid] for pid in pids]:
+            waiting = {self._send(action=action, pid=pid, **more): pid for pid in group}
+            deadline = time.monotonic() + limit_s
+            while waiting:
+                message = self._next(deadline, answers)
+                if (pid := waiting.pop(message["id"], None)) is None:
+                    continue  # of a question that was called off
+                answers[pid] = Answer(message["code"], message["name"], message["value"], message["seconds"])
+        return answers
+
+    def memory(self, uuids: list[str], limit_s: float) -> dict[str, int | None]:
+        """Free bytes of each GPU now; None where it is not told. Raises Unanswered."""
+        answer = self.ask("memory", [0], limit_s=limit_s, uuids=uuids)[0]
+        return dict(answer.value)
+
+    def kill(self) -> None:
+        """SIGKILL: a call that hangs in the driver cannot be called off."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _send(self, **request: Any) -> int:
+        self._number += 1
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
+        except OSError:
+            pass  # it died: reading the answer will tell
+        return self._number
+
+    def _next(self, deadline: float, answers: dict[int, Answer]) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        while b"\n" not in self._text:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                self.kill()
+                raise Unanswered("did not answer in time", answers)
+            if not select.select([self._process.stdout], [], [], min(left_s, _TICK_S))[0]:
+                self._tick()
+                continue
+            data = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not data:
+                self.kill()
+                raise Unanswered(f"was lost: exit code {self._process.returncode}", answers)
+            self._text += data
+        line, _, self._text = self._text.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message

@@ -1,0 +1,121 @@
+"""libcuda.so.1 by ctypes: the devices, and the checkpoint calls on other processes.
+
+ctypes and not NVIDIA's cuda.core.checkpoint: that needs numpy, 120 MiB and half a second to import, for the
+six functions below.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from dynamo_entry.cuda import abi
+from dynamo_entry.cuda.abi import Result
+
+_LIBRARY = "libcuda.so.1"
+
+#: CUdevice_attribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+_COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76
+
+#: Read by the driver at each call: the file that the processes of a `cuda-checkpoint --launch-job` share.
+_JOB_FILE = "CUDA_CHECKPOINT_JOB_FILE"
+
+
+class CallFailed(Exception):
+    """A call of the driver did not succeed: CUresult and its name."""
+
+    def __init__(self, code: int, name: str) -> None:
+        super().__init__(f"{name} ({code})")
+        self.code = code
+        self.name = name
+
+
+class Driver:
+    """The driver, loaded. Raises OSError where there is none."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(_LIBRARY)
+
+    def init(self) -> None:
+        """Attach to the GPUs; takes seconds. Raises CallFailed."""
+        self._call("cuInit", 0)
+
+    def version(self) -> int:
+        """The CUDA version that the driver speaks: 12080 is 12.8. Raises CallFailed."""
+        version = ctypes.c_int()
+        self._call("cuDriverGetVersion", ctypes.byref(version))
+        return version.value
+
+    def has_checkpoint_api(self) -> bool:
+        """Whether processes can be checkpointed by calls."""
+        return hasattr(self._library, "cuCheckpointProcessLock") and self.version() >= abi.FIRST_API
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What the GPUs are, in the driver's order. Raises CallFailed."""
+        count = ctypes.c_int()
+        self._call("cuDeviceGetCount", ctypes.byref(count))
+        return [self._device(ordinal) for ordinal in range(count.value)]
+
+    def _device(self, ordinal: int) -> dict[str, Any]:
+        device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
+        self._call("cuDeviceGet", ctypes.byref(device), ordinal)
+        self._call("cuDeviceGetName", name, len(name), device)
+        self._call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+        uuid, slice_uuid = abi.Uuid(), abi.Uuid()
+        self._call("cuDeviceGetUuid_v2", slice_uuid, device)
+        # Of a MIG slice the older call gives the UUID of the whole GPU.
+        self._call(
+            "cuDeviceGetUuid" if hasattr(self._library, "cuDeviceGetUuid") else "cuDeviceGetUuid_v2",
+            uuid, device,
+        )  # fmt: skip
+        major, minor = (self._attribute(device, which) for which in (_COMPUTE_MAJOR, _COMPUTE_MINOR))
+        return {
+            "ordinal": ordinal,
+            "uuid": abi.uuid_text(slice_uuid),
+            "name": name.value.decode("utf-8", "replace"),
+            "compute": f"{major}.{minor}",
+            "memory_bytes": memory.value,
+            "is_mig": bytes(uuid) != bytes(slice_uuid),
+        }
+
+    def _attribute(self, device: ctypes.c_int, which: int) -> int:
+        value = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
+        return value.value
+
+    def perform(self, action: str, pid: int, request: dict[str, Any]) -> int:
+        """One action on a process; the answer of ``tid`` and ``state``, else 0. Raises CallFailed."""
+        if job_file := request.get("job_file"):
+            os.environ[_JOB_FILE] = job_file
+        if action in ("tid", "state"):
+            value = ctypes.c_int()
+            name = "GetRestoreThreadId" if action == "tid" else "GetState"
+            self._call(f"cuCheckpointProcess{name}", pid, ctypes.byref(value))
+            return value.value
+        args = _arguments(action, request)
+        self._call(f"cuCheckpointProcess{action.capitalize()}", pid, args and ctypes.byref(args))
+        return 0
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        code = getattr(self._library, function)(*arguments)
+        if code != Result.SUCCESS:
+            raise CallFailed(code, self._name_of(code))
+
+    def _name_of(self, code: int) -> str:
+        name = ctypes.c_char_p()
+        if self._library.cuGetErrorName(code, ctypes.byref(name)) or not name.value:
+            return "CUDA_ERROR_UNKNOWN"
+        return name.value.decode("ascii", "replace")
+
+
+def _arguments(action: str, request: dict[str, Any]) -> abi.LockArgs | abi.RestoreArgs | None:
+    if action == "lock":
+        return abi.LockArgs(timeoutMs=request["timeout_ms"])
+    pairs = request.get("pairs")
+    if action != "restore" or not pairs:
+        return None
+    array = (abi.GpuPair * len(pairs))(
+        *(abi.GpuPair(abi.uuid_bytes(old), abi.uuid_bytes(new)) for old, new in pairs)
+    )
+    return abi.RestoreArgs(gpuPairs=array, gpuPairsCount=len(pairs))

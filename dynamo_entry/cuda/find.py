@@ -1,0 +1,65 @@
+"""Which processes have to do with a GPU, as /proc shows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+_DEVICES = "/dev/nvidia"
+_JOB_FILE = b"CUDA_CHECKPOINT_JOB_FILE="
+
+
+def candidates(pids: Iterable[int]) -> list[int]:
+    """Those that have loaded the driver's library: only these can have a CUDA context."""
+    return [pid for pid in pids if "/libcuda.so" in _read(pid, "maps").decode("utf-8", "replace")]
+
+
+def leftovers(pids: Iterable[int]) -> list[tuple[int, str]]:
+    """(pid, device node) of processes that still hold a GPU although every context is checkpointed.
+
+    CRIU cannot dump such a descriptor or mapping. They are of a process that was forked from one with a
+    context, or that uses NVML on a driver older than 570.
+    """
+    found = []
+    for pid in pids:
+        paths = {line.split(None, 5)[5] for line in _read(pid, "maps").decode("utf-8", "replace").splitlines()
+                 if _DEVICES in line}  # fmt: skip
+        paths.update(path for path in _descriptors(pid) if path.startswith(_DEVICES))
+        found += [(pid, path) for path in sorted(paths)]
+    return found
+
+
+def job_file(pid: int) -> str:
+    """The file that the processes of a ``cuda-checkpoint --launch-job`` share, as other processes reach it."""
+    for variable in _read(pid, "environ").split(b"\0"):
+        if variable.startswith(_JOB_FILE):
+            path = variable[len(_JOB_FILE) :].decode("utf-8", "replace")
+            return path.replace("/proc/self/", f"/proc/{pid}/", 1)
+    return ""
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is not of a file: what a dump has to hold. 0 for one that is gone."""
+    fields = dict(line.split(":", 1) for line in _read(pid, "status").decode("utf-8", "replace").splitlines())
+    return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+
+def _descriptors(pid: int) -> list[str]:
+    found = []
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return found
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""

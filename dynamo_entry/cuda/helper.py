@@ -1,0 +1,99 @@
+"""The process that talks to the driver, one for all pids: attaching to the GPUs takes seconds for every process.
+
+Lines of JSON. First it says ``{"facts": …}``, or ``{"absent": why}``; then each request ``{"id", "action",
+"pid", …}`` gets an answer ``{"id", "code", "name", "value", "seconds"}``, in the order in which they are
+done: every call has a thread, and one that hangs holds up no other. At the end of its input it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from dynamo_entry.cuda.abi import Result
+from dynamo_entry.cuda.driver import CallFailed, Driver
+from dynamo_entry.cuda.nvml import Nvml
+from dynamo_entry.cuda.program import Program
+
+_turn = threading.Lock()
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what a driver prints must not get between the answers
+    try:
+        driver = Driver()
+        driver.init()
+        way = driver if driver.has_checkpoint_api() else Program.find()
+        nvml = _nvml()
+        _say(answers, {"facts": _facts(driver, way, nvml)})
+    except OSError as error:
+        _say(answers, {"absent": f"the NVIDIA driver cannot be loaded: {error}"})
+        return
+    except CallFailed as error:
+        _say(answers, {"absent": f"the NVIDIA driver cannot be used: {error}", "code": error.code})
+        return
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        threading.Thread(target=_serve, args=(answers, way, nvml, request), daemon=True).start()
+    os._exit(0)
+
+
+def _nvml() -> Nvml | None:
+    try:
+        return Nvml()
+    except OSError:
+        return None
+
+
+def _facts(driver: Driver, way: Driver | Program | None, nvml: Nvml | None) -> dict[str, Any]:
+    devices = driver.devices()
+    for device in devices:
+        seen = nvml.facts(device["uuid"]) if nvml else {}
+        device.update(seen, is_mig=device["is_mig"] or bool(seen.get("is_mig")))
+    ways = {Driver: "driver", Program: "program"}
+    return {
+        "driver": (nvml.driver() if nvml else "") or _driver_version(),
+        "api": driver.version(),
+        "way": ways.get(type(way), ""),
+        "devices": devices,
+    }
+
+
+def _driver_version() -> str:
+    """From the kernel module's own words: ``NVRM version: NVIDIA UNIX … Kernel Module  580.65.06  …``."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="ascii", errors="replace") as file:
+            words = file.readline().split()
+    except OSError:
+        return ""
+    return next((word for word in words if word[:1].isdigit() and "." in word), "")
+
+
+def _serve(answers: int, way: Driver | Program | None, nvml: Nvml | None, request: dict[str, Any]) -> None:
+    began = time.monotonic()
+    answer: dict[str, Any] = {"id": request["id"], "code": int(Result.SUCCESS), "name": "", "value": 0}
+    try:
+        if request["action"] == "memory":
+            answer["value"] = {
+                uuid: nvml.facts(uuid).get("free_bytes") if nvml else None for uuid in request["uuids"]
+            }
+        elif way is not None:
+            answer["value"] = way.perform(request["action"], request["pid"], request)
+    except CallFailed as error:
+        answer.update(code=int(error.code), name=error.name)
+    _say(answers, {**answer, "seconds": round(time.monotonic() - began, 3)})
+
+
+def _say(answers: int, message: dict[str, Any]) -> None:
+    with _turn:
+        os.write(answers, json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The helper with the limits of one creation or restore: what both sequences do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dynamo_entry.cuda import failures
+from dynamo_entry.cuda.abi import Result, State
+from dynamo_entry.cuda.client import Answer, Helper, Unanswered
+from dynamo_entry.errors import CheckpointError
+
+#: Of one checkpoint or restore: far beyond what was ever reported (10 minutes for 290 GiB).
+_FIXED_LIMIT_S = 60
+_LIMIT_S_PER_GIB = 2
+
+#: How long the engine may still work on the GPU after it was told to stop.
+LOCK_LIMIT_S = 30
+
+#: For calls that copy nothing, and for a lock beyond the driver's own limit.
+_QUICK_LIMIT_S = 15
+
+_QUICK = ("tid", "state", "unlock")
+
+
+class Session:
+    """A helper that is started now and used later. ``tick`` is called while the driver is waited for."""
+
+    def __init__(self, tick: Callable[[], None], limit_s: float = 0) -> None:
+        self._tick = tick
+        self._given_limit_s = limit_s
+        self._facts: dict[str, Any] | None = None
+        self.job_file = ""
+        self._helper = Helper(tick)
+
+    def facts(self) -> dict[str, Any]:
+        """Driver and devices, or ``{"absent": why}``; waits until the GPUs are attached."""
+        if self._facts is None:
+            try:
+                said = self._helper.facts()
+            except Unanswered as error:
+                said = {"absent": f"the GPU helper {error}"}
+            self._facts = said.get("facts") or said
+        return self._facts
+
+    @property
+    def is_sequential(self) -> bool:
+        """Processes of one launch job must be handled one after another (ai-dynamo/dynamo #11304)."""
+        return bool(self.job_file)
+
+    def limit_s(self, action: str) -> float:
+        """How long one call may take."""
+        if action == "lock":
+            return self._lock_limit_s + self.limit_s("unlock")
+        if action in _QUICK:
+            return min(_QUICK_LIMIT_S, self._given_limit_s or _QUICK_LIMIT_S)
+        memory = sum(device["memory_bytes"] for device in self.facts().get("devices", ()))
+        return self._given_limit_s or _FIXED_LIMIT_S + _LIMIT_S_PER_GIB * memory / (1 << 30)
+
+    @property
+    def _lock_limit_s(self) -> float:
+        return self._given_limit_s or LOCK_LIMIT_S
+
+    def each(
+        self,
+        action: str,
+        pids: Iterable[int],
+        error: type[CheckpointError],
+        *,
+        allow: tuple[int, ...] = (),
+        **more: Any,
+    ) -> dict[int, Answer]:
+        """One action on every process. Raises ``error`` that names the first process on which it failed.
+
+        Answers in ``allow`` are no failures.
+        """
+        wanted = list(pids)
+        try:
+            answers = self._ask(action, wanted, **more)
+        except Unanswered as silence:
+            missing = [pid for pid in wanted if pid not in silence.answers]
+            self._renew()
+            raise _raised(error, failures.of_silence(action, missing, str(silence))) from None
+        for pid, answer in answers.items():
+            if answer.code != Result.SUCCESS and answer.code not in allow:
+                state = self.states([pid]).get(pid)
+                shown = state.name if state is not None else ""
+                raise _raised(error, failures.of_call(action, pid, answer.code, answer.name, state=shown))
+        return answers
+
+    def ask(self, action: str, pids: Iterable[int]) -> dict[int, Answer]:
+        """The same without judging the answers; those that did not come are left out."""
+        try:
+            return self._ask(action, list(pids))
+        except Unanswered as silence:
+            self._renew()
+            return silence.answers
+
+    def states(self, pids: Iterable[int]) -> dict[int, State]:
+        """The CUDA state of each process that tells it."""
+        return {
+            pid: State(answer.value)
+            for pid, answer in self.ask("state", pids).items()
+            if answer.code == Result.SUCCESS and answer.value in list(State)
+        }
+
+    def free_bytes(self) -> dict[str, int | None]:
+        """Free memory of each GPU now, as far as it is told."""
+        try:
+            uuids = [device["uuid"] for device in self.facts()["devices"]]
+            return self._helper.memory(uuids, _QUICK_LIMIT_S)
+        except Unanswered:
+            self._renew()
+            return {}
+
+    def close(self) -> None:
+        """End the helper."""
+        self._helper.kill()
+
+    def _ask(self, action: str, pids: list[int], **more: Any) -> dict[int, Answer]:
+        self.facts()  # its first words come first
+        limit_s = self.limit_s(action)
+        if action == "lock":
+            more["timeout_ms"] = int(self._lock_limit_s * 1000)
+        if self.job_file:
+            more["job_file"] = self.job_file
+        return self._helper.ask(action, pids, limit_s=limit_s, at_once=not self.is_sequential, **more)
+
+    def _renew(self) -> None:
+        """A helper in place of one that is gone: what was begun must be taken back."""
+        self._helper.kill()
+        self._helper = Helper(self._tick)
+        try:
+            self._helper.facts()
+        except Unanswered:
+            pass  # the next question will show that nobody answers
+
+
+def _raised(error: type[CheckpointError], failure: failures.Failure) -> CheckpointError:
+    return error(failure.message, hint=failure.hint, reason=failure.reason)

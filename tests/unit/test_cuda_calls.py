@@ -1,0 +1,376 @@
+"""The helper, the driver and both sequences, against real processes that use the stub driver."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import stub_node
+from stub_node import Node, gpu, uuid
+
+from dynamo_entry.cuda import client
+from dynamo_entry.cuda.abi import State
+from dynamo_entry.cuda.creation import Creation
+from dynamo_entry.cuda.restoration import Restoration
+from dynamo_entry.cuda.session import Session
+from dynamo_entry.errors import DumpFailed, Incompatible, NotDumpable, RestoreFailed
+
+
+class Channel:
+    """The worker's, as far as the sequences use it."""
+
+    def __init__(self):
+        self.log = self
+        self.lines = []
+        self.fields = {}
+
+    def info(self, event, **fields):
+        self.lines.append((event, fields))
+
+    error = info
+
+    @contextlib.contextmanager
+    def phase(self, name, **_limits):
+        yield self
+
+    @contextlib.contextmanager
+    def shielded(self):
+        yield
+
+
+class Engine:
+    def __init__(self, environment):
+        self.process = subprocess.Popen(
+            [sys.executable, str(stub_node.ENGINE)],
+            env={**os.environ, "PORT": "0", **environment},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.port = int(self.process.stdout.readline().split()[-1])
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
+            return json.load(response)
+
+    def pids(self):
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=False
+        ).stdout.split()
+        return [self.process.pid, *map(int, listed)]
+
+    def end(self):
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(stub_node.build()))
+    monkeypatch.setenv("STUB_CUDA", str(tmp_path / "node"))
+    return Node(tmp_path / "node", gpus=(gpu(1), gpu(2)))
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def start_engine(**environment):
+        started.append(Engine({name: str(value) for name, value in environment.items()}))
+        return started[-1]
+
+    yield start_engine
+    for engine in started:
+        engine.end()
+
+
+@pytest.fixture
+def session(node):
+    sessions = []
+
+    def open_session(limit_s=5.0):
+        sessions.append(Session(lambda: None, limit_s))
+        return sessions[-1]
+
+    yield open_session
+    for opened in sessions:
+        opened.close()
+
+
+def test_the_helper_says_what_is_there(node, session, monkeypatch):
+    """All GPUs, whatever view of them the engine was given."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    facts = session().facts()
+    assert (facts["driver"], facts["api"], facts["way"]) == ("580.65.06", 13000, "driver")
+    assert [device["uuid"] for device in facts["devices"]] == [uuid(1), uuid(2)]
+    assert facts["devices"][0] == {
+        "ordinal": 0, "uuid": uuid(1), "name": "NVIDIA H100 80GB HBM3", "compute": "9.0", "memory_bytes": 256 << 20,
+        "is_mig": False, "free_bytes": 256 << 20, "minor": 0,
+    }  # fmt: skip
+
+
+def frozen(session, engine, channel=None):
+    return Creation(session, channel or Channel()).frozen(engine.pids)
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_all_are_locked_before_one_is_checkpointed_and_all_come_back(node, start, session, ranks):
+    engine = start(RANKS=ranks)
+    before = engine.get("/digest")
+    with frozen(session(), engine) as facts:
+        assert [action for action, _, _ in node.actions()] == ["lock"] * ranks + ["checkpoint"] * ranks
+        assert node.memory() == {}, "nothing is left on the GPUs"
+        assert [row["pid"] for row in facts["processes"]] == sorted(engine.get("/pids"))
+        assert facts["host_bytes"] >= ranks * 16 << 20
+        assert sum(device["used_bytes"] for device in facts["devices"]) == ranks * 16 << 20
+    assert [action for action, _, _ in node.actions()][2 * ranks :] == ["restore"] * ranks + [
+        "unlock"
+    ] * ranks
+    assert engine.get("/digest") == before
+    assert engine.get("/work") == [1] * ranks
+
+
+def test_what_uses_no_cuda_is_left_alone(node, session):
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        with Creation(session(), Channel()).frozen(lambda: [sleeper.pid]) as facts:
+            assert facts == {}
+        assert node.calls() == []
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_a_child_that_was_forked_after_cuinit_has_no_context(node, start, session):
+    engine = start(FORK=1)
+    with frozen(session(), engine) as facts:
+        assert [row["pid"] for row in facts["processes"]] == engine.get("/pids")
+
+
+def test_a_process_that_appears_late_is_frozen_too(node, start, session):
+    """It calls cuInit while the others are being checkpointed."""
+    node.faults("checkpoint 0 delay_ms=2500")
+    engine = start(LATE=1)
+    with frozen(session(10), engine) as facts:
+        assert len(facts["processes"]) == 2
+        assert node.memory() == {}
+    engine.get("/work")
+
+
+@pytest.mark.parametrize("host", ["private", "memfd"])
+def test_calls_run_side_by_side(node, start, session, host):
+    node.more = (f"host {host}",)
+    node.write()
+    engine = start(RANKS=4, GPU_MIB=1)
+    node.faults("checkpoint * delay_ms=600")
+    began = time.monotonic()
+    with frozen(session(), engine):
+        assert time.monotonic() - began < 4 * 0.6
+
+
+def test_processes_of_a_launch_job_are_handled_one_after_another(node, start, session, tmp_path):
+    job = tmp_path / "job"
+    job.touch()
+    engine = start(RANKS=3, GPU_MIB=1, CUDA_CHECKPOINT_JOB_FILE=job)
+    node.faults("checkpoint * delay_ms=300")
+    began = time.monotonic()
+    with frozen(session(), engine) as facts:
+        assert time.monotonic() - began > 3 * 0.3
+        assert facts["sequential"]
+        assert facts["job_file"] == str(job)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "text"),
+    [
+        ("checkpoint 2 error=304", "GpuCheckpointFailed", "CUDA_ERROR_OPERATING_SYSTEM (304)"),
+        ("checkpoint 2 error=801", "GpuCheckpointFailed", "docs/gpu.md"),
+        ("lock 2 error=600", "GpuBusy", "PRE_DUMP"),
+        ("tid 2 error=304", "GpuTidFailed", "CAP_SYS_PTRACE"),
+    ],
+)
+def test_one_failure_of_four_takes_everything_back(node, start, session, fault, reason, text):
+    engine = start(RANKS=4, GPU_MIB=1)
+    before = engine.get("/digest")
+    node.faults(fault)
+    with pytest.raises(DumpFailed) as caught, frozen(session(), engine):
+        pass
+    assert caught.value.reason == reason
+    assert text in str(caught.value)
+    assert f"process {engine.get('/pids')[2]}" in caught.value.message
+    assert engine.get("/digest") == before
+    assert engine.get("/work") == [1] * 4
+
+
+def test_a_lock_that_cannot_be_had_is_given_up_in_time(node, start, session):
+    engine = start(GPU_MIB=1)
+    engine.get("/busy?ms=60000")
+    began = time.monotonic()
+    with pytest.raises(DumpFailed) as caught, frozen(session(0.5), engine):
+        pass
+    assert time.monotonic() - began < 5
+    assert caught.value.reason == "GpuBusy"
+    assert session().states(engine.get("/pids")) == {engine.process.pid: State.RUNNING}
+
+
+def test_ranks_that_block_each_other_are_disentangled(node, start, session):
+    """NVIDIA/cuda-checkpoint #30: with one NCCL rank locked, calls on the others hang, and go on later."""
+    node.more = ("coupled",)
+    node.write()
+    engine = start(RANKS=3, GPU_MIB=1)
+    with pytest.raises(DumpFailed) as caught, frozen(session(1), engine):
+        pass
+    assert caught.value.reason == "GpuCallHangs"
+    assert engine.get("/work") == [1] * 3
+    assert set(session().states(engine.get("/pids")).values()) == {State.RUNNING}
+
+
+def test_a_lost_helper_is_replaced_and_everything_taken_back(node, start, session):
+    engine = start(RANKS=2, GPU_MIB=1)
+    opened = session()
+    node.faults("checkpoint 1 deaf")
+    opened._given_limit_s = 1
+    with pytest.raises(DumpFailed) as caught, frozen(opened, engine):
+        pass
+    assert caught.value.reason == "GpuCallHangs"
+    assert engine.get("/work") == [1, 1]
+
+
+@pytest.mark.parametrize("fault", ["checkpoint 1 hang", "checkpoint 1 error=999 state=failed"])
+def test_an_engine_that_cannot_be_helped_is_ended(node, start, session, fault):
+    """A rank that is lost would keep the whole engine waiting for ever."""
+    engine = start(RANKS=2, GPU_MIB=1)
+    node.faults(fault)
+    channel = Channel()
+    with pytest.raises(DumpFailed), frozen(session(0.5), engine, channel):
+        pass
+    assert engine.process.wait(5) == -signal.SIGKILL
+    assert "engine ended: its GPU state cannot be brought back" in [event for event, _ in channel.lines]
+
+
+def test_a_process_that_dies_while_locked_does_not_keep_the_others(node, start, session):
+    engine = start(RANKS=3, GPU_MIB=1)
+    pids = engine.get("/pids")
+    node.faults("checkpoint 1 die")
+    with pytest.raises(DumpFailed) as caught, frozen(session(), engine):
+        pass
+    assert f"process {pids[1]}" in caught.value.message
+    assert set(session().states([pids[0], pids[2]]).values()) == {State.RUNNING}
+
+
+def test_a_restore_goes_to_the_gpus_that_are_there(node, start, session):
+    """Onto others, in exchanged places, by pairs for every GPU that was visible."""
+    engine = start(RANKS=2)
+    before = engine.get("/digest")
+    creation = Creation(session(), Channel())
+    known = set()
+    recorded = creation._freeze(engine.pids, known)
+    node.gpus = (gpu(4), gpu(3))
+    node.write()
+    restoration = Restoration(session(), Channel())
+    restoration.check(recorded)
+    restoration.thaw()
+    assert node.memory() == {uuid(3): 16 << 20, uuid(4): 16 << 20}
+    assert engine.get("/digest") == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [("error=1", "GpuRestoreFailed"), ("error=2", "GpuMemoryShort")]
+)
+def test_a_restore_that_fails_is_not_tried_again(node, start, session, fault, reason):
+    engine = start(GPU_MIB=1)
+    recorded = Creation(session(), Channel())._freeze(engine.pids, set())
+    node.faults(f"restore 0 {fault}")
+    restoration = Restoration(session(), Channel())
+    restoration.check(recorded)
+    with pytest.raises(RestoreFailed) as caught:
+        restoration.thaw()
+    assert caught.value.reason == reason
+    assert "its CUDA state is CHECKPOINTED" in caught.value.message
+    assert [action for action, _, _ in node.actions()].count("restore") == 1
+
+
+def test_no_gpu_that_can_be_used_is_no_error_for_a_creation(node, session, monkeypatch):
+    node.gpus = ()
+    node.write()
+    creation = Creation(session(), Channel())
+    creation.check()
+    with creation.frozen(lambda: [os.getpid()]) as facts:
+        assert facts == {}
+
+
+def test_no_gpu_that_can_be_used_refuses_a_restore(node, session):
+    node.gpus = ()
+    node.write()
+    with pytest.raises(Incompatible) as caught:
+        Restoration(session(), Channel()).check({"driver": "580.65.06", "devices": [{}]})
+    assert caught.value.reason == "GpuMissing"
+
+
+def test_mig_is_refused_by_name(node, session):
+    node.gpus = (gpu(1, mig=True),)
+    node.write()
+    with pytest.raises(NotDumpable) as caught:
+        Creation(session(), Channel()).check()
+    assert caught.value.reason == "Mig"
+
+
+class TestOlderDriver:
+    """A driver without the calls: NVIDIA's program does it, or nothing."""
+
+    @pytest.fixture
+    def old(self, node, tmp_path, monkeypatch):
+        libraries = tmp_path / "old"
+        libraries.mkdir()
+        shutil.copy(stub_node.BUILT / "libcuda-old.so.1", libraries / "libcuda.so.1")
+        shutil.copy(stub_node.BUILT / "libnvidia-ml.so.1", libraries)
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(libraries))
+        monkeypatch.setenv("STUB_CUDA_LIBRARY", str(stub_node.BUILT / "libcuda.so.1"))
+        node.driver, node.api = "565.57.01", 12070
+        node.write()
+        return node
+
+    def test_the_program_is_used_where_it_is(self, old, start, session, monkeypatch):
+        monkeypatch.setenv("PATH", f"{stub_node.BUILT}:{os.environ['PATH']}")
+        engine = start(RANKS=2, GPU_MIB=1)
+        before = engine.get("/digest")
+        opened = session()
+        channel = Channel()
+        creation = Creation(opened, channel)
+        creation.check()
+        assert ("GPU attached", {"driver": "565.57.01", "way": "program", "gpus": 2}) in channel.lines
+        with creation.frozen(engine.pids) as facts:
+            assert facts["way"] == "program"
+            assert old.memory() == {}
+        assert engine.get("/digest") == before
+
+    def test_its_failures_are_told_as_the_drivers(self, old, start, session, monkeypatch):
+        monkeypatch.setenv("PATH", f"{stub_node.BUILT}:{os.environ['PATH']}")
+        engine = start(GPU_MIB=1)
+        old.faults("lock 0 error=600")
+        with pytest.raises(DumpFailed) as caught, frozen(session(), engine):
+            pass
+        assert caught.value.reason == "GpuBusy"
+
+    def test_without_it_the_creation_is_refused(self, old, session):
+        with pytest.raises(NotDumpable) as caught:
+            Creation(session(), Channel()).check()
+        assert caught.value.reason == "DriverTooOld"
+        assert "565.57.01" in caught.value.message
+
+
+def test_a_helper_that_does_not_attach_in_time_is_killed(node):
+    node.more = ("init_ms 60000",)
+    node.write()
+    helper = client.Helper(lambda: None)
+    with pytest.raises(client.Unanswered, match="in time"):
+        helper.facts(limit_s=0.5)
+    assert not os.path.exists(f"/proc/{helper.pid}")

@@ -1,0 +1,91 @@
+"""Which GPU takes the place of which, and every way in which they can differ: decided before any data is read."""
+
+import pytest
+
+from dynamo_entry.cuda import absent, devices, failures
+from dynamo_entry.cuda.abi import Result
+from dynamo_entry.errors import Incompatible
+
+GIB = 1 << 30
+
+
+def device(uuid, **more):
+    return {
+        "uuid": uuid, "name": "NVIDIA H100", "compute": "9.0", "memory_bytes": 80 * GIB, "is_mig": False, **more,
+    }  # fmt: skip
+
+
+def facts(*listed, driver="580.65.06", api=13000):
+    return {"driver": driver, "api": api, "devices": list(listed)}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "here", "pairs"),
+    [
+        ("ab", "ab", ["aa", "bb"]),
+        ("ab", "ba", ["aa", "bb"]),
+        ("ab", "cd", ["ac", "bd"]),
+        ("ab", "cb", ["ac", "bb"]),
+        ("ab", "xby", ["ax", "bb"]),
+        ("abc", "cde", ["ad", "be", "cc"]),
+    ],
+)
+def test_a_gpu_that_is_there_is_kept_and_the_others_follow_in_order(recorded, here, pairs):
+    found = devices.check(facts(*map(device, recorded)), facts(*map(device, here)))
+    assert [old + new for old, new in found] == pairs
+    assert devices.is_identity(found) == all(old == new for old, new in pairs)
+
+
+def test_among_mixed_gpus_each_goes_to_one_like_it():
+    recorded = facts(device("a", name="A"), device("b", name="B"))
+    here = facts(device("x", name="B"), device("y", name="A"))
+    assert devices.check(recorded, here) == [("a", "y"), ("b", "x")]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "here", "reason", "values"),
+    [
+        (facts(device("a")), facts(device("a"), driver="570.1"), "DriverDiffers", ("580.65.06", "570.1")),
+        (facts(device("a"), device("b")), facts(device("a")), "GpuCountDiffers", ("2", "1")),
+        (facts(device("a")), facts(device("x", name="NVIDIA L4")), "GpuModelDiffers", ("NVIDIA H100", "NVIDIA L4")),
+        (facts(device("a")), facts(device("x", memory_bytes=40 * GIB)), "GpuMemoryDiffers", ("80.0", "40.0")),
+        (
+            facts(device("a", used_bytes=60 * GIB)), facts(device("a", free_bytes=10 * GIB)), "GpuMemoryShort",
+            ("60.0", "10.0"),
+        ),
+        (facts(device("a")), facts(device("x", is_mig=True)), "Mig", ("off", "on")),
+        (facts(device("a"), api=12080), facts(device("x"), api=12080), "GpuDiffers", ("at creation, x here", "580")),
+    ],
+)  # fmt: skip
+def test_a_difference_is_refused_with_both_values(recorded, here, reason, values):
+    with pytest.raises(Incompatible) as caught:
+        devices.check(recorded, here)
+    assert caught.value.reason == reason
+    assert caught.value.hint
+    for value in values:
+        assert value in str(caught.value)
+
+
+def test_an_old_driver_may_restore_onto_the_same_gpu():
+    assert devices.check(facts(device("a"), api=12080), facts(device("a"), api=12080)) == [("a", "a")]
+
+
+def test_memory_that_nobody_tells_is_not_held_against_a_gpu():
+    recorded = facts(device("a", used_bytes=None))
+    assert devices.check(recorded, facts(device("a", free_bytes=0))) == [("a", "a")]
+
+
+def test_gpu_state_is_refused_where_there_is_no_gpu():
+    with pytest.raises(Incompatible) as caught:
+        absent.NoRestoration().check(facts(device("a")))
+    assert caught.value.reason == "GpuMissing"
+    absent.NoRestoration().check({})
+
+
+@pytest.mark.parametrize("action", ["lock", "checkpoint", "restore", "unlock", "tid", "state"])
+@pytest.mark.parametrize("code", [*Result, 12345])
+def test_every_failure_says_what_on_which_process_with_which_error(action, code):
+    failure = failures.of_call(action, 1003, int(code), "CUDA_ERROR_X", state="LOCKED")
+    assert f"GPU {action} of process 1003 failed with CUDA_ERROR_X ({int(code)})" in failure.message
+    assert "LOCKED" in failure.message
+    assert failure.reason.startswith("Gpu")

@@ -1,0 +1,25 @@
+"""The images of the Kubernetes tests, which ``scripts/test kube`` builds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
+BASE = "localhost/dynamo-entry/base:trixie"
+OPERATOR = f"localhost/dynamo-entry/operator:{TAG}"
+DYNAMO = f"localhost/dynamo-entry/dynamo-vllm:{TAG}"
+
+#: The image that the guide's YAML names → the one that stands in for it.
+GUIDE = {"nvcr.io/nvidia/ai-dynamo/dynamo-vllm:latest": DYNAMO}
+
+
+def need(*images: str) -> None:
+    """Skip the test where an image is missing, and say which command builds it."""
+    for image in images:
+        if subprocess.run(["podman", "image", "exists", image], check=False).returncode:
+            pytest.skip(
+                f"needs the image {image}: scripts/image {image.split('/')[-1].partition(':')[0].removesuffix('-vllm')}"
+            )

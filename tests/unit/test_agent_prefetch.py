@@ -129,7 +129,7 @@ def wait_until(condition):
 def test_two_at_a_time_and_each_once():
     """However often the same plan is made."""
     cache = SlowCache()
-    prefetcher = Prefetcher(cache, Metrics(), Log(), Limiter(0))
+    prefetcher = Prefetcher(cache, Metrics(), Log(), Limiter(0), threading.Event())
     wanted = Plan((want("a"), want("b"), want("c")), ("x",))
     for _ in range(3):
         prefetcher.follow(wanted)
@@ -144,7 +144,7 @@ def test_a_failure_is_counted_and_waits():
     """The same fetch is not begun again at once."""
     cache, metrics, log = SlowCache(), Metrics(), Log()
     cache.go_on.set()
-    prefetcher = Prefetcher(cache, metrics, log, Limiter(0))
+    prefetcher = Prefetcher(cache, metrics, log, Limiter(0), threading.Event())
     prefetcher.follow(Plan((want("bad"),), ()))
     wait_until(lambda: "Copy failed" in log.lines)
     wait_until(lambda: not prefetcher._running)

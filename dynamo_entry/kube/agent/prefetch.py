@@ -111,13 +111,16 @@ class Limiter:
 
 
 class Prefetcher:
-    """Carries plans out; ``failed`` is called with what could not be fetched."""
+    """Carries plans out; ``changed`` is set whenever a fetch has ended."""
 
-    def __init__(self, cache: Cache, metrics: Metrics, log: Any, limiter: Limiter) -> None:
+    def __init__(
+        self, cache: Cache, metrics: Metrics, log: Any, limiter: Limiter, changed: threading.Event
+    ) -> None:
         self._cache = cache
         self._metrics = metrics
         self._log = log
         self._limiter = limiter
+        self._changed = changed
         self._pool = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="prefetch")
         self._lock = threading.Lock()
         self._running: set[str] = set()
@@ -137,10 +140,6 @@ class Prefetcher:
                     self._running.add(one.name)
                     self._pool.submit(self._fetch, one)
 
-    def close(self) -> None:
-        """Wait for what is under way no longer than for its next read."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _fetch(self, one: Wanted) -> None:
         began = time.monotonic()
         try:
@@ -159,6 +158,7 @@ class Prefetcher:
         finally:
             with self._lock:
                 self._running.discard(one.name)
+            self._changed.set()
 
     def _progress(self, count: int) -> None:
         self._limiter.take(count)

@@ -27,8 +27,8 @@ from dynamo_entry.kube.agent.sweep import Sweeper
 
 LEASE = "dynamo-checkpoint-sweep"
 
-#: Without any change, a round each so many seconds.
-_ROUND_S = 30
+#: Without any change, a round each so many seconds; with many, not more often than that.
+_ROUND_S, _LEAST_S = 30.0, 0.5
 
 #: A loop that did not come round for so long hangs.
 _HANGS_S = 900
@@ -68,7 +68,9 @@ class Agent:
         self._cache: Cache | None = None
         if settings.cache_directory:
             self._cache = Cache(settings.cache_directory, key=read_key(settings.key_file))
-            self._prefetcher = Prefetcher(self._cache, self.metrics, log, Limiter(settings.rate_limit))
+            self._prefetcher = Prefetcher(
+                self._cache, self.metrics, log, Limiter(settings.rate_limit), self._changed
+            )
         self._round_at = time.monotonic()
         self._unreachable = "storage not looked at yet" if settings.storage else ""
         self._chores = [Chore(log, settings.verify_every_s, self._verify_one)] if self._cache else []
@@ -107,7 +109,8 @@ class Agent:
             if all(mirror.is_synced for mirror in [*self._checkpoints, self._pods]):
                 self.round()
             self._round_at = time.monotonic()
-            self._changed.wait(_ROUND_S)
+            time.sleep(_LEAST_S)
+            self._changed.wait(min([_ROUND_S, *(chore.due_in_s for chore in self._chores)]))
 
     def round(self) -> None:
         """One look at everything."""
@@ -205,9 +208,18 @@ class Chore:
         self._due_at = 0.0
         self._thread: threading.Thread | None = None
 
+    @property
+    def due_in_s(self) -> float:
+        """Until it is time for it."""
+        return _ROUND_S if self._is_running else max(0.0, self._due_at - time.monotonic())
+
+    @property
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def begin_if_due(self, checkpoints: list[Object]) -> None:
         """Begin it, unless it goes on still or its time has not come."""
-        if time.monotonic() < self._due_at or (self._thread is not None and self._thread.is_alive()):
+        if self._is_running or time.monotonic() < self._due_at:
             return
         self._due_at = time.monotonic() + self._every_s
         self._thread = threading.Thread(target=self._run, args=(checkpoints,), daemon=True)

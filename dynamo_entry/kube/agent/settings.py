@@ -1,8 +1,17 @@
-"""What one agent works with."""
+"""What one agent works with, from the settings file that it shares with the operator."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dynamo_entry.errors import SettingsError
+
+#: Kubernetes' resource.Quantity, as far as bytes go.
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{letter}i": 1024**power for power, letter in enumerate("KMGTP", start=1)
+}
 
 
 class AgentSettings(NamedTuple):
@@ -33,3 +42,85 @@ class AgentSettings(NamedTuple):
     grace_s: float = 24 * 3600
     orphan_grace_s: float = 7 * 24 * 3600
     verify_every_s: float = 24 * 3600
+
+
+def size(text: str | int) -> int:
+    """Bytes of a quantity such as ``200Gi``. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)", str(text))
+    if not match:
+        raise ValueError(f"expected a quantity such as 200Gi, found {text!r}")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def size_or_share(text: str | int) -> int | float:
+    """Bytes of a quantity, or the share that ``10%`` is. Raises ValueError."""
+    if not str(text).endswith("%"):
+        return size(text)
+    share = float(str(text)[:-1]) / 100
+    if not 0 <= share < 1:
+        raise ValueError(f"expected a percentage below 100, found {text!r}")
+    return share
+
+
+def duration(text: str | int) -> float:
+    """Seconds of ``90``, ``90s``, ``15m``, ``24h`` or ``7d``. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]+)([smhd]?)", str(text))
+    if not match:
+        raise ValueError(f"expected a duration such as 15m, found {text!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def from_config(config: Mapping[str, Any], environ: Mapping[str, str]) -> AgentSettings:
+    """The settings in the file's sections ``storage``, ``agent``, ``gc`` and ``operator``.
+
+    ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod. Raises SettingsError that lists every mistake.
+    """
+    mistakes: list[str] = []
+
+    def read(path: str, parse: Any, default: Any) -> Any:
+        value: Any = config
+        for name in path.split("."):
+            value = (value or {}).get(name)
+        try:
+            return parse(default if value in (None, "") else value)
+        except ValueError as error:
+            mistakes.append(f"{path}: {error}")
+
+    kind = read("storage.type", str, "pvc")
+    is_cache_on = read("agent.cache.enabled", bool, True) and (
+        kind != "pvc" or read("agent.cache.pvc", bool, False)
+    )
+    settings = AgentSettings(
+        node=environ.get("NODE_NAME", ""),
+        namespace=environ.get("POD_NAMESPACE", ""),
+        cache_directory=read("agent.cache.directory", str, "/var/cache/dynamo-checkpoint")
+        if is_cache_on
+        else "",
+        cache_limit=read("agent.cache.sizeLimit", size, "200Gi"),
+        min_free=read("agent.cache.minFree", size_or_share, "10%"),
+        rate_limit=read("agent.rateLimit", size, "0"),
+        storage=_storage(config, kind),
+        is_claim=kind == "pvc",
+        isolates_namespaces=read("storage.isolateNamespaces", bool, False),
+        watch_namespaces=read("operator.watchNamespaces", tuple, ()),
+        deletes_orphans=read("gc.orphans", str, "Report") == "Delete",
+        key_file=read("agent.keyFile", str, ""),
+        port=read("agent.port", int, 9102),
+        sweep_every_s=read("agent.sweepInterval", duration, "10m"),
+        grace_s=read("gc.grace", duration, "24h"),
+        orphan_grace_s=read("gc.orphanGrace", duration, "7d"),
+        verify_every_s=read("agent.verifyInterval", duration, "24h"),
+    )
+    mistakes += [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
+    if mistakes:
+        raise SettingsError("; ".join(mistakes), hint="correct the settings file or the DaemonSet")
+    return settings
+
+
+def _storage(config: Mapping[str, Any], kind: str) -> str:
+    """A location in the configured storage: what is beside it is what there is."""
+    options = config.get("storage", {}).get(kind) or {}
+    if kind == "pvc":
+        return f"{options.get('basePath', '/checkpoints').rstrip('/')}/any.tar"
+    uri = options.get("uri", "").rstrip("/")
+    return (f"{uri}/any.tar" if kind == "s3" else f"{uri}:any") if uri else ""

@@ -1,0 +1,65 @@
+"""The agent's settings, from the file it shares with the operator."""
+
+import pytest
+
+from dynamo_entry.errors import SettingsError
+from dynamo_entry.kube.agent.settings import duration, from_config, size, size_or_share
+
+POD = {"NODE_NAME": "node-1", "POD_NAMESPACE": "system"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", 0), (5, 5), ("1k", 1000), ("200Gi", 200 << 30), ("1.5Mi", 3 << 19), ("10P", 10**16)],
+)
+def test_quantities(text, expected):
+    """As Kubernetes writes them."""
+    assert size(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("10%", 0.1), ("1Gi", 1 << 30), ("0%", 0)])
+def test_shares(text, expected):
+    """Of a file system, or bytes."""
+    assert size_or_share(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [(90, 90), ("15m", 900), ("24h", 86400), ("7d", 604800)])
+def test_durations(text, expected):
+    """One number and one unit."""
+    assert duration(text) == expected
+
+
+def test_defaults():
+    """An empty file is a claim at /checkpoints, and no copies of it."""
+    settings = from_config({}, POD)
+    assert (settings.storage, settings.is_claim, settings.cache_directory) == (
+        "/checkpoints/any.tar",
+        True,
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "uri", "storage"),
+    [
+        ("s3", "s3://bucket/prefix/", "s3://bucket/prefix/any.tar"),
+        ("oci", "oci://registry/repository", "oci://registry/repository:any"),
+    ],
+)
+def test_object_storage_is_cached(kind, uri, storage):
+    """Unless it is switched off."""
+    config = {"storage": {"type": kind, kind: {"uri": uri}}, "agent": {"cache": {"sizeLimit": "1Gi"}}}
+    settings = from_config(config, POD)
+    assert (settings.storage, settings.cache_directory) == (storage, "/var/cache/dynamo-checkpoint")
+    assert settings.cache_limit == 1 << 30
+    config["agent"]["cache"]["enabled"] = False
+    assert from_config(config, POD).cache_directory == ""
+
+
+def test_all_mistakes_at_once():
+    """Each with the place where it is."""
+    config = {"agent": {"cache": {"sizeLimit": "lots", "minFree": "120%"}}, "gc": {"grace": "soon"}}
+    with pytest.raises(SettingsError) as caught:
+        from_config(config, {})
+    for part in ("agent.cache.sizeLimit", "agent.cache.minFree", "gc.grace", "NODE_NAME", "POD_NAMESPACE"):
+        assert part in str(caught.value)

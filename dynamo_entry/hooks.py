@@ -6,14 +6,23 @@ import subprocess
 import urllib.error
 import urllib.request
 
+from dynamo_entry import engine_hooks
 from dynamo_entry.errors import CheckpointError
 
 
 def call(name: str, hook: str, limit_s: float) -> None:
-    """Run a shell command, or POST to a URL. Raises CheckpointError unless exit 0 or a 2xx answer."""
+    """Run a shell command, POST to a URL, or what ``engine_hooks`` knows by name.
+
+    Raises CheckpointError unless exit 0 or a 2xx answer.
+    """
     if not hook:
         return
-    if hook.startswith(("http://", "https://")):
+    if engine := engine_hooks.find(hook):
+        try:
+            engine_hooks.run(*engine, limit_s)
+        except (OSError, ValueError) as error:
+            raise _failed(name, hook, str(error)) from None
+    elif hook.startswith(("http://", "https://")):
         _post(name, hook, limit_s)
     else:
         _run(name, hook, limit_s)

@@ -42,6 +42,8 @@ class Settings(NamedTuple):
     concurrency: int = 0
     pre_dump: str = ""
     post_restore: str = ""
+    canary: str = ""
+    preset: str = "auto"
     exclude_paths: tuple[str, ...] = ()
     capture_paths: tuple[str, ...] = ()
     drop_env: tuple[str, ...] = ()
@@ -150,8 +152,20 @@ VARIABLES: dict[str, Variable] = {
     "SIGNAL_TARGET": Variable(_one_of("group", "engine"), "who gets forwarded signals"),
     "COMPRESSION": Variable(_compression, "auto, none, zstd or zstd:LEVEL"),
     "CONCURRENCY": Variable(_count, "worker threads; 0: the cores the cgroup allows"),
-    "PRE_DUMP": Variable(_text, "command or URL called when the engine is ready, before the freeze"),
-    "POST_RESTORE": Variable(_text, "command or URL called when the engine runs again"),
+    "PRE_DUMP": Variable(
+        _text,
+        "command or URL called when the engine is ready, before the freeze; or vllm-sleep, sglang-release",
+    ),
+    "POST_RESTORE": Variable(
+        _text, "command or URL called when the engine runs again; or vllm-wake, sglang-resume"
+    ),
+    "CANARY": Variable(
+        _absolute, "file with a request; its answer at creation must be the answer after a restore"
+    ),
+    "PRESET": Variable(
+        _one_of("auto", "none", "vllm", "sglang", "trtllm"),
+        "variables that make an engine on GPUs fit for a checkpoint, set where unset; auto: by its command",
+    ),
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) that the filesystem delta leaves out"),
     "CAPTURE_PATHS": Variable(_paths, "paths (a:b) of other mounts that the filesystem delta takes along"),
     "DROP_ENV": Variable(_names, "variables (a,b) withheld from the engine"),

@@ -69,6 +69,7 @@ class Head(Struct, frozen=True, kw_only=True):
     mounts: list[dict[str, Any]] = field(default_factory=list)
     volume_files: list[dict[str, Any]] = field(default_factory=list)
     gpu: dict[str, Any] = field(default_factory=dict)
+    canary: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
 

@@ -73,7 +73,7 @@ class _Creation:
     def _start_engine(self) -> None:
         """The worker is set up: the engine may begin, and is what the worker waits for next."""
         try:
-            self._it.start_for_creation(ADDITIONS, LAST_HELPER_PID, engine.raise_pids)
+            self._it.start_for_creation({**ADDITIONS, **self._preset()}, LAST_HELPER_PID, engine.raise_pids)
         except engine.StartFailed as error:
             self._start_error = str(error)
             self._engine_code = error.code
@@ -81,6 +81,22 @@ class _Creation:
         else:
             self._it.log.info("engine started", pid=self._it.engine_pid)
             self._worker.tell(f"engine {self._it.engine_pid}")
+
+    def _preset(self) -> dict[str, str]:
+        """What makes an engine on GPUs fit for a checkpoint, where it is unset; shown in the log."""
+        from dynamo_entry import presets  # noqa: PLC0415 - only where there is a GPU
+
+        it = self._it
+        gpus = sum(name[6:].isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))
+        name = it.settings.preset
+        if name == "auto":
+            name = presets.engine_of(it.argv) if gpus else ""
+        found = presets.environment(name, it.argv, os.environ, gpus=gpus, pre_dump=it.settings.pre_dump)
+        if found:
+            it.log.info("environment preset", engine=name, **found)
+        if advice := presets.missing_option(name, it.argv, gpus=gpus):
+            it.log.warning("option missing", option=advice[0], why=advice[1])
+        return found
 
     def _engine_ended(self, event: Ended) -> None:
         """Before the freeze that ends the creation; after it, CRIU ended the engine as it should."""

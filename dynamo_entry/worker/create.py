@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dynamo_entry import compat, cuda, hooks, storage
+from dynamo_entry import canary, compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import (
@@ -41,10 +41,16 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     with channel.phase("wait-ready"):
         creation.check_gpu()
         engine.wait_until_ready(settings, channel)
+    if settings.canary:
+        with channel.phase("canary"):
+            creation.ask_canary()
     if settings.pre_dump:
         with channel.phase("pre-dump"):
             hooks.call("PRE_DUMP", settings.pre_dump, settings.signal_timeout)
-    return creation.freeze_and_publish()
+    try:
+        return creation.freeze_and_publish()
+    finally:
+        creation.wake()
 
 
 class _Creation:
@@ -55,6 +61,7 @@ class _Creation:
         self._key = read_key(settings.key_file)
         self._gpu = cuda.for_creation(channel, settings.gpu_timeout)
         self._pid = 0
+        self._canary: dict[str, Any] = {}
 
     def existing(self) -> dict[str, Any] | None:
         """A result if a valid archive is there already: whoever made it, there is nothing to do."""
@@ -76,6 +83,8 @@ class _Creation:
         """Everything that can be refused is refused here, before minutes of engine start are spent."""
         self._have = privileges.read()
         privileges.check_dump(self._have)
+        if self._settings.canary:
+            canary.load(self._settings.canary)
         try:
             self._criu_version = process.version()
             images.load_pycriu()
@@ -99,6 +108,20 @@ class _Creation:
     def check_gpu(self) -> None:
         """Refuse a GPU that cannot be checkpointed; its driver was attached while the engine started."""
         self._gpu.check()
+
+    def ask_canary(self) -> None:
+        """Keep the engine's answer for the restores. Raises DumpFailed."""
+        self._canary = canary.record(canary.load(self._settings.canary))
+
+    def wake(self) -> None:
+        """An engine that PRE_DUMP put to sleep and that is to serve on is woken as after a restore."""
+        settings = self._settings
+        if not settings.pre_dump or settings.after_dump != "continue" or not engine.tree(self._pid):
+            return
+        try:
+            hooks.call("POST_RESTORE", settings.post_restore, settings.stall_timeout)
+        except CheckpointError as error:
+            self._channel.log.warning("engine not woken", message=str(error))
 
     def freeze_and_publish(self) -> dict[str, Any]:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
@@ -156,6 +179,7 @@ class _Creation:
             root_pid=self._pid,
             volume_files=engine.volume_files(processes, self._roots),
             gpu=gpu,
+            canary=self._canary,
         )
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> None:

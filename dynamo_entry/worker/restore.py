@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dynamo_entry import compat, cuda, hooks, storage
+from dynamo_entry import canary, compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.criu.streamer import Serve
@@ -193,6 +193,9 @@ class _Restoration:
                     f"the restored engine does not answer {self._settings.ready_url}", reason="NotReady"
                 )
             time.sleep(0.02)
+        if recorded := self._archive.manifest.head.canary:
+            canary.verify(recorded)
+            self._channel.log.info("canary answered as at creation")
         apply.forget(self._work)
 
     def _answers(self) -> bool:

@@ -4,11 +4,12 @@ import json
 import signal
 
 import pytest
-from gpu_containers import create, published, restored
-from harness import Containers
+from gpu_containers import create, options, published, restore, restored, volumes
+from harness import CREATE, Containers
 from stub_node import Node, gpu, uuid
-from test_spine import ARCHIVE
+from test_spine import ARCHIVE, COMMAND, SETTINGS, SIGNAL
 from test_spine import published as published_without_gpu
+from test_spine import restored as restored_without_gpu
 
 
 @pytest.fixture
@@ -79,13 +80,63 @@ def test_attaching_to_the_gpus_overlaps_the_rest_of_a_restore(containers, nodes)
     assert seconds["gpu"] < 0.5
 
 
+def canary(containers: Containers, *compare) -> dict[str, str]:
+    """Settings with a canary that asks the engine to generate."""
+    fields = {
+        "url": "http://127.0.0.1:8000/generate",
+        "body": {"prompt": "The capital of France is"},
+        "compare": list(compare),
+    }
+    (containers.checkpoints / "canary.json").write_text(json.dumps(fields))
+    return {"CANARY": "/checkpoints/canary.json"}
+
+
+def test_an_engine_sleeps_through_its_checkpoint_and_is_woken(containers, nodes):
+    """What it gave back is not in the archive, and nobody is told "Restored" before it answers as it did."""
+    here, there = nodes
+    hooks = {"PRE_DUMP": "vllm-sleep", "POST_RESTORE": "vllm-wake"}
+    env = {"GPU_MIB": "8", "CACHE_MIB": "96"}
+    asked = canary(containers, "text", {"field": "score", "tolerance": 0.001})
+    creator = create(containers, here, env=env, settings={**hooks, **asked, "AFTER_DUMP": "continue"})
+    creator.wait_for_event("GPU given back")
+    creator.wait(lambda: not creator.json("/is_sleeping")["is_sleeping"], "engine that is woken")
+    answer = creator.json("/generate", body=b'{"prompt": "?"}')
+    assert sum(device["used_bytes"] for device in manifest(containers)["devices"]) == 8 << 20
+    creator.kill()
+
+    container = restored(containers, there, settings=hooks)
+    assert container.event("canary answered as at creation")
+    assert there.memory() == {uuid(3): (8 + 96) << 20}
+    assert container.json("/generate", body=b'{"prompt": "?"}')["text"] == answer["text"]
+
+
+def test_an_engine_that_answers_otherwise_is_not_restored(containers, nodes):
+    here, there = nodes
+    published(containers, here, settings=canary(containers, "text"))
+    container = restore(containers, there, settings={"POST_RESTORE": "http://127.0.0.1:8000/spoil"})
+    event = container.wait_for_event("Falling back to cold start")
+    assert (event["phase"], event["reason"]) == ("settle", "CanaryDiffers")
+    assert container.json("/work") == [1]
+    assert not container.event("Restored")
+
+
+def test_an_engine_on_gpus_gets_its_preset(containers, nodes):
+    """Where unset, and said in the log."""
+    script = "import os, time; print({n: os.environ.get(n) for n in ('NCCL_P2P_DISABLE', 'NCCL_NVLS_ENABLE')}, flush=True); time.sleep(60)"
+    container = containers.start(
+        "python3", "-c", script, options=(*CREATE, *options(nodes[0])), env={"NCCL_NVLS_ENABLE": "1"},
+        settings={**SETTINGS, **SIGNAL, "PRESET": "vllm"},
+    )  # fmt: skip
+    container.wait_for_text("'NCCL_NVLS_ENABLE': '1'")
+    assert "'NCCL_P2P_DISABLE': '1'" in container.stdout
+    said = container.event("environment preset")
+    assert (said["engine"], said["NCCL_P2P_DISABLE"]) == ("vllm", "1")
+    assert "NCCL_NVLS_ENABLE" not in said
+    assert container.event("option missing")["option"] == "--disable-custom-all-reduce"
+
+
 def test_an_engine_without_cuda_needs_no_gpu_later(containers, nodes):
     """A GPU that nobody used leaves nothing in the archive."""
-    from gpu_containers import options, volumes
-    from harness import CREATE
-    from test_spine import COMMAND, SETTINGS, SIGNAL
-    from test_spine import restored as restored_without_gpu
-
     creator = containers.start(
         *COMMAND, options=(*CREATE, *options(nodes[0])), volumes=volumes(nodes[0]), settings={**SETTINGS, **SIGNAL}
     )  # fmt: skip

@@ -6,6 +6,7 @@ GET  /work                each rank adds one to a counter in device memory and r
 GET  /busy?ms=            the GPU has work for a while (stub driver only)
 GET  /pids                pids of the ranks
 POST /generate            {"prompt": …} → {"text": …}, which depends on the device memory of every rank
+POST /spoil               changes one byte of device memory
 POST /sleep, /wake_up     vLLM's: give the cache back, take it again; GET /is_sleeping
 POST /release_memory_occupation, /resume_memory_occupation   SGLang's
 
@@ -94,6 +95,11 @@ class Gpu:
             self._call("cuCtxSynchronize")
             return count
 
+    def spoil(self) -> int:
+        self._call("cuCtxSetCurrent", self._context)
+        self._write(MIB // 2, bytes([self._read(MIB // 2, 1)[0] ^ 1]))
+        return 0
+
     def busy(self, ms: int) -> int:
         if hasattr(self._cuda, "stubLaunch"):
             self._call("stubLaunch", ms)
@@ -177,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
             Handler.is_sleeping = path in ("/sleep", "/release_memory_occupation")
             print(f"gpu_engine: {path} {body.decode()}", flush=True)
             self._answer(self.ranks.ask("sleep" if Handler.is_sleeping else "wake"))
+        elif path == "/spoil":
+            self._answer(self.ranks.ask("spoil"))
         elif path == "/generate" and not Handler.is_sleeping:
             seed = "".join(
                 [json.loads(body)["prompt"], *self.ranks.ask("digest"), os.environ.get("SALT", "")]

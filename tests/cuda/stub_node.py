@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,11 +102,13 @@ class Node:
             (call, rank, result) for call, _, rank, result in self.calls() if call not in ("state", "tid")
         ]
 
-    def memory(self) -> dict[str, int]:
-        """Bytes in use on the GPUs, by UUID."""
+    def memory(self, pids: Sequence[int] = ()) -> dict[str, int]:
+        """Bytes in use on the GPUs, by UUID; only those of ``pids``, since nobody sweeps after a killed process."""
         found: dict[str, int] = {}
         for path in (self.directory / "mem").iterdir():
-            found[f"GPU-{path.name[:36]}"] = found.get(f"GPU-{path.name[:36]}", 0) + path.stat().st_size
+            gpu_uuid, pid = path.name.split(".")[:2]
+            if not pids or int(pid) in pids:
+                found[f"GPU-{gpu_uuid}"] = found.get(f"GPU-{gpu_uuid}", 0) + path.stat().st_size
         return found
 
 

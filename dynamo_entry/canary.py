@@ -1,0 +1,137 @@
+"""A request whose answer is recorded at creation and compared after a restore, before anybody is told "restored".
+
+The file (CANARY) is JSON: ``{"url": …, "body": …, "compare": ["choices.0.text", …]}``; see docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from dynamo_entry import loopback
+from dynamo_entry.errors import CheckpointError, DumpFailed, RestoreFailed, SettingsError
+
+_MISSING = object()
+
+
+class Field(Struct, frozen=True, forbid_unknown_fields=True):
+    """A place in the answer, and by how much a number there may differ."""
+
+    field: str
+    tolerance: float = 0
+
+
+class Canary(Struct, frozen=True, forbid_unknown_fields=True):
+    """One HTTP request and what of its answer must be the same."""
+
+    url: str
+    compare: list[str | Field]
+    method: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+    timeout: float = 60
+
+
+def load(path: str) -> Canary:
+    """The canary of a file. Raises SettingsError."""
+    try:
+        with open(path, "rb") as file:
+            canary = msgspec.json.decode(file.read(), type=Canary)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SettingsError(
+            f"the canary {path} cannot be used: {error}",
+            hint='it looks like {"url": "http://127.0.0.1:8000/v1/completions", "body": {…}, "compare": ["choices.0.text"]}',
+            reason="CanaryInvalid",
+        ) from None
+    if not canary.compare:
+        raise SettingsError(
+            f"the canary {path} compares nothing", hint='name fields in "compare"', reason="CanaryInvalid"
+        )
+    return canary
+
+
+def record(canary: Canary) -> dict[str, Any]:
+    """Ask twice and keep the answer. Raises DumpFailed if it is none, or not the same both times."""
+    first, second = (_fields(canary, DumpFailed) for _ in range(2))
+    if difference := _difference(canary, first, second):
+        raise DumpFailed(
+            f"the canary's answer is not steady: {difference}",
+            hint="make the request deterministic (temperature 0, a seed), or compare other fields",
+            reason="CanaryUnsteady",
+        )
+    return {"request": msgspec.to_builtins(canary), "answer": first}
+
+
+def verify(recorded: dict[str, Any]) -> None:
+    """Ask again and compare. Raises RestoreFailed."""
+    canary = msgspec.convert(recorded["request"], Canary)
+    if difference := _difference(canary, recorded["answer"], _fields(canary, RestoreFailed)):
+        raise RestoreFailed(
+            f"the restored engine answers the canary otherwise: {difference}",
+            hint="do not use this archive on such a machine",
+            reason="CanaryDiffers",
+        )
+
+
+def _fields(canary: Canary, error: type[CheckpointError]) -> dict[str, Any]:
+    try:
+        answer = _ask(canary)
+    except (OSError, ValueError) as failure:
+        raise error(
+            f"the canary got no answer from {canary.url}: {failure}", reason="CanaryUnanswered"
+        ) from None
+    found = {_name(place): _look_up(answer, _name(place)) for place in canary.compare}
+    if missing := sorted(name for name, value in found.items() if value is _MISSING):
+        raise error(
+            f"the canary's answer has no field {', '.join(missing)}",
+            hint="fields are written as choices.0.text",
+            reason="CanaryUnanswered",
+        )
+    return found
+
+
+def _ask(canary: Canary) -> Any:
+    body = None if canary.body is None else json.dumps(canary.body).encode()
+    method = canary.method or ("GET" if body is None else "POST")
+    return json.loads(
+        loopback.ask(canary.url, method=method, body=body, headers=canary.headers, limit_s=canary.timeout)
+    )
+
+
+def _name(place: str | Field) -> str:
+    return place if isinstance(place, str) else place.field
+
+
+def _look_up(answer: Any, name: str) -> Any:
+    for part in name.split("."):
+        if isinstance(answer, list) and part.isdecimal() and int(part) < len(answer):
+            answer = answer[int(part)]
+        elif isinstance(answer, dict) and part in answer:
+            answer = answer[part]
+        else:
+            return _MISSING
+    return answer
+
+
+def _difference(canary: Canary, expected: dict[str, Any], found: dict[str, Any]) -> str:
+    """The first field that differs, with both values; empty if none does."""
+    for place in canary.compare:
+        name = _name(place)
+        tolerance = 0 if isinstance(place, str) else place.tolerance
+        if not _is_same(expected[name], found[name], tolerance):
+            return f"{name} is {_shown(found[name])}, expected {_shown(expected[name])}"
+    return ""
+
+
+def _is_same(expected: Any, found: Any, tolerance: float) -> bool:
+    if tolerance and isinstance(expected, int | float) and isinstance(found, int | float):
+        return abs(expected - found) <= tolerance
+    return bool(expected == found)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "…"

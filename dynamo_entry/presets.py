@@ -1,0 +1,108 @@
+"""Environment that makes an engine on GPUs fit for a checkpoint; set in creation mode, only where unset. Pure.
+
+What cannot be checkpointed must not be there: memory shared between GPUs, NVLink multicast, RDMA, watchdogs
+that take the pause for a hang. docs/gpu.md has the reason and the source of every variable. PID 1 reads this.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_JOB_FILE = "CUDA_CHECKPOINT_JOB_FILE"
+
+#: Engine → words of a command that mean it.
+_WORDS = {
+    "vllm": ("vllm",),
+    "sglang": ("sglang",),
+    "trtllm": ("trtllm", "tensorrt_llm", "tensorrt-llm"),
+}
+
+#: What may stand before the program in a command.
+_PREFIXES = ("/bin/sh", "-c", "exec", "env", "cuda-checkpoint", "--launch-job", "-j")
+
+_COMMON = {
+    "NCCL_NVLS_ENABLE": "0",
+    "NCCL_CUMEM_ENABLE": "0",
+    "NCCL_CUMEM_HOST_ENABLE": "0",
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_RAS_ENABLE": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+    "TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL": "1",
+    "HF_HUB_DISABLE_XET": "1",
+}
+
+#: With more than one GPU, and without a launch job: no memory of one process in another one's address space.
+_MANY_GPUS = {"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"}
+
+_ENGINES = {
+    "vllm": {"VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_ALLREDUCE_USE_SYMM_MEM": "0"},
+    "sglang": {},
+    "trtllm": {
+        "TLLM_NCCL_SYMMETRIC_ZERO_COPY": "0",
+        "UCX_TLS": "tcp,self",
+        "OMPI_MCA_pml": "ob1",
+        "OMPI_MCA_btl": "tcp,self",
+    },
+}
+
+#: Hook → what its requests need of the engine.
+_HOOKS = {"vllm-sleep": {"VLLM_SERVER_DEV_MODE": "1"}}
+
+#: What only the engine's command line can change: engine → (option, why), with more than one GPU.
+_OPTIONS = {
+    "vllm": ("--disable-custom-all-reduce", "vLLM's own all-reduce shares memory between GPUs"),
+    "sglang": ("--disable-custom-all-reduce", "SGLang's own all-reduce shares memory between GPUs"),
+}
+
+
+def engine_of(argv: list[str]) -> str:
+    """``vllm``, ``sglang``, ``trtllm``, or nothing: by the program and the module or script it runs."""
+    parts = _program(" ".join(argv).split()).replace(".", " ").split()
+    for engine, names in _WORDS.items():
+        if any(part == name or part.startswith(f"{name}-") for name in names for part in parts):
+            return engine
+    return ""
+
+
+def _program(words: list[str]) -> str:
+    """What a command runs: its program, or where that is a Python, the module or script."""
+    while words and (words[0] in _PREFIXES or "=" in words[0] or words[0].endswith("/cuda-checkpoint")):
+        words = words[1:]
+    program = words[0].rpartition("/")[2] if words else ""
+    if not program.startswith("python"):
+        return program
+    if "-m" in words[:-1]:
+        return words[words.index("-m") + 1]
+    return next((word.rpartition("/")[2] for word in words[1:] if not word.startswith("-")), "")
+
+
+def environment(
+    engine: str, argv: list[str], environ: Mapping[str, str], *, gpus: int, pre_dump: str = ""
+) -> dict[str, str]:
+    """What an engine on ``gpus`` GPUs is given: the variables of its preset that ``environ`` has not."""
+    if engine not in _ENGINES:
+        return {}
+    preset = _preset(engine, gpus if not _has_job(argv, environ) else 1, pre_dump)
+    return {name: value for name, value in preset.items() if name not in environ}
+
+
+def _has_job(argv: list[str], environ: Mapping[str, str]) -> bool:
+    """Whether it runs below ``cuda-checkpoint --launch-job``, which makes shared GPU memory possible."""
+    words = " ".join(argv).split()
+    return _JOB_FILE in environ or ("cuda-checkpoint" in words[:4] and "--launch-job" in words[:5])
+
+
+def _preset(engine: str, gpus: int, pre_dump: str) -> dict[str, str]:
+    many = _MANY_GPUS if gpus > 1 else {}
+    return {**_COMMON, **many, **_ENGINES[engine], **_HOOKS.get(pre_dump.partition(":")[0], {})}
+
+
+def missing_option(engine: str, argv: list[str], *, gpus: int) -> tuple[str, str] | None:
+    """(option, why) that the command should have and has not."""
+    advice = _OPTIONS.get(engine)
+    if advice is None or gpus < 2 or advice[0] in " ".join(argv):
+        return None
+    return advice

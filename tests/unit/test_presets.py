@@ -1,0 +1,69 @@
+"""Which engine a command starts, and what it is given."""
+
+import pytest
+
+from dynamo_entry import presets
+
+
+@pytest.mark.parametrize(
+    ("argv", "engine"),
+    [
+        (["python3", "-m", "dynamo.vllm", "--model", "X"], "vllm"),
+        (["vllm", "serve", "meta-llama/Llama-3-8B"], "vllm"),
+        (["/opt/venv/bin/python", "-m", "vllm.entrypoints.openai.api_server"], "vllm"),
+        (["python3 -m dynamo.sglang --model X"], "sglang"),
+        (["python3", "-m", "sglang.launch_server"], "sglang"),
+        (["trtllm-serve", "X"], "trtllm"),
+        (["python3", "-m", "dynamo.trtllm"], "trtllm"),
+        (["python3", "-m", "tensorrt_llm.commands.serve"], "trtllm"),
+        (["/bin/sh", "-c", "exec env A=b vllm serve X"], "vllm"),
+        (["python3", "/opt/vllm.py"], "vllm"),
+        (["llama-server", "-m", "/models/vllm.gguf", "--alias", "vllm"], ""),
+        (["llama-server", "--model", "/m.gguf"], ""),
+        (["python3", "/app/server.py", "--backend", "vllm"], ""),
+        ([], ""),
+    ],
+)
+def test_an_engine_is_known_by_its_command(argv, engine):
+    assert presets.engine_of(argv) == engine
+
+
+def environment(engine="vllm", argv=("vllm", "serve"), environ=(), *, gpus=1, pre_dump=""):
+    return presets.environment(engine, list(argv), dict(environ), gpus=gpus, pre_dump=pre_dump)
+
+
+def test_one_gpu_keeps_what_only_hurts_among_many():
+    assert "NCCL_P2P_DISABLE" not in environment()
+    assert environment(gpus=2)["NCCL_P2P_DISABLE"] == "1"
+
+
+def test_a_launch_job_may_share_memory_between_gpus():
+    launched = ("cuda-checkpoint", "--launch-job", "vllm", "serve")
+    assert presets.engine_of(list(launched)) == "vllm"
+    assert "NCCL_P2P_DISABLE" not in environment(argv=launched, gpus=2)
+    assert "NCCL_P2P_DISABLE" not in environment(environ={"CUDA_CHECKPOINT_JOB_FILE": "/job"}, gpus=2)
+
+
+def test_what_is_set_stays():
+    assert "NCCL_NVLS_ENABLE" not in environment(environ={"NCCL_NVLS_ENABLE": "1"})
+
+
+def test_every_engine_goes_without_what_the_driver_cannot_checkpoint():
+    for engine in ("vllm", "sglang", "trtllm"):
+        found = environment(engine)
+        assert found["NCCL_NVLS_ENABLE"] == "0"
+        assert found["NCCL_CUMEM_ENABLE"] == "0"
+    assert environment("", gpus=8) == {}
+
+
+def test_the_sleep_hook_needs_vllms_development_endpoints():
+    """They are not opened for anything else."""
+    assert "VLLM_SERVER_DEV_MODE" not in environment()
+    assert environment(pre_dump="vllm-sleep:9000")["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_what_only_the_command_line_can_change_is_advised():
+    assert presets.missing_option("vllm", ["vllm", "serve"], gpus=2)[0] == "--disable-custom-all-reduce"
+    assert presets.missing_option("vllm", ["vllm", "serve"], gpus=1) is None
+    assert presets.missing_option("vllm", ["vllm serve --disable-custom-all-reduce"], gpus=2) is None
+    assert presets.missing_option("trtllm", ["trtllm-serve"], gpus=2) is None

@@ -1,11 +1,14 @@
 """GPU memory through a checkpoint: real processes, real CRIU, and a driver that keeps its memory elsewhere."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from gpu_containers import create, options, published, restore, restored, volumes
-from harness import CREATE, Containers
+from harness import CREATE, ROOT, Containers
 from stub_node import Node, gpu, uuid
 from test_spine import ARCHIVE, COMMAND, SETTINGS, SIGNAL
 from test_spine import published as published_without_gpu
@@ -148,3 +151,22 @@ def test_an_engine_without_cuda_needs_no_gpu_later(containers, nodes):
 def test_without_a_gpu_nothing_of_it_is_loaded_or_said(containers):
     creator = published_without_gpu(containers, settings={"LOG_LEVEL": "debug"})
     assert not [event for event in creator.events() if "gpu" in json.dumps(event).lower()], creator.output()
+
+
+def test_gpu_check_measures_and_compares(nodes):
+    """The script for real hardware, here over the stub."""
+    given = (*options(nodes[0]), *(part for volume in volumes(nodes[0])[:-1] for part in ("-v", volume)))
+    done = subprocess.run(
+        [
+            sys.executable, ROOT / "scripts/lib/gpu_check.py", "--ranks=2", "--gpu-mib=8",
+            *(f"--option={option}" for option in given),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests/container")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["identical"]
+    assert found["works"]
+    assert (found["driver"], found["gpus"]) == ("580.65.06", 2)
+    assert "gpu" in found["restore"]["seconds"]
+    assert len(found["create"]["processes"]) == len(found["restore"]["processes"]) == 2

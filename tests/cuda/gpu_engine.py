@@ -44,12 +44,13 @@ class Gpu:
     def __init__(self, rank: int) -> None:
         os.environ["STUB_CUDA_RANK"] = str(rank)
         self._cuda = ctypes.CDLL("libcuda.so.1")
+        self._context: ctypes.c_void_p | None = None
         count, device, context = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGetCount", ctypes.byref(count))
         self._call("cuDeviceGet", ctypes.byref(device), rank % count.value)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self._context = context
+        self._context = context  # current from here on, in whatever thread calls
         self.size = int(number("GPU_MIB", 16)) * MIB
         self._memory = self._allocate(self.size)
         self._lock = threading.Lock()
@@ -60,11 +61,12 @@ class Gpu:
         self._write(0, bytes(8))
 
     def _call(self, function: str, *arguments) -> None:
+        if self._context:
+            self._cuda.cuCtxSetCurrent(self._context)
         if code := getattr(self._cuda, function)(*arguments):
             raise RuntimeError(f"{function}: {code}")
 
     def _allocate(self, size: int) -> ctypes.c_uint64:
-        self._call("cuCtxSetCurrent", self._context)
         memory = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(size))
         return memory
@@ -76,7 +78,6 @@ class Gpu:
     def _read(self, offset: int, size: int) -> bytes:
         buffer = ctypes.create_string_buffer(size)
         at = ctypes.c_uint64(self._memory.value + offset)
-        self._call("cuCtxSetCurrent", self._context)
         self._call("cuMemcpyDtoH_v2", buffer, at, ctypes.c_size_t(size))
         return buffer.raw
 
@@ -90,13 +91,11 @@ class Gpu:
     def work(self) -> int:
         with self._lock:
             count = int.from_bytes(self._read(0, 8), "little") + 1
-            self._call("cuCtxSetCurrent", self._context)
             self._write(0, count.to_bytes(8, "little"))
             self._call("cuCtxSynchronize")
             return count
 
     def spoil(self) -> int:
-        self._call("cuCtxSetCurrent", self._context)
         self._write(MIB // 2, bytes([self._read(MIB // 2, 1)[0] ^ 1]))
         return 0
 

@@ -14,7 +14,8 @@ import pytest
 import stub_node
 from stub_node import Node, gpu, uuid
 
-from dynamo_entry.cuda import client
+from dynamo_entry import cuda
+from dynamo_entry.cuda import client, report
 from dynamo_entry.cuda.abi import State
 from dynamo_entry.cuda.creation import Creation
 from dynamo_entry.cuda.restoration import Restoration
@@ -374,3 +375,35 @@ def test_a_helper_that_does_not_attach_in_time_is_killed(node):
     with pytest.raises(client.Unanswered, match="in time"):
         helper.facts(limit_s=0.5)
     assert not os.path.exists(f"/proc/{helper.pid}")
+
+
+class TestReport:
+    """The GPU section of ``dynamo-entryctl doctor``."""
+
+    @pytest.fixture
+    def rows(self, node, monkeypatch):
+        monkeypatch.setattr(cuda, "is_present", lambda: True)
+
+        def said():
+            node.write()
+            return report.rows()
+
+        return said
+
+    def test_driver_way_and_every_device(self, rows):
+        assert [(row.name, row.problem) for row in rows()] == [
+            ("NVIDIA driver", ""), ("GPU checkpoints", ""), ("GPU 0", ""), ("GPU 1", ""),
+        ]  # fmt: skip
+        assert rows()[0].value == "580.65.06, CUDA 13.0"
+        assert rows()[2].value == f"NVIDIA H100 80GB HBM3, 0.2 GiB, 0.2 GiB free, {uuid(1)}"
+
+    def test_what_stands_in_the_way(self, rows, node):
+        node.gpus = (gpu(1, mig=True),)
+        assert "MIG" in rows()[-1].problem
+        node.gpus, node.api = (gpu(1),), 12040
+        assert "570" in rows()[1].problem
+        node.gpus = ()
+        assert "NO_DEVICE" in rows()[0].problem
+
+    def test_no_gpu(self):
+        assert report.rows() == [report.Row("GPU", "none")]

@@ -1,11 +1,14 @@
 """A real Kubernetes API for the tests below: one control plane and one node a session."""
 
 import subprocess
+import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
-from cluster.control_plane import ControlPlane, NotInstalled
+import images
+from cluster.control_plane import LIFE_S, ControlPlane, NotInstalled
 from node.process import Node
 
 
@@ -25,8 +28,22 @@ def node(cluster, tmp_path_factory):
     """A Node that runs the pods of the cluster."""
     if subprocess.run(["podman", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("needs podman: scripts/test kube")
-    with Node(cluster, tmp_path_factory.mktemp("node")) as running:
+    with Node(cluster, tmp_path_factory.mktemp("node"), mirrors=images.GUIDE) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def dynamo(cluster, tmp_path_factory):
+    """Dynamo's custom resource, and the stand-in for its operator."""
+    here = Path(__file__).parent
+    cluster.kubectl("apply", "-f", here / "dynamo" / "crd.yaml")
+    cluster.kubectl("wait", "--for=condition=Established", "crd/dynamographdeployments.nvidia.com")
+    argv = [sys.executable, "-m", "dynamo", f"--kubeconfig={cluster.kubeconfig}"]
+    with (tmp_path_factory.mktemp("dynamo") / "log").open("wb") as log:
+        process = subprocess.Popen(["timeout", str(LIFE_S), *argv], cwd=here, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
+    yield
+    process.terminate()
+    process.wait(30)
 
 
 @pytest.fixture

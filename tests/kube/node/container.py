@@ -196,3 +196,8 @@ class Container:
         self._stopping.set()
         with contextlib.suppress(RuntimeError):
             await run("podman", "stop", "--ignore", f"--time={grace_s}", self.podman_name)
+
+    async def kill(self) -> None:
+        """Do not wait for ``stop``'s grace."""
+        with contextlib.suppress(RuntimeError):
+            await run("podman", "kill", "--signal=KILL", self.podman_name)

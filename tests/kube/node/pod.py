@@ -39,6 +39,7 @@ class Pod:
         self._path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
         self._change = asyncio.Event()
         self._deleted = asyncio.Event()
+        self._forced = asyncio.Event()
         self._grace_s = 30
         self._failure: Object = {}
         self._conditions: dict[str, Object] = {}
@@ -56,7 +57,7 @@ class Pod:
         return self._mirrors.get(name, name)
 
     def container(self, name: str) -> Container | None:
-        return next((one for one in [*self.init_containers, *self.containers] if one.name == name), None)
+        return next((one for one in self._every() if one.name == name), None)
 
     def updated(self, obj: Object) -> None:
         """The API server has another version of the object."""
@@ -67,15 +68,17 @@ class Pod:
     def delete(self, grace_s: int) -> None:
         self._grace_s = min(self._grace_s, grace_s)
         self._deleted.set()
+        if grace_s == 0:
+            self._forced.set()
 
     async def run(self) -> None:
         reporter = asyncio.create_task(self._report_changes())
         life = asyncio.create_task(self._live())
         try:
             await self._deleted.wait()
-            await asyncio.gather(
-                *(one.stop(self._grace_s) for one in [*self.init_containers, *self.containers])
-            )
+            forcing = asyncio.create_task(self._force())
+            await asyncio.gather(*(one.stop(self._grace_s) for one in self._every()))
+            forcing.cancel()
             await life
         finally:
             reporter.cancel()
@@ -83,6 +86,14 @@ class Pod:
             await self._remove()
         await self._report()
         await self._api.delete(self._path, gracePeriodSeconds=0, preconditions={"uid": self.uid})
+
+    async def _force(self) -> None:
+        """A deletion without grace, also in the middle of one with it."""
+        await self._forced.wait()
+        await asyncio.gather(*(one.kill() for one in self._every()))
+
+    def _every(self) -> list[Container]:
+        return [*self.init_containers, *self.containers]
 
     async def _live(self) -> None:
         try:

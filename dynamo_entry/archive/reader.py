@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate
+from itertools import accumulate, groupby
 from types import TracebackType
 
 from typing_extensions import Self
@@ -138,6 +138,29 @@ class Archive:
         """
         jobs = ((name, index) for index in range(self.count_of(name)))
         return self._in_order(jobs, ahead)
+
+    def ranges(self, name: str, wanted: list[tuple[int, int]], *, ahead: int = 2) -> Iterator[Bytes]:
+        """The bytes of a stream in the ranges ``wanted``, which are (start, end), sorted and disjoint.
+
+        Like ``chunks``, but only what is needed is read.
+        """
+        size = self.manifest.chunk_size
+        slices = (
+            (index, max(start - index * size, 0), min(end - index * size, size))
+            for start, end in wanted
+            for index in range(start // size, -(-end // size))
+        )
+        groups = [(index, list(group)) for index, group in groupby(slices, key=lambda entry: entry[0])]
+        found = self._in_order(((name, index) for index, _ in groups), ahead)
+        for (_, group), chunk in zip(groups, found, strict=True):
+            view = memoryview(chunk)
+            for _, first, last in group:
+                yield view[first:last]
+
+    def place_of(self, name: str, index: int) -> int | None:
+        """Where chunk ``index`` of a stream lies in the archive; None for one that is all zeros."""
+        chunk = self._table(name).find(index)
+        return None if chunk is None else chunk.offset
 
     def verify(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
         """Read and check every chunk; ``progress`` gets the stored bytes done so far and their total.

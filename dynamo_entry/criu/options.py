@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dynamo_entry.criu import hold
+
 #: linux/capability.h
 CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_TIME, CAP_CHECKPOINT_RESTORE = 12, 19, 21, 25, 40
 
@@ -41,12 +43,11 @@ def is_privileged(effective: frozenset[int]) -> bool:
     return effective >= _PRIVILEGED
 
 
-def dump(pid: int, places: Places, *, privileged: bool, action_script: str) -> list[str]:
+def dump(pid: int, places: Places, *, privileged: bool) -> list[str]:
     """argv of a streamed dump of the tree below ``pid``."""
     return [
         *_base("dump", places, privileged=privileged),
         "--tree", str(pid), "--skip-in-flight", "--ghost-limit", _GHOST_LIMIT_BYTES,
-        "--action-script", action_script,
     ]  # fmt: skip
 
 
@@ -67,6 +68,6 @@ def restore(places: Places, *, privileged: bool, inherit: dict[int, str]) -> lis
 def _base(verb: str, places: Places, *, privileged: bool) -> list[str]:
     argv = [
         "criu", verb, "--stream", "--images-dir", places.images, "--work-dir", places.work,
-        "--log-file", places.log, "-v2", *_COMMON, _SHELL_JOB,
+        "--log-file", places.log, "-v2", "--action-script", hold.SCRIPT, *_COMMON, _SHELL_JOB,
     ]  # fmt: skip
     return argv if privileged else [*argv, "--unprivileged"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from msgspec import structs
+
 from dynamo_entry import canary, compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
 from dynamo_entry.criu import images, options, process
@@ -16,6 +18,7 @@ from dynamo_entry.errors import (
     NotDumpable,
     NotFound,
 )
+from dynamo_entry.fill import shared
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, mounts, pack
 from dynamo_entry.settings import Settings
@@ -158,14 +161,20 @@ class _Creation:
         with dump:
             with self._channel.phase("dump", **limits) as phase:
                 dump.take_images(phase.progress)
+                facts = {**head.facts, "shared_ranges": self._shared_ranges()}
             with self._channel.phase("delta", **limits) as phase:
                 self._add_delta(writer, phase)
             with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
-                finished = writer.finish(head)
+                finished = writer.finish(structs.replace(head, facts=facts))
                 result = self._commit(sink, finished.digest)
             with self._channel.phase("thaw"), self._channel.shielded():
                 self._let_go(dump)
         return {**result, "seconds": self._channel.seconds}
+
+    def _shared_ranges(self) -> dict[str, list[tuple[int, int]]]:
+        """Only a process with relatives can share memory with them."""
+        pids = self._pids()
+        return shared.record(pids) if len(pids) > 1 else {}
 
     def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
         here = engine.descriptors(self._pid)

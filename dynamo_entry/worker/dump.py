@@ -7,15 +7,10 @@ from collections.abc import Callable
 
 from typing_extensions import Self
 
-from dynamo_entry.criu import options
+from dynamo_entry.criu import hold, options
 from dynamo_entry.criu.process import Criu
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
-
-#: What CRIU runs at each stage; installed executable, since scratch directories may be mounted noexec.
-_ACTION_SCRIPT = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "criu", "post-dump"
-)
 
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4
@@ -33,18 +28,13 @@ class Dump:
         self._capture = Capture(places.images, open_sink)
         self._is_frozen = False
         self._has_exited = False
-        self._frozen = _fifo(f"{places.work}/frozen")
-        self._verdict = _fifo(f"{places.work}/verdict")
+        self._hold = hold.Hold(places.work, hold.POST_DUMP)
         self._criu = Criu(
-            options.dump(pid, places, privileged=privileged, action_script=_ACTION_SCRIPT),
-            f"{places.work}/{places.log}",
-            extra={
-                "DYNAMO_ENTRY_FROZEN": f"{places.work}/frozen",
-                "DYNAMO_ENTRY_VERDICT": f"{places.work}/verdict",
-            },
-        )
+            options.dump(pid, places, privileged=privileged), f"{places.work}/{places.log}",
+            extra=self._hold.environment,
+        )  # fmt: skip
         self._exited = os.pidfd_open(self._criu.pid)
-        self._capture.watch(self._frozen, self._note_frozen)
+        self._capture.watch(self._hold.reached, self._note_frozen)
         self._capture.watch(self._exited, self._note_exit)
 
     def __enter__(self) -> Self:
@@ -52,9 +42,8 @@ class Dump:
 
     def __exit__(self, *_: object) -> None:
         self._capture.close()
-        os.close(self._verdict)  # the script reads end of file, and CRIU resumes the tasks
-        for descriptor in (self._frozen, self._exited):
-            os.close(descriptor)
+        self._hold.close()  # without a verdict CRIU resumes the tasks
+        os.close(self._exited)
         try:
             self._criu.wait(_THAW_LIMIT_S)
         except TimeoutError:
@@ -74,14 +63,14 @@ class Dump:
 
     def end(self) -> None:
         """The archive is safe: let CRIU end the tasks. Raises DumpFailed."""
-        os.write(self._verdict, b"end\n")
+        self._hold.go_on(yes=True)
         if self._criu.wait(_END_LIMIT_S) != 0:
             what, _ = self._criu.failure()
             raise DumpFailed(f"criu could not end the engine: {what}", reason="CriuDumpFailed")
 
     def resume(self) -> None:
         """Let the tasks run on; CRIU takes back its own traces (link remaps, network locks)."""
-        os.write(self._verdict, b"resume\n")
+        self._hold.go_on(yes=False)
         self._criu.wait(_END_LIMIT_S)
 
     def _note_frozen(self, descriptor: int) -> None:
@@ -91,13 +80,3 @@ class Dump:
     def _note_exit(self, _descriptor: int) -> None:
         self._has_exited = True
         self._capture.unwatch(self._exited)
-
-
-def _fifo(path: str) -> int:
-    """A fresh fifo, held open for both directions so that neither side ever waits for the other to open it."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    os.mkfifo(path, 0o600)
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import select
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from dynamo_entry import canary, compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.criu import images, options, process
-from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.rootfs import apply, pack
 from dynamo_entry.settings import Settings
@@ -21,6 +19,7 @@ from dynamo_entry.worker import engine, privileges
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.create import DELTA_INDEX, DELTA_TAR
 from dynamo_entry.worker.places import work_directory
+from dynamo_entry.worker.rebuild import Rebuild
 
 #: A root process that dies of what its new place lacks does so at once.
 _SETTLE_S = 0.1
@@ -28,7 +27,7 @@ _SETTLE_S = 0.1
 #: How often a missing archive is looked for again while WAIT lasts.
 _WAIT_POLL_S = 1.0
 
-#: Verified chunks kept ready for each image CRIU reads.
+#: Verified chunks of the filesystem delta kept ready.
 _AHEAD = 3
 
 
@@ -50,7 +49,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             restoration.check(version)
         with channel.phase("delta", stall_s=settings.stall_timeout):
             restoration.apply_delta()
-        pid = restoration.restore()
+        pid = Rebuild(settings, channel, archive, have, work_directory(settings)).run()
         gpu.thaw()
         with channel.phase("settle"):
             restoration.settle(pid)
@@ -95,8 +94,6 @@ class _Restoration:
         self._archive = archive
         self._have = have
         self._privileged = options.is_privileged(have.effective)
-        self._failure: Exception | None = None
-        self._served_bytes = 0
         self._work = work_directory(settings)
 
     def check(self, criu_version: str) -> None:
@@ -112,71 +109,6 @@ class _Restoration:
             return
         chunks = self._archive.chunks(DELTA_TAR, ahead=_AHEAD)
         apply.apply(index, io.BufferedReader(_Chunks(chunks)), self._work)
-
-    def restore(self) -> int:
-        """Let CRIU rebuild the tasks from what is streamed to it; returns the root's pid. Raises RestoreFailed."""
-        places = options.Places(self._work, self._work, "restore.log")
-        stdio = self._new_stdio()
-        limits = {"limit_s": self._settings.restore_timeout, "stall_s": self._settings.stall_timeout}
-        with self._channel.phase("restore", **limits) as phase:
-            Serve(places.images, self._image, self._note_failure)
-            criu = process.Criu(
-                options.restore(places, privileged=self._privileged, inherit=stdio),
-                f"{places.work}/{places.log}", keep=tuple(stdio),
-            )  # fmt: skip
-            try:
-                self._wait(criu, phase)
-            except BaseException:
-                criu.kill()
-                raise
-        with open(f"{self._work}/root.pid", encoding="ascii") as file:
-            return int(file.read())
-
-    def _wait(self, criu: process.Criu, phase: Any) -> None:
-        """Until CRIU is done, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
-        exited = os.pidfd_open(criu.pid)
-        while not _readable(exited, 0.2):
-            phase.progress(self._served_bytes)
-            if self._failure is not None:
-                raise self._failure
-            if criu.is_stuck():
-                break
-        os.close(exited)
-        if self._failure is not None:
-            raise self._failure
-        if criu.poll() != 0:
-            what, remedy = criu.failure()
-            raise RestoreFailed(
-                f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed"
-            )
-        phase.fields["bytes"] = self._served_bytes
-
-    def _new_stdio(self) -> dict[int, str]:
-        """Our descriptors → the pipes that the engine had as stdout and stderr: its lines go to our log."""
-        inherit: dict[int, str] = {}
-        for number in (1, 2):
-            old = self._archive.manifest.head.stdio.get(str(number), "")
-            if old.startswith("pipe:[") and old not in inherit.values():
-                descriptor = os.dup(number)
-                os.set_inheritable(descriptor, True)
-                inherit[descriptor] = old
-        return inherit
-
-    def _image(self, name: str) -> Iterable[Any] | None:
-        stream = f"criu/{name}"
-        if stream not in self._archive:
-            return None
-        if name.startswith("core-"):
-            return [images.with_capabilities(self._archive.read(stream), self._have.permitted)]
-        return self._counted(self._archive.chunks(stream, ahead=_AHEAD))
-
-    def _counted(self, chunks: Iterator[Any]) -> Iterator[Any]:
-        for chunk in chunks:
-            yield chunk
-            self._served_bytes += len(chunk)
-
-    def _note_failure(self, error: Exception) -> None:
-        self._failure = self._failure or error
 
     def settle(self, pid: int) -> None:
         """Say "restored" only of an engine that stays. Raises RestoreFailed."""
@@ -229,8 +161,3 @@ class _Chunks(io.RawIOBase):
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
-
-
-def _readable(descriptor: int, limit_s: float) -> bool:
-
-    return bool(select.select([descriptor], [], [], limit_s)[0])

@@ -163,8 +163,8 @@ def test_every_name_is_parsed(name):
 
 
 def test_least_privilege_is_chosen_by_what_is_there():
-    assert "--unprivileged" in options.dump(1000, PLACES, privileged=False, action_script="/s")
-    assert "--unprivileged" not in options.dump(1000, PLACES, privileged=True, action_script="/s")
+    assert "--unprivileged" in options.dump(1000, PLACES, privileged=False)
+    assert "--unprivileged" not in options.dump(1000, PLACES, privileged=True)
     two = frozenset(options.REQUIRED)
     assert options.missing_capabilities(two) == []
     assert not options.is_privileged(two)

@@ -11,7 +11,7 @@ PORT, HOST       where it listens (8000, 127.0.0.1)
 READY_DELAY      seconds between listening and being ready (0)
 BALLAST_MIB      private memory; SHARED_MIB: anonymous shared memory; MEMFD_MIB: a memfd;
                  SHM_MIB: a file in /dev/shm; UNLINKED_MIB: such a file that was deleted while open
-BALLAST_FILL     random, or text, which compresses well (random)
+BALLAST_FILL     random; text, which compresses well; zero (random)
 CHILDREN         forked processes that share the ballast and each change a part of it (0)
 FILES, REMOVE    paths to write and keep open, paths to delete; separated by colons
 """
@@ -69,6 +69,8 @@ MEMORY = {
     "unlinked": unlinked,
 }
 
+FILLS = {"random": os.urandom, "text": lambda size: b"tiny" * (size // 4), "zero": bytes}
+
 
 class Children:
     """Forked processes that count for as long as the memory they changed reads back."""
@@ -107,7 +109,7 @@ class Engine:
         for held in self.memory.values():
             for offset in range(0, len(held), MIB):
                 size = min(MIB, len(held) - offset)
-                held[offset : offset + size] = os.urandom(size) if fill == "random" else b"tiny" * (size // 4)
+                held[offset : offset + size] = FILLS[fill](size)
         self.files = {path: self._create(path) for path in paths("FILES")}
         for path in paths("REMOVE"):
             path.unlink()

@@ -1,0 +1,108 @@
+"""The threads that bring pages in: fetch and verify early, write when the tasks are there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.fill.memory import Piece, Writer
+from dynamo_entry.fill.plan import Extent, Plan
+
+
+class _Job(NamedTuple):
+    """One chunk of the archive, and the extents that take from it."""
+
+    place: int
+    stream: str
+    number: int
+    extents: list[Extent]
+
+
+class Filler:
+    """Fills what ``plan`` says from ``archive`` with ``threads`` threads.
+
+    They begin to fetch at once, and hold a verified chunk each until ``open_gate`` says that the tasks can be
+    written to. Chunks are taken in the order in which they lie in the archive. All-zero chunks cost nothing:
+    memory that was never touched reads as zeros.
+    """
+
+    def __init__(self, archive: Archive, plan: Plan, threads: int) -> None:
+        self._archive = archive
+        self._chunk_size = archive.manifest.chunk_size
+        self._jobs = iter(sorted(_jobs(archive, plan)))
+        self._writer = Writer()
+        self._lock = threading.Lock()
+        self._gate = threading.Event()
+        self._ended = threading.Event()
+        self._running = threads
+        self._failure: BaseException | None = None
+        self.done_bytes = 0
+        for number in range(threads):
+            threading.Thread(target=self._run, name=f"fill-{number}", daemon=True).start()
+
+    def open_gate(self) -> None:
+        """The tasks are rebuilt and held: write."""
+        self._gate.set()
+
+    def wait(self, limit_s: float) -> bool:
+        """Whether every byte is written; False after ``limit_s``. Raises what a thread failed with."""
+        ended = self._ended.wait(limit_s)
+        if self._failure is not None:
+            raise self._failure
+        return ended
+
+    def close(self) -> None:
+        """Stop; a thread in the middle of a chunk ends after it."""
+        self._failure = self._failure or RuntimeError("stopped")
+        self._gate.set()
+
+    def _run(self) -> None:
+        try:
+            while self._failure is None and (job := self._take()):
+                self._fill(job)
+        except BaseException as error:  # a thread's outermost frame: the waiting caller gets it
+            self._failure = self._failure or error
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._writer.close()
+                self._ended.set()
+        if self._failure is not None:
+            self._ended.set()
+
+    def _take(self) -> _Job | None:
+        with self._lock:
+            return next(self._jobs, None)
+
+    def _fill(self, job: _Job) -> None:
+        data = self._archive.chunk(job.stream, job.number)
+        self._gate.wait()
+        if self._failure is not None:
+            return
+        start = job.number * self._chunk_size
+        for target, extents in groupby(job.extents, key=lambda extent: extent.target):
+            pieces = list(_pieces(extents, start, start + len(data)))
+            self._writer.write(target, data, pieces)
+            self.done_bytes += sum(piece.length for piece in pieces)
+
+
+def _pieces(extents: Iterator[Extent], start: int, end: int) -> Iterator[Piece]:
+    for extent in extents:
+        first = max(extent.offset, start)
+        last = min(extent.offset + extent.length, end)
+        yield Piece(first - start, last - first, extent.position + first - extent.offset)
+
+
+def _jobs(archive: Archive, plan: Plan) -> Iterator[_Job]:
+    size = archive.manifest.chunk_size
+    by_chunk: dict[tuple[str, int], list[Extent]] = {}
+    for extent in plan.extents:
+        for index in range(extent.offset // size, -(-(extent.offset + extent.length) // size)):
+            by_chunk.setdefault((f"criu/{extent.image}", index), []).append(extent)
+    for (stream, index), extents in by_chunk.items():
+        place = archive.place_of(stream, index)
+        if place is not None:
+            yield _Job(place, stream, index, extents)

@@ -1,0 +1,126 @@
+"""Writing into the memory of tasks that are held, and into shared memory that they map."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.fill.plan import Shared, Task
+from dynamo_entry.storage.base import Bytes
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+#: limits.h: IOV_MAX
+_MOST_PARTS = 1024
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer (Include/pybuffer.h): ctypes gives no address of memory that Python may not write to."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t), ("rest", ctypes.c_byte * 64),
+    )  # fmt: skip
+
+
+_libc.process_vm_writev.restype = ctypes.c_ssize_t
+_libc.process_vm_writev.argtypes = [
+    ctypes.c_int, ctypes.POINTER(_IoVec), ctypes.c_ulong, ctypes.POINTER(_IoVec), ctypes.c_ulong, ctypes.c_ulong,
+]  # fmt: skip
+
+
+class Piece(NamedTuple):
+    """``length`` bytes from ``start`` on of a chunk, and the position in the target where they go."""
+
+    start: int
+    length: int
+    position: int
+
+
+class Writer:
+    """Writes pieces of chunks into targets; files are opened once. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._files: dict[Shared, int] = {}
+
+    def write(self, target: Task | Shared, data: Bytes, pieces: Sequence[Piece]) -> None:
+        """Write ``pieces`` of ``data``. Raises RestoreFailed unless every byte was taken."""
+        try:
+            if isinstance(target, Task):
+                written = _into_task(target.pid, data, pieces)
+            else:
+                written = self._into_file(target, data, pieces)
+        except OSError as error:
+            raise _failed(target, f"{error.strerror} at {pieces[0].position:#x}") from None
+        if written != sum(piece.length for piece in pieces):
+            raise _failed(target, f"only {written} bytes were taken at {pieces[0].position:#x}")
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _into_file(self, target: Shared, data: Bytes, pieces: Sequence[Piece]) -> int:
+        descriptor = self._files.get(target)
+        if descriptor is None:
+            descriptor = self._files.setdefault(target, _open_any(target.paths))
+        view = memoryview(data)
+        return sum(
+            os.pwrite(descriptor, view[piece.start : piece.start + piece.length], piece.position)
+            for piece in pieces
+        )
+
+
+def _open_any(paths: Sequence[str]) -> int:
+    failure: OSError | None = None
+    for path in paths:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _into_task(pid: int, data: Bytes, pieces: Sequence[Piece]) -> int:
+    """process_vm_writev(2): one copy, from the page cache or the decompressor's output into the task."""
+    written = 0
+    with _address_of(data) as address:
+        for first in range(0, len(pieces), _MOST_PARTS):
+            some = pieces[first : first + _MOST_PARTS]
+            local = (_IoVec * len(some))(*(_IoVec(address + piece.start, piece.length) for piece in some))
+            remote = (_IoVec * len(some))(*(_IoVec(piece.position, piece.length) for piece in some))
+            count = _libc.process_vm_writev(pid, local, len(some), remote, len(some), 0)
+            if count < 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+            written += count
+    return written
+
+
+@contextmanager
+def _address_of(data: Bytes) -> Iterator[int]:
+    buffer = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(buffer), 0)
+    try:
+        yield buffer.buf
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+
+
+def _failed(target: Task | Shared, why: str) -> RestoreFailed:
+    what = (
+        f"memory of process {target.pid}" if isinstance(target, Task) else f"shared memory {target.paths[0]}"
+    )
+    return RestoreFailed(
+        f"{what} cannot be filled: {why}",
+        hint="is the container's memory limit what it was at creation?",
+        reason="FillFailed",
+    )

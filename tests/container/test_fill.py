@@ -1,0 +1,135 @@
+"""Memory that is filled in parallel is the memory that was: every kind of it, in every process."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import CREATE
+from test_spine import create, published, restore, restored
+
+KINDS = {"BALLAST_MIB": "48", "SHARED_MIB": "24", "MEMFD_MIB": "24", "SHM_MIB": "8", "UNLINKED_MIB": "8"}
+
+
+def created(containers, env, **settings):
+    """An archive, and the digests of the memory of the engine that was frozen and goes on."""
+    container = create(containers, env=env, settings={"AFTER_DUMP": "continue", **settings})
+    container.wait_for_event("Checkpoint published")
+    digests = container.json("/state?digest=1")["sha256"]
+    container.kill()
+    return digests
+
+
+def pss_mib(container):
+    """Proportional set size of everything in the container but its PID 1."""
+    total = 0
+    for pid in container.processes():
+        if pid == container.pid:
+            continue
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+    return total / 1024
+
+
+@pytest.mark.parametrize("fill", ["random", "text"])
+@pytest.mark.parametrize("children", ["0", "2"])
+def test_every_kind_of_memory_comes_back(containers, fill, children):
+    """Compressible or not, with relatives or without; most of it was filled, not left to CRIU."""
+    env = {**KINDS, "BALLAST_FILL": fill, "CHILDREN": children}
+    before = created(containers, env)
+    container = restored(containers)
+    assert container.json("/state?digest=1")["sha256"] == before
+    filled = container.event("fill")["bytes"] >> 20
+    assert filled >= (90 if children == "0" else 48), container.output()
+    ticks = container.json("/state")["ticks"]
+    container.wait(
+        lambda: (
+            all(a > b for a, b in zip(container.json("/state")["ticks"], ticks, strict=True)) or not ticks
+        ),
+        "children whose own pages are what they wrote",
+    )
+
+
+def test_zero_pages_take_no_memory(containers):
+    """They are not written, so they are not there."""
+    before = created(containers, {"BALLAST_MIB": "128", "BALLAST_FILL": "zero"})
+    container = restored(containers)
+    assert pss_mib(container) < 60, "128 MiB of zeros and a small engine"
+    assert container.json("/state?digest=1")["sha256"] == before
+
+
+def test_pages_that_relatives_share_stay_shared(containers):
+    """A parent of 96 MiB and three children that changed a little of it, copy on write."""
+    container = create(
+        containers, env={"BALLAST_MIB": "96", "CHILDREN": "3"}, settings={"AFTER_DUMP": "continue"}
+    )
+    container.wait_for_event("Checkpoint published")
+    before = pss_mib(container)
+    container.kill()
+    container = restored(containers)
+    assert pss_mib(container) < before + 40, container.output()
+
+
+def test_a_stopped_task_stays_stopped(containers):
+    """The tasks go on as they were, not by a SIGCONT."""
+    command = ("sh", "-c", "sleep 1000 & sleep 0.5; kill -STOP $!; exec python3 /tiny.py")
+    published(containers, command=command, env={"BALLAST_MIB": "8"})
+    container = restored(containers, command=command)
+    states = [
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        for pid, line in container.processes().items()
+        if line.startswith("sleep")
+    ]
+    assert states == ["T"]
+
+
+def worker_of(container):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for pid, line in container.processes().items():
+            if "dynamo_entry.worker" in line:
+                return pid
+    raise AssertionError(container.output())
+
+
+@pytest.mark.parametrize("victim", ["worker", "criu", "root"])
+def test_whoever_dies_while_memory_is_filled_costs_a_cold_start(containers, victim):
+    """And nothing of the half-filled engine is left or was seen running."""
+    created(containers, {"BALLAST_MIB": "1000", "BALLAST_FILL": "text"})
+    container = restore(containers, settings={"CONCURRENCY": "1"})
+    container.wait_for_event("restore")
+    names = {"worker": "dynamo_entry.worker", "criu": "criu restore", "root": "python3 /tiny.py"}
+    victims = [
+        pid
+        for pid, line in container.processes().items()
+        if names[victim] in line and "-m dynamo_entry" not in line
+    ]
+    assert len(victims) == 1, container.processes()
+    os.kill(victims[0], signal.SIGKILL)
+    event = container.wait_for_event("Falling back to cold start")
+    assert event["phase"] == "fill"
+    state = container.json("/state")
+    assert state["nonce"] in container.stderr
+    assert state["pid"] < 1000
+    engines = [line for line in container.processes().values() if line.startswith("python3 /tiny.py")]
+    assert len(engines) == 1
+
+
+def test_damage_that_shows_while_memory_is_filled_costs_a_cold_start(containers):
+    published(containers, env={"BALLAST_MIB": "64"}, options=CREATE)
+    path = next(containers.checkpoints.glob("*.tar"))
+    import tarfile
+
+    with tarfile.open(path) as tar:
+        last = [member for member in tar if "pages-" in member.name and member.size > 1 << 20][-1]
+    with path.open("r+b") as file:
+        file.seek(last.offset_data + last.size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    container = restore(containers)
+    event = container.wait_for_event("Falling back to cold start")
+    assert event["reason"] == "ChunkDigestMismatch", json.dumps(event)
+    assert container.json("/state")["nonce"] in container.stderr

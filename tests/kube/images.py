@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
 BASE = "localhost/dynamo-entry/base:trixie"
 OPERATOR = f"localhost/dynamo-entry/operator:{TAG}"

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct, field
 
 from dynamo_entry import loopback
-from dynamo_entry.errors import CheckpointError, DumpFailed, RestoreFailed, SettingsError
+from dynamo_entry.errors import CheckpointError, Corrupt, DumpFailed, RestoreFailed, SettingsError
 
 _MISSING = object()
 
@@ -33,6 +33,13 @@ class Canary(Struct, frozen=True, forbid_unknown_fields=True):
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
     timeout: float = 60
+
+
+class Recorded(Struct, frozen=True):
+    """The canary of a creation and the fields of its answer."""
+
+    request: Canary
+    answer: dict[str, Any]
 
 
 def load(path: str) -> Canary:
@@ -62,13 +69,22 @@ def record(canary: Canary) -> dict[str, Any]:
             hint="make the request deterministic (temperature 0, a seed), or compare other fields",
             reason="CanaryUnsteady",
         )
-    return {"request": msgspec.to_builtins(canary), "answer": first}
+    recorded: dict[str, Any] = msgspec.to_builtins(Recorded(canary, first))
+    return recorded
 
 
-def verify(recorded: dict[str, Any]) -> None:
+def parse(recorded: dict[str, Any]) -> Recorded:
+    """What ``record`` put into a manifest. Raises Corrupt."""
+    try:
+        return msgspec.convert(recorded, Recorded)
+    except msgspec.ValidationError as error:
+        raise Corrupt(f"the manifest's canary cannot be read: {error}", reason="ManifestInvalid") from None
+
+
+def verify(recorded: Recorded) -> None:
     """Ask again and compare. Raises RestoreFailed."""
-    canary = msgspec.convert(recorded["request"], Canary)
-    if difference := _difference(canary, recorded["answer"], _fields(canary, RestoreFailed)):
+    found = _fields(recorded.request, RestoreFailed)
+    if difference := _difference(recorded.request, recorded.answer, found):
         raise RestoreFailed(
             f"the restored engine answers the canary otherwise: {difference}",
             hint="do not use this archive on such a machine",
@@ -121,8 +137,8 @@ def _difference(canary: Canary, expected: dict[str, Any], found: dict[str, Any])
     for place in canary.compare:
         name = _name(place)
         tolerance = 0 if isinstance(place, str) else place.tolerance
-        if not _is_same(expected[name], found[name], tolerance):
-            return f"{name} is {_shown(found[name])}, expected {_shown(expected[name])}"
+        if not _is_same(expected.get(name), found[name], tolerance):
+            return f"{name} is {_shown(found[name])}, expected {_shown(expected.get(name))}"
     return ""
 
 

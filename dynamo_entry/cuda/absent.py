@@ -21,6 +21,9 @@ class NoCreation:
         del pids, limits
         yield {}
 
+    def recover(self, pids: Callable[[], list[int]]) -> None:
+        """Nothing is locked."""
+
 
 class NoRestoration:
     """Stands in for ``restoration.Restoration``."""

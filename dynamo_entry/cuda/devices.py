@@ -2,76 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dynamo_entry.cuda import abi
+from dynamo_entry.cuda.record import Device, Present, Recorded
 from dynamo_entry.errors import Incompatible
 
-Facts = dict[str, Any]
 Pair = tuple[str, str]
 
 _GIB = 1 << 30
 
 
-def check(recorded: Facts, here: Facts) -> list[Pair]:
+def check(recorded: Recorded, here: Present) -> list[Pair]:
     """The GPU pairs of a restore. Raises Incompatible that names the property and both values.
 
-    ``recorded`` are the manifest's facts, ``here`` what the helper says. Every GPU that the engine could see
-    is in the pairs, used or not: the driver wants it so (NVIDIA/cuda-python #1983).
+    Every GPU that the engine could see is in the pairs, used or not: the driver wants it so
+    (NVIDIA/cuda-python #1983).
     """
-    if recorded["driver"] != here["driver"]:
+    if recorded.driver != here.driver:
         # The engine has the driver's libraries mapped, and their file names carry the version.
-        raise _refused("NVIDIA driver", recorded["driver"], here["driver"], "DriverDiffers")
-    if slices := [device["uuid"] for device in here["devices"] if device["is_mig"]]:
+        raise _refused("NVIDIA driver", recorded.driver, here.driver, "DriverDiffers")
+    if slices := [device.uuid for device in here.devices if device.is_mig]:
         raise _refused("MIG", "off", f"on ({slices[0]})", "Mig")
-    if len(here["devices"]) < len(recorded["devices"]):
-        raise _refused("GPUs", len(recorded["devices"]), len(here["devices"]), "GpuCountDiffers")
-    pairs = _paired(recorded["devices"], here["devices"])
+    if len(here.devices) < len(recorded.devices):
+        raise _refused("GPUs", len(recorded.devices), len(here.devices), "GpuCountDiffers")
+    pairs = _paired(recorded.devices, here.devices)
     for old, new in pairs:
         _check_memory(old, new)
-    moved = [(old["uuid"], new["uuid"]) for old, new in pairs if old["uuid"] != new["uuid"]]
-    if moved and here["api"] < abi.FIRST_API_WITH_PAIRS:
+    moved = [(old.uuid, new.uuid) for old, new in pairs if old.uuid != new.uuid]
+    if moved and here.api < abi.FIRST_API_WITH_PAIRS:
         old_uuid, new_uuid = moved[0]
         raise Incompatible(
-            f"GPU: {old_uuid} at creation, {new_uuid} here, and driver {here['driver']} cannot restore onto "
+            f"GPU: {old_uuid} at creation, {new_uuid} here, and driver {here.driver} cannot restore onto "
             "another GPU",
             hint="use driver 580 or newer, or restore on the same GPU",
             reason="GpuDiffers",
         )
-    return [(old["uuid"], new["uuid"]) for old, new in pairs]
+    return [(old.uuid, new.uuid) for old, new in pairs]
 
 
-def _paired(recorded: list[Facts], here: list[Facts]) -> list[tuple[Facts, Facts]]:
+def _paired(recorded: list[Device], here: list[Device]) -> list[tuple[Device, Device]]:
     """Each recorded GPU with itself where it is present, else with the next free one that is like it."""
-    free = {device["uuid"]: device for device in here}
-    same = {device["uuid"]: free.pop(device["uuid"]) for device in recorded if device["uuid"] in free}
+    free = {device.uuid: device for device in here}
+    same = {device.uuid: free.pop(device.uuid) for device in recorded if device.uuid in free}
     pairs = []
     for old in recorded:
-        new = same.get(old["uuid"]) or next((it for it in free.values() if _is_like(old, it)), None)
+        new = same.get(old.uuid) or next((it for it in free.values() if _is_like(old, it)), None)
         if new is None:
             raise _difference(old, next(iter(free.values())))
-        free.pop(new["uuid"], None)
+        free.pop(new.uuid, None)
         pairs.append((old, new))
     return pairs
 
 
-def _is_like(old: Facts, new: Facts) -> bool:
-    is_same_chip = (old["name"], old["compute"]) == (new["name"], new["compute"])
-    return is_same_chip and int(old["memory_bytes"]) <= int(new["memory_bytes"])
+def _is_like(old: Device, new: Device) -> bool:
+    is_same_chip = (old.name, old.compute) == (new.name, new.compute)
+    return is_same_chip and old.memory_bytes <= new.memory_bytes
 
 
-def _difference(old: Facts, new: Facts) -> Incompatible:
-    if (old["name"], old["compute"]) != (new["name"], new["compute"]):
-        return _refused("GPU model", old["name"], new["name"], "GpuModelDiffers")
-    return _refused("GPU memory", _gib(old["memory_bytes"]), _gib(new["memory_bytes"]), "GpuMemoryDiffers")
+def _difference(old: Device, new: Device) -> Incompatible:
+    if (old.name, old.compute) != (new.name, new.compute):
+        return _refused("GPU model", old.name, new.name, "GpuModelDiffers")
+    return _refused("GPU memory", _gib(old.memory_bytes), _gib(new.memory_bytes), "GpuMemoryDiffers")
 
 
-def _check_memory(old: Facts, new: Facts) -> None:
+def _check_memory(old: Device, new: Device) -> None:
     """A restore that runs out of GPU memory cannot be repeated (NVIDIA/cuda-checkpoint #44): know it before."""
-    needed, free = old.get("used_bytes"), new.get("free_bytes")
+    needed, free = old.used_bytes, new.free_bytes
     if needed is not None and free is not None and free < needed:
         raise Incompatible(
-            f"free GPU memory: {_gib(needed)} needed, {_gib(free)} free here on {new['uuid']}",
+            f"free GPU memory: {_gib(needed)} needed, {_gib(free)} free here on {new.uuid}",
             hint="end what else uses this GPU",
             reason="GpuMemoryShort",
         )

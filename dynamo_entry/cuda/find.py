@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-_DEVICES = "/dev/nvidia"
+#: Device nodes that CRIU cannot dump: of GPUs, of GDRCopy, of RDMA.
+_DEVICES = ("/dev/nvidia", "/dev/gdrdrv", "/dev/infiniband/")
+
 _JOB_FILE = b"CUDA_CHECKPOINT_JOB_FILE="
 
 
 def candidates(pids: Iterable[int]) -> list[int]:
     """Those that have loaded the driver's library: only these can have a CUDA context."""
-    return [pid for pid in pids if "/libcuda.so" in _read(pid, "maps").decode("utf-8", "replace")]
+    return [pid for pid in pids if any("/libcuda.so" in path for path in _mapped(pid))]
 
 
 def leftovers(pids: Iterable[int]) -> list[tuple[int, str]]:
-    """(pid, device node) of processes that still hold a GPU although every context is checkpointed.
-
-    CRIU cannot dump such a descriptor or mapping. They are of a process that was forked from one with a
-    context, or that uses NVML on a driver older than 570.
-    """
+    """(pid, device node) of descriptors and mappings that are left although every context is checkpointed."""
     found = []
     for pid in pids:
-        paths = {line.split(None, 5)[5] for line in _read(pid, "maps").decode("utf-8", "replace").splitlines()
-                 if _DEVICES in line}  # fmt: skip
-        paths.update(path for path in _descriptors(pid) if path.startswith(_DEVICES))
-        found += [(pid, path) for path in sorted(paths)]
+        paths = {*_descriptors(pid), *_mapped(pid)}
+        found += [(pid, path) for path in sorted(paths) if path.startswith(_DEVICES)]
     return found
 
 
@@ -42,6 +38,12 @@ def resident_bytes(pid: int) -> int:
     """Memory of a process that is not of a file: what a dump has to hold. 0 for one that is gone."""
     fields = dict(line.split(":", 1) for line in _read(pid, "status").decode("utf-8", "replace").splitlines())
     return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+
+def _mapped(pid: int) -> set[str]:
+    """Files and devices in the address space, from the sixth column of maps."""
+    lines = _read(pid, "maps").decode("utf-8", "replace").splitlines()
+    return {columns[5] for line in lines if len(columns := line.split(None, 5)) == 6}
 
 
 def _descriptors(pid: int) -> list[str]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dynamo_entry import cuda
 from dynamo_entry.cuda import abi
+from dynamo_entry.cuda.record import Device
 
 _GIB = 1 << 30
 
@@ -26,13 +27,13 @@ def rows() -> list[Row]:
 
     session = Session(lambda: None)
     try:
-        facts = session.facts()
+        here = session.present()
     finally:
         session.close()
-    if "absent" in facts:
-        return [Row("GPU", "not usable", facts["absent"])]
-    version = f"{facts['driver']}, CUDA {facts['api'] // 1000}.{facts['api'] % 1000 // 10}"
-    return [Row("NVIDIA driver", version), _way(facts["way"], facts["api"]), *map(_device, facts["devices"])]
+    if here is None:
+        return [Row("GPU", "not usable", session.absence)]
+    version = f"{here.driver}, CUDA {here.api // 1000}.{here.api % 1000 // 10}"
+    return [Row("NVIDIA driver", version), _way(here.way, here.api), *map(_device, here.devices)]
 
 
 def _way(way: str, api: int) -> Row:
@@ -45,12 +46,7 @@ def _way(way: str, api: int) -> Row:
     return Row(name, f"{by}, restored onto any GPU of the same model")
 
 
-def _device(device: dict[str, object]) -> Row:
-    free = device.get("free_bytes")
-    shown = "" if free is None else f", {int(str(free)) / _GIB:.1f} GiB free"
-    value = f"{device['name']}, {int(str(device['memory_bytes'])) / _GIB:.1f} GiB{shown}, {device['uuid']}"
-    return Row(
-        f"GPU {device['ordinal']}",
-        value,
-        "a MIG slice cannot be checkpointed" if device["is_mig"] else "",
-    )
+def _device(device: Device) -> Row:
+    free = "" if device.free_bytes is None else f", {device.free_bytes / _GIB:.1f} GiB free"
+    value = f"{device.name}, {device.memory_bytes / _GIB:.1f} GiB{free}, {device.uuid}"
+    return Row(f"GPU {device.ordinal}", value, "a MIG slice cannot be checkpointed" if device.is_mig else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_entry.cuda import devices
+from dynamo_entry.cuda import devices, record
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import Incompatible, RestoreFailed
 
@@ -21,41 +21,41 @@ class Restoration:
     def __init__(self, session: Session, channel: Any) -> None:
         self._session = session
         self._channel = channel
-        self._recorded: dict[str, Any] = {}
+        self._pids: list[int] = []
         self._pairs: list[devices.Pair] = []
 
-    def check(self, recorded: dict[str, Any]) -> None:
-        """Whether the GPUs here can take what was recorded. Raises Incompatible.
+    def check(self, gpu: dict[str, Any]) -> None:
+        """Whether the GPUs here can take what was recorded. Raises Incompatible, Corrupt.
 
         An archive without GPU state needs no helper: it is ended at once.
         """
-        if not recorded:
+        if not gpu:
             self._session.close()
             return
-        here = self._session.facts()
-        if "absent" in here:
+        recorded = record.parse(gpu)
+        here = self._session.present()
+        if here is None:
             raise Incompatible(
-                f"NVIDIA driver: {recorded['driver']} at creation, none here: {here['absent']}",
+                f"NVIDIA driver: {recorded.driver} at creation, none here: {self._session.absence}",
                 hint="give the pod its GPUs", reason="GpuMissing",
             )  # fmt: skip
         self._pairs = devices.check(recorded, here)
-        self._recorded = recorded
-        self._session.job_file = recorded["job_file"]
+        self._pids = [process.pid for process in recorded.processes]
+        self._session.job_file = recorded.job_file
 
     def thaw(self) -> None:
         """Restore all, then unlock all. Raises RestoreFailed.
 
         Nothing is tried twice: a process that failed to restore can only be ended (cuda-checkpoint #44).
         """
-        pids = [row["pid"] for row in self._recorded.get("processes", ())]
-        if not pids:
+        if not self._pids:
             return
         pairs = [] if devices.is_identity(self._pairs) else self._pairs
         with self._channel.phase("gpu") as phase:
-            restored = self._session.each("restore", pids, RestoreFailed, pairs=pairs)
-            unlocked = self._session.each("unlock", pids, RestoreFailed)
-            for pid in pids:
+            restored = self._session.each("restore", self._pids, RestoreFailed, pairs=pairs)
+            unlocked = self._session.each("unlock", self._pids, RestoreFailed)
+            for pid in self._pids:
                 seconds = {"restore_s": restored[pid].seconds, "unlock_s": unlocked[pid].seconds}
                 self._channel.log.info("GPU process restored", pid=pid, **seconds)
-            phase.fields["processes"] = len(pids)
+            phase.fields["processes"] = len(self._pids)
         self._session.close()

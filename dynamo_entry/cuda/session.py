@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.cuda import failures
+from dynamo_entry.cuda import failures, record
 from dynamo_entry.cuda.abi import Result, State
 from dynamo_entry.cuda.client import Answer, Helper, Unanswered
 from dynamo_entry.errors import CheckpointError
@@ -29,24 +29,21 @@ class Session:
     def __init__(self, tick: Callable[[], None], limit_s: float = 0) -> None:
         self._tick = tick
         self._given_limit_s = limit_s
-        self._facts: dict[str, Any] | None = None
+        self._present: record.Present | None = None
+        self.absence = ""
         self.job_file = ""
         self._helper = Helper(tick)
 
-    def facts(self) -> dict[str, Any]:
-        """Driver and devices, or ``{"absent": why}``; waits until the GPUs are attached."""
-        if self._facts is None:
+    def present(self) -> record.Present | None:
+        """Driver and devices; waits until they are attached. None: no GPU can be used, ``absence`` says why."""
+        if self._present is None and not self.absence:
             try:
                 said = self._helper.facts()
             except Unanswered as error:
                 said = {"absent": f"the GPU helper {error}"}
-            self._facts = said.get("facts") or said
-        return self._facts
-
-    @property
-    def is_sequential(self) -> bool:
-        """Processes of one launch job must be handled one after another (ai-dynamo/dynamo #11304)."""
-        return bool(self.job_file)
+            self.absence = said.get("absent", "")
+            self._present = None if self.absence else record.present(said["facts"])
+        return self._present
 
     def limit_s(self, action: str) -> float:
         """How long one call may take."""
@@ -54,7 +51,8 @@ class Session:
             return self._lock_limit_s + self.limit_s("unlock")
         if action in _QUICK:
             return min(_QUICK_LIMIT_S, self._given_limit_s or _QUICK_LIMIT_S)
-        memory = sum(device["memory_bytes"] for device in self.facts().get("devices", ()))
+        here = self.present()
+        memory = sum(device.memory_bytes for device in here.devices) if here else 0
         return self._given_limit_s or _FIXED_LIMIT_S + _LIMIT_S_PER_GIB * memory / (1 << 30)
 
     @property
@@ -106,8 +104,9 @@ class Session:
 
     def free_bytes(self) -> dict[str, int | None]:
         """Free memory of each GPU now, as far as it is told."""
+        here = self.present()
+        uuids = [device.uuid for device in here.devices] if here else []
         try:
-            uuids = [device["uuid"] for device in self.facts()["devices"]]
             return self._helper.memory(uuids, _QUICK_LIMIT_S)
         except Unanswered:
             self._renew()
@@ -118,13 +117,14 @@ class Session:
         self._helper.kill()
 
     def _ask(self, action: str, pids: list[int], **more: Any) -> dict[int, Answer]:
-        self.facts()  # its first words come first
+        self.present()  # its first words come first
         limit_s = self.limit_s(action)
         if action == "lock":
             more["timeout_ms"] = int(self._lock_limit_s * 1000)
         if self.job_file:
             more["job_file"] = self.job_file
-        return self._helper.ask(action, pids, limit_s=limit_s, at_once=not self.is_sequential, **more)
+        # Processes of one launch job must be handled one after another (ai-dynamo/dynamo #11304).
+        return self._helper.ask(action, pids, limit_s=limit_s, at_once=not self.job_file, **more)
 
     def _renew(self) -> None:
         """A helper in place of one that is gone: what was begun must be taken back."""

@@ -45,8 +45,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         creation.check_gpu()
         engine.wait_until_ready(settings, channel)
     if settings.canary:
-        with channel.phase("canary"):
-            creation.ask_canary()
+        creation.ask_canary()
     if settings.pre_dump:
         with channel.phase("pre-dump"):
             hooks.call("PRE_DUMP", settings.pre_dump, settings.signal_timeout)
@@ -62,7 +61,6 @@ class _Creation:
         self._channel = channel
         self._store = storage.open_store(settings.location)
         self._key = read_key(settings.key_file)
-        self._gpu = cuda.for_creation(channel, settings.gpu_timeout)
         self._pid = 0
         self._canary: dict[str, Any] = {}
 
@@ -86,6 +84,7 @@ class _Creation:
         """Everything that can be refused is refused here, before minutes of engine start are spent."""
         self._have = privileges.read()
         privileges.check_dump(self._have)
+        self._gpu = cuda.for_creation(self._channel, self._settings.gpu_timeout)
         if self._settings.canary:
             canary.load(self._settings.canary)
         try:
@@ -114,7 +113,9 @@ class _Creation:
 
     def ask_canary(self) -> None:
         """Keep the engine's answer for the restores. Raises DumpFailed."""
-        self._canary = canary.record(canary.load(self._settings.canary))
+        asked = canary.load(self._settings.canary)
+        with self._channel.phase("canary", stall_s=2 * asked.timeout):
+            self._canary = canary.record(asked)
 
     def wake(self) -> None:
         """An engine that PRE_DUMP put to sleep and that is to serve on is woken as after a restore."""

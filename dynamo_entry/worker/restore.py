@@ -125,8 +125,10 @@ class _Restoration:
                     f"the restored engine does not answer {self._settings.ready_url}", reason="NotReady"
                 )
             time.sleep(0.02)
-        if recorded := self._archive.manifest.head.canary:
-            canary.verify(recorded)
+        if self._archive.manifest.head.canary:
+            recorded = canary.parse(self._archive.manifest.head.canary)
+            with self._channel.phase("canary", stall_s=recorded.request.timeout):
+                canary.verify(recorded)
             self._channel.log.info("canary answered as at creation")
         apply.forget(self._work)
 

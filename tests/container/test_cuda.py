@@ -118,7 +118,7 @@ def test_an_engine_that_answers_otherwise_is_not_restored(containers, nodes):
     published(containers, here, settings=canary(containers, "text"))
     container = restore(containers, there, settings={"POST_RESTORE": "http://127.0.0.1:8000/spoil"})
     event = container.wait_for_event("Falling back to cold start")
-    assert (event["phase"], event["reason"]) == ("settle", "CanaryDiffers")
+    assert (event["phase"], event["reason"]) == ("canary", "CanaryDiffers")
     assert container.json("/work") == [1]
     assert not container.event("Restored")
 
@@ -170,3 +170,12 @@ def test_gpu_check_measures_and_compares(nodes):
     assert (found["driver"], found["gpus"]) == ("580.65.06", 2)
     assert "gpu" in found["restore"]["seconds"]
     assert len(found["create"]["processes"]) == len(found["restore"]["processes"]) == 2
+
+
+def test_a_device_that_nobody_lets_go_of_is_refused_by_name(containers, nodes):
+    """A child forked after cuInit has the descriptors of its parent's context (CRIU's CUDA plugin, README)."""
+    creator = create(containers, nodes[0], env={"FORK": "1"})
+    assert creator.exit_code() == 171
+    event = creator.event("Checkpoint not created")
+    assert event["reason"] == "GpuHeld"
+    assert "/dev/nvidia0" in event["message"]

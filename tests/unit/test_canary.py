@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from dynamo_entry import canary
-from dynamo_entry.errors import DumpFailed, RestoreFailed, SettingsError
+from dynamo_entry.errors import Corrupt, DumpFailed, RestoreFailed, SettingsError
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_what_was_recorded_is_found_again(engine, load):
     engine.answers = [completion(" nice")]
     recorded = json.loads(json.dumps(canary.record(load())))
     assert recorded["answer"] == {"choices.0.text": " nice"}
-    canary.verify(recorded)
+    canary.verify(canary.parse(recorded))
     assert engine.asked == [("/v1/completions", b'{"prompt": "Paris is", "max_tokens": 1}')] * 3
 
 
@@ -68,7 +68,7 @@ def test_another_answer_is_refused_with_both_values(engine, load):
     engine.answers = [completion(" nice"), completion(" nice"), completion(" big")]
     recorded = canary.record(load())
     with pytest.raises(RestoreFailed) as caught:
-        canary.verify(recorded)
+        canary.verify(canary.parse(recorded))
     assert caught.value.reason == "CanaryDiffers"
     assert 'choices.0.text is " big", expected " nice"' in caught.value.message
 
@@ -86,10 +86,10 @@ def test_numbers_may_differ_by_a_tolerance(engine, load, found, fits):
     engine.answers = [completion("a"), completion("a"), completion("a", found)]
     recorded = canary.record(load(compare=[place]))
     if fits:
-        canary.verify(recorded)
+        canary.verify(canary.parse(recorded))
     else:
         with pytest.raises(RestoreFailed):
-            canary.verify(recorded)
+            canary.verify(canary.parse(recorded))
 
 
 @pytest.mark.parametrize("answer", ["broken", {"choices": []}, []])
@@ -103,7 +103,7 @@ def test_no_answer_is_no_canary(engine, load, answer):
 def test_an_engine_that_does_not_answer_is_not_restored(load):
     recorded = {"request": {"url": "http://127.0.0.1:9/", "compare": ["a"]}, "answer": {"a": 1}}
     with pytest.raises(RestoreFailed) as caught:
-        canary.verify(recorded)
+        canary.verify(canary.parse(recorded))
     assert caught.value.reason == "CanaryUnanswered"
 
 
@@ -125,3 +125,8 @@ def test_a_file_that_is_no_canary_is_a_setting_to_mend(tmp_path, text):
 def test_only_http_is_spoken(load):
     with pytest.raises(DumpFailed):
         canary.record(load(url="file:///etc/passwd"))
+
+
+def test_a_manifest_whose_canary_is_none_is_corrupt():
+    with pytest.raises(Corrupt):
+        canary.parse({"request": {"url": 5}})

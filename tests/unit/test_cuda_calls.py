@@ -18,6 +18,7 @@ from dynamo_entry import cuda
 from dynamo_entry.cuda import client, report
 from dynamo_entry.cuda.abi import State
 from dynamo_entry.cuda.creation import Creation
+from dynamo_entry.cuda.record import Device
 from dynamo_entry.cuda.restoration import Restoration
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, Incompatible, NotDumpable, RestoreFailed
@@ -109,13 +110,13 @@ def session(node):
 def test_the_helper_says_what_is_there(node, session, monkeypatch):
     """All GPUs, whatever view of them the engine was given."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    facts = session().facts()
-    assert (facts["driver"], facts["api"], facts["way"]) == ("580.65.06", 13000, "driver")
-    assert [device["uuid"] for device in facts["devices"]] == [uuid(1), uuid(2)]
-    assert facts["devices"][0] == {
-        "ordinal": 0, "uuid": uuid(1), "name": "NVIDIA H100 80GB HBM3", "compute": "9.0", "memory_bytes": 256 << 20,
-        "is_mig": False, "free_bytes": 256 << 20, "minor": 0,
-    }  # fmt: skip
+    here = session().present()
+    assert (here.driver, here.api, here.way) == ("580.65.06", 13000, "driver")
+    assert [device.uuid for device in here.devices] == [uuid(1), uuid(2)]
+    assert here.devices[0] == Device(
+        ordinal=0, uuid=uuid(1), name="NVIDIA H100 80GB HBM3", compute="9.0", memory_bytes=256 << 20,
+        free_bytes=256 << 20, minor=0,
+    )  # fmt: skip
 
 
 def frozen(session, engine, channel=None):
@@ -185,7 +186,6 @@ def test_processes_of_a_launch_job_are_handled_one_after_another(node, start, se
     began = time.monotonic()
     with frozen(session(), engine) as facts:
         assert time.monotonic() - began > 3 * 0.3
-        assert facts["sequential"]
         assert facts["job_file"] == str(job)
 
 
@@ -267,13 +267,21 @@ def test_a_process_that_dies_while_locked_does_not_keep_the_others(node, start, 
     assert set(session().states([pids[0], pids[2]]).values()) == {State.RUNNING}
 
 
+def test_what_somebody_else_left_locked_is_recovered(node, start, session):
+    """A worker that was killed cannot take back what it did."""
+    engine = start(RANKS=2, GPU_MIB=1)
+    Creation(session(), Channel())._freeze(engine.pids, {}, {})
+    assert node.memory() == {}
+    Creation(session(), Channel()).recover(engine.pids)
+    assert engine.get("/work") == [1, 1]
+
+
 def test_a_restore_goes_to_the_gpus_that_are_there(node, start, session):
     """Onto others, in exchanged places, by pairs for every GPU that was visible."""
     engine = start(RANKS=2)
     before = engine.get("/digest")
     creation = Creation(session(), Channel())
-    known = set()
-    recorded = creation._freeze(engine.pids, known)
+    recorded = creation._freeze(engine.pids, {}, {})
     node.gpus = (gpu(4), gpu(3))
     node.write()
     restoration = Restoration(session(), Channel())
@@ -288,7 +296,7 @@ def test_a_restore_goes_to_the_gpus_that_are_there(node, start, session):
 )
 def test_a_restore_that_fails_is_not_tried_again(node, start, session, fault, reason):
     engine = start(GPU_MIB=1)
-    recorded = Creation(session(), Channel())._freeze(engine.pids, set())
+    recorded = Creation(session(), Channel())._freeze(engine.pids, {}, {})
     node.faults(f"restore 0 {fault}")
     restoration = Restoration(session(), Channel())
     restoration.check(recorded)
@@ -312,7 +320,7 @@ def test_no_gpu_that_can_be_used_refuses_a_restore(node, session):
     node.gpus = ()
     node.write()
     with pytest.raises(Incompatible) as caught:
-        Restoration(session(), Channel()).check({"driver": "580.65.06", "devices": [{}]})
+        Restoration(session(), Channel()).check({"driver": "580.65.06", "api": 13000})
     assert caught.value.reason == "GpuMissing"
 
 

@@ -2,21 +2,20 @@
 
 import pytest
 
-from dynamo_entry.cuda import absent, devices, failures
+from dynamo_entry.cuda import absent, devices, failures, record
 from dynamo_entry.cuda.abi import Result
-from dynamo_entry.errors import Incompatible
+from dynamo_entry.cuda.record import Device, Process, Recorded
+from dynamo_entry.errors import Corrupt, Incompatible
 
 GIB = 1 << 30
 
 
 def device(uuid, **more):
-    return {
-        "uuid": uuid, "name": "NVIDIA H100", "compute": "9.0", "memory_bytes": 80 * GIB, "is_mig": False, **more,
-    }  # fmt: skip
+    return Device(**{"uuid": uuid, "name": "NVIDIA H100", "compute": "9.0", "memory_bytes": 80 * GIB, **more})
 
 
 def facts(*listed, driver="580.65.06", api=13000):
-    return {"driver": driver, "api": api, "devices": list(listed)}
+    return Recorded(driver=driver, api=api, devices=list(listed))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_memory_that_nobody_tells_is_not_held_against_a_gpu():
 
 def test_gpu_state_is_refused_where_there_is_no_gpu():
     with pytest.raises(Incompatible) as caught:
-        absent.NoRestoration().check(facts(device("a")))
+        absent.NoRestoration().check(record.render(facts(device("a"))))
     assert caught.value.reason == "GpuMissing"
     absent.NoRestoration().check({})
 
@@ -89,3 +88,18 @@ def test_every_failure_says_what_on_which_process_with_which_error(action, code)
     assert f"GPU {action} of process 1003 failed with CUDA_ERROR_X ({int(code)})" in failure.message
     assert "LOCKED" in failure.message
     assert failure.reason.startswith("Gpu")
+
+
+def test_what_a_manifest_says_is_read_as_it_was_written():
+    written = Recorded(
+        driver="580.65.06", api=13000, way="driver", devices=[device("a", used_bytes=GIB)],
+        processes=[Process(pid=1000, host_bytes=GIB)], job_file="/proc/1000/fd/5",
+    )  # fmt: skip
+    assert record.parse(record.render(written)) == written
+    assert record.parse({**record.render(written), "of a later version": 1}) == written
+
+
+@pytest.mark.parametrize("damage", [{"driver": 1}, {"devices": [{}]}, {"processes": [{"pid": "x"}]}])
+def test_a_manifest_that_says_nonsense_is_corrupt(damage):
+    with pytest.raises(Corrupt):
+        record.parse({**record.render(facts(device("a"))), **damage})

@@ -133,6 +133,8 @@ class _Creation:
     def _failed(self, result: dict[str, Any]) -> int:
         """Nothing was published. The engine goes on, or ends, as configured; its end is never hidden."""
         self._wait_for_helpers()
+        if self._worker.result is None and self._it.settings.after_dump == "continue":
+            self._give_gpus_back()
         if self._engine_code is not None:
             ended = self._start_error or f"the engine ended with {self._engine_code}"
             result.update(
@@ -148,6 +150,30 @@ class _Creation:
             return self._go_on()
         self._it.end_rest()
         return int(result.get("exit_code") or EXIT_DUMP_FAILED)
+
+    def _give_gpus_back(self) -> None:
+        """What a lost worker had locked is unlocked by another one; an engine that cannot be helped is ended."""
+        from dynamo_entry import cuda  # noqa: PLC0415 - only after a failure
+
+        if self._engine_code is not None or self._worker.phase not in FROZEN or not cuda.is_present():
+            return
+        worker = Worker("thaw", self._it.settings.stall_timeout)
+        self._it.loop.listen(worker.events)
+        worker.tell(f"engine {self._it.engine_pid}")
+        while not isinstance(event := self._it.loop.next(worker.deadline), Silent):
+            if isinstance(event, Signalled):
+                self._held.append(event.number)
+            elif isinstance(event, Said):
+                worker.heard(event.message)
+            elif event.pid == self._it.engine_pid:
+                self._engine_code = event.code
+            elif event.pid == worker.pid:
+                break
+        worker.kill()
+        self._it.loop.stop_listening()
+        worker.close()
+        if worker.result is None or worker.result["result"] != "thawed":
+            self._it.log.error("GPUs not given back", **_reportable(worker.result or {}))
 
     def _wait_for_helpers(self, limit_s: float = 5) -> None:
         """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.

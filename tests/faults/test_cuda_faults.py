@@ -10,7 +10,7 @@ from gpu_containers import create, published, restore
 from harness import Containers
 from stub_node import Node, gpu
 from test_create_is_all_or_nothing import assert_all_or_nothing
-from test_restore_falls_back import FALLBACK
+from test_restore_falls_back import FALLBACK, worker_of
 
 RANKS = {"RANKS": "4", "GPU_MIB": "4"}
 SOON = {"GPU_TIMEOUT": "1"}
@@ -66,6 +66,27 @@ def test_a_lost_helper_is_replaced(containers, node):
     assert container.wait_for_event("Checkpoint not created")["reason"] == "GpuHelperLost"
     assert container.json("/work") == [1] * 4
     assert_nothing_is_locked(node)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+@pytest.mark.parametrize("phase", ["gpu", "dump"])
+def test_a_lost_worker_leaves_nothing_locked(containers, node, phase, number):
+    """While calls of the driver are under way, and while CRIU has the tasks."""
+    node.faults("checkpoint * delay_ms=500")
+    env = {"RANKS": "4", "GPU_MIB": "4" if phase == "gpu" else "48"}
+    container = create(
+        containers, node, env=env, settings={"AFTER_DUMP": "continue", "STALL_TIMEOUT": "1"}
+    )  # fmt: skip
+    if phase == "gpu":
+        container.wait(lambda: "lock" in {action for action, _, _ in node.actions()}, "a lock")
+    else:
+        container.wait_for_event("gpu")
+    os.kill(worker_of(container), number)
+    event = container.wait_for_event("Checkpoint not created")
+    assert event["reason"] == "WorkerLost"
+    assert container.json("/work") == [1] * 4
+    assert_nothing_is_locked(node)
+    assert not assert_all_or_nothing(containers)
 
 
 def test_a_rank_that_dies_while_locked(containers, node):

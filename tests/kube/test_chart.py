@@ -1,0 +1,158 @@
+"""The chart renders what it should from every way of writing its values. helm alone; no server."""
+
+import subprocess
+
+import pytest
+import yaml
+
+import guide
+import images
+from cluster.control_plane import NotInstalled, binaries
+
+CHART = images.ROOT / "charts" / "dynamo-entry"
+
+S3 = "checkpoint: {enabled: true, storage: {type: s3, s3: {uri: s3://bucket/prefix, credentialsSecretRef: keys}}}"
+OCI = "checkpoint: {enabled: true, storage: {type: oci, oci: {uri: oci://host/repository, credentialsSecretRef: keys}}}"
+GUIDE = guide.blocks()["1. Enable Checkpointing"]
+
+
+def run(values, *options):
+    try:
+        helm = binaries() / "helm"
+    except NotInstalled as missing:
+        pytest.skip(str(missing))
+    argv = [helm, "template", "x", CHART, "-n", "dynamo-system", "-f", "-", *options]
+    return subprocess.run(argv, input=values, capture_output=True, text=True, check=False, timeout=60)
+
+
+def render(values, *options):
+    done = run(values, *options)
+    assert done.returncode == 0, done.stderr
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout) if one}
+
+
+def settings(objects):
+    return yaml.safe_load(objects["ConfigMap", "dynamo-entry-operator"]["data"]["operator.yaml"])
+
+
+@pytest.mark.parametrize("values", [GUIDE, S3, OCI, GUIDE + "operator: {watchNamespaces: [a, b]}"])
+def test_nothing_is_privileged(values):
+    """No capability, no host namespace, no writable root file system, in any of our pods."""
+    objects = render(values)
+    for kind, name in (("Deployment", "dynamo-entry-operator"), ("DaemonSet", "dynamo-checkpoint-agent")):
+        spec = objects[kind, name]["spec"]["template"]["spec"]
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+
+
+def test_both_ways_of_writing_the_values_are_one():
+    """The guide's platform values, and the same under `checkpoint`."""
+    inner = yaml.safe_load(GUIDE)["dynamo-operator"]
+    assert render(GUIDE) == render(yaml.safe_dump(inner))
+
+
+def test_the_storage_reaches_the_operator():
+    """What the guide's storage section says."""
+    assert settings(render(GUIDE))["storage"]["pvc"]["pvcName"] == "checkpoint-storage"
+    assert settings(render(S3))["storage"]["s3"] == {
+        "uri": "s3://bucket/prefix", "credentialsSecretRef": "keys", "endpointUrl": ""
+    }  # fmt: skip
+
+
+def test_switched_off_it_is_the_resource_alone():
+    """Objects of users stay usable."""
+    assert list(render("{}")) == [("CustomResourceDefinition", "dynamocheckpoints.nvidia.com")]
+    assert list(render("crds: {install: false}")) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "has_rule"), [("1.20.2", False), ("1.24.9", False), ("1.25.0", True), ("1.34.1", True)]
+)
+def test_the_identity_rule_where_the_server_knows_it(version, has_rule):
+    """Older servers and their clients refuse the field."""
+    crd = render("{}", "--kube-version", version)["CustomResourceDefinition", "dynamocheckpoints.nvidia.com"]
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    assert ("x-kubernetes-validations" in schema["properties"]["spec"]["properties"]["identity"]) == has_rule
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ("checkpoint: {storage: {type: nfs}}", "checkpoint.storage.type"),
+        ("checkpoint: {storage: {type: s3}}", "checkpoint.storage.s3.uri"),
+        ("checkpoint: {storage: {type: s3, s3: {uri: 's3://key:secret@host/bucket'}}}", "checkpoint.storage.s3.uri"),
+        ("checkpoint: {security: {profile: privileged}}", "checkpoint.security.profile"),
+        ("agent: {cache: {sizeLimit: much}}", "agent.cache.sizeLimit"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(values, complaint):
+    """Before anything is installed."""
+    done = run(values)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def verbs(rules):
+    return {
+        resource: sorted(rule["verbs"])
+        for rule in rules for resource in rule["resources"]
+        if "resourceNames" not in rule
+    }  # fmt: skip
+
+
+def test_the_operator_may_do_this_and_nothing_else():
+    """No secrets of users, no exec, no nodes; by name what has no namespace."""
+    objects = render(GUIDE)
+    rules = objects["ClusterRole", "dynamo-entry-operator-dynamo-system"]["rules"]
+    assert verbs(rules) == {
+        "dynamocheckpoints": ["create", "delete", "get", "list", "patch", "watch"],
+        "dynamocheckpoints/status": ["patch"],
+        "dynamocheckpoints/finalizers": ["update"],
+        "dynamographdeployments": ["get", "list", "watch"],
+        "jobs": ["create", "delete", "get", "list", "watch"],
+        "pods": ["create", "delete", "get", "list", "watch"],
+        "replicasets": ["get"],
+        "statefulsets": ["get"],
+        "persistentvolumeclaims": ["get", "list", "watch"],
+        "events": ["create", "patch"],
+        "namespaces": ["get", "list", "watch"],
+    }
+    own = objects["Role", "dynamo-entry-operator-own"]["rules"]
+    assert verbs(own) == {"leases": ["create"], "secrets": ["create"]}
+    assert verbs(objects["ClusterRole", "dynamo-entry-operator-cluster-dynamo-system"]["rules"]) == {}
+
+
+def test_the_agent_may_do_this_and_nothing_else():
+    """It reads checkpoints and pods, and writes conditions, events and its lease."""
+    objects = render(GUIDE)
+    assert verbs(objects["ClusterRole", "dynamo-checkpoint-agent-dynamo-system"]["rules"]) == {
+        "dynamocheckpoints": ["get", "list", "watch"],
+        "dynamocheckpoints/status": ["patch"],
+        "pods": ["list", "watch"],
+        "events": ["create"],
+    }
+
+
+def test_one_namespace_at_a_time():
+    """Without a cluster-wide right to anything but the two resource definitions and the webhook."""
+    objects = render(GUIDE + "operator: {watchNamespaces: [team-a]}")
+    assert ("Role", "dynamo-entry-operator") in objects
+    assert not [
+        name
+        for kind, name in objects
+        if kind == "ClusterRole" and name == "dynamo-entry-operator-dynamo-system"
+    ]
+
+
+def test_the_webhook_can_refuse_nothing():
+    """Every failure lets the pod through, soon."""
+    (configuration,) = (
+        one for (kind, _), one in render(GUIDE).items() if kind == "MutatingWebhookConfiguration"
+    )
+    for webhook in configuration["webhooks"]:
+        assert webhook["failurePolicy"] == "Ignore"
+        assert webhook["timeoutSeconds"] <= 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from dynamo_entry import storage
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.ctl.options import KeyFile, Location
+from dynamo_entry.cuda import record
 
 
 def command(
@@ -55,10 +56,22 @@ def _overview(facts: dict[str, object], sizes: dict[str, int]) -> Table:
         "contents": f"{decimal(sum(sizes.values()))} in {len(sizes)} streams",
         "host": f"{host['arch']}, kernel {host['kernel']}, criu {host['criu']}",  # type: ignore[index]
         "volumes": ", ".join(sorted({file["mount"] for file in facts["volume_files"]})) or "(none)",  # type: ignore[attr-defined]
+        "gpus": _gpus(facts["gpu"]),  # type: ignore[arg-type]
     }
     for name, value in rows.items():
         table.add_row(name, escape(str(value)))
     return table
+
+
+def _gpus(gpu: dict[str, Any]) -> str:
+    if not gpu:
+        return "(none)"
+    recorded = record.parse(gpu)
+    names = ", ".join(sorted({device.name for device in recorded.devices}))
+    return (
+        f"{len(recorded.devices)} ({names}), driver {recorded.driver}, "
+        f"{len(recorded.processes)} processes, {decimal(recorded.host_bytes)} of GPU memory"
+    )
 
 
 def _processes(processes: list[dict[str, object]]) -> Table:

@@ -59,6 +59,8 @@ def test_gpu_memory_comes_back_on_other_gpus(containers, nodes, ranks, host):
     assert sum(device["used_bytes"] for device in facts["devices"]) == ranks * 24 << 20
 
     container = restored(containers, there)
+    listing = container.run_inside("/opt/dynamo_entry/bin/dynamo-entryctl", "inspect", ARCHIVE)
+    assert "2 (NVIDIA H100 80GB HBM3), driver 580.65.06" in listing
     assert [action for action, _, _ in there.actions()] == ["restore"] * ranks + ["unlock"] * ranks
     assert sum(there.memory().values()) == ranks * 24 << 20
     assert set(there.memory()) == {uuid(3), uuid(4)} if ranks > 1 else {uuid(3)}

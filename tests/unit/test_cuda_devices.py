@@ -1,5 +1,8 @@
 """Which GPU takes the place of which, and every way in which they can differ: decided before any data is read."""
 
+import subprocess
+import sys
+
 import pytest
 
 from dynamo_entry.cuda import absent, devices, failures, record
@@ -103,3 +106,16 @@ def test_what_a_manifest_says_is_read_as_it_was_written():
 def test_a_manifest_that_says_nonsense_is_corrupt(damage):
     with pytest.raises(Corrupt):
         record.parse({**record.render(facts(device("a"))), **damage})
+
+
+def test_without_a_gpu_nothing_of_it_is_imported():
+    """Neither the sequences nor the helper, by a creation or a restore."""
+    code = (
+        "import sys\n"
+        "import dynamo_entry.worker.create, dynamo_entry.worker.restore\n"
+        "from dynamo_entry import cuda\n"
+        "cuda.for_creation(None, 0); cuda.for_restore(None, 0)\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('dynamo_entry.cuda')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["dynamo_entry.cuda", "dynamo_entry.cuda.absent"]

@@ -15,7 +15,7 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fcntl import fcntl
 from typing import Any, Protocol
 
@@ -132,8 +132,9 @@ class Capture:
 class Serve:
     """One restore: CRIU asks for images by name, in its own order, possibly the same one again.
 
-    ``image`` returns None for what is not there, or an iterable of the image's bytes; it is called in the
-    serving thread and consumed in a thread an image, several at once. ``on_failure`` gets the first error.
+    ``image`` returns None for what is not there, or an iterable of the image's bytes. Everything happens in one
+    thread, which is there before CRIU starts: a new one could take the pid of a task that CRIU is about to make.
+    ``on_failure`` gets the first error.
     """
 
     def __init__(
@@ -144,39 +145,71 @@ class Serve:
     ) -> None:
         self._image = image
         self._on_failure = on_failure
-        self._listener = listen(f"{directory}/{SERVE_SOCKET}")
+        self._selector = selectors.DefaultSelector()
+        listener = listen(f"{directory}/{SERVE_SOCKET}")
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
         threading.Thread(target=self._run, name="serve", daemon=True).start()
 
     def _run(self) -> None:
         try:
-            connection, _ = self._listener.accept()
-            self._listener.close()
-            with connection:
-                while (name := receive_request(connection)) is not None:
-                    self._answer(connection, name)
+            while self._selector.get_map():
+                for key, _ in self._selector.select():
+                    key.data(key.fileobj)
         except Exception as error:  # a thread's outermost frame: the restore is told, whatever it is
             self._on_failure(error)
 
-    def _answer(self, connection: socket.socket, name: str) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self._selector.unregister(listener)
+        listener.close()
+        self._selector.register(connection, selectors.EVENT_READ, self._request)
+
+    def _request(self, connection: socket.socket) -> None:
+        name = receive_request(connection)
+        if name is None:
+            self._selector.unregister(connection)
+            connection.close()
+            return
         data = self._image(name)
         reply = _ABSENT if data is None else _EXISTS
         connection.sendall(struct.pack("=I", len(reply)) + reply)
         if data is not None:
             pipe = receive_pipe(connection)
-            threading.Thread(target=self._push, args=(pipe, data), name=name, daemon=True).start()
+            os.set_blocking(pipe, False)
+            pieces = (memoryview(piece) for piece in data)
+            if (rest := _push(pipe, pieces, memoryview(b""))) is None:
+                os.close(pipe)
+            else:
+                self._selector.register(pipe, selectors.EVENT_WRITE, self._pusher(pieces, rest))
 
-    def _push(self, pipe: int, data: Iterable[Any]) -> None:
-        try:
-            for piece in data:
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(pipe, view) :]
-        except BrokenPipeError:
-            pass  # CRIU reads no further than it needs
-        except Exception as error:  # a thread's outermost frame, as above
-            self._on_failure(error)
-        finally:
-            os.close(pipe)
+    def _pusher(self, pieces: Iterator[memoryview], rest: memoryview) -> Callable[[int], None]:
+        left: memoryview | None = rest
+
+        def push(pipe: int) -> None:
+            nonlocal left
+            assert left is not None
+            left = _push(pipe, pieces, left)
+            if left is None:
+                self._selector.unregister(pipe)
+                os.close(pipe)
+
+        return push
+
+
+def _push(pipe: int, pieces: Iterator[memoryview], rest: memoryview) -> memoryview | None:
+    """Write until the pipe is full: what is left of a piece then, or None where nothing is left of any."""
+    try:
+        while True:
+            while rest:
+                rest = rest[os.write(pipe, rest) :]
+            following = next(pieces, None)
+            if following is None:
+                return None
+            rest = following
+    except BlockingIOError:
+        return rest
+    except BrokenPipeError:  # CRIU reads no further than it needs
+        return None
 
 
 def receive_request(connection: socket.socket) -> str | None:

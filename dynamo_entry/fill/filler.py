@@ -10,6 +10,10 @@ from typing import NamedTuple
 from dynamo_entry.archive import Archive
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Extent, Plan
+from dynamo_entry.storage.base import Bytes
+
+#: Verified bytes that may wait for the tasks; the worker is to stay below 300 MiB.
+WINDOW_BYTES = 96 << 20
 
 
 class _Job(NamedTuple):
@@ -22,10 +26,10 @@ class _Job(NamedTuple):
 
 
 class Filler:
-    """Fills what ``plan`` says from ``archive`` with ``threads`` threads.
+    """Fills what ``plan`` says from ``archive`` with ``threads`` threads, all of which are started here.
 
-    They begin to fetch at once, and hold a verified chunk each until ``open_gate`` says that the tasks can be
-    written to. Chunks are taken in the order in which they lie in the archive. All-zero chunks cost nothing:
+    They begin to fetch at once, and hold WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks
+    can be written to. Chunks are taken in the order in which they lie in the archive. All-zero chunks cost nothing:
     memory that was never touched reads as zeros.
     """
 
@@ -38,6 +42,7 @@ class Filler:
         self._gate = threading.Event()
         self._ended = threading.Event()
         self._running = threads
+        self._window = max(1, WINDOW_BYTES // self._chunk_size // threads)
         self._failure: BaseException | None = None
         self.done_bytes = 0
         for number in range(threads):
@@ -60,9 +65,13 @@ class Filler:
         self._gate.set()
 
     def _run(self) -> None:
+        ready: list[tuple[_Job, Bytes]] = []
         try:
             while self._failure is None and (job := self._take()):
-                self._fill(job)
+                ready.append((job, self._archive.chunk(job.stream, job.number)))
+                if self._gate.is_set() or len(ready) == self._window:
+                    self._write(ready)
+            self._write(ready)
         except BaseException as error:  # a thread's outermost frame: the waiting caller gets it
             self._failure = self._failure or error
         with self._lock:
@@ -77,16 +86,16 @@ class Filler:
         with self._lock:
             return next(self._jobs, None)
 
-    def _fill(self, job: _Job) -> None:
-        data = self._archive.chunk(job.stream, job.number)
+    def _write(self, ready: list[tuple[_Job, Bytes]]) -> None:
         self._gate.wait()
-        if self._failure is not None:
-            return
-        start = job.number * self._chunk_size
-        for target, extents in groupby(job.extents, key=lambda extent: extent.target):
-            pieces = list(_pieces(extents, start, start + len(data)))
-            self._writer.write(target, data, pieces)
-            self.done_bytes += sum(piece.length for piece in pieces)
+        while ready and self._failure is None:
+            job, data = ready.pop()
+            start = job.number * self._chunk_size
+            for target, extents in groupby(job.extents, key=lambda extent: extent.target):
+                pieces = list(_pieces(extents, start, start + len(data)))
+                self._writer.write(target, data, pieces)
+                with self._lock:
+                    self.done_bytes += sum(piece.length for piece in pieces)
 
 
 def _pieces(extents: Iterator[Extent], start: int, end: int) -> Iterator[Piece]:

@@ -2,62 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from dynamo_entry.criu import records
-from dynamo_entry.fill.tree import PAGE, PRESENT, Mapping, Pagemap, Process, Run, SharedMemory, Tree
+from dynamo_entry.fill import ranges, unlinked
+from dynamo_entry.fill.ranges import Range
+from dynamo_entry.fill.tree import (
+    PAGE,
+    PRESENT,
+    Mapping,
+    Pagemap,
+    Process,
+    Run,
+    SharedMemory,
+    Tree,
+    Unlinked,
+)
 
-Read = Callable[[str], bytes]
+#: criu/images/fdinfo.proto, enum fd_types; remap-file-path.proto, enum remap_type
+_REG, _MEMFD = 1, 18
+_GHOST = 1
 
-#: criu/images/fdinfo.proto, enum fd_types
-_MEMFD = 18
+#: criu/include/image.h, VMA_*: guard regions are listed as mappings, too, and this is not set in them
+_REGULAR = 1
+
+#: compel/include/uapi/task-state.h
+_STOPPED = 3
+
+#: Memfds and unlinked files are numbered apart in the images: this is added to the latter's numbers.
+_FIRST_UNLINKED = 1 << 32
 
 
-def read(names: list[str], read_image: Read) -> Tree:
-    """The tree in the images ``names``. Raises ValueError for images that make no sense."""
-    images = _Images(names, read_image)
-    inodes = {
-        file.id: file.memfd.inode_id
-        for file in images.all("files.img", "fdinfo", "file_entry")
-        if file.type == _MEMFD
-    }
+class Source(NamedTuple):
+    """Where images are read from: a small one whole, or a piece (offset, length) of a large one."""
+
+    names: frozenset[str]
+    read: Callable[[str], bytes]
+    piece: Callable[[str, int, int], bytes]
+
+    def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
+        """Every record of an image, as ``module``'s message ``kind``; none of an image that is not there."""
+        if name in self.names:
+            yield from map(records.message(module, kind).FromString, records.split(self.read(name))[1])
+
+
+def read(source: Source) -> Tree:
+    """The tree that the images describe. Raises ValueError for images that make no sense."""
+    inodes = _inodes(source)
+    tasks = list(source.all("pstree.img", "pstree", "pstree_entry"))
     processes = [
-        Process(
-            task.pid,
-            task.ppid,
-            _pagemap(f"pagemap-{task.pid}.img", read_image),
-            [
-                Mapping(vma.start, vma.end, vma.prot, vma.flags, _inode(vma.shmid, vma.flags, inodes))
-                for mm in images.all(f"mm-{task.pid}.img", "mm", "mm_entry")
-                for vma in mm.vmas
-            ],
-            [
-                (descriptor.fd, inodes[descriptor.id])
-                for ids in images.all(f"ids-{task.pid}.img", "core", "task_kobj_ids_entry")
-                for descriptor in images.all(f"fdinfo-{ids.files_id}.img", "fdinfo", "fdinfo_entry")
-                if descriptor.id in inodes
-            ],
-        )
-        for task in images.all("pstree.img", "pstree", "pstree_entry")
-        if f"pagemap-{task.pid}.img" in images  # a zombie has no memory
+        _process(source, task, inodes)
+        for task in tasks
+        if f"pagemap-{task.pid}.img" in source.names  # a zombie has no memory
     ]
-    shared = [
-        SharedMemory(
-            inode.inode_id,
-            inode.seals,
-            bool(inode.hugetlb_flag),
-            _pagemap(f"pagemap-shmem-{inode.shmid}.img", read_image),
-        )
-        for inode in images.all("memfd.img", "memfd", "memfd_inode_entry")
-        if f"pagemap-shmem-{inode.shmid}.img" in images
-    ]
-    return Tree(processes, shared)
+    return Tree(processes, list(_shared(source)), list(_unlinked(source, inodes)))
 
 
-def encode_pagemap(pagemap: Pagemap, runs: list[Run], read_image: Read) -> bytes:
-    """The image of ``pagemap`` with ``runs`` in place of its own."""
-    head, (first, *_) = records.split(read_image(pagemap.name))
+def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
+    """A pagemap image with ``runs`` in place of its own."""
+    head, (first, *_) = records.split(image)
     entry = records.message("pagemap", "pagemap_entry")
     entries = [
         entry(vaddr=run.start, compat_nr_pages=0, flags=run.flags, nr_pages=(run.end - run.start) // PAGE)
@@ -66,27 +70,83 @@ def encode_pagemap(pagemap: Pagemap, runs: list[Run], read_image: Read) -> bytes
     return records.join(head, [first, *(one.SerializeToString() for one in entries)])
 
 
-class _Images:
-    def __init__(self, names: list[str], read_image: Read) -> None:
-        self._names = frozenset(names)
-        self._read = read_image
+def _inodes(source: Source) -> dict[int, int]:
+    """Id of a file in the images → number of the memory behind it."""
+    found, regular = {}, set()
+    for file in source.all("files.img", "fdinfo", "file_entry"):
+        if file.type == _MEMFD:
+            found[file.id] = file.memfd.inode_id
+        elif file.type == _REG:
+            regular.add(file.id)
+    for row in source.all("remap-fpath.img", "remap_file_path", "remap_file_path_entry"):
+        if row.remap_type == _GHOST and row.orig_id in regular:
+            found[row.orig_id] = _FIRST_UNLINKED + row.remap_id
+    return found
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._names
 
-    def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
-        """Every record of an image, as ``module``'s message ``kind``; none of an image that is not there."""
-        if name in self._names:
-            yield from map(records.message(module, kind).FromString, records.split(self._read(name))[1])
+def _process(source: Source, task: Any, inodes: dict[int, int]) -> Process:
+    (memory,) = source.all(f"mm-{task.pid}.img", "mm", "mm_entry")
+    (core,) = source.all(f"core-{task.pid}.img", "core", "core_entry")
+    return Process(
+        task.pid,
+        task.ppid,
+        _pagemap(source, f"pagemap-{task.pid}.img"),
+        [
+            Mapping(vma.start, vma.end, vma.prot, vma.flags, _inode(vma, inodes))
+            for vma in memory.vmas
+            if vma.status & _REGULAR
+        ],
+        [
+            (descriptor.fd, inodes[descriptor.id])
+            for ids in source.all(f"ids-{task.pid}.img", "core", "task_kobj_ids_entry")
+            for descriptor in source.all(f"fdinfo-{ids.files_id}.img", "fdinfo", "fdinfo_entry")
+            if descriptor.id in inodes
+        ],
+        reserved=ranges.union(_reserved(source, task.threads)),
+        program=memory.exe_file_id,
+        is_stopped=core.tc.task_state == _STOPPED,
+    )
 
 
-def _inode(file_id: int, flags: int, inodes: dict[int, int]) -> int:
+def _reserved(source: Source, threads: Iterable[int]) -> Iterator[Range]:
+    """A thread that was inside a restartable sequence gets the pointer to it back at the very end (rseq(2))."""
+    for thread in threads:
+        for core in source.all(f"core-{thread}.img", "core", "core_entry"):
+            rseq = core.thread_core.rseq_entry
+            if rseq.rseq_cs_pointer:
+                first = rseq.rseq_abi_pointer // PAGE
+                last = (rseq.rseq_abi_pointer + rseq.rseq_abi_size) // PAGE
+                yield first * PAGE, (last + 1) * PAGE
+
+
+def _shared(source: Source) -> Iterator[SharedMemory]:
+    for inode in source.all("memfd.img", "memfd", "memfd_inode_entry"):
+        name = f"pagemap-shmem-{inode.shmid}.img"
+        if name in source.names:
+            yield SharedMemory(
+                inode.inode_id, inode.seals, bool(inode.hugetlb_flag), _pagemap(source, name), inode.size
+            )
+
+
+def _unlinked(source: Source, inodes: dict[int, int]) -> Iterator[Unlinked]:
+    for inode in sorted({inode for inode in inodes.values() if inode >= _FIRST_UNLINKED}):
+        name = f"ghost-file-{inode - _FIRST_UNLINKED:x}.img"
+
+        def piece(offset: int, length: int, name: str = name) -> bytes:
+            return source.piece(name, offset, length)
+
+        found = unlinked.read(name, inode, piece) if name in source.names else None
+        if found is not None:
+            yield found
+
+
+def _inode(vma: Any, inodes: dict[int, int]) -> int:
     """A shared mapping's file by its id; a private one of shared memory is not ours to fill."""
-    return inodes.get(file_id, 0) if flags & 1 else 0
+    return inodes.get(vma.shmid, 0) if vma.flags & 1 else 0
 
 
-def _pagemap(name: str, read_image: Read) -> Pagemap:
-    _, (first, *rest) = records.split(read_image(name))
+def _pagemap(source: Source, name: str) -> Pagemap:
+    _, (first, *rest) = records.split(source.read(name))
     parse = records.message("pagemap", "pagemap_entry").FromString
     runs: list[Run] = []
     offset = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -45,10 +46,11 @@ class Piece(NamedTuple):
 
 
 class Writer:
-    """Writes pieces of chunks into targets; files are opened once. Thread-safe."""
+    """Writes pieces of chunks into targets; files are opened once, and keep their times. Thread-safe."""
 
     def __init__(self) -> None:
-        self._files: dict[Shared, int] = {}
+        self._files: dict[Shared, tuple[int, os.stat_result]] = {}
+        self._lock = threading.Lock()
 
     def write(self, target: Task | Shared, data: Bytes, pieces: Sequence[Piece]) -> None:
         """Write ``pieces`` of ``data``. Raises RestoreFailed unless every byte was taken."""
@@ -65,12 +67,22 @@ class Writer:
     def close(self) -> None:
         """Close the files."""
         while self._files:
-            os.close(self._files.popitem()[1])
+            descriptor, before = self._files.popitem()[1]
+            try:
+                os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
+            except OSError:
+                pass  # not its owner: the time of a file without a name is no reason to fail
+            os.close(descriptor)
+
+    def _open(self, target: Shared) -> int:
+        with self._lock:
+            if target not in self._files:
+                descriptor = _open_any(target.paths)
+                self._files[target] = descriptor, os.fstat(descriptor)
+            return self._files[target][0]
 
     def _into_file(self, target: Shared, data: Bytes, pieces: Sequence[Piece]) -> int:
-        descriptor = self._files.get(target)
-        if descriptor is None:
-            descriptor = self._files.setdefault(target, _open_any(target.paths))
+        descriptor = self._open(target)
         view = memoryview(data)
         return sum(
             os.pwrite(descriptor, view[piece.start : piece.start + piece.length], piece.position)
@@ -82,7 +94,7 @@ def _open_any(paths: Sequence[str]) -> int:
     failure: OSError | None = None
     for path in paths:
         try:
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             failure = failure or error
     assert failure is not None

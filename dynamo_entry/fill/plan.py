@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from dynamo_entry.fill import ranges
@@ -12,6 +12,7 @@ from dynamo_entry.fill.tree import (
     MAP_ANONYMOUS,
     MAP_HUGETLB,
     MAP_PRIVATE,
+    PAGE,
     PRESENT,
     PROT_WRITE,
     Pagemap,
@@ -63,11 +64,17 @@ class Rest(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is filled, and what is left of the images it is taken out of."""
+    """What is filled, and what is left of the images it is taken out of.
+
+    ``running``: those of ``pids`` that were not stopped by job control when they were frozen. ``heads``: images
+    of which CRIU gets so many bytes.
+    """
 
     pids: list[int]
+    running: list[int]
     extents: list[Extent]
     rests: list[Rest]
+    heads: dict[str, int]
 
     @property
     def size(self) -> int:
@@ -75,27 +82,36 @@ class Plan(NamedTuple):
         return sum(extent.length for extent in self.extents)
 
 
-def make(tree: Tree, shared: Mapping[str, list[Range]] | None) -> Plan:
-    """The plan for ``tree``.
+def make(
+    tree: Tree, shared: Mapping[str, list[Range]] | None, *, may_write: Callable[[int], bool] = lambda _: True
+) -> Plan:
+    """The plan for ``tree``. ``may_write`` tells whether a file that belongs to a user can be written to.
 
     ``shared``: pid → address ranges whose pages it shares with a relative, copy on write, as recorded in the
     archive; None where nothing was recorded, and whatever two relatives have at one address may be shared.
     A filled page belongs to one task alone, so shared ones stay with CRIU.
     """
-    plan = Plan([process.pid for process in tree.processes], [], [])
+    running = [process.pid for process in tree.processes if not process.is_stopped]
+    plan = Plan([process.pid for process in tree.processes], running, [], [], {})
     fillable = {process.pid: _fillable(process) for process in tree.processes}
+    common = _common(tree, fillable, shared)
     for process in tree.processes:
-        if shared is None:
-            common = _maybe_common(process, tree, fillable)
-        else:
-            common = ranges.union(shared.get(str(process.pid), ()))
-        wanted = ranges.difference(fillable[process.pid], common)
+        wanted = ranges.difference(fillable[process.pid], common[process.pid])
         large = [(start, end) for start, end in wanted if end - start >= LEAST_BYTES]
         _leave_out(plan, process.pagemap, large, Task(process.pid))
     for memory in tree.shared:
         paths = _paths(tree, memory.inode)
         if paths and not memory.seals & WRITE_SEALS and not memory.is_hugetlb:
-            _leave_out(plan, memory.pagemap, _having(memory.pagemap, PRESENT), Shared(paths))
+            inside = ranges.intersection(_having(memory.pagemap, PRESENT), [(0, memory.size)])
+            _leave_out(plan, memory.pagemap, inside, Shared(paths))
+    for file in tree.unlinked:
+        paths = _paths(tree, file.inode)
+        if paths and may_write(file.owner):
+            plan.heads[file.image] = file.head_bytes
+            plan.extents.extend(
+                Extent(file.image, run.offset, run.end - run.start, Shared(paths), run.start)
+                for run in file.runs
+            )
     return plan
 
 
@@ -107,29 +123,40 @@ def _fillable(process: Process) -> list[Range]:
         for mapping in process.mappings
         if mapping.prot & PROT_WRITE and mapping.flags & (kind | MAP_HUGETLB) == kind
     )
-    return ranges.intersection(_having(process.pagemap, PRESENT | LAZY), writable)
+    lazy = ranges.intersection(_having(process.pagemap, PRESENT | LAZY), writable)
+    return ranges.difference(lazy, list(process.reserved))
 
 
 def _having(pagemap: Pagemap, flags: int) -> list[Range]:
     return ranges.union((run.start, run.end) for run in pagemap.runs if run.flags & flags == flags)
 
 
-def _maybe_common(process: Process, tree: Tree, fillable: dict[int, list[Range]]) -> list[Range]:
-    """What an ancestor or a descendant has at the same addresses."""
-    parents = {other.pid: other.parent for other in tree.processes}
-    return ranges.union(
-        common
-        for other in parents
-        if _is_above(other, process.pid, parents) or _is_above(process.pid, other, parents)
-        for common in ranges.intersection(fillable[process.pid], fillable[other])
-    )
+def _common(
+    tree: Tree, fillable: dict[int, list[Range]], shared: Mapping[str, list[Range]] | None
+) -> dict[int, list[Range]]:
+    """By pid, what CRIU finds to be the same in parent and child, by comparing pages (criu/mem.c, prepare_cow_vmas).
+
+    It compares mappings of the same program that begin and end at the same addresses.
+    """
+    by_pid = {process.pid: process for process in tree.processes}
+    found: dict[int, list[Range]] = {pid: [] for pid in by_pid}
+    for child in tree.processes:
+        parent = by_pid.get(child.parent)
+        if parent is None or parent.program != child.program:
+            continue
+        same = set(_areas(parent)) & set(_areas(child))
+        common = ranges.intersection(fillable[parent.pid], fillable[child.pid])
+        common = ranges.intersection(common, ranges.union(same))
+        for pid in (parent.pid, child.pid):
+            known = common if shared is None else ranges.union(shared.get(str(pid), ()))
+            common = ranges.intersection(common, known)
+        for pid in (parent.pid, child.pid):
+            found[pid] = ranges.union(found[pid] + common)
+    return found
 
 
-def _is_above(ancestor: int, pid: int, parents: dict[int, int]) -> bool:
-    while pid := parents.get(pid, 0):
-        if pid == ancestor:
-            return True
-    return False
+def _areas(process: Process) -> list[Range]:
+    return [(mapping.start, mapping.end) for mapping in process.mappings]
 
 
 def _paths(tree: Tree, inode: int) -> tuple[str, ...]:
@@ -153,6 +180,7 @@ def _leave_out(plan: Plan, pagemap: Pagemap, wanted: list[Range], target: Task |
         for start, end in mine:
             offset = run.offset + start - run.start
             plan.extents.append(Extent(pagemap.pages, offset, end - start, target, start))
-        for start, end in ranges.difference([(run.start, run.end)], mine):
+        whole_pages = [(start, -(-end // PAGE) * PAGE) for start, end in mine]
+        for start, end in ranges.difference([(run.start, run.end)], whole_pages):
             rest.append(Run(start, end, run.flags, run.offset + start - run.start))
     plan.rests.append(Rest(pagemap, rest))

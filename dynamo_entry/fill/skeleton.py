@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from dynamo_entry.archive import Archive
-from dynamo_entry.fill.images import Read, encode_pagemap
+from dynamo_entry.fill.images import Source, encode_pagemap
 from dynamo_entry.fill.plan import Plan
 from dynamo_entry.storage.base import Bytes
 
@@ -13,18 +13,22 @@ from dynamo_entry.storage.base import Bytes
 class Skeleton:
     """The images of ``plan`` that differ from those in ``archive``."""
 
-    def __init__(self, archive: Archive, plan: Plan, read_image: Read) -> None:
+    def __init__(self, archive: Archive, plan: Plan, source: Source) -> None:
         self._archive = archive
+        self._source = source
+        self._heads = plan.heads
         self._pagemaps = {
-            rest.pagemap.name: encode_pagemap(rest.pagemap, rest.runs, read_image) for rest in plan.rests
+            rest.pagemap.name: encode_pagemap(source.read(rest.pagemap.name), rest.runs)
+            for rest in plan.rests
         }
         self._pages = {rest.pagemap.pages: rest.page_ranges() for rest in plan.rests}
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._pagemaps or name in self._pages
-
-    def image(self, name: str, *, ahead: int) -> Iterator[Bytes]:
-        """The bytes of one of them, up to ``ahead`` chunks made ready beforehand."""
+    def image(self, name: str, *, ahead: int) -> Iterable[Bytes] | None:
+        """The bytes of one of them, up to ``ahead`` chunks made ready beforehand; None for any other image."""
         if name in self._pagemaps:
-            return iter((self._pagemaps[name],))
-        return self._archive.ranges(f"criu/{name}", self._pages[name], ahead=ahead)
+            return (self._pagemaps[name],)
+        if name in self._heads:
+            return (self._source.piece(name, 0, self._heads[name]),)
+        if name in self._pages:
+            return self._archive.ranges(f"criu/{name}", self._pages[name], ahead=ahead)
+        return None

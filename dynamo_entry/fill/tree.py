@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from dynamo_entry.fill.ranges import Range
 
 PAGE = 4096
 
@@ -37,7 +40,7 @@ class Pagemap(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """One mapping of a process; ``inode`` is the shared memory's, 0 for any other kind."""
+    """One mapping of a process; ``inode`` is the shared memory's (see SharedMemory), 0 for any other kind."""
 
     start: int
     end: int
@@ -47,13 +50,19 @@ class Mapping(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process that has memory; ``descriptors`` are (number, inode) of open shared memory."""
+    """A process that has memory; ``descriptors`` are (number, inode) of open shared memory.
+
+    ``reserved`` is what CRIU writes after all pages. ``is_stopped``: by job control, when it was frozen.
+    """
 
     pid: int
     parent: int
     pagemap: Pagemap
     mappings: list[Mapping]
     descriptors: list[tuple[int, int]]
+    reserved: Sequence[Range] = ()
+    program: int = 0  # number of the executable in the images
+    is_stopped: bool = False
 
 
 class SharedMemory(NamedTuple):
@@ -63,6 +72,21 @@ class SharedMemory(NamedTuple):
     seals: int
     is_hugetlb: bool
     pagemap: Pagemap
+    size: int
+
+
+class Unlinked(NamedTuple):
+    """An unlinked file that is still in use, in /dev/shm above all.
+
+    Its image holds the bytes themselves: ``runs`` says where in it, by file offset. ``head_bytes`` of it make
+    CRIU create the file in its size, empty.
+    """
+
+    inode: int
+    owner: int
+    image: str
+    head_bytes: int
+    runs: list[Run]
 
 
 class Tree(NamedTuple):
@@ -70,3 +94,4 @@ class Tree(NamedTuple):
 
     processes: list[Process]
     shared: list[SharedMemory]
+    unlinked: Sequence[Unlinked] = ()

@@ -76,8 +76,7 @@ def kill_all(limit_s: float = 5) -> None:
     """SIGKILL everything below this process and reap it; a task stuck in the kernel is left after a while."""
     deadline = time.monotonic() + limit_s
     while (left := descendants(os.getpid())) and time.monotonic() < deadline:
-        send(left, signal.SIGCONT)
-        send(left, signal.SIGKILL)
+        send(left, signal.SIGKILL)  # ends stopped tasks, too; half-restored ones must not run before that
         reap()
         time.sleep(0.005)
     reap()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 from dynamo_entry.criu import options
 from dynamo_entry.errors import NotDumpable, RestoreFailed
+
+#: linux/capability.h
+_CAP_DAC_OVERRIDE = 1
 
 
 class Privileges(NamedTuple):
@@ -14,6 +18,10 @@ class Privileges(NamedTuple):
     effective: frozenset[int]
     permitted: frozenset[int]
     has_seccomp: bool
+
+    def may_write(self, owner: int) -> bool:
+        """Whether a file of this user that only its owner may write to can be written to."""
+        return owner == os.geteuid() or _CAP_DAC_OVERRIDE in self.effective
 
 
 def read() -> Privileges:

@@ -6,13 +6,13 @@ import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.criu import hold, images, options, process
 from dynamo_entry.criu.streamer import Serve
-from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.fill import images as fill_images
 from dynamo_entry.fill import plan
 from dynamo_entry.fill.filler import Filler
@@ -20,6 +20,7 @@ from dynamo_entry.fill.skeleton import Skeleton
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
+from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.privileges import Privileges
 
 #: Verified chunks kept ready for each image CRIU reads.
@@ -27,10 +28,11 @@ _AHEAD = 3
 
 #: How often progress is told and CRIU's log is looked at.
 _POLL_S = 0.2
+_FILL_POLL_S = 0.05
 
 
 class Rebuild:
-    """One run of CRIU's restore, with scratch files in ``work``."""
+    """One restore of the tasks, with scratch files in ``work``. From now on data is fetched."""
 
     def __init__(
         self, settings: Settings, channel: Channel, archive: Archive, have: Privileges, work: str
@@ -42,44 +44,45 @@ class Rebuild:
         self._places = options.Places(work, work, "restore.log")
         self._failure: Exception | None = None
         self._served_bytes = 0
+        self._images = Images(archive)
+        self._plan = self._make_plan()
+        self._skeleton = Skeleton(archive, self._plan, self._images.source)
+        # No thread is started later: in a container without clone3 it could take a pid that CRIU is about to use.
+        archive.start_threads()
+        self._filler = Filler(archive, self._plan, settings.concurrency or cores())
+
+    def _make_plan(self) -> plan.Plan:
+        recorded = self._archive.manifest.head.facts.get("shared_ranges")
+        try:
+            tree = fill_images.read(self._images.source)
+            shared = recorded and {
+                pid: [(start, end) for start, end in found] for pid, found in recorded.items()
+            }
+            return plan.make(tree, shared, may_write=self._have.may_write)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Corrupt(
+                f"the images in {self._archive.location} make no sense: {type(error).__name__}: {error}",
+                hint="is criu here as new as the one that made them?", reason="ImagesInvalid",
+            ) from error  # fmt: skip
 
     def run(self) -> int:
         """Returns the root's pid, a running child of this process. Raises RestoreFailed, Corrupt, StorageError."""
         limits = {"limit_s": self._settings.restore_timeout, "stall_s": self._settings.stall_timeout}
         with ExitStack() as stack:
+            stack.callback(self._filler.close)
             with self._channel.phase("restore", **limits) as phase:
-                self._plan = plan.make(fill_images.read(self._images(), self._read), self._shared_ranges())
-                self._skeleton = Skeleton(self._archive, self._plan, self._read)
-                threads = self._settings.concurrency or cores()
-                filler = stack.enter_context(closing(Filler(self._archive, self._plan, threads)))
                 held = stack.enter_context(closing(self._hold()))
                 criu = self._start(held)
                 stack.callback(criu.kill)
                 exited = os.pidfd_open(criu.pid)
                 stack.callback(os.close, exited)
                 self._wait_until_held(criu, held.reached, exited, phase)
-            with self._channel.phase("fill", **limits) as phase:
-                try:
-                    self._fill(filler, exited, phase)
-                except BaseException:
-                    self._kill_tasks()
-                    raise
-                held.go_on(yes=True)
-                self._wait_for_end(criu, exited)
+            with self._channel.phase("fill", **limits) as phase, self._stopping_tasks():
+                self._fill(exited, phase)
+            held.go_on(yes=True)
+            self._wait_for_end(criu, exited)
         with open(f"{self._places.work}/root.pid", encoding="ascii") as file:
             return int(file.read())
-
-    def _images(self) -> list[str]:
-        return [name.removeprefix("criu/") for name in self._archive.names() if name.startswith("criu/")]
-
-    def _read(self, name: str) -> bytes:
-        return self._archive.read(f"criu/{name}")
-
-    def _shared_ranges(self) -> dict[str, list[tuple[int, int]]] | None:
-        recorded = self._archive.manifest.head.facts.get("shared_ranges")
-        if recorded is None:
-            return None
-        return {pid: [(start, end) for start, end in found] for pid, found in recorded.items()}
 
     def _hold(self) -> hold.Hold:
         return hold.Hold(self._places.work, hold.PRE_RESUME, pids=self._plan.pids)
@@ -100,27 +103,46 @@ class Rebuild:
         """Until every task is there, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
         while reached not in (ready := _readable(reached, exited)):
             phase.progress(self._served_bytes)
+            self._filler.wait(0)
             if self._failure is not None:
                 raise self._failure
             if exited in ready or criu.is_stuck():
                 raise _failed(criu)
         phase.fields["bytes"] = self._served_bytes
 
-    def _fill(self, filler: Filler, exited: int, phase: Phase) -> None:
-        filler.open_gate()
-        while not filler.wait(_POLL_S):
-            phase.progress(filler.done_bytes, self._plan.size)
+    @contextmanager
+    def _stopping_tasks(self) -> Iterator[None]:
+        """Should CRIU die inside, the tasks stop before they run with half of their memory.
+
+        A stop signal stays pending while CRIU holds them. SIGCONT takes it back as if it had never been: of a
+        task that did not stop yet nobody is told that it goes on (Linux: prepare_signal). What job control had
+        stopped has a stop signal of CRIU's pending, which is left to it.
+        """
+        try:
+            self._signal(self._plan.running, signal.SIGSTOP)
+            yield
+            self._signal(self._plan.running, signal.SIGCONT)
+        except BaseException:
+            self._signal(self._plan.pids, signal.SIGKILL)
+            raise
+
+    def _signal(self, pids: list[int], number: signal.Signals) -> None:
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                if number != signal.SIGKILL:
+                    raise RestoreFailed(
+                        f"process {pid} of the engine ended while its memory was filled", reason="EngineDied"
+                    ) from None
+
+    def _fill(self, exited: int, phase: Phase) -> None:
+        self._filler.open_gate()
+        while not self._filler.wait(_FILL_POLL_S):
+            phase.progress(self._filler.done_bytes, self._plan.size)
             if _readable(exited, limit_s=0):
                 raise RestoreFailed("criu ended while it held the tasks", reason="CriuRestoreFailed")
-        phase.fields["bytes"] = filler.done_bytes
-
-    def _kill_tasks(self) -> None:
-        """Before CRIU lets go of them: nobody may see them run with half of their memory."""
-        for pid in self._plan.pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        phase.fields["bytes"] = self._filler.done_bytes
 
     def _wait_for_end(self, criu: process.Criu, exited: int) -> None:
         while not _readable(exited):
@@ -141,16 +163,12 @@ class Rebuild:
         return inherit
 
     def _image(self, name: str) -> Iterable[Any] | None:
-        stream = f"criu/{name}"
-        if stream not in self._archive:
-            return None
         if name.startswith("core-"):
-            return [images.with_capabilities(self._archive.read(stream), self._have.permitted)]
-        if name in self._skeleton:
-            return self._counted(self._skeleton.image(name, ahead=_AHEAD))
-        return self._counted(self._archive.chunks(stream, ahead=_AHEAD))
+            return [images.with_capabilities(self._images.read(name), self._have.permitted)]
+        found = self._skeleton.image(name, ahead=_AHEAD) or self._images.stream(name, ahead=_AHEAD)
+        return None if found is None else self._counted(found)
 
-    def _counted(self, chunks: Iterator[Any]) -> Iterator[Any]:
+    def _counted(self, chunks: Iterable[Any]) -> Iterator[Any]:
         for chunk in chunks:
             yield chunk
             self._served_bytes += len(chunk)

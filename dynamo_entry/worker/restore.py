@@ -47,9 +47,11 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         with channel.phase("check"):
             gpu.check(archive.manifest.head.gpu)
             restoration.check(version)
+        with channel.phase("plan", stall_s=settings.stall_timeout):
+            rebuild = Rebuild(settings, channel, archive, have, work_directory(settings))
         with channel.phase("delta", stall_s=settings.stall_timeout):
             restoration.apply_delta()
-        pid = Rebuild(settings, channel, archive, have, work_directory(settings)).run()
+        pid = rebuild.run()
         gpu.thaw()
         with channel.phase("settle"):
             restoration.settle(pid)

@@ -42,7 +42,8 @@ def test_every_kind_of_memory_comes_back(containers, fill, children):
     container = restored(containers)
     assert container.json("/state?digest=1")["sha256"] == before
     filled = container.event("fill")["bytes"] >> 20
-    assert filled >= (90 if children == "0" else 48), container.output()
+    assert filled >= (100 if children == "0" else 56), container.output()
+    assert container.event("restore")["bytes"] >> 20 < (8 if children == "0" else 200)
     ticks = container.json("/state")["ticks"]
     container.wait(
         lambda: (
@@ -83,6 +84,42 @@ def test_a_stopped_task_stays_stopped(containers):
         if line.startswith("sleep")
     ]
     assert states == ["T"]
+
+
+#: Says how often its parent was told about it, and it that it goes on.
+TOLD = """
+import os, pathlib, signal, time
+told = {signal.SIGCHLD: 0, signal.SIGCONT: 0}
+def count(number, frame):
+    told[number] += 1
+signal.signal(signal.SIGCHLD, count)
+if os.fork() == 0:
+    time.sleep(1000)
+held = bytearray(200 << 20)
+pathlib.Path(os.environ["DYNAMO_CHECKPOINT_SIGNAL_FILE"]).touch()
+while True:
+    time.sleep(0.1)
+    print("told", told[signal.SIGCHLD], flush=True)
+"""
+
+
+def test_tasks_would_stop_if_criu_died_and_nobody_is_told_that_they_did_not(containers):
+    """While memory is filled a stop signal is pending; afterwards it is gone without a trace."""
+    command = ("python3", "-c", TOLD.replace("bytearray(200 << 20)", "os.urandom(200 << 20)"))
+    published(containers, command=command)
+    container = restore(containers, command=command, settings={"CONCURRENCY": "1"})
+    container.wait_for_event("restore")
+    stop = 1 << signal.SIGSTOP - 1
+    tasks = [pid for pid, line in container.processes().items() if line.startswith("python3 -c")]
+    pending = [
+        int(Path(f"/proc/{pid}/status").read_text().partition("ShdPnd:")[2].split()[0], 16) & stop
+        for pid in tasks
+    ]
+    assert not container.event("fill"), "filled before it could be looked at"
+    assert pending == [stop] * 2
+    container.wait_for_event("Restored")
+    container.wait_for_text("told")
+    assert "told 1" not in container.stdout
 
 
 def worker_of(container):

@@ -1,6 +1,8 @@
 """Which memory is filled by us and which stays with CRIU."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynamo_entry.fill import plan, shared
 from dynamo_entry.fill.plan import LEAST_BYTES, Extent, Shared, Task
@@ -10,6 +12,7 @@ from dynamo_entry.fill.tree import (
     MAP_HUGETLB,
     MAP_PRIVATE,
     MAP_SHARED,
+    PAGE,
     PRESENT,
     PROT_WRITE,
     Mapping,
@@ -18,6 +21,7 @@ from dynamo_entry.fill.tree import (
     Run,
     SharedMemory,
     Tree,
+    Unlinked,
 )
 
 BIG = 4 * LEAST_BYTES
@@ -82,15 +86,75 @@ def test_what_relatives_share_stays_with_criu():
     ]  # fmt: skip
 
 
-def test_without_a_record_whatever_relatives_have_at_one_address_stays_with_criu():
+def test_without_a_record_whatever_parent_and_child_have_in_one_mapping_stays_with_criu():
     parent, child, grandchild = process(), process(1001, 1000), process(1002, 1001)
     assert not made(parent, child, grandchild).extents
     assert len(made(parent, process(2000, 0)).extents) == 2, "strangers share nothing"
 
 
+def test_mappings_that_criu_does_not_compare_are_filled():
+    """Of another program, or not from the same beginning to the same end."""
+    other = process(1001, 1000, mappings=[Mapping(AT, AT + BIG, PROT_WRITE, PRIVATE)])
+    assert len(made(process(), other).extents) == 2
+    assert len(made(process(), process(1001, 1000)._replace(program=7)).extents) == 2
+
+
+def test_what_criu_writes_last_stays_with_criu():
+    reserved = [(AT + BIG // 2, AT + BIG // 2 + PAGE)]
+    found = made(process()._replace(reserved=reserved))
+    assert found.size == BIG - PAGE
+    assert [(run.start, run.end) for run in found.rests[0].runs] == reserved
+
+
+def test_a_task_that_job_control_had_stopped_is_not_among_the_running():
+    found = made(process(), process(1001, 1000)._replace(is_stopped=True))
+    assert found.pids == [1000, 1001]
+    assert found.running == [1000]
+
+
+def test_shared_memory_does_not_grow_beyond_its_size():
+    """Its last page is in the image whole."""
+    one = process(runs=[], mappings=[], descriptors=[(5, 1)])
+    found = made(one, memory=[memory(size=BIG - 100)])
+    assert found.size == BIG - 100
+    assert found.rests[0].runs == []
+
+
+def test_an_unlinked_file_is_created_by_criu_and_filled_by_us():
+    one = process(runs=[], mappings=[], descriptors=[(5, 9)])
+    file = Unlinked(9, 33, "ghost-file-1.img", 40, [Run(100, 500, PRESENT, 61)])
+    tree = Tree([one], [], [file])
+    found = plan.make(tree, None)
+    assert found.extents == [Extent("ghost-file-1.img", 61, 400, Shared(("/proc/1000/fd/5",)), 100)]
+    assert found.heads == {"ghost-file-1.img": 40}
+    assert not plan.make(tree, None, may_write=lambda owner: owner != 33).extents
+
+
+layouts = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(1, 50), st.sampled_from([PRESENT | LAZY, PRESENT])), max_size=6
+)
+
+
+@given(layouts, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50)), max_size=4))
+def test_every_page_is_filled_or_left_to_criu_and_comes_from_its_own_place(layout, writable):
+    runs, page, offset = [], 0, 0
+    for gap, pages, flags in layout:
+        page += gap
+        runs.append(Run(page * PAGE, (page + pages) * PAGE, flags, offset * PAGE))
+        page, offset = page + pages, offset + pages
+    mappings = [Mapping(at * PAGE, (at + pages) * PAGE, PROT_WRITE, PRIVATE) for at, pages in writable]
+    found = made(process(runs=runs, mappings=mappings))
+    left = [run for rest in found.rests for run in rest.runs] if found.rests else runs
+    places = [(run.start, run.end - run.start, run.offset) for run in left]
+    places += [(extent.position, extent.length, extent.offset) for extent in found.extents]
+    pages = [(start + at, offset + at) for start, length, offset in places for at in range(0, length, PAGE)]
+    wanted = [(run.start + at, run.offset + at) for run in runs for at in range(0, run.end - run.start, PAGE)]
+    assert sorted(pages) == wanted
+
+
 def memory(**changes):
     pagemap = Pagemap("pagemap-shmem-7.img", 9, [Run(0, BIG, PRESENT, 0)])
-    return SharedMemory(1, 0, is_hugetlb=False, pagemap=pagemap)._replace(**changes)
+    return SharedMemory(1, 0, is_hugetlb=False, pagemap=pagemap, size=BIG)._replace(**changes)
 
 
 def test_shared_memory_is_filled_once_through_whoever_has_it():

@@ -222,18 +222,27 @@ def contradictions(settings: Settings) -> list[str]:
 
 
 def complete(settings: Settings) -> Settings:
-    """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory."""
+    """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory, a tag."""
     location = settings.location.removeprefix("file://")
     if "://" not in location:
         location = _completed(location or settings.path, settings.hash)
         return settings._replace(location=location, path=location)
-    return settings._replace(path=_completed(settings.path, settings.hash))
+    return settings._replace(
+        location=_tagged(location, settings.hash), path=_completed(settings.path, settings.hash)
+    )
 
 
 def _completed(path: str, name: str) -> str:
     if not path or path.endswith(".tar") or not name:
         return path
     return f"{path.rstrip('/')}/{name}.tar"
+
+
+def _tagged(location: str, name: str) -> str:
+    """A repository without tag or digest gets the hash for its tag."""
+    if not location.startswith("oci") or not name or ":" in location.rpartition("/")[2]:
+        return location
+    return f"{location.rstrip('/')}:{name}"
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

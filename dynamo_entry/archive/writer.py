@@ -22,9 +22,10 @@ _CREATOR = f"dynamo-entry {__version__}"
 
 
 class Finished(NamedTuple):
-    """A finished archive: its manifest, the manifest's digest (the archive's identity), its size in bytes."""
+    """A finished archive: its manifest, as value and as JSON, the digest that is its identity, its bytes."""
 
     manifest: Manifest
+    document: bytes
     digest: str
     size: int
 
@@ -101,7 +102,7 @@ class ArchiveWriter:
         self._append_member(manifest.MANIFEST_MEMBER, body)
         self._append_member(manifest.TRAILER_MEMBER, manifest.trailer_json(location))
         self._append(tar.END)
-        return Finished(result, location.digest, self._position)
+        return Finished(result, body, location.digest, self._position)
 
     def abort(self) -> None:
         """Stop and forget; returns when no thread touches the sink any more. Idempotent."""

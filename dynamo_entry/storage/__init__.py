@@ -22,7 +22,7 @@ def open_store(location: str, retry: Retry = DEFAULT) -> Store:
 
     Opening does no I/O. Raises SettingsError for a location that no backend understands.
     """
-    scheme = location.split("://", 1)[0] if "://" in location else "file"
+    scheme = location.split("://", 1)[0].split("+", maxsplit=1)[0] if "://" in location else "file"
     if scheme not in _BACKENDS:
         raise SettingsError(
             f"no storage backend for {location!r}",

@@ -6,7 +6,7 @@ A store is bound to one object: one archive at one location. Reader and writer n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import NamedTuple
 
@@ -111,6 +111,12 @@ class Writer(ABC):
     @abstractmethod
     def append(self, *buffers: Bytes) -> None:
         """Add the buffers at the end. The caller may re-use them as soon as this returns."""
+
+    def describe(self, config: bytes, annotations: Mapping[str, str]) -> None:  # noqa: B027
+        """What the object is, for stores that show it beside the object: a JSON document, and names with values.
+
+        Before ``commit``. Most stores have no room for it.
+        """
 
     @abstractmethod
     def commit(self) -> ObjectStat:

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import structs
 
-from dynamo_entry import canary, compat, cuda, hooks, storage
+from dynamo_entry import __version__, canary, compat, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import (
@@ -59,7 +59,7 @@ class _Creation:
     def __init__(self, settings: Settings, channel: Channel) -> None:
         self._settings = settings
         self._channel = channel
-        self._store = storage.open_store(settings.location)
+        self._store = storage.open_store(settings.location, storage.Retry.within(settings.stall_timeout))
         self._key = read_key(settings.key_file)
         self._pid = 0
         self._canary: dict[str, Any] = {}
@@ -167,6 +167,7 @@ class _Creation:
                 self._add_delta(writer, phase)
             with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
                 finished = writer.finish(structs.replace(head, facts=facts))
+                sink.describe(finished.document, _annotations(head, finished.digest))
                 result = self._commit(sink, finished.digest)
             with self._channel.phase("thaw"), self._channel.shielded():
                 self._let_go(dump)
@@ -234,3 +235,14 @@ class _Creation:
             "result": result, "phase": self._channel.phase_name, "location": self._store.location,
             "digest": digest, "size_bytes": size, "seconds": self._channel.seconds,
         }  # fmt: skip
+
+
+def _annotations(head: Head, digest: str) -> dict[str, str]:
+    """What a registry shows of a checkpoint. The first name is the image specification's."""
+    return {
+        "org.opencontainers.image.created": head.created_at,
+        "io.dynamo-entry.checkpoint.hash": head.hash,
+        "io.dynamo-entry.checkpoint.digest": digest,
+        "io.dynamo-entry.checkpoint.creator": __version__,
+        "io.dynamo-entry.checkpoint.criu": head.host.get("criu", ""),
+    }

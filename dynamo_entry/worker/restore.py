@@ -71,11 +71,13 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
     """The first source with a valid archive; a later one only where the earlier ones failed."""
     deadline = time.monotonic() + settings.wait
     key = read_key(settings.key_file)
+    retry = storage.Retry.within(settings.stall_timeout)
     while True:
         failure: CheckpointError = NotFound("no source for the archive is given")
         for source in sources:
             try:
-                return Archive.open(storage.open_store(source), expected_hash=settings.hash, key=key)
+                store = storage.open_store(source, retry)
+                return Archive.open(store, expected_hash=settings.hash, key=key)
             except (StorageError, ArchiveError) as error:
                 failure = error
                 if source != sources[-1]:

@@ -200,6 +200,7 @@ class Containers:
         settings: dict[str, str] | None = None,
         env: dict[str, str] | None = None,
         volumes: tuple[str, ...] = (),
+        network: str = "none",
     ) -> Container:
         name = f"dynamo-entry-test-{uuid.uuid4().hex[:12]}"
         directory = self.directory / name
@@ -208,7 +209,7 @@ class Containers:
             env or {}
         )
         argv = [
-            "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--name", name, "--network=none", *MACHINE,
+            "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--name", name, f"--network={network}", *MACHINE,
             *(("--runtime", "runc") if ENGINE == "podman" else ()),
             "-v", f"{self.checkpoints}:/checkpoints", "-v", f"{TINY}:/tiny.py:ro",
             *(part for volume in volumes for part in ("-v", volume)),

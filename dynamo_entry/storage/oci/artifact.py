@@ -1,0 +1,104 @@
+"""The manifest of the artifact: built, and read again.
+
+https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md, "Guidelines for Artifact Usage". The blobs in
+the order of ``layers`` are the archive; their titles sort in that order, so that `oras pull` and `cat` give it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dynamo_entry.errors import Corrupt
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"
+LAYER_TYPE = "application/vnd.dynamo-entry.checkpoint.v1.tar"
+CONFIG_TYPE = "application/vnd.dynamo-entry.checkpoint.manifest.v1+json"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+EMPTY = b"{}"
+
+TITLE = "org.opencontainers.image.title"
+CREATED = "org.opencontainers.image.created"
+
+_HINT = (
+    "the location names something else, or the artifact is damaged: remove it and create the checkpoint again"
+)
+
+
+class Layer(NamedTuple):
+    """One blob: ``size`` bytes of the archive."""
+
+    digest: str
+    size: int
+
+
+class Artifact(NamedTuple):
+    """An artifact as it is in a registry; ``digest`` is its manifest's."""
+
+    digest: str
+    layers: list[Layer]
+
+    @property
+    def size(self) -> int:
+        """Of the archive, in bytes."""
+        return sum(layer.size for layer in self.layers)
+
+
+def digest_of(data: bytes) -> str:
+    """As the registry names a blob or a manifest."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def manifest(layers: Sequence[Layer], config: bytes | None, annotations: Mapping[str, str]) -> bytes:
+    """The JSON of the manifest. ``config`` is the archive's own manifest, or None for nothing."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "artifactType": ARTIFACT_TYPE,
+        "config": {
+            "mediaType": CONFIG_TYPE if config is not None else EMPTY_TYPE,
+            "digest": digest_of(EMPTY if config is None else config),
+            "size": len(EMPTY if config is None else config),
+        },
+        "layers": [
+            {
+                "mediaType": LAYER_TYPE,
+                "digest": layer.digest,
+                "size": layer.size,
+                "annotations": {TITLE: f"checkpoint.tar.{number:06}"},
+            }
+            for number, layer in enumerate(layers)
+        ],
+        "annotations": dict(annotations),
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
+    """The artifact that a manifest describes. Raises Corrupt for any other manifest, or one of another digest."""
+    digest = digest_of(body)
+    if expected_digest and digest != expected_digest:
+        raise Corrupt(
+            f"{name}: the manifest has digest {digest}", hint=_HINT, reason="ManifestDigestMismatch"
+        )
+    try:
+        document = json.loads(body)
+        layers = [_layer(entry) for entry in document["layers"]]
+        kind = document.get("artifactType") or document["config"]["mediaType"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise Corrupt(
+            f"{name} is not an artifact of dynamo_entry", hint=_HINT, reason="NotAnArchive"
+        ) from None
+    if kind != ARTIFACT_TYPE:
+        raise Corrupt(f"{name} is an artifact of type {kind}", hint=_HINT, reason="NotAnArchive")
+    return Artifact(digest, layers)
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    digest, size = entry["digest"], entry["size"]
+    if not isinstance(digest, str) or not isinstance(size, int) or size < 0:
+        raise TypeError
+    return Layer(digest, size)

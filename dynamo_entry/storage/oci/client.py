@@ -1,0 +1,175 @@
+"""Requests to one repository: login, redirects and errors are taken care of."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.failures import answered
+from dynamo_entry.storage.http import Connections, Response, Server
+from dynamo_entry.storage.oci import credentials
+from dynamo_entry.storage.oci.location import Location
+from dynamo_entry.storage.oci.tokens import Authorization
+from dynamo_entry.storage.retry import Retry
+
+_HINTS = {
+    "DENIED": "the login is not allowed to do this: check the registry's permissions for the repository",
+    "UNAUTHORIZED": "check the credentials: DOCKER_CONFIG names the directory of a Docker config.json",
+    "NAME_UNKNOWN": "create the repository, or correct the location",
+    "SIZE_INVALID": "the registry limits the size of a layer",
+    "MANIFEST_INVALID": "the registry does not take artifacts of OCI 1.1",
+}
+
+#: A redirect leads to the store behind the registry, and no further.
+_REDIRECTS = 3
+
+#: A login that another thread renewed meanwhile, and our own.
+_LOGINS = 2
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Answer(NamedTuple):
+    """A small answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Client:
+    """One repository. Thread-safe. ``call`` repeats a request as the retry policy says; ``exchange`` does not."""
+
+    def __init__(self, location: Location, name: str, retry: Retry) -> None:
+        self.name = name
+        self.retry = retry
+        self._base = f"{location.server.scheme}://{location.server.authority}/v2/{location.repository}/"
+        self._connections: dict[Server, Connections] = {}
+        self._lock = threading.Lock()
+        self._home = location.server
+        self._authorization = Authorization(
+            name, f"repository:{location.repository}:pull,push",
+            lambda: credentials.find(location.registry, location.repository), self._fetch,
+        )  # fmt: skip
+
+    def call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] = _NOTHING,
+        body: Sequence[Bytes] = (),
+        *,
+        keep: Sequence[str] = (),
+    ) -> Answer:
+        """The whole answer of a request that a later attempt may repeat, with the headers ``keep``."""
+        return self.retry.call(lambda: self.once(operation, method, path, headers, body, keep=keep))
+
+    def once(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] = _NOTHING,
+        body: Sequence[Bytes] = (),
+        *,
+        keep: Sequence[str] = (),
+    ) -> Answer:
+        """One attempt of ``call``. ``path`` is below the repository, or a URL."""
+        with self.exchange(operation, method, path, headers, body) as response:
+            kept = {name: response.header(name) for name in keep}
+            return Answer(response.status, kept, b"" if method == "HEAD" else response.read())
+
+    @contextmanager
+    def exchange(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] = _NOTHING,
+        body: Sequence[Bytes] = (),
+    ) -> Iterator[Response]:
+        """One attempt; the block has the answer. Raises StorageError for any answer but 2xx."""
+        what = f"{self.name}: {operation}"
+        url = self.url(path)
+        logins = 0
+        for _ in range(_REDIRECTS + _LOGINS + 1):
+            server, target = _split(url)
+            login = self._authorization.header() if server == self._home else ""
+            given = {**headers, "Authorization": login} if login else dict(headers)
+            with self._to(server).exchange(what, method, target, given, body) as response:
+                if response.status < 300:
+                    yield response
+                    return
+                document = b"" if method == "HEAD" else response.read()
+                if response.status in (301, 302, 303, 307, 308) and method in ("GET", "HEAD"):
+                    url = urljoin(url, response.header("Location"))
+                    continue
+                if response.status == 401 and server == self._home and logins < _LOGINS:
+                    logins += 1
+                    challenge = response.header("WWW-Authenticate")
+                    if self._authorization.challenged(challenge, login):
+                        continue
+                raise _failure(what, response, document)
+        raise StorageError(f"{what}: redirected too often", reason="TooManyRedirects")
+
+    def url(self, path: str) -> str:
+        """The whole URL of a path below the repository, or of a Location header."""
+        return urljoin(self._base, path)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for connections in self._connections.values():
+            connections.close()
+
+    def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
+        """A request to the server that gives out tokens."""
+        what = f"{self.name}: login at {url.partition('?')[0]}"
+        server, target = _split(url)
+        with self._to(server).exchange(what, method, target, headers, [body] if body else ()) as response:
+            document = response.read()
+            if response.status >= 300:
+                raise _failure(what, response, document)
+            return document
+
+    def _to(self, server: Server) -> Connections:
+        with self._lock:
+            if server not in self._connections:
+                self._connections[server] = Connections(server, stall_s=self.retry.stall_s)
+            return self._connections[server]
+
+
+def _split(url: str) -> tuple[Server, str]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise StorageError(f"the registry leads to {url!r}, which is no URL", reason="BadLocation")
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Server(parts.scheme, parts.hostname, port), target
+
+
+def _failure(what: str, response: Response, body: bytes) -> StorageError:
+    """The error of an answer; a registry's own code and message are in its JSON (specification, "Error codes")."""
+    code = detail = ""
+    try:
+        first = json.loads(body)["errors"][0]
+        code, detail = str(first.get("code", "")), str(first.get("message", ""))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        pass
+    error = answered(
+        what, response.status, code=code, detail=detail, hint=_HINTS.get(code, ""),
+        request_id=response.header("X-Request-Id"), retry_after=response.header("Retry-After"),
+    )  # fmt: skip
+    facts = {"hint": error.hint, "reason": code, "status": response.status, "request_id": error.request_id}
+    if code == "BLOB_UPLOAD_UNKNOWN":  # the registry forgot the session: another one may do
+        return StorageUnavailable(error.message, **facts)  # type: ignore[arg-type]
+    if isinstance(error, NotFound) and code in ("DENIED", "UNAUTHORIZED"):
+        return StorageDenied(error.message, **facts)  # type: ignore[arg-type]
+    return error

@@ -1,0 +1,107 @@
+"""The archive as a sequence of blobs, read at random."""
+
+from __future__ import annotations
+
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from dynamo_entry.errors import Corrupt, StorageError
+from dynamo_entry.storage.http import Response
+from dynamo_entry.storage.oci.artifact import Layer
+from dynamo_entry.storage.oci.client import Client
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+#: Whole layers that are kept where a registry has no ranges: as many chunks are read from each.
+_KEPT = 3
+
+
+class Piece(NamedTuple):
+    """``length`` bytes of a layer, from ``offset`` on."""
+
+    layer: Layer
+    offset: int
+    length: int
+
+
+class Layers:
+    """Reads pieces of the layers of one artifact. Thread-safe."""
+
+    def __init__(self, client: Client, layers: Sequence[Layer]) -> None:
+        self._client = client
+        self._layers = layers
+        self._starts = list(accumulate((layer.size for layer in layers), initial=0))
+        self._has_ranges = True
+        self._whole: OrderedDict[str, bytearray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def pieces(self, offset: int, length: int) -> Iterator[Piece]:
+        """Where ``length`` bytes from ``offset`` on lie. They must lie within."""
+        index = bisect_right(self._starts, offset) - 1
+        while length:
+            layer, within = self._layers[index], offset - self._starts[index]
+            count = min(length, layer.size - within)
+            if count:
+                yield Piece(layer, within, count)
+            index, offset, length = index + 1, offset + count, length - count
+
+    def read(self, piece: Piece, view: memoryview) -> None:
+        """Fill ``view`` with the piece; an attempt that breaks off is taken up again where it did."""
+        if self._has_ranges and self._read_range(piece, view):
+            return
+        view[:] = memoryview(self._read_whole(piece.layer))[piece.offset : piece.offset + piece.length]
+
+    def _read_range(self, piece: Piece, view: memoryview) -> bool:
+        """False where the registry does not know ranges."""
+        done = 0
+
+        def moved(n: int) -> None:
+            nonlocal done
+            done += n
+
+        def attempt() -> bool:
+            start = piece.offset + done
+            headers = {"Range": f"bytes={start}-{piece.offset + piece.length - 1}"}
+            with self._client.exchange("blob", "GET", f"blobs/{piece.layer.digest}", headers) as response:
+                if response.status != 206:
+                    return False
+                _check_range(self._client.name, response, start)
+                response.read_into(view[done:], moved)
+                return True
+
+        self._has_ranges = self._client.retry.call(attempt, progress=lambda: done)
+        return self._has_ranges
+
+    def _read_whole(self, layer: Layer) -> bytearray:
+        """A layer that is asked for piece by piece is fetched once."""
+        with self._lock:
+            found = self._whole.get(layer.digest)
+            if found is None:
+                found = bytearray(layer.size)
+                self._client.retry.call(lambda: self._fetch(layer, memoryview(found)))
+                self._whole[layer.digest] = found
+                while len(self._whole) > _KEPT:
+                    self._whole.popitem(last=False)
+            self._whole.move_to_end(layer.digest)
+            return found
+
+    def _fetch(self, layer: Layer, view: memoryview) -> None:
+        with self._client.exchange("blob", "GET", f"blobs/{layer.digest}") as response:
+            if response.length not in (None, layer.size):
+                raise Corrupt(
+                    f"{self._client.name}: layer {layer.digest} has {response.length} bytes instead of {layer.size}",
+                    hint="the artifact is damaged: remove it and create the checkpoint again",
+                    reason="Truncated",
+                )
+            response.read_into(view)
+
+
+def _check_range(name: str, response: Response, start: int) -> None:
+    found = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))
+    if not found or int(found[1]) != start:
+        raise StorageError(f"{name}: blob was answered with another range than asked for", reason="NoRanges")

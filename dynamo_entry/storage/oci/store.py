@@ -1,0 +1,80 @@
+"""One archive in a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.errors import Corrupt, SettingsError, StorageError
+from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
+from dynamo_entry.storage.oci import artifact, location
+from dynamo_entry.storage.oci.artifact import Artifact
+from dynamo_entry.storage.oci.client import Client
+from dynamo_entry.storage.oci.layers import Layers
+from dynamo_entry.storage.oci.writer import OciWriter
+from dynamo_entry.storage.retry import DEFAULT, Retry
+
+
+class OciStore(Store):
+    """One artifact. Reads see the one that the tag stood for at the first ``stat``, even when it is moved."""
+
+    parallel_reads = 8
+    read_bytes = 8 << 20
+
+    def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
+        self.location = url
+        self._place = location.parse(url)
+        self._client = Client(self._place, url, retry)
+        self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
+        self._found: tuple[Artifact, Layers] | None = None
+
+    def stat(self) -> ObjectStat:
+        self._found = None
+        found, _ = self._resolved()
+        return ObjectStat(found.size, found.digest)
+
+    def read_range(self, offset: int, length: int) -> Bytes:
+        found, layers = self._resolved()
+        if offset + length > found.size:
+            raise Corrupt(
+                f"{self.location} ends before {offset}+{length}",
+                hint="it was cut short: remove it and create the checkpoint again",
+                reason="Truncated",
+            )
+        view = self._buffers.take(length) if length <= self.read_bytes else memoryview(bytearray(length))
+        done = 0
+        for piece in layers.pieces(offset, length):
+            layers.read(piece, view[done : done + piece.length])
+            done += piece.length
+        return view
+
+    def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> OciWriter:
+        if not self._place.tag:
+            raise SettingsError(
+                f"{self.location} names a digest, which only what is there already can have",
+                hint="create under a tag: oci://registry/repository:tag",
+            )
+        return OciWriter(self._client, self._place.tag, replace=replace, expected_size=expected_size)
+
+    def delete(self) -> None:
+        """Remove the artifact, by its digest: with it go all its tags. The registry collects the layers."""
+        self._client.call("manifest", "DELETE", f"manifests/{self.stat().version}")
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """None: the specification has no way to list layers without a tag; registries collect them themselves."""
+        return iter(())
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        raise StorageError(f"{leftover.name} is nothing of ours")
+
+    def close(self) -> None:
+        self._found = None
+        self._client.close()
+
+    def _resolved(self) -> tuple[Artifact, Layers]:
+        if self._found is None:
+            headers = {"Accept": artifact.MANIFEST_TYPE}
+            answer = self._client.call("manifest", "GET", f"manifests/{self._place.reference}", headers)
+            found = artifact.parse(answer.body, self.location, self._place.digest)
+            self._found = found, Layers(self._client, found.layers)
+        return self._found

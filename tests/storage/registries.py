@@ -1,0 +1,48 @@
+"""Fixtures: registries, and a repository of one's own in them."""
+
+import shutil
+import uuid
+
+import pytest
+from servers.registry import Registry
+
+from dynamo_entry.storage import Retry
+
+RETRY = Retry(limit_s=8, stall_s=2)
+
+
+@pytest.fixture(scope="session")
+def registries(tmp_path_factory):
+    """By way of login; started when first asked for."""
+    if shutil.which("docker-registry") is None:
+        pytest.skip("needs Docker's registry: tests/storage/servers/install")
+    started = {}
+
+    def get(kind):
+        if kind not in started:
+            started[kind] = Registry(tmp_path_factory.mktemp(f"registry-{kind}"), tokens=kind == "token")
+        return started[kind]
+
+    yield get
+    for server in started.values():
+        server.stop()
+
+
+@pytest.fixture(params=["password", "token"])
+def any_registry(request, registries, monkeypatch, tmp_path):
+    return logged_in(registries(request.param), monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def registry(registries, monkeypatch, tmp_path):
+    return logged_in(registries("password"), monkeypatch, tmp_path)
+
+
+def logged_in(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate.ca))
+    monkeypatch.setenv("DOCKER_CONFIG", str(server.docker_config(tmp_path / "docker")))
+    return server
+
+
+def new_location(server, tag="d936422b4f953f99"):
+    return f"oci://{server.name}/test/{uuid.uuid4().hex[:12]}:{tag}"

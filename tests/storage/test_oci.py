@@ -1,0 +1,468 @@
+"""An archive in an OCI registry: whole or not there, found by tag or digest, readable at random, and by other tools."""
+
+import http.server
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from registries import RETRY, any_registry, new_location, registries, registry  # noqa: F401
+from servers.registry import PASSWORD, USER
+
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head
+from dynamo_entry.errors import (
+    AlreadyExists,
+    Corrupt,
+    NotFound,
+    SettingsError,
+    StorageDenied,
+    StorageUnavailable,
+)
+from dynamo_entry.storage import open_store
+from dynamo_entry.storage.oci import writer as oci_writer
+
+MIB = 1 << 20
+
+
+_opened = []
+
+
+def store_at(location):
+    _opened.append(open_store(location, RETRY))
+    return _opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed_stores():
+    yield
+    while _opened:
+        _opened.pop().close()
+
+
+def publish(location, data, *, replace=False):
+    with store_at(location) as store:
+        writer = store.open_writer(replace=replace)
+        writer.append(data)
+        return writer.commit()
+
+
+def test_what_was_written_reads_back_at_random(any_registry):  # noqa: F811
+    """Also across layers, with a password and with tokens."""
+    location, data = new_location(any_registry), os.urandom(70 * MIB)
+    published = publish(location, data)
+    with store_at(location) as store:
+        assert store.stat() == published
+        assert published.size == len(data)
+        for offset, length in ((0, 10), (31 * MIB, 2 * MIB), (70 * MIB - 5, 5), (0, 70 * MIB), (5, 0)):
+            assert bytes(store.read_range(offset, length)) == data[offset : offset + length]
+        with pytest.raises(Corrupt, match="ends before"):
+            store.read_range(70 * MIB - 5, 6)
+
+
+def test_nothing_is_visible_before_commit_and_after_abort(registry):  # noqa: F811
+    location = new_location(registry)
+    store = store_at(location)
+    writer = store.open_writer()
+    writer.append(os.urandom(40 * MIB))
+    with pytest.raises(NotFound):
+        store_at(location).stat()
+    writer.abort()
+    with pytest.raises(NotFound):
+        store_at(location).stat()
+
+
+def test_an_archive_that_is_there_stays(registry):  # noqa: F811
+    location = new_location(registry)
+    publish(location, b"first")
+    with pytest.raises(AlreadyExists):
+        publish(location, b"second")
+    assert bytes(store_at(location).read_range(0, 5)) == b"first"
+    publish(location, b"third", replace=True)
+    assert bytes(store_at(location).read_range(0, 5)) == b"third"
+
+
+def test_of_racing_creators_one_publishes(registry):  # noqa: F811
+    """The others learn that it exists, and what is visible is the winner's, whole."""
+    location = new_location(registry)
+    start = threading.Barrier(6)
+
+    def race(number):
+        writer = store_at(location).open_writer()
+        writer.append(b"%d" % number * 1000)
+        start.wait()
+        try:
+            return number, writer.commit()
+        except AlreadyExists:
+            return number, None
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = dict(pool.map(race, range(6)))
+    winners = [number for number, stat in outcomes.items() if stat]
+    assert len(winners) == 1, outcomes
+    with store_at(location) as store:
+        assert store.stat() == outcomes[winners[0]]
+        assert bytes(store.read_range(0, 1000)) == b"%d" % winners[0] * 1000
+
+
+def test_reads_stay_with_the_artifact_that_they_began_with(registry):  # noqa: F811
+    location = new_location(registry)
+    publish(location, b"first")
+    store = store_at(location)
+    store.stat()
+    publish(location, b"other", replace=True)
+    assert bytes(store.read_range(0, 5)) == b"first"
+    store.stat()
+    assert bytes(store.read_range(0, 5)) == b"other"
+
+
+def test_by_digest(registry):  # noqa: F811
+    """It cannot be another one, and nothing can be created there."""
+    location = new_location(registry)
+    digest = publish(location, b"content").version
+    pinned = location.rpartition(":")[0] + f"@{digest}"
+    assert bytes(store_at(pinned).read_range(0, 7)) == b"content"
+    with pytest.raises(SettingsError, match="tag"):
+        store_at(pinned).open_writer()
+    with pytest.raises(NotFound):
+        store_at(pinned[:-1] + ("0" if pinned[-1] != "0" else "1")).stat()
+
+
+def test_delete(registry):  # noqa: F811
+    location = new_location(registry)
+    publish(location, b"content")
+    store_at(location).delete()
+    with pytest.raises(NotFound):
+        store_at(location).stat()
+
+
+def test_an_artifact_of_another_kind_is_no_archive(registry, tmp_path):  # noqa: F811
+    (tmp_path / "file").write_text("hello")
+    location = new_location(registry)
+    oras(registry, tmp_path, f"push('{location[6:]}', files=['file'])")
+    with pytest.raises(Corrupt, match="artifact") as caught:
+        store_at(location).stat()
+    assert caught.value.reason == "NotAnArchive"
+
+
+def oras(server, directory, call):
+    """A call of the oras library, in a process of its own."""
+    script = (
+        "import oras.client; client = oras.client.OrasClient(tls_verify=True, auth_backend='basic');"
+        f"client.auth.set_basic_auth('{USER}', '{PASSWORD}');"
+        f"client.{call}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=directory, capture_output=True, text=True, check=False,
+        env={**os.environ, "REQUESTS_CA_BUNDLE": str(server.certificate.ca)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def archived(location):
+    """A real archive at the location, as a creation makes it."""
+    sink = store_at(location).open_writer()
+    archive = ArchiveWriter(sink, compression=Compression.parse("none"), threads=2)
+    stream = archive.stream("criu/pages-1.img")
+    stream.write(os.urandom(40 * MIB))
+    stream.close()
+    finished = archive.finish(Head(hash="d936422b4f953f99", created_at="2026-01-02T03:04:05Z"))
+    sink.describe(finished.document, {"io.dynamo-entry.checkpoint.hash": "d936422b4f953f99"})
+    sink.commit()
+    return finished
+
+
+def test_other_tools_can_pull_and_copy_it(registry, tmp_path):  # noqa: F811
+    """`oras pull` and `cat` give the tar; `skopeo copy` gives the same artifact elsewhere."""
+    location = new_location(registry)
+    finished = archived(location)
+    pulled = tmp_path / "pulled"
+    pulled.mkdir()
+    oras(registry, tmp_path, f"pull('{location[6:]}', outdir='{pulled}')")
+    parts = sorted(path for path in pulled.iterdir() if path.name.startswith("checkpoint.tar."))
+    assert len(parts) == 2
+    (tmp_path / "whole.tar").write_bytes(b"".join(path.read_bytes() for path in parts))
+    with Archive.open(open_store(str(tmp_path / "whole.tar"))) as archive:
+        archive.verify()
+        assert archive.digest == finished.digest
+
+    copy = new_location(registry)
+    env = {**os.environ, "REGISTRY_AUTH_FILE": f"{os.environ['DOCKER_CONFIG']}/config.json"}
+    subprocess.run(
+        ["skopeo", "copy", "--all", "--preserve-digests", f"docker://{location[6:]}", f"docker://{copy[6:]}"],
+        check=True, capture_output=True, env=env,
+    )  # fmt: skip
+    assert store_at(copy).stat() == store_at(location).stat()
+    shown = json.loads(
+        subprocess.run(
+            ["skopeo", "inspect", "--raw", f"docker://{copy[6:]}"], check=True, capture_output=True, env=env
+        ).stdout
+    )
+    assert shown["artifactType"] == "application/vnd.dynamo-entry.checkpoint.v1"
+    assert shown["annotations"]["io.dynamo-entry.checkpoint.hash"] == "d936422b4f953f99"
+    assert shown["config"]["size"] == len(finished.document)
+
+
+def test_fsspec_opens_it(registry):  # noqa: F811
+    import fsspec
+
+    from dynamo_entry.storage.filesystem import OciFileSystem
+
+    fsspec.register_implementation("oci", OciFileSystem, clobber=True)
+    location = new_location(registry)
+    with fsspec.open(location, "wb") as file:
+        file.write(b"x" * 1000 + b"end")
+    with fsspec.open(location) as file:
+        file.seek(1000)
+        assert file.read() == b"end"
+    with pytest.raises(FileNotFoundError):
+        fsspec.open(new_location(registry)).open()
+
+
+def test_without_a_login_it_is_denied_not_absent(any_registry, monkeypatch, tmp_path):  # noqa: F811
+    location = new_location(any_registry)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nobody"))
+    with pytest.raises(StorageDenied, match="DOCKER_CONFIG") as caught:
+        store_at(location).stat()
+    assert caught.value.status == 401
+    with pytest.raises(StorageDenied):
+        publish(location, b"x")
+
+
+def test_a_credential_helper_logs_in(registry, monkeypatch, tmp_path):  # noqa: F811
+    helper = tmp_path / "bin" / "docker-credential-test"
+    helper.parent.mkdir()
+    helper.write_text(
+        f'#!/bin/sh\nread server\n[ "$server" = {registry.name} ] || exit 1\n'
+        f'echo \'{{"Username": "{USER}", "Secret": "{PASSWORD}"}}\'\n'
+    )
+    helper.chmod(0o755)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / ".dockerconfigjson").write_text('{"credsStore": "test"}')
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("PATH", f"{helper.parent}:{os.environ['PATH']}")
+    location = new_location(registry)
+    publish(location, b"content")
+    helper.write_text("#!/bin/sh\necho no such thing; exit 1\n")
+    with pytest.raises(StorageDenied, match="docker-credential-test"):
+        store_at(location).stat()
+
+
+def test_an_unknown_authority_is_denied(registry, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(StorageDenied, match="SSL_CERT_FILE"):
+        store_at(new_location(registry)).stat()
+
+
+def test_a_registry_that_comes_back_is_waited_for(registry):  # noqa: F811
+    location = new_location(registry)
+    publish(location, b"content")
+    registry.pause()
+    threading.Timer(1.5, registry.resume).start()
+    assert bytes(store_at(location).read_range(0, 7)) == b"content"
+
+
+def test_a_registry_that_is_down_is_unavailable_in_time():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        location = f"oci+http://127.0.0.1:{free.getsockname()[1]}/a:b"
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable, match="connection refused"):
+        store_at(location).stat()
+    assert time.monotonic() - began < RETRY.limit_s + 5
+
+
+@pytest.fixture
+def between(registry, monkeypatch, tmp_path):  # noqa: F811
+    """A proxy on plain http before the registry, for what it cannot be made to do."""
+    proxy = Between(registry)
+    config = {
+        "auths": {
+            proxy.name: json.loads(Path(os.environ["DOCKER_CONFIG"], "config.json").read_text())["auths"][
+                registry.name
+            ]
+        }
+    }
+    (tmp_path / "between").mkdir()
+    (tmp_path / "between" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "between"))
+    yield proxy
+    proxy.stop()
+
+
+def test_plain_http_only_when_asked_for(between):
+    """Or else a login would go over the wire in the clear."""
+    with pytest.raises(StorageUnavailable) as caught:
+        store_at(between.location().replace("oci+http://", "oci://")).stat()
+    assert caught.value.reason == "TlsFailed"
+
+
+class Between:
+    """Forwards requests; ``fault(method, path)`` may say ``(status, body)``, "cut", or "no-range" instead."""
+
+    def __init__(self, server):
+        self.fault = lambda _method, _path: None
+        self.seen = []
+        context = ssl.create_default_context(cafile=str(server.certificate.ca))
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def forward(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                outer.seen.append((self.command, self.path))
+                fault = outer.fault(self.command, self.path)
+                if isinstance(fault, tuple):
+                    return self.answer(*fault)
+                headers = {name: value for name, value in self.headers.items() if name != "Host"}
+                if fault == "no-range":
+                    headers.pop("Range", None)
+                connection = http.client.HTTPSConnection(*server.name.split(":"), context=context)
+                connection.request(self.command, self.path, body, {**headers, "Host": outer.name})
+                response = connection.getresponse()
+                data = response.read()
+                connection.close()
+                given = {
+                    name: value.replace("https://", "http://")
+                    for name, value in response.getheaders()
+                    if name.lower() in ("location", "content-type", "content-range", "www-authenticate")
+                }
+                if fault == "cut":
+                    self.answer(response.status, data, given, upto=len(data) // 2)
+                    self.close_connection = True
+                    return None
+                return self.answer(response.status, data, given)
+
+            def answer(self, status, body, headers=None, upto=None):
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body[:upto])
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815
+
+            def log_message(self, *_):
+                """Quiet."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.name = f"127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def location(self):
+        return new_location(self).replace("oci://", "oci+http://")
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def once(match, fault):
+    """A fault for the first request whose method and path match."""
+    left = [fault]
+
+    def decide(method, path):
+        return left.pop() if left and match in f"{method} {path}" else None
+
+    return decide
+
+
+@pytest.mark.parametrize(
+    ("match", "fault"),
+    [
+        ("GET /v2/", (503, b"")),
+        ("GET /v2/", (429, b"")),
+        ("blobs/sha256", "cut"),
+        ("blobs/sha256", (500, b"")),
+        ("POST", (502, b"")),
+        ("PUT", (404, b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN", "message": "gone"}]}')),
+        ("PUT", (500, b"")),
+    ],
+)
+def test_what_passes_is_retried(between, match, fault):
+    """And only what broke: a layer that was cut in the middle goes on from there."""
+    between.fault = once(match, fault)
+    location, data = between.location(), os.urandom(3 * MIB)
+    publish(location, data)
+    assert bytes(store_at(location).read_range(0, 3 * MIB)) == data
+
+
+def test_a_registry_without_ranges_works(between):
+    """Slower: a whole layer is fetched once for all that is read from it."""
+    location, data = between.location(), os.urandom(40 * MIB)
+    publish(location, data)
+    between.fault = lambda _method, path: "no-range" if "blobs/sha256" in path else None
+    between.seen.clear()
+    with store_at(location) as store:
+        for offset in range(0, 40 * MIB, 4 * MIB):
+            assert bytes(store.read_range(offset, 4 * MIB)) == data[offset : offset + 4 * MIB]
+    fetched = [path for method, path in between.seen if method == "GET" and "blobs/sha256" in path]
+    assert len(fetched) <= 2 + 1, "two layers, and the request that showed it"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "says"),
+    [
+        (403, b'{"errors": [{"code": "DENIED", "message": "not yours"}]}', StorageDenied, "not yours"),
+        (
+            404,
+            b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no repository"}]}',
+            NotFound,
+            "no repository",
+        ),
+        (404, b"<html>not found</html>", NotFound, "404"),
+        (503, b"", StorageUnavailable, "503"),
+    ],
+)
+def test_what_does_not_pass_is_typed_and_told(between, status, body, kind, says):
+    between.fault = lambda *_: (status, body)
+    location = between.location()
+    with pytest.raises(kind, match=says) as caught:
+        store_at(location).stat()
+    assert location in str(caught.value)
+    assert caught.value.status == status
+
+
+def test_a_layer_that_is_shorter_than_it_should_be_is_refused(between):
+    location = between.location()
+    publish(location, b"x" * 1000)
+    between.fault = lambda _method, path: (200, b"x" * 10) if "blobs/sha256" in path else None
+    with pytest.raises(Corrupt, match="10 bytes instead of 1000"):
+        store_at(location).read_range(0, 1000)
+
+
+def test_memory_is_bounded_and_backs_up(between, monkeypatch):
+    """A registry that does not take anything stops whoever appends after three layers."""
+    monkeypatch.setattr(oci_writer, "SMALLEST_BYTES", MIB)
+    gate = threading.Event()
+
+    def hold(method, _path):
+        if method == "PUT":
+            gate.wait(20)
+
+    between.fault = hold
+    writer = store_at(between.location()).open_writer()
+    done = []
+
+    def append():
+        for _ in range(8):
+            writer.append(os.urandom(MIB))
+            done.append(1)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    time.sleep(1.5)
+    assert len(done) <= 3
+    gate.set()
+    thread.join(20)
+    assert len(done) == 8
+    writer.abort()

@@ -1,0 +1,62 @@
+"""The main job through a registry: created into it here, restored from it there, and a cold start without it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
+
+from conftest_shared import containers, worker_image  # noqa: F401
+from harness import CREATE, RESTORE
+from registries import new_location, registries, registry  # noqa: F401
+from servers import process
+
+
+@pytest.fixture
+def start(containers, registry):  # noqa: F811
+    """Starts the tiny engine with what it takes to reach a location in the registry."""
+    port = process.free_port()
+
+    def start(location, options, **settings):
+        return containers.start(
+            "python3", "/tiny.py", network="host", options=options,
+            settings={"STORAGE_TYPE": "oci", "LOCATION": location, "HASH": "d936422b4f953f99", **settings},
+            env={"PORT": str(port), "BALLAST_MIB": "70", "SSL_CERT_FILE": "/ca.pem", "DOCKER_CONFIG": "/login"},
+            volumes=(f"{registry.certificate.ca}:/ca.pem:ro", f"{os.environ['DOCKER_CONFIG']}:/login:ro"),
+        )  # fmt: skip
+
+    start.port = port
+    return start
+
+
+def test_created_into_a_registry_and_restored_from_it(start, registry):  # noqa: F811
+    """The tag is the hash where none is given; a second creator finds it there."""
+    repository = new_location(registry).rpartition(":")[0]
+    creator = start(repository, CREATE, SIGNAL_FILE="/tmp/ready", AFTER_DUMP="continue")
+    published = creator.wait_for_event("Checkpoint published")
+    assert published["location"] == f"{repository}:d936422b4f953f99"
+    before = creator.json("/state?digest=1", port=start.port)
+    creator.kill()
+    again = start(repository, CREATE, SIGNAL_FILE="/tmp/ready")
+    assert again.exit_code() == 0
+    assert again.event("Checkpoint exists already")
+
+    container = start(repository, RESTORE)
+    container.wait_for_event("Restored")
+    after = container.json("/state?digest=1", port=start.port)
+    assert (after["nonce"], after["sha256"]) == (before["nonce"], before["sha256"])
+
+
+def test_a_registry_that_is_down_costs_a_cold_start_in_time(start, registry):  # noqa: F811
+    location = new_location(registry)
+    registry.pause()
+    try:
+        container = start(location, RESTORE, STALL_TIMEOUT="6")
+        event = container.wait_for_event("Falling back to cold start", 40)
+    finally:
+        registry.resume()
+    assert event["phase"] == "open"
+    assert event["reason"] == "ConnectionRefused"
+    assert container.json("/health", port=start.port) == {"status": "ok"}

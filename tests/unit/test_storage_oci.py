@@ -1,0 +1,102 @@
+"""Locations, logins and layers of OCI registries, without one."""
+
+import base64
+import json
+
+import pytest
+
+from dynamo_entry.errors import SettingsError, StorageDenied
+from dynamo_entry.settings import from_environment
+from dynamo_entry.storage.http import Server
+from dynamo_entry.storage.oci import credentials, location
+from dynamo_entry.storage.oci.artifact import Layer
+from dynamo_entry.storage.oci.credentials import Credentials
+from dynamo_entry.storage.oci.layers import Layers, Piece
+
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "server", "repository", "reference"),
+    [
+        ("oci://registry.example.com/team/ck:abc", Server("https", "registry.example.com", 443), "team/ck", "abc"),
+        ("oci://localhost:5000/ck:abc", Server("https", "localhost", 5000), "ck", "abc"),
+        ("oci+http://localhost:5000/ck:abc", Server("http", "localhost", 5000), "ck", "abc"),
+        (f"oci://r.example/ck:abc@{DIGEST}", Server("https", "r.example", 443), "ck", DIGEST),
+        (f"oci://[::1]:5000/ck@{DIGEST}", Server("https", "::1", 5000), "ck", DIGEST),
+        ("oci://docker.io/me/ck:abc", Server("https", "registry-1.docker.io", 443), "me/ck", "abc"),
+    ],
+)  # fmt: skip
+def test_a_location_names_registry_repository_and_reference(text, server, repository, reference):
+    found = location.parse(text)
+    assert (found.server, found.repository, found.reference) == (server, repository, reference)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oci://registry.example.com", "oci://r/ck", "oci://r/Upper:tag", "oci://r/ck:", "oci://r/ck:a b",
+        "oci://r/ck@sha256:12", "oci:///ck:abc", "oci://r/../x:abc",
+    ],
+)  # fmt: skip
+def test_a_location_that_is_none_is_refused(text):
+    with pytest.raises(SettingsError, match="OCI artifact"):
+        location.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "completed"),
+    [
+        ("oci://r:5000/team/ck", "oci://r:5000/team/ck:h4sh"),
+        ("oci://r/ck/", "oci://r/ck:h4sh"),
+        ("oci://r/ck:tag", "oci://r/ck:tag"),
+        (f"oci://r/ck@{DIGEST}", f"oci://r/ck@{DIGEST}"),
+    ],
+)
+def test_the_hash_is_the_tag_where_none_is_given(given, completed):
+    settings = from_environment({"DYNAMO_CHECKPOINT_LOCATION": given, "DYNAMO_CHECKPOINT_HASH": "h4sh"})
+    assert settings.location == completed
+
+
+def configure(monkeypatch, tmp_path, document, name="config.json"):
+    (tmp_path / name).write_text(document if isinstance(document, str) else json.dumps(document))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize("name", ["config.json", ".dockerconfigjson"])
+@pytest.mark.parametrize("key", ["r.example", "https://r.example", "https://r.example/v2/", "r.example/team"])
+def test_logins_are_found_under_the_names_in_use(monkeypatch, tmp_path, key, name):
+    configure(monkeypatch, tmp_path, {"auths": {key: {"auth": encoded("me:pa:ss")}}}, name)
+    assert credentials.find("r.example", "team/ck") == Credentials("me", "pa:ss")
+    assert credentials.find("other.example", "team/ck") == Credentials()
+
+
+def test_the_most_specific_login_wins(monkeypatch, tmp_path):
+    auths = {"r.example": {"auth": encoded("all:x")}, "r.example/team": {"username": "team", "password": "y"}}
+    configure(monkeypatch, tmp_path, {"auths": auths})
+    assert credentials.find("r.example", "team/ck") == Credentials("team", "y")
+    assert credentials.find("r.example", "ck") == Credentials("all", "x")
+
+
+@pytest.mark.parametrize("document", ["{", "[]", '{"auths": {"r.example": {"auth": "!"}}}'])
+def test_a_broken_file_is_named(monkeypatch, tmp_path, document):
+    configure(monkeypatch, tmp_path, document)
+    with pytest.raises(StorageDenied, match=r"config\.json"):
+        credentials.find("r.example", "ck")
+
+
+def test_no_file_is_no_login(monkeypatch, tmp_path):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert credentials.find("r.example", "ck") == Credentials()
+
+
+def test_a_range_is_cut_where_layers_end():
+    first, empty, last = Layer("a", 10), Layer("e", 0), Layer("b", 5)
+    layers = Layers(None, [first, empty, last])
+    assert list(layers.pieces(8, 4)) == [Piece(first, 8, 2), Piece(last, 0, 2)]
+    assert list(layers.pieces(10, 5)) == [Piece(last, 0, 5)]
+    assert list(layers.pieces(0, 0)) == []

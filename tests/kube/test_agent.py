@@ -54,7 +54,7 @@ def manifests(namespace, config, cache):
     }  # fmt: skip
     container = {
         "name": "agent", "image": images.OPERATOR, "securityContext": context,
-        "command": ["python", "-m", "dynamo_entry.kube.agent"],
+        "args": ["agent"],
         "env": [
             {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},

@@ -38,7 +38,7 @@ class Guide:
         self.seconds = {}
 
     def kubectl(self, *argv, **options):
-        return self.cluster.kubectl(*argv, "-n", NAMESPACE, **options)
+        return self.cluster.kubectl("-n", NAMESPACE, *argv, **options)
 
     def checkpoint(self, name=NAME):
         return self.cluster.get("dynamocheckpoint", name, NAMESPACE)

@@ -3,7 +3,8 @@
 import pytest
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.kube.agent.settings import duration, from_config, size, size_or_share
+from dynamo_entry.kube.agent.settings import from_config, size, size_or_share
+from dynamo_entry.kube.duration import seconds
 
 POD = {"NODE_NAME": "node-1", "POD_NAMESPACE": "system"}
 
@@ -26,7 +27,7 @@ def test_shares(text, expected):
 @pytest.mark.parametrize(("text", "expected"), [(90, 90), ("15m", 900), ("24h", 86400), ("7d", 604800)])
 def test_durations(text, expected):
     """One number and one unit."""
-    assert duration(text) == expected
+    assert seconds(text) == expected
 
 
 def test_defaults():

@@ -9,9 +9,10 @@ import pytest
 
 from dynamo_entry.errors import StorageUnavailable
 from dynamo_entry.kube.agent import objects
-from dynamo_entry.kube.agent.metrics import Metrics, serve
+from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
+from dynamo_entry.kube.health import serve
 from dynamo_entry.storage import open_store
 
 DAY = 24 * 3600
@@ -179,7 +180,7 @@ def test_metrics_and_health():
     """One port: metrics, 200 or 503 with the reason, 404."""
     metrics = Metrics()
     metrics.cache_bytes.set(5)
-    server = serve(metrics, 0, {"/healthz": lambda: "", "/readyz": lambda: "no storage"})
+    server = serve(metrics.registry, 0, {"/healthz": lambda: "", "/readyz": lambda: "no storage"})
     base = f"http://127.0.0.1:{server.server_port}"
 
     def get(path):

@@ -1,14 +1,8 @@
-"""What the agent tells Prometheus, and the two questions that a kubelet asks it, on one port."""
+"""What the agent tells Prometheus."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _PREFIX = "dynamo_checkpoint_"
 
@@ -44,33 +38,3 @@ class Metrics:
             "aborted_uploads", "Leftovers of interrupted creations removed from storage"
         )
         self.removed_parts = counter("cache_parts_removed", "Abandoned partial copies removed from this node")
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Probes and scrapes are not worth a line each."""
-
-
-def serve(metrics: Metrics, port: int, questions: dict[str, Callable[[], str]]) -> WSGIServer:
-    """Serve ``/metrics``, and each path of ``questions``: 200, or 503 with the reason that it returns."""
-    exposition = make_wsgi_app(metrics.registry)
-
-    def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            found: Iterable[bytes] = exposition(environ, start)
-            return found
-        if path not in questions:
-            start("404 Not Found", [])
-            return [b"/metrics " + " ".join(questions).encode() + b"\n"]
-        reason = questions[path]()
-        start("503 Service Unavailable" if reason else "200 OK", [("Content-Type", "text/plain")])
-        return [(reason or "ok").encode() + b"\n"]
-
-    server = make_server("", port, application, server_class=_Server, handler_class=_Handler)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-    return server

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
-
-from dynamo_entry.kube.agent.mirror import Object
 from dynamo_entry.kube.agent.prefetch import Wanted
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named
-
-GROUP, VERSION, PLURAL, KIND = "nvidia.com", "v1alpha1", "dynamocheckpoints", "DynamoCheckpoint"
-HASH_LABEL = "nvidia.com/checkpoint-hash"
-PREFETCH = "dynamo-entry/prefetch"
-
-#: The condition that the sweep sets; the operator decides what follows.
-ARCHIVE_MISSING = "ArchiveMissing"
+from dynamo_entry.kube.api import (
+    API_VERSION,
+    ARCHIVE_MISSING,
+    CHECKPOINT_KIND,
+    GROUP,
+    HASH_LABEL,
+    PREFETCH,
+    VERSION,
+)
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 _COMPONENT = "dynamo-checkpoint-agent"
 
@@ -95,7 +94,8 @@ def with_condition(checkpoint: Object, is_missing: bool, now: str) -> list[Objec
 class Reports:
     """The agent's writes: conditions and events. What cannot be written is logged."""
 
-    def __init__(self, log: Any) -> None:
+    def __init__(self, cluster: Cluster, log: Any) -> None:
+        self._cluster = cluster
         self._log = log
 
     def archive_missing(self, checkpoint: Object, is_missing: bool) -> None:
@@ -108,11 +108,8 @@ class Reports:
             "metadata": {"resourceVersion": metadata["resourceVersion"]},
             "status": {"conditions": conditions},
         }
-        self._try(
-            client.CustomObjectsApi().patch_namespaced_custom_object_status,
-            GROUP, VERSION, metadata["namespace"], PLURAL, metadata["name"], body,
-            _content_type="application/merge-patch+json",
-        )  # fmt: skip
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{metadata['namespace']}/dynamocheckpoints/{metadata['name']}/status"
+        self._try(self._cluster.merge, path, body)
 
     def event(self, checkpoint: Object, reason: str, message: str) -> None:
         """A Warning on a checkpoint."""
@@ -120,18 +117,18 @@ class Reports:
         subject = {key: metadata[key] for key in ("namespace", "name", "uid")}
         event = {
             "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
-            "involvedObject": subject | {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND},
+            "involvedObject": subject | {"apiVersion": API_VERSION, "kind": CHECKPOINT_KIND},
             "type": "Warning", "reason": reason, "message": message[:1024], "source": {"component": _COMPONENT},
             "firstTimestamp": _now(), "lastTimestamp": _now(), "count": 1,
         }  # fmt: skip
-        self._try(client.CoreV1Api().create_namespaced_event, metadata["namespace"], event)
+        self._try(self._cluster.create, f"/api/v1/namespaces/{metadata['namespace']}/events", event)
 
-    def _try(self, write: Any, *arguments: Any, **options: Any) -> None:
+    def _try(self, write: Callable[[str, Object], Object], path: str, body: Object) -> None:
         try:
-            write(*arguments, **options)
-        except ApiException as error:
+            write(path, body)
+        except ApiError as error:
             if error.status not in (404, 409):  # gone, or changed meanwhile: the next round sees it
-                self._log.warning("Not reported", reason=str(error.status), message=str(error.reason))
+                self._log.warning("Not reported", path=path, message=error.message)
 
 
 def _now() -> str:

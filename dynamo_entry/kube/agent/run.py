@@ -10,20 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from kubernetes import client
-from kubernetes.client.exceptions import ApiException
 
 from dynamo_entry import storage
 from dynamo_entry.archive import read_key
 from dynamo_entry.errors import CheckpointError, NotFound, StorageError
 from dynamo_entry.kube.agent import objects
 from dynamo_entry.kube.agent.cache import Cache
-from dynamo_entry.kube.agent.lease import Lease
-from dynamo_entry.kube.agent.metrics import Metrics, serve
-from dynamo_entry.kube.agent.mirror import Mirror, Object
+from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.prefetch import Limiter, Prefetcher, Room, plan
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Sweeper
+from dynamo_entry.kube.api import GROUP, HASH_LABEL, VERSION
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.kube.health import serve
+from dynamo_entry.kube.lease import Lease
+from dynamo_entry.kube.mirror import Mirror
 
 LEASE = "dynamo-checkpoint-sweep"
 
@@ -38,10 +39,12 @@ _REACHABLE_S = 60
 
 
 def run(settings: AgentSettings, log: Any) -> None:
-    """Work until SIGTERM. The client's configuration is the caller's."""
+    """Work until SIGTERM."""
     psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)  # inherited by every thread
-    agent = Agent(settings, log)
-    server = serve(agent.metrics, settings.port, {"/healthz": agent.liveness, "/readyz": agent.readiness})
+    agent = Agent(settings, Cluster(), log)
+    server = serve(
+        agent.metrics.registry, settings.port, {"/healthz": agent.liveness, "/readyz": agent.readiness}
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     log.info("Agent started", node=settings.node, cache=settings.cache_directory, storage=settings.storage)
@@ -51,20 +54,24 @@ def run(settings: AgentSettings, log: Any) -> None:
 
 
 class Agent:
-    def __init__(self, settings: AgentSettings, log: Any) -> None:
+    def __init__(self, settings: AgentSettings, cluster: Cluster, log: Any) -> None:
+        self._cluster = cluster
         self._settings = settings
         self._log = log
         self.metrics = Metrics()
         self._changed = threading.Event()
         self._is_stopped = False
-        self._reports = objects.Reports(log)
+        self._reports = objects.Reports(cluster, log)
         self._sweeper = Sweeper(settings, self.metrics, log)
-        self._lease = Lease(LEASE, settings.namespace, settings.node, int(settings.sweep_every_s * 3))
-        self._checkpoints = self._mirrors()
-        self._pods = Mirror(
-            client.CoreV1Api().list_pod_for_all_namespaces, changed=self._changed, log=log,
-            field_selector=f"spec.nodeName={settings.node}", label_selector=objects.HASH_LABEL,
-        )  # fmt: skip
+        self._lease = Lease(
+            cluster, settings.namespace, LEASE, settings.node, int(settings.sweep_every_s * 3)
+        )
+        self._checkpoints = [
+            self._mirror(f"/apis/{GROUP}/{VERSION}/{scope}dynamocheckpoints") for scope in self._scopes()
+        ]
+        self._pods = self._mirror(
+            "/api/v1/pods", fieldSelector=f"spec.nodeName={settings.node}", labelSelector=HASH_LABEL
+        )
         self._cache: Cache | None = None
         if settings.cache_directory:
             self._cache = Cache(settings.cache_directory, key=read_key(settings.key_file))
@@ -79,23 +86,11 @@ class Agent:
                 Chore(log, settings.sweep_every_s, self._sweep), Chore(log, _REACHABLE_S, self._ask_storage)
             ]  # fmt: skip
 
-    def _mirrors(self) -> list[Mirror]:
-        api, kind = client.CustomObjectsApi(), (objects.GROUP, objects.VERSION)
-        namespaces = self._settings.watch_namespaces
-        if not namespaces:
-            return [
-                Mirror(
-                    api.list_cluster_custom_object,
-                    *kind,
-                    objects.PLURAL,
-                    changed=self._changed,
-                    log=self._log,
-                )
-            ]
-        return [
-            Mirror(api.list_namespaced_custom_object, *kind, namespace, objects.PLURAL, changed=self._changed, log=self._log)
-            for namespace in namespaces
-        ]  # fmt: skip
+    def _scopes(self) -> list[str]:
+        return [f"namespaces/{name}/" for name in self._settings.watch_namespaces] or [""]
+
+    def _mirror(self, path: str, **query: Any) -> Mirror:
+        return Mirror(self._cluster, path, changed=lambda _: self._changed.set(), log=self._log, **query)
 
     def stop(self) -> None:
         """End ``work`` after the round it is in."""
@@ -165,8 +160,8 @@ class Agent:
         try:
             if not self._lease.acquire():
                 return
-        except ApiException as error:
-            self._log.warning("Lease not to be had", name=LEASE, message=str(error.reason))
+        except ApiError as error:
+            self._log.warning("Lease not to be had", name=LEASE, message=error.message)
             return
         named = objects.named(self._settings, checkpoints)
         self._sweeper.sweep(named)

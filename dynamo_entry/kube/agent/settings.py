@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import yaml
+
 from dynamo_entry.errors import SettingsError
+from dynamo_entry.kube.duration import seconds
 
 #: Kubernetes' resource.Quantity, as far as bytes go.
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
@@ -62,12 +66,9 @@ def size_or_share(text: str | int) -> int | float:
     return share
 
 
-def duration(text: str | int) -> float:
-    """Seconds of ``90``, ``90s``, ``15m``, ``24h`` or ``7d``. Raises ValueError."""
-    match = re.fullmatch(r"([0-9]+)([smhd]?)", str(text))
-    if not match:
-        raise ValueError(f"expected a duration such as 15m, found {text!r}")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+def parse(text: str) -> AgentSettings:
+    """The settings in a file's text. Raises SettingsError."""
+    return from_config(yaml.safe_load(text) or {}, os.environ)
 
 
 def from_config(config: Mapping[str, Any], environ: Mapping[str, str]) -> AgentSettings:
@@ -106,10 +107,10 @@ def from_config(config: Mapping[str, Any], environ: Mapping[str, str]) -> AgentS
         deletes_orphans=read("gc.orphans", str, "Report") == "Delete",
         key_file=read("agent.keyFile", str, ""),
         port=read("agent.port", int, 9102),
-        sweep_every_s=read("agent.sweepInterval", duration, "10m"),
-        grace_s=read("gc.grace", duration, "24h"),
-        orphan_grace_s=read("gc.orphanGrace", duration, "7d"),
-        verify_every_s=read("agent.verifyInterval", duration, "24h"),
+        sweep_every_s=read("agent.sweepInterval", seconds, "10m"),
+        grace_s=read("gc.grace", seconds, "24h"),
+        orphan_grace_s=read("gc.orphanGrace", seconds, "7d"),
+        verify_every_s=read("agent.verifyInterval", seconds, "24h"),
     )
     mistakes += [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
     if mistakes:

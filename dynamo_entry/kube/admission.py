@@ -1,0 +1,157 @@
+"""What the webhooks answer: a pod made to restore, or left as it is; a checkpoint refused with the reason. Pure.
+
+A pod that would start without us starts with us: every doubt ends in "left as it is".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dynamo_entry.identity import identity_hash, normalised
+from dynamo_entry.kube import api, graphs, podspec, storage
+from dynamo_entry.kube.config import Config
+
+Object = dict[str, Any]
+
+_PROBES = ("startupProbe", "readinessProbe")
+
+
+class Known(NamedTuple):
+    """What the watches hold: a graph or a checkpoint by namespace and name, and the best one of a storage key."""
+
+    graph: Callable[[str, str], Object | None]
+    checkpoint: Callable[[str, str], Object | None]
+    sharing: Callable[[tuple[str, ...]], Object | None]
+
+
+class Answer(NamedTuple):
+    """The changed pod, or None; the reason is a metric's label."""
+
+    pod: Object | None
+    reason: str
+
+
+def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
+    """The answer for a pod that is about to be created."""
+    metadata = pod["metadata"]
+    annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    if annotations.get(api.SKIP) == "true":
+        return Answer(None, "skipped")
+    if graphs.is_multinode(pod):
+        return Answer(None, "multinode")
+    checkpoint, hash_, name = _wanted(config, labels, namespace, known)
+    if not hash_:
+        return Answer(None, name)
+    status = (checkpoint or {}).get("status") or {}
+    phase = status.get("phase")
+    if phase == api.FAILED:
+        return Answer(None, "failed")
+    if config.storage.type == "pvc" and not _is_storage_usable(status):
+        return Answer(None, "not-ready")
+    try:
+        container = podspec.target(pod["spec"]["containers"], name)
+        if any(one["name"].startswith("DYNAMO_CHECKPOINT_") for one in container.get("env", ())):
+            return Answer(None, "configured")
+        return Answer(
+            _injected(config, pod, container, hash_, namespace, is_ready=phase == api.READY), "injected"
+        )
+    except podspec.Unfit as problem:
+        return Answer(None, problem.reason)
+
+
+def _wanted(config: Config, labels: Object, namespace: str, known: Known) -> tuple[Object | None, str, str]:
+    """The checkpoint, its hash and the name of the engine's container; without a hash, why not."""
+    graph_name = labels.get(api.GRAPH_LABEL)
+    if graph_name is None:
+        checkpoint = known.checkpoint(namespace, labels.get(api.NAME_LABEL, ""))
+        return _named(checkpoint)
+    graph = known.graph(namespace, graph_name)
+    want = graphs.wants(graph).get(labels.get(api.SERVICE_LABEL, "")) if graph else None
+    if want is None or want.problem:
+        return None, "", "unknown" if want is None else "unfit"
+    if want.ref:
+        return _named(known.checkpoint(namespace, want.ref))
+    hash_ = identity_hash(want.identity or {})
+    return known.sharing(storage.key(config, hash_, namespace)), hash_, ""
+
+
+def _named(checkpoint: Object | None) -> tuple[Object | None, str, str]:
+    if checkpoint is None:
+        return None, "", "no-checkpoint"
+    name = checkpoint["spec"].get("job", {}).get("targetContainerName", "")
+    return checkpoint, identity_hash(checkpoint["spec"]["identity"]), name
+
+
+def _is_storage_usable(status: Object) -> bool:
+    """A claim that does not bind would keep the pod from starting: some pod must have started with it."""
+    usable = any(
+        one["type"] == "StorageUsable" and one["status"] == "True" for one in status.get("conditions", ())
+    )
+    return usable or status.get("phase") == api.READY
+
+
+def _injected(
+    config: Config, pod: Object, container: Object, hash_: str, namespace: str, *, is_ready: bool
+) -> Object:
+    metadata, spec = pod["metadata"], pod["spec"]
+    annotations = metadata.get("annotations") or {}
+    wired = storage.wiring(config, hash_, namespace, creates=False)
+    env = list(wired.env)
+    if wait := annotations.get(api.WAIT_SECONDS):
+        env.append({"name": "DYNAMO_CHECKPOINT_WAIT", "value": wait})
+    new = podspec.with_env(container, env)
+    new = podspec.wrap(
+        new, config, guard=config.launcher.guard, entrypoint=annotations.get(api.ENTRYPOINT, "")
+    )
+    new = podspec.with_privileges(new, config, creates=False)
+    volumes, new = podspec.with_volumes(spec, new, wired)
+    if is_ready:
+        new |= {probe: _faster(new[probe]) for probe in _PROBES if probe in new}
+    marks = {
+        "v": 1, "container": container["name"],
+        "env": _added(container.get("env", ()), new["env"], "name"),
+        "mounts": _added(container.get("volumeMounts", ()), new["volumeMounts"], "mountPath"),
+        "volumes": _added(spec.get("volumes", ()), volumes, "name"),
+    } | {key: container.get(key) for key in ("command", "args", "securityContext")}  # fmt: skip
+    return pod | {
+        "metadata": metadata | {
+            "labels": (metadata.get("labels") or {}) | {api.HASH_LABEL: hash_},
+            "annotations": annotations | {api.INJECTED: json.dumps(marks, separators=(",", ":"))},
+        },
+        "spec": spec | {"volumes": volumes, "containers": podspec.replaced(spec["containers"], new)},
+    }  # fmt: skip
+
+
+def _added(old: Any, new: Any, key: str) -> list[str]:
+    before = {one[key] for one in old}
+    return [one[key] for one in new if one[key] not in before]
+
+
+def _faster(probe: Object) -> Object:
+    """Every second, within the same total time: a slow period alone would cost more than a restore takes."""
+    budget = probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get(
+        "failureThreshold", 3
+    )
+    return {key: value for key, value in probe.items() if key != "initialDelaySeconds"} | {
+        "periodSeconds": 1, "failureThreshold": max(budget, 1)
+    }  # fmt: skip
+
+
+def validate(old: Object | None, new: Object) -> str:
+    """Why a DynamoCheckpoint cannot be as it is written, or nothing."""
+    if "deletionTimestamp" in new["metadata"]:
+        return ""  # a finalizer's removal must never be blocked
+    identity = new["spec"]["identity"]
+    spellings = {identity.get("framework"), identity.get("backendFramework")} - {None}
+    if len(spellings) > 1:
+        return f"spec.identity: framework and backendFramework differ: {' and '.join(sorted(spellings))}"
+    if old is not None and normalised(old["spec"]["identity"]) != normalised(identity):
+        return "spec.identity is immutable: create another DynamoCheckpoint"
+    job = new["spec"]["job"]
+    try:
+        podspec.target(job["podTemplateSpec"]["spec"]["containers"], job.get("targetContainerName", ""))
+    except podspec.Unfit as problem:
+        return f"spec.job: {problem.message}"
+    return ""

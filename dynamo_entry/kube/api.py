@@ -1,0 +1,64 @@
+"""Every name that users, dashboards and stored objects depend on."""
+
+from __future__ import annotations
+
+import hashlib
+
+GROUP, VERSION = "nvidia.com", "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CHECKPOINTS, CHECKPOINT_KIND = "dynamocheckpoints", "DynamoCheckpoint"
+GRAPHS, GRAPH_KIND = "dynamographdeployments", "DynamoGraphDeployment"
+GRAPH_CRD = f"{GRAPHS}.{GROUP}"
+
+PENDING, CREATING, READY, FAILED = "Pending", "Creating", "Ready", "Failed"
+PHASES = (PENDING, CREATING, READY, FAILED)
+
+SOURCE_LABEL = "nvidia.com/checkpoint-source"
+HASH_LABEL = "nvidia.com/checkpoint-hash"
+NAME_LABEL = "nvidia.com/checkpoint-name"
+GRAPH_LABEL = "nvidia.com/dynamo-graph-deployment-name"
+SERVICE_LABEL = "nvidia.com/dynamo-component"
+AUTO_LABEL = "dynamo-entry/auto"
+
+RETRY = "dynamo-entry/retry"
+RECREATE = "dynamo-entry/recreate"
+READY_URL = "dynamo-entry/ready-url"
+PREFETCH = "dynamo-entry/prefetch"
+SKIP = "dynamo-entry/skip"
+ENTRYPOINT = "dynamo-entry/entrypoint"
+WAIT_SECONDS = "dynamo-entry/wait-seconds"
+CREATED_FOR = "dynamo-entry/created-for"
+INJECTED = "dynamo-entry/injected"
+
+FINALIZER = "nvidia.com/checkpoint-archive"
+
+#: Set by the node agent: the archive of a Ready checkpoint was absent in two sweeps.
+ARCHIVE_MISSING = "ArchiveMissing"
+
+#: Bytes in a label's value, and in the name of a Job, which becomes one.
+_LABEL_LIMIT = 63
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def job_name(checkpoint: str) -> str:
+    """The name of a checkpoint's Job: readable, and short enough for a label."""
+    name = f"checkpoint-{checkpoint}"
+    return name if len(name) <= _LABEL_LIMIT else f"checkpoint-{checkpoint[:43]}-{_digest(checkpoint)}"
+
+
+def helper_name(kind: str, checkpoint: str) -> str:
+    """The name of a checkpoint's ``probe`` or ``gc`` Job."""
+    return f"checkpoint-{kind}-{_digest(checkpoint)}"
+
+
+def name_label(checkpoint: str) -> str:
+    """A checkpoint's name as a label's value."""
+    return checkpoint if len(checkpoint) <= _LABEL_LIMIT else _digest(checkpoint)
+
+
+def labels(checkpoint: str, hash_: str) -> dict[str, str]:
+    """What Job and pod of a checkpoint are found by."""
+    return {SOURCE_LABEL: "true", HASH_LABEL: hash_, NAME_LABEL: name_label(checkpoint)}

@@ -1,0 +1,145 @@
+"""The webhook's certificate: kept in a Secret that all replicas share, made and renewed here in self-signed mode."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import tempfile
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.kube.config import Config
+
+_LIFE = timedelta(days=365)
+
+#: Renewed when a third of its life is left.
+_RENEW_BEFORE = _LIFE / 3
+
+_CONFIGURATIONS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+
+
+class Certificates:
+    """``context`` serves the newest certificate; ``refresh`` is to be called now and then."""
+
+    def __init__(self, config: Config, cluster: Cluster, log: Any) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._log = log
+        self._serial = ""
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a certificate to serve."""
+        return bool(self._serial)
+
+    def refresh(self) -> None:
+        """Take what the Secret holds; in self-signed mode see that it holds something good. Raises ApiError."""
+        secret = self._cluster.find(self._path())
+        if self._config.webhook.certificates.mode == "self-signed":
+            if secret is None or _is_old(secret, self._name()):
+                secret = self._renew(secret)
+            self._announce(secret["data"]["ca.crt"])
+        if secret is not None and secret.get("data", {}).get("tls.crt"):
+            self._load(secret["data"])
+
+    def _path(self, name: str | None = None) -> str:
+        name = self._config.webhook.certificates.secret_name if name is None else name
+        return f"/api/v1/namespaces/{self._config.operator.namespace}/secrets/{name}".rstrip("/")
+
+    def _name(self) -> str:
+        return f"{self._config.webhook.service}.{self._config.operator.namespace}.svc"
+
+    def _load(self, data: Object) -> None:
+        if data["tls.crt"] == self._serial:
+            return
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
+            file.flush()
+            self.context.load_cert_chain(file.name)
+        self._serial = data["tls.crt"]
+        self._log.info("Webhook certificate loaded", secret=self._config.webhook.certificates.secret_name)
+
+    def _renew(self, old: Object | None) -> Object:
+        made = self_signed(self._name(), _LIFE)
+        previous = base64.b64decode((old or {}).get("data", {}).get("ca.crt", ""))
+        if previous:  # replicas that still serve the old certificate stay trusted
+            made["ca.crt"] += (
+                b"\n" + previous.split(b"-----END CERTIFICATE-----")[0] + b"-----END CERTIFICATE-----\n"
+            )
+        data = {name: base64.b64encode(value).decode() for name, value in made.items()}
+        name = self._config.webhook.certificates.secret_name
+        body: Object = {
+            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name}, "data": data,
+        }  # fmt: skip
+        try:
+            if old is None:
+                return self._cluster.create(self._path(""), body)
+            body["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+            return self._cluster.merge(self._path(), {"metadata": body["metadata"], "data": data})
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return self._cluster.get(self._path())  # another replica was faster
+
+    def _announce(self, bundle: str) -> None:
+        """Tell the API server whom to trust."""
+        for kind in _CONFIGURATIONS:
+            path = f"/apis/admissionregistration.k8s.io/v1/{kind}/{self._config.webhook.configuration}"
+            found = self._cluster.find(path)
+            if found is None or all(
+                one["clientConfig"].get("caBundle") == bundle for one in found["webhooks"]
+            ):
+                continue
+            for one in found["webhooks"]:
+                one["clientConfig"]["caBundle"] = bundle
+            version = found["metadata"]["resourceVersion"]
+            self._cluster.merge(
+                path, {"metadata": {"resourceVersion": version}, "webhooks": found["webhooks"]}
+            )
+
+
+def _is_old(secret: Object, name: str) -> bool:
+    try:
+        certificate = x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"]))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (KeyError, ValueError, x509.ExtensionNotFound):
+        return True
+    left = certificate.not_valid_after_utc - datetime.now(timezone.utc)
+    return left < _RENEW_BEFORE or name not in names.get_values_for_type(x509.DNSName)
+
+
+def self_signed(name: str, life: timedelta) -> dict[str, bytes]:
+    """A new authority and a server certificate by it, in PEM under the names of a TLS Secret."""
+    now = datetime.now(timezone.utc)
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dynamo-entry")])
+
+    def certificate(subject: x509.Name, public: Any, *, is_authority: bool) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject).issuer_name(authority).public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(minutes=10)).not_valid_after(now + life)
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        )  # fmt: skip
+
+    root = certificate(authority, authority_key.public_key(), is_authority=True).sign(
+        authority_key, hashes.SHA256()
+    )
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    leaf = (
+        certificate(subject, key.public_key(), is_authority=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return {"ca.crt": root.public_bytes(pem), "tls.crt": leaf.public_bytes(pem), "tls.key": secret}

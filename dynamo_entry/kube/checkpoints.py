@@ -1,0 +1,301 @@
+"""One checkpoint at a time: look at everything, let ``decide`` say what is next, do it, write it down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube import api, conditions, jobs, podspec, storage
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.kube.config import Config
+from dynamo_entry.kube.duration import seconds
+from dynamo_entry.kube.events import Recorder, now
+from dynamo_entry.kube.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
+
+#: A dry run changes what ``decide`` sees, once.
+_ROUNDS = 2
+
+#: Decisions of which people are told, by the reason of their event.
+_EVENTS = {
+    "JobCreated": "JobCreated", "Published": "CheckpointReady", "Adopted": "Adopted", "AdoptedDiffers": "AdoptedDiffers",
+    "SharedWith": "Shared", "Retrying": "Retrying", "Accepted": "CheckpointPending",
+}  # fmt: skip
+
+
+class Checkpoints:
+    """``others`` lists all checkpoints as they are known now."""
+
+    def __init__(
+        self,
+        config: Config,
+        cluster: Cluster,
+        recorder: Recorder,
+        log: Any,
+        others: Callable[[], Iterable[Object]],
+    ) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._recorder = recorder
+        self._log = log
+        self._others = others
+
+    def reconcile(self, key: tuple[str, str]) -> float:
+        """Bring one checkpoint a step further; seconds until it should be looked at again. Raises ApiError."""
+        namespace, name = key
+        path = f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.CHECKPOINTS}/{name}"
+        checkpoint = self._cluster.find(path)
+        if checkpoint is None:
+            return 0
+        checkpoint = self._with_marks(path, checkpoint)
+        seen = self._observe(checkpoint)
+        decision = decide(seen)
+        for _ in range(_ROUNDS):
+            if Action.DRY_RUN not in decision.before:
+                break
+            seen = dataclasses.replace(seen, verdict=self._dry_run(seen))
+            decision = decide(seen)
+        return self._apply(path, seen, decision)
+
+    def _with_marks(self, path: str, checkpoint: Object) -> Object:
+        """Labels and finalizer as they should be; the checkpoint then."""
+        metadata = checkpoint["metadata"]
+        if "deletionTimestamp" in metadata:
+            return checkpoint
+        hash_ = identity_hash(checkpoint["spec"]["identity"])
+        labels = {api.HASH_LABEL: hash_}
+        finalizers = [one for one in metadata.get("finalizers", ()) if one != api.FINALIZER]
+        if checkpoint["spec"].get("deletionPolicy") == "Delete":
+            finalizers.append(api.FINALIZER)
+        has_labels = labels.items() <= (metadata.get("labels") or {}).items()
+        if has_labels and finalizers == metadata.get("finalizers", []):
+            return checkpoint
+        change = {
+            "resourceVersion": metadata["resourceVersion"],
+            "labels": labels,
+            "finalizers": finalizers or None,
+        }
+        return self._cluster.merge(path, {"metadata": change})
+
+    def _observe(self, checkpoint: Object) -> Observed:
+        metadata, spec = checkpoint["metadata"], checkpoint["spec"]
+        namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+        hash_ = identity_hash(spec["identity"])
+        job = self._job(namespace, api.job_name(name))
+        is_foreign = job is not None and not _is_owned(job, uid)
+        target, unfit = "", None
+        try:
+            containers = spec["job"]["podTemplateSpec"]["spec"]["containers"]
+            target = podspec.target(containers, spec["job"].get("targetContainerName", ""))["name"]
+            jobs.creation(self._config, checkpoint, hash_, force=False)
+        except podspec.Unfit as problem:
+            unfit = (problem.reason, problem.message)
+        probe, found = self._helper("probe", namespace, name, uid)
+        collector, _ = (
+            self._helper("gc", namespace, name, uid) if "deletionTimestamp" in metadata else (None, None)
+        )
+        return Observed(
+            checkpoint=checkpoint, hash=hash_, location=storage.location(self._config, hash_, namespace),
+            storage_type=self._config.storage.type, now=time.time(), target=target, unfit=unfit,
+            unusable=self._unusable(namespace), leader=self._leader(checkpoint, hash_),
+            job=None if is_foreign else job, is_job_foreign=is_foreign,
+            pods=self._pods(namespace, job["metadata"]["name"]) if job is not None and not is_foreign else (),
+            is_probing=self._config.probe, probe=probe, found=found, collector=collector,
+            is_shared=any(self._sharing(checkpoint, hash_)),
+            is_namespace_ending=self._is_ending(namespace) if "deletionTimestamp" in metadata else False,
+            job_ttl_s=spec["job"].get("ttlSecondsAfterFinished", 300),
+            give_up_after_s=seconds(self._config.gc.give_up_after),
+        )  # fmt: skip
+
+    def _job(self, namespace: str, name: str) -> Object | None:
+        return self._cluster.find(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
+
+    def _pods(self, namespace: str, job: str) -> list[Object]:
+        found: list[Object] = self._cluster.get(
+            f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"job-name={job}"
+        )["items"]
+        return found
+
+    def _helper(self, kind: str, namespace: str, name: str, uid: str) -> tuple[Object | None, Object | None]:
+        """A probe's or collector's Job, and its answer once it has ended."""
+        job = self._job(namespace, api.helper_name(kind, name))
+        if job is None or not _is_owned(job, uid) or "deletionTimestamp" in job["metadata"]:
+            return None, None
+        if not any(one["status"] == "True" for one in job.get("status", {}).get("conditions", ())):
+            return job, None
+        for pod in self._pods(namespace, job["metadata"]["name"]):
+            for one in pod.get("status", {}).get("containerStatuses", ()):
+                try:
+                    answer = json.loads((one.get("state", {}).get("terminated") or {}).get("message", ""))
+                except ValueError:
+                    continue
+                if isinstance(answer, dict):
+                    return job, answer
+        return job, {"exists": False, "message": "the probe's Job left no answer"}
+
+    def _unusable(self, namespace: str) -> tuple[str, str] | None:
+        """Why a pod that mounts the storage would not start."""
+        if self._config.storage.type != "pvc":
+            return None
+        pvc = self._config.storage.pvc
+        claim = self._cluster.find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{pvc.pvc_name}")
+        if claim is None:
+            return (
+                "StorageMissing",
+                f"persistentvolumeclaim {pvc.pvc_name!r} does not exist in namespace {namespace!r}",
+            )
+        modes = claim["spec"].get("accessModes", [])
+        if "ReadWriteMany" not in modes and not pvc.allow_read_write_once:
+            return (
+                "StorageNotShared",
+                f"persistentvolumeclaim {pvc.pvc_name!r} is {', '.join(modes)}; workers on other nodes need ReadWriteMany",
+            )
+        return None
+
+    def _sharing(self, checkpoint: Object, hash_: str) -> Iterable[Object]:
+        """The other live checkpoints of the same archive."""
+        metadata = checkpoint["metadata"]
+        mine = storage.key(self._config, hash_, metadata["namespace"])
+        for other in self._others():
+            meta = other["metadata"]
+            if meta["uid"] == metadata["uid"] or "deletionTimestamp" in meta:
+                continue
+            if storage.key(self._config, identity_hash(other["spec"]["identity"]), meta["namespace"]) == mine:
+                yield other
+
+    def _leader(self, checkpoint: Object, hash_: str) -> Leader | None:
+        """The one that makes the archive for all: the oldest that has not failed. None: this one does."""
+        rivals = [
+            one
+            for one in self._sharing(checkpoint, hash_)
+            if (one.get("status") or {}).get("phase") != api.FAILED
+        ]
+        first = min(rivals, key=_age, default=None)
+        if first is None or _age(checkpoint) < _age(first):
+            return None
+        return Leader(first["metadata"]["namespace"], first["metadata"]["name"], first.get("status") or {})
+
+    def _is_ending(self, namespace: str) -> bool:
+        found = self._cluster.find(f"/api/v1/namespaces/{namespace}")
+        return found is None or "deletionTimestamp" in found["metadata"]
+
+    def _dry_run(self, seen: Observed) -> Verdict:
+        """What the API server says of the Job and of its pod: schema, quota, pod security."""
+        if not self._config.dry_run:
+            return Verdict("ok")
+        job = jobs.creation(self._config, seen.checkpoint, seen.hash, force=False)
+        namespace = job["metadata"]["namespace"]
+        pod = {
+            "apiVersion": "v1", "kind": "Pod", "spec": job["spec"]["template"]["spec"],
+            "metadata": job["spec"]["template"]["metadata"] | {"generateName": "checkpoint-", "namespace": namespace},
+        }  # fmt: skip
+        pairs = (
+            (f"/apis/batch/v1/namespaces/{namespace}/jobs", job),
+            (f"/api/v1/namespaces/{namespace}/pods", pod),
+        )
+        for path, body in pairs:
+            try:
+                self._cluster.create(path, body, dryRun="All")
+            except ApiError as error:
+                if error.status in (400, 422):
+                    return Verdict("invalid", error.message)
+                if error.status == 403:
+                    return Verdict("refused", error.message)
+                if error.status != 409:
+                    raise
+        return Verdict("ok")
+
+    def _apply(self, path: str, seen: Observed, decision: Decision) -> float:
+        for action in decision.before:
+            self._act(path, seen, action)
+        if Action.RELEASE in decision.before:
+            self._recorder.event(seen.checkpoint, decision.reason, decision.message or seen.location)
+            return 0
+        change = conditions.new_status(seen, decision, now())
+        if change:
+            body = {
+                "metadata": {"resourceVersion": seen.checkpoint["metadata"]["resourceVersion"]},
+                "status": change,
+            }
+            try:
+                self._cluster.merge(f"{path}/status", body)
+            except ApiError as error:
+                if error.status == 409:  # it changed meanwhile: decide again
+                    return 0.1
+                raise
+            self._tell(seen, decision)
+        for action in decision.after:
+            self._act(path, seen, action)
+        return decision.again_s
+
+    def _tell(self, seen: Observed, decision: Decision) -> None:
+        old = (seen.checkpoint.get("status") or {}).get("phase")
+        if old != decision.phase:
+            self._log.info(
+                "Checkpoint", checkpoint="/".join(_key(seen.checkpoint)), phase=decision.phase, reason=decision.reason,
+                message=decision.message, hash=seen.hash,
+            )  # fmt: skip
+        if decision.phase == api.FAILED and old != api.FAILED:
+            self._recorder.event(
+                seen.checkpoint, "CheckpointFailed", f"{decision.reason}: {decision.message}"
+            )
+        elif old != decision.phase or decision.phase == api.PENDING:
+            reason = _EVENTS.get(decision.reason, decision.reason)
+            if reason not in ("Probing", "Checking", "Cleaning"):
+                self._recorder.event(seen.checkpoint, reason, decision.message or seen.location)
+
+    def _act(self, path: str, seen: Observed, action: Action) -> None:
+        checkpoint, namespace = seen.checkpoint, seen.checkpoint["metadata"]["namespace"]
+        if action in (Action.CREATE, Action.CREATE_FORCED):
+            forced = action is Action.CREATE_FORCED
+            self._create(jobs.creation(self._config, checkpoint, seen.hash, force=forced))
+        elif action is Action.PROBE:
+            if seen.probe is None:
+                self._create(jobs.probe(self._config, checkpoint, seen.hash))
+        elif action is Action.COLLECT:
+            self._create(jobs.collection(self._config, checkpoint, seen.hash))
+        elif action is Action.DELETE_JOB:
+            self._delete(seen.job)
+        elif action is Action.DELETE_PROBE:
+            self._delete(seen.probe)
+        elif action is Action.DELETE_COLLECTOR:
+            self._delete(seen.collector)
+        elif action is Action.STOP and seen.job is not None:
+            # Without workers the Job ends its pods and keeps those that have ended, with their logs.
+            name = seen.job["metadata"]["name"]
+            self._cluster.merge(
+                f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}", {"spec": {"parallelism": 0}}
+            )
+        elif action is Action.RELEASE:
+            metadata = checkpoint["metadata"]
+            left = [one for one in metadata["finalizers"] if one != api.FINALIZER]
+            change = {"resourceVersion": metadata["resourceVersion"], "finalizers": left or None}
+            self._cluster.merge(path, {"metadata": change})
+
+    def _create(self, job: Object) -> None:
+        try:
+            self._cluster.create(f"/apis/batch/v1/namespaces/{job['metadata']['namespace']}/jobs", job)
+        except ApiError as error:
+            if error.status != 409:  # made by an earlier attempt at this very step
+                raise
+
+    def _delete(self, job: Object | None) -> None:
+        if job is not None:
+            metadata = job["metadata"]
+            path = f"/apis/batch/v1/namespaces/{metadata['namespace']}/jobs/{metadata['name']}"
+            self._cluster.delete(path, metadata["uid"])
+
+
+def _key(checkpoint: Object) -> tuple[str, str]:
+    return checkpoint["metadata"]["namespace"], checkpoint["metadata"]["name"]
+
+
+def _age(checkpoint: Object) -> tuple[str, str, str]:
+    return (checkpoint["metadata"]["creationTimestamp"], *_key(checkpoint))
+
+
+def _is_owned(job: Object, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in job["metadata"].get("ownerReferences", ()))

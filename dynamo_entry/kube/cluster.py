@@ -1,0 +1,130 @@
+"""The API server as plain dicts: requests by path. The client library does connection, TLS and credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+from kubernetes import client, config
+from urllib3.exceptions import HTTPError
+
+Object = dict[str, Any]
+
+MERGE = "application/merge-patch+json"
+
+#: A connection that cannot be made, or an answer that does not come, is an error after that long.
+_TIMEOUTS_S = (10, 60)
+
+
+class ApiError(Exception):
+    """The server's answer, or that there was none (status 0)."""
+
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+        self.reason = reason
+
+
+class Cluster:
+    """Requests with the pod's service account, or with the kubeconfig outside of a cluster. Thread-safe."""
+
+    def __init__(self) -> None:
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config()
+        else:
+            config.load_kube_config()
+        self._client = client.ApiClient()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str = "application/json",
+        **query: Any,
+    ) -> Object:
+        """The answer as a dict. Raises ApiError."""
+        try:
+            response = self._send(method, path, body, content_type, query=query, timeouts=_TIMEOUTS_S)
+            data = response.read()
+        except (HTTPError, OSError) as error:
+            raise ApiError(0, f"{method} {path}: {error}") from error
+        except client.ApiException as error:
+            raise ApiError(error.status or 0, str(error.body or error.reason)) from error
+        answer = _decode(data)
+        if response.status >= 300:
+            raise ApiError(response.status, answer.get("message", ""), answer.get("reason", ""))
+        return answer
+
+    def _send(
+        self, method: str, path: str, body: Any, content_type: str, *, query: Object, timeouts: Any
+    ) -> Any:
+        url = f"{path}?{urlencode(query)}" if query else path
+        headers = {"Accept": "application/json"} | (
+            {"Content-Type": content_type} if body is not None else {}
+        )
+        serialized = self._client.param_serialize(
+            method, url, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        return self._client.call_api(*serialized, _request_timeout=timeouts)
+
+    def get(self, path: str, **query: Any) -> Object:
+        """GET."""
+        return self.request("GET", path, **query)
+
+    def find(self, path: str) -> Object | None:
+        """The object, or None where the server says that there is none. Raises ApiError."""
+        try:
+            return self.request("GET", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    def create(self, path: str, body: Object, **query: Any) -> Object:
+        """POST."""
+        return self.request("POST", path, body, **query)
+
+    def merge(self, path: str, body: Object) -> Object:
+        """A merge patch."""
+        return self.request("PATCH", path, body, content_type=MERGE)
+
+    def delete(self, path: str, uid: str, *, propagation: str = "Background") -> None:
+        """Delete that very object; nothing happens where it is gone. Raises ApiError."""
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
+        try:
+            self.request("DELETE", path, options)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def watch(self, path: str, limit_s: int, **query: Any) -> Iterator[tuple[str, Object]]:
+        """``(type, object)`` from a resourceVersion on, until the server ends it. Raises ApiError."""
+        query |= {"watch": "true", "timeoutSeconds": limit_s}
+        try:
+            response = self._send("GET", path, None, "", query=query, timeouts=(10, limit_s + 30)).response
+            if response.status >= 300:
+                raise ApiError(response.status, response.reason)
+            rest = b""
+            for piece in response.stream(64 << 10):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise ApiError(event["object"].get("code", 0), event["object"].get("message", ""))
+                    yield event["type"], event["object"]
+        except (HTTPError, OSError) as error:
+            raise ApiError(0, f"watch of {path}: {error}") from error
+
+
+def _decode(data: bytes | None) -> Object:
+    try:
+        answer = json.loads(data or b"{}")
+    except ValueError:
+        return {"message": (data or b"")[:500].decode(errors="replace")}
+    return answer if isinstance(answer, dict) else {"message": str(answer)}

@@ -1,0 +1,80 @@
+"""A decision → the status that says so. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo_entry.kube import api
+from dynamo_entry.kube.lifecycle import Decision, Observed
+
+Object = dict[str, Any]
+
+#: Reasons of Pending that are about storage.
+_STORAGE = ("StorageMissing", "StorageNotShared")
+
+_MESSAGE_LIMIT = 1024
+
+
+def new_status(seen: Observed, decision: Decision, now: str) -> Object:
+    """The fields of the status that change; none of them where nothing does. None removes a field."""
+    metadata, old = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
+    message = decision.message[:_MESSAGE_LIMIT]
+    new: Object = {
+        "phase": decision.phase,
+        "identityHash": old.get("identityHash") or seen.hash,
+        "checkpointID": old.get("identityHash") or seen.hash,
+        "location": seen.location,
+        "storageType": seen.storage_type,
+        "jobName": api.job_name(metadata["name"]),
+        # An empty string in a typed field is refused by some servers.
+        "message": (f"{decision.reason}: {message}" if message else decision.reason),
+        "observedGeneration": metadata.get("generation"),
+        "conditions": _conditions(seen, decision, old.get("conditions") or [], now),
+    }
+    if "retryToken" not in old and (metadata.get("annotations") or {}).get(api.RETRY):
+        new["retryToken"] = metadata["annotations"][api.RETRY]
+    if (
+        "recreateToken" not in old
+        and "phase" not in old
+        and (metadata.get("annotations") or {}).get(api.RECREATE)
+    ):
+        new["recreateToken"] = metadata["annotations"][api.RECREATE]
+    new |= {name: now if value == "now" else value for name, value in decision.fields.items()}
+    return {name: value for name, value in new.items() if old.get(name) != value}
+
+
+def _conditions(seen: Observed, decision: Decision, old: list[Object], now: str) -> list[Object]:
+    is_ready = decision.phase == api.READY
+    wanted = {
+        "Ready": (is_ready, decision.reason, decision.message),
+        "Progressing": (decision.phase in (api.PENDING, api.CREATING), decision.reason, decision.message),
+        "StorageUsable": _storage(seen, decision),
+        "Shared": (decision.reason == "SharedWith", decision.reason, decision.message),
+    }
+    kept = [one for one in old if one["type"] not in wanted]
+    if decision.phase in (api.PENDING, api.FAILED):
+        kept = [one for one in kept if one["type"] != api.ARCHIVE_MISSING]
+    previous = {one["type"]: one for one in old}
+    for kind, (fact, reason, message) in wanted.items():
+        condition = {
+            "type": kind, "status": str(fact), "reason": reason, "message": message[:_MESSAGE_LIMIT] or reason,
+        }  # fmt: skip
+        before = previous.get(kind, {})
+        is_same = before.get("status") == condition["status"] and before.get("reason") == reason
+        condition["lastTransitionTime"] = before["lastTransitionTime"] if is_same else now
+        kept.append(condition)
+    return kept
+
+
+def _storage(seen: Observed, decision: Decision) -> tuple[bool, str, str]:
+    """Whether a pod that mounts the storage would start: its Job's pod did, or the archive is there."""
+    if decision.reason in _STORAGE:
+        return False, decision.reason, decision.message
+    has_run = any(
+        one.get("state", {}).keys() & {"running", "terminated"}
+        for pod in seen.pods for one in pod.get("status", {}).get("containerStatuses", ())
+    )  # fmt: skip
+    old = (seen.checkpoint.get("status") or {}).get("conditions") or []
+    was = any(one["type"] == "StorageUsable" and one["status"] == "True" for one in old)
+    usable = seen.storage_type != "pvc" or decision.phase == api.READY or has_run or was
+    return usable, "Usable" if usable else "Unproven", ""

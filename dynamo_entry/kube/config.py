@@ -1,0 +1,149 @@
+"""The operator's settings file, which the Helm chart renders → frozen values."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from dynamo_entry.errors import SettingsError
+
+FILE = "/etc/dynamo-entry/operator.yaml"
+
+
+class _Section(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    pass
+
+
+class Pvc(_Section, frozen=True):
+    """A claim of this name in each namespace that uses checkpoints."""
+
+    pvc_name: str = "checkpoint-storage"
+    base_path: str = "/checkpoints"
+    allow_read_write_once: bool = False
+
+
+class Remote(_Section, frozen=True):
+    """A bucket's prefix or a repository; the Secret is one of the workload's namespace."""
+
+    uri: str = ""
+    credentials_secret_ref: str = ""
+    endpoint_url: str = ""
+
+
+class Storage(_Section, frozen=True):
+    """Where archives are kept."""
+
+    type: Literal["pvc", "s3", "oci"] = "pvc"
+    pvc: Pvc = Pvc()
+    s3: Remote = Remote()
+    oci: Remote = Remote()
+    isolate_namespaces: bool = False
+    key_secret_ref: str = ""
+
+
+class Job(_Section, frozen=True):
+    """What the checkpoint's own spec does not say about its Job."""
+
+    ready_url: str = ""
+    ttl_seconds_after_finished: int = 300
+
+
+class Security(_Section, frozen=True):
+    """What creating and restoring containers are granted."""
+
+    profile: Literal["minimal", "standard", "network", "none"] = "minimal"
+    openshift: bool = False
+
+
+class Launcher(_Section, frozen=True):
+    """How the launcher is put before an engine's command."""
+
+    command: tuple[str, ...] = ("dynamo-entry", "--")
+    guard: bool = True
+
+
+class Collection(_Section, frozen=True):
+    """Deletion of archives."""
+
+    give_up_after: str = "1h"
+
+
+class Operator(_Section, frozen=True):
+    """The operator itself."""
+
+    name: str = "dynamo-entry-operator"
+    namespace: str = "default"
+    replicas: int = 1
+    watch_namespaces: tuple[str, ...] = ()
+
+
+class Certificates(_Section, frozen=True):
+    """Where the webhook's certificate comes from."""
+
+    mode: Literal["self-signed", "cert-manager", "secret"] = "self-signed"
+    secret_name: str = "dynamo-entry-webhook-tls"  # noqa: S105 - a name
+
+
+class Webhook(_Section, frozen=True):
+    """The admission webhooks."""
+
+    enabled: bool = True
+    port: int = 8443
+    service: str = "dynamo-entry-webhook"
+    configuration: str = "dynamo-entry"
+    certificates: Certificates = Certificates()
+
+
+class Cache(_Section, frozen=True):
+    """The agent's copies, as far as pods see them."""
+
+    enabled: bool = True
+    pvc: bool = False
+    host_path: str = "/var/lib/dynamo-checkpoint/cache"
+
+
+class Agent(_Section, frozen=True):
+    """The node agent."""
+
+    enabled: bool = True
+    cache: Cache = Cache()
+
+
+class Config(_Section, frozen=True):
+    """All of it."""
+
+    storage: Storage = Storage()
+    probe: bool = True
+    dry_run: bool = True
+    job: Job = Job()
+    security: Security = Security()
+    launcher: Launcher = Launcher()
+    gc: Collection = Collection()
+    image: str = ""
+    image_pull_secrets: tuple[Any, ...] = ()
+    operator: Operator = Operator()
+    webhook: Webhook = Webhook()
+    agent: Agent = Agent()
+
+
+def read(path: str = FILE) -> str:
+    """The file's text. Raises SettingsError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+
+
+def parse(text: str) -> Config:
+    """The settings in a file's text. Raises SettingsError that names the place of the mistake."""
+    try:
+        config = msgspec.convert(yaml.safe_load(text) or {}, type=Config)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise SettingsError(f"the operator's settings: {error}", hint="correct the chart's values") from None
+    storage = config.storage
+    if storage.type != "pvc" and not getattr(storage, storage.type).uri:
+        raise SettingsError(f"the operator's settings: storage.{storage.type}.uri is empty")
+    return config

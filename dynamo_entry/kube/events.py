@@ -1,0 +1,76 @@
+"""Core/v1 Events on our objects: one per object and reason, counted up."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from typing import Any
+
+from dynamo_entry.kube import api
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+
+_COMPONENT = "dynamo-entry"
+
+#: What a person should look at.
+_WARNINGS = frozenset(
+    [
+        "CheckpointFailed",
+        "StorageMissing",
+        "StorageNotShared",
+        "NotAdmitted",
+        "TemplateInvalid",
+        "JobLost",
+        "JobNameTaken",
+        "ArchiveMissing",
+        "ArchiveLeftBehind",
+        "CollectionFailed",
+        "AdoptedDiffers",
+        "InvalidCheckpoint",
+        "WaitingForCheckpoint",
+    ]
+)
+
+
+def now() -> str:
+    """Now, as the API writes it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Recorder:
+    """Thread-safe. An event that cannot be written is logged: nothing depends on it."""
+
+    def __init__(self, cluster: Cluster, log: Any) -> None:
+        self._cluster = cluster
+        self._log = log
+        self._lock = threading.Lock()
+        self._written: dict[tuple[str, str], tuple[str, Object]] = {}
+
+    def event(self, subject: Object, reason: str, message: str) -> None:
+        """Say something of an object, unless it was just said in the same words."""
+        metadata = subject["metadata"]
+        key = (metadata["uid"], reason)
+        with self._lock:
+            path, last = self._written.get(key, ("", {}))
+            if last.get("message") == message[:1024]:
+                return
+        listing = f"/api/v1/namespaces/{metadata['namespace']}/events"
+        event: Object = {
+            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+            "involvedObject": {name: metadata[name] for name in ("namespace", "name", "uid")}
+            | {"apiVersion": api.API_VERSION, "kind": subject["kind"]},
+            "type": "Warning" if reason in _WARNINGS else "Normal", "reason": reason, "message": message[:1024],
+            "source": {"component": _COMPONENT}, "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
+        }  # fmt: skip
+        try:
+            if path:
+                change = {"message": message[:1024], "lastTimestamp": now(), "count": last["count"] + 1}
+                event = self._cluster.merge(path, change)
+            else:
+                event = self._cluster.create(listing, event)
+        except ApiError as error:
+            self._log.warning("Event not written", reason=reason, message=error.message)
+            with self._lock:
+                self._written.pop(key, None)
+            return
+        with self._lock:
+            self._written[key] = (f"{listing}/{event['metadata']['name']}", event)

@@ -1,0 +1,206 @@
+"""The three Jobs of a checkpoint: the one that creates it, the one that looks for it, the one that deletes it. Pure."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from dynamo_entry.kube import api, podspec, storage
+from dynamo_entry.kube.config import Config
+from dynamo_entry.kube.podspec import Unfit
+
+Object = dict[str, Any]
+
+#: A mesh's sidecar never ends, and would keep a Job from completing.
+_NO_MESH = {
+    "sidecar.istio.io/inject": "false",
+    "linkerd.io/inject": "disabled",
+    "kuma.io/sidecar-injection": "disabled",
+}
+
+_SIGNAL_VOLUME, _SIGNAL_PATH = "checkpoint-signal", "/checkpoint-signal"
+
+#: What the launcher needs after the engine was ready: the dump and its publication.
+_RESERVE_S = 300
+
+#: Exit codes of the launcher after which a retry is pointless (dynamo_entry/errors.py).
+_POINTLESS = [2, 170, 171, 176]
+
+#: What makes two truths when the user sets it to something else.
+_OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
+
+
+def creation(config: Config, checkpoint: Object, hash_: str, *, force: bool) -> Object:
+    """The Job that starts the engine and creates its checkpoint. Raises Unfit."""
+    metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
+    deadline = job.get("activeDeadlineSeconds", 3600)
+    labels = api.labels(metadata["name"], hash_)
+    pod = _creating_pod(config, checkpoint, hash_, deadline, force=force)
+    pod["metadata"]["labels"] = pod["metadata"].get("labels", {}) | labels
+    name = podspec.target(pod["spec"]["containers"], job.get("targetContainerName", ""))["name"]
+    rules = [
+        {"action": "FailJob", "onExitCodes": {"containerName": name, "operator": "In", "values": _POINTLESS}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    return _job(
+        api.job_name(metadata["name"]), checkpoint, labels,
+        {
+            "activeDeadlineSeconds": deadline, "backoffLimit": job.get("backoffLimit", 3),
+            "podFailurePolicy": {"rules": rules}, "template": pod,
+        },
+    )  # fmt: skip
+
+
+def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int, *, force: bool) -> Object:
+    metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
+    template: Object = deepcopy(job["podTemplateSpec"])
+    spec = template["spec"]
+    container = podspec.target(spec["containers"], job.get("targetContainerName", ""))
+    wired = storage.wiring(config, hash_, metadata["namespace"], creates=True)
+    signal = {
+        "SIGNAL_FILE": f"{_SIGNAL_PATH}/{hash_}.ready",
+        "SIGNAL_TIMEOUT": str(max(deadline - _RESERVE_S, deadline // 2)),
+        "STATUS_FILE": "/dev/termination-log",
+    }
+    if url := _ready_url(config, checkpoint, container):
+        signal["READY_URL"] = url
+    if force:
+        signal["FORCE"] = "1"
+    env = [
+        *wired.env,
+        *({"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in signal.items()),
+    ]
+    _refuse_two_truths(container, env)
+    container = podspec.without_secrets_in_dump(container, wired)
+    container = podspec.with_env(container, env)
+    # A frozen engine answers nobody, and would be killed in the middle of its dump.
+    container = {
+        key: value for key, value in container.items() if key not in ("livenessProbe", "startupProbe")
+    }
+    if "exec" not in container.get("readinessProbe", {"exec": {}}):
+        del container["readinessProbe"]
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    container = podspec.wrap(container, config, guard=False)
+    container = podspec.with_privileges(container, config, creates=True)
+    spec["volumes"], container = podspec.with_volumes(spec, container, _with_signal(wired))
+    spec["containers"] = podspec.replaced(spec["containers"], container)
+    _add_shared_memory(spec, container["name"], job.get("sharedMemory") or {})
+    spec["restartPolicy"] = "Never"
+    spec["terminationGracePeriodSeconds"] = max(spec.get("terminationGracePeriodSeconds", 0), 60)
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"} | _NO_MESH
+    template.setdefault("metadata", {})
+    template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | annotations
+    return template
+
+
+def _with_signal(wired: storage.Wiring) -> storage.Wiring:
+    """An emptyDir, so that no file of an earlier attempt is ever in it."""
+    volume = {"name": _SIGNAL_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    mount = {"name": _SIGNAL_VOLUME, "mountPath": _SIGNAL_PATH}
+    return wired._replace(volumes=(*wired.volumes, volume), mounts=(*wired.mounts, mount))
+
+
+def _refuse_two_truths(container: Object, env: list[Object]) -> None:
+    ours = {variable["name"]: variable.get("value") for variable in env}
+    for variable in container.get("env", ()):
+        name = variable["name"]
+        if (
+            name.removeprefix("DYNAMO_CHECKPOINT_") in _OURS
+            and name in ours
+            and variable.get("value") != ours[name]
+        ):
+            raise Unfit(
+                "TemplateInvalid",
+                f"{name} is set to {variable.get('value')!r}; it must be {ours[name]!r} or absent",
+            )
+
+
+def _ready_url(config: Config, checkpoint: Object, container: Object) -> str:
+    """Where the launcher asks whether the engine is ready: for engines that do not write the signal file."""
+    annotations = checkpoint["metadata"].get("annotations") or {}
+    if given := annotations.get(api.READY_URL) or config.job.ready_url:
+        return str(given)
+    for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
+        get = container.get(probe, {}).get("httpGet")
+        if get:
+            named = {port.get("name"): port["containerPort"] for port in container.get("ports", ())}
+            port = named.get(get["port"], get["port"])
+            return f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{port}{get.get('path', '/')}"
+    return ""
+
+
+def _add_shared_memory(spec: Object, name: str, options: Object) -> None:
+    """Engines need more than the runtime's 64 MiB of /dev/shm."""
+    container = podspec.target(spec["containers"], name)
+    if options.get("disabled") or any(
+        one["mountPath"] == "/dev/shm" for one in container.get("volumeMounts", ())
+    ):
+        return
+    volume = {
+        "name": "checkpoint-shm",
+        "emptyDir": {"medium": "Memory", "sizeLimit": options.get("size", "8Gi")},
+    }
+    spec["volumes"].append(volume)
+    container["volumeMounts"].append({"name": "checkpoint-shm", "mountPath": "/dev/shm"})
+
+
+def probe(config: Config, checkpoint: Object, hash_: str) -> Object:
+    """The Job that looks whether the archive is there, without an engine or a GPU."""
+    where = storage.location(config, hash_, checkpoint["metadata"]["namespace"])
+    argv = ["python", "-m", "dynamo_entry.kube", "probe", where]
+    return _helper(config, checkpoint, hash_, "probe", argv, creates=False)
+
+
+def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
+    """The Job that deletes the archive."""
+    where = storage.location(config, hash_, checkpoint["metadata"]["namespace"])
+    argv = ["python", "-m", "dynamo_entry.kube", "delete", where, hash_]
+    return _helper(config, checkpoint, hash_, "gc", argv, creates=True)
+
+
+def _helper(
+    config: Config, checkpoint: Object, hash_: str, kind: str, argv: list[str], *, creates: bool
+) -> Object:
+    wired = storage.wiring(config, hash_, checkpoint["metadata"]["namespace"], creates=creates)
+    # A copy on the node says nothing about the storage.
+    pairs = [
+        pair
+        for pair in zip(wired.volumes, wired.mounts, strict=True)
+        if pair[0]["name"] != "checkpoint-cache"
+    ]
+    context: Object = {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    if not config.security.openshift:
+        context["seccompProfile"] = {"type": "RuntimeDefault"}
+    container = {
+        "name": kind, "image": config.image, "command": argv, "env": list(wired.env), "securityContext": context,
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "volumeMounts": [mount for _, mount in pairs],
+    }  # fmt: skip
+    pod = {
+        "metadata": {"annotations": _NO_MESH, "labels": {api.SOURCE_LABEL: kind}},
+        "spec": {
+            "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
+            "volumes": [volume for volume, _ in pairs], "imagePullSecrets": list(config.image_pull_secrets),
+        },
+    }  # fmt: skip
+    name = checkpoint["metadata"]["name"]
+    labels = api.labels(name, hash_) | {api.SOURCE_LABEL: kind}
+    spec = {"activeDeadlineSeconds": 120, "backoffLimit": 1, "template": pod}
+    return _job(api.helper_name(kind, name), checkpoint, labels, spec)
+
+
+def _job(name: str, checkpoint: Object, labels: dict[str, str], spec: Object) -> Object:
+    metadata = checkpoint["metadata"]
+    owner = {
+        "apiVersion": api.API_VERSION, "kind": api.CHECKPOINT_KIND, "name": metadata["name"], "uid": metadata["uid"],
+        "controller": True, "blockOwnerDeletion": True,
+    }  # fmt: skip
+    return {
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {
+            "name": name, "namespace": metadata["namespace"], "labels": labels, "ownerReferences": [owner],
+        },
+        "spec": spec,
+    }  # fmt: skip

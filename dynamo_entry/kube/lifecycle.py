@@ -1,0 +1,406 @@
+"""What is seen of a checkpoint → its next phase and what to do. One pure function; the rows of a table in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+from dynamo_entry.kube.api import (
+    ARCHIVE_MISSING,
+    AUTO_LABEL,
+    CREATING,
+    FAILED,
+    FINALIZER,
+    PENDING,
+    PHASES,
+    READY,
+    RECREATE,
+    RETRY,
+)
+
+Object = dict[str, Any]
+
+#: A Job that vanishes again and again is deleted by somebody.
+_ATTEMPTS = 4
+
+_SOON_S, _LATER_S = 2.0, 30.0
+
+#: How long sidecars may go on after the checkpoint is published.
+_LINGER_S = 60.0
+
+
+class Action(Enum):
+    """Something to do to the cluster. Each is idempotent."""
+
+    PROBE = "make the probe's Job"
+    DRY_RUN = "let the API server check the Job"
+    CREATE = "make the Job"
+    CREATE_FORCED = "make the Job, to replace an existing archive"
+    STOP = "end the Job's pods and start no more"
+    DELETE_JOB = "delete the Job"
+    DELETE_PROBE = "delete the probe's Job"
+    COLLECT = "make the Job that deletes the archive"
+    DELETE_COLLECTOR = "delete that Job"
+    RELEASE = "take the finalizer off"
+
+
+class Verdict(NamedTuple):
+    """The API server's answer to a dry run: ``ok``, ``invalid`` or ``refused``."""
+
+    kind: str
+    message: str = ""
+
+
+class Leader(NamedTuple):
+    """Another checkpoint of the same archive, which is older: its Job serves both."""
+
+    namespace: str
+    name: str
+    status: Object
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that ``decide`` looks at. Jobs are None where there is none; times are Unix seconds."""
+
+    checkpoint: Object
+    hash: str
+    location: str
+    storage_type: str
+    now: float
+    target: str = ""
+    #: why the pod template cannot be used: (reason, message)
+    unfit: tuple[str, str] | None = None
+    #: why storage cannot be used yet
+    unusable: tuple[str, str] | None = None
+    leader: Leader | None = None
+    job: Object | None = None
+    #: a Job of that name is somebody else's
+    is_job_foreign: bool = False
+    pods: Sequence[Object] = ()
+    is_probing: bool = True
+    probe: Object | None = None
+    #: the probe's answer, once it has ended
+    found: Object | None = None
+    verdict: Verdict | None = None
+    collector: Object | None = None
+    #: another live checkpoint names the same archive
+    is_shared: bool = False
+    is_namespace_ending: bool = False
+    job_ttl_s: float = 300
+    give_up_after_s: float = 3600
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next phase with its reason; ``before`` the status is written, ``after`` it is durable."""
+
+    phase: str
+    reason: str
+    message: str = ""
+    before: tuple[Action, ...] = ()
+    after: tuple[Action, ...] = ()
+    #: further fields of the status
+    fields: Object = field(default_factory=dict)
+    #: look again after so many seconds; 0: when something changes
+    again_s: float = 0
+
+
+def decide(seen: Observed) -> Decision:
+    """The next step of a checkpoint."""
+    metadata, status = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    phase = status.get("phase")
+    if "deletionTimestamp" in metadata:
+        return _deletion(seen)
+    if phase not in PHASES:
+        return Decision(PENDING, "Accepted", again_s=_SOON_S / 10)
+    if status.get("identityHash") not in (None, seen.hash):
+        return Decision(
+            FAILED,
+            "IdentityChanged",
+            f"spec.identity has hash {seen.hash}, the checkpoint is {status['identityHash']}: create another DynamoCheckpoint",
+        )
+    wants_retry = annotations.get(RETRY, "") != status.get("retryToken", "")
+    is_edited = metadata.get("generation") != status.get("observedGeneration")
+    if phase == FAILED and (wants_retry or is_edited):
+        fields = {"attempts": 0, "retryToken": annotations.get(RETRY) or None}
+        return Decision(
+            PENDING,
+            "Retrying",
+            before=(Action.DELETE_JOB, Action.DELETE_PROBE),
+            fields=fields,
+            again_s=_SOON_S,
+        )
+    if phase in (READY, FAILED) and _recreates(seen):
+        return Decision(
+            PENDING, "Recreating", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=_SOON_S
+        )
+    return {PENDING: _pending, CREATING: _creating, READY: _ready, FAILED: _failed}[phase](seen)
+
+
+def _recreates(seen: Observed) -> bool:
+    token = (seen.checkpoint["metadata"].get("annotations") or {}).get(RECREATE, "")
+    return bool(token != (seen.checkpoint.get("status") or {}).get("recreateToken", ""))
+
+
+def _pending(seen: Observed) -> Decision:
+    attempts = seen.checkpoint["status"].get("attempts", 0)
+    if seen.leader is not None and not _recreates(seen):
+        return _shared(seen.leader)
+    if seen.unfit is not None:
+        return Decision(FAILED, *seen.unfit)
+    if seen.unusable is not None:
+        return Decision(PENDING, *seen.unusable, again_s=_LATER_S)
+    if seen.is_job_foreign:
+        return Decision(
+            PENDING, "JobNameTaken", "a Job of the same name belongs to another object", again_s=10
+        )
+    if seen.job is not None and "deletionTimestamp" in seen.job["metadata"]:
+        return Decision(PENDING, "Cleaning", "an earlier Job is being deleted", again_s=_SOON_S)
+    if seen.job is not None:
+        return Decision(CREATING, "JobCreated", fields={"attempts": max(attempts, 1)}, again_s=_SOON_S)
+    if seen.is_probing and not _recreates(seen):
+        if seen.found is None:
+            return Decision(
+                PENDING, "Probing", "looking for an existing archive", before=(Action.PROBE,), again_s=_SOON_S
+            )
+        if seen.found.get("exists") and seen.found.get("hash") in ("", None, seen.hash):
+            return _adopted(seen, seen.found)
+    if attempts >= _ATTEMPTS:
+        return Decision(
+            FAILED, "JobLost", f"the Job was deleted {attempts} times", after=(Action.DELETE_PROBE,)
+        )
+    if seen.verdict is None:
+        return Decision(PENDING, "Checking", before=(Action.DRY_RUN,))
+    if seen.verdict.kind == "invalid":
+        return Decision(FAILED, "TemplateInvalid", seen.verdict.message, after=(Action.DELETE_PROBE,))
+    if seen.verdict.kind == "refused":
+        return Decision(PENDING, "NotAdmitted", seen.verdict.message, again_s=_LATER_S)
+    fields: Object = {"attempts": attempts + 1}
+    create = Action.CREATE
+    if _recreates(seen):
+        create = Action.CREATE_FORCED
+        fields["recreateToken"] = seen.checkpoint["metadata"]["annotations"].get(RECREATE) or None
+    return Decision(
+        CREATING, "JobCreated", before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=_SOON_S
+    )
+
+
+def _shared(leader: Leader) -> Decision:
+    copied = {name: leader.status.get(name) for name in ("createdAt", "digest", "sizeBytes", "imageID")}
+    message = f"{leader.namespace}/{leader.name}"
+    if leader.status.get("phase") == READY:
+        return Decision(READY, "SharedWith", message, fields=copied)
+    return Decision(PENDING, "SharedWith", message, again_s=_LATER_S)
+
+
+def _adopted(seen: Observed, found: Object) -> Decision:
+    fields = {
+        "createdAt": found.get("created_at"),
+        "digest": found.get("digest"),
+        "sizeBytes": found.get("size_bytes"),
+    }
+    reason, message = "Adopted", f"{seen.location} was there already"
+    wanted = engine_command(seen.checkpoint, seen.target)
+    if wanted and found.get("argv") and found["argv"] != wanted:
+        reason = "AdoptedDiffers"
+        message += (
+            f", created from {found['argv']}; this template runs {wanted}; dynamo-entry/recreate replaces it"
+        )
+    return Decision(READY, reason, message, after=(Action.DELETE_PROBE,), fields=fields)
+
+
+def engine_command(checkpoint: Object, target: str) -> list[str]:
+    """The template's command line; empty where the image decides."""
+    containers = checkpoint["spec"]["job"]["podTemplateSpec"]["spec"]["containers"]
+    container: Object = next((one for one in containers if one.get("name") == target), {})
+    return [*container["command"], *container.get("args", ())] if container.get("command") else []
+
+
+def _creating(seen: Observed) -> Decision:
+    if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
+        return Decision(PENDING, "JobLost", "the Job is gone", again_s=_SOON_S)
+    result, image = launcher_result(seen.pods, seen.target)
+    conditions = {
+        one["type"]: one
+        for one in seen.job.get("status", {}).get("conditions", ())
+        if one["status"] == "True"
+    }
+    if "Failed" in conditions:
+        return _job_failed(conditions["Failed"], result)
+    if "Complete" in conditions or (_published(result) and _lingers(seen)):
+        if _published(result):
+            after = () if "Complete" in conditions else (Action.STOP,)
+            return _created(result, image, after)
+        if "Complete" in conditions:
+            return Decision(
+                FAILED, "NoArchive", result.get("message") or "the Job ended without publishing an archive"
+            )
+    if result.get("result") == "failed" and result.get("retry") is False:
+        return Decision(
+            FAILED, result.get("reason", "Failed"), result.get("message", ""), after=(Action.STOP,)
+        )
+    if helper := _failed_helper(seen.pods, seen.target):
+        return Decision(FAILED, "HelperFailed", helper, after=(Action.STOP,))
+    return Decision(CREATING, "JobRunning", _progress(seen.pods), again_s=10)
+
+
+def _created(result: Object, image: str, after: tuple[Action, ...]) -> Decision:
+    reason = "Published" if result["result"] == "published" else "Adopted"
+    fields = {"digest": result.get("digest"), "sizeBytes": result.get("size_bytes"), "imageID": image or None}
+    return Decision(
+        READY, reason, result.get("location", ""), after=after, fields={"createdAt": "now"} | fields
+    )
+
+
+def _published(result: Object) -> bool:
+    return result.get("result") in ("published", "exists")
+
+
+def _job_failed(condition: Object, result: Object) -> Decision:
+    if condition.get("reason") == "DeadlineExceeded":
+        return Decision(FAILED, "DeadlineExceeded", condition.get("message", ""))
+    reason = result.get("reason") or condition.get("reason") or "JobFailed"
+    return Decision(FAILED, reason, result.get("message") or condition.get("message", ""))
+
+
+def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
+    """What the launcher of the last attempt wrote as it ended, and the image that it ran.
+
+    What cannot be read is shown as it is: ``{"message": …}``.
+    """
+    ended = []
+    for pod in pods:
+        for one in pod.get("status", {}).get("containerStatuses", ()):
+            terminated = one.get("state", {}).get("terminated")
+            if one["name"] == target and terminated:
+                ended.append((terminated.get("finishedAt") or "", terminated, one.get("imageID", "")))
+    if not ended:
+        return {}, ""
+    _, terminated, image = max(ended, key=lambda entry: entry[0])
+    text = terminated.get("message", "")
+    try:
+        result = json.loads(text)
+    except ValueError:
+        result = None
+    if isinstance(result, dict) and "result" in result:
+        return result, image
+    code = terminated.get("exitCode")
+    reason = "LauncherMissing" if code in (127, 128) else "ContainerFailed" if code else ""
+    return {"message": f"exit code {code}: {text}"[:1024].strip(), "reason": reason}, image
+
+
+def _lingers(seen: Observed) -> bool:
+    """Whether the target has ended for long while others of its pod still run, and nothing waits for them."""
+    if "gpuMemoryService" in seen.checkpoint["spec"]:
+        return False
+    for pod in seen.pods:
+        for one in pod.get("status", {}).get("containerStatuses", ()):
+            terminated = one.get("state", {}).get("terminated") or {}
+            if one["name"] == seen.target and terminated.get("exitCode") == 0:
+                return seen.now - _seconds(terminated.get("finishedAt")) > _LINGER_S
+    return False
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0
+
+
+def _failed_helper(pods: Sequence[Object], target: str) -> str:
+    """A container that ended badly while the engine's still runs: it would go on until the deadline."""
+    for pod in pods:
+        states = {
+            one["name"]: one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())
+        }
+        if "running" not in states.get(target, {}):
+            continue
+        for name, state in states.items():
+            if name != target and state.get("terminated", {}).get("exitCode"):
+                return f"container {name!r} ended with exit code {state['terminated']['exitCode']}"
+    return ""
+
+
+def _progress(pods: Sequence[Object]) -> str:
+    """What the newest pod waits for, in its own words."""
+    if not pods:
+        return ""
+    pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")))
+    status = pod.get("status", {})
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', 'Pending')}: {condition.get('message', '')}"
+    for one in status.get("containerStatuses", ()):
+        waiting = one.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return f"{one['name']}: {waiting['reason']}: {waiting.get('message', '')}"
+    return str(status.get("message", ""))
+
+
+def _ready(seen: Observed) -> Decision:
+    status = seen.checkpoint["status"]
+    conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    if conditions.get(ARCHIVE_MISSING) == "True":
+        message = f"{seen.location} is gone"
+        if (seen.checkpoint["metadata"].get("labels") or {}).get(AUTO_LABEL) == "true":
+            return Decision(
+                PENDING,
+                ARCHIVE_MISSING,
+                message,
+                before=(Action.DELETE_JOB, Action.DELETE_PROBE),
+                fields={"attempts": 0},
+                again_s=_SOON_S,
+            )
+        return Decision(FAILED, ARCHIVE_MISSING, message)
+    return _same(seen)
+
+
+def _failed(seen: Observed) -> Decision:
+    return _same(seen)
+
+
+def _same(seen: Observed) -> Decision:
+    """Nothing new; a finished Job goes when its time has come, a failed one a day later."""
+    status = seen.checkpoint["status"]
+    ready: Object = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+    reason = ready.get("reason", status["phase"])
+    message = ready.get("message", "")
+    same = Decision(status["phase"], reason, "" if message == reason else message)
+    if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
+        return same
+    keep_s = seen.job_ttl_s if status["phase"] == READY else max(seen.job_ttl_s, 86400)
+    left_s = keep_s - (seen.now - _seconds(ready.get("lastTransitionTime")))
+    if left_s <= 0:
+        return Decision(same.phase, same.reason, same.message, after=(Action.DELETE_JOB,))
+    return Decision(same.phase, same.reason, same.message, again_s=left_s)
+
+
+def _deletion(seen: Observed) -> Decision:
+    """Retain: nothing of ours. Delete: the archive goes first, but no deletion is held up for ever."""
+    metadata, status = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
+    phase = status.get("phase", PENDING)
+    if FINALIZER not in (metadata.get("finalizers") or ()):
+        return Decision(phase, "Deleting")
+    if seen.job is not None:
+        return Decision(phase, "Deleting", before=(Action.DELETE_JOB,), again_s=_SOON_S)
+    if seen.is_shared or seen.checkpoint["spec"].get("deletionPolicy") != "Delete":
+        return Decision(phase, "ArchiveKept", before=(Action.RELEASE,))
+    if seen.is_namespace_ending or seen.now - _seconds(metadata["deletionTimestamp"]) > seen.give_up_after_s:
+        return Decision(
+            phase, "ArchiveLeftBehind", f"{seen.location} is still there", before=(Action.RELEASE,)
+        )
+    conditions = {
+        one["type"]
+        for one in (seen.collector or {}).get("status", {}).get("conditions", ())
+        if one["status"] == "True"
+    }
+    if "Complete" in conditions:
+        return Decision(phase, "ArchiveDeleted", before=(Action.RELEASE,))
+    if "Failed" in conditions:
+        return Decision(phase, "CollectionFailed", before=(Action.DELETE_COLLECTOR,), again_s=_LATER_S)
+    before = () if seen.collector is not None else (Action.COLLECT,)
+    return Decision(phase, "DeletingArchive", before=before, again_s=_SOON_S)

@@ -1,0 +1,93 @@
+"""What the API server has of one kind of object, kept up to date by a watch in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+
+#: A watch is renewed that often anyway, which also finds connections that died unnoticed.
+_WATCH_S = 300
+
+_PAUSE_S = 2
+
+
+class Mirror:
+    """The objects at a list's path, of each what ``keep`` returns.
+
+    ``changed`` is called with each that came, changed or went.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        path: str,
+        *,
+        changed: Callable[[Object], None],
+        log: Any,
+        keep: Callable[[Object], Object] = lambda item: item,
+        **query: str,
+    ) -> None:
+        self._cluster = cluster
+        self._path = path
+        self._query = query
+        self._changed = changed
+        self._keep = keep
+        self._log = log
+        self._lock = threading.Lock()
+        self._objects: dict[tuple[str, str], Object] = {}
+        self.is_synced = False
+        threading.Thread(target=self._follow, name=f"watch {path}", daemon=True).start()
+
+    def objects(self) -> list[Object]:
+        """All objects as they are known now."""
+        with self._lock:
+            return list(self._objects.values())
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """One of them."""
+        with self._lock:
+            return self._objects.get((namespace, name))
+
+    def _follow(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                self._watch(self._list())
+            except ApiError as error:
+                if error.status != 410:  # too old a version: list again, as after any break
+                    self._log.warning(
+                        "Watch interrupted", path=self._path, message=error.message.partition("\n")[0]
+                    )
+                    pause.wait(_PAUSE_S)
+            except Exception as error:
+                self._log.error("Watch failed", path=self._path, message=repr(error))
+                pause.wait(_PAUSE_S)
+
+    def _list(self) -> str:
+        listed = self._cluster.get(self._path, **self._query)
+        present = {_key(item): self._keep(item) for item in listed["items"]}
+        with self._lock:
+            gone = [item for key, item in self._objects.items() if key not in present]
+            self._objects = present
+        self.is_synced = True
+        for item in [*present.values(), *gone]:
+            self._changed(item)
+        return str(listed["metadata"]["resourceVersion"])
+
+    def _watch(self, version: str) -> None:
+        """Until the server ends the watch; what is missed then, the next list tells."""
+        for kind, whole in self._cluster.watch(self._path, _WATCH_S, resourceVersion=version, **self._query):
+            item = self._keep(whole)
+            with self._lock:
+                if kind == "DELETED":
+                    self._objects.pop(_key(item), None)
+                else:
+                    self._objects[_key(item)] = item
+            self._changed(item)
+
+
+def _key(item: Object) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]

@@ -1,0 +1,266 @@
+"""The operator: watches that say what to look at, workers that look at it, and the webhooks' server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube import admission, api, storage
+from dynamo_entry.kube.automatic import Graphs
+from dynamo_entry.kube.certificates import Certificates
+from dynamo_entry.kube.checkpoints import Checkpoints
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.kube.config import Config
+from dynamo_entry.kube.events import Recorder
+from dynamo_entry.kube.health import serve
+from dynamo_entry.kube.lease import Lease
+from dynamo_entry.kube.metrics import Metrics
+from dynamo_entry.kube.mirror import Mirror
+from dynamo_entry.kube.queue import Queue
+from dynamo_entry.kube.webhook import Server
+
+_WORKERS = 4
+_METRICS_PORT = 9101
+
+#: Everything is looked at again that often: nothing depends on an event that got lost.
+_RESYNC_S = 300
+
+#: client-go's defaults for leader election.
+_LEASE_S, _RENEW_S, _RETRY_S = 15, 10, 2
+
+
+def run(config: Config, log: Any) -> None:
+    """Work until SIGTERM, or until the lease is lost."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    operator = Operator(config, Cluster(), log)
+    questions = {"/healthz": operator.liveness, "/readyz": operator.readiness}
+    serve(operator.metrics.registry, _METRICS_PORT, questions)
+    operator.start()
+    log.info(
+        "Operator started", storage=config.storage.type, namespaces=config.operator.watch_namespaces or "all"
+    )
+    while not ended.wait(_RENEW_S if operator.is_leader else _RETRY_S):
+        operator.tick()
+    log.info("Operator ends")
+    os._exit(0)  # every step is idempotent: nothing has to be finished
+
+
+class Operator:
+    def __init__(self, config: Config, cluster: Cluster, log: Any) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._log = log
+        self.metrics = Metrics()
+        self.is_leader = False
+        self._ticked_at = time.monotonic()
+        self._resync_at = self._refresh_at = 0.0
+        recorder = Recorder(cluster, log)
+        self._certificates = Certificates(config, cluster, log)
+        self._lease = Lease(
+            cluster, config.operator.namespace, config.operator.name, os.environ.get("POD_NAME", str(os.getpid())),
+            _LEASE_S,
+        )  # fmt: skip
+        checkpoints = Checkpoints(config, cluster, recorder, log, self._all_checkpoints)
+        graphs = Graphs(config, cluster, recorder, log, pods=self._pods_of, sharing=self._sharing)
+        self._work = {"checkpoint": checkpoints.reconcile, "graph": graphs.reconcile}
+        self._queue: Queue[tuple[str, str, str]] | None = None
+        self._serves_graphs = cluster.find(f"/apis/{api.API_VERSION}/{api.GRAPHS}?limit=1") is not None
+        self._checkpoints = self._watch(
+            f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed
+        )
+        self._graphs = self._pods = []
+        self._jobs = self._watch(
+            "/apis/batch/v1/{}jobs", self._job_changed, keep=_marks, labelSelector=api.SOURCE_LABEL
+        )
+        self._job_pods = self._watch(
+            "/api/v1/{}pods", self._job_pod_changed, keep=_marks, labelSelector=f"{api.SOURCE_LABEL}=true"
+        )
+        if self._serves_graphs:
+            self._graphs = self._watch(f"/apis/{api.API_VERSION}/{{}}{api.GRAPHS}", self._graph_changed)
+            self._pods = self._watch(
+                "/api/v1/{}pods", self._pod_changed, keep=_marks, labelSelector=api.GRAPH_LABEL
+            )
+        self.metrics.follow(
+            lambda: [(one.get("status") or {}).get("phase", "") for one in self._all_checkpoints()],
+            lambda: len(self._queue) if self._queue else 0,
+        )
+
+    def _watch(self, path: str, changed: Any, **options: Any) -> list[Mirror]:
+        scopes = [f"namespaces/{name}/" for name in self._config.operator.watch_namespaces] or [""]
+        return [
+            Mirror(self._cluster, path.format(scope), changed=changed, log=self._log, **options)
+            for scope in scopes
+        ]
+
+    def start(self) -> None:
+        """Serve the webhooks; reconcile as soon as this replica may."""
+        if self._config.webhook.enabled:
+            self._refresh()
+            server = Server(
+                self._config.webhook.port, self._certificates.context,
+                {"/mutate": self._review_pod, "/validate": self._review_checkpoint}, self.metrics.reviewed, self._log,
+            )  # fmt: skip
+            threading.Thread(target=server.serve_forever, name="webhook", daemon=True).start()
+        self.tick()
+
+    def tick(self) -> None:
+        """What is done every few seconds: the lease, the certificate, the resync."""
+        now = self._ticked_at = time.monotonic()
+        self._lead()
+        if self._config.webhook.enabled and now >= self._refresh_at:
+            self._refresh()
+        if self._queue is not None and now >= self._resync_at:
+            self._resync_at = now + _RESYNC_S
+            self._notice_graphs()
+            for kind, mirrors in (("checkpoint", self._checkpoints), ("graph", self._graphs)):
+                for mirror in mirrors:
+                    for one in mirror.objects():
+                        self._add(kind, one)
+
+    def _lead(self) -> None:
+        """One replica works. Where there is only one, nobody has to be asked."""
+        try:
+            leads = self._config.operator.replicas <= 1 or self._lease.acquire()
+        except ApiError as error:
+            self._log.warning("Lease not to be had", message=error.message)
+            leads = False
+        if self.is_leader and not leads:
+            self._log.error("Lease lost")
+            os._exit(1)
+        self.is_leader = leads
+        self.metrics.leader.set(leads)
+        if leads and self._queue is None:
+            self._queue = Queue(self._look, _WORKERS, self._log, self.metrics.errors.inc)
+
+    def _look(self, key: tuple[str, str, str]) -> float:
+        return self._work[key[0]](key[1:])
+
+    def _refresh(self) -> None:
+        try:
+            self._certificates.refresh()
+        except ApiError as error:
+            self._log.warning("Certificate not refreshed", message=error.message)
+            self._refresh_at = time.monotonic() + _RETRY_S
+        else:
+            self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
+
+    def _notice_graphs(self) -> None:
+        """Dynamo was installed after us: begin anew, with a watch on its graphs."""
+        if (
+            not self._serves_graphs
+            and self._cluster.find(f"/apis/{api.API_VERSION}/{api.GRAPHS}?limit=1") is not None
+        ):
+            self._log.info("DynamoGraphDeployments are served now; starting again")
+            os._exit(0)
+
+    def liveness(self) -> str:
+        """Why the kubelet should restart this container, or nothing."""
+        silent_s = time.monotonic() - self._ticked_at
+        return f"no life for {silent_s:.0f} s" if silent_s > 10 * _RENEW_S else ""
+
+    def readiness(self) -> str:
+        """Why the webhooks would not do what they should, or nothing."""
+        if not all(mirror.is_synced for mirror in [*self._checkpoints, *self._graphs]):
+            return "checkpoints are not known yet"
+        if self._config.webhook.enabled and not self._certificates.is_loaded:
+            return "the webhook has no certificate yet"
+        return ""
+
+    def _add(self, kind: str, one: Object) -> None:
+        if self._queue is not None:
+            self._queue.add((kind, one["metadata"]["namespace"], one["metadata"]["name"]))
+
+    def _checkpoint_changed(self, one: Object) -> None:
+        self._add("checkpoint", one)
+        for graph in self._graph_objects():
+            if graph["metadata"]["namespace"] == one["metadata"]["namespace"]:
+                self._add("graph", graph)
+
+    def _job_changed(self, job: Object) -> None:
+        for owner in job["metadata"].get("ownerReferences", ()):
+            if owner["kind"] == api.CHECKPOINT_KIND:
+                self._add(
+                    "checkpoint",
+                    {"metadata": {"namespace": job["metadata"]["namespace"], "name": owner["name"]}},
+                )
+
+    def _job_pod_changed(self, pod: Object) -> None:
+        name = pod["metadata"]["labels"].get(api.NAME_LABEL, "")
+        if self._checkpoint(pod["metadata"]["namespace"], name) is not None:
+            self._add("checkpoint", {"metadata": {"namespace": pod["metadata"]["namespace"], "name": name}})
+
+    def _graph_changed(self, graph: Object) -> None:
+        self._add("graph", graph)
+
+    def _pod_changed(self, pod: Object) -> None:
+        name = pod["metadata"]["labels"][api.GRAPH_LABEL]
+        graph = self._graph(pod["metadata"]["namespace"], name)
+        if graph is not None:
+            self._add("graph", graph)
+
+    def _all_checkpoints(self) -> Iterable[Object]:
+        return (one for mirror in self._checkpoints for one in mirror.objects())
+
+    def _graph_objects(self) -> Iterable[Object]:
+        return (one for mirror in self._graphs for one in mirror.objects())
+
+    def _checkpoint(self, namespace: str, name: str) -> Object | None:
+        found = (mirror.get(namespace, name) for mirror in self._checkpoints)
+        return next((one for one in found if one is not None), None)
+
+    def _graph(self, namespace: str, name: str) -> Object | None:
+        found = (mirror.get(namespace, name) for mirror in self._graphs)
+        return next((one for one in found if one is not None), None)
+
+    def _pods_of(self, namespace: str, graph: str, service: str) -> Iterable[Object]:
+        wanted = {api.GRAPH_LABEL: graph, api.SERVICE_LABEL: service}.items()
+        for mirror in self._pods:
+            for pod in mirror.objects():
+                metadata = pod["metadata"]
+                if metadata["namespace"] == namespace and wanted <= metadata["labels"].items():
+                    yield pod
+
+    def _sharing(self, key: tuple[str, ...]) -> Object | None:
+        """The checkpoint of an archive: a Ready one if there is any."""
+        found = None
+        for one in self._all_checkpoints():
+            hash_ = identity_hash(one["spec"]["identity"])
+            if storage.key(self._config, hash_, one["metadata"]["namespace"]) == key:
+                if (one.get("status") or {}).get("phase") == api.READY:
+                    return one
+                found = found or one
+        return found
+
+    def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
+        known = admission.Known(self._graph, self._checkpoint, self._sharing)
+        pod, reason = admission.mutate(self._config, request["object"], request["namespace"], known)
+        if pod is not None:
+            metadata = request["object"]["metadata"]
+            name = metadata.get("name") or metadata.get("generateName", "")
+            self._log.info(
+                "Pod wired",
+                pod=f"{request['namespace']}/{name}",
+                hash=pod["metadata"]["labels"][api.HASH_LABEL],
+            )
+        return pod, reason, False
+
+    def _review_checkpoint(self, request: Object) -> tuple[Object | None, str, bool]:
+        problem = admission.validate(request.get("oldObject"), request["object"])
+        return None, problem or "valid", bool(problem)
+
+
+def _marks(item: Object) -> Object:
+    """Of an object that is only followed: what it is found by."""
+    metadata = item["metadata"]
+    kept = ("namespace", "name", "uid", "ownerReferences")
+    return {
+        "metadata": {name: metadata[name] for name in kept if name in metadata}
+        | {"labels": metadata.get("labels") or {}}
+    }

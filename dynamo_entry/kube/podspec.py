@@ -1,0 +1,179 @@
+"""Containers with the launcher in front of their command, wired to storage, granted what that takes. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+from dynamo_entry.kube.config import Config
+from dynamo_entry.kube.storage import Wiring
+
+Object = dict[str, Any]
+
+MAIN = "main"
+
+#: Commands that are the launcher already.
+_LAUNCHERS = (["dynamo-entry"], ["python3", "-m", "dynamo_entry"], ["python", "-m", "dynamo_entry"])
+
+#: A worker image without the launcher must start as if nobody had asked for it: one shell, replaced by exec.
+_GUARD = (
+    'command -v "$1" >/dev/null 2>&1 && exec "$@"; shift {words}; '
+    "echo 'Falling back to cold start: the launcher is not in this image' >&2; "
+    'exec "$@"'
+)
+
+#: What CRIU needs unprivileged, and what makes restores simpler where it is granted.
+_CAPABILITIES = {
+    "none": (),
+    "minimal": ("CHECKPOINT_RESTORE", "SYS_PTRACE"),
+    "standard": ("CHECKPOINT_RESTORE", "SYS_PTRACE", "SYS_ADMIN"),
+    "network": ("CHECKPOINT_RESTORE", "SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN", "SYS_TIME"),
+}
+
+
+class Unfit(Exception):
+    """The pod cannot be made into what is wanted. ``reason`` is a word for machines."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+def target(containers: Sequence[Object], name: str = "") -> Object:
+    """The engine's container: the named one, else ``main``, else the only one. Raises Unfit."""
+    wanted = name or MAIN
+    for container in containers:
+        if container.get("name") == wanted:
+            return container
+    if not name and len(containers) == 1:
+        return containers[0]
+    names = ", ".join(str(container.get("name")) for container in containers)
+    raise Unfit(
+        "TargetAmbiguous", f"no container is called {wanted!r}; set targetContainerName to one of: {names}"
+    )
+
+
+def is_launcher(command: Sequence[str]) -> bool:
+    """Whether a command starts the launcher."""
+    return any(list(command[: len(known)]) == known for known in _LAUNCHERS)
+
+
+def wrap(container: Object, config: Config, *, guard: bool, entrypoint: str = "") -> Object:
+    """The container with the launcher before its command.
+
+    Without a command the image's ENTRYPOINT decides, which is the launcher in a worker image; or it is known
+    from ``entrypoint``, a JSON list.
+    """
+    command = list(container.get("command") or (json.loads(entrypoint) if entrypoint else ()))
+    if not command or is_launcher(command):
+        return container
+    engine = [*command, *container.get("args", ())]
+    launcher = [*config.launcher.command, *engine]
+    if guard:
+        script = _GUARD.format(words=len(config.launcher.command))
+        launcher = ["/bin/sh", "-c", script, "dynamo-entry", *launcher]
+    return {key: value for key, value in container.items() if key != "args"} | {"command": launcher}
+
+
+def with_env(container: Object, extra: Iterable[Object]) -> Object:
+    """The container with the variables that it does not have: the user's own win."""
+    present = {variable["name"] for variable in container.get("env", ())}
+    missing = [variable for variable in extra if variable["name"] not in present]
+    return container | {"env": [*container.get("env", ()), *missing]} if missing else container
+
+
+def without_secrets_in_dump(container: Object, wiring: Wiring) -> Object:
+    """Storage credentials that only the launcher needs are withheld from the engine, and so from its dump."""
+    present = {variable["name"] for variable in container.get("env", ())}
+    ours = [
+        one["name"]
+        for one in wiring.env
+        if not one["name"].startswith("DYNAMO_") and one["name"] not in present
+    ]
+    if not ours:
+        return container
+    return with_env(container, [{"name": "DYNAMO_CHECKPOINT_DROP_ENV", "value": ",".join(ours)}])
+
+
+def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[Object], Object]:
+    """The pod's volumes and the container with the wiring's mounts. Raises Unfit for a path that is taken.
+
+    A volume of the same source is used as it is; one that only has the same name makes ours be called ``-1``.
+    """
+    volumes = list(spec.get("volumes", ()))
+    mounts = list(container.get("volumeMounts", ()))
+    for volume, mount in zip(wiring.volumes, wiring.mounts, strict=True):
+        source = {key: value for key, value in volume.items() if key != "name"}
+        same = next((one for one in volumes if _is_same(one, source)), None)
+        name = same["name"] if same else _free_name(volume["name"], volumes)
+        if same is None:
+            volumes.append({"name": name} | source)
+        taken = next(
+            (one for one in mounts if one["mountPath"].rstrip("/") == mount["mountPath"].rstrip("/")), None
+        )
+        if taken is None:
+            mounts.append(mount | {"name": name})
+        elif taken["name"] != name:
+            raise Unfit(
+                "StorageMountConflict",
+                f"{mount['mountPath']} is the mount of volume {taken['name']!r} already",
+            )
+    return volumes, container | {"volumeMounts": mounts}
+
+
+def _is_same(volume: Object, source: Object) -> bool:
+    if "persistentVolumeClaim" in source:
+        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+        return bool(claim == source["persistentVolumeClaim"]["claimName"])
+    return {key: value for key, value in volume.items() if key != "name"} == source
+
+
+def _free_name(name: str, volumes: list[Object]) -> str:
+    taken, free, number = {volume["name"] for volume in volumes}, name, 0
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def with_privileges(container: Object, config: Config, *, creates: bool) -> Object:
+    """The container with the profile's capabilities; to create, without a seccomp profile.
+
+    Nothing can be dumped from under one, whatever it allows: the kernel refuses PTRACE_O_SUSPEND_SECCOMP.
+    """
+    added = _CAPABILITIES[config.security.profile]
+    if not added:
+        return container
+    context = deepcopy(container.get("securityContext") or {})
+    capabilities = context.setdefault("capabilities", {})
+    present = capabilities.get("add", [])
+    capabilities["add"] = [*present, *(name for name in added if name not in present)]
+    if creates and not config.security.openshift:
+        context["seccompProfile"] = {"type": "Unconfined"}
+    return container | {"securityContext": context}
+
+
+def replaced(containers: Sequence[Object], new: Object) -> list[Object]:
+    """The list with the container of that name replaced."""
+    return [new if one.get("name") == new["name"] else one for one in containers]
+
+
+def undone(spec: Object, injected: str) -> Object:
+    """The pod's spec without what the webhook added, as the annotation says."""
+    marks = json.loads(injected)
+    container = target(spec["containers"], marks["container"])
+    restored = {
+        key: value for key, value in container.items() if key not in ("command", "args", "securityContext")
+    }
+    restored |= {
+        key: marks[key] for key in ("command", "args", "securityContext") if marks.get(key) is not None
+    }
+    restored["env"] = [one for one in container.get("env", ()) if one["name"] not in marks["env"]]
+    restored["volumeMounts"] = [
+        one for one in container.get("volumeMounts", ()) if one["mountPath"] not in marks["mounts"]
+    ]
+    volumes = [one for one in spec.get("volumes", ()) if one["name"] not in marks["volumes"]]
+    return spec | {"containers": replaced(spec["containers"], restored), "volumes": volumes}

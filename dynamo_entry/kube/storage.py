@@ -1,0 +1,107 @@
+"""Where a checkpoint's archive is, and what a container needs to get at it. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dynamo_entry.kube.config import Config
+
+Object = dict[str, Any]
+
+#: Where workers see the node agent's copies.
+CACHE_PATH = "/var/cache/dynamo-checkpoint"
+
+_DOCKER_PATH = "/var/run/dynamo-checkpoint/docker"
+_KEY_PATH = "/var/run/dynamo-checkpoint/key"
+
+#: What a Secret for S3 may hold, under the names that every S3 client knows.
+_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
+
+
+class Wiring(NamedTuple):
+    """A location, and the environment, volumes and mounts through which it is reached."""
+
+    location: str
+    env: tuple[Object, ...]
+    volumes: tuple[Object, ...]
+    mounts: tuple[Object, ...]
+
+
+def location(config: Config, hash_: str, namespace: str) -> str:
+    """The archive of an identity."""
+    storage = config.storage
+    inner = f"{namespace}/" if storage.isolate_namespaces else ""
+    if storage.type == "pvc":
+        return f"{storage.pvc.base_path.rstrip('/')}/{hash_}.tar"
+    if storage.type == "s3":
+        return f"{storage.s3.uri.rstrip('/')}/{inner}{hash_}.tar"
+    return f"{storage.oci.uri.rstrip('/')}{'/' + namespace if inner else ''}:{hash_}"
+
+
+def key(config: Config, hash_: str, namespace: str) -> tuple[str, ...]:
+    """Equal for checkpoints that share an archive. A claim belongs to one namespace, whatever its name."""
+    where = location(config, hash_, namespace)
+    return (
+        (config.storage.type, where, namespace)
+        if config.storage.type == "pvc"
+        else (config.storage.type, where)
+    )
+
+
+def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiring:
+    """How a container of that namespace creates, or restores from, the archive.
+
+    Every reference is optional: a Secret that is missing is a cold start, not a pod that never starts.
+    """
+    where = location(config, hash_, namespace)
+    settings = {"STORAGE_TYPE": config.storage.type, "LOCATION": where, "HASH": hash_}
+    env: list[Object] = []
+    volumes: list[Object] = []
+    mounts: list[Object] = []
+
+    def mount(name: str, path: str, source: Object, *, read_only: bool = True) -> None:
+        volumes.append({"name": name} | source)
+        mounts.append({"name": name, "mountPath": path} | ({"readOnly": True} if read_only else {}))
+
+    if config.storage.type == "pvc":
+        settings["PATH"] = where
+        claim: Object = {"persistentVolumeClaim": {"claimName": config.storage.pvc.pvc_name}}
+        mount("checkpoint-storage", config.storage.pvc.base_path, claim, read_only=not creates)
+    elif config.agent.enabled and config.agent.cache.enabled and not creates:
+        inner = f"{namespace}/" if config.storage.isolate_namespaces else ""
+        settings["PATH"] = f"{CACHE_PATH}/{inner}{hash_}.tar"
+        # DirectoryOrCreate: on a node without an agent the pod starts as well.
+        directory: Object = {"hostPath": {"path": config.agent.cache.host_path, "type": "DirectoryOrCreate"}}
+        mount("checkpoint-cache", CACHE_PATH, directory)
+    if config.storage.type == "s3":
+        env += _aws(config)
+    if config.storage.type == "oci" and config.storage.oci.credentials_secret_ref:
+        items = [{"key": ".dockerconfigjson", "path": "config.json"}]
+        mount("checkpoint-docker", _DOCKER_PATH, _secret(config.storage.oci.credentials_secret_ref, items))
+        env.append({"name": "DOCKER_CONFIG", "value": _DOCKER_PATH})
+    if config.storage.key_secret_ref:
+        mount(
+            "checkpoint-key",
+            _KEY_PATH,
+            _secret(config.storage.key_secret_ref, [{"key": "key", "path": "key"}]),
+        )
+        settings["KEY_FILE"] = f"{_KEY_PATH}/key"
+    ours = [{"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in settings.items()]
+    return Wiring(where, (*ours, *env), tuple(volumes), tuple(mounts))
+
+
+def _aws(config: Config) -> list[Object]:
+    s3 = config.storage.s3
+    env: list[Object] = []
+    if s3.endpoint_url:
+        env.append({"name": "AWS_ENDPOINT_URL", "value": s3.endpoint_url})
+    if s3.credentials_secret_ref:
+        for name in _AWS:
+            reference: Object = {"name": s3.credentials_secret_ref, "key": name, "optional": True}
+            if not (name == "AWS_ENDPOINT_URL" and s3.endpoint_url):
+                env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+    return env
+
+
+def _secret(name: str, items: list[Object]) -> Object:
+    return {"secret": {"secretName": name, "optional": True, "items": items}}

@@ -1,0 +1,72 @@
+"""What runs in the probe's and the collector's container: a look at the archive, or its deletion.
+
+The answer is the container's termination message, since nobody reads its log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from dynamo_entry import storage
+from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.errors import ArchiveError, CheckpointError, Incompatible, NotFound
+
+TERMINATION_LOG = "/dev/termination-log"
+
+
+def probe(location: str) -> None:
+    """Say whether a complete archive is there, and of what. Exits 1 where that cannot be told."""
+    try:
+        answer = look(location)
+    except CheckpointError as error:
+        _answer({"error": error.reason, "message": str(error)})
+        sys.exit(1)
+    _answer(answer)
+
+
+def look(location: str) -> dict[str, Any]:
+    """``exists``, and what the manifest says; a damaged archive does not exist. Raises StorageError."""
+    try:
+        with Archive.open(storage.open_store(location), key=_key()) as archive:
+            head = archive.manifest.head
+            return {
+                "exists": True, "hash": head.hash, "digest": archive.digest, "size_bytes": archive.size,
+                "created_at": head.created_at, "argv": head.argv,
+            }  # fmt: skip
+    except NotFound:
+        return {"exists": False}
+    except ArchiveError as error:
+        return {"exists": False, "message": str(error)}
+
+
+def delete(location: str, hash_: str) -> None:
+    """Delete the archive if it is one of that hash. Exits 1 where that fails."""
+    try:
+        with storage.open_store(location) as store:
+            Archive.open(store, expected_hash=hash_, key=_key())
+            store.delete()
+    except NotFound:
+        _answer({"deleted": False})
+    except Incompatible as error:
+        _answer({"deleted": False, "message": str(error)})  # somebody else's
+    except CheckpointError as error:
+        _answer({"error": error.reason, "message": str(error)})
+        sys.exit(1)
+    else:
+        _answer({"deleted": True})
+
+
+def _key() -> bytes | None:
+    return read_key(os.environ.get("DYNAMO_CHECKPOINT_KEY_FILE", ""))
+
+
+def _answer(answer: dict[str, Any]) -> None:
+    text = json.dumps(answer)
+    print(text)
+    if len(text) > 4000:  # a kubelet cuts at 4096, and half a JSON document is none
+        text = json.dumps({name: value for name, value in answer.items() if name != "argv"})
+    with open(TERMINATION_LOG, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,222 @@
+"""A checkpoint's way through its phases: one case per row of the table in kube/lifecycle.py."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dynamo_entry.kube.conditions import new_status
+from dynamo_entry.kube.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
+
+HASH, LOCATION = "h" * 16, "/checkpoints/hhh.tar"
+NOW = 1_700_000_000.0
+THEN = "2023-11-14T22:13:20Z"  # NOW
+
+
+def see(status=None, *, annotations=None, labels=None, spec=None, metadata=None, **facts):
+    template = {"spec": {"containers": [{"name": "main", "command": ["serve"], "args": ["m"]}]}}
+    checkpoint = {
+        "metadata": {
+            "name": "c", "namespace": "n", "uid": "u", "generation": 1, "annotations": annotations or {},
+            "labels": labels or {},
+        } | (metadata or {}),
+        "spec": {"identity": {}, "job": {"podTemplateSpec": template}} | (spec or {}),
+        "status": status,
+    }  # fmt: skip
+    return Observed(
+        checkpoint=checkpoint,
+        hash=HASH,
+        location=LOCATION,
+        storage_type="pvc",
+        now=NOW,
+        target="main",
+        **facts,
+    )
+
+
+def status(phase, **fields):
+    return {"phase": phase, "identityHash": HASH, "observedGeneration": 1} | fields
+
+
+def job(*conditions, **metadata):
+    found = [{"type": kind, "status": "True", "reason": reason} for kind, reason in conditions]
+    return {"metadata": {"name": "j", "uid": "j"} | metadata, "status": {"conditions": found}}
+
+
+def ended(result, code=0, name="main", at=THEN):
+    message = result if isinstance(result, str) else json.dumps(result)
+    state = {"terminated": {"exitCode": code, "message": message, "finishedAt": at}}
+    return {"name": name, "state": state, "imageID": "sha256:1"}
+
+
+def running(name="main"):
+    return {"name": name, "state": {"running": {}}}
+
+
+def pods(*containers):
+    return [{"metadata": {"name": "p"}, "status": {"containerStatuses": list(containers)}}]
+
+
+PUBLISHED = {"result": "published", "location": LOCATION, "digest": "d", "size_bytes": 7}
+FAILED = {"result": "failed", "reason": "NotDumpable", "message": "io_uring", "retry": False}
+RETRY = FAILED | {"reason": "NotReady", "retry": True}
+PENDING, CREATING, READY = status("Pending"), status("Creating", attempts=1), status("Ready")
+MISSING = [{"type": "ArchiveMissing", "status": "True"}]
+ABSENT = {"exists": False}
+THERE = {"exists": True, "hash": HASH, "digest": "d", "argv": ["serve", "m"]}
+OK = Verdict("ok")
+
+ROWS = [
+    ("new", see(), "Pending", "Accepted"),
+    ("a phase that is none", see(status("Strange")), "Pending", "Accepted"),
+    ("another identity than it was made of", see(READY | {"identityHash": "x"}), "Failed", "IdentityChanged"),
+    ("retry asked for", see(status("Failed"), annotations={"dynamo-entry/retry": "1"}), "Pending", "Retrying"),
+    ("that retry is done", see(status("Failed", retryToken="1"), annotations={"dynamo-entry/retry": "1"}), "Failed", "Failed"),
+    ("edited after it failed", see(status("Failed", observedGeneration=0)), "Pending", "Retrying"),
+    ("recreate asked for", see(READY, annotations={"dynamo-entry/recreate": "1"}), "Pending", "Recreating"),
+    ("another one leads", see(PENDING, leader=Leader("n", "first", {"phase": "Creating"})), "Pending", "SharedWith"),
+    ("and is Ready", see(PENDING, leader=Leader("n", "first", {"phase": "Ready"})), "Ready", "SharedWith"),
+    ("the template cannot be used", see(PENDING, unfit=("TargetAmbiguous", "which")), "Failed", "TargetAmbiguous"),
+    ("no storage", see(PENDING, unusable=("StorageMissing", "no claim")), "Pending", "StorageMissing"),
+    ("a foreign Job", see(PENDING, is_job_foreign=True), "Pending", "JobNameTaken"),
+    ("our Job is there: the operator died", see(PENDING, job=job()), "Creating", "JobCreated"),
+    ("an earlier Job is going", see(PENDING, job=job(deletionTimestamp="now")), "Pending", "Cleaning"),
+    ("not looked for an archive yet", see(PENDING), "Pending", "Probing"),
+    ("an archive is there", see(PENDING, found=THERE), "Ready", "Adopted"),
+    ("of another command", see(PENDING, found=THERE | {"argv": ["x"]}), "Ready", "AdoptedDiffers"),
+    ("of another hash", see(PENDING, found=THERE | {"hash": "x"}, verdict=OK), "Creating", "JobCreated"),
+    ("none is there, to be checked", see(PENDING, found=ABSENT), "Pending", "Checking"),
+    ("the server refuses the Job", see(PENDING, found=ABSENT, verdict=Verdict("invalid", "field")), "Failed", "TemplateInvalid"),
+    ("quota", see(PENDING, found=ABSENT, verdict=Verdict("refused", "quota")), "Pending", "NotAdmitted"),
+    ("all is well", see(PENDING, found=ABSENT, verdict=OK), "Creating", "JobCreated"),
+    ("no probing", see(PENDING, is_probing=False, verdict=OK), "Creating", "JobCreated"),
+    ("the Job went", see(CREATING), "Pending", "JobLost"),
+    ("again and again", see(status("Pending", attempts=4), found=ABSENT, verdict=OK), "Failed", "JobLost"),
+    ("it runs", see(CREATING, job=job(), pods=pods(running())), "Creating", "JobRunning"),
+    ("one pod failed, the Job goes on", see(CREATING, job=job(), pods=pods(ended(RETRY, 173))), "Creating", "JobRunning"),
+    ("a retry is pointless", see(CREATING, job=job(), pods=pods(ended(FAILED, 171))), "Failed", "NotDumpable"),
+    ("backoff used up", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "NotReady"),
+    ("without a word", see(CREATING, job=job(("Failed", "BackoffLimitExceeded"))), "Failed", "BackoffLimitExceeded"),
+    ("deadline", see(CREATING, job=job(("Failed", "DeadlineExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "DeadlineExceeded"),
+    ("no launcher in the image", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=pods(ended("not found", 128))), "Failed", "LauncherMissing"),
+    ("published", see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED))), "Ready", "Published"),
+    ("somebody else was faster", see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED | {"result": "exists"}))), "Ready", "Adopted"),
+    ("complete without an archive", see(CREATING, job=job(("Complete", "")), pods=pods(ended("hello"))), "Failed", "NoArchive"),
+    ("sidecars linger", see(CREATING, job=job(), pods=pods(ended(PUBLISHED, at="2023-11-14T22:00:00Z"), running("mesh"))), "Ready", "Published"),
+    ("for a moment they may", see(CREATING, job=job(), pods=pods(ended(PUBLISHED), running("mesh"))), "Creating", "JobRunning"),
+    ("a saver of GPU memory must end", see(CREATING, spec={"gpuMemoryService": {}}, job=job(), pods=pods(ended(PUBLISHED, at="2023-11-14T22:00:00Z"), running("saver"))), "Creating", "JobRunning"),
+    ("a helper failed", see(CREATING, job=job(), pods=pods(running(), ended("", 1, "helper"))), "Failed", "HelperFailed"),
+    ("Ready", see(READY), "Ready", "Ready"),
+    ("the archive is gone", see(READY | {"conditions": MISSING}), "Failed", "ArchiveMissing"),
+    ("an automatic one is made anew", see(READY | {"conditions": MISSING}, labels={"dynamo-entry/auto": "true"}), "Pending", "ArchiveMissing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "seen", "phase", "reason"), ROWS, ids=[row[0] for row in ROWS])
+def test_rows(case, seen, phase, reason):
+    """First match wins."""
+    decision = decide(seen)
+    assert (decision.phase, decision.reason) == (phase, reason)
+
+
+def test_one_failed_pod_is_no_failed_job():
+    """The older operator's bug: only the Job's conditions decide."""
+    seen = see(CREATING, job=job() | {"status": {"failed": 1}}, pods=pods(ended(RETRY, 173)))
+    assert decide(seen).phase == "Creating"
+
+
+def test_a_recreation_replaces_the_archive_once():
+    """The Job is forced, the token is stored with it, and an archive that is there is not adopted."""
+    pending = see(
+        status("Pending", recreateToken="old"),
+        annotations={"dynamo-entry/recreate": "new"},
+        found=THERE,
+        verdict=OK,
+    )
+    decision = decide(pending)
+    assert decision.before == (Action.CREATE_FORCED,)
+    assert decision.fields["recreateToken"] == "new"
+
+
+def test_no_job_without_storage():
+    """It would only sit there until its deadline."""
+    decision = decide(see(PENDING, unusable=("StorageMissing", "x"), found=ABSENT, verdict=OK))
+    assert decision.before == decision.after == ()
+    assert decision.again_s > 0
+
+
+def test_ready_is_durable_before_anything_is_deleted():
+    """Deletions come after the status."""
+    decision = decide(see(PENDING, found=THERE))
+    assert decision.after == (Action.DELETE_PROBE,)
+    assert decision.before == ()
+
+
+@pytest.mark.parametrize(
+    ("phase", "age_s", "goes"),
+    [("Ready", 299, False), ("Ready", 301, True), ("Failed", 301, False), ("Failed", 86401, True)],
+)
+def test_finished_jobs_go_when_their_time_has_come(phase, age_s, goes):
+    """A failed one's log is what the user needs, for a day."""
+    done = status(
+        phase,
+        conditions=[
+            {"type": "Ready", "status": "True", "reason": "x", "message": "x", "lastTransitionTime": THEN}
+        ],
+    )
+    decision = decide(dataclasses.replace(see(done, job=job(("Complete", ""))), now=NOW + age_s))
+    assert (Action.DELETE_JOB in decision.after) == goes
+
+
+DELETED = {"deletionTimestamp": THEN, "finalizers": ["nvidia.com/checkpoint-archive"]}
+DELETE = {"deletionPolicy": "Delete"}
+
+
+@pytest.mark.parametrize(
+    ("case", "seen", "before"),
+    [
+        ("Retain: nothing of ours holds it", see(READY, metadata=DELETED | {"finalizers": []}), ()),
+        ("the Job first", see(CREATING, metadata=DELETED, spec=DELETE, job=job()), (Action.DELETE_JOB,)),
+        ("the archive is shared", see(READY, metadata=DELETED, spec=DELETE, is_shared=True), (Action.RELEASE,)),
+        ("the policy was changed", see(READY, metadata=DELETED), (Action.RELEASE,)),
+        ("then the archive", see(READY, metadata=DELETED, spec=DELETE), (Action.COLLECT,)),
+        ("while it goes", see(READY, metadata=DELETED, spec=DELETE, collector=job()), ()),
+        ("it is gone", see(READY, metadata=DELETED, spec=DELETE, collector=job(("Complete", ""))), (Action.RELEASE,)),
+        ("that failed", see(READY, metadata=DELETED, spec=DELETE, collector=job(("Failed", ""))), (Action.DELETE_COLLECTOR,)),
+        ("the namespace ends", see(READY, metadata=DELETED, spec=DELETE, is_namespace_ending=True), (Action.RELEASE,)),
+        ("for an hour", dataclasses.replace(see(READY, metadata=DELETED, spec=DELETE, collector=job()), now=NOW + 3601), (Action.RELEASE,)),
+    ],
+)  # fmt: skip
+def test_deletion(case, seen, before):
+    """No deletion is held up for ever."""
+    assert decide(seen).before == before, case
+
+
+@pytest.mark.parametrize(("case", "seen", "phase", "reason"), ROWS, ids=[row[0] for row in ROWS])
+def test_a_status_is_written_once(case, seen, phase, reason):
+    """Written down, the same decision changes nothing; and no string in it is empty."""
+    decision = decide(seen)
+    change = new_status(seen, decision, "2024-01-01T00:00:00Z")
+    assert '""' not in json.dumps(change)
+    written = {**(seen.checkpoint["status"] or {}), **change}
+    again = dataclasses.replace(seen, checkpoint=seen.checkpoint | {"status": written})
+    assert new_status(again, decision, "2025-01-01T00:00:00Z").keys() <= {"createdAt"}
+
+
+def test_what_a_ready_checkpoint_says():
+    """kubectl wait --for=condition=Ready works; the fields are the guide's."""
+    seen = see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED)))
+    change = new_status(seen, decide(seen), "2024-01-01T00:00:00Z")
+    assert change["phase"] == "Ready"
+    assert (change["location"], change["storageType"]) == (LOCATION, "pvc")
+    assert (change["createdAt"], change["digest"], change["sizeBytes"]) == ("2024-01-01T00:00:00Z", "d", 7)
+    conditions = {one["type"]: one["status"] for one in change["conditions"]}
+    assert conditions == {"Ready": "True", "Progressing": "False", "StorageUsable": "True", "Shared": "False"}
+
+
+def test_storage_is_usable_once_a_pod_has_run_with_it():
+    """A worker may mount the claim then."""
+    for containers, expected in (((), "False"), ((running(),), "True")):
+        seen = see(CREATING, job=job(), pods=pods(*containers))
+        change = new_status(seen, Decision("Creating", "JobRunning"), "2024-01-01T00:00:00Z")
+        assert {one["type"]: one["status"] for one in change["conditions"]}["StorageUsable"] == expected

@@ -1,0 +1,160 @@
+"""The operator's smaller parts: webhook answers, queue, settings, certificates."""
+
+import base64
+import json
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from dynamo_entry.errors import SettingsError
+from dynamo_entry.kube import config
+from dynamo_entry.kube.certificates import self_signed
+from dynamo_entry.kube.queue import Queue
+from dynamo_entry.kube.webhook import answer, difference
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def error(self, event, **fields):
+        self.lines.append(event)
+
+    warning = info = error
+
+
+def review(reviewer, obj=None):
+    notes, log = [], Log()
+    request = {"uid": "1", "object": obj or {"metadata": {}}}
+    document = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+    answered = answer(document, reviewer, lambda *note: notes.append(note), log)
+    return answered["response"], notes[0][:2], log
+
+
+def test_a_bug_in_the_webhook_admits_the_object_as_it_is():
+    """Whatever is raised, the pod starts as it would have without us."""
+
+    def bug(request):
+        raise KeyError("bug")
+
+    response, note, log = review(bug)
+    assert response == {"uid": "1", "allowed": True}
+    assert note == ("unchanged", "error")
+    assert log.lines == ["Review failed"]
+
+
+def test_a_change_is_a_patch():
+    """Of exactly what differs."""
+    response, note, _ = review(lambda request: ({"metadata": {"labels": {"a/b": "c"}}}, "injected", False))
+    patch = json.loads(base64.b64decode(response["patch"]))
+    assert (response["allowed"], response["patchType"]) == (True, "JSONPatch")
+    assert patch == [{"op": "add", "path": "/metadata/labels", "value": {"a/b": "c"}}]
+    assert note == ("changed", "injected")
+
+
+def test_a_refusal_says_why():
+    """It is the message that kubectl prints."""
+    response, note, _ = review(lambda request: (None, "immutable", True))
+    assert (response["allowed"], response["status"]["message"]) == (False, "immutable")
+    assert note == ("refused", "invalid")
+
+
+def test_differences():
+    """Names with slashes are escaped, lists replaced as a whole."""
+    old, new = {"a": {"x/y": 1, "gone": 1}, "l": [1]}, {"a": {"x/y": 2}, "l": [1, 2]}
+    assert difference(old, new) == [
+        {"op": "remove", "path": "/a/gone"},
+        {"op": "replace", "path": "/a/x~1y", "value": 2},
+        {"op": "replace", "path": "/l", "value": [1, 2]},
+    ]
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_key_is_with_one_worker_at_a_time_and_never_forgotten():
+    """What is added while it is worked on is looked at once more."""
+    began, go_on, calls = threading.Event(), threading.Event(), []
+
+    def work(key):
+        calls.append(key)
+        began.set()
+        assert go_on.wait(30)
+        return 0
+
+    queue = Queue(work, 3, Log(), lambda: None)
+    queue.add("a")
+    assert began.wait(30)
+    for _ in range(5):
+        queue.add("a")
+    time.sleep(0.1)
+    assert calls == ["a"]
+    go_on.set()
+    wait_until(lambda: len(calls) == 2)
+    time.sleep(0.1)
+    assert len(calls) == 2
+
+
+def test_a_failure_is_tried_again_and_counted():
+    """With a growing pause; a later success forgets it."""
+    times, failures = [], []
+
+    def work(key):
+        times.append(time.monotonic())
+        if len(times) < 2:
+            raise RuntimeError("server away")
+        return 0
+
+    queue = Queue(work, 1, Log(), lambda: failures.append(1))
+    queue.add("a")
+    wait_until(lambda: len(times) == 2)
+    assert times[1] - times[0] > 0.7
+    assert len(failures) == 1
+
+
+def test_looking_again_when_asked_for():
+    """The work says after how many seconds."""
+    calls = []
+
+    def work(key):
+        calls.append(key)
+        return 0.05 if len(calls) < 3 else 0
+
+    Queue(work, 2, Log(), lambda: None).add("a")
+    wait_until(lambda: len(calls) == 3)
+
+
+def test_settings_of_the_chart():
+    """camelCase, defaults for what is not said."""
+    found = config.parse(
+        "storage: {type: s3, s3: {uri: 's3://b/p', credentialsSecretRef: keys}}\ngc: {giveUpAfter: 5m}"
+    )
+    assert (found.storage.s3.credentials_secret_ref, found.gc.give_up_after) == ("keys", "5m")
+    assert found.storage.pvc.pvc_name == "checkpoint-storage"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("storage: {type: nfs}", "storage.type"), ("storage: {type: s3}", "storage.s3.uri"), ("operator: {replicas: x}", "operator.replicas"), ("[", "settings")],
+)  # fmt: skip
+def test_mistakes_in_the_settings(text, place):
+    """Each with its place."""
+    with pytest.raises(SettingsError, match=place):
+        config.parse(text)
+
+
+def test_the_webhooks_certificate():
+    """Good for the service's name, signed by the authority that is announced."""
+    made = self_signed("dynamo-entry-webhook.system.svc", timedelta(days=1))
+    authority = x509.load_pem_x509_certificate(made["ca.crt"])
+    leaf = x509.load_pem_x509_certificate(made["tls.crt"])
+    leaf.verify_directly_issued_by(authority)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["dynamo-entry-webhook.system.svc"]

@@ -1,0 +1,421 @@
+"""What the operator makes of pods: the Job that creates, the worker that restores."""
+
+import json
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamo_entry.kube import api, config, graphs, jobs, podspec, storage
+from dynamo_entry.kube.admission import Known, mutate, validate
+from dynamo_entry.kube.podspec import Unfit
+
+HASH = "d936422b4f953f99"
+IDENTITY = {
+    "model": "meta-llama/Llama-3-8B",
+    "framework": "vllm",
+    "tensorParallelSize": 1,
+    "dtype": "bfloat16",
+}
+PVC = config.parse("")
+S3 = config.parse("storage: {type: s3, s3: {uri: 's3://bucket/prefix/', credentialsSecretRef: keys}}")
+OCI = config.parse("storage: {type: oci, oci: {uri: 'oci://host/repository', credentialsSecretRef: keys}}")
+
+
+def checkpoint(container=None, status=None, **job):
+    main = {
+        "name": "main",
+        "image": "i",
+        "command": ["python3", "-m", "dynamo.vllm"],
+        "args": ["--model", "m"],
+    }
+    template = {"spec": {"containers": [main | (container or {})]}}
+    return {
+        "metadata": {
+            "name": "model",
+            "namespace": "n",
+            "uid": "u",
+            "creationTimestamp": "2024-01-01T00:00:00Z",
+        },
+        "spec": {"identity": IDENTITY, "job": {"podTemplateSpec": template} | job},
+        "status": status or {},
+    }
+
+
+def created(made, **options):
+    job = jobs.creation(options.pop("config", PVC), made, HASH, force=options.pop("force", False))
+    pod = job["spec"]["template"]
+    return job, pod, podspec.target(pod["spec"]["containers"])
+
+
+def environ(container):
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+
+
+# --- storage
+
+
+@pytest.mark.parametrize(
+    ("settings", "location"),
+    [
+        (PVC, f"/checkpoints/{HASH}.tar"),
+        (S3, f"s3://bucket/prefix/{HASH}.tar"),
+        (OCI, f"oci://host/repository:{HASH}"),
+        (
+            config.parse("storage: {type: s3, isolateNamespaces: true, s3: {uri: 's3://b'}}"),
+            f"s3://b/n/{HASH}.tar",
+        ),
+    ],
+)
+def test_locations(settings, location):
+    """As the guide writes them."""
+    assert storage.location(settings, HASH, "n") == location
+
+
+def test_claims_are_shared_within_a_namespace_only():
+    """A claim of the same name in another namespace is another claim; a bucket is one."""
+    assert storage.key(PVC, HASH, "a") != storage.key(PVC, HASH, "b")
+    assert storage.key(S3, HASH, "a") == storage.key(S3, HASH, "b")
+
+
+@pytest.mark.parametrize("settings", [PVC, S3, OCI])
+def test_no_secret_can_keep_a_pod_from_starting(settings):
+    """Every reference is optional."""
+    wired = storage.wiring(settings, HASH, "n", creates=False)
+    for variable in wired.env:
+        if "valueFrom" in variable:
+            assert variable["valueFrom"]["secretKeyRef"]["optional"] is True
+    for volume in wired.volumes:
+        if "secret" in volume:
+            assert volume["secret"]["optional"] is True
+
+
+def test_a_worker_cannot_write_the_archive():
+    """Its mount is read-only, the creator's is not."""
+    assert storage.wiring(PVC, HASH, "n", creates=False).mounts[0]["readOnly"] is True
+    assert "readOnly" not in storage.wiring(PVC, HASH, "n", creates=True).mounts[0]
+
+
+# --- the Job
+
+
+def test_the_job_of_the_guide():
+    """Names, labels, owner, deadline, and the environment of the contract."""
+    job, pod, main = created(checkpoint(activeDeadlineSeconds=3600, backoffLimit=3))
+    assert job["metadata"]["name"] == "checkpoint-model"
+    labels = {
+        "nvidia.com/checkpoint-source": "true",
+        "nvidia.com/checkpoint-hash": HASH,
+        "nvidia.com/checkpoint-name": "model",
+    }
+    assert job["metadata"]["labels"] == labels
+    assert labels.items() <= pod["metadata"]["labels"].items()
+    assert job["metadata"]["ownerReferences"][0]["uid"] == "u"
+    assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["backoffLimit"]) == (3600, 3)
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert main["command"] == ["dynamo-entry", "--", "python3", "-m", "dynamo.vllm", "--model", "m"]
+    assert "args" not in main
+    assert environ(main) == {
+        "DYNAMO_CHECKPOINT_STORAGE_TYPE": "pvc",
+        "DYNAMO_CHECKPOINT_LOCATION": f"/checkpoints/{HASH}.tar",
+        "DYNAMO_CHECKPOINT_PATH": f"/checkpoints/{HASH}.tar",
+        "DYNAMO_CHECKPOINT_HASH": HASH,
+        "DYNAMO_CHECKPOINT_SIGNAL_FILE": f"/checkpoint-signal/{HASH}.ready",
+        "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT": "3300",
+        "DYNAMO_CHECKPOINT_STATUS_FILE": "/dev/termination-log",
+    }
+    assert main["securityContext"] == {
+        "capabilities": {"add": ["CHECKPOINT_RESTORE", "SYS_PTRACE"]}, "seccompProfile": {"type": "Unconfined"}
+    }  # fmt: skip
+    assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+
+
+def test_probes_of_the_engine():
+    """A frozen engine answers nobody: liveness and startup go, httpGet readiness becomes the launcher's question."""
+    get = {"httpGet": {"path": "/health", "port": "system"}}
+    _, _, main = created(
+        checkpoint(
+            {
+                "ports": [{"name": "system", "containerPort": 9090}],
+                "livenessProbe": get,
+                "readinessProbe": get,
+                "startupProbe": get,
+            }
+        )
+    )
+    assert not main.keys() & {"livenessProbe", "startupProbe", "readinessProbe"}
+    assert environ(main)["DYNAMO_CHECKPOINT_READY_URL"] == "http://127.0.0.1:9090/health"
+    _, _, main = created(checkpoint({"readinessProbe": {"exec": {"command": ["touch", "x"]}}}))
+    assert "readinessProbe" in main
+
+
+def test_the_template_of_the_user_is_not_changed():
+    """Nothing of the checkpoint's spec is shared with the Job."""
+    made = checkpoint()
+    before = json.dumps(made)
+    created(made)
+    assert json.dumps(made) == before
+
+
+def test_the_users_environment_wins_unless_it_makes_two_truths():
+    """A timeout may be set; another location may not."""
+    _, _, main = created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT", "value": "9"}]}))
+    assert environ(main)["DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT"] == "9"
+    with pytest.raises(Unfit, match="DYNAMO_CHECKPOINT_LOCATION"):
+        created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_LOCATION", "value": "/elsewhere"}]}))
+
+
+def test_storage_credentials_stay_out_of_the_dump():
+    """Those that only the launcher needs are withheld from the engine; the engine's own are not."""
+    _, _, main = created(checkpoint({"env": [{"name": "AWS_REGION", "value": "eu"}]}), config=S3)
+    dropped = environ(main)["DYNAMO_CHECKPOINT_DROP_ENV"].split(",")
+    assert "AWS_SECRET_ACCESS_KEY" in dropped
+    assert "AWS_REGION" not in dropped
+    assert environ(main)["AWS_REGION"] == "eu"
+
+
+def test_a_volume_of_the_same_claim_is_used_a_taken_path_is_refused():
+    """Two mounts at one path cannot be."""
+    made = checkpoint()
+    spec = made["spec"]["job"]["podTemplateSpec"]["spec"]
+    spec["volumes"] = [{"name": "mine", "persistentVolumeClaim": {"claimName": "checkpoint-storage"}}]
+    _, pod, main = created(made)
+    assert pod["spec"]["volumes"][0]["name"] == "mine"
+    assert {"name": "mine", "mountPath": "/checkpoints"} in main["volumeMounts"]
+    spec["containers"][0]["volumeMounts"] = [{"name": "other", "mountPath": "/checkpoints/"}]
+    with pytest.raises(Unfit, match="/checkpoints"):
+        created(made)
+
+
+@pytest.mark.parametrize(
+    ("containers", "name", "expected"),
+    [
+        ([{"name": "a"}], "", "a"), ([{"name": "a"}, {"name": "main"}], "", "main"),
+        ([{"name": "a"}, {"name": "main"}], "a", "a"), ([{"name": "a"}, {"name": "b"}], "", None),
+        ([{"name": "a"}], "b", None),
+    ],
+)  # fmt: skip
+def test_the_engines_container(containers, name, expected):
+    """The named one, else main, else the only one."""
+    if expected is None:
+        with pytest.raises(Unfit):
+            podspec.target(containers, name)
+    else:
+        assert podspec.target(containers, name)["name"] == expected
+
+
+def test_names_fit_into_labels():
+    """A Job's name becomes one."""
+    assert api.job_name("short") == "checkpoint-short"
+    assert len(api.job_name("x" * 200)) <= 63
+    assert api.job_name("x" * 199) != api.job_name("x" * 200)
+
+
+# --- the worker's command
+
+
+WORDS = st.lists(
+    st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=12),
+    min_size=1,
+    max_size=5,
+)
+
+
+@pytest.mark.parametrize(
+    "launcher", [["sh", "-c", 'printf "%s\\n" launcher', "x", "--"], ["no-such-launcher", "--"]]
+)
+@settings(deadline=None, max_examples=25)
+@given(words=WORDS)
+def test_the_guard_hands_over_the_very_words(launcher, words):
+    """With the launcher in the image and without it; whatever blanks, quotes and dollars are in them."""
+    show = ["/usr/bin/env", "python3", "-S", "-c", "import sys; print(ascii(sys.argv[1:]))"]
+    operator = config.Config(launcher=config.Launcher(command=tuple(launcher)))
+    wrapped = podspec.wrap({"name": "main", "command": show, "args": words}, operator, guard=True)
+    shown = subprocess.run(wrapped["command"], capture_output=True, text=True, check=True).stdout
+    assert shown == ("launcher\n" if launcher[0] == "sh" else ascii(words) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("container", "command"),
+    [
+        ({"command": ["a"], "args": ["b c"]}, ["dynamo-entry", "--", "a", "b c"]),
+        ({"args": ["python3 -m dynamo.vllm --model X"]}, None),
+        ({}, None),
+        ({"command": ["dynamo-entry", "--", "a"]}, ["dynamo-entry", "--", "a"]),
+        (
+            {"command": ["python3", "-m", "dynamo_entry", "--", "a"]},
+            ["python3", "-m", "dynamo_entry", "--", "a"],
+        ),
+        ({"command": ["/bin/sh", "-c"], "args": ["a b"]}, ["dynamo-entry", "--", "/bin/sh", "-c", "a b"]),
+    ],
+)
+def test_how_a_command_is_wrapped(container, command):
+    """The image's ENTRYPOINT decides where there is none."""
+    assert podspec.wrap(container, PVC, guard=False).get("command") == command
+
+
+def test_a_known_entrypoint_is_wrapped():
+    """The annotation says what the image would have run."""
+    wrapped = podspec.wrap({"args": ["x"]}, PVC, guard=False, entrypoint='["/opt/entry.sh"]')
+    assert wrapped == {"command": ["dynamo-entry", "--", "/opt/entry.sh", "x"]}
+
+
+# --- admission
+
+
+def graph(**fields):
+    service = {"checkpoint": {"enabled": True} | fields}
+    return {"metadata": {"name": "g", "namespace": "n"}, "spec": {"services": {"Worker": service}}}
+
+
+def pod(container=None, labels=None, annotations=None, **spec):
+    main = {"name": "main", "command": ["serve"], "env": [{"name": "A", "value": "1"}]} | (container or {})
+    marks = {"nvidia.com/dynamo-graph-deployment-name": "g", "nvidia.com/dynamo-component": "Worker"}
+    return {
+        "metadata": {"labels": marks if labels is None else labels, "annotations": annotations or {}},
+        "spec": {"containers": [main, {"name": "sidecar", "command": ["x"]}]} | spec,
+    }
+
+
+def known(graphs_=None, checkpoints=()):
+    by_name = {one["metadata"]["name"]: one for one in checkpoints}
+    return Known(
+        lambda namespace, name: graphs_, lambda namespace, name: by_name.get(name), lambda key: next(iter(checkpoints), None)
+    )  # fmt: skip
+
+
+READY = checkpoint(status={"phase": "Ready"})
+REF = graph(checkpointRef="model")
+AUTO = graph(mode="auto", identity=IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("case", "made", "what", "settings", "reason"),
+    [
+        ("reference, Ready", pod(), known(REF, [READY]), PVC, "injected"),
+        ("auto, Ready", pod(), known(AUTO, [READY]), PVC, "injected"),
+        ("reference, absent", pod(), known(REF), PVC, "no-checkpoint"),
+        ("pvc, not Ready: the claim may not bind", pod(), known(REF, [checkpoint()]), PVC, "not-ready"),
+        ("s3, not Ready: it may become so", pod(), known(AUTO), S3, "injected"),
+        ("Failed", pod(), known(REF, [checkpoint(status={"phase": "Failed"})]), S3, "failed"),
+        ("no such graph", pod(), known(), PVC, "unknown"),
+        ("checkpointing is off", pod(), known(graph(enabled=False)), PVC, "unknown"),
+        ("no identity", pod(), known(graph(mode="auto")), PVC, "unfit"),
+        ("the pod opts out", pod(annotations={"dynamo-entry/skip": "true"}), known(REF, [READY]), PVC, "skipped"),
+        (
+            "it is configured already",
+            pod({"env": [{"name": "DYNAMO_CHECKPOINT_MODE", "value": "cold"}]}), known(REF, [READY]), PVC, "configured",
+        ),
+        (
+            "the path is taken",
+            pod({"volumeMounts": [{"name": "x", "mountPath": "/checkpoints"}]}), known(REF, [READY]), PVC,
+            "StorageMountConflict",
+        ),
+        ("any pod, by label", pod(labels={"nvidia.com/checkpoint-name": "model"}), known(None, [READY]), PVC, "injected"),
+        (
+            "one of several nodes",
+            pod(labels={"nvidia.com/dynamo-multinode-role": "leader"}), known(REF, [READY]), PVC, "multinode",
+        ),
+    ],
+)  # fmt: skip
+def test_which_pods_are_wired(case, made, what, settings, reason):
+    """Everything else is left as it is."""
+    answer = mutate(settings, made, "n", what)
+    assert answer.reason == reason, case
+    assert (answer.pod is not None) == (reason == "injected")
+
+
+def test_only_the_engine_is_touched_and_once():
+    """Sidecars stay; a second pass changes nothing; what was added can be taken away again."""
+    before = pod({"securityContext": {"runAsUser": 0}})
+    after = mutate(PVC, before, "n", known(REF, [READY])).pod
+    main, sidecar = after["spec"]["containers"]
+    assert sidecar == before["spec"]["containers"][1]
+    assert environ(main)["A"] == "1"
+    assert main["securityContext"]["capabilities"]["add"] == ["CHECKPOINT_RESTORE", "SYS_PTRACE"]
+    assert "seccompProfile" not in main["securityContext"]
+    assert after["metadata"]["labels"]["nvidia.com/checkpoint-hash"] == HASH
+    assert mutate(PVC, after, "n", known(REF, [READY])).reason == "configured"
+    undone = podspec.undone(after["spec"], after["metadata"]["annotations"]["dynamo-entry/injected"])
+    assert undone["containers"][0] == before["spec"]["containers"][0] | {"volumeMounts": []}
+    assert undone["volumes"] == []
+
+
+def test_probes_ask_more_often_within_the_same_time():
+    """A slow period would cost more than the restore; a cold start must still have its time."""
+    probe = {"periodSeconds": 10, "failureThreshold": 720, "initialDelaySeconds": 5, "httpGet": {"port": 1}}
+    after = mutate(PVC, pod({"startupProbe": probe, "livenessProbe": probe}), "n", known(REF, [READY])).pod
+    main = after["spec"]["containers"][0]
+    assert main["startupProbe"] == {"periodSeconds": 1, "failureThreshold": 7205, "httpGet": {"port": 1}}
+    assert main["livenessProbe"] == probe
+
+
+def test_what_a_checkpoint_may_not_be():
+    """Immutable in what it is of, defaults aside; and it must say which container is the engine."""
+    old = checkpoint()
+    same = json.loads(json.dumps(old))
+    same["spec"]["identity"]["pipelineParallelSize"] = 1
+    assert validate(old, same) == ""
+    same["spec"]["identity"]["model"] = "other"
+    assert "immutable" in validate(old, same)
+    same["metadata"]["deletionTimestamp"] = "now"
+    assert validate(old, same) == ""
+    assert "targetContainerName" in validate(None, checkpoint(targetContainerName="gone"))
+    both = checkpoint()
+    both["spec"]["identity"] = IDENTITY | {"backendFramework": "sglang"}
+    assert "differ" in validate(None, both)
+
+
+# --- graphs
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"enabled": False}, None),
+        ({"checkpointRef": "x", "identity": IDENTITY}, graphs.Want(ref="x")),
+        ({"mode": "Manual", "identity": IDENTITY}, (False, HASH)),
+        ({"mode": "Auto", "identity": IDENTITY}, (True, HASH)),
+        ({"identity": IDENTITY}, (True, HASH)),
+    ],
+)
+def test_what_a_service_wants(fields, expected):
+    """A reference goes before an identity; Auto is read in either case."""
+    want = graphs.wants(graph(**fields)).get("Worker")
+    if isinstance(expected, tuple) and not isinstance(expected, graphs.Want):
+        from dynamo_entry.identity import identity_hash
+
+        assert (want.creates, identity_hash(want.identity)) == expected
+    else:
+        assert want == expected
+
+
+def test_the_later_version_of_graphs():
+    """Components are a list there."""
+    later = {
+        "spec": {
+            "components": [
+                {"name": "w", "experimental": {"checkpoint": {"enabled": True, "checkpointRef": "x"}}}
+            ]
+        }
+    }
+    assert graphs.wants(later) == {"w": graphs.Want(ref="x")}
+
+
+def test_a_template_from_a_pod():
+    """Without what admission, the scheduler and our own webhook added; the engine alone; no labels of others."""
+    wired = mutate(PVC, pod(), "n", known(REF, [READY])).pod
+    spec = wired["spec"] | {
+        "nodeName": "node-1", "priority": 5,
+        "volumes": [*wired["spec"]["volumes"], {"name": "kube-api-access-x"}, {"name": "model"}],
+        "initContainers": [{"name": "istio-init"}, {"name": "download"}],
+    }  # fmt: skip
+    template = graphs.template({"metadata": wired["metadata"], "spec": spec}, None)
+    assert [one["name"] for one in template["spec"]["containers"]] == ["main"]
+    assert template["spec"]["containers"][0]["command"] == ["serve"]
+    assert [one["name"] for one in template["spec"]["initContainers"]] == ["download"]
+    assert [one["name"] for one in template["spec"]["volumes"]] == ["model"]
+    assert not template["spec"].keys() & {"nodeName", "priority"}
+    assert "nvidia.com/dynamo-component" not in template["metadata"]["labels"]

@@ -153,10 +153,14 @@ class Serve:
     def _run(self) -> None:
         try:
             while self._selector.get_map():
-                for key, _ in self._selector.select():
-                    key.data(key.fileobj)
+                self._handle_events()
         except Exception as error:  # a thread's outermost frame: the restore is told, whatever it is
             self._on_failure(error)
+
+    def _handle_events(self) -> None:
+        """A frame of its own, so that nothing of an image that is done with outlives it while the next is awaited."""
+        for key, _ in self._selector.select():
+            key.data(key.fileobj)
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,7 @@ def test_a_reader_that_stops_early_is_no_failure(tmp_path):
     criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
     descriptor = criu.get("pages-1.img")
     assert descriptor is not None
+    time.sleep(0.2)  # the pipe is full by now
     os.close(descriptor)
     assert done.wait(10)
     criu.connection.close()

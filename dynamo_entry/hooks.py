@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import urllib.error
-import urllib.request
 
 from dynamo_entry import engine_hooks
 from dynamo_entry.errors import CheckpointError
@@ -29,6 +27,9 @@ def call(name: str, hook: str, limit_s: float) -> None:
 
 
 def _post(name: str, url: str, limit_s: float) -> None:
+    import urllib.error  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
+    import urllib.request  # noqa: PLC0415
+
     request = urllib.request.Request(url, data=b"", method="POST")
     try:
         with urllib.request.urlopen(request, timeout=limit_s):

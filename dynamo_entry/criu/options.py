@@ -33,6 +33,11 @@ class Places(NamedTuple):
     log: str  # file name below ``work``
 
 
+def pid_file(places: Places) -> str:
+    """Where a restore writes the root's pid; CRIU refuses to replace a file."""
+    return f"{places.work}/root.pid"
+
+
 def missing_capabilities(effective: frozenset[int]) -> list[str]:
     """Names of the capabilities without which CRIU cannot work at all."""
     return [name for number, name in REQUIRED.items() if number not in effective]
@@ -58,7 +63,7 @@ def restore(places: Places, *, privileged: bool, inherit: dict[int, str]) -> lis
     """
     argv = [
         *_base("restore", places, privileged=privileged),
-        "--restore-detached", "--restore-sibling", "--pidfile", f"{places.work}/root.pid",
+        "--restore-detached", "--restore-sibling", "--pidfile", pid_file(places),
     ]  # fmt: skip
     for descriptor, resource in inherit.items():
         argv += ["--inherit-fd", f"fd[{descriptor}]:{resource}"]

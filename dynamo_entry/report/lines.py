@@ -1,6 +1,6 @@
 """One event → one log line, JSON or for a terminal, on standard error. Standard library only.
 
-PID 1 uses ``Log``; the worker uses structlog with ``render`` as its last processor, so that both write
+PID 1 and the worker use ``Log`` (importing structlog takes longer than the restore of a small engine); both write
 the same lines.
 """
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
 import psutil
@@ -56,6 +54,9 @@ def _is_ready(settings: Settings) -> bool:
 
 def answers(url: str) -> bool:
     """Whether an HTTP GET answers 200 right now."""
+    import urllib.error  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
+    import urllib.request  # noqa: PLC0415
+
     try:
         with urllib.request.urlopen(url, timeout=_PROBE_S) as response:
             return int(response.status) == 200

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 from dynamo_entry.archive import Archive
@@ -42,6 +42,7 @@ class Rebuild:
         self._archive = archive
         self._have = have
         self._places = options.Places(work, work, "restore.log")
+        self._pid_file = options.pid_file(self._places)
         self._failure: Exception | None = None
         self._served_bytes = 0
         self._images = Images(archive)
@@ -81,13 +82,15 @@ class Rebuild:
                 self._fill(exited, phase)
             held.go_on(yes=True)
             self._wait_for_end(criu, exited)
-        with open(f"{self._places.work}/root.pid", encoding="ascii") as file:
+        with open(self._pid_file, encoding="ascii") as file:
             return int(file.read())
 
     def _hold(self) -> hold.Hold:
         return hold.Hold(self._places.work, hold.PRE_RESUME, pids=self._plan.pids)
 
     def _start(self, held: hold.Hold) -> process.Criu:
+        with suppress(FileNotFoundError):
+            os.unlink(self._pid_file)  # of an earlier restore, in a container that was started again
         Serve(self._places.images, self._image, self._note_failure)
         stdio = self._new_stdio()
         return process.Criu(

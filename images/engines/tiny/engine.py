@@ -11,7 +11,7 @@ PORT, HOST       where it listens (8000, 127.0.0.1)
 READY_DELAY      seconds between listening and being ready (0)
 BALLAST_MIB      private memory; SHARED_MIB: anonymous shared memory; MEMFD_MIB: a memfd;
                  SHM_MIB: a file in /dev/shm; UNLINKED_MIB: such a file that was deleted while open
-BALLAST_FILL     random; text, which compresses well; zero (random)
+BALLAST_FILL     random; text, which compresses well; half, which is both in turn; zero (random)
 CHILDREN         forked processes that share the ballast and each change a part of it (0)
 FILES, REMOVE    paths to write and keep open, paths to delete; separated by colons
 """
@@ -69,7 +69,12 @@ MEMORY = {
     "unlinked": unlinked,
 }
 
-FILLS = {"random": os.urandom, "text": lambda size: b"tiny" * (size // 4), "zero": bytes}
+FILLS = {
+    "random": os.urandom,
+    "text": lambda size: b"tiny" * (size // 4),
+    "half": lambda size: os.urandom(size // 2) + b"tiny" * (size // 8),
+    "zero": bytes,
+}
 
 
 class Children:

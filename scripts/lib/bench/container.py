@@ -1,0 +1,77 @@
+"""Runs a bench inside a container of the worker image, on a directory of its own, and reports what it found."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+ENGINE = os.environ.get("CONTAINER_ENGINE", "podman")
+IMAGE = f"localhost/dynamo-entry/worker:{os.environ.get('DYNAMO_ENTRY_TAG', 'latest')}"
+LIFE_S = 3600
+
+MEMORY = {"private": "BALLAST_MIB", "shared": "SHARED_MIB", "memfd": "MEMFD_MIB", "unlinked": "UNLINKED_MIB"}
+
+
+def parser(description, sides):
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument(
+        "--size", type=int, default=1024, metavar="MIB", help="memory that the engine holds (1024)"
+    )
+    made.add_argument("--memory", choices=MEMORY, default="private", help="what kind of memory (private)")
+    made.add_argument("--content", choices=("random", "half", "text", "zero"), default="random")
+    made.add_argument("--children", type=int, default=0, help="processes that share it copy on write (0)")
+    made.add_argument("--compression", default="auto")
+    made.add_argument("--concurrency", type=int, default=0, help="threads (one a core)")
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--sides", default=sides, help=f"comma-separated ({sides})")
+    made.add_argument("--directory", default="/var/tmp", help="where archives and images go")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    return made
+
+
+def run(part, options):
+    """Run inside/PART.py; returns what it printed, with the options."""
+    subprocess.run([ROOT / "scripts/image", "worker"], check=True, stdout=sys.stderr)
+    work = Path(tempfile.mkdtemp(dir=options.directory))
+    variables = {
+        "SIZE_MIB": options.size, "ROUNDS": options.rounds, "SIDES": options.sides,
+        "COMPRESSION": options.compression, MEMORY[options.memory]: options.size, "BALLAST_FILL": options.content,
+        "CHILDREN": options.children, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
+        "DYNAMO_CHECKPOINT_LOG_FORMAT": "json",
+    }  # fmt: skip
+    argv = [
+        "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--network=none", "--pids-limit=0",
+        *(("--runtime", "runc", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768")
+          if ENGINE == "podman" else ()),
+        "--cap-add", "CHECKPOINT_RESTORE", "--cap-add", "SYS_PTRACE", "--shm-size", f"{options.size + 64}m",
+        "--security-opt", "seccomp=unconfined", "--security-opt", "unmask=ALL",
+        "-v", f"{work}:/work", "-v", f"{ROOT}/scripts/lib/bench/inside:/bench:ro",
+        "-v", f"{ROOT}/images/engines/tiny/engine.py:/tiny.py:ro",
+        *(word for name, value in variables.items() for word in ("-e", f"{name}={value}")),
+        "--entrypoint", "/opt/dynamo_entry/bin/python", IMAGE, f"/bench/{part}.py",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    finally:
+        shutil.rmtree(work)
+    asked = {name: value for name, value in vars(options).items() if name not in ("json", "directory")}
+    found = {"part": part, "options": asked, **json.loads(done.stdout)}
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def table(found, base):
+    """A line a side, with its ratio to ``base``'s median."""
+    of_base = found["summary"].get(base, {}).get("median_s")
+    print(f"{'':12}{'median':>9}{'min':>8}{'max':>8}{'cpu s':>8}   {base} = {'1' if of_base else '-'}")
+    for name, row in found["summary"].items():
+        ratio = f"{row['median_s'] / of_base:.2f}" if of_base else ""
+        print(
+            f"{name:12}{row['median_s']:9.3f}{row['min_s']:8.3f}{row['max_s']:8.3f}{row['cpu_s']:8.2f}   {ratio}"
+        )

@@ -1,0 +1,160 @@
+"""Restores of one engine, by the launcher and by what people do without it. Prints one JSON object."""
+
+import ctypes
+import json
+import mmap
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+from trial import WORK, Launcher, end_everything, measure, run, summary, wait_until_answering
+
+from dynamo_entry import storage
+from dynamo_entry.archive import Archive
+
+ARCHIVE = f"{WORK}/engine.tar"
+IMAGES, TAR, UNTARRED = f"{WORK}/images", f"{WORK}/images.tar", f"{WORK}/untarred"
+CHUNK = 4 << 20
+
+
+def create():
+    """The archive, the plain images, and a tar of them."""
+    settings = {"LOCATION": ARCHIVE, "SIGNAL_FILE": "/tmp/ready", "COMPRESSION": os.environ["COMPRESSION"]}
+    Launcher(**settings).wait_for("Checkpoint published")
+    end_everything()
+    run([os.path.join(os.path.dirname(sys.executable), "dynamo-entryctl"), "extract", ARCHIVE, IMAGES])
+    if "untar" in SIDES:
+        run(["tar", "-C", f"{IMAGES}/criu", "-cf", TAR, "."])
+
+
+def ours(_context):
+    """Until the engine answers."""
+    began = time.monotonic()
+    started = Launcher(PATH=ARCHIVE)
+    wait_until_answering()
+    return {"seconds": time.monotonic() - began, "phases": started.wait_for("Restored")["seconds"]}
+
+
+def criu(directory):
+    with Archive.open(storage.open_store(ARCHIVE)) as archive:
+        pipes = {
+            link
+            for number, link in archive.manifest.head.stdio.items()
+            if number != "0" and link[:5] == "pipe:"
+        }
+    devnull = os.open("/dev/null", os.O_WRONLY)
+    os.set_inheritable(devnull, True)
+    inherit = [word for link in pipes for word in ("--inherit-fd", f"fd[{devnull}]:{link}")]
+    began = time.monotonic()
+    run(
+        ["criu", "restore", "-D", directory, "-W", "/tmp", "-o", "raw.log", "-v1", "--unprivileged", "--tcp-close",
+         "--file-locks", "--ext-unix-sk", "--link-remap", "--shell-job", "-d", *inherit], pass_fds=[devnull],
+    )  # fmt: skip
+    wait_until_answering()
+    os.close(devnull)
+    return {"seconds": time.monotonic() - began}
+
+
+def raw(_context):
+    return criu(f"{IMAGES}/criu")
+
+
+def untar(_context):
+    began = time.monotonic()
+    os.makedirs(UNTARRED)
+    run(["tar", "-C", UNTARRED, "-xf", TAR])
+    criu(UNTARRED)
+    return {"seconds": time.monotonic() - began}
+
+
+def floor(_context):
+    """Fault in and copy as many bytes as the archive has, from the page cache, with as many threads."""
+    size = int(os.environ["SIZE_MIB"]) << 20
+    with open(ARCHIVE, "rb") as file:
+        source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    into = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = [ctypes.addressof(ctypes.c_char.from_buffer(view)) for view in (into, source)]
+    offsets = iter(range(0, min(size, len(source)) // CHUNK * CHUNK, CHUNK))
+    lock = threading.Lock()
+
+    def copy():
+        while True:
+            with lock:
+                offset = next(offsets, None)
+            if offset is None:
+                return
+            ctypes.memmove(address[0] + offset, address[1] + offset, CHUNK)
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=copy) for _ in range(len(os.sched_getaffinity(0)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"seconds": time.monotonic() - began}
+
+
+def nothing():
+    return None
+
+
+def remove_untarred():
+    shutil.rmtree(UNTARRED, ignore_errors=True)
+
+
+SIDES = {
+    "launcher": (nothing, ours),
+    "criu": (nothing, raw),
+    "untar": (remove_untarred, untar),
+    "memcpy": (nothing, floor),
+}  # fmt: skip
+
+
+def worker_status():
+    """/proc/PID/status of the launcher's worker, while there is one."""
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if b"dynamo_entry.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return dict(
+                    line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                )
+        except OSError:
+            continue
+    return None
+
+
+def worker_peak_mib():
+    """Over one restore that is not timed: resident bytes, and those that are no page cache."""
+    started = Launcher(PATH=ARCHIVE)
+    peak = dict.fromkeys(("VmHWM", "RssAnon"), 0)
+    while not any(event["event"] == "Restored" for event in started.events):
+        status = worker_status() or {}
+        for name, before in peak.items():
+            peak[name] = max(before, int(status.get(name, "0").split()[0]) >> 10)
+        time.sleep(0.005)
+    end_everything()
+    return peak
+
+
+def main():
+    for name in set(SIDES) - set(os.environ["SIDES"].split(",")):
+        del SIDES[name]
+    create()
+    size = int(os.environ["SIZE_MIB"]) << 20
+    found = measure(SIDES, rounds=int(os.environ["ROUNDS"]), size=size)
+    print(
+        json.dumps(
+            {
+                "summary": {name: summary(rows) for name, rows in found.items()},
+                "runs": found,
+                "archive_bytes": os.path.getsize(ARCHIVE),
+                "worker_peak_mib": worker_peak_mib(),
+            }
+        )
+    )
+
+
+main()

@@ -1,56 +1,89 @@
-"""CRIU's images, decoded and rewritten with pycriu (part of CRIU, so of the same version)."""
+"""CRIU's images as messages: read, changed, written back."""
 
 from __future__ import annotations
 
-import io
+import struct
+from collections.abc import Callable
 from typing import Any
 
-from dynamo_entry.errors import CheckpointError
-
-_HINT = "install the distribution's python3-pycriu of the same version as criu"
-
-#: Every bit that the kernel has room for: with the whole bounding set asked for, CRIU drops nothing, and
-#: the engine inherits the container's. It drops even what is absent, which needs CAP_SETPCAP.
-_ALL_CAPABILITIES = [0xFFFFFFFF, 0xFFFFFFFF]
+from dynamo_entry.criu import records
 
 
-def load_pycriu() -> Any:
-    """``pycriu.images``. Raises CheckpointError that names the package."""
+class Image:
+    """One image: its messages, and for each the raw bytes that follow it in some kinds of image."""
+
+    def __init__(self, data: bytes, message: Any, extra: Callable[[Any], int] = lambda _: 0) -> None:
+        """``message`` is the class; ``extra`` tells how many raw bytes follow one that was read.
+
+        Raises ValueError for what is no such image.
+        """
+        at = records.head_length(data)
+        self._head = data[:at]
+        self.entries: list[tuple[Any, bytes]] = []
+        while at < len(data):
+            (length,) = struct.unpack_from("<I", data, at)
+            at += 4 + length
+            entry = _parsed(message, data[at - length : at])
+            follows = extra(entry)
+            self.entries.append((entry, data[at : at + follows]))
+            at += follows
+
+    @property
+    def messages(self) -> list[Any]:
+        """The messages alone; changing one changes the image."""
+        return [message for message, _ in self.entries]
+
+    def encode(self) -> bytes:
+        """The image as CRIU reads it."""
+        parts = [self._head]
+        for message, extra in self.entries:
+            body = message.SerializeToString()
+            parts += (struct.pack("<I", len(body)), body, extra)
+        return b"".join(parts)
+
+
+def _parsed(message: Any, data: bytes) -> Any:
     try:
-        from pycriu import images  # noqa: PLC0415 - absent wherever CRIU is
-    except ImportError as error:
-        raise CheckpointError(
-            f"pycriu cannot be imported: {error}", hint=_HINT, reason="PycriuMissing"
-        ) from None
-    return images
+        return message.FromString(data)
+    except Exception as error:  # protobuf's own hierarchy, which is not ours to import
+        raise ValueError(f"no {message.__name__}: {error}") from error
 
 
-def decode(data: bytes) -> dict[str, Any]:
-    """An image as pycriu's dictionary: ``{"magic": …, "entries": […]}``."""
-    decoded: dict[str, Any] = load_pycriu().loads(bytes(data))
-    return decoded
+def core(data: bytes) -> Image:
+    """A ``core-*.img``: a task or a thread."""
+    return Image(data, records.message("core", "core_entry"))
 
 
-def encode(image: dict[str, Any]) -> bytes:
-    """The reverse of ``decode``."""
-    file = io.BytesIO()
-    load_pycriu().dump(image, file)
-    return file.getvalue()
+def files(data: bytes) -> Image:
+    """``files.img``: every open file description, and every mapped file."""
+    return Image(data, records.message("fdinfo", "file_entry"))
 
 
-def with_capabilities(core: bytes, permitted: frozenset[int]) -> bytes:
-    """A ``core-*.img`` whose task asks for no capability that this container does not have.
+def descriptors(data: bytes) -> Image:
+    """A ``fdinfo-*.img``: the descriptors of a task."""
+    return Image(data, records.message("fdinfo", "fdinfo_entry"))
 
-    CRIU fails (or hangs) where capset or PR_CAPBSET_DROP does.
-    """
-    words = [sum(1 << (number % 32) for number in permitted if number // 32 == word) for word in (0, 1)]
-    image = decode(core)
-    for entry in image["entries"]:
-        creds = entry.get("thread_core", {}).get("creds")
-        if creds is None:
-            continue
-        creds["cap_bnd"] = _ALL_CAPABILITIES[: len(creds["cap_bnd"])]
-        for name in ("cap_inh", "cap_prm", "cap_eff", "cap_amb"):
-            if name in creds:
-                creds[name] = [old & new for old, new in zip(creds[name], words, strict=False)]
-    return encode(image)
+
+def object_ids(data: bytes) -> Image:
+    """An ``ids-*.img``: which descriptor table a task has, among others."""
+    return Image(data, records.message("core", "task_kobj_ids_entry"))
+
+
+def tree(data: bytes) -> Image:
+    """``pstree.img``: the tasks, their groups, sessions and threads."""
+    return Image(data, records.message("pstree", "pstree_entry"))
+
+
+def remaps(data: bytes) -> Image:
+    """``remap-fpath.img``: files that are found by another name than they were opened by, or by none."""
+    return Image(data, records.message("remap_file_path", "remap_file_path_entry"))
+
+
+def clocks(data: bytes) -> Image:
+    """``timens-0.img``: what the engine's clocks said when it was frozen."""
+    return Image(data, records.message("timens", "timens_entry"))
+
+
+def pipe_data(data: bytes) -> Image:
+    """``pipes-data.img`` or ``fifo-data.img``: what was in the pipes and not yet read."""
+    return Image(data, records.message("pipe_data", "pipe_data_entry"), lambda entry: int(entry.bytes))

@@ -10,6 +10,10 @@ _ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*
 #: capability errors): the restore is over although CRIU does not know it yet.
 _RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
 
+#: Said on the way to success: a connection that was closed (--tcp-close) was never in repair mode, and
+#: leaving that takes CAP_NET_ADMIN.
+_HARMLESS = re.compile(r"Failed to turn off repair mode on socket")
+
 #: What CRIU says → what it means and what to do.
 _REMEDIES = (
     (
@@ -35,12 +39,15 @@ _REMEDIES = (
 
 def errors(text: str) -> list[str]:
     """The error messages of a log, oldest first, without CRIU's source positions."""
-    return [(match["text"] or match["bug"]).strip() for match in _ERROR.finditer(text)]
+    found = ((match["text"] or match["bug"]).strip() for match in _ERROR.finditer(text))
+    return [error for error in found if not _HARMLESS.match(error)]
 
 
 def is_stuck(text: str) -> bool:
     """Whether the restorer failed inside a task, after which CRIU may wait for ever."""
-    return _RESTORER.search(text) is not None
+    return any(
+        _RESTORER.search(line) is not None and not _HARMLESS.search(line) for line in text.splitlines()
+    )
 
 
 def explain(text: str) -> tuple[str, str]:

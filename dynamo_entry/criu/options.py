@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from dynamo_entry.criu import hold
 
 #: linux/capability.h
-CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_TIME, CAP_CHECKPOINT_RESTORE = 12, 19, 21, 25, 40
-
-#: What stock CRIU needs when it is not told ``--unprivileged``: network locks, time namespaces.
-_PRIVILEGED = {CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_TIME, CAP_CHECKPOINT_RESTORE}
+CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_CHECKPOINT_RESTORE = 19, 21, 24, 40
 
 #: The least with which ``--unprivileged`` dumps and restores.
 REQUIRED = {CAP_SYS_PTRACE: "SYS_PTRACE", CAP_CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}
@@ -18,8 +16,12 @@ REQUIRED = {CAP_SYS_PTRACE: "SYS_PTRACE", CAP_CHECKPOINT_RESTORE: "CHECKPOINT_RE
 #: Unlinked files that are still open travel inside the images, whatever their size (criu: 1 MiB).
 _GHOST_LIMIT_BYTES = str((1 << 63) - 1)
 
-#: Established connections are closed, so that clients reconnect; one in an accept queue is dropped.
-_COMMON = ("--tcp-close", "--file-locks", "--ext-unix-sk", "--link-remap")
+#: ``--unprivileged``, whatever the container has: one way of working, seen to work with two capabilities and
+#: with all of them. What more capabilities buy (clocks) is ours to do.
+#: Established connections are closed, so that clients reconnect; cgroups are the container runtime's.
+_COMMON = (
+    "--unprivileged", "--tcp-close", "--file-locks", "--ext-unix-sk", "--link-remap", "--manage-cgroups=ignore",
+)  # fmt: skip
 
 #: Standard input of what is dumped is never a terminal of ours, but a session may begin above it.
 _SHELL_JOB = "--shell-job"
@@ -38,41 +40,49 @@ def pid_file(places: Places) -> str:
     return f"{places.work}/root.pid"
 
 
+class Hints(NamedTuple):
+    """What CRIU cannot find out by itself: resources outside the container, paths of watched inodes."""
+
+    external: tuple[str, ...] = ()
+    watched: tuple[str, ...] = ()
+
+
 def missing_capabilities(effective: frozenset[int]) -> list[str]:
     """Names of the capabilities without which CRIU cannot work at all."""
     return [name for number, name in REQUIRED.items() if number not in effective]
 
 
-def is_privileged(effective: frozenset[int]) -> bool:
-    """Whether CRIU may use all it knows; otherwise it runs with ``--unprivileged``."""
-    return effective >= _PRIVILEGED
-
-
-def dump(pid: int, places: Places, *, privileged: bool) -> list[str]:
-    """argv of a streamed dump of the tree below ``pid``."""
-    return [
-        *_base("dump", places, privileged=privileged),
+def dump(pid: int, places: Places, hints: Hints) -> list[str]:
+    """argv of a streamed dump of the tree below ``pid``; one that waits to be accepted is dropped."""
+    argv = [
+        *_base("dump", places),
         "--tree", str(pid), "--skip-in-flight", "--ghost-limit", _GHOST_LIMIT_BYTES,
     ]  # fmt: skip
+    for resource in hints.external:
+        argv += ["--external", resource]
+    for path in hints.watched:
+        argv += ["--irmap-scan-path", path]
+    return argv
 
 
-def restore(places: Places, *, privileged: bool, inherit: dict[int, str]) -> list[str]:
+def restore(places: Places, *, inherit: Mapping[int, str]) -> list[str]:
     """argv of a streamed restore whose root becomes a child of the caller.
 
-    ``inherit`` maps our descriptors (3 and up) to what they replace, in CRIU's words: ``pipe:[123]``.
+    ``inherit`` maps our descriptors (3 and up) to what they replace, in CRIU's words. Sizes of files are
+    compared by us and by CRIU; their permissions may differ from volume to volume.
     """
     argv = [
-        *_base("restore", places, privileged=privileged),
-        "--restore-detached", "--restore-sibling", "--pidfile", pid_file(places),
+        *_base("restore", places),
+        "--restore-detached", "--restore-sibling", "--pidfile", pid_file(places), "--skip-file-rwx-check",
     ]  # fmt: skip
     for descriptor, resource in inherit.items():
         argv += ["--inherit-fd", f"fd[{descriptor}]:{resource}"]
     return argv
 
 
-def _base(verb: str, places: Places, *, privileged: bool) -> list[str]:
-    argv = [
+def _base(verb: str, places: Places) -> list[str]:
+    return [
         "criu", verb, "--stream", "--images-dir", places.images, "--work-dir", places.work,
-        "--log-file", places.log, "-v2", "--action-script", hold.SCRIPT, *_COMMON, _SHELL_JOB,
+        "--log-file", places.log, "-v2", "--no-default-config", "--action-script", hold.SCRIPT,
+        *_COMMON, _SHELL_JOB,
     ]  # fmt: skip
-    return argv if privileged else [*argv, "--unprivileged"]

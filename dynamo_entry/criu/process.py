@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 
 from dynamo_entry.criu import log
 from dynamo_entry.errors import CheckpointError
@@ -38,6 +40,10 @@ def version() -> str:
 _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 
 
+#: After an error in its restorer, CRIU usually ends by itself; after so long it will not.
+_STUCK_S = 2.0
+
+
 class Criu:
     """A running CRIU."""
 
@@ -48,11 +54,15 @@ class Criu:
         *,
         keep: tuple[int, ...] = (),
         extra: dict[str, str] | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
+        """``before`` runs in the new process; ``keep`` are descriptors it inherits."""
         self.log_path = log_path
+        self._stuck_since = 0.0
         self._process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             pass_fds=keep, env={**os.environ, "CRIU_LIBS_DIR": _NO_PLUGINS, **(extra or {})},
+            preexec_fn=before,  # noqa: PLW1509 - it makes system calls, and takes no lock
         )  # fmt: skip
 
     @property
@@ -85,5 +95,8 @@ class Criu:
         return log.explain(text)
 
     def is_stuck(self) -> bool:
-        """Whether its log shows an error after which it may wait for ever."""
-        return log.is_stuck(log.tail(self.log_path))
+        """Whether its log has shown for a while an error after which it may wait for ever."""
+        if not log.is_stuck(log.tail(self.log_path)):
+            return False
+        self._stuck_since = self._stuck_since or time.monotonic()
+        return time.monotonic() - self._stuck_since > _STUCK_S

@@ -129,6 +129,10 @@ def _become_engine(how: Start, failure_writer: int) -> None:
     try:
         if how.own_session or not _take_foreground():
             os.setsid()
+        if how.own_session:
+            from dynamo_entry.init import freezable  # noqa: PLC0415 - only a creation loads ctypes
+
+            freezable.prepare()
         if how.stdin:
             descriptor = os.open(how.stdin, os.O_RDONLY)
             os.dup2(descriptor, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 from dynamo_entry.rootfs import mounts, pack
@@ -29,6 +29,13 @@ def apply(index: pack.Index, tar_file: IO[bytes], work_directory: str) -> None:
     for path in doomed:
         pack.remove(path)
     pack.unpack(tar_file)
+
+
+def create_empty(paths: Iterable[str]) -> None:
+    """Files that the engine writes to and that are not here: logs on a fresh volume. Raises OSError."""
+    for path in paths:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
 
 
 def undo(work_directory: str) -> bool:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-#: tmpfs mounts a container runtime gives a container for itself; other tmpfs are secrets, config maps
-#: and the like, which belong to the pod.
-PRIVATE_TMPFS = ("/dev/shm", "/run", "/tmp", "/var/tmp")
+#: Scratch directories that a container is given for itself, as tmpfs by its runtime or as an emptyDir by its
+#: pod. tmpfs elsewhere are secrets, config maps and the like; an emptyDir elsewhere may hold a model.
+PRIVATE = ("/dev/shm", "/run", "/tmp", "/var/run", "/var/tmp")
+
+#: Where a kubelet keeps emptyDirs, as mountinfo shows it.
+_EMPTY_DIR = "/kubernetes.io~empty-dir/"
 
 
 class Mount(NamedTuple):
     """One line of mountinfo (proc_pid_mountinfo(5))."""
 
+    id: int
+    root: str
     point: str
     kind: str
     source: str
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is this container's own scratch directory."""
+        return self.point in PRIVATE and (self.kind == "tmpfs" or _EMPTY_DIR in self.root)
 
 
 def read() -> list[Mount]:
@@ -29,8 +39,9 @@ def parse(text: str) -> list[Mount]:
     mounts = []
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
+        number, _, _, root, point = before.split(" ")[:5]
         kind, source = after.split(" ")[:2]
-        mounts.append(Mount(_unescaped(before.split(" ")[4]), kind, _unescaped(source)))
+        mounts.append(Mount(int(number), _unescaped(root), _unescaped(point), kind, _unescaped(source)))
     return mounts
 
 
@@ -39,9 +50,9 @@ def _unescaped(text: str) -> str:
 
 
 def captured_roots(mounts: list[Mount], extra: tuple[str, ...] = ()) -> list[str]:
-    """Directories whose changes travel: the root, private tmpfs mounts, and what was asked for."""
+    """Directories whose changes travel: the root, private scratch directories, and what was asked for."""
     top = {mount.point: mount for mount in mounts}
-    roots = [point for point, mount in top.items() if point in PRIVATE_TMPFS and mount.kind == "tmpfs"]
+    roots = [point for point, mount in top.items() if mount.is_private]
     return ["/", *sorted(roots), *(path for path in extra if path not in roots)]
 
 

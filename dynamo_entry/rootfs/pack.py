@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import IO, Any, NamedTuple, Protocol
 
 from dynamo_entry.errors import Corrupt
+from dynamo_entry.rootfs import sparse
 from dynamo_entry.rootfs.changes import Change
 
 #: How pax archives carry extended attributes (star, GNU tar, bsdtar).
@@ -54,7 +55,7 @@ def _add(tar: tarfile.TarFile, change: Change, index: Index, linked: dict[tuple[
         tar.addfile(info)
         return
     with open(os.open(change.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
-        tar.addfile(info, file)
+        tar.addfile(info, sparse.Packed(file, info) if sparse.has_holes(change.status) else file)
 
 
 def _member(change: Change, linked: dict[tuple[int, int], str]) -> tarfile.TarInfo | None:
@@ -166,8 +167,11 @@ def _write(tar: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> None:
     if source is None:
         raise Corrupt(f"the filesystem delta has no data for {path}", reason="BadMember")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with source, open(descriptor, "wb", buffering=0) as target:
-        shutil.copyfileobj(source, target, _COPY_BYTES)
+    with source, open(descriptor, "wb") as target:
+        if info.sparse is not None:
+            sparse.unpack(tar, info, target, _COPY_BYTES)
+        else:
+            shutil.copyfileobj(source, target, _COPY_BYTES)
 
 
 def _set_attributes(info: tarfile.TarInfo, path: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from msgspec import structs
 
-from dynamo_entry import __version__, canary, compat, cuda, hooks, storage
+from dynamo_entry import __version__, canary, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
-from dynamo_entry.criu import images, options, process
+from dynamo_entry.compat.facts import host_facts
+from dynamo_entry.criu import options, process, records
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -22,14 +23,12 @@ from dynamo_entry.fill import shared
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, mounts, pack
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import engine, privileges
+from dynamo_entry.worker import affinity, dumpable, engine, hints, privileges, record
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.dump import Dump
 from dynamo_entry.worker.places import work_directory
-
-DELTA_TAR, DELTA_INDEX = "rootfs/delta.tar", "rootfs/index.json"
-CRIU_LOG = "dump.log"
+from dynamo_entry.worker.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:
@@ -89,11 +88,11 @@ class _Creation:
             canary.load(self._settings.canary)
         try:
             self._criu_version = process.version()
-            images.load_pycriu()
+            records.message("core", "core_entry")
         except CheckpointError as error:
             raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
         work = work_directory(self._settings)
-        self._places = options.Places(work, work, CRIU_LOG)
+        self._places = options.Places(work, work, DUMP_LOG)
         engine.remove_stale_signal(self._settings.signal_file)
         self._mounts = mounts.read()
         self._roots = mounts.captured_roots(self._mounts, self._settings.capture_paths)
@@ -144,7 +143,9 @@ class _Creation:
     def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
         limits = {"limit_s": self._settings.dump_timeout, "stall_s": self._settings.stall_timeout}
         with self._channel.phase("freeze", **limits):
-            engine.refuse_what_cannot_be_dumped(engine.tree(self._pid))
+            processes = engine.tree(self._pid)
+            dumpable.check(processes, self._have.effective)
+            self._hints = hints.find(processes, self._roots, record.container_stdio(self._pid))
         with self._gpu.frozen(self._pids, **limits) as gpu:
             head = self._head(engine.tree(self._pid), gpu)
             return self._dump_and_publish(writer, sink, head, limits)
@@ -156,13 +157,17 @@ class _Creation:
         self, writer: ArchiveWriter, sink: storage.Writer, head: Head, limits: dict[str, float]
     ) -> dict[str, Any]:
         dump = Dump(
-            self._pid, self._places, privileged=options.is_privileged(self._have.effective),
-            open_sink=lambda name: writer.stream(f"criu/{name}"),
+            self._pid, self._places, self._hints,
+            open_sink=lambda name: writer.stream(CRIU + name),
         )  # fmt: skip
         with dump:
             with self._channel.phase("dump", **limits) as phase:
                 dump.take_images(phase.progress)
-                facts = {**head.facts, "shared_ranges": self._shared_ranges()}
+                facts = {
+                    **head.facts,
+                    "shared_ranges": self._shared_ranges(),
+                    "affinity": affinity.record(self._pids()),
+                }
             with self._channel.phase("delta", **limits) as phase:
                 self._add_delta(writer, phase)
             with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
@@ -179,18 +184,18 @@ class _Creation:
         return shared.record(pids) if len(pids) > 1 else {}
 
     def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
-        here = engine.descriptors(self._pid)
         return Head(
             hash=self._settings.hash,
             created_at=timestamp(),
             argv=processes[0].cmdline() if processes else [],
-            host=compat.facts(self._criu_version),
-            processes=engine.summary(processes),
-            stdio={str(number): here.get(number, "") for number in (0, 1, 2)},
+            host=host_facts(self._criu_version),
+            processes=record.summary(processes),
+            stdio=record.container_stdio(self._pid),
             root_pid=self._pid,
-            volume_files=engine.volume_files(processes, self._roots),
+            volume_files=record.volume_files(processes, self._roots),
             gpu=gpu,
             canary=self._canary,
+            needs=record.needs(processes),
         )
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> None:
@@ -204,8 +209,8 @@ class _Creation:
         listing = writer.stream(DELTA_INDEX)
         listing.write(json.dumps(index._asdict()).encode("utf-8", "surrogateescape"))
         listing.close()
-        log = writer.stream(CRIU_LOG)
-        with open(f"{self._places.work}/{CRIU_LOG}", "rb") as file:
+        log = writer.stream(DUMP_LOG)
+        with open(f"{self._places.work}/{DUMP_LOG}", "rb") as file:
             log.write(file.read())
         log.close()
         phase.fields["paths"] = len(index.paths)

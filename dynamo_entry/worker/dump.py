@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from typing_extensions import Self
 
+from dynamo_entry import timens
 from dynamo_entry.criu import hold, options
 from dynamo_entry.criu.process import Criu
 from dynamo_entry.criu.streamer import Capture, Sink
@@ -23,15 +24,15 @@ class Dump:
     """A context in which the engine gets frozen. Leaving it without ``end`` or ``resume`` thaws the engine."""
 
     def __init__(
-        self, pid: int, places: options.Places, *, privileged: bool, open_sink: Callable[[str], Sink]
+        self, pid: int, places: options.Places, hints: options.Hints, *, open_sink: Callable[[str], Sink]
     ) -> None:
         self._capture = Capture(places.images, open_sink)
         self._is_frozen = False
         self._has_exited = False
         self._hold = hold.Hold(places.work, hold.POST_DUMP)
         self._criu = Criu(
-            options.dump(pid, places, privileged=privileged), f"{places.work}/{places.log}",
-            extra=self._hold.environment,
+            options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._hold.environment,
+            before=(lambda: timens.enter(pid)) if timens.is_another(pid) else None,
         )  # fmt: skip
         self._exited = os.pidfd_open(self._criu.pid)
         self._capture.watch(self._hold.reached, self._note_frozen)

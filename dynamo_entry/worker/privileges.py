@@ -33,6 +33,12 @@ def read() -> Privileges:
     )
 
 
+def known_capabilities() -> frozenset[int]:
+    """Every capability that this kernel knows."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return frozenset(range(int(file.read()) + 1))
+
+
 def _bits(text: str) -> frozenset[int]:
     mask = int(text, 16)
     return frozenset(number for number in range(64) if mask >> number & 1)

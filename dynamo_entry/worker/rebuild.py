@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
+from dynamo_entry import timens
 from dynamo_entry.archive import Archive
-from dynamo_entry.criu import hold, images, options, process
+from dynamo_entry.criu import hold, options, process
+from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.fill import images as fill_images
@@ -18,10 +20,12 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
 from dynamo_entry.settings import Settings
+from dynamo_entry.worker import affinity
+from dynamo_entry.worker.admission import Admitted
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.images import Images
-from dynamo_entry.worker.privileges import Privileges
+from dynamo_entry.worker.places import work_directory
 
 #: Verified chunks kept ready for each image CRIU reads.
 _AHEAD = 3
@@ -32,20 +36,21 @@ _FILL_POLL_S = 0.05
 
 
 class Rebuild:
-    """One restore of the tasks, with scratch files in ``work``. From now on data is fetched."""
+    """One restore of the tasks. From now on data is fetched."""
 
     def __init__(
-        self, settings: Settings, channel: Channel, archive: Archive, have: Privileges, work: str
+        self, settings: Settings, channel: Channel, archive: Archive, images: Images, admitted: Admitted
     ) -> None:
         self._settings = settings
         self._channel = channel
         self._archive = archive
-        self._have = have
+        self._admitted = admitted
+        work = work_directory(settings)
         self._places = options.Places(work, work, "restore.log")
         self._pid_file = options.pid_file(self._places)
         self._failure: Exception | None = None
         self._served_bytes = 0
-        self._images = Images(archive)
+        self._images = images
         self._plan = self._make_plan()
         self._skeleton = Skeleton(archive, self._plan, self._images.source)
         # No thread is started later: in a container without clone3 it could take a pid that CRIU is about to use.
@@ -59,7 +64,7 @@ class Rebuild:
             shared = recorded and {
                 pid: [(start, end) for start, end in found] for pid, found in recorded.items()
             }
-            return plan.make(tree, shared, may_write=self._have.may_write)
+            return plan.make(tree, shared, may_write=self._admitted.may_write)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Corrupt(
                 f"the images in {self._archive.location} make no sense: {type(error).__name__}: {error}",
@@ -80,6 +85,7 @@ class Rebuild:
                 self._wait_until_held(criu, held.reached, exited, phase)
             with self._channel.phase("fill", **limits) as phase, self._stopping_tasks():
                 self._fill(exited, phase)
+                self._finish_tasks()
             held.go_on(yes=True)
             self._wait_for_end(criu, exited)
         with open(self._pid_file, encoding="ascii") as file:
@@ -93,13 +99,13 @@ class Rebuild:
             os.unlink(self._pid_file)  # of an earlier restore, in a container that was started again
         Serve(self._places.images, self._image, self._note_failure)
         stdio = self._new_stdio()
+        offsets = self._admitted.clock
         return process.Criu(
-            options.restore(
-                self._places, privileged=options.is_privileged(self._have.effective), inherit=stdio
-            ),
+            options.restore(self._places, inherit=stdio),
             f"{self._places.work}/{self._places.log}",
             keep=tuple(stdio),
             extra=held.environment,
+            before=(lambda: timens.enter_new(*offsets)) if offsets else None,
         )
 
     def _wait_until_held(self, criu: process.Criu, reached: int, exited: int, phase: Phase) -> None:
@@ -147,6 +153,13 @@ class Rebuild:
                 raise RestoreFailed("criu ended while it held the tasks", reason="CriuRestoreFailed")
         phase.fields["bytes"] = self._filler.done_bytes
 
+    def _finish_tasks(self) -> None:
+        """What CRIU leaves out, while nothing runs yet."""
+        pipes.refill(self._admitted.rewriter.refills())
+        missed = affinity.pin(self._archive.manifest.head.facts.get("affinity", {}))
+        if missed:
+            self._channel.log.warning("threads not pinned: their processors are not here", threads=missed)
+
     def _wait_for_end(self, criu: process.Criu, exited: int) -> None:
         while not _readable(exited):
             if criu.is_stuck():
@@ -155,19 +168,18 @@ class Rebuild:
             raise _failed(criu)
 
     def _new_stdio(self) -> dict[int, str]:
-        """Our descriptors → the pipes that the engine had as stdout and stderr: its lines go to our log."""
+        """Our descriptors → what they replace of the engine's: its lines go to our log."""
         inherit: dict[int, str] = {}
-        for number in (1, 2):
-            old = self._archive.manifest.head.stdio.get(str(number), "")
-            if old.startswith("pipe:[") and old not in inherit.values():
-                descriptor = os.dup(number)
-                os.set_inheritable(descriptor, True)
-                inherit[descriptor] = old
+        for number, resource in self._admitted.rewriter.inherited().items():
+            descriptor = os.dup(number)
+            os.set_inheritable(descriptor, True)
+            inherit[descriptor] = resource
         return inherit
 
     def _image(self, name: str) -> Iterable[Any] | None:
-        if name.startswith("core-"):
-            return [images.with_capabilities(self._images.read(name), self._have.permitted)]
+        rewritten = self._admitted.rewriter.image(name)
+        if rewritten is not None:
+            return [rewritten]
         found = self._skeleton.image(name, ahead=_AHEAD) or self._images.stream(name, ahead=_AHEAD)
         return None if found is None else self._counted(found)
 

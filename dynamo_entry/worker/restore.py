@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from dynamo_entry import canary, compat, cuda, hooks, storage
+from dynamo_entry import canary, cuda, hooks, storage
 from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.criu import images, options, process
+from dynamo_entry.criu import process, records
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
-from dynamo_entry.rootfs import apply, pack
+from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import engine, privileges
+from dynamo_entry.worker.admission import Admitted, admit
 from dynamo_entry.worker.channel import Channel
-from dynamo_entry.worker.create import DELTA_INDEX, DELTA_TAR
+from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.rebuild import Rebuild
+from dynamo_entry.worker.streams import DELTA_TAR
 
 #: A root process that dies of what its new place lacks does so at once.
 _SETTLE_S = 0.1
@@ -39,16 +40,17 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         have = privileges.read()
         privileges.check_restore(have)
         version = process.version()
-        images.load_pycriu()
+        records.message("core", "core_entry")
         archive = _open_first(sources, settings, channel)
         phase.fields["location"] = archive.location
     with archive:
-        restoration = _Restoration(settings, channel, archive, have)
         with channel.phase("check"):
             gpu.check(archive.manifest.head.gpu)
-            restoration.check(version)
+            images = Images(archive)
+            admitted = admit(archive, images, have, version, channel)
+        restoration = _Restoration(settings, channel, archive, admitted)
         with channel.phase("plan", stall_s=settings.stall_timeout):
-            rebuild = Rebuild(settings, channel, archive, have, work_directory(settings))
+            rebuild = Rebuild(settings, channel, archive, images, admitted)
         with channel.phase("delta", stall_s=settings.stall_timeout):
             restoration.apply_delta()
         pid = rebuild.run()
@@ -90,29 +92,18 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
 
 
 class _Restoration:
-    def __init__(
-        self, settings: Settings, channel: Channel, archive: Archive, have: privileges.Privileges
-    ) -> None:
+    def __init__(self, settings: Settings, channel: Channel, archive: Archive, admitted: Admitted) -> None:
         self._settings = settings
         self._channel = channel
         self._archive = archive
-        self._have = have
-        self._privileged = options.is_privileged(have.effective)
+        self._admitted = admitted
         self._work = work_directory(settings)
-
-    def check(self, criu_version: str) -> None:
-        """Refuse what cannot work before the first data byte is read. Raises Incompatible."""
-        head = self._archive.manifest.head
-        compat.check_host(head.host, compat.facts(criu_version), clock_can_be_set=self._privileged)
-        compat.check_files(head.volume_files)
 
     def apply_delta(self) -> None:
         """Put the engine's files where it had them. Raises Corrupt."""
-        index = pack.Index(**json.loads(self._archive.read(DELTA_INDEX)))
-        if not index.paths and not index.directories:
-            return
         chunks = self._archive.chunks(DELTA_TAR, ahead=_AHEAD)
-        apply.apply(index, io.BufferedReader(_Chunks(chunks)), self._work)
+        apply.apply(self._admitted.delta, io.BufferedReader(_Chunks(chunks)), self._work)
+        apply.create_empty(path for path, size in self._admitted.logs.items() if not size)
 
     def settle(self, pid: int) -> None:
         """Say "restored" only of an engine that stays. Raises RestoreFailed."""

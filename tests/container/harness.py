@@ -201,7 +201,9 @@ class Containers:
         env: dict[str, str] | None = None,
         volumes: tuple[str, ...] = (),
         network: str = "none",
+        under: tuple[str, ...] = (),
     ) -> Container:
+        """``under`` is a command that runs the engine's client, and so the container, in other surroundings."""
         name = f"dynamo-entry-test-{uuid.uuid4().hex[:12]}"
         directory = self.directory / name
         directory.mkdir()
@@ -209,7 +211,8 @@ class Containers:
             env or {}
         )
         argv = [
-            "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--name", name, f"--network={network}", *MACHINE,
+            "timeout", "-s", "KILL", str(LIFE_S), *under, ENGINE, "run", "--rm", "--name", name,
+            "--network", network, *MACHINE,
             *(("--runtime", "runc") if ENGINE == "podman" else ()),
             "-v", f"{self.checkpoints}:/checkpoints", "-v", f"{TINY}:/tiny.py:ro",
             *(part for volume in volumes for part in ("-v", volume)),

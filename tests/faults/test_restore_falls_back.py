@@ -121,22 +121,56 @@ while pid < wanted:
         os.waitpid(pid, 0)
 """
 
+#: Listens on the engine's port for as long as CRIU tries; the engine that is started then gets it.
+TAKE_PORT = """
+import os, socket, time
+held = socket.create_server(("127.0.0.1", 8000))
+def has_criu():
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdecimal() and open(f"/proc/{entry}/cmdline").read().startswith("criu" + chr(0) + "restore"):
+                return True
+        except OSError:
+            pass
+if os.fork() == 0:
+    while not has_criu():
+        time.sleep(0.001)
+    while has_criu():
+        time.sleep(0.001)
+    os._exit(0)
+"""
 
-def test_criu_failing_leaves_no_half_restored_process(containers):
-    """A pid of the engine is taken: CRIU fails half-way, the files it had are taken back, the pod cold-starts."""
-    published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
-    script = f"python3 -c '{TAKE_PID}' 1001 && exec /opt/dynamo_entry/bin/python -m dynamo_entry -- python3 /tiny.py"
-    container = containers.start(
+
+def restore_after(containers, script, *arguments):
+    """A restore in a container where a Python script ran first."""
+    command = f"python3 -c '{script}' {' '.join(arguments)} && exec /opt/dynamo_entry/bin/python -m dynamo_entry -- python3 /tiny.py"
+    return containers.start(
         "-c",
-        script,
+        command,
         options=("--entrypoint", "sh", *CREATE),
         settings={"PATH": ARCHIVE, "HASH": "d936422b4f953f99"},
     )
+
+
+def test_a_taken_pid_is_found_before_anything_is_touched(containers):
+    published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
+    container = restore_after(containers, TAKE_PID, "1001")
+    container.json("/state")
+    event = container.event(FALLBACK)
+    assert event, container.output()
+    assert (event["reason"], event["phase"]) == ("PidTaken", "check")
+    assert "pid 1001 of the engine is taken here by python3" in event["message"]
+
+
+def test_criu_failing_leaves_no_half_restored_process(containers):
+    """A port is taken: CRIU fails half-way, the files that were put in place are taken back, the pod cold-starts."""
+    published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
+    container = restore_after(containers, TAKE_PORT)
     state = container.json("/state")
     event = container.event(FALLBACK)
     assert event, container.output()
     assert event["reason"] == "CriuRestoreFailed"
-    assert "pid" in event["message"]
+    assert "Address already in use" in event["message"]
     assert state["nonce"] in container.stderr
     engines = [
         line for line in container.processes().values() if "/tiny.py" in line and "dynamo_entry" not in line

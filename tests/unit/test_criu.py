@@ -164,18 +164,21 @@ def test_every_name_is_parsed(name):
     assert streamer.parse_request(frame(name)[4:]) == name
 
 
-def test_least_privilege_is_chosen_by_what_is_there():
-    assert "--unprivileged" in options.dump(1000, PLACES, privileged=False)
-    assert "--unprivileged" not in options.dump(1000, PLACES, privileged=True)
-    two = frozenset(options.REQUIRED)
-    assert options.missing_capabilities(two) == []
-    assert not options.is_privileged(two)
+def test_two_capabilities_are_enough():
+    assert "--unprivileged" in options.dump(1000, PLACES, options.Hints())
+    assert options.missing_capabilities(frozenset(options.REQUIRED)) == []
     assert options.missing_capabilities(frozenset()) == ["SYS_PTRACE", "CHECKPOINT_RESTORE"]
 
 
 def test_inherited_descriptors_are_named_in_crius_words():
-    argv = options.restore(PLACES, privileged=False, inherit={5: "pipe:[77]"})
+    argv = options.restore(PLACES, inherit={5: "pipe:[77]"})
     assert argv[argv.index("--inherit-fd") + 1] == "fd[5]:pipe:[77]"
+
+
+def test_what_criu_cannot_find_out_it_is_told():
+    argv = options.dump(1000, PLACES, options.Hints(("file[1b:23]",), ("/etc/passwd",)))
+    assert argv[argv.index("--external") + 1] == "file[1b:23]"
+    assert argv[argv.index("--irmap-scan-path") + 1] == "/etc/passwd"
 
 
 def test_crius_first_known_error_becomes_a_sentence_with_a_remedy():
@@ -198,6 +201,12 @@ def test_an_unknown_error_is_told_as_it_is():
 
 def test_an_empty_log_is_said_to_be_one():
     assert log.explain("")[0] == "criu gave no reason"
+
+
+def test_what_criu_says_on_the_way_to_success_is_no_error():
+    text = "pie: 1000: Error (criu/include/sk-inet.h:80): Failed to turn off repair mode on socket 109: errno 1\n"
+    assert log.errors(text) == []
+    assert not log.is_stuck(text)
 
 
 def test_errors_of_the_restorer_mean_that_criu_hangs():

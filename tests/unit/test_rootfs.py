@@ -225,3 +225,36 @@ def test_devices_are_refused(tmp_path):
     member.type = tarfile.BLKTYPE
     with pytest.raises(Corrupt):
         pack.unpack(hostile(member))
+
+
+HOLES = {
+    "only a hole": ((), 5 << 20),
+    "data first": (((0, b"x" * 5000),), 5 << 20),
+    "data last": (((4 << 20, b"y" * (1 << 20)),), 5 << 20),
+    "data in the middle": (((1 << 20, b"a" * 70_000), (3 << 20, b"b")), (5 << 20) + 123),
+}
+
+
+@pytest.mark.parametrize("case", HOLES)
+def test_files_with_holes_keep_them(tree, case):
+    """In the tar there is no more than their data, and GNU tar reads it, too."""
+    import subprocess
+
+    pieces, size = HOLES[case]
+    (start,) = changes.mark([str(tree)])
+    path = tree / "sparse"
+    with path.open("wb") as file:
+        for offset, data in pieces:
+            file.seek(offset)
+            file.write(data)
+        file.truncate(size)
+    expected = path.read_bytes()
+    _, output = delta(start)
+    assert len(output.getvalue()) < sum(len(data) for _, data in pieces) + 200_000
+    path.unlink()
+    pack.unpack(output)
+    assert path.read_bytes() == expected
+    assert path.stat().st_blocks * 512 < size or not any(pieces)
+    path.unlink()
+    subprocess.run(["tar", "-xf", "-", "-C", "/", str(path)[1:]], input=output.getvalue(), check=True)
+    assert path.read_bytes() == expected

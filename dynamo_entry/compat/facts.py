@@ -1,0 +1,103 @@
+"""What a machine is, as recorded in a manifest and as compared with one."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any
+
+import psutil
+
+#: CPU flags (as /proc/cpuinfo names them) that compilers and JITs turn into instructions: a task that uses
+#: one dies of SIGILL where it is missing. Other flags are hints, or concern the kernel alone.
+_ISA_PREFIXES = ("sse", "ssse", "avx", "amx", "bmi", "sha")
+_ISA_FLAGS = frozenset(
+    [
+        "abm",
+        "adx",
+        "aes",
+        "asimd",
+        "asimdhp",
+        "asimddp",
+        "bf16",
+        "cx16",
+        "f16c",
+        "fma",
+        "fma4",
+        "gfni",
+        "i8mm",
+        "movbe",
+        "movdir64b",
+        "movdiri",
+        "pclmulqdq",
+        "pku",
+        "popcnt",
+        "rdrand",
+        "rdseed",
+        "rtm",
+        "sve",
+        "sve2",
+        "vaes",
+        "vpclmulqdq",
+        "xsave",
+        "xsavec",
+        "xsaveopt",
+    ]
+)
+
+#: Flags by which C libraries choose among implementations that all run everywhere: worth a line, no more.
+_HINTS = frozenset(["erms", "fsrm", "fsrs", "fzrm", "rep_good"])
+
+
+def host_facts(criu_version: str) -> dict[str, Any]:
+    """What this machine is."""
+    flags = _cpu_flags()
+    return {
+        "arch": platform.machine(),
+        "kernel": platform.release(),
+        "cpu_model": _cpu_model(),
+        "cpu_flags": sorted(flag for flag in flags if flag in _ISA_FLAGS or flag.startswith(_ISA_PREFIXES)),
+        "cpu_hints": sorted(flags & _HINTS),
+        "criu": criu_version,
+        "uid": os.geteuid(),
+        "hostname": platform.node(),
+        "addresses": addresses(),
+    }
+
+
+def clocks() -> dict[str, float]:
+    """What this process's clocks say, those that must never go back for an engine, in seconds."""
+    return {
+        "monotonic_s": time.clock_gettime(time.CLOCK_MONOTONIC),
+        "boottime_s": time.clock_gettime(time.CLOCK_BOOTTIME),
+    }
+
+
+def addresses() -> list[list[str]]:
+    """[interface, address] of every interface but the loopback, IPv4 and IPv6, in the kernel's order."""
+    families = {2, 10}  # AF_INET, AF_INET6
+    return [
+        [name, entry.address.partition("%")[0]]
+        for name, entries in psutil.net_if_addrs().items()
+        if name != "lo"
+        for entry in entries
+        if int(entry.family) in families
+    ]
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpuinfo("flags", "Features").split())
+
+
+def _cpu_model() -> str:
+    return _cpuinfo("model name", "CPU part").strip()
+
+
+def _cpuinfo(*names: str) -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            line = next((line for line in file if line.startswith(names)), "")
+    except OSError:
+        return ""
+    return line.partition(":")[2]

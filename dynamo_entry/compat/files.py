@@ -1,0 +1,80 @@
+"""Files that the engine had open or mapped and that do not travel: on volumes, and in the image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+
+from dynamo_entry.criu.rewrite.regular import Regular
+from dynamo_entry.errors import Incompatible
+from dynamo_entry.rootfs import mounts
+
+
+def check_files(
+    files: Iterable[Regular], travelling: Collection[str], here: list[mounts.Mount]
+) -> dict[str, int]:
+    """Sizes of the logs here (path → bytes; 0 for one to be created). Raises Incompatible.
+
+    ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, but for
+    files that are only written to: those go on at their end, whatever is in there.
+    """
+    logs: dict[str, int] = {}
+    for file in files:
+        if file.path in travelling:
+            continue
+        try:
+            size = os.stat(file.path).st_size
+        except OSError as error:
+            if not _may_be_created(file):
+                raise _missing(file, error, here) from None
+            size = 0
+        if file.is_log or _may_be_created(file):
+            logs[file.path] = size
+        elif file.size is not None and size != file.size:
+            raise Incompatible(
+                f"size of {file.path}: {file.size} at creation, {size} here",
+                hint=_hint(file, here), reason="VolumeDiffers" if _volume(file, here) else "ImageDiffers",
+            )  # fmt: skip
+        _check_access(file, here)
+    return logs
+
+
+def _may_be_created(file: Regular) -> bool:
+    """Logs, and empty files: lock files, say."""
+    return file.is_log or (file.is_writable and not file.size)
+
+
+def _check_access(file: Regular, here: list[mounts.Mount]) -> None:
+    path = file.path
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    if file.is_writable and not os.access(path, os.W_OK, effective_ids=True):
+        where = _volume(file, here) or "the root filesystem"
+        raise Incompatible(
+            f"the engine writes to {file.path}, and {where} is read-only here",
+            hint="mount it writable, as at creation",
+            reason="VolumeReadOnly" if _volume(file, here) else "RootReadOnly",
+        )
+
+
+def _missing(file: Regular, error: OSError, here: list[mounts.Mount]) -> Incompatible:
+    reason = "VolumeMissing" if _volume(file, here) or not _is_of_an_image(file.path) else "ImageDiffers"
+    return Incompatible(
+        f"the engine had {file.path} open, which is not here: {error.strerror}",
+        hint=_hint(file, here),
+        reason=reason,
+    )
+
+
+def _is_of_an_image(path: str) -> bool:
+    return path.startswith(("/usr/", "/lib", "/bin/", "/sbin/", "/opt/", "/etc/"))
+
+
+def _hint(file: Regular, here: list[mounts.Mount]) -> str:
+    if volume := _volume(file, here):
+        return f"the volume at {volume} must hold what it held at creation"
+    return "mount the same volumes at the same paths, and use the image that the checkpoint was created with"
+
+
+def _volume(file: Regular, here: list[mounts.Mount]) -> str:
+    return mounts.volume_of(file.path, here, mounts.captured_roots(here))

@@ -1,0 +1,71 @@
+"""The creating machine against this one. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dynamo_entry.compat.limits import Room
+from dynamo_entry.errors import Incompatible
+
+
+def check_host(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What differs and does not matter, a sentence each. Raises Incompatible where it does.
+
+    Archives record more with time: what one does not know is not compared.
+    """
+    if recorded.get("arch", here["arch"]) != here["arch"]:
+        raise _refused("CPU architecture", recorded["arch"], here["arch"], "ArchDiffers")
+    missing = sorted(set(recorded.get("cpu_flags", ())) - set(here["cpu_flags"]))
+    if missing:
+        raise Incompatible(
+            f"the CPU ({here['cpu_model']}) lacks {', '.join(missing)}, which the engine may be using "
+            f"(it ran on {recorded.get('cpu_model') or 'another CPU'})",
+            hint="create a checkpoint on the least capable CPU of the fleet",
+            reason="CpuLacksFeature",
+        )
+    if _version(here["criu"]) < _version(recorded.get("criu", "0")):
+        raise Incompatible(
+            f"criu {here['criu']} is older than {recorded['criu']}, which made the images",
+            hint="use the image that the checkpoint was created with",
+            reason="CriuOlder",
+        )
+    if recorded.get("uid", here["uid"]) != here["uid"]:
+        raise _refused("user", recorded["uid"], here["uid"], "UserDiffers", "set runAsUser to the same user")
+    return [
+        f"{what}: {recorded[name]} at creation, {here[name]} here"
+        for name, what in (("kernel", "kernel"), ("criu", "criu"), ("cpu_hints", "CPU hints"))
+        if recorded.get(name, here[name]) != here[name]
+    ]
+
+
+def check_room(needs: dict[str, Any], room: Room) -> None:
+    """Raises Incompatible where the engine would not fit: it would be killed in the middle of the restore."""
+    memory = needs.get("memory_bytes", 0)
+    if room.memory_bytes is not None and memory > room.memory_bytes:
+        raise Incompatible(
+            f"the engine takes {_gib(memory)} of memory, {_gib(room.memory_bytes)} are left here",
+            hint="raise the container's memory limit, or let PRE_DUMP release memory before the dump",
+            reason="NotEnoughMemory",
+        )
+    tasks = needs.get("tasks", 0)
+    if room.tasks is not None and tasks > room.tasks:
+        raise Incompatible(
+            f"the engine has {tasks} tasks, {room.tasks} more are allowed here",
+            hint="raise the container's pids limit (podPidsLimit, --pids-limit)",
+            reason="PidsLimit",
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f} GiB"
+
+
+def _version(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def _refused(
+    what: str, recorded: object, here: object, reason: str, hint: str = "restore where it is the same"
+) -> Incompatible:
+    return Incompatible(f"{what}: {recorded} at creation, {here} here", hint=hint, reason=reason)

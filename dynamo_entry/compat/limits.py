@@ -1,0 +1,58 @@
+"""What this container may use: memory and tasks, from its cgroup (v2 or v1) and the machine."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import psutil
+
+
+class Room(NamedTuple):
+    """What is left here; None where there is no limit."""
+
+    memory_bytes: int | None
+    tasks: int | None
+
+
+def room() -> Room:
+    """What a restored engine may take. Page cache counts as free."""
+    machine = psutil.virtual_memory().available
+    cgroup = _left(
+        _number("memory.max", "memory/memory.limit_in_bytes"),
+        _number("memory.current", "memory/memory.usage_in_bytes"),
+    )
+    if cgroup is not None:
+        cgroup += _reclaimable()
+    tasks = _left(_number("pids.max", "pids/pids.max"), _number("pids.current", "pids/pids.current"))
+    return Room(min(machine, cgroup) if cgroup is not None else machine, tasks)
+
+
+def _left(limit: int | None, used: int | None) -> int | None:
+    return None if limit is None or used is None else max(0, limit - used)
+
+
+def _number(*names: str) -> int | None:
+    for name in names:
+        try:
+            with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+                value = int(file.read())
+        except (OSError, ValueError):  # "max": no limit
+            continue
+        if value < 1 << 60:  # v1 says "no limit" with a number close to 2^63
+            return value
+    return None
+
+
+def _reclaimable() -> int:
+    """Page cache charged to this cgroup, which gives way."""
+    for name, keys in (
+        ("memory.stat", ("file", "shmem")),
+        ("memory/memory.stat", ("total_cache", "total_shmem")),
+    ):
+        try:
+            with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
+                values = dict(line.split() for line in file)
+        except (OSError, ValueError):
+            continue
+        return int(values.get(keys[0], 0)) - int(values.get(keys[1], 0))
+    return 0

@@ -1,0 +1,55 @@
+"""Regular files that the engine had open or mapped (``files.img``): what CRIU is going to open by path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+#: Kernel file systems: their files are there, or CRIU knows what to do.
+_KERNELS = ("/dev/", "/proc/", "/sys/")
+
+
+class Regular(NamedTuple):
+    """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not mind)."""
+
+    path: str
+    flags: int
+    size: int | None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the engine may write to it."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the engine writes without ever reading: what is in there says nothing about its memory."""
+        return self.flags & os.O_ACCMODE == os.O_WRONLY
+
+
+def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regular]:
+    """The files among ``entries``, each path once, less those that the images bring along (``remapped``)."""
+    found: dict[str, Regular] = {}
+    for entry in entries:
+        if not entry.HasField("reg") or entry.id in remapped or entry.reg.ext:
+            continue
+        reg = entry.reg
+        if reg.name.startswith("/") and not reg.name.startswith(_KERNELS):
+            file = Regular(reg.name, reg.flags, reg.size if reg.HasField("size") else None)
+            known = found.get(file.path)
+            if known is None or (file.is_writable, file.size or 0) > (known.is_writable, known.size or 0):
+                found[file.path] = file
+    return list(found.values())
+
+
+def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
+    """Let write-only files go on at their present end (path → bytes): they may be longer here, or new."""
+    for entry in entries:
+        if (
+            entry.HasField("reg")
+            and entry.reg.name in sizes
+            and entry.reg.flags & os.O_ACCMODE == os.O_WRONLY
+        ):
+            entry.reg.ClearField("size")
+            entry.reg.pos = sizes[entry.reg.name]

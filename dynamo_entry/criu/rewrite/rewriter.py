@@ -1,0 +1,92 @@
+"""From the images of an archive to the images that are served here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dynamo_entry.criu import images
+from dynamo_entry.criu.rewrite import pipes, regular, sockets, stdio, tasks, timers
+
+
+class Source(NamedTuple):
+    """An archive's images: ``read`` returns one whole, ``names`` are those that are there."""
+
+    read: Callable[[str], bytes]
+    names: frozenset[str]
+    root_pid: int
+    stdio: dict[str, str]
+
+
+class Rewriter:
+    """Serves rewritten images. Making one decodes what decides whether a restore can work at all."""
+
+    def __init__(self, source: Source, grants: tasks.Grants) -> None:
+        self._source = source
+        self._grants = grants
+        self._files = images.files(source.read("files.img"))
+        self._stdio = stdio.find(self._files.messages, self._table(source.root_pid), source.stdio)
+        self._refills: dict[str, list[pipes.Refill]] = {}
+        stdio.replug(self._files, self._stdio)
+        timers.rearm(self._files.messages)
+
+    def pids(self) -> list[int]:
+        """Every pid that the engine takes: of tasks, threads, and leaders of groups and sessions."""
+        found: set[int] = set()
+        for task in images.tree(self._source.read("pstree.img")).messages:
+            found |= {task.pid, task.pgid, task.sid, *task.threads}
+        return sorted(found - {0})
+
+    def clocks(self) -> dict[str, float]:
+        """What the engine's clocks said when it was frozen, in seconds."""
+        read = images.clocks(self._source.read("timens-0.img")).messages[0]
+        return {
+            f"{name}_s": clock.tv_sec + clock.tv_nsec / 1e9
+            for name, clock in (("monotonic", read.monotonic), ("boottime", read.boottime))
+        }
+
+    def regular_files(self) -> list[regular.Regular]:
+        """What CRIU will open by path."""
+        remapped = set(self._stdio.ids)
+        if "remap-fpath.img" in self._source.names:
+            remapped |= {row.orig_id for row in images.remaps(self._source.read("remap-fpath.img")).messages}
+        return regular.regular_files(self._files.messages, frozenset(remapped))
+
+    def continue_logs(self, sizes: dict[str, int]) -> None:
+        """See ``regular.continue_logs``."""
+        regular.continue_logs(self._files.messages, sizes)
+
+    def move_sockets(self, network: sockets.Network) -> int:
+        """See ``sockets.move``. Raises Incompatible."""
+        return sockets.move(self._files.messages, network)
+
+    def inherited(self) -> dict[int, str]:
+        """Our descriptors that CRIU has to inherit, by the name it knows them by."""
+        return stdio.resources(self._stdio)
+
+    def refills(self) -> list[pipes.Refill]:
+        """What has to be put back into pipes, as far as their images have been served."""
+        return [entry for refills in self._refills.values() for entry in refills]
+
+    def image(self, name: str) -> bytes | None:
+        """A rewritten image, or None where it is served as it is."""
+        if name == "files.img":
+            return self._files.encode()
+        if name.startswith("core-"):
+            return tasks.granted(self._source.read(name), self._grants)
+        if name.startswith("fdinfo-") and self._stdio.ids:
+            return stdio.replugged(self._source.read(name), self._stdio)
+        if name in ("pipes-data.img", "fifo-data.img") and name in self._source.names:
+            return self._without_pipe_data(name)
+        return None
+
+    def _without_pipe_data(self, name: str) -> bytes:
+        pids = [int(other[4:-4]) for other in self._source.names if other.startswith("ids-")]
+        places = pipes.places(self._files.messages, {pid: self._table(pid) for pid in pids})
+        outside = stdio.pipe_ids(self._source.stdio.values())
+        data, self._refills[name] = pipes.drained(self._source.read(name), places, outside)
+        return data
+
+    def _table(self, pid: int) -> images.Image:
+        ids = images.object_ids(self._source.read(f"ids-{pid}.img")).messages[0]
+        return images.descriptors(self._source.read(f"fdinfo-{ids.files_id}.img"))

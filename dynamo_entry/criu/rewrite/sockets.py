@@ -1,0 +1,140 @@
+"""Sockets move to the new pod's addresses (``files.img``).
+
+TCP connections are not in the images (``--tcp-close``), so this is the one place with inet addresses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from dynamo_entry.errors import Incompatible
+
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: linux/tcp_states.h, which UDP sockets use as well
+_ESTABLISHED, _CLOSE = 1, 7
+_UDP = 17
+
+
+class Address(NamedTuple):
+    """An address of an interface of a place."""
+
+    interface: str
+    address: str
+
+
+def mapping(old: Iterable[Address], new: Iterable[Address]) -> dict[_IP, _IP]:
+    """Old address → new address of the same family: the same one if it is here, else that of the same interface.
+
+    An interface that is not here, or has fewer addresses, is stood in for by the first one of the family.
+    """
+    here = [(entry.interface, parse(entry.address)) for entry in new]
+    there = [(entry.interface, parse(entry.address)) for entry in old]
+    found: dict[_IP, _IP] = {}
+    for interface, address in there:
+        kin = [(name, ip) for name, ip in here if _alike(ip, address)]
+        same_interface = [ip for name, ip in kin if name == interface]
+        siblings = [ip for name, ip in there if name == interface and _alike(ip, address)]
+        if any(ip == address for _, ip in kin):
+            found[address] = address
+        elif same_interface:
+            found[address] = same_interface[min(siblings.index(address), len(same_interface) - 1)]
+        elif kin:
+            found[address] = kin[0][1]
+    return found
+
+
+def parse(address: str) -> _IP:
+    """The address of an interface."""
+    return ipaddress.ip_address(address.partition("%")[0])
+
+
+def _alike(one: _IP, other: _IP) -> bool:
+    return (one.version, one.is_link_local) == (other.version, other.is_link_local)
+
+
+class Network(NamedTuple):
+    """What sockets find here: old addresses with their new ones, and interfaces.
+
+    ``lost`` are the old place's addresses that have no counterpart. ``is_reachable`` tells whether a UDP
+    socket could be connected to (address, port).
+    """
+
+    addresses: dict[_IP, _IP]
+    lost: frozenset[_IP]
+    interfaces: frozenset[str]
+    is_reachable: Callable[[_IP, int], bool]
+
+
+def move(entries: Iterable[Any], network: Network) -> int:
+    """Rewrite the inet sockets among ``entries`` of files.img; returns how many. Raises Incompatible.
+
+    A UDP socket that is connected to a peer out of reach comes back on its port, not connected: one peer
+    that is gone must not cost the whole restore. A send then fails as it would after ECONNREFUSED.
+    """
+    changed = 0
+    for entry in entries:
+        if not entry.HasField("isk"):
+            continue
+        before = entry.SerializeToString()
+        _move(entry.isk, network)
+        changed += entry.SerializeToString() != before
+    return changed
+
+
+def _move(isk: Any, network: Network) -> None:
+    if isk.ifname and isk.ifname not in network.interfaces:
+        raise Incompatible(
+            f"a socket of the engine is tied to the interface {isk.ifname}, which is not here",
+            hint="attach the same networks to the pod",
+            reason="InterfaceMissing",
+        )
+    source, peer = _decoded(isk.src_addr), _decoded(isk.dst_addr)
+    if isk.proto == _UDP and isk.state == _ESTABLISHED:
+        peer = network.addresses.get(peer, peer) if peer else peer
+        if peer is None or not network.is_reachable(peer, isk.dst_port):
+            isk.state, isk.dst_port = _CLOSE, 0
+            isk.dst_addr[:] = [0] * len(isk.dst_addr)
+        else:
+            isk.dst_addr[:] = _encoded(peer, len(isk.dst_addr))
+    if source in network.lost:
+        raise Incompatible(
+            f"the engine's port {isk.src_port} is bound to {source}, and this pod has no such address",
+            hint="attach the same networks to the pod, or let the engine listen on 0.0.0.0",
+            reason="AddressMissing",
+        )
+    if source in network.addresses:
+        isk.src_addr[:] = _encoded(network.addresses[source], len(isk.src_addr))
+
+
+def _decoded(words: Any) -> _IP | None:
+    """The address in CRIU's words (network byte order as the machine's integers); mapped ones as IPv4."""
+    data = struct.pack(f"={len(words)}I", *words)
+    if len(data) == 4:
+        return ipaddress.IPv4Address(data)
+    if len(data) != 16:
+        return None
+    address = ipaddress.IPv6Address(data)
+    return address.ipv4_mapped or address
+
+
+def _encoded(address: _IP, words: int) -> list[int]:
+    data = address.packed
+    if words == 4 and len(data) == 4:
+        data = ipaddress.IPv6Address(f"::ffff:{address}").packed
+    return list(struct.unpack(f"={len(data) // 4}I", data))
+
+
+def is_reachable(address: _IP, port: int) -> bool:
+    """Whether this place has a route there; connecting a UDP socket sends nothing."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), port or 9))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,64 @@
+"""Tasks ask for no more than the new place gives: capabilities, limits, labels (``core-*.img``)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dynamo_entry.criu import images
+
+#: CRIU's RLIM_INFINITY.
+_NO_LIMIT = (1 << 64) - 1
+
+
+class Grants(NamedTuple):
+    """What a task may have here.
+
+    ``capabilities`` are those that it may be given, of ``known_capabilities`` of the kernel. ``hard_limits``
+    by resource number; none where limits may be raised.
+    """
+
+    capabilities: frozenset[int]
+    known_capabilities: frozenset[int]
+    hard_limits: dict[int, int]
+
+
+def granted(core: bytes, grants: Grants) -> bytes:
+    """A ``core-*.img`` whose task asks for nothing that this container does not have.
+
+    CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition does. Labels, the
+    audit id and the OOM score are the place's, not the engine's: they are inherited.
+    """
+    image = images.core(core)
+    for entry in image.messages:
+        if entry.thread_core.HasField("creds"):  # a zombie has none
+            _restrict(entry.thread_core.creds, grants)
+        if entry.HasField("tc"):
+            entry.tc.ClearField("loginuid")
+            entry.tc.ClearField("oom_score_adj")
+            _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
+    return image.encode()
+
+
+def _restrict(creds: Any, grants: Grants) -> None:
+    """Of the bounding set everything is asked for: CRIU drops nothing then, and the container's is inherited.
+
+    It would drop even what is absent, which needs CAP_SETPCAP.
+    """
+    creds.cap_bnd[:] = _words(grants.known_capabilities)[: len(creds.cap_bnd)]
+    permitted = _words(grants.capabilities)
+    for name in ("cap_inh", "cap_prm", "cap_eff", "cap_amb"):
+        field = getattr(creds, name)
+        field[:] = [old & new for old, new in zip(field, permitted, strict=False)]
+    for name in ("lsm_profile", "lsm_sockcreate", "apparmor_data"):
+        creds.ClearField(name)
+
+
+def _words(capabilities: frozenset[int]) -> list[int]:
+    return [sum(1 << (number % 32) for number in capabilities if number // 32 == word) for word in (0, 1)]
+
+
+def _lower_limits(limits: list[Any], hard: dict[int, int]) -> None:
+    for number, limit in enumerate(limits):
+        most = hard.get(number, _NO_LIMIT)
+        limit.max = min(limit.max, most)
+        limit.cur = min(limit.cur, most)

@@ -1,0 +1,93 @@
+"""Files with holes, in tar's way: GNU sparse format 1.0 (tar's manual, "Storing Sparse Files").
+
+A map of the pieces that hold data goes in front of them; Python's tarfile reads it, GNU tar and bsdtar too.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+_BLOCK = 512
+
+
+def has_holes(status: os.stat_result) -> bool:
+    """Whether fewer blocks are taken than the size would need."""
+    return status.st_blocks * _BLOCK < status.st_size
+
+
+class Packed(io.RawIOBase):
+    """A file with holes as its map and its data, which is what becomes the member's content."""
+
+    def __init__(self, file: Any, info: tarfile.TarInfo) -> None:
+        """Also makes ``info`` the header of such a member; ``file`` is unbuffered, ``info.size`` its size."""
+        self._file = file
+        self._pieces = list(_pieces(file.fileno(), info.size))
+        self._map = _map(self._pieces)
+        info.pax_headers = {
+            **info.pax_headers, "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+            "GNU.sparse.name": info.name, "GNU.sparse.realsize": str(info.size),
+        }  # fmt: skip
+        info.size = len(self._map) + sum(length for _, length in self._pieces)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes, less only at the end."""
+        parts: list[bytes] = []
+        while size > 0 and (part := self._next(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _next(self, size: int) -> bytes:
+        if self._map:
+            part, self._map = self._map[:size], self._map[size:]
+            return part
+        if not self._pieces:
+            return b""
+        offset, length = self._pieces.pop(0)
+        self._file.seek(offset)
+        part = self._file.read(min(size, length)) or b"\0" * min(size, length)  # it shrank meanwhile
+        if len(part) < length:
+            self._pieces.insert(0, (offset + len(part), length - len(part)))
+        return bytes(part)
+
+
+def _pieces(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) of what is no hole, in order; one of no length at the end gives the size."""
+    at = 0
+    while at < size:
+        try:
+            begin = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole from here on
+                break
+            raise
+        at = min(size, os.lseek(descriptor, begin, os.SEEK_HOLE))
+        yield begin, at - begin
+    yield size, 0
+
+
+def _map(pieces: list[tuple[int, int]]) -> bytes:
+    numbers = [len(pieces), *(number for piece in pieces for number in piece)]
+    text = "".join(f"{number}\n" for number in numbers).encode("ascii")
+    return text.ljust(-(-len(text) // _BLOCK) * _BLOCK, b"\0")
+
+
+def unpack(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Any, copy_bytes: int) -> None:
+    """Write a sparse member's data where it belongs, and nothing else (as TarFile.makefile does)."""
+    source: Any = tar.fileobj
+    source.seek(info.offset_data)
+    pieces: list[tuple[int, int]] = info.sparse or []  # type: ignore[assignment]
+    for offset, left in pieces:
+        target.seek(offset)
+        while left:
+            part = source.read(min(left, copy_bytes))
+            if not part:
+                raise tarfile.ReadError("unexpected end of data")
+            target.write(part)
+            left -= len(part)  # noqa: PLW2901
+    target.truncate(info.size)

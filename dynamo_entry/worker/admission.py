@@ -1,0 +1,87 @@
+"""May this archive be restored here? Everything that can be known beforehand is decided before anything is touched.
+
+The manifest is read already; what else is needed is small: which files, pids and sockets CRIU will ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dynamo_entry import timens
+from dynamo_entry.archive import Archive, Head
+from dynamo_entry.compat import clock, facts, files, host, limits, pids
+from dynamo_entry.criu import options
+from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.rootfs import mounts, pack
+from dynamo_entry.worker import privileges
+from dynamo_entry.worker.channel import Channel
+from dynamo_entry.worker.images import Images
+from dynamo_entry.worker.privileges import Privileges
+from dynamo_entry.worker.streams import DELTA_INDEX
+
+
+class Admitted(NamedTuple):
+    """What a restore goes on with: rewritten images, the files to put in place, how the clock is kept."""
+
+    rewriter: Rewriter
+    delta: pack.Index
+    logs: dict[str, int]
+    clock: clock.Offsets | None
+    may_write: Callable[[int], bool]
+
+
+def admit(
+    archive: Archive, images: Images, have: Privileges, criu_version: str, channel: Channel
+) -> Admitted:
+    """Raises Incompatible for the first property that rules a restore out."""
+    head = archive.manifest.head
+    here = facts.host_facts(criu_version)
+    for note in host.check_host(head.host, here):
+        channel.log.warning("host differs", difference=note)
+    host.check_room(head.needs, limits.room())
+    delta = pack.Index(**json.loads(archive.read(DELTA_INDEX)))
+    rewriter = _rewriter(archive, images, have)
+    offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
+    pids.check_pids(rewriter.pids())
+    logs = files.check_files(rewriter.regular_files(), frozenset(delta.paths), mounts.read())
+    rewriter.continue_logs(logs)
+    moved = rewriter.move_sockets(_network(head, here["addresses"]))
+    if moved:
+        channel.log.info(
+            "sockets moved", count=moved, addresses=[address for _, address in here["addresses"]]
+        )
+    return Admitted(rewriter, delta, logs, offsets, have.may_write)
+
+
+def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
+    head = archive.manifest.head
+    try:
+        return Rewriter(Source(images.read, images.source.names, head.root_pid, head.stdio), _grants(have))
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise Corrupt(
+            f"the images in {archive.location} make no sense: {type(error).__name__}: {error}",
+            hint="is criu here as new as the one that made them?", reason="ImagesInvalid",
+        ) from error  # fmt: skip
+
+
+def _grants(have: Privileges) -> tasks.Grants:
+    """Limits may be raised with CAP_SYS_RESOURCE alone."""
+    hard = {}
+    if options.CAP_SYS_RESOURCE not in have.effective:
+        numbers = range(resource.RLIM_NLIMITS) if hasattr(resource, "RLIM_NLIMITS") else range(16)
+        values = {number: resource.getrlimit(number)[1] for number in numbers}
+        hard = {number: value for number, value in values.items() if value != resource.RLIM_INFINITY}
+    return tasks.Grants(have.permitted, privileges.known_capabilities(), hard)
+
+
+def _network(head: Head, here: list[list[str]]) -> sockets.Network:
+    old = [sockets.Address(*row) for row in head.host.get("addresses", ())]
+    new = [sockets.Address(*row) for row in here]
+    found = sockets.mapping(old, new)
+    lost = frozenset(map(sockets.parse, (entry.address for entry in old))) - found.keys()
+    interfaces = frozenset(entry.interface for entry in new) | {"lo"}
+    return sockets.Network(found, lost, interfaces, sockets.is_reachable)

@@ -1,0 +1,157 @@
+"""What CRIU cannot dump is refused by name before the freeze: it would fail later, often without saying so."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import psutil
+
+from dynamo_entry.criu import options
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.worker import record
+
+#: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
+_INODES = frozenset(
+    f"anon_inode:{name}"
+    for name in [
+        "[eventfd]",
+        "[eventpoll]",
+        "[signalfd]",
+        "[timerfd]",
+        "inotify",
+        "[fanotify]",
+        "[pidfd]",
+        "bpf-map",
+    ]
+)
+
+#: Protocols that it knows, as the kernel names them (socket(7) has no list: net/*/proto.name).
+_PROTOCOLS = frozenset(
+    [
+        "TCP",
+        "TCPv6",
+        "UDP",
+        "UDPv6",
+        "UDP-Lite",
+        "UDPLITEv6",
+        "RAW",
+        "RAWv6",
+        "UNIX",
+        "UNIX-STREAM",
+        "NETLINK",
+        "PACKET",
+    ]
+)
+
+#: Majors of character devices that it knows: memory, terminals, tun among the miscellaneous.
+_MEMORY, _MISC, _TUN = 1, 10, 200
+_TERMINALS = frozenset((4, 5, *range(128, 144)))
+
+#: A CUDA process gives these up when its GPU memory is checkpointed.
+_GPU = "/dev/nvidia"
+
+#: What to do about those that engines are seen with.
+_REMEDIES = {
+    "io_uring": "switch io_uring off in the engine; UV_USE_IO_URING=0 is set already",
+    "MPTCP": "set GODEBUG=multipathtcp=0 for an engine written in Go",
+    "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
+}
+
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
+    """Raises NotDumpable that names the process and the thing."""
+    for process in processes:
+        pid = process.pid
+        for descriptor, target in record.descriptors(pid).items():
+            _check_descriptor(pid, descriptor, target)
+        if any("/SYSV" in line for line in record.maps(pid)):
+            raise NotDumpable(
+                f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
+                hint="let the engine use POSIX shared memory",
+                reason="SysvShm",
+            )
+        _check_status(pid, effective)
+        _check_namespaces(pid)
+
+
+def _check_descriptor(pid: int, descriptor: int, target: str) -> None:
+    path = f"/proc/{pid}/fd/{descriptor}"
+    if target.startswith("anon_inode:"):
+        if target not in _INODES:
+            name = target.removeprefix("anon_inode:").strip("[]")
+            raise _holds(pid, descriptor, name, "IoUring" if name == "io_uring" else "AnonymousInode")
+    elif target.startswith("socket:"):
+        protocol = _protocol(path)
+        if protocol and protocol not in _PROTOCOLS:
+            raise _holds(pid, descriptor, f"{protocol} socket", "SocketKind", _REMEDIES.get(protocol, ""))
+    elif target.startswith("/dev/") and not target.startswith(_GPU) and _is_unknown_device(path):
+        raise _holds(pid, descriptor, target, "DeviceOpen")
+
+
+def _holds(pid: int, descriptor: int, what: str, reason: str, remedy: str = "") -> NotDumpable:
+    return NotDumpable(
+        f"process {pid} holds {what} (descriptor {descriptor}), which CRIU cannot dump",
+        hint=remedy or _REMEDIES.get(what, "") or "let the engine, or PRE_DUMP, close it before the dump",
+        reason=reason,
+    )
+
+
+def _protocol(path: str) -> str:
+    try:
+        return os.getxattr(path, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _is_unknown_device(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    is_known = major == _MEMORY or major in _TERMINALS or (major, minor) == (_MISC, _TUN)
+    return stat.S_ISCHR(status.st_mode) and not is_known
+
+
+def _check_status(pid: int, effective: frozenset[int]) -> None:
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            status = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        return  # it is gone
+    if tracer := int(status.get("TracerPid", "0")):
+        raise NotDumpable(
+            f"process {pid} is traced by process {tracer}", hint="detach the debugger", reason="Traced"
+        )
+    if status.get("Seccomp", "0").strip() != "0" and options.CAP_SYS_ADMIN not in effective:
+        raise NotDumpable(
+            f"process {pid} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",
+            hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",
+            reason="SeccompFilter",
+        )
+    users = {*status["Uid"].split(), *status["Gid"].split()}
+    ours = {str(os.getuid()), str(os.getgid())}
+    if users - ours and options.CAP_SYS_RESOURCE not in effective:
+        raise NotDumpable(
+            f"process {pid} runs as user {status['Uid'].split()[1]}, this one as {os.getuid()}: its limits "
+            "cannot be read without SYS_RESOURCE",
+            hint="run the whole engine as one user, or add SYS_RESOURCE to the creating pod's capabilities",
+            reason="OtherUser",
+        )
+
+
+def _check_namespaces(pid: int) -> None:
+    for name in _NAMESPACES:
+        try:
+            theirs = os.readlink(f"/proc/{pid}/ns/{name}")
+        except OSError:
+            continue
+        if theirs != os.readlink(f"/proc/self/ns/{name}"):
+            raise NotDumpable(
+                f"process {pid} is in a {name} namespace of its own, which takes more privileges to dump",
+                hint="switch the engine's sandbox off",
+                reason="OwnNamespace",
+            )

@@ -1,0 +1,101 @@
+"""What CRIU has to be told about an engine, because it cannot see or find it from inside a container."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import psutil
+
+from dynamo_entry.criu.options import Hints
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.rootfs import mounts
+from dynamo_entry.worker import record
+
+#: Below a volume, watches are looked for this deep: it may hold millions of files, and be far away.
+_VOLUME_DEPTH = 2
+
+_WATCH = re.compile(r"inotify wd:\w+ ino:(\w+) sdev:(\w+)")
+
+
+def find(processes: list[psutil.Process], roots: list[str], stdio: dict[str, str]) -> Hints:
+    """Files outside the container that are its stdout and stderr, and the paths of inotify watches.
+
+    Raises NotDumpable for a watch whose path cannot be found.
+    """
+    return Hints(tuple(_external(stdio)), tuple(_watched_paths(processes, roots)))
+
+
+def _external(stdio: dict[str, str]) -> Iterator[str]:
+    """Regular files of mounts that this container does not see, in CRIU's words."""
+    inside = {mount.id for mount in mounts.read()}
+    for number, target in stdio.items():
+        if not target.startswith("/"):
+            continue
+        with open(f"/proc/self/fdinfo/{number}", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file if ":" in line)
+        mount, inode = int(fields["mnt_id"]), os.fstat(int(number)).st_ino
+        if mount not in inside:
+            yield f"file[{mount:x}:{inode:x}]"
+
+
+def _watched_paths(processes: list[psutil.Process], roots: list[str]) -> Iterator[str]:
+    """CRIU opens watched inodes by handle, which takes CAP_DAC_READ_SEARCH, or by the paths it is told."""
+    wanted: dict[tuple[int, int], int] = {}
+    for process in processes:
+        for descriptor, target in record.descriptors(process.pid).items():
+            if target == "anon_inode:inotify":
+                wanted.update(dict.fromkeys(_watches(process.pid, descriptor), process.pid))
+    if not wanted:
+        return
+    for path, status in _walk(roots):
+        if wanted.pop((status.st_dev, status.st_ino), None) is not None:
+            yield path
+            if not wanted:
+                return
+    (_, inode), pid = next(iter(wanted.items()))
+    raise NotDumpable(
+        f"process {pid} watches inode {inode}, whose path cannot be found",
+        hint="let the engine watch a path in the container's own filesystem, or add DAC_READ_SEARCH to the "
+        "creating pod's capabilities",
+        reason="WatchNotFound",
+    )
+
+
+def _watches(pid: int, descriptor: int) -> list[tuple[int, int]]:
+    """(device, inode) of what an inotify descriptor watches (proc_pid_fdinfo(5)); sdev is the kernel's dev_t."""
+    try:
+        with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
+            text = file.read()
+    except OSError:
+        return []
+    return [
+        (os.makedev(int(device, 16) >> 20, int(device, 16) & 0xFFFFF), int(inode, 16))
+        for inode, device in _WATCH.findall(text)
+    ]
+
+
+def _walk(roots: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every path of the container's own filesystems, and the upper levels of volumes."""
+    points = {mount.point for mount in mounts.read()}
+    waiting = [(root, _VOLUME_DEPTH if root not in roots else -1) for root in sorted({*roots, *points})]
+    while waiting:
+        directory, depth = waiting.pop(0)
+        try:
+            yield directory, os.lstat(directory)
+            entries = (
+                list(os.scandir(directory)) if depth and not directory.startswith(("/proc", "/sys")) else []
+            )
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.path in points:
+                continue
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth - 1))
+                else:
+                    yield entry.path, entry.stat(follow_symlinks=False)
+            except OSError:
+                continue

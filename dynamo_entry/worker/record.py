@@ -1,0 +1,112 @@
+"""What a manifest says of the engine: for people, and for the place that is going to restore it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+
+from dynamo_entry.rootfs import mounts
+
+
+def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
+    """The tree for people: pid, parent, command line, threads, resident bytes."""
+    rows = []
+    for process in processes:
+        try:
+            with process.oneshot():
+                rows.append(
+                    {
+                        "pid": process.pid,
+                        "ppid": process.ppid(),
+                        "argv": process.cmdline(),
+                        "threads": process.num_threads(),
+                        "rss_bytes": process.memory_info().rss,
+                    }
+                )
+        except psutil.NoSuchProcess:
+            continue
+    return rows
+
+
+def needs(processes: list[psutil.Process]) -> dict[str, int]:
+    """What a container must have room for: memory that no file backs, and tasks."""
+    threads = 0
+    for process in processes:
+        try:
+            threads += process.num_threads()
+        except psutil.NoSuchProcess:
+            continue
+    return {"memory_bytes": sum(_own_memory(process.pid) for process in processes), "tasks": threads}
+
+
+def _own_memory(pid: int) -> int:
+    """A process's share of anonymous and shared memory, swapped or not, in bytes (proc_pid_smaps_rollup(5))."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            rows = (line.split() for line in file)
+            wanted = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
+            return sum(int(row[1]) << 10 for row in rows if row[0] in wanted)
+    except OSError:
+        return 0
+
+
+def container_stdio(root: int) -> dict[str, str]:
+    """What readlink says of the engine's "1" and "2", where that is the container's own.
+
+    An engine that a shell sent elsewhere keeps what it has.
+    """
+    found = {}
+    for number in (1, 2):
+        try:
+            ours, theirs = os.fstat(number), os.stat(f"/proc/{root}/fd/{number}")
+            if _identity(ours) == _identity(theirs):
+                found[str(number)] = os.readlink(f"/proc/{root}/fd/{number}")
+        except OSError:
+            continue
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_rdev
+
+
+def volume_files(processes: list[psutil.Process], roots: list[str]) -> list[dict[str, Any]]:
+    """Files on volumes that the engine holds open or mapped: a restore needs the same ones there."""
+    here = mounts.read()
+    paths: set[str] = set()
+    for process in processes:
+        paths.update(descriptors(process.pid).values())
+        paths.update(line.partition(" /")[2] and "/" + line.partition(" /")[2] for line in maps(process.pid))
+    found = []
+    for path in sorted(
+        path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/proc/", "/sys/"))
+    ):
+        volume = mounts.volume_of(path, here, roots)
+        if volume and os.path.isfile(path):
+            found.append({"path": path, "mount": volume, "size": os.path.getsize(path)})
+    return found
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """Open descriptors of a process and what they lead to; nothing for one that is gone."""
+    found = {}
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return found
+
+
+def maps(pid: int) -> list[str]:
+    """Lines of a process's memory map (proc_pid_maps(5)); nothing for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,1 @@
+"""The messy engine: see __main__.py."""

@@ -1,0 +1,98 @@
+"""What the tests of the real world share: the messy engine, two places that differ, and pairs of runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from harness import CREATE, ENGINE, RESTORE, Container, Containers
+from messy.things import THINGS
+
+for module in ("processes", "memory", "files", "ipc", "network", "threads"):
+    import_module(f"messy.{module}")
+
+MESSY = Path(__file__).with_name("messy")
+ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
+SETTINGS = {"LOCATION": ARCHIVE, "HASH": "d936422b4f953f99"}
+
+#: What cannot be had on the test machines, or is refused (test_world_refusals.py).
+NOT_HERE = frozenset(("credentials",))
+HELD = tuple(name for name in THINGS if name not in NOT_HERE)
+
+
+@contextlib.contextmanager
+def network() -> Iterator[str]:
+    """A bridge on which every container gets an IPv4 and an IPv6 address of its own."""
+    tag = uuid.uuid4().hex[:8]
+    third, group = int(tag[:2], 16), tag[:4]
+    name = f"dynamo-entry-test-{tag}"
+    subnets = ("--subnet", f"10.{200 + third % 50}.{third}.0/24", "--ipv6", "--subnet", f"fd00:{group}::/64")
+    subprocess.run([ENGINE, "network", "create", *subnets, name], check=True, capture_output=True, timeout=60)
+    try:
+        yield name
+    finally:
+        subprocess.run([ENGINE, "network", "rm", "-f", name], check=False, capture_output=True, timeout=60)
+
+
+def volume(directory: Path) -> Path:
+    """A volume with a model on it; every one holds the same."""
+    directory.mkdir()
+    (directory / "model").write_bytes(bytes(range(256)) * 4096)
+    os.utime(directory / "model", (1, 1))
+    return directory
+
+
+class Pair:
+    """An engine created in one place, and restored in another."""
+
+    def __init__(self, containers: Containers) -> None:
+        self.containers = containers
+
+    def create(
+        self, *things: str, settings: dict[str, str] | None = None, options=CREATE, **how
+    ) -> Container:
+        """A creation, running."""
+        return self._start(
+            things, {**SETTINGS, "SIGNAL_FILE": "/tmp/ready", **(settings or {})}, options=options, **how
+        )
+
+    def published(self, *things: str, **how) -> Container:
+        """A creation that succeeded."""
+        creator = self.create(*things, **how)
+        assert creator.exit_code(120) == 0, creator.output()
+        return creator
+
+    def restore(
+        self, *things: str, settings: dict[str, str] | None = None, options=RESTORE, **how
+    ) -> Container:
+        """A restore, running."""
+        return self._start(things, {**SETTINGS, **(settings or {})}, options=options, **how)
+
+    def restored(self, *things: str, **how) -> Container:
+        """A restore that succeeded."""
+        container = self.restore(*things, **how)
+        container.wait(
+            lambda: container.event("Restored") or container.event("Falling back to cold start"), "end"
+        )
+        assert container.event("Restored"), container.output()
+        return container
+
+    def _start(
+        self, things, settings, *, env=None, volumes=(), command=("python3", "/messy"), **how
+    ) -> Container:
+        variables = {"THINGS": ",".join(things), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+        return self.containers.start(
+            *command, settings=settings, env=variables, volumes=(f"{MESSY}:/messy:ro", *volumes), **how
+        )
+
+
+def check(container: Container, *things: str) -> None:
+    """Every thing still works."""
+    for name in things:
+        error = container.json(f"/check?thing={name}")["error"]
+        assert error is None, f"{name}: {error}"

@@ -1,0 +1,134 @@
+"""May this place run that archive: what differs is refused by name, with both values."""
+
+import os
+
+import pytest
+
+from dynamo_entry.compat import clock, files, host, pids
+from dynamo_entry.compat.limits import Room
+from dynamo_entry.criu.rewrite.regular import Regular
+from dynamo_entry.errors import Incompatible
+from dynamo_entry.rootfs.mounts import Mount
+
+HERE = {
+    "arch": "x86_64",
+    "kernel": "6.8.0",
+    "cpu_model": "Old CPU",
+    "cpu_flags": ["avx2", "sse4_2"],
+    "cpu_hints": ["erms"],
+    "criu": "4.2.1",
+    "uid": 0,
+    "addresses": [],
+}
+
+
+def refused(call, *arguments, **keywords):
+    with pytest.raises(Incompatible) as caught:
+        call(*arguments, **keywords)
+    assert caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("difference", "reason", "words"),
+    [
+        ({"arch": "aarch64"}, "ArchDiffers", ("aarch64", "x86_64")),
+        ({"cpu_flags": ["avx512f", "avx2"]}, "CpuLacksFeature", ("avx512f", "Old CPU")),
+        ({"criu": "4.10"}, "CriuOlder", ("4.10", "4.2.1")),
+        ({"uid": 1000}, "UserDiffers", ("1000", "0")),
+    ],
+)
+def test_a_host_that_cannot_run_it_is_refused(difference, reason, words):
+    error = refused(host.check_host, {**HERE, **difference}, HERE)
+    assert error.reason == reason
+    assert all(word in error.message for word in words), error.message
+
+
+def test_what_does_not_matter_is_a_note():
+    notes = host.check_host({**HERE, "kernel": "6.18", "cpu_hints": [], "criu": "4.2"}, HERE)
+    assert [note.partition(":")[0] for note in notes] == ["kernel", "criu", "CPU hints"]
+    assert host.check_host(HERE, HERE) == []
+
+
+def test_an_archive_that_knows_less_is_not_refused():
+    assert host.check_host({}, HERE) == []
+
+
+def test_an_engine_that_does_not_fit_is_refused():
+    gib = 1 << 30
+    assert (
+        refused(host.check_room, {"memory_bytes": 3 * gib}, Room(2 * gib, None)).reason == "NotEnoughMemory"
+    )
+    assert refused(host.check_room, {"tasks": 300}, Room(None, 200)).reason == "PidsLimit"
+    host.check_room({"memory_bytes": 2 * gib, "tasks": 200}, Room(2 * gib, 200))
+    host.check_room({}, Room(None, None))
+
+
+def test_a_clock_that_would_go_back_is_refused_unless_it_can_be_set():
+    then, now = {"monotonic_s": 500.0, "boottime_s": 900.0}, {"monotonic_s": 100.0, "boottime_s": 1000.0}
+    error = refused(clock.offsets, then, now, may_set=False)
+    assert error.reason == "ClockWouldGoBack"
+    assert "monotonic" in error.message
+    assert clock.offsets(then, now, may_set=True) == clock.Offsets(400.0, -100.0)
+    assert clock.offsets(now, now, may_set=False) is None
+
+
+def test_boottime_counts_as_well():
+    then = {"monotonic_s": 1.0, "boottime_s": 2.0}
+    assert (
+        "boottime"
+        in refused(clock.offsets, then, {"monotonic_s": 1.0, "boottime_s": 1.0}, may_set=False).message
+    )
+
+
+def test_a_pid_that_is_taken_is_named_with_its_owner(tmp_path):
+    (tmp_path / "1001").mkdir()
+    (tmp_path / "1001" / "cmdline").write_bytes(b"nginx\0-g\0")
+    error = refused(pids.check_pids, [1000, 1001], str(tmp_path))
+    assert (error.reason, "1001" in error.message, "nginx -g" in error.message) == ("PidTaken", True, True)
+    pids.check_pids([1000], str(tmp_path))
+
+
+READ, LOG, BOTH = os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR
+
+
+@pytest.fixture
+def mounts(tmp_path):
+    return [Mount(1, "/", "/", "overlay", "overlay"), Mount(2, "/pods", str(tmp_path), "ext4", "/dev/sda")]
+
+
+def test_files_must_be_as_they_were(tmp_path, mounts):
+    path = str(tmp_path / "model")
+    assert refused(files.check_files, [Regular(path, READ, 4)], (), mounts).reason == "VolumeMissing"
+    (tmp_path / "model").write_bytes(b"12345")
+    error = refused(files.check_files, [Regular(path, READ, 4)], (), mounts)
+    assert (error.reason, str(tmp_path) in error.hint) == ("VolumeDiffers", True)
+    assert files.check_files([Regular(path, READ, 5)], (), mounts) == {}
+    assert files.check_files([Regular(path, READ, 4)], {path}, mounts) == {}
+
+
+def test_a_log_may_be_longer_or_missing(tmp_path, mounts):
+    path = str(tmp_path / "new" / "log")
+    assert files.check_files([Regular(path, LOG, 9)], (), mounts) == {path: 0}
+    (tmp_path / "log").write_bytes(b"1234567890")
+    path = str(tmp_path / "log")
+    assert files.check_files([Regular(path, LOG, 3)], (), mounts) == {path: 10}
+
+
+def test_an_empty_file_may_be_missing(tmp_path, mounts):
+    path = str(tmp_path / "lock")
+    assert files.check_files([Regular(path, BOTH, 0)], (), mounts) == {path: 0}
+    assert refused(files.check_files, [Regular(path, BOTH, 1)], (), mounts).reason == "VolumeMissing"
+
+
+def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):
+    image = [Mount(1, "/", "/", "overlay", "overlay")]
+    assert (
+        refused(files.check_files, [Regular("/usr/lib/nonesuch.so", READ, 1)], (), image).reason
+        == "ImageDiffers"
+    )
+    (tmp_path / "x").write_bytes(b"1")
+    assert (
+        refused(files.check_files, [Regular(str(tmp_path / "x"), READ, 2)], (), image).reason
+        == "ImageDiffers"
+    )

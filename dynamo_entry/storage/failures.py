@@ -28,7 +28,7 @@ _HINTS = {
 
 def answered(
     what: str, status: int, *, code: str = "", detail: str = "", request_id: str = "", retry_after: str = "",
-    hint: str = "",
+    hint: str = "", is_transient: bool = False,
 ) -> StorageError:  # fmt: skip
     """The error that an HTTP answer means. ``what`` is location and operation, ``code`` the server's word for it.
 
@@ -41,7 +41,7 @@ def answered(
     facts = {
         "hint": hint or _HINTS.get(status, ""), "reason": code, "status": status, "request_id": request_id,
     }  # fmt: skip
-    if status in _TRANSIENT_STATUS:
+    if is_transient or status in _TRANSIENT_STATUS:
         error = StorageUnavailable(message, **facts)  # type: ignore[arg-type]
         error.retry_after_s = _seconds(retry_after)
         return error
@@ -69,7 +69,7 @@ def unanswered(what: str, error: Exception) -> StorageError:
         hint = "is the server up, and the endpoint's port right?"
         return StorageUnavailable(f"{what} failed: connection refused", hint=hint, reason="ConnectionRefused")
     if isinstance(error, ssl.SSLError):
-        hint = "is it https that is spoken at that port?"
+        hint = "is it https that is spoken at that port? write s3+http:// or oci+http:// for plain http"
         return StorageUnavailable(
             f"{what} failed: TLS: {error.reason or error}", hint=hint, reason="TlsFailed"
         )

@@ -112,6 +112,9 @@ class Connections:
             if connection is not None:
                 connection.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close what is idle; what is in use is closed after its exchange only if there is no room."""
         while self._idle:

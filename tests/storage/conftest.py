@@ -1,6 +1,74 @@
-"""Real servers, started once; every test has a place of its own in them."""
+"""Real servers, started once; every test has a bucket of its own."""
 
+import shutil
 import sys
+import uuid
 from pathlib import Path
 
+import pytest
+
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit")]
+
+# ruff: noqa: E402 - found by the line above
+from servers.s3 import ACCESS_KEY, SECRET_KEY, Rclone, Rgw
+
+from dynamo_entry.storage import Retry
+from dynamo_entry.storage.s3 import S3Store
+
+#: Short, so that what fails for good does so soon.
+RETRY = Retry(limit_s=8, stall_s=2)
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory):
+    if shutil.which("radosgw") is None:
+        pytest.skip("needs Ceph's RADOS Gateway: tests/storage/servers/install")
+    server = Rgw(tmp_path_factory.mktemp("rgw"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory):
+    if not Path(sys.executable).with_name("rclone").exists():
+        pytest.skip("needs rclone: tests/storage/servers/install")
+    server = Rclone(tmp_path_factory.mktemp("rclone") / "data")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def s3_environment(monkeypatch, tmp_path):
+    """The test user's keys, and nothing of the machine's own configuration."""
+    for name in (
+        "AWS_PROFILE",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def new_bucket(port):
+    """``host:port/bucket`` of a bucket made just now."""
+    place = f"127.0.0.1:{port}/test-{uuid.uuid4().hex[:12]}"
+    S3Store(f"s3+http://{place}/x")._client.call("CreateBucket", "PUT", "")
+    return place
+
+
+@pytest.fixture
+def bucket(rgw):
+    """A bucket of Ceph's, over plain http."""
+    return new_bucket(rgw.port)
+
+
+@pytest.fixture(params=["rgw", "rclone"])
+def any_bucket(request):
+    """A bucket on each server."""
+    return new_bucket(request.getfixturevalue(request.param).port)

@@ -1,0 +1,128 @@
+"""Taking turns through a store that has no conditions: Lamport's bakery, with fences.
+
+Servers that refuse a conditional completion need none of this. On all others, whoever is about to make an object
+visible takes a number and waits for lower ones, so that one looks and completes at a time. What is needed is
+only that a listing shows every write that had finished before it began.
+
+A claim is a small object ``NUMBER-OWNER``; number 0 says "about to choose a number". A claim that was not renewed
+for a while is its owner's no more: first the owner's upload is aborted, which the server enforces even if the
+owner is alive and merely slow, then the claim is removed. docs/storage.md has the argument and the crash table.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+from dynamo_entry.errors import StorageError
+
+#: A claim is renewed three times before it is taken for abandoned.
+STALE_S, RENEWAL_S = 60.0, 15.0
+
+
+class Claim(NamedTuple):
+    """One claim on the board; ``name`` sorts by number, then owner."""
+
+    name: str
+    age_s: float
+
+    @property
+    def number(self) -> int:
+        """0 while the owner chooses."""
+        return int(self.name.partition("-")[0])
+
+    @property
+    def owner(self) -> str:
+        """Who claims."""
+        return self.name.partition("-")[2]
+
+
+class Board(Protocol):
+    """Where claims are put up for all to see."""
+
+    def put(self, name: str) -> None:
+        """Put up a claim, or renew it."""
+
+    def claims(self) -> list[Claim]:
+        """All claims, sorted by name."""
+
+    def remove(self, name: str) -> None:
+        """Take a claim down; fine if it is gone."""
+
+    def fence(self, claim: Claim) -> None:
+        """Abort the upload of the claim's owner, so that it cannot complete any more; then take it down."""
+
+    def pause(self) -> None:
+        """Wait a moment."""
+
+
+def claim_name(number: int, owner: str) -> str:
+    """The name of a claim."""
+    return f"{number:08}-{owner}"
+
+
+@contextmanager
+def turn(board: Board, owner: str, is_over: Callable[[], bool]) -> Iterator[bool]:
+    """A block that one claimant at a time is in. False: ``is_over`` said so first, and there is no turn.
+
+    Raises StorageError where the board cannot be used.
+    """
+    choosing = claim_name(0, owner)
+    board.put(choosing)
+    ticket = ""
+    try:
+        ticket = claim_name(1 + max((claim.number for claim in board.claims()), default=0), owner)
+        board.put(ticket)
+        board.remove(choosing)
+        with _renewed(board, ticket):
+            yield _wait(board, ticket, is_over)
+    finally:
+        for name in filter(None, (choosing, ticket)):
+            try:
+                board.remove(name)
+            except StorageError:
+                pass  # it goes stale
+
+
+def _wait(board: Board, ticket: str, is_over: Callable[[], bool]) -> bool:
+    """Wait until nobody is ahead; False when it is over before."""
+    while not is_over():
+        if not _ahead(board, ticket):
+            return True
+        board.pause()
+    return False
+
+
+def _ahead(board: Board, ticket: str) -> bool:
+    """Whether anybody is ahead. Claims that went stale are fenced, and count until they are seen to be gone."""
+    owner = ticket.partition("-")[2]
+    # Two listings: whoever has a number by the time of the second was not choosing at the first, or waits for us.
+    choosing = [claim for claim in board.claims() if claim.number == 0 and claim.owner != owner]
+    ahead = [claim for claim in board.claims() if claim.number and claim.name < ticket]
+    for claim in (*choosing, *ahead):
+        if claim.age_s > STALE_S:
+            board.fence(claim)
+    return bool(choosing or ahead)
+
+
+@contextmanager
+def _renewed(board: Board, ticket: str) -> Iterator[None]:
+    """Keep a claim from going stale; completing a large upload takes its time."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(RENEWAL_S):
+            try:
+                board.put(ticket)
+            except StorageError:
+                pass  # the next one, or it goes stale
+
+    thread = threading.Thread(target=renew, name="claim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

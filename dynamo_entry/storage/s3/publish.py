@@ -1,0 +1,115 @@
+"""Making a finished upload visible: of many who do so at once, exactly one succeeds, on every kind of server."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageError
+from dynamo_entry.storage.base import ObjectStat
+from dynamo_entry.storage.s3 import objects
+from dynamo_entry.storage.s3.claims import Claim, turn
+from dynamo_entry.storage.s3.client import Client
+from dynamo_entry.storage.s3.upload import Upload, abort
+
+_PAUSE_S = 0.2
+
+
+class Publisher:
+    """Completes uploads to ``key``."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self._client = client
+        self._key = key
+        self._probe: Future[bool] | None = None
+
+    def prepare(self) -> None:
+        """Begin to find out what the server can do, while there is other work."""
+        if self._probe is None and not self._client.is_aws:
+            pool = ThreadPoolExecutor(1, thread_name_prefix="s3-probe")
+            self._probe = pool.submit(refuses_second, self._client, f"{self._key}.probe")
+            pool.shutdown(wait=False)
+
+    def publish(self, upload: Upload, etags: list[str], *, replace: bool) -> ObjectStat:
+        """Complete ``upload``. Raises AlreadyExists unless ``replace``."""
+        if replace:
+            return self._complete(upload, etags)
+        if self._client.is_aws or (self._probe is not None and self._probe.result()):
+            return self._complete(upload, etags, conditional=True)
+        board = _Board(self._client, self._key, upload)
+        with turn(board, upload.owner, self._is_there) as is_ours:
+            if not is_ours or self._is_there():
+                raise self._already_exists()
+            return self._complete(upload, etags)
+
+    def _complete(self, upload: Upload, etags: list[str], *, conditional: bool = False) -> ObjectStat:
+        try:
+            upload.complete(etags, conditional=conditional)
+        except StorageError:
+            # The answer to an attempt may have got lost, and the next one found the upload gone.
+            found = objects.find(self._client, self._key)
+            if found and found.owner == upload.owner:
+                return found.stat
+            if found and conditional:
+                raise self._already_exists() from None
+            raise
+        return objects.head(self._client, self._key).stat
+
+    def _is_there(self) -> bool:
+        return objects.find(self._client, self._key) is not None
+
+    def _already_exists(self) -> AlreadyExists:
+        hint = "another creator was faster, or an older one was never removed"
+        return AlreadyExists(f"{self._client.name} is there already", hint=hint)
+
+
+def refuses_second(client: Client, key: str) -> bool:
+    """Whether the server completes an upload under a condition, or ignores that: tried on an object of our own.
+
+    Raises nothing: a server on which it cannot be tried counts as one that ignores conditions.
+    """
+    key = f"{key}-{random.getrandbits(64):016x}"
+    try:
+        objects.put(client, key, "does the server complete under a condition?\n")
+        upload = Upload(client, key)
+        try:
+            upload.complete([upload.put_part(1, memoryview(b"no\n"))], conditional=True)
+        except StorageError as error:
+            upload.abort()
+            return error.status == 412
+        finally:
+            objects.delete(client, key)
+    except StorageError:
+        pass
+    return False
+
+
+class _Board:
+    """Claims as objects beside the one to be published; each names its owner's upload."""
+
+    def __init__(self, client: Client, key: str, upload: Upload) -> None:
+        self._client = client
+        self._key = key
+        self._prefix = f"{key}.claims/"
+        self._upload = upload
+
+    def put(self, name: str) -> None:
+        objects.put(self._client, self._prefix + name, self._upload.id)
+
+    def claims(self) -> list[Claim]:
+        entries = objects.under(self._client, self._prefix)
+        return sorted(Claim(entry.key[len(self._prefix) :], entry.age_s) for entry in entries)
+
+    def remove(self, name: str) -> None:
+        objects.delete(self._client, self._prefix + name)
+
+    def fence(self, claim: Claim) -> None:
+        try:
+            abort(self._client, self._key, objects.get(self._client, self._prefix + claim.name))
+        except NotFound:
+            return  # its owner took it down
+        self.remove(claim.name)
+
+    def pause(self) -> None:
+        time.sleep(random.uniform(0.5, 1) * _PAUSE_S)  # noqa: S311 - jitter

@@ -1,0 +1,108 @@
+"""One archive in a bucket."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.errors import Corrupt, StorageError
+from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
+from dynamo_entry.storage.http import Response
+from dynamo_entry.storage.retry import DEFAULT, Retry
+from dynamo_entry.storage.s3 import leftovers, location, objects
+from dynamo_entry.storage.s3.client import Client
+from dynamo_entry.storage.s3.publish import Publisher
+from dynamo_entry.storage.s3.upload import Upload
+from dynamo_entry.storage.s3.writer import S3Writer
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class S3Store(Store):
+    """One object. Reads see one and the same object from the first ``stat`` on, or fail."""
+
+    parallel_reads = 8
+    read_bytes = 8 << 20
+
+    def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
+        place = location.parse(url, os.environ)
+        self.location = url
+        self._key = place.key
+        self._retry = retry
+        self._client = Client(place, url, retry)
+        self._publisher = Publisher(self._client, place.key)
+        self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
+        self._version = ""
+
+    def stat(self) -> ObjectStat:
+        stat = objects.head(self._client, self._key).stat
+        self._version = stat.version
+        return stat
+
+    def read_range(self, offset: int, length: int) -> Bytes:
+        if length == 0:
+            return b""
+        view = self._buffers.take(length) if length <= self.read_bytes else memoryview(bytearray(length))
+        done = 0
+
+        def moved(n: int) -> None:
+            nonlocal done
+            done += n
+
+        def attempt() -> None:
+            """Go on where the last one broke off."""
+            headers = {"Range": f"bytes={offset + done}-{offset + length - 1}"}
+            with self._client.exchange("GetObject", "GET", self._key, headers=headers) as response:
+                self._check(response, offset + done, offset + length)
+                response.read_into(view[done:], moved)
+
+        try:
+            self._retry.call(attempt, progress=lambda: done)
+        except StorageError as error:
+            raise self._too_short(offset, length) if error.status == 416 else error from None
+        return view
+
+    def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
+        upload = Upload(self._client, self._key)
+        if not replace:
+            self._publisher.prepare()
+        return S3Writer(upload, self._publisher, replace=replace, expected_size=expected_size)
+
+    def delete(self) -> None:
+        objects.head(self._client, self._key)  # S3 deletes what is not there, too
+        objects.delete(self._client, self._key)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        return leftovers.find(self._client, self._key)
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        leftovers.remove(self._client, leftover)
+
+    def close(self) -> None:
+        self._version = ""
+        self._client.close()
+
+    def _check(self, response: Response, start: int, end: int) -> None:
+        """The answer must be of the same object, and hold what was asked for."""
+        version = response.header("ETag").strip('"')
+        if self._version not in ("", version):
+            hint = "somebody replaced it: start again"
+            raise StorageError(f"{self.location} is another object now", hint=hint, reason="Replaced")
+        self._version = version
+        got = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))  # rclone says 200, but this, too
+        if not got or int(got[1]) != start:
+            raise StorageError(
+                f"{self.location}: GetObject was answered with another range than asked for",
+                hint="the server, or a proxy before it, does not support ranged reads", reason="NoRanges",
+            )  # fmt: skip
+        if int(got[2]) + 1 != end:
+            raise self._too_short(start, end - start)
+
+    def _too_short(self, offset: int, length: int) -> Corrupt:
+        return Corrupt(
+            f"{self.location} ends before {offset}+{length}",
+            hint="it was cut short: remove it and create the checkpoint again",
+            reason="Truncated",
+        )

@@ -71,7 +71,7 @@ class Operator:
         graphs = Graphs(config, cluster, recorder, log, pods=self._pods_of, sharing=self._sharing)
         self._work = {"checkpoint": checkpoints.reconcile, "graph": graphs.reconcile}
         self._queue: Queue[tuple[str, str, str]] | None = None
-        self._serves_graphs = cluster.find(f"/apis/{api.API_VERSION}/{api.GRAPHS}?limit=1") is not None
+        self._serves_graphs = self._has_graphs()
         self._checkpoints = self._watch(
             f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed
         )
@@ -151,12 +151,13 @@ class Operator:
         else:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
+    def _has_graphs(self) -> bool:
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{api.GRAPH_CRD}"
+        return self._cluster.find(path) is not None
+
     def _notice_graphs(self) -> None:
         """Dynamo was installed after us: begin anew, with a watch on its graphs."""
-        if (
-            not self._serves_graphs
-            and self._cluster.find(f"/apis/{api.API_VERSION}/{api.GRAPHS}?limit=1") is not None
-        ):
+        if not self._serves_graphs and self._has_graphs():
             self._log.info("DynamoGraphDeployments are served now; starting again")
             os._exit(0)
 

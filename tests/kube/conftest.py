@@ -46,6 +46,30 @@ def dynamo(cluster, tmp_path_factory):
     process.wait(30)
 
 
+def install(cluster, namespace, values):
+    """helm install of the chart, with the operator's image under test."""
+    images.need(images.OPERATOR)
+    repository, _, tag = images.OPERATOR.rpartition(":")
+    done = cluster.run(
+        "helm", "install", "dynamo-entry", images.ROOT / "charts" / "dynamo-entry", "-n", namespace,
+        "--wait", "--timeout", "1m", "-f", "-",
+        "--set", f"operator.image.repository={repository},operator.image.tag={tag}",
+        stdin=values, limit_s=150, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        logs = cluster.run(
+            "kubectl", "logs", "deployment/dynamo-entry-operator", "-n", namespace, check=False
+        )
+        pytest.fail(
+            f"{done.stderr}\n{cluster.kubectl('get', 'pods', '-n', namespace)}\n{logs.stdout[-3000:]}"
+        )
+
+
+@pytest.fixture(scope="session")
+def helm_install():
+    return install
+
+
 @pytest.fixture
 def namespace(cluster):
     """A namespace of the test's own."""

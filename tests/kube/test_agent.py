@@ -139,6 +139,7 @@ def agent(cluster, node, namespace, tmp_path):
     yield
     print(cluster.kubectl("logs", "daemonset/dynamo-checkpoint-agent", "-n", namespace))  # shown on failure
     cluster.kubectl("delete", "clusterrole,clusterrolebinding", f"agent-{namespace}")
+    cluster.kubectl("delete", "crd", CRD["metadata"]["name"])  # the chart brings its own
 
 
 def make_checkpoint(cluster, namespace, location, digest):

@@ -119,7 +119,7 @@ def test_the_operator_may_do_this_and_nothing_else():
         "statefulsets": ["get"],
         "persistentvolumeclaims": ["get", "list", "watch"],
         "events": ["create", "patch"],
-        "namespaces": ["get", "list", "watch"],
+        "namespaces": ["get"],
     }
     own = objects["Role", "dynamo-entry-operator-own"]["rules"]
     assert verbs(own) == {"leases": ["create"], "secrets": ["create"]}

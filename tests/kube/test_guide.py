@@ -14,7 +14,6 @@ import engines
 import guide
 import images
 
-CHART = images.ROOT / "charts" / "dynamo-entry"
 NAMESPACE = guide.NAMESPACE
 CHECKPOINT, GRAPH = guide.objects("Complete Example")
 NAME = CHECKPOINT["metadata"]["name"]
@@ -82,25 +81,18 @@ class Guide:
 
 
 @pytest.fixture(scope="module")
-def world(cluster, node, dynamo):
+def world(cluster, node, dynamo, helm_install):
     """The chart installed with the guide's values."""
-    if not (images.ROOT / "dynamo_entry" / "kube" / "operator.py").exists():
-        pytest.skip("needs the operator")
-    images.need(images.DYNAMO, images.OPERATOR)
+    images.need(images.DYNAMO)
     cluster.kubectl("create", "namespace", NAMESPACE)
     (claim,) = guide.objects("1. Enable Checkpointing 2")
     token = {
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf-token-secret"}, "stringData": {"HF_TOKEN": "t"}
     }  # fmt: skip
     cluster.apply(claim, token, namespace=NAMESPACE)
-    repository, _, tag = images.OPERATOR.rpartition(":")
     say("helm install, with the guide's values.yaml")
     began = time.monotonic()
-    cluster.run(
-        "helm", "install", "dynamo-entry", CHART, "-n", NAMESPACE, "--wait", "--timeout", "2m", "-f", "-",
-        "--set", f"operator.image.repository={repository},operator.image.tag={tag}",
-        stdin=guide.blocks()["1. Enable Checkpointing"], limit_s=150,
-    )  # fmt: skip
+    helm_install(cluster, NAMESPACE, guide.blocks()["1. Enable Checkpointing"])
     say(f"installed in {time.monotonic() - began:.1f} s")
     world = Guide(cluster, node)
     yield world

@@ -1,0 +1,330 @@
+"""The operator against a real API server, in every situation that the guide does not come to.
+
+The launcher is a stand-in here, `exec "$@"`: what a test writes as the engine's command plays the launcher and
+writes its result. Everything else is real.
+"""
+
+import json
+import time
+
+import pytest
+import yaml
+
+import images
+
+NAMESPACE = "operator-tests"
+LOCATION_OF = "/checkpoints/{}.tar".format
+
+VALUES = {
+    "checkpoint": {
+        "enabled": True, "probe": False, "storage": {"type": "pvc"},
+        "launcher": {"command": ["/bin/sh", "-c", 'exec "$@"', "--"], "guard": False},
+    },
+    "operator": {"watchNamespaces": [NAMESPACE]}, "agent": {"enabled": False}, "crds": {"install": True},
+}  # fmt: skip
+
+
+def claim(name="checkpoint-storage", mode="ReadWriteMany"):
+    return {
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}},
+    }  # fmt: skip
+
+
+def says(**result):
+    """A command that ends like the launcher, with this result."""
+    code = result.pop("code", 0)
+    return f"echo '{json.dumps(result)}' >/dev/termination-log; exit {code}"
+
+
+PUBLISHES = says(result="published", location="x", digest="blake3:1", size_bytes=5)
+
+
+def checkpoint(name, script=PUBLISHES, *, model=None, job=None, container=None, **spec):
+    main = {"name": "main", "image": images.BASE, "command": ["/bin/sh", "-c", script]} | (container or {})
+    template = {"spec": {"containers": [main]}}
+    return {
+        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "metadata": {"name": name},
+        "spec": {
+            "identity": {"model": model or name, "framework": "vllm"},
+            "job": {"podTemplateSpec": template, "backoffLimit": 0} | (job or {}),
+        } | spec,
+    }  # fmt: skip
+
+
+class World:
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+    def kubectl(self, *argv, **options):
+        return self.cluster.kubectl("-n", NAMESPACE, *argv, **options)
+
+    def apply(self, *documents):
+        self.cluster.apply(*documents, namespace=NAMESPACE)
+
+    def get(self, name):
+        return self.cluster.get("dynamocheckpoint", name, NAMESPACE, check=False)
+
+    def jobs(self):
+        return {one["metadata"]["name"] for one in self.cluster.get("jobs", namespace=NAMESPACE)["items"]}
+
+    def wait(self, condition, limit_s=60):
+        deadline = time.monotonic() + limit_s
+        while not (found := condition()):
+            assert time.monotonic() < deadline, self.kubectl("get", "dckpt,jobs,pods", "-o", "wide")
+            time.sleep(0.2)
+        return found
+
+    def until(self, name, phase, reason=None, limit_s=60):
+        def there():
+            status = self.get(name).get("status", {})
+            ready = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+            return status if status.get("phase") == phase and reason in (None, ready.get("reason")) else None
+
+        return self.wait(there, limit_s)
+
+    def annotate(self, name, **marks):
+        pairs = [f"dynamo-entry/{key}={value}" for key, value in marks.items()]
+        self.kubectl("annotate", "--overwrite", "dckpt", name, *pairs)
+
+
+@pytest.fixture(scope="module")
+def world(cluster, node, helm_install):
+    # Another release of this session may have brought the resource, and left it as it should.
+    there = cluster.get("crd", "dynamocheckpoints.nvidia.com", check=False)
+    if there:
+        cluster.kubectl("delete", "crd", "dynamocheckpoints.nvidia.com")
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.apply(claim(), namespace=NAMESPACE)
+    helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))
+    yield World(cluster)
+    print(cluster.kubectl("logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE))  # shown on failure
+    cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"identity": {"model": "m"}}, "framework"),
+        ({"identity": {"model": "m", "framework": "other"}}, "framework"),
+        ({"identity": {"model": "", "framework": "vllm"}}, "model"),
+        ({"identity": {"model": "m", "framework": "vllm", "tensorParallelSize": 0}}, "tensorParallelSize"),
+        ({"identity": {"model": "m", "framework": "vllm", "extraParameters": {"a": 1}}}, "extraParameters"),
+        ({"identity": {"model": "m", "framework": "vllm", "backendFramework": "sglang"}}, "differ"),
+        ({"job": {"podTemplateSpec": {"spec": {"containers": []}}}}, "containers"),
+        (
+            {"job": {"podTemplateSpec": {"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}}},
+            "targetContainerName",
+        ),
+    ],
+)
+def test_mistakes_are_refused_at_once(world, change, complaint):
+    """By the schema or the validating webhook, with the field's name."""
+    made = checkpoint("wrong")
+    made["spec"] |= change
+    with pytest.raises(AssertionError, match=complaint):
+        world.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(made))
+
+
+def test_defaults(world):
+    """What is not written is what the guide says."""
+    made = checkpoint("defaults")
+    del made["spec"]["job"]["backoffLimit"]
+    world.apply(made)
+    spec = world.get("defaults")["spec"]
+    assert (spec["identity"]["tensorParallelSize"], spec["identity"]["pipelineParallelSize"]) == (1, 1)
+    assert (spec["job"]["activeDeadlineSeconds"], spec["job"]["backoffLimit"]) == (3600, 3)
+    assert (spec["job"]["ttlSecondsAfterFinished"], spec["deletionPolicy"]) == (300, "Retain")
+
+
+def test_an_identity_cannot_be_changed(world):
+    """Another identity is another checkpoint."""
+    world.apply(checkpoint("fixed"))
+    patch = json.dumps({"spec": {"identity": {"model": "other"}}})
+    with pytest.raises(AssertionError, match="immutable"):
+        world.kubectl("patch", "dckpt", "fixed", "--type=merge", "-p", patch)
+
+
+def test_a_second_attempt_succeeds(world):
+    """The first pod fails, the Job goes on: Creating throughout, then Ready."""
+    script = f"[ -e /checkpoints/tried ] || {{ touch /checkpoints/tried; {says(result='failed', reason='NotReady', retry=True, code=173)}; }}; {PUBLISHES}"
+    world.apply(checkpoint("second", script, job={"backoffLimit": 2}))
+    seen = set()
+
+    def ready():
+        seen.add(world.get("second")["status"].get("phase"))
+        return "Ready" in seen
+
+    world.wait(lambda: world.get("second").get("status"))
+    world.wait(ready, 90)
+    assert "Failed" not in seen
+
+
+def test_a_pointless_retry_is_not_made(world):
+    """The launcher knows: Failed at once, with its reason, and no second pod."""
+    script = says(
+        result="failed", reason="NotDumpable", message="the engine holds an io_uring", retry=False, code=171
+    )
+    world.apply(checkpoint("pointless", script, job={"backoffLimit": 3}))
+    status = world.until("pointless", "Failed", "NotDumpable")
+    assert "io_uring" in status["message"]
+    time.sleep(12)  # the Job's first pause is 10 s
+    pods = world.cluster.get("pods", namespace=NAMESPACE)["items"]
+    assert (
+        len(
+            [
+                pod
+                for pod in pods
+                if pod["metadata"]["labels"].get("nvidia.com/checkpoint-name") == "pointless"
+            ]
+        )
+        == 1
+    )
+
+
+def test_a_deadline(world):
+    """An engine that never becomes ready ends in a reason."""
+    world.apply(checkpoint("slow", "sleep 300", job={"activeDeadlineSeconds": 3}))
+    world.until("slow", "Failed", "DeadlineExceeded")
+
+
+def test_a_lost_job_is_made_again(world):
+    """Deleted by hand while it runs."""
+    world.apply(checkpoint("lost", "sleep 300"))
+    world.until("lost", "Creating")
+    before = world.wait(lambda: world.cluster.get("job", "checkpoint-lost", NAMESPACE, check=False))
+    world.kubectl("delete", "job", "checkpoint-lost", "--wait=false")
+
+    def another():
+        job = world.cluster.get("job", "checkpoint-lost", NAMESPACE, check=False)
+        return job and job["metadata"]["uid"] != before["metadata"]["uid"]
+
+    world.wait(another)
+    world.kubectl("delete", "dckpt", "lost")
+
+
+def test_a_killed_operator_loses_nothing(world):
+    """Its pod is deleted while a Job runs: the same end, one Job."""
+    world.apply(checkpoint("patient", f"sleep 4; {PUBLISHES}"))
+    world.until("patient", "Creating")
+    job = world.wait(lambda: world.cluster.get("job", "checkpoint-patient", NAMESPACE, check=False))
+    world.kubectl(
+        "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force"
+    )
+    world.until("patient", "Ready", "Published", 90)
+    assert (
+        world.cluster.get("job", "checkpoint-patient", NAMESPACE)["metadata"]["uid"] == job["metadata"]["uid"]
+    )
+    world.kubectl("rollout", "status", "deployment/dynamo-entry-operator", "--timeout=60s")
+
+
+def test_one_archive_is_made_once(world):
+    """Two checkpoints of one identity: one Job, both Ready; when the leader goes the other takes over."""
+    world.apply(checkpoint("one", f"sleep 3; {PUBLISHES}", model="same"))
+    world.until("one", "Creating")
+    world.apply(checkpoint("two", model="same"))
+    world.until("two", "Pending", "SharedWith")
+    assert "checkpoint-two" not in world.jobs()
+    world.until("one", "Ready")
+    status = world.until("two", "Ready", "SharedWith")
+    assert status["digest"] == "blake3:1"
+    assert "checkpoint-two" not in world.jobs()
+
+
+def test_storage_that_is_missing_is_waited_for(world):
+    """No Job before the claim is there; then it goes on by itself."""
+    world.kubectl("delete", "pvc", "checkpoint-storage", "--wait=false")
+    world.kubectl(
+        "patch", "pvc", "checkpoint-storage", "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+    )
+    world.wait(lambda: not world.cluster.get("pvc", "checkpoint-storage", NAMESPACE, check=False))
+    world.apply(checkpoint("homeless"))
+    status = world.until("homeless", "Pending", "StorageMissing")
+    assert "checkpoint-storage" in status["message"]
+    assert "checkpoint-homeless" not in world.jobs()
+    world.apply(claim(mode="ReadWriteOnce"))
+    world.until("homeless", "Pending", "StorageNotShared", 90)
+    world.kubectl("delete", "pvc", "checkpoint-storage", "--wait=false")
+    world.kubectl(
+        "patch", "pvc", "checkpoint-storage", "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+    )
+    world.apply(claim())
+    world.until("homeless", "Ready", limit_s=90)
+
+
+def test_a_template_that_the_server_refuses(world):
+    """Failed with the server's own words, before any Job."""
+    mounts = [{"name": "nowhere", "mountPath": "/x"}]
+    world.apply(checkpoint("bad", container={"volumeMounts": mounts}))
+    status = world.until("bad", "Failed", "TemplateInvalid")
+    assert "volumeMounts" in status["message"]
+    assert "checkpoint-bad" not in world.jobs()
+    world.kubectl("delete", "dckpt", "bad")
+
+
+def test_a_quota_is_waited_for(world):
+    """Pending with the server's words; it heals."""
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}
+    }  # fmt: skip
+    world.apply(quota)
+    world.wait(lambda: world.cluster.get("resourcequota", "none", NAMESPACE)["status"].get("hard"))
+    world.apply(checkpoint("poor"))
+    status = world.until("poor", "Pending", "NotAdmitted")
+    assert "quota" in status["message"]
+    world.kubectl("delete", "resourcequota", "none")
+    world.until("poor", "Ready", limit_s=90)
+
+
+def test_retry_and_recreate_by_annotation(world):
+    """A failed one is tried again; a Ready one is made anew, by force, once."""
+    fails = says(result="failed", reason="NotReady", retry=True, code=173)
+    world.apply(checkpoint("again", f"[ -e /checkpoints/fixed ] || {{ {fails}; }}; {PUBLISHES}"))
+    world.until("again", "Failed", "NotReady")
+    world.kubectl("run", "fixer", f"--image={images.BASE}", "--restart=Never", "--overrides", json.dumps({
+        "spec": {
+            "containers": [{
+                "name": "fixer", "image": images.BASE, "command": ["touch", "/checkpoints/fixed"],
+                "volumeMounts": [{"name": "s", "mountPath": "/checkpoints"}],
+            }],
+            "volumes": [{"name": "s", "persistentVolumeClaim": {"claimName": "checkpoint-storage"}}],
+        }
+    }))  # fmt: skip
+    world.wait(lambda: world.cluster.get("pod", "fixer", NAMESPACE)["status"]["phase"] == "Succeeded")
+    world.annotate("again", retry="1")
+    world.until("again", "Ready", "Published")
+    world.annotate("again", recreate="1")
+    world.wait(lambda: world.get("again")["status"].get("recreateToken") == "1")
+    world.until("again", "Ready", "Published")
+    job = world.cluster.get("job", "checkpoint-again", NAMESPACE)
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "DYNAMO_CHECKPOINT_FORCE", "value": "1"} in env
+
+
+def test_an_idle_checkpoint_is_left_alone(world):
+    """Nothing is written while nothing changes."""
+    world.apply(checkpoint("idle"))
+    world.until("idle", "Ready")
+    time.sleep(1)
+    version = world.get("idle")["metadata"]["resourceVersion"]
+    time.sleep(6)
+    assert world.get("idle")["metadata"]["resourceVersion"] == version
+
+
+def test_events_tell_the_story(world):
+    """kubectl describe shows what happened."""
+    world.apply(checkpoint("told"))
+    world.until("told", "Ready")
+    description = world.wait(
+        lambda: (text := world.kubectl("describe", "dckpt", "told")) and "CheckpointReady" in text and text
+    )
+    for part in ("JobCreated", "Phase:", "Identity Hash:", "Location:", "Storage Type:", "Created At:"):
+        assert part in description
+
+
+def test_deleting_the_archive_too(world):
+    """deletionPolicy Delete: the collector's Job runs, then the object goes; a namespace is never held up."""
+    world.apply(checkpoint("temporary", deletionPolicy="Delete"))
+    world.until("temporary", "Ready")
+    assert world.get("temporary")["metadata"]["finalizers"] == ["nvidia.com/checkpoint-archive"]
+    world.kubectl("delete", "dckpt", "temporary", "--timeout=60s")

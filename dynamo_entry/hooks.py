@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+from collections.abc import Mapping
 
 from dynamo_entry import engine_hooks
 from dynamo_entry.errors import CheckpointError
 
 
-def call(name: str, hook: str, limit_s: float) -> None:
+def call(name: str, hook: str, limit_s: float, context: Mapping[str, str] | None = None) -> None:
     """Run a shell command, POST to a URL, or what ``engine_hooks`` knows by name.
 
-    Raises CheckpointError unless exit 0 or a 2xx answer.
+    ``context`` is the ``path`` of context.json and the ``activation_id``: a command finds the path in
+    DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. Raises CheckpointError unless exit 0 or a 2xx answer.
     """
     if not hook:
         return
@@ -21,16 +25,18 @@ def call(name: str, hook: str, limit_s: float) -> None:
         except (OSError, ValueError) as error:
             raise _failed(name, hook, str(error)) from None
     elif hook.startswith(("http://", "https://")):
-        _post(name, hook, limit_s)
+        _post(name, hook, limit_s, context or {})
     else:
-        _run(name, hook, limit_s)
+        _run(name, hook, limit_s, context or {})
 
 
-def _post(name: str, url: str, limit_s: float) -> None:
+def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> None:
     import urllib.error  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
     import urllib.request  # noqa: PLC0415
 
-    request = urllib.request.Request(url, data=b"", method="POST")
+    body = json.dumps(dict(context)).encode() if context else b""
+    headers = {"Content-Type": "application/json"} if context else {}
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=limit_s):
             pass
@@ -38,11 +44,12 @@ def _post(name: str, url: str, limit_s: float) -> None:
         raise _failed(name, url, str(error)) from None
 
 
-def _run(name: str, command: str, limit_s: float) -> None:
+def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) -> None:
+    told = {"DYNAMO_ENTRY_CONTEXT": context["path"]} if context else {}
     try:
         done = subprocess.run(
             ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=limit_s, check=False,
+            env={**os.environ, **told}, timeout=limit_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise _failed(name, command, f"did not end within {limit_s:g} s") from None

@@ -23,7 +23,7 @@ from dynamo_entry.fill import shared
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, mounts, pack
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import affinity, dumpable, engine, hints, privileges, record
+from dynamo_entry.worker import affinity, context, dumpable, engine, hints, privileges, record
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.dump import Dump
@@ -201,7 +201,7 @@ class _Creation:
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> None:
         """The engine is frozen: what its filesystems hold now is what its memory knows."""
         skip = {mount.point for mount in self._mounts}
-        skip |= {self._places.work, *self._settings.exclude_paths}
+        skip |= {self._places.work, context.directory(), *self._settings.exclude_paths}
         found = (change for start in self._starts for change in changes.find(start, frozenset(skip)))
         tar = writer.stream(DELTA_TAR)
         index = pack.pack(found, tar)

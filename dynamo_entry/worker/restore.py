@@ -6,6 +6,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from dynamo_entry import canary, cuda, hooks, storage
@@ -14,7 +15,7 @@ from dynamo_entry.criu import process, records
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import engine, privileges
+from dynamo_entry.worker import context, engine, privileges
 from dynamo_entry.worker.admission import Admitted, admit
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.images import Images
@@ -53,6 +54,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             rebuild = Rebuild(settings, channel, archive, images, admitted)
         with channel.phase("delta", stall_s=settings.stall_timeout):
             restoration.apply_delta()
+            restoration.write_context()
         pid = rebuild.run()
         gpu.thaw()
         with channel.phase("settle"):
@@ -105,11 +107,25 @@ class _Restoration:
         apply.apply(self._admitted.delta, io.BufferedReader(_Chunks(chunks)), self._work)
         apply.create_empty(path for path, size in self._admitted.logs.items() if not size)
 
+    def write_context(self) -> None:
+        """Tell the engine, before it goes on, where it is going to wake up. Raises RestoreFailed."""
+        try:
+            self._context = context.write(self._settings, self._archive.digest)
+        except OSError as error:
+            raise RestoreFailed(
+                f"context.json cannot be written: {error}",
+                hint="mount a writable tmpfs at /run",
+                reason="ContextNotWritten",
+            ) from None
+
     def settle(self, pid: int) -> None:
         """Say "restored" only of an engine that stays. Raises RestoreFailed."""
         deadline = time.monotonic() + _SETTLE_S
+        with suppress(OSError):  # it ended: said below
+            self._channel.log.info("environment", changed=context.changed(self._settings, pid))
         if self._settings.post_restore:
-            hooks.call("POST_RESTORE", self._settings.post_restore, self._settings.stall_timeout)
+            told = self._context._asdict()
+            hooks.call("POST_RESTORE", self._settings.post_restore, self._settings.stall_timeout, told)
         while time.monotonic() < deadline or not self._answers():
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 raise RestoreFailed(

@@ -6,12 +6,14 @@ from typing import Any
 
 from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
+from dynamo_entry.worker import context
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.places import work_directory
 
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     """Undo what was begun, if anything; returns the result message. Raises OSError."""
+    context.remove(settings)
     if apply.undo(work_directory(settings)):
         channel.log.info("filesystem delta undone")
     return {"result": "undone"}

@@ -1,0 +1,88 @@
+"""Writes what ``dynamo_entry.context`` reads: the new place, for an engine that still knows the old one."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from typing import NamedTuple
+
+from dynamo_entry import context
+from dynamo_entry.compat import facts
+from dynamo_entry.plan import engine_environment
+from dynamo_entry.report.lines import timestamp
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker.places import work_directory
+
+#: For the launcher's stores; an engine that needs its own has them in its own place.
+_CREDENTIALS = (b"AWS_ACCESS_KEY_ID", b"AWS_SECRET_ACCESS_KEY", b"AWS_SESSION_TOKEN")
+
+
+class Written(NamedTuple):
+    """The file of one restore, as the hooks are told of it."""
+
+    path: str
+    activation_id: str
+
+
+def write(settings: Settings, archive_digest: str) -> Written:
+    """Write the file whole, for this user alone. Raises OSError."""
+    activation_id = os.urandom(16).hex()
+    fields = {
+        "activation_id": activation_id,
+        "restored_at": timestamp(),
+        "archive": archive_digest,
+        "hostname": os.uname().nodename,
+        "addresses": facts.addresses(),
+        "environment": {os.fsdecode(name): os.fsdecode(value) for name, value in _here(settings).items()},
+    }
+    path = _path(settings)
+    remove(settings)
+    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(fields, file)
+    os.rename(f"{path}.new", path)
+    return Written(path, activation_id)
+
+
+def remove(settings: Settings) -> None:
+    """An engine that starts cold was not restored. Raises OSError."""
+    for path in (*context.PATHS, f"{work_directory(settings)}/context.json"):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def changed(settings: Settings, pid: int) -> list[str]:
+    """Names, never values, of variables that are new here or other than those of the restored process."""
+    theirs = _environment(pid)
+    return sorted(os.fsdecode(name) for name, value in _here(settings).items() if theirs.get(name) != value)
+
+
+def directory() -> str:
+    """What a filesystem delta leaves out."""
+    return os.path.dirname(context.PATHS[0])
+
+
+def _path(settings: Settings) -> str:
+    """/run/dynamo_entry whatever WORK_DIR says, as engines know it; else the scratch directory."""
+    try:
+        os.makedirs(directory(), mode=0o700, exist_ok=True)
+    except OSError:
+        pass
+    where = directory() if os.access(directory(), os.W_OK) else work_directory(settings)
+    return f"{where}/context.json"
+
+
+def _here(settings: Settings) -> dict[bytes, bytes]:
+    """What a cold start would give the engine, less the store's credentials."""
+    whole = engine_environment(_environment(os.getppid()), settings, additions={}, is_create=False)
+    return {name: value for name, value in whole.items() if name not in _CREDENTIALS}
+
+
+def _environment(pid: int) -> dict[bytes, bytes]:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return {name: value for name, found, value in _pairs(file.read()) if found}
+
+
+def _pairs(data: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    return [entry.partition(b"=") for entry in data.split(b"\0")]

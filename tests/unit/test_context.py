@@ -1,0 +1,72 @@
+"""What an engine reads after a restore, and what hooks are told."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from dynamo_entry import context, hooks
+from dynamo_entry.errors import CheckpointError
+
+
+def write(path, activation_id="a1", **environment):
+    fields = {
+        "activation_id": activation_id, "restored_at": "2025-11-25T18:00:00Z", "archive": "d", "hostname": "h",
+        "addresses": [["eth0", "10.0.0.7"]], "environment": environment,
+    }  # fmt: skip
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(fields))
+    new.rename(path)
+
+
+def test_an_engine_that_was_never_restored_has_no_context(tmp_path):
+    assert context.read(str(tmp_path / "none")) is None
+
+
+def test_changed_is_what_is_new_or_other_here(tmp_path):
+    write(tmp_path / "c", same="1", other="2", new="3")
+    found = context.read(str(tmp_path / "c"))
+    assert found.changed({"same": "1", "other": "1", "gone": "1"}) == {"other": "2", "new": "3"}
+    assert found.addresses == (("eth0", "10.0.0.7"),)
+
+
+def test_waiting_ends_with_the_next_restore_and_not_with_the_known_one(tmp_path):
+    path = tmp_path / "c"
+    write(path, "a1")
+    assert context.wait_for_restore(0, since="a1", path=str(path)) is None
+    assert context.wait_for_restore(0, path=str(path)).activation_id == "a1"
+    later = threading.Timer(0.05, write, (path, "a2"))
+    later.start()
+    assert context.wait_for_restore(10, since="a1", path=str(path)).activation_id == "a2"
+    later.join()
+
+
+def test_a_hook_gets_the_path_as_a_variable(tmp_path):
+    told = {"path": "/run/x", "activation_id": "a"}
+    hooks.call("POST_RESTORE", f'test "$DYNAMO_ENTRY_CONTEXT" = /run/x && touch {tmp_path}/yes', 10, told)
+    assert (tmp_path / "yes").exists()
+    with pytest.raises(CheckpointError, match="exit code 4"):
+        hooks.call("POST_RESTORE", "exit 4", 10, told)
+
+
+def test_a_url_gets_path_and_id_as_json():
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    told = {"path": "/run/x", "activation_id": "a"}
+    hooks.call("POST_RESTORE", f"http://127.0.0.1:{server.server_port}/", 10, told)
+    thread.join()
+    server.server_close()
+    assert bodies == [told]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 #: A watch is renewed that often anyway, which also finds connections that died unnoticed.
 _WATCH_S = 300
 
-_PAUSE_S = 2
+_PAUSE_S, _LONGEST_PAUSE_S = 1, 60
 
 
 class Mirror:
@@ -52,19 +53,19 @@ class Mirror:
             return self._objects.get((namespace, name))
 
     def _follow(self) -> None:
-        pause = threading.Event()
+        failures = 0
         while True:
             try:
-                self._watch(self._list())
-            except ApiError as error:
-                if error.status != 410:  # too old a version: list again, as after any break
-                    self._log.warning(
-                        "Watch interrupted", path=self._path, message=error.message.partition("\n")[0]
-                    )
-                    pause.wait(_PAUSE_S)
+                version = self._list()
+                failures = 0
+                self._watch(version)
             except Exception as error:
-                self._log.error("Watch failed", path=self._path, message=repr(error))
-                pause.wait(_PAUSE_S)
+                if isinstance(error, ApiError) and error.status == 410:
+                    continue  # too old a version: list again, as after any break
+                message = error.message if isinstance(error, ApiError) else repr(error)
+                self._log.warning("Watch interrupted", path=self._path, message=message.partition("\n")[0])
+                time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
+                failures += 1
 
     def _list(self) -> str:
         listed = self._cluster.get(self._path, **self._query)

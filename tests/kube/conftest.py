@@ -49,6 +49,8 @@ def dynamo(cluster, tmp_path_factory):
 def install(cluster, namespace, values):
     """helm install of the chart, with the operator's image under test."""
     images.need(images.OPERATOR)
+    # Another release of this session may have brought the resource, and left it as it should.
+    cluster.kubectl("delete", "crd", "dynamocheckpoints.nvidia.com", "--ignore-not-found")
     repository, _, tag = images.OPERATOR.rpartition(":")
     done = cluster.run(
         "helm", "install", "dynamo-entry", images.ROOT / "charts" / "dynamo-entry", "-n", namespace,

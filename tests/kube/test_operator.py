@@ -90,10 +90,6 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(cluster, node, helm_install):
-    # Another release of this session may have brought the resource, and left it as it should.
-    there = cluster.get("crd", "dynamocheckpoints.nvidia.com", check=False)
-    if there:
-        cluster.kubectl("delete", "crd", "dynamocheckpoints.nvidia.com")
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.apply(claim(), namespace=NAMESPACE)
     helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))

@@ -69,9 +69,8 @@ class Agent:
         self._checkpoints = [
             self._mirror(f"/apis/{GROUP}/{VERSION}/{scope}dynamocheckpoints") for scope in self._scopes()
         ]
-        self._pods = self._mirror(
-            "/api/v1/pods", fieldSelector=f"spec.nodeName={settings.node}", labelSelector=HASH_LABEL
-        )
+        here = {"fieldSelector": f"spec.nodeName={settings.node}", "labelSelector": HASH_LABEL}
+        self._pods = [self._mirror(f"/api/v1/{scope}pods", **here) for scope in self._scopes()]
         self._cache: Cache | None = None
         if settings.cache_directory:
             self._cache = Cache(settings.cache_directory, key=read_key(settings.key_file))
@@ -101,7 +100,7 @@ class Agent:
         """Rounds until ``stop``."""
         while not self._is_stopped:
             self._changed.clear()
-            if all(mirror.is_synced for mirror in [*self._checkpoints, self._pods]):
+            if all(mirror.is_synced for mirror in [*self._checkpoints, *self._pods]):
                 self.round()
             self._round_at = time.monotonic()
             time.sleep(_LEAST_S)
@@ -116,7 +115,7 @@ class Agent:
             chore.begin_if_due(checkpoints)
 
     def _follow_plan(self, cache: Cache, checkpoints: list[Object]) -> None:
-        used = objects.last_used(self._settings, self._pods.objects())
+        used = objects.last_used(self._settings, [pod for mirror in self._pods for pod in mirror.objects()])
         cached = cache.entries()
         for name in cached.keys() & used.keys():
             cache.note(name, used_at=used[name])

@@ -1,0 +1,193 @@
+"""Checkpoints in S3: the Job streams to the bucket, pods restore from it, the agent's copies, a Secret that is missing."""
+
+import json
+import shutil
+import socketserver
+import sys
+import threading
+import time
+
+import boto3
+import pytest
+import yaml
+
+import engines
+import images
+
+sys.path.insert(0, str(images.ROOT / "tests" / "storage"))
+
+NAMESPACE = "s3-tests"
+BUCKET = "models"
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Makes a loopback server reachable for pods, at the node's address."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, address, port):
+        super().__init__((address, 0), _Relayed)
+        self.target = ("127.0.0.1", port)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Relayed(socketserver.BaseRequestHandler):
+    def handle(self):
+        import socket
+
+        with socket.create_connection(self.server.target) as target:
+            back = threading.Thread(target=_pump, args=(target, self.request), daemon=True)
+            back.start()
+            _pump(self.request, target)
+            back.join()
+
+
+def _pump(source, sink):
+    import socket
+
+    try:
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.fixture(scope="module")
+def endpoint(cluster, node, tmp_path_factory):
+    """A real S3 server with a bucket; its URL for pods."""
+    if shutil.which("radosgw") is None:
+        pytest.skip("needs radosgw: tests/storage/servers/install")
+    from servers.s3 import ACCESS_KEY, SECRET_KEY, Rgw
+
+    server = Rgw(tmp_path_factory.mktemp("rgw"), memory_bytes=2 << 30)
+    client = boto3.client(
+        "s3", endpoint_url=f"http://127.0.0.1:{server.port}", aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY, region_name="us-east-1",
+    )  # fmt: skip
+    client.create_bucket(Bucket=BUCKET)
+    (found,) = cluster.get("nodes")["items"]
+    relay = Relay(found["status"]["addresses"][0]["address"], server.port)
+    yield f"http://{relay.server_address[0]}:{relay.server_address[1]}", (ACCESS_KEY, SECRET_KEY), client
+    relay.shutdown()
+    relay.server_close()
+    server.stop()
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def world(cluster, endpoint, helm_install, tmp_path_factory):
+    images.need(images.DYNAMO)
+    url, (access, secret), client = endpoint
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    keys = {
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-creds"},
+        "stringData": {
+            "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": url,
+        },
+    }  # fmt: skip
+    cluster.apply(keys, namespace=NAMESPACE)
+    cache = tmp_path_factory.mktemp("cache")
+    values = {
+        "checkpoint": {
+            "enabled": True,
+            "storage": {"type": "s3", "s3": {"uri": f"s3://{BUCKET}/checkpoints", "credentialsSecretRef": "s3-creds"}},
+        },
+        "operator": {"watchNamespaces": [NAMESPACE]},
+        "agent": {"cache": {"hostPath": str(cache), "sizeLimit": "1Gi", "minFree": "0"}},
+    }  # fmt: skip
+    helm_install(cluster, NAMESPACE, yaml.safe_dump(values))
+    yield cluster, client, cache
+    for one in ("deployment/dynamo-entry-operator", "daemonset/dynamo-checkpoint-agent"):
+        print(cluster.run("kubectl", "logs", one, "-n", NAMESPACE, check=False).stdout)  # shown on failure
+    cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
+
+
+CONTAINER = {
+    "name": "main",
+    "image": images.DYNAMO,
+    "command": ["python3", "-m", "dynamo.vllm"],
+    "args": ["--model", "m"],
+}
+
+
+def worker(name):
+    probe = {"httpGet": {"path": "/health", "port": 9090}, "periodSeconds": 1, "failureThreshold": 60}
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"nvidia.com/checkpoint-name": "model"}},
+        "spec": {"containers": [CONTAINER | {"readinessProbe": probe}], "terminationGracePeriodSeconds": 1},
+    }  # fmt: skip
+
+
+def events(cluster, pod):
+    lines = cluster.kubectl("logs", pod, "-n", NAMESPACE).splitlines()
+    return {event["event"]: event for event in (json.loads(line) for line in lines if line.startswith("{"))}
+
+
+def start(cluster, name):
+    cluster.apply(worker(name), namespace=NAMESPACE)
+    cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=90s", "-n", NAMESPACE)
+    return cluster.get("pod", name, NAMESPACE)
+
+
+def test_through_a_bucket(world):
+    """Created into it, restored from it, restored from the node's copy; answers are the same throughout."""
+    cluster, client, cache = world
+    made = {
+        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "metadata": {"name": "model"},
+        "spec": {
+            "identity": {"model": "m", "framework": "vllm"},
+            "job": {"podTemplateSpec": {"spec": {"containers": [CONTAINER]}}},
+        },
+    }  # fmt: skip
+    cluster.apply(made, namespace=NAMESPACE)
+    cold = start(cluster, "cold")
+    assert "Restored" not in events(cluster, "cold")
+    answer = engines.post(cold["status"]["podIP"], engines.QUESTION)
+    cluster.kubectl("delete", "pod", "cold", "-n", NAMESPACE, "--wait=false")
+    done = cluster.run(
+        "kubectl",
+        "wait",
+        "dckpt/model",
+        "--for=condition=Ready",
+        "--timeout=90s",
+        "-n",
+        NAMESPACE,
+        check=False,
+    )
+    assert done.returncode == 0, cluster.kubectl("logs", "job/checkpoint-model", "-n", NAMESPACE)
+    status = cluster.get("dynamocheckpoint", "model", NAMESPACE)["status"]
+    key = f"checkpoints/{status['identityHash']}.tar"
+    assert status["location"] == f"s3://{BUCKET}/{key}"
+    assert client.head_object(Bucket=BUCKET, Key=key)["ContentLength"] == status["sizeBytes"]
+
+    restored = start(cluster, "restored")
+    assert "Restored" in events(cluster, "restored"), cluster.kubectl("logs", "restored", "-n", NAMESPACE)
+    assert engines.post(restored["status"]["podIP"], engines.QUESTION) == answer
+
+    copy = cache / f"{status['identityHash']}.tar"
+    deadline = time.monotonic() + 60
+    while not copy.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert copy.stat().st_size == status["sizeBytes"]
+    listing = cluster.kubectl(
+        "-n", NAMESPACE, "exec", "daemonset/dynamo-checkpoint-agent", "--", "ls", "-la", "/checkpoints"
+    )
+    assert copy.name in listing
+    start(cluster, "from-copy")
+    assert events(cluster, "from-copy")["Restored"]["location"].startswith("/var/cache/dynamo-checkpoint/")
+
+
+def test_a_missing_secret_is_a_cold_start(world):
+    """Neither refused nor waiting for ever."""
+    cluster, _, cache = world
+    for copy in cache.iterdir():
+        copy.unlink()
+    cluster.kubectl("delete", "secret", "s3-creds", "-n", NAMESPACE)
+    start(cluster, "without")
+    assert "Falling back to cold start" in events(cluster, "without"), cluster.kubectl(
+        "logs", "without", "-n", NAMESPACE
+    )

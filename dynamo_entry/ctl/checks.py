@@ -1,0 +1,123 @@
+"""What ``doctor`` concludes from what it saw. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dynamo_entry.compat import host
+from dynamo_entry.criu import options
+from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
+from dynamo_entry.errors import Incompatible
+
+CREATE, RESTORE = "create", "restore"
+
+#: Docker's and podman's default; Kubernetes' is half of the memory. Engines with several processes need more.
+_SMALL_SHM_BYTES = 64 << 20
+
+_UNCONFINED = "securityContext.seccompProfile.type: Unconfined"
+_CLONE3 = "securityContext.seccompProfile: {type: Localhost, localhostProfile: restore.json} (images/seccomp)"
+_CLOCKS = "securityContext.capabilities.add: [SYS_ADMIN, SYS_TIME]"
+
+
+class Finding(NamedTuple):
+    """One row: what there is, which of create and restore it rules out, and what to do about it."""
+
+    name: str
+    value: str
+    rules_out: tuple[str, ...] = ()
+    remedy: str = ""
+
+    @property
+    def level(self) -> str:
+        """``ok``, ``note`` (it works; this would be better) or ``missing``."""
+        return "missing" if self.rules_out else "note" if self.remedy else "ok"
+
+
+def examine(here: Surroundings) -> list[Finding]:
+    """Findings about the container alone."""
+    return [
+        _capabilities(here), _seccomp(here), _pids(here),
+        _needed("criu", here.criu), _needed("pycriu", here.pycriu), Finding("python", here.python),
+        _clocks(here), _needed("scratch directory", here.scratch), _status(here), _shm(here), _memory(here),
+    ]  # fmt: skip
+
+
+def compare(here: Surroundings, stored: Stored) -> list[Finding]:
+    """Findings about an archive in this container."""
+    if stored.error:
+        return [Finding("archive", stored.location, (RESTORE,), stored.error)]
+    found = [Finding("archive", f"{stored.location}, {_mib(stored.size_bytes)}, {stored.digest}")]
+    try:
+        notes = host.check_host(stored.host, here.host)
+        host.check_room(stored.needs, here.room)
+    except Incompatible as error:
+        return [*found, Finding("archive fits", error.message, (RESTORE,), error.hint)]
+    needed = _mib(int(stored.needs.get("memory_bytes", 0)))
+    return [*found, Finding("archive fits", "; ".join((f"needs {needed} of memory", *notes)))]
+
+
+def _capabilities(here: Surroundings) -> Finding:
+    missing = options.missing_capabilities(here.privileges.effective)
+    if not missing:
+        return Finding("capabilities", "sufficient")
+    names = ", ".join(missing)
+    return Finding(
+        "capabilities", f"without {names}", (CREATE, RESTORE), f"securityContext.capabilities.add: [{names}]"
+    )
+
+
+def _seccomp(here: Surroundings) -> Finding:
+    if not here.privileges.has_seccomp:
+        return Finding("seccomp", "unconfined")
+    return Finding("seccomp", "a profile is on", (CREATE,), _UNCONFINED)
+
+
+def _pids(here: Surroundings) -> Finding:
+    ways = [("clone3", here.has_clone3), ("ns_last_pid", here.may_choose_pids)]
+    given = [name for name, is_given in ways if is_given]
+    if given:
+        return Finding("choice of pids", ", ".join(given))
+    return Finding("choice of pids", "neither clone3 nor ns_last_pid", (RESTORE,), _CLONE3)
+
+
+def _clocks(here: Surroundings) -> Finding:
+    if not here.has_time_namespaces:
+        return Finding("time namespace", "the kernel has none", (), "use Linux 5.6 or newer")
+    if here.may_set_clocks:
+        return Finding("time namespace", "clocks can be set")
+    return Finding(
+        "time namespace", "clocks cannot be set: restores only on hosts that are up for longer", (), _CLOCKS
+    )
+
+
+def _status(here: Surroundings) -> Finding:
+    if here.status_is_writable:
+        return Finding("status file", here.status_file)
+    return Finding(
+        "status file", f"{here.status_file} cannot be written", (),
+        "set DYNAMO_CHECKPOINT_STATUS_FILE to a writable path",
+    )  # fmt: skip
+
+
+def _shm(here: Surroundings) -> Finding:
+    is_small = here.shm_bytes <= _SMALL_SHM_BYTES
+    remedy = "volumes: [{name: shm, emptyDir: {medium: Memory}}], mounted at /dev/shm" if is_small else ""
+    return Finding("/dev/shm", _mib(here.shm_bytes), (), remedy)
+
+
+def _memory(here: Surroundings) -> Finding:
+    memory, tasks = here.room
+    left = "no limit" if memory is None else f"{_mib(memory)} left"
+    return Finding("memory", left if tasks is None else f"{left}, {tasks} more tasks")
+
+
+def _needed(name: str, told: Told) -> Finding:
+    return (
+        Finding(name, "missing", (CREATE, RESTORE), told.error)
+        if told.error
+        else Finding(name, told.value or "found")
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count >> 20} MiB"

@@ -1,0 +1,121 @@
+"""What ``doctor`` looks at: read, not judged."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dynamo_entry import storage, timens
+from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.compat import facts, limits
+from dynamo_entry.criu import process, records
+from dynamo_entry.errors import CheckpointError
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker import privileges
+from dynamo_entry.worker.places import work_directory
+
+#: asm-generic/unistd.h; the same on x86-64 and arm64.
+_SYS_CLONE3 = 435
+
+_NS_LAST_PID = "/proc/sys/kernel/ns_last_pid"
+
+
+class Told(NamedTuple):
+    """What something said of itself, or the error that came instead."""
+
+    value: str = ""
+    error: str = ""
+
+
+class Surroundings(NamedTuple):
+    """One container, as this process finds it."""
+
+    python: str
+    privileges: privileges.Privileges
+    has_clone3: bool
+    may_choose_pids: bool
+    has_time_namespaces: bool
+    may_set_clocks: bool
+    criu: Told
+    pycriu: Told
+    scratch: Told
+    status_file: str
+    status_is_writable: bool
+    shm_bytes: int
+    room: limits.Room
+    host: dict[str, Any]
+
+
+class Stored(NamedTuple):
+    """What is at the location."""
+
+    location: str
+    digest: str = ""
+    size_bytes: int = 0
+    needs: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    host: dict[str, Any] = {}  # noqa: RUF012
+    error: str = ""
+
+
+def look(settings: Settings) -> Surroundings:
+    """Read everything that needs no store."""
+    criu = _told(process.version)
+    return Surroundings(
+        python=platform.python_version(),
+        privileges=privileges.read(),
+        has_clone3=_has_clone3(),
+        may_choose_pids=os.access(_NS_LAST_PID, os.W_OK, effective_ids=True),
+        has_time_namespaces=os.path.exists("/proc/self/timens_offsets"),
+        may_set_clocks=timens.may_be_set(),
+        criu=criu,
+        pycriu=_told(lambda: records.message("core", "core_entry") and ""),
+        scratch=_told(lambda: work_directory(settings)),
+        status_file=settings.status_file,
+        status_is_writable=_is_writable(settings.status_file),
+        shm_bytes=_size("/dev/shm"),
+        room=limits.room(),
+        host=facts.host_facts(criu.value or "0"),
+    )
+
+
+def open_archive(location: str, settings: Settings) -> Stored:
+    """The trailer and the manifest: two small reads."""
+    try:
+        store = storage.open_store(location, storage.Retry.within(settings.stall_timeout))
+        key = read_key(settings.key_file)
+        with Archive.open(store, expected_hash=settings.hash, key=key) as archive:
+            head = archive.manifest.head
+            return Stored(archive.location, archive.digest, archive.size, head.needs, head.host)
+    except CheckpointError as error:
+        return Stored(location, error=f"{error.reason}: {error}")
+
+
+def _has_clone3() -> bool:
+    """A call without arguments starts nothing: EINVAL where there is the call, ENOSYS or EPERM where not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(_SYS_CLONE3, None, 0)
+    return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
+
+
+def _told(ask: Callable[[], str]) -> Told:
+    try:
+        return Told(value=ask())
+    except CheckpointError as error:
+        return Told(error=str(error))
+
+
+def _is_writable(path: str) -> bool:
+    existing = path if os.path.exists(path) else os.path.dirname(path)
+    return os.access(existing, os.W_OK, effective_ids=True)
+
+
+def _size(directory: str) -> int:
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return 0
+    return status.f_blocks * status.f_frsize

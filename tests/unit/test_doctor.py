@@ -1,0 +1,64 @@
+"""What doctor concludes, from containers that are made up."""
+
+from dynamo_entry.compat.limits import Room
+from dynamo_entry.criu import options
+from dynamo_entry.ctl import checks
+from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
+from dynamo_entry.worker.privileges import Privileges
+
+ALL = frozenset(range(41))
+HOST = {
+    "arch": "x86_64",
+    "kernel": "6.1",
+    "cpu_hints": [],
+    "cpu_flags": ["avx2"],
+    "cpu_model": "a CPU",
+    "criu": "4.2",
+    "uid": 0,
+}
+GOOD = Surroundings(
+    python="3.13.0", privileges=Privileges(ALL, ALL, has_seccomp=False), has_clone3=True, may_choose_pids=True,
+    has_time_namespaces=True, may_set_clocks=True, criu=Told("4.2"), pycriu=Told(), scratch=Told("/run/x"),
+    status_file="/dev/termination-log", status_is_writable=True, shm_bytes=1 << 30, room=Room(1 << 30, None),
+    host=HOST,
+)  # fmt: skip
+
+
+def ruled_out(here):
+    return {verb for finding in checks.examine(here) for verb in finding.rules_out}
+
+
+def test_a_container_with_everything_is_all_ok():
+    assert {finding.level for finding in checks.examine(GOOD)} == {"ok"}
+
+
+def test_pids_can_be_chosen_in_two_ways_and_one_is_enough():
+    assert not ruled_out(GOOD._replace(has_clone3=False))
+    assert not ruled_out(GOOD._replace(may_choose_pids=False))
+    assert ruled_out(GOOD._replace(has_clone3=False, may_choose_pids=False)) == {"restore"}
+
+
+def test_both_need_criu_its_package_and_a_scratch_directory():
+    for name in ("criu", "pycriu", "scratch"):
+        assert ruled_out(GOOD._replace(**{name: Told(error="no")})) == {"create", "restore"}
+
+
+def test_both_need_the_capabilities():
+    assert options.missing_capabilities(frozenset())
+    assert ruled_out(GOOD._replace(privileges=Privileges(frozenset(), frozenset(), False))) == {
+        "create", "restore",
+    }  # fmt: skip
+
+
+def test_what_would_be_better_is_a_note_and_rules_nothing_out():
+    here = GOOD._replace(may_set_clocks=False, shm_bytes=64 << 20, status_is_writable=False)
+    assert not ruled_out(here)
+    assert sorted(f.name for f in checks.examine(here) if f.level == "note") == [
+        "/dev/shm", "status file", "time namespace",
+    ]  # fmt: skip
+
+
+def test_an_archive_that_needs_more_memory_than_there_is_cannot_be_restored():
+    stored = Stored("/a.tar", "d", 1, {"memory_bytes": 2 << 30}, HOST)
+    assert checks.compare(GOOD, stored)[-1].rules_out == ("restore",)
+    assert not checks.compare(GOOD, stored._replace(needs={}))[-1].rules_out

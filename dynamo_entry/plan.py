@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from dynamo_entry.settings import PREFIX, Settings
+from dynamo_entry.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
-class Cold(NamedTuple):
+class Cold(Value):
     """Start the engine. ``reason`` is empty where no checkpoint was asked for."""
 
     reason: str = ""
     message: str = ""
 
 
-class Create(NamedTuple):
+class Create(Value):
     """Start the engine, freeze it when it is ready, publish the archive at ``location``."""
 
     location: str
 
 
-class Restore(NamedTuple):
+class Restore(Value):
     """Bring the engine back from the first of ``sources`` that holds a valid archive."""
 
     sources: tuple[str, ...]
@@ -63,22 +66,21 @@ def engine_command(argv: list[str]) -> list[str]:
     return ["/bin/sh", "-c", argv[0] if is_compound else f"exec {argv[0]}"]
 
 
-def engine_environment(
-    environ: dict[bytes, bytes], settings: Settings, *, additions: dict[str, str], is_create: bool
-) -> dict[bytes, bytes]:
-    """The launcher's environment, less its own variables, plus what creation mode adds where unset.
+def environment_changes(
+    names: Iterable[bytes], settings: Settings, *, additions: dict[str, str], is_create: bool
+) -> dict[bytes, bytes | None]:
+    """How the engine's environment differs from the launcher's, whose ``names`` are given; None: withheld.
 
     The engine's memory is part of the archive: what only the launcher needs must not be in there.
-    ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create.
+    ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create. What
+    creation mode adds is added where unset.
     """
-    kept = {PREFIX + "SIGNAL_FILE"} if is_create else set()
+    given = set(names)
+    kept = {PREFIX.encode() + b"SIGNAL_FILE"} if is_create else set()
     dropped = {name.encode() for name in settings.drop_env}
-    engine = {
-        name: value
-        for name, value in environ.items()
-        if name not in dropped
-        and (not name.startswith(PREFIX.encode()) or name.decode("utf-8", "replace") in kept)
+    dropped |= {name for name in given if name.startswith(PREFIX.encode())} - kept
+    added = {name.encode(): text.encode() for name, text in additions.items()}
+    return {
+        **{name: text for name, text in added.items() if name not in given},
+        **dict.fromkeys(sorted(dropped & given)),
     }
-    for name, text in additions.items():
-        engine.setdefault(name.encode(), text.encode())
-    return engine

@@ -6,10 +6,13 @@ reads ``DYNAMO_CHECKPOINT_*``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
 from dynamo_entry.errors import SettingsError
+from dynamo_entry.value import Value
+
+TYPE_CHECKING = False  # what is imported for types alone costs PID 1 nothing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 PREFIX = "DYNAMO_CHECKPOINT_"
 
@@ -17,7 +20,7 @@ PREFIX = "DYNAMO_CHECKPOINT_"
 TERMINATION_LOG = "/dev/termination-log"
 
 
-class Settings(NamedTuple):
+class Settings(Value):
     """What the operator asked for. Times are seconds; empty strings mean "not set"."""
 
     storage_type: str = ""
@@ -120,7 +123,7 @@ def _url(value: str) -> str:
     return value
 
 
-class Variable(NamedTuple):
+class Variable(Value):
     """One environment variable: how it is read and what it means, for the parser and for ``--help``."""
 
     parse: Callable[[str], Any]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from typing import Any
 
 from dynamo_entry.init import engine, signals, tree
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
+from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker
 
-#: Engine pids begin above this; see engine.raise_pids.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Engine pids begin above this; see pids.raise_above.
 LAST_HELPER_PID = 999
 
 #: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can.
@@ -21,27 +24,49 @@ ADDITIONS = {"UV_USE_IO_URING": "0"}
 #: Phases in which the engine is (being) frozen: signals wait until it runs again.
 FROZEN = frozenset(("freeze", "gpu", "dump", "delta", "publish", "thaw"))
 
-EXIT_NOT_DUMPABLE, EXIT_ENGINE_ENDED, EXIT_DUMP_FAILED = 171, 172, 174
+EXIT_ENGINE_ENDED, EXIT_DUMP_FAILED = 172, 174
+
+#: Called off, the worker gets this long to abort the upload and to thaw the engine…
+CALL_OFF_S = 3.0
+
+#: …and then CRIU, twice (its action script ends first, then itself). Otherwise it is given more time, since
+#: an engine that is to go on comes out of it best when CRIU ends by itself.
+THAW_CALLED_OFF_S = (0.7, 0.7, 0.3)
+THAW_S = (5.0, 1.0, 1.0)
 
 
 def create(supervisor: Supervisor) -> int:
     """Run a creation to its end; returns the exit code."""
-    return _Creation(supervisor).run()
+    try:
+        worker = Worker("create", supervisor.settings.stall_timeout)
+    except OSError as error:
+        return _without_worker(supervisor, f"the worker cannot be started: {error.strerror}")
+    return _Creation(supervisor, worker).run()
+
+
+def _without_worker(supervisor: Supervisor, message: str) -> int:
+    result = {
+        "result": "failed", "phase": "start", "reason": "WorkerLost", "retry": True, "message": message,
+    }  # fmt: skip
+    supervisor.log.error("Checkpoint not created", **result)
+    supervisor.report(result)
+    return EXIT_DUMP_FAILED
 
 
 class _Creation:
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, worker: Worker) -> None:
         self._it = supervisor
-        self._worker = Worker("create", supervisor.settings.stall_timeout)
+        self._worker = worker
         self._held: list[int] = []
         self._engine_code: int | None = None
         self._start_error = ""
-        self._is_called_off = False
-        supervisor.loop.listen(self._worker.events)
+        self._called_off = 0
+        self._call_off_end = float("inf")
+        supervisor.loop.listen(worker.events)
 
     def run(self) -> int:
         while True:
-            event = self._it.loop.next(self._worker.deadline)
+            event = self._it.loop.next(min(self._worker.deadline, self._call_off_end))
             if isinstance(event, Signalled):
                 self._signalled(event.number)
             elif isinstance(event, Said):
@@ -49,14 +74,15 @@ class _Creation:
             elif isinstance(event, Silent):
                 self._it.log.error("worker hangs", phase=self._worker.phase)
                 self._worker.kill()
-            elif event.pid == self._it.engine_pid:
+            elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
                 self._engine_ended(event)
-            elif event.pid == self._worker.pid:
+            elif isinstance(event, Ended) and event.pid == self._worker.pid:
                 return self._worker_ended(event.code)
 
     def _signalled(self, number: int) -> None:
-        if number in signals.TERMINATING:
-            self._is_called_off = True
+        if number in signals.TERMINATING and not self._called_off:
+            self._called_off = number
+            self._call_off_end = time.monotonic() + CALL_OFF_S
             self._worker.signal(signal.SIGTERM)
         if self._worker.phase in FROZEN or not self._it.engine_pid:
             self._held.append(number)
@@ -65,15 +91,15 @@ class _Creation:
 
     def _said(self, message: dict[str, Any] | None) -> None:
         self._worker.heard(message)
-        if message is None:
+        if message is None or self._worker.is_garbled:
             self._worker.kill()
-        elif message.get("engine") == "start":
+        elif message.get("engine") == "start" and not self._it.engine_pid and not self._called_off:
             self._start_engine()
 
     def _start_engine(self) -> None:
         """The worker is set up: the engine may begin, and is what the worker waits for next."""
         try:
-            self._it.start_for_creation({**ADDITIONS, **self._preset()}, LAST_HELPER_PID, engine.raise_pids)
+            self._it.start_for_creation({**ADDITIONS, **self._preset()}, LAST_HELPER_PID)
         except engine.StartFailed as error:
             self._start_error = str(error)
             self._engine_code = error.code
@@ -106,18 +132,14 @@ class _Creation:
     def _worker_ended(self, code: int) -> int:
         self._it.loop.stop_listening()
         self._worker.close()
-        result = self._worker.result or self._lost_worker(code)
+        result = self._worker.result or self._lost(code)
         if result["result"] in ("published", "exists"):
             return self._succeeded(result)
         return self._failed(result)
 
-    def _lost_worker(self, code: int) -> dict[str, Any]:
-        """A result for a worker that died without one."""
+    def _lost(self, code: int) -> dict[str, Any]:
         what = "talked garbage" if self._worker.is_garbled else f"ended with {code}"
-        return {
-            "result": "failed", "phase": self._worker.phase, "reason": "WorkerLost", "retry": True,
-            "message": f"the worker {what} in phase {self._worker.phase}", "exit_code": EXIT_DUMP_FAILED,
-        }  # fmt: skip
+        return self._worker.lost(what, EXIT_DUMP_FAILED)
 
     def _succeeded(self, result: dict[str, Any]) -> int:
         self._it.report(_reportable(result))
@@ -145,8 +167,10 @@ class _Creation:
         self._it.report(_reportable(result))
         if self._engine_code is not None:
             self._it.end_rest()
-            return self._engine_code if self._is_called_off or self._start_error else EXIT_ENGINE_ENDED
-        if self._it.settings.after_dump == "continue" or self._is_called_off:
+            return self._engine_code if self._called_off or self._start_error else EXIT_ENGINE_ENDED
+        if self._called_off and not self._it.engine_pid:
+            return 128 + self._called_off
+        if self._it.settings.after_dump == "continue" or self._called_off:
             return self._go_on()
         self._it.end_rest()
         return int(result.get("exit_code") or EXIT_DUMP_FAILED)
@@ -157,7 +181,11 @@ class _Creation:
 
         if self._engine_code is not None or self._worker.phase not in FROZEN or not cuda.is_present():
             return
-        worker = Worker("thaw", self._it.settings.stall_timeout)
+        try:
+            worker = Worker("thaw", self._it.settings.stall_timeout)
+        except OSError as error:
+            self._it.log.error("GPUs not given back", message=error.strerror)  # noqa: TRY400 - not logging
+            return
         self._it.loop.listen(worker.events)
         worker.tell(f"engine {self._it.engine_pid}")
         while not isinstance(event := self._it.loop.next(worker.deadline), Silent):
@@ -165,9 +193,9 @@ class _Creation:
                 self._held.append(event.number)
             elif isinstance(event, Said):
                 worker.heard(event.message)
-            elif event.pid == self._it.engine_pid:
+            elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
                 self._engine_code = event.code
-            elif event.pid == worker.pid:
+            elif isinstance(event, Ended) and event.pid == worker.pid:
                 break
         worker.kill()
         self._it.loop.stop_listening()
@@ -175,13 +203,13 @@ class _Creation:
         if worker.result is None or worker.result["result"] != "thawed":
             self._it.log.error("GPUs not given back", **_reportable(worker.result or {}))
 
-    def _wait_for_helpers(self, limit_s: float = 5) -> None:
+    def _wait_for_helpers(self) -> None:
         """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
 
         After that its action script goes first, which makes CRIU resume the tasks, then CRIU, whose end
         detaches it from them.
         """
-        for patience_s in (limit_s, 1.0, 1.0):
+        for patience_s in THAW_CALLED_OFF_S if self._called_off else THAW_S:
             if not self._helpers_end_within(patience_s):
                 tree.send(self._helpers()[-1:], signal.SIGKILL)
 

@@ -1,13 +1,12 @@
-"""Starting the engine: a clean process in its own group, in the foreground of a terminal if there is one."""
+"""Starting the engine: a clean process in a group of its own, in the foreground of a terminal if there is one."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
-from typing import NamedTuple
 
-from dynamo_entry.init import signals
+from dynamo_entry.init import signals, terminal
+from dynamo_entry.value import Value
 
 #: The shell's conventions, which every supervisor knows.
 EXIT_NOT_EXECUTABLE = 126
@@ -18,86 +17,38 @@ class StartFailed(Exception):
     """The command cannot be executed; ``code`` is the shell's exit code for it."""
 
     def __init__(self, command: str, number: int) -> None:
-        super().__init__(f"cannot execute {command!r}: {os.strerror(number)}")
+        why = os.strerror(number)
+        if number == errno.ENOENT and "/" in command and os.path.exists(command):
+            why = "the interpreter that it names is not there"
+        super().__init__(f"cannot execute {command!r}: {why}")
         self.code = EXIT_NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else EXIT_NOT_EXECUTABLE
 
 
-class Start(NamedTuple):
-    """How the engine is started. ``stdin`` is a path opened in place of standard input, if not empty."""
+class Start(Value):
+    """How the engine is started.
+
+    ``changes`` to our own environment: a value, or None to withhold the variable; the rest is passed on
+    byte for byte. ``stdin`` is a path opened in place of standard input, if not empty.
+    """
 
     argv: list[str]
-    environment: dict[bytes, bytes]
+    changes: dict[bytes, bytes | None]
     own_session: bool = False
     stdin: str = ""
 
 
-def original_environment() -> dict[bytes, bytes]:
-    """The environment this process was started with, byte for byte.
-
-    In the C locale Python adds LC_CTYPE to its own (PEP 538); the engine must not see that.
-    """
-    environment = dict(os.environb)
+def uncoerced_locale() -> dict[bytes, bytes | None]:
+    """The change that takes back what Python did to its environment: in the C locale it sets LC_CTYPE (PEP 538)."""
+    ours = os.environb.get(b"LC_CTYPE")
+    if ours is None:
+        return {}
     try:
         with open("/proc/self/environ", "rb", buffering=0) as file:
-            given = file.read()
+            entries = file.read().split(b"\0")
     except OSError:
-        return environment
-    if b"LC_CTYPE" in environment and not any(entry.startswith(b"LC_CTYPE=") for entry in given.split(b"\0")):
-        del environment[b"LC_CTYPE"]
-    return environment
-
-
-def keep_descriptors_private() -> None:
-    """Mark everything beyond standard error close-on-exec: the engine gets 0, 1 and 2, no more."""
-    try:
-        descriptors = [int(entry) for entry in os.listdir("/proc/self/fd")]
-    except OSError:
-        descriptors = list(range(min(os.sysconf("SC_OPEN_MAX"), 4096)))
-    for descriptor in descriptors:
-        if descriptor > 2:
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                pass
-
-
-def raise_pids(last_pid: int) -> None:
-    """Make the next process get a pid above ``last_pid``.
-
-    A restored engine needs the pids that it had; those of the launcher and of CRIU are low in any
-    container. Where ns_last_pid is read-only, a child process uses up the pids with threads
-    (about 80 µs a thread).
-    """
-    try:
-        with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
-            file.write(str(last_pid))
-    except OSError:
-        _use_up_pids(last_pid)
-
-
-def _use_up_pids(last_pid: int) -> None:
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        return
-    try:
-        import _thread  # noqa: PLC0415 - only the child that needs threads loads them
-
-        taken = os.getpid()
-        turn = _thread.allocate_lock()
-
-        def take() -> None:
-            nonlocal taken
-            taken = _thread.get_native_id()
-            turn.release()
-
-        while taken < last_pid:
-            turn.acquire()
-            _thread.start_new_thread(take, ())
-            turn.acquire()
-            turn.release()
-    finally:
-        os._exit(0)
+        return {}
+    given = next((entry[9:] for entry in entries if entry.startswith(b"LC_CTYPE=")), None)
+    return {} if given == ours else {b"LC_CTYPE": given}
 
 
 def start(how: Start) -> int:
@@ -107,14 +58,17 @@ def start(how: Start) -> int:
     which arrives in between is neither lost nor handled by a copy of the launcher.
     """
     failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signals.block_all()
     try:
         pid = os.fork()
         if pid == 0:
             _become_engine(how, failure_writer)
+    except OSError as error:
+        os.close(failure_reader)
+        raise StartFailed(how.argv[0], error.errno or errno.EAGAIN) from None
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    os.close(failure_writer)
+        os.close(failure_writer)
+        signals.restore_mask()
     with os.fdopen(failure_reader, "rb") as reader:
         failure = reader.read()
     if failure:
@@ -127,8 +81,13 @@ def _become_engine(how: Start, failure_writer: int) -> None:
     """The child's half of ``start``; never returns."""
     number = errno.EINVAL
     try:
-        if how.own_session or not _take_foreground():
+        if how.own_session or not terminal.is_controlling():
             os.setsid()
+        else:
+            is_foreground = terminal.is_foreground()
+            os.setpgid(0, 0)
+            if is_foreground:
+                terminal.give(os.getpid())
         if how.own_session:
             from dynamo_entry.init import freezable  # noqa: PLC0415 - only a creation loads ctypes
 
@@ -136,12 +95,10 @@ def _become_engine(how: Start, failure_writer: int) -> None:
         if how.stdin:
             descriptor = os.open(how.stdin, os.O_RDONLY)
             os.dup2(descriptor, 0)
-            if descriptor:
-                os.close(descriptor)
-        signal.set_wakeup_fd(-1)
-        signals.restore_defaults()
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execvpe(how.argv[0], how.argv, how.environment)
+        for name, text in how.changes.items():
+            os.unsetenv(name) if text is None else os.putenv(name, text)
+        signals.clean_for_exec()
+        _execute(how.argv)
     except OSError as error:
         number = error.errno or number
     finally:
@@ -149,16 +106,23 @@ def _become_engine(how: Start, failure_writer: int) -> None:
         os._exit(EXIT_NOT_FOUND)
 
 
-def _take_foreground() -> bool:
-    """With a controlling terminal on standard input: an own foreground process group. Else False."""
-    try:
-        os.tcgetpgrp(0)
-    except OSError:
-        return False
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    try:
-        os.tcsetpgrp(0, os.getpid())
-    except OSError:
-        pass
-    return True
+def _execute(argv: list[str]) -> None:
+    """execvp(3), with its shell for scripts without ``#!``, which Python's own lacks. Raises OSError.
+
+    ``os.execv`` passes the C library's environment on, with whatever is in there twice or malformed.
+    """
+    command = argv[0]
+    failure: OSError = FileNotFoundError(errno.ENOENT, "")
+    directories = [""] if "/" in command else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    for path in [os.path.join(directory, command) for directory in directories] if command else ():
+        try:
+            os.execv(path, argv)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            failure = error
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            os.execv("/bin/sh", ["/bin/sh", path, *argv[1:]])
+    raise failure

@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections import deque
-from typing import Any, NamedTuple
 
 from dynamo_entry.init import signals, tree
+from dynamo_entry.init.signals import signal
+from dynamo_entry.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-class Signalled(NamedTuple):
+class Signalled(Value):
     """A signal for the engine arrived."""
 
     number: int
 
 
-class Ended(NamedTuple):
-    """A child, adopted or our own, ended; ``code`` as shells say it, ``status`` as wait says it."""
+class Ended(Value):
+    """A child, adopted or our own, ended; ``code`` as shells say it."""
 
     pid: int
     code: int
 
 
-class Said(NamedTuple):
+class Stopped(Value):
+    """A child was stopped by a signal, as Ctrl-Z does."""
+
+    pid: int
+    number: int
+
+
+class Said(Value):
     """A whole line from the worker: its message, or None where that is not a JSON object."""
 
     message: dict[str, Any] | None
 
 
-class Silent(NamedTuple):
+class Silent(Value):
     """The given time passed and nothing else happened."""
 
 
-Event = Signalled | Ended | Said | Silent
+Event = Signalled | Ended | Stopped | Said | Silent
 
 #: A worker that says more than this without a line's end talks garbage.
 LINE_LIMIT_BYTES = 1 << 16
@@ -49,6 +60,7 @@ class Loop:
         self._poll = select.poll()
         self._poll.register(self._signals, select.POLLIN)
         self._ready: deque[Event] = deque()
+        self._is_reaping_due = False
         self._worker = -1
         self._line = b""
 
@@ -67,8 +79,15 @@ class Loop:
             self._worker = -1
 
     def next(self, deadline: float | None = None) -> Event:
-        """The next event; Silent when ``deadline`` (on the monotonic clock; None or inf: never) comes first."""
+        """The next event; Silent when ``deadline`` (on the monotonic clock; None or inf: never) comes first.
+
+        A child is reaped when everything before its end is dealt with: until then its pid is its own, and
+        a signal forwarded to it cannot reach another.
+        """
         while not self._ready:
+            if self._is_reaping_due:
+                self._reap()
+                continue
             wait_ms = None
             if deadline is not None and deadline != float("inf"):
                 wait_ms = max(0.0, deadline - time.monotonic()) * 1000
@@ -88,10 +107,17 @@ class Loop:
         except BlockingIOError:
             return
         self._ready.extend(Signalled(number) for number in numbers if number != signal.SIGCHLD)
-        if signal.SIGCHLD in numbers:
-            ended = tree.reap()
-            self._read_worker()
-            self._ready.extend(Ended(pid, tree.exit_code(status)) for pid, status in ended)
+        self._is_reaping_due |= signal.SIGCHLD in numbers
+
+    def _reap(self) -> None:
+        self._is_reaping_due = False
+        changed = tree.reap()
+        self._read_worker()
+        for pid, status in changed:
+            if os.WIFSTOPPED(status):
+                self._ready.append(Stopped(pid, os.WSTOPSIG(status)))
+            else:
+                self._ready.append(Ended(pid, tree.exit_code(status)))
 
     def _read_worker(self) -> None:
         while self._worker >= 0:
@@ -114,6 +140,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None

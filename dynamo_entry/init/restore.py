@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from typing import Any
 
 from dynamo_entry.init import signals, tree
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker
 from dynamo_entry.plan import Restore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 EXIT_RESTORE_FAILED = 180
 
@@ -20,17 +22,22 @@ UNDO_LIMIT_S = 60
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
     """Run a restore to the engine's end, or fall back; returns the exit code."""
-    return _Restoration(supervisor, plan).run()
+    try:
+        worker = Worker("restore", supervisor.settings.stall_timeout)
+    except OSError as error:
+        message = f"the worker cannot be started: {error.strerror}"
+        return supervisor.fall_back("start", "WorkerLost", message, code=EXIT_RESTORE_FAILED)
+    worker.tell("\n".join(("sources", *plan.sources, "")))
+    return _Restoration(supervisor, worker).run()
 
 
 class _Restoration:
-    def __init__(self, supervisor: Supervisor, plan: Restore) -> None:
+    def __init__(self, supervisor: Supervisor, worker: Worker) -> None:
         self._it = supervisor
-        self._worker = Worker("restore", supervisor.settings.stall_timeout)
+        self._worker = worker
         self._held: list[int] = []
         self._ended: dict[int, int] = {}
-        supervisor.loop.listen(self._worker.events)
-        self._worker.tell("\n".join(("sources", *plan.sources, "")))
+        supervisor.loop.listen(worker.events)
 
     def run(self) -> int:
         while True:
@@ -41,21 +48,23 @@ class _Restoration:
                     return self._called_off(event.number)
             elif isinstance(event, Said):
                 self._worker.heard(event.message)
-                if event.message is None:
+                if self._worker.is_garbled:
                     return self._failed(self._lost("talked garbage"))
             elif isinstance(event, Silent):
                 return self._failed(self._lost("made no progress"))
-            elif event.pid == self._worker.pid:
+            elif isinstance(event, Ended) and event.pid == self._worker.pid:
                 return self._worker_ended(event.code)
-            else:
+            elif isinstance(event, Ended):
                 self._ended[event.pid] = event.code
 
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")
         if result["result"] != "restored":
             return self._failed(result)
+        if result["pid"] not in self._ended and not tree.is_child(result["pid"]):
+            return self._failed(self._lost("reported an engine that is not there"))
         self._close()
-        self._it.engine_pid = int(result["pid"])
+        self._it.engine_pid = result["pid"]
         self._it.report(_reportable(result))
         self._it.log.info("Restored", **_facts(result), pid=self._it.engine_pid)
         if self._it.engine_pid in self._ended:  # in the moment between the worker's last word and its end
@@ -66,21 +75,25 @@ class _Restoration:
         return self._it.follow()
 
     def _lost(self, what: str) -> dict[str, Any]:
-        return {
-            "result": "failed", "phase": self._worker.phase, "reason": "WorkerLost", "retry": True,
-            "message": f"the worker {what} in phase {self._worker.phase}", "exit_code": EXIT_RESTORE_FAILED,
-        }  # fmt: skip
+        return self._worker.lost(what, EXIT_RESTORE_FAILED)
 
     def _called_off(self, number: int) -> int:
         self._clear()
+        return self._report_called_off(number)
+
+    def _report_called_off(self, number: int) -> int:
         self._it.log.info("Restore called off", signal=signals.name(number), phase=self._worker.phase)
-        self._it.report({"result": "failed", "phase": self._worker.phase, "reason": "CalledOff", "retry": True,
-                         "message": f"{signals.name(number)} arrived before the engine was restored"})  # fmt: skip
+        called_off = self._lost("was called off")
+        self._it.report({
+            **_reportable(called_off), "reason": "CalledOff",
+            "message": f"{signals.name(number)} arrived before the engine was restored",
+        })  # fmt: skip
         return 128 + number
 
     def _failed(self, result: dict[str, Any]) -> int:
         self._clear()
-        self._undo()
+        if number := self._undo():
+            return self._report_called_off(number)
         fields = _reportable(result)
         phase, reason, message = (str(fields.pop(name, "")) for name in ("phase", "reason", "message"))
         fields.pop("result")
@@ -99,26 +112,38 @@ class _Restoration:
         self._it.loop.stop_listening()
         self._worker.close()
 
-    def _undo(self) -> None:
-        """Take back what the filesystem delta changed, in a process that may fail without harm."""
-        worker = Worker("undo", UNDO_LIMIT_S)
+    def _undo(self) -> int:
+        """Take back what the filesystem delta changed, in a process that may fail without harm.
+
+        Returns a signal that asked for the end meanwhile, or 0.
+        """
+        try:
+            worker = Worker("undo", UNDO_LIMIT_S)
+        except OSError as error:
+            self._it.log.warning("filesystem delta not undone", message=error.strerror)
+            return 0
         self._it.loop.listen(worker.events)
+        number = self._wait_for_undo(worker)
+        self._it.loop.stop_listening()
+        worker.close()
+        tree.kill_all()
+        if not number and (not worker.result or worker.result["result"] != "undone"):
+            message = (worker.result or {}).get("message", "")
+            self._it.log.warning("filesystem delta not undone", message=message)
+        return number
+
+    def _wait_for_undo(self, worker: Worker) -> int:
         deadline = time.monotonic() + UNDO_LIMIT_S
         while not isinstance(event := self._it.loop.next(deadline), Silent):
             if isinstance(event, Signalled):
                 self._held.append(event.number)
+                if event.number in signals.TERMINATING:
+                    return event.number
             elif isinstance(event, Said):
                 worker.heard(event.message)
             elif isinstance(event, Ended) and event.pid == worker.pid:
                 break
-        if not worker.result or worker.result["result"] != "undone":
-            self._it.log.warning(
-                "filesystem delta not undone", message=(worker.result or {}).get("message", "")
-            )
-        tree.send([worker.pid], signal.SIGKILL)
-        self._it.loop.stop_listening()
-        worker.close()
-        tree.kill_all()
+        return 0
 
 
 def _facts(result: dict[str, Any]) -> dict[str, Any]:

@@ -5,36 +5,44 @@ from __future__ import annotations
 import os
 
 from dynamo_entry.errors import SettingsError, StorageError
-from dynamo_entry.init import engine, tree
+from dynamo_entry.init import descriptors, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command
 from dynamo_entry.report.lines import Log
-from dynamo_entry.settings import PREFIX, Settings, from_environment, unknown_variables
+from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Settings, from_environment, unknown_variables
 
 
 def launch(loop: Loop, argv: list[str]) -> int:
     """Run ``argv`` as the environment says; returns the exit code of this process."""
-    engine.keep_descriptors_private()
-    tree.become_subreaper()
-    environment = engine.original_environment()
+    descriptors.keep_private()
+    lack = tree.become_subreaper()
     mine = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     try:
         settings = from_environment(mine)
     except SettingsError as error:
-        return _with_invalid_settings(loop, argv, environment, mine, error)
+        return _with_invalid_settings(loop, argv, mine, error)
 
     log = Log(settings.log_level, settings.log_format)
     for name in unknown_variables(mine):
         log.warning("unknown variable ignored", name=name)
+    if lack:
+        log.warning(
+            "orphans of the engine will not be reaped: this is neither PID 1 nor a subreaper", error=lack
+        )
     plan = decide(settings, path_exists=os.path.exists(settings.path))
-    return _carry_out(Supervisor(loop, log, settings, engine_command(argv), environment), plan)
+    return _carry_out(Supervisor(loop, log, settings, engine_command(argv)), plan)
 
 
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
     if isinstance(plan, Cold):
         if plan.reason:
             return supervisor.fall_back("resolve", plan.reason, plan.message, code=StorageError.exit_code)
+        if (
+            supervisor.settings.status_file != TERMINATION_LOG
+        ):  # which is the engine's own as long as nobody asks
+            supervisor.report({"result": "cold", "phase": "resolve", "reason": "NotAsked", "retry": False,
+                               "message": "no checkpoint was asked for"})  # fmt: skip
         return supervisor.cold()
     if isinstance(plan, Create):
         from dynamo_entry.init.create import create  # noqa: PLC0415 - a cold start needs none of it
@@ -45,12 +53,10 @@ def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
     return restore(supervisor, plan)
 
 
-def _with_invalid_settings(
-    loop: Loop, argv: list[str], environment: dict[bytes, bytes], mine: dict[str, str], error: SettingsError
-) -> int:
+def _with_invalid_settings(loop: Loop, argv: list[str], mine: dict[str, str], error: SettingsError) -> int:
     """A creation with a wrong setting ends here; a worker pod serves all the same, unless told not to."""
     creates = PREFIX + "SIGNAL_FILE" in mine or mine.get(PREFIX + "MODE") == "create"
     must_fail = creates or mine.get(PREFIX + "ON_FAILURE") == "fail"
     settings = Settings(on_failure="fail" if must_fail else "cold")
-    supervisor = Supervisor(loop, Log(), settings, engine_command(argv), environment)
+    supervisor = Supervisor(loop, Log(), settings, engine_command(argv))
     return supervisor.fall_back("settings", error.reason, str(error), code=error.exit_code, retry=error.retry)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 
-#: Cannot be caught, or mean that this very process is broken: never forwarded.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # what `signal` wraps in enums, a tenth of what PID 1 has to import
+
+__all__ = [
+    "STOPPING", "TERMINATING", "block_all", "catch_all", "clean_for_exec", "forwardable", "ignore", "name",
+    "restore_mask", "signal",
+]  # fmt: skip
+
+#: Cannot be caught, tell of our own children, or mean that this very process is broken.
 _NOT_FORWARDED = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD,
-    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT,
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
 }  # fmt: skip
 
 #: Ask for the end: in the middle of a creation or a restore they call it off.
@@ -27,12 +37,14 @@ def forwardable() -> list[int]:
 def catch_all() -> int:
     """Turn forwardable signals and SIGCHLD into bytes of a pipe; returns its reading end.
 
-    One byte a delivery, written by the C-level handler: nothing runs between delivery and record.
+    One byte a delivery, written by the C-level handler: nothing runs between delivery and record. What
+    this process inherited as blocked or ignored is caught all the same.
     """
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (*forwardable(), signal.SIGCHLD):
         signal.signal(number, _noted)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     return reader
 
 
@@ -40,19 +52,39 @@ def _noted(_number: int, _frame: object) -> None:
     """Python wants a handler; the byte in the pipe is what counts."""
 
 
-def restore_defaults() -> None:
-    """In a child before exec: every disposition back to its default, as the engine expects them.
+def ignore(*numbers: int) -> None:
+    """Neither catch nor forward these from now on."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def block_all() -> None:
+    """Keep every signal pending: around a fork, whose child must not take one for its parent."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def restore_mask() -> None:
+    """Let them come again."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def clean_for_exec() -> None:
+    """In a child, right before exec: every disposition at its default and nothing blocked.
 
     Python ignores SIGPIPE and SIGXFSZ for itself, and the launcher may have inherited more.
     """
+    signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
+    restore_mask()
 
 
 def name(number: int) -> str:
     """``SIGTERM`` for 15."""
+    from signal import Signals  # noqa: PLC0415 - see above
+
     try:
-        return signal.Signals(number).name
+        return Signals(number).name
     except ValueError:
         return f"SIG{number}"

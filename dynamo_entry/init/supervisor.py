@@ -3,51 +3,58 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from typing import Any
 
-from dynamo_entry.init import signals, tree
-from dynamo_entry.init.engine import Start, StartFailed, start
-from dynamo_entry.init.loop import Ended, Loop, Signalled
-from dynamo_entry.plan import engine_environment
+from dynamo_entry.init import pids, signals, terminal, tree
+from dynamo_entry.init.engine import Start, StartFailed, start, uncoerced_locale
+from dynamo_entry.init.loop import Ended, Loop, Signalled, Silent, Stopped
+from dynamo_entry.init.signals import signal
+from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import Log, write_line
 from dynamo_entry.settings import TERMINATION_LOG, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Supervisor:
     """What every flow shares: the engine's command, forwarding, reaping, fallback, the result object."""
 
-    def __init__(
-        self, loop: Loop, log: Log, settings: Settings, argv: list[str], environment: dict[bytes, bytes]
-    ) -> None:
+    def __init__(self, loop: Loop, log: Log, settings: Settings, argv: list[str]) -> None:
         self.loop = loop
         self.log = log
         self.settings = settings
         self.argv = argv
         self.engine_pid = 0
-        self._environment = environment
+        self._has_terminal = False
         self._began = time.monotonic()
 
     def cold(self, held: list[int] | None = None) -> int:
         """Start the engine, deliver the signals that came too early, follow it to its end."""
-        environment = engine_environment(self._environment, self.settings, additions={}, is_create=False)
+        self._has_terminal = terminal.is_controlling()
         try:
-            self.engine_pid = start(Start(self.argv, environment))
+            self.engine_pid = start(Start(self.argv, self._environment_changes({}, is_create=False)))
         except StartFailed as error:
             write_line(f"dynamo-entry: {error}")
             return error.code
+        if self._has_terminal:  # its group has it now: a line that we write must not be a reason to stop
+            signals.ignore(signal.SIGTTIN, signal.SIGTTOU)
         for number in held or ():
             self.forward(number)
         return self.follow()
 
-    def start_for_creation(self, additions: dict[str, str], last_pid: int, raise_pids: Any) -> None:
+    def start_for_creation(self, additions: dict[str, str], last_pid: int) -> None:
         """Start an engine that is going to be frozen. Raises StartFailed."""
-        environment = engine_environment(
-            self._environment, self.settings, additions=additions, is_create=True
-        )
-        raise_pids(last_pid)
-        self.engine_pid = start(Start(self.argv, environment, own_session=True, stdin="/dev/null"))
+        changes = self._environment_changes(additions, is_create=True)
+        pids.raise_above(last_pid)
+        self.engine_pid = start(Start(self.argv, changes, own_session=True, stdin="/dev/null"))
+
+    def _environment_changes(
+        self, additions: dict[str, str], *, is_create: bool
+    ) -> dict[bytes, bytes | None]:
+        changes = environment_changes(os.environb, self.settings, additions=additions, is_create=is_create)
+        return {**uncoerced_locale(), **changes}
 
     def follow(self) -> int:
         """Forward signals until the engine ends, then end what it left; returns the engine's code."""
@@ -55,22 +62,39 @@ class Supervisor:
             event = self.loop.next()
             if isinstance(event, Signalled):
                 self.forward(event.number)
+            elif isinstance(event, Stopped) and event.pid == self.engine_pid:
+                self._stopped(event.number)
             elif isinstance(event, Ended) and event.pid == self.engine_pid:
+                if self._has_terminal:
+                    terminal.take_back(self.engine_pid)
                 self.end_rest()
                 return event.code
 
     def forward(self, number: int) -> None:
         """Pass a signal on to the engine's process group (or the engine alone)."""
+        if number == signal.SIGCONT and self._has_terminal and terminal.is_foreground():
+            terminal.give(self.engine_pid)  # a shell brought us back to the foreground
         sent = signal.SIGSTOP if number in signals.STOPPING else number
         try:
             if self.settings.signal_target == "group":
                 os.killpg(self.engine_pid, sent)
             else:
                 os.kill(self.engine_pid, sent)
-        except OSError:
+        except ProcessLookupError:
             pass  # it ended; the news is on its way
+        except OSError as error:
+            self.log.warning("signal not delivered", signal=signals.name(number), error=error.strerror)
         if number in signals.STOPPING:
             os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _stopped(self, number: int) -> None:
+        """Ctrl-Z: a shell above takes over; where there is none, nobody could resume the engine but us."""
+        if not self._has_terminal:
+            return
+        if terminal.has_shell_above():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif number == signal.SIGTSTP:
+            self.forward(signal.SIGCONT)
 
     def end_rest(self) -> None:
         """TERM, then after the grace period KILL, for what is left below this process."""
@@ -80,8 +104,12 @@ class Supervisor:
         tree.send(left, signal.SIGTERM)
         tree.send(left, signal.SIGCONT)
         deadline = time.monotonic() + self.settings.stop_grace
-        while tree.descendants(os.getpid()) and time.monotonic() < deadline:
-            self.loop.next(min(deadline, time.monotonic() + 0.1))
+        while tree.has_children():
+            event = self.loop.next(deadline)
+            if isinstance(event, Signalled):
+                tree.send(tree.descendants(os.getpid()), event.number)
+            elif isinstance(event, Silent):
+                break
         tree.kill_all()
 
     def fall_back(

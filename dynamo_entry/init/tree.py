@@ -1,22 +1,27 @@
-"""The processes below this one: find them, end them."""
+"""The processes below this one: find them, reap them, end them."""
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 
+from dynamo_entry.init.signals import signal
 
-def become_subreaper() -> None:
-    """Where this is not PID 1, orphans of the engine come to us all the same.
+
+def become_subreaper() -> str:
+    """Where this is not PID 1, orphans of the engine come to us all the same; returns what went wrong, if so.
 
     PR_SET_CHILD_SUBREAPER is 36 (linux/prctl.h). PID 1 is spared the import of ctypes.
     """
     if os.getpid() == 1:
-        return
-    import ctypes  # noqa: PLC0415
+        return ""
+    try:
+        import ctypes  # noqa: PLC0415
 
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+        failed = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    except (ImportError, OSError, AttributeError) as error:
+        return str(error)
+    return "prctl failed" if failed else ""
 
 
 def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[int]:
@@ -60,16 +65,34 @@ def send(pids: list[int], number: int) -> None:
 
 
 def reap() -> list[tuple[int, int]]:
-    """(pid, wait status) of every child that ended, without waiting."""
-    ended: list[tuple[int, int]] = []
+    """(pid, wait status) of every child that ended or stopped, without waiting."""
+    changed: list[tuple[int, int]] = []
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         except OSError:
-            return ended
+            return changed
         if pid == 0:
-            return ended
-        ended.append((pid, status))
+            return changed
+        changed.append((pid, status))
+
+
+def has_children() -> bool:
+    """Whether anything is left below this process: whatever is orphaned becomes our child."""
+    return _is_there(os.P_ALL, 0)
+
+
+def is_child(pid: int) -> bool:
+    """Whether ``pid`` is a child of this process, running or not yet reaped."""
+    return _is_there(os.P_PID, pid)
+
+
+def _is_there(kind: int, pid: int) -> bool:
+    try:
+        os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except OSError:
+        return False
+    return True
 
 
 def kill_all(limit_s: float = 5) -> None:

@@ -1,17 +1,23 @@
-"""PID 1's end of the worker: start it, follow its phases, notice when it hangs, end it."""
+"""PID 1's end of the worker: start it, follow its phases, notice when it hangs or talks garbage, end it."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from typing import Any
 
 from dynamo_entry.init import signals
+from dynamo_entry.init.signals import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: The worker keeps its own deadlines; PID 1 steps in when it is this much later.
 BACKSTOP_S = 5.0
+
+#: No limit that the worker names is longer.
+_LONGEST_S = 1e9
 
 #: Isolated from the engine's PYTHON* variables and working directory, and yet the same package as ours.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.worker.__main__ import main; main()"
@@ -19,22 +25,31 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 
 
 class Worker:
-    """A running worker process (``dynamo_entry.worker``), in its own session.
+    """A running worker process (``dynamo_entry.worker``), in its own session. Raises OSError if it cannot run.
 
     It says JSON lines on descriptor 3 and is told things by lines on its standard input.
     """
 
     def __init__(self, verb: str, stall_s: float) -> None:
         self.phase = "start"
+        self.seconds: dict[str, float] = {}
         self.result: dict[str, Any] | None = None
         self.is_garbled = False
-        self._stall_s = stall_s
-        self._phase_end = self._silence_end = time.monotonic() + stall_s
+        self._default_stall_s = self._stall_s = stall_s
+        self._phase_began = time.monotonic()
+        self._phase_end = float("inf")
+        self._silence_end = self._phase_began + stall_s
         self.events, events_writer = os.pipe2(os.O_CLOEXEC)
         control_reader, self._control = os.pipe2(os.O_CLOEXEC)
-        self.pid = _spawn(verb, control_reader, events_writer)
-        os.close(events_writer)
-        os.close(control_reader)
+        try:
+            self.pid = _spawn(verb, control_reader, events_writer)
+        except OSError:
+            os.close(self.events)
+            os.close(self._control)
+            raise
+        finally:
+            os.close(events_writer)
+            os.close(control_reader)
 
     @property
     def deadline(self) -> float:
@@ -43,17 +58,27 @@ class Worker:
 
     def heard(self, message: dict[str, Any] | None) -> None:
         """Take in one message: a phase begins, something progressed, or the result."""
-        now = time.monotonic()
-        if message is None:
+        if message is None or not _makes_sense(message):
             self.is_garbled = True
             return
-        if "phase" in message:
-            self.phase = str(message["phase"])
+        now = time.monotonic()
+        if "phase" in message and "result" not in message:
+            self.seconds[self.phase] = round(now - self._phase_began, 3)
+            self.phase = message["phase"]
+            self._phase_began = now
             self._phase_end = now + (_number(message, "limit_s") or float("inf"))
-            self._stall_s = _number(message, "stall_s") or float("inf")
+            self._stall_s = _number(message, "stall_s") or self._default_stall_s
         if "result" in message:
             self.result = message
         self._silence_end = now + self._stall_s
+
+    def lost(self, what: str, exit_code: int) -> dict[str, Any]:
+        """The result of a worker that gave none itself."""
+        seconds = {**self.seconds, self.phase: round(time.monotonic() - self._phase_began, 3)}
+        return {
+            "result": "failed", "phase": self.phase, "reason": "WorkerLost", "retry": True, "seconds": seconds,
+            "message": f"the worker {what} in phase {self.phase}", "exit_code": exit_code,
+        }  # fmt: skip
 
     def tell(self, line: str) -> None:
         """Send one line to the worker; one that is gone will be noticed by its end."""
@@ -78,27 +103,46 @@ class Worker:
         os.close(self._control)
 
 
+def _makes_sense(message: dict[str, Any]) -> bool:
+    """Whether everything that is relied upon is there: garbage must not get any further than this."""
+    if "result" not in message:
+        return isinstance(message.get("phase", ""), str)
+    return (
+        isinstance(message["result"], str)
+        and isinstance(message.get("phase"), str)
+        and isinstance(message.get("exit_code", 0), int)
+        and (message["result"] != "restored" or isinstance(message.get("pid"), int))
+    )
+
+
 def _number(message: dict[str, Any], name: str) -> float:
     value = message.get(name)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return float(value) if isinstance(value, int | float) and 0 < value < _LONGEST_S else 0.0
 
 
 def _spawn(verb: str, control: int, events: int) -> int:
-    """Fork and exec the worker with stdin from ``control`` and descriptor 3 to ``events``."""
+    """Fork and exec the worker with stdin from ``control`` and descriptor 3 to ``events``. Raises OSError."""
     argv = [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT, verb]
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
-    if pid:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return pid
+    signals.block_all()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_worker(argv, control, events)
+    finally:
+        signals.restore_mask()
+    return pid
+
+
+def _become_worker(argv: list[str], control: int, events: int) -> None:
+    """The child's half; never returns."""
     try:
         os.setsid()
-        signal.set_wakeup_fd(-1)
-        signals.restore_defaults()
         os.dup2(control, 0)
         saved = os.dup(events)
-        os.dup2(saved, 3, inheritable=True)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execv(sys.executable, argv)
+        os.dup2(saved, 3)
+        for descriptor in (1, 2):  # where ours were closed, the worker's are what occupies them
+            os.set_inheritable(descriptor, True)
+        signals.clean_for_exec()
+        os.execv(argv[0], argv)
     finally:
         os._exit(127)

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import MutableMapping
-from typing import Any
+
+TYPE_CHECKING = False  # what is imported for types alone costs PID 1 nothing
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

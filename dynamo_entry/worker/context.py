@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dynamo_entry import context
 from dynamo_entry.compat import facts
-from dynamo_entry.plan import engine_environment
+from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.places import work_directory
@@ -75,8 +75,9 @@ def _path(settings: Settings) -> str:
 
 def _here(settings: Settings) -> dict[bytes, bytes]:
     """What a cold start would give the engine, less the store's credentials."""
-    whole = engine_environment(_environment(os.getppid()), settings, additions={}, is_create=False)
-    return {name: value for name, value in whole.items() if name not in _CREDENTIALS}
+    given = _environment(os.getppid())
+    withheld = {*environment_changes(given, settings, additions={}, is_create=False), *_CREDENTIALS}
+    return {name: value for name, value in given.items() if name not in withheld}
 
 
 def _environment(pid: int) -> dict[bytes, bytes]:

@@ -16,4 +16,4 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     context.remove(settings)
     if apply.undo(work_directory(settings)):
         channel.log.info("filesystem delta undone")
-    return {"result": "undone"}
+    return {"result": "undone", "phase": channel.phase_name}

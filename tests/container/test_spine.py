@@ -63,6 +63,7 @@ def test_an_engine_is_created_here_and_restored_there(containers):
     container.get("/print?text=hello&stream=stdout")
     container.get("/print?text=oops&stream=stderr")
     container.wait_for_text("hello")
+    container.wait_for_text("oops")
     assert "hello" in container.stdout
     assert "oops" in container.stderr
     assert "tiny: listening" not in container.stdout

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, engine_environment
+from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, environment_changes
 from dynamo_entry.settings import PREFIX, Settings, from_environment
 
 S3 = "s3://bucket/a.tar"
@@ -46,21 +46,15 @@ def test_one_string_with_blanks_is_a_shell_command(argv, expected):
 
 
 def test_the_engine_does_not_see_the_launchers_variables():
-    environ = {
-        b"HOME": b"/root",
-        b"DYNAMO_CHECKPOINT_LOCATION": b"/c",
-        b"AWS_SECRET_ACCESS_KEY": b"s",
-        b"X": b"\xff",
-    }
-    engine = engine_environment(
-        environ, Settings(drop_env=("AWS_SECRET_ACCESS_KEY",)), additions={}, is_create=False
+    names = [b"HOME", b"DYNAMO_CHECKPOINT_LOCATION", b"AWS_SECRET_ACCESS_KEY"]
+    changes = environment_changes(
+        names, Settings(drop_env=("AWS_SECRET_ACCESS_KEY", "ABSENT")), additions={}, is_create=False
     )
-    assert engine == {b"HOME": b"/root", b"X": b"\xff"}
+    assert changes == {b"AWS_SECRET_ACCESS_KEY": None, b"DYNAMO_CHECKPOINT_LOCATION": None}
 
 
 def test_creation_adds_where_unset_and_keeps_the_signal_file():
-    environ = {b"DYNAMO_CHECKPOINT_SIGNAL_FILE": b"/tmp/ready", b"UV_USE_IO_URING": b"1"}
-    engine = engine_environment(
-        environ, Settings(), additions={"UV_USE_IO_URING": "0", "A": "b"}, is_create=True
-    )
-    assert engine == {**environ, b"A": b"b"}
+    names = [b"DYNAMO_CHECKPOINT_SIGNAL_FILE", b"UV_USE_IO_URING"]
+    additions = {"UV_USE_IO_URING": "0", "A": "b"}
+    changes = environment_changes(names, Settings(), additions=additions, is_create=True)
+    assert changes == {b"A": b"b"}

@@ -1,0 +1,141 @@
+"""Where something usual is missing the launcher works all the same, or says in one line what it lacks."""
+
+import os
+import signal
+
+import pytest
+from launchers import LAUNCHER
+from processes import state
+
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+
+def mounted(command):
+    """A prefix that changes mounts: the launcher has a mount namespace of its own."""
+    return ("sh", "-e", "-c", f'{command}; exec "$@"', "sh")
+
+
+def works(run):
+    """Forwards, and passes the exit code on."""
+    run.wait_for_line("ready")
+    run.signal(signal.SIGUSR1)
+    assert run.exit_code() == 42, run.output
+
+
+ENGINE = ("sh", "-c", "trap 'exit 42' USR1; echo ready; while :; do sleep 0.05; done")
+
+
+def test_without_root(start):
+    works(start(*ENGINE, prefix=NOBODY))
+
+
+def test_without_any_capability(start):
+    works(
+        start(*ENGINE, prefix=("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs"))
+    )
+
+
+@pytest.mark.parametrize("prefix", [(), NOBODY])
+def test_with_other_processes_hidden_in_proc(start, prefix, probe):
+    works(start(*ENGINE, prefix=(*mounted("mount -o remount,hidepid=2 /proc"), *prefix)))
+
+
+@pytest.mark.parametrize("prefix", [(), NOBODY])
+def test_what_is_left_is_found_with_other_processes_hidden(start, prefix, probe):
+    run = start(probe, "leave", "polite", prefix=(*mounted("mount -o remount,hidepid=2 /proc"), *prefix))
+    assert run.exit_code() == 7
+    assert "got 15" in run.lines
+
+
+def test_without_proc(start):
+    run = start(*ENGINE, prefix=mounted("mount -t tmpfs none /proc"), env={"LANG": "C"})
+    works(run)
+
+
+def test_without_a_writable_place(start, tmp_path):
+    read_only = (
+        "mount -t tmpfs -o ro none /tmp; mount -t tmpfs -o ro none /run; mount -t tmpfs -o ro none /dev/shm"
+    )
+    works(start(*ENGINE, prefix=mounted(read_only), cwd="/"))
+
+
+def test_without_dev(start):
+    run = start(*ENGINE, prefix=("sh", "-c", 'mount -t tmpfs none /dev; exec "$@" 0<&-', "sh"))
+    works(run)
+
+
+def test_a_launcher_inside_a_launcher(start):
+    run = start(*LAUNCHER.group, *LAUNCHER.group, *ENGINE)
+    works(run)
+
+
+def test_nobody_reads_standard_output_or_error(start):
+    """Two full pipes: the launcher has lines to write, and must not wait."""
+    pipes = [os.pipe() for _ in range(2)]
+    for _, writer in pipes:
+        os.set_blocking(writer, False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+    run = start(
+        "sh",
+        "-c",
+        "exit 3",
+        stdout=pipes[0][1],
+        stderr=pipes[1][1],
+        settings={"NONESUCH": "a line to be logged"},
+    )
+    run.process.stdout = None
+    assert run.exit_code() == 3
+    for pipe in pipes:
+        for descriptor in pipe:
+            os.close(descriptor)
+
+
+def test_readers_of_standard_error_that_went_away(start):
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = start("nonesuch", stderr=writer, settings={"NONESUCH": "a line to be logged"})
+    assert run.exit_code() == 127
+    os.close(writer)
+
+
+def test_no_more_processes_allowed(start):
+    """Nothing can be forked: one line, no traceback."""
+    limited = ("prlimit", "--nproc=1", *NOBODY)
+    run = start("true", prefix=limited)
+    assert run.exit_code() == 126
+    assert run.output.count("\n") == 1, run.output
+    assert "Resource temporarily unavailable" in run.output
+
+
+def test_an_engine_of_another_user_that_may_not_be_signalled(start):
+    """As root without CAP_KILL: said once a signal, and the launcher goes on."""
+    engine = ("setpriv", "--reuid", "65534", "--clear-groups", *ENGINE)
+    run = start(*engine, prefix=("setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill"))
+    run.wait_for_line("ready")
+    run.signal(signal.SIGUSR1)
+    run.wait_for("signal not delivered")
+    assert "SIGUSR1" in run.output
+    assert state(run.pid) == "S"
+
+
+def test_the_exit_of_another_child_is_not_taken_for_the_engines(start):
+    """An orphan that ends with another code first."""
+    run = start("sh", "-c", "(sleep 0.1; exit 9) & exec sh -c 'sleep 0.3; exit 5'")
+    assert run.exit_code() == 5
+
+
+def test_a_settings_mistake_is_one_line_and_no_obstacle(start):
+    run = start("sh", "-c", "exit 3", settings={"STOP_GRACE": "soon"})
+    assert run.exit_code() == 3
+    assert len(run.lines) == 1
+    assert "STOP_GRACE" in run.output
+    assert "Falling back to cold start" in run.output
+
+
+def test_status_file_of_a_plain_cold_start(start, tmp_path):
+    run = start("true", settings={"STATUS_FILE": f"{tmp_path}/status"})
+    assert run.exit_code() == 0
+    assert '"result": "cold"' in (tmp_path / "status").read_text()

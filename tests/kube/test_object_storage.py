@@ -99,8 +99,7 @@ def world(cluster, endpoint, helm_install, tmp_path_factory):
     }  # fmt: skip
     helm_install(cluster, NAMESPACE, yaml.safe_dump(values))
     yield cluster, client, cache
-    for one in ("deployment/dynamo-entry-operator", "daemonset/dynamo-checkpoint-agent"):
-        print(cluster.run("kubectl", "logs", one, "-n", NAMESPACE, check=False).stdout)  # shown on failure
+    print(cluster.kubectl("logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE))  # shown on failure
     cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
 
 
@@ -184,6 +183,16 @@ def test_through_a_bucket(world):
 def test_a_missing_secret_is_a_cold_start(world):
     """Neither refused nor waiting for ever."""
     cluster, _, cache = world
+    # The agent would make the copies anew, with the credentials that it has.
+    cluster.kubectl(
+        "delete",
+        "daemonset",
+        "dynamo-checkpoint-agent",
+        "-n",
+        NAMESPACE,
+        "--cascade=foreground",
+        "--timeout=60s",
+    )
     for copy in cache.iterdir():
         copy.unlink()
     cluster.kubectl("delete", "secret", "s3-creds", "-n", NAMESPACE)

@@ -231,7 +231,7 @@ def complete(settings: Settings) -> Settings:
         location = _completed(location or settings.path, settings.hash)
         return settings._replace(location=location, path=location)
     return settings._replace(
-        location=_tagged(location, settings.hash), path=_completed(settings.path, settings.hash)
+        location=_located(location, settings.hash), path=_completed(settings.path, settings.hash)
     )
 
 
@@ -241,9 +241,11 @@ def _completed(path: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}.tar"
 
 
-def _tagged(location: str, name: str) -> str:
-    """A repository without tag or digest gets the hash for its tag."""
-    if not location.startswith("oci") or not name or ":" in location.rpartition("/")[2]:
+def _located(location: str, name: str) -> str:
+    """A bucket's prefix gets ``<hash>.tar``; a repository without tag or digest gets the hash for its tag."""
+    if not location.startswith("oci"):
+        return _completed(location, name)
+    if not name or ":" in location.rpartition("/")[2]:
         return location
     return f"{location.rstrip('/')}:{name}"
 

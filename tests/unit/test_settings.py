@@ -63,6 +63,13 @@ def test_for_a_pvc_path_and_location_are_the_same():
     assert settings(LOCATION="file:///c/a.tar").path == "/c/a.tar"
 
 
+@pytest.mark.parametrize("prefix", ["s3://bucket/prefix", "s3://minio.example.com:9000/bucket/prefix/"])
+def test_a_prefix_of_a_bucket_is_completed_by_the_hash(prefix):
+    location = settings(LOCATION=prefix, HASH="d936422b4f953f99").location
+    assert location == f"{prefix.rstrip('/')}/d936422b4f953f99.tar"
+    assert settings(LOCATION=location, HASH="other").location == location
+
+
 def test_a_directory_is_completed_by_the_hash():
     assert (
         settings(PATH="/checkpoints/", HASH="d936422b4f953f99").location

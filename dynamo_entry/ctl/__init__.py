@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dynamo_entry.ctl import doctor, extract, inspect, verify
+from dynamo_entry.ctl import doctor, extract, inspect, prune, verify
 from dynamo_entry.errors import CheckpointError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (inspect, verify, extract, doctor):
+for module in (inspect, verify, extract, prune, doctor):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

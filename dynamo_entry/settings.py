@@ -54,6 +54,7 @@ class Settings(Value):
     log_format: str = "auto"
     log_level: str = "info"
     work_dir: str = ""
+    state_dir: str = ""
     key_file: str = ""
 
 
@@ -176,6 +177,9 @@ VARIABLES: dict[str, Variable] = {
     "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, else json"),
     "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "the least that is logged"),
     "WORK_DIR": Variable(_absolute, "scratch directory for sockets and CRIU's log"),
+    "STATE_DIR": Variable(
+        _absolute, "directory that outlives the container (an emptyDir): what failed there is not tried again"
+    ),
     "KEY_FILE": Variable(_absolute, "a key (32 bytes or more) that encrypts and authenticates archives"),
 }
 

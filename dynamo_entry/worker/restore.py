@@ -15,7 +15,7 @@ from dynamo_entry.criu import process, records
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import context, engine, privileges
+from dynamo_entry.worker import context, engine, privileges, refusals
 from dynamo_entry.worker.admission import Admitted, admit
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.images import Images
@@ -46,19 +46,21 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         phase.fields["location"] = archive.location
     with archive:
         with channel.phase("check"):
+            refusals.check(settings, archive.digest)
             gpu.check(archive.manifest.head.gpu)
             images = Images(archive)
             admitted = admit(archive, images, have, version, channel)
         restoration = _Restoration(settings, channel, archive, admitted)
-        with channel.phase("plan", stall_s=settings.stall_timeout):
-            rebuild = Rebuild(settings, channel, archive, images, admitted)
-        with channel.phase("delta", stall_s=settings.stall_timeout):
-            restoration.apply_delta()
-            restoration.write_context()
-        pid = rebuild.run()
-        gpu.thaw()
-        with channel.phase("settle"):
-            restoration.settle(pid)
+        restoration.write_context()
+        with refusals.remembered(settings, archive.digest):
+            with channel.phase("plan", stall_s=settings.stall_timeout):
+                rebuild = Rebuild(settings, channel, archive, images, admitted)
+            with channel.phase("delta", stall_s=settings.stall_timeout):
+                restoration.apply_delta()
+            pid = rebuild.run()
+            gpu.thaw()
+            with channel.phase("settle"):
+                restoration.settle(pid)
     return restoration.result(pid)
 
 

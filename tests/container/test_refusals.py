@@ -1,0 +1,37 @@
+"""A bad archive costs one attempt, not one a container restart."""
+
+from harness import RESTORE
+from test_spine import COMMAND, SETTINGS, published, restored
+
+
+def fail(containers, command=COMMAND):
+    """A restore of an engine that does not answer afterwards."""
+    settings = {**SETTINGS, "STATE_DIR": "/state", "READY_URL": "http://127.0.0.1:9/", "STALL_TIMEOUT": "2"}
+    state = containers.directory / "state"
+    state.mkdir(exist_ok=True)
+    container = containers.start(*command, options=RESTORE, settings=settings, volumes=(f"{state}:/state",))
+    fallback = container.wait_for_event("Falling back to cold start")
+    container.get("/health")
+    container.kill()
+    return fallback
+
+
+def test_the_second_container_starts_cold_at_once_and_says_why(containers):
+    published(containers)
+    assert fail(containers)["reason"] == "NotReady"
+    again = fail(containers)
+    assert (again["phase"], again["reason"]) == ("check", "RefusedBefore")
+    assert "NotReady" in again["message"]
+
+
+def test_another_command_or_a_new_archive_is_tried(containers):
+    published(containers)
+    fail(containers)
+    assert fail(containers, (*COMMAND, "--other"))["reason"] == "NotReady"
+    published(containers, settings={"FORCE": "1"})
+    assert fail(containers)["reason"] == "NotReady"
+
+
+def test_without_a_place_that_outlives_the_container_nothing_is_remembered(containers):
+    published(containers)
+    assert restored(containers).event("Restored")

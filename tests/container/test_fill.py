@@ -105,7 +105,7 @@ while True:
 
 def test_tasks_would_stop_if_criu_died_and_nobody_is_told_that_they_did_not(containers):
     """While memory is filled a stop signal is pending; afterwards it is gone without a trace."""
-    command = ("python3", "-c", TOLD.replace("bytearray(200 << 20)", "os.urandom(200 << 20)"))
+    command = ("python3", "-c", TOLD.replace("bytearray(200 << 20)", "b'text' * (200 << 20)"))
     published(containers, command=command)
     container = restore(containers, command=command, settings={"CONCURRENCY": "1"})
     container.wait_for_event("restore")

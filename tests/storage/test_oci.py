@@ -386,6 +386,7 @@ def once(match, fault):
         ("POST", (502, b"")),
         ("PUT", (404, b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN", "message": "gone"}]}')),
         ("PUT", (500, b"")),
+        ("manifests/", (400, b'{"errors": [{"code": "DIGEST_INVALID", "message": "no match"}]}')),
     ],
 )
 def test_what_passes_is_retried(between, match, fault):

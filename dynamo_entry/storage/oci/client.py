@@ -27,6 +27,10 @@ _HINTS = {
     "MANIFEST_INVALID": "the registry does not take artifacts of OCI 1.1",
 }
 
+#: The registry forgot the session; the content got damaged on its way, or (distribution 2.8) another manifest was
+#: put under the same tag at the same moment.
+_TRANSIENT = ("BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID")
+
 #: A redirect leads to the store behind the registry, and no further.
 _REDIRECTS = 3
 
@@ -168,7 +172,7 @@ def _failure(what: str, response: Response, body: bytes) -> StorageError:
         request_id=response.header("X-Request-Id"), retry_after=response.header("Retry-After"),
     )  # fmt: skip
     facts = {"hint": error.hint, "reason": code, "status": response.status, "request_id": error.request_id}
-    if code == "BLOB_UPLOAD_UNKNOWN":  # the registry forgot the session: another one may do
+    if code in _TRANSIENT:
         return StorageUnavailable(error.message, **facts)  # type: ignore[arg-type]
     if isinstance(error, NotFound) and code in ("DENIED", "UNAUTHORIZED"):
         return StorageDenied(error.message, **facts)  # type: ignore[arg-type]

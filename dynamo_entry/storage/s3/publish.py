@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from dynamo_entry.errors import AlreadyExists, NotFound, StorageError
 from dynamo_entry.storage.base import ObjectStat
@@ -22,20 +21,22 @@ class Publisher:
     def __init__(self, client: Client, key: str) -> None:
         self._client = client
         self._key = key
-        self._probe: Future[bool] | None = None
+        self._conditional: bool | None = True if client.is_aws else None  # None: not known
 
     def prepare(self) -> None:
-        """Begin to find out what the server can do, while there is other work."""
-        if self._probe is None and not self._client.is_aws:
-            pool = ThreadPoolExecutor(1, thread_name_prefix="s3-probe")
-            self._probe = pool.submit(refuses_second, self._client, f"{self._key}.probe")
-            pool.shutdown(wait=False)
+        """Find out what the server can do, before an upload begins.
+
+        A server that keeps objects as files (``rclone serve s3``) removes a directory with the last file in it: the
+        trial's removal would pull it from under an upload that has not sent anything yet.
+        """
+        if self._conditional is None:
+            self._conditional = refuses_second(self._client, f"{self._key}.probe")
 
     def publish(self, upload: Upload, etags: list[str], *, replace: bool) -> ObjectStat:
         """Complete ``upload``. Raises AlreadyExists unless ``replace``."""
         if replace:
             return self._complete(upload, etags)
-        if self._client.is_aws or (self._probe is not None and self._probe.result()):
+        if self._conditional:
             return self._complete(upload, etags, conditional=True)
         board = _Board(self._client, self._key, upload)
         with turn(board, upload.owner, self._is_there) as is_ours:

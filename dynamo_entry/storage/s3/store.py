@@ -65,9 +65,9 @@ class S3Store(Store):
         return view
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
-        upload = Upload(self._client, self._key)
         if not replace:
             self._publisher.prepare()
+        upload = Upload(self._client, self._key)
         return S3Writer(upload, self._publisher, replace=replace, expected_size=expected_size)
 
     def delete(self) -> None:

@@ -11,10 +11,11 @@ import threading
 from dynamo_entry.errors import AlreadyExists
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
+from dynamo_entry.storage.direct import DirectFile
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")
 
-#: Written back in steps of this while more is appended, so that little is left when it must be durable.
+#: What is in the page cache is written back in steps of this, so that little is left when it must be durable.
 #: (2 GiB on ext4: commit 0.02 s instead of 0.6 s, the whole no longer.)
 _WRITEBACK_BYTES = 32 << 20
 
@@ -68,20 +69,22 @@ class LocalWriter(Writer):
             sweep(directory, name)
             self._temporary, self._descriptor = _create(directory, name)
         self._is_open = True
-        self._size = 0
+        self._size = self._cached = 0
+        self._direct = DirectFile(self._temporary)
         self._writeback = _Writeback(self._descriptor)
 
     def append(self, *buffers: Bytes) -> None:
-        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
         with posix.translated(self._path):
-            while views:
-                written = os.writev(self._descriptor, views)
-                self._size += written
-                while views and written >= len(views[0]):
-                    written -= len(views.pop(0))
-                if written:
-                    views[0] = views[0][written:]
-            self._writeback.note(self._size)
+            for buffer in buffers:
+                rest = memoryview(buffer).cast("B")
+                while rest:
+                    written = self._direct.write(rest, self._size)
+                    if not written:
+                        written = os.pwrite(self._descriptor, rest, self._size)
+                        self._cached += written
+                    self._size += written
+                    rest = rest[written:]
+            self._writeback.note(self._cached)
 
     def commit(self) -> ObjectStat:
         try:
@@ -103,6 +106,7 @@ class LocalWriter(Writer):
         except OSError:
             pass  # what could not be written is not wanted any more
         self._forget_temporary()
+        self._direct.close()
         os.close(self._descriptor)
 
     def _publish(self) -> None:
@@ -151,7 +155,7 @@ class _Writeback:
         self._thread.start()
 
     def note(self, size: int) -> None:
-        """So many bytes are appended. Raises what flushing failed with: the kernel reports an error once."""
+        """So many bytes are in the page cache. Raises what flushing failed with: the kernel reports an error once."""
         if self._failure is not None:
             raise self._failure
         if size - self._noted >= _WRITEBACK_BYTES:

@@ -1,7 +1,9 @@
 """Files on a volume: the contract, and what only file systems do."""
 
+import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import random
 import signal
@@ -24,7 +26,7 @@ from dynamo_entry.errors import (
     StorageError,
     StorageUnavailable,
 )
-from dynamo_entry.storage import Leftover, Retry, open_store, partial, posix
+from dynamo_entry.storage import Leftover, Retry, direct, open_store, partial, posix
 from dynamo_entry.storage.local import LocalStore
 
 
@@ -226,7 +228,7 @@ def test_a_stale_handle_of_a_replaced_file(store, again, monkeypatch):
     assert caught.value.reason == "Replaced"
 
 
-@pytest.mark.parametrize("call", ["writev", "fsync", "fdatasync"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "fdatasync"])
 @pytest.mark.parametrize(
     ("number", "kind", "reason"),
     [(errno.ENOSPC, StorageError, "DiskFull"), (errno.EDQUOT, StorageError, "DiskFull"),
@@ -247,6 +249,63 @@ def test_a_full_or_failing_disk(store, path, monkeypatch, call, number, kind, re
     writer.abort()
     monkeypatch.undo()
     assert os.listdir(os.path.dirname(path)) == []
+
+
+def aligned(length):
+    """Noise at the start of a page."""
+    memory = memoryview(mmap.mmap(-1, length))
+    memory[:] = noise(length)
+    return memory
+
+
+def resident_bytes(path):
+    """How much of a file the page cache holds."""
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE)
+    pages = (ctypes.c_ubyte * (-(-len(mapped) // mmap.PAGESIZE)))()
+    address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(mapped)))
+    assert ctypes.CDLL(None).mincore(address, ctypes.c_size_t(len(mapped)), pages) == 0
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+def on_a_disk(path):
+    with open(path, "wb") as file:
+        return direct._kind(file.fileno()) in direct._ON_A_DISK
+
+
+def test_large_aligned_buffers_go_past_the_page_cache(store, tmp_path, path):
+    """Nobody waits for a second copy of them to be written back."""
+    if not on_a_disk(tmp_path / "x"):
+        pytest.skip(
+            "pytest's temporary files are not on ext4, xfs or f2fs: --basetemp=DIRECTORY of one that is"
+        )
+    writer = store.open_writer()
+    for _ in range(4):
+        writer.append(bytes(4096), aligned(4 * MIB), b"")
+    writer.commit()
+    assert resident_bytes(path) < MIB
+
+
+@pytest.mark.parametrize("direct_limit", [None, 4 * MIB, 0])
+def test_what_goes_past_the_page_cache_and_what_through_it_is_one_file(
+    store, again, monkeypatch, direct_limit
+):
+    """Odd lengths and unaligned places, disks that write less than they were asked to, and that refuse."""
+    pwrite = os.pwrite
+
+    def limited(descriptor, data, offset):
+        if os.O_DIRECT & fcntl.fcntl(descriptor, fcntl.F_GETFL):
+            if direct_limit == 0:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            data = data[: direct_limit and direct_limit // 3]
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", limited)
+    pieces = [aligned(n) for n in (4096, 4 * MIB, 4 * MIB, 5000, 4 * MIB, 3192, MIB + 777, 3319, 4 * MIB, 1)]
+    publish(store, *pieces)
+    whole = b"".join(pieces)
+    assert bytes(again().read_range(0, len(whole))) == whole
+    assert again().stat().size == len(whole)
 
 
 def test_a_read_only_volume(store, monkeypatch):

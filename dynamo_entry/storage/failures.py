@@ -28,7 +28,7 @@ _HINTS = {
 
 def answered(
     what: str, status: int, *, code: str = "", detail: str = "", request_id: str = "", retry_after: str = "",
-    hint: str = "", is_transient: bool = False,
+    hint: str = "", is_transient: bool = False, is_refusal: bool = False,
 ) -> StorageError:  # fmt: skip
     """The error that an HTTP answer means. ``what`` is location and operation, ``code`` the server's word for it.
 
@@ -38,15 +38,19 @@ def answered(
     message = f"{what} was answered with {words}"
     message += f": {detail.strip().rstrip('.')}" if detail.strip() else ""
     message += f" (request {request_id})" if request_id else ""
-    facts = {
-        "hint": hint or _HINTS.get(status, ""), "reason": code, "status": status, "request_id": request_id,
-    }  # fmt: skip
+    kind: type[StorageError] = StorageError
     if is_transient or status in _TRANSIENT_STATUS:
-        error = StorageUnavailable(message, **facts)  # type: ignore[arg-type]
+        kind = StorageUnavailable
+    elif is_refusal or status in (401, 403):
+        kind = StorageDenied
+    elif status == 404:
+        kind, code = NotFound, ""  # one reason for it, whatever servers call it
+    error = kind(
+        message, hint=hint or _HINTS.get(status, ""), reason=code, status=status, request_id=request_id
+    )
+    if isinstance(error, StorageUnavailable):
         error.retry_after_s = _seconds(retry_after)
-        return error
-    kinds = {401: StorageDenied, 403: StorageDenied, 404: NotFound}
-    return kinds.get(status, StorageError)(message, **facts)  # type: ignore[arg-type]
+    return error
 
 
 def unanswered(what: str, error: Exception) -> StorageError:

@@ -102,4 +102,13 @@ def test_what_an_answer_means(status, kind, is_retried):
     assert type(error) is kind
     assert isinstance(error, StorageUnavailable) == is_retried
     assert error.message == f"s3://b/k: GetObject was answered with {status} Word: Because (request 7f3)"
-    assert (error.status, error.reason, error.request_id) == (status, "Word", "7f3")
+    reason = "NotFound" if kind is NotFound else "Word"
+    assert (error.status, error.reason, error.request_id) == (status, reason, "7f3")
+
+
+def test_a_refusal_is_one_whatever_its_status():
+    """AWS says 400 for an expired token and 404 for a bucket that is not there."""
+    for status in (400, 404):
+        error = answered("x", status, code="Word", is_refusal=True)
+        assert type(error) is StorageDenied
+        assert (error.status, error.reason) == (status, "Word")

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import StorageError
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Connections, Response, Server
@@ -30,6 +30,9 @@ _HINTS = {
 #: The registry forgot the session; the content got damaged on its way, or (distribution 2.8) another manifest was
 #: put under the same tag at the same moment.
 _TRANSIENT = ("BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID")
+
+#: Refusals, also where a registry hides what is there behind a 404.
+_REFUSALS = ("DENIED", "UNAUTHORIZED")
 
 #: A redirect leads to the store behind the registry, and no further.
 _REDIRECTS = 3
@@ -167,13 +170,8 @@ def _failure(what: str, response: Response, body: bytes) -> StorageError:
         code, detail = str(first.get("code", "")), str(first.get("message", ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         pass
-    error = answered(
+    return answered(
         what, response.status, code=code, detail=detail, hint=_HINTS.get(code, ""),
+        is_transient=code in _TRANSIENT, is_refusal=code in _REFUSALS,
         request_id=response.header("X-Request-Id"), retry_after=response.header("Retry-After"),
     )  # fmt: skip
-    facts = {"hint": error.hint, "reason": code, "status": response.status, "request_id": error.request_id}
-    if code in _TRANSIENT:
-        return StorageUnavailable(error.message, **facts)  # type: ignore[arg-type]
-    if isinstance(error, NotFound) and code in ("DENIED", "UNAUTHORIZED"):
-        return StorageDenied(error.message, **facts)  # type: ignore[arg-type]
-    return error

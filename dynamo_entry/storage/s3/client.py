@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import StorageError, StorageUnavailable
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Connections, Response, Server
@@ -39,6 +39,8 @@ _HINTS = {
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "BadDigest",
               "XAmzContentSHA256Mismatch", "TooManyRequests", "IncompleteBody"}  # fmt: skip
 
+#: Refusals that have another status than 403.
+_REFUSALS = {"NoSuchBucket", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -158,16 +160,12 @@ class Client:
             return StorageUnavailable(
                 f"{self.name}: the clock is wrong by {self._skew_s:.0f} s", reason=code, status=status
             )
-        error = answered(
+        return answered(
             f"{self.name}: {operation}", status, code=code, detail=detail, hint=_HINTS.get(code, ""),
-            is_transient=code in _TRANSIENT, retry_after=response.header("Retry-After"),
+            is_transient=code in _TRANSIENT, is_refusal=code in _REFUSALS,
+            retry_after=response.header("Retry-After"),
             request_id=response.header("x-amz-request-id") or _word(body, "RequestId"),
         )  # fmt: skip
-        if isinstance(error, NotFound) and code == "NoSuchBucket":
-            return StorageDenied(
-                error.message, hint=error.hint, reason=code, status=status, request_id=error.request_id
-            )
-        return error
 
     def _learns_region(self, region: str) -> bool:
         with self._lock:

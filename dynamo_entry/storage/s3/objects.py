@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from dynamo_entry.errors import NotFound
+from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.s3.client import Answer, Client
 
@@ -35,9 +35,10 @@ def head(client: Client, key: str) -> Found:
     """Look at an object. Raises NotFound, StorageDenied, StorageUnavailable."""
     try:
         answer = client.call("HeadObject", "HEAD", key)
-    except NotFound:
-        # The answer to HEAD has no body that would say what is missing: the object, or the whole bucket.
-        client.call("GetObject", "GET", key, headers={"Range": "bytes=0-0"})
+    except StorageError as error:
+        # The answer to HEAD has no body that would say what is missing, the object or the bucket, or what is wrong.
+        if error.status in (400, 403, 404):
+            client.call("GetObject", "GET", key, headers={"Range": "bytes=0-0"})
         raise
     size, version = int(answer.headers("Content-Length")), answer.headers("ETag").strip('"')
     return Found(ObjectStat(size, version), answer.headers(OWNER_HEADER))

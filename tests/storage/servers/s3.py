@@ -119,6 +119,10 @@ class Rgw:
         with urlopen(f"http://127.0.0.1:{self.port}/", timeout=60):
             pass
 
+    def collect_garbage(self) -> None:
+        """Free what was deleted; by itself the gateway does so hours later."""
+        self._run("radosgw-admin", *self._conf, "gc", "process", "--include-all")
+
     @property
     def _conf(self) -> tuple[str, ...]:
         return ("-c", str(self.root / "ceph.conf"))

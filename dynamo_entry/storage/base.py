@@ -71,6 +71,13 @@ class Store(ABC):
         ``expected_size`` in bytes, where the caller knows about how large it will be, and rather too large.
         """
 
+    def check_writable(self) -> None:
+        """Find out now, at little cost and leaving nothing behind, what ``open_writer`` and its writer would be refused.
+
+        Raises StorageError, StorageDenied above all.
+        """
+        self.open_writer(replace=True).abort()
+
     @abstractmethod
     def delete(self) -> None:
         """Remove the published object; NotFound where there is none."""

@@ -91,6 +91,7 @@ class _Creation:
             records.message("core", "core_entry")
         except CheckpointError as error:
             raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
+        self._store.check_writable()
         work = work_directory(self._settings)
         self._places = options.Places(work, work, DUMP_LOG)
         engine.remove_stale_signal(self._settings.signal_file)

@@ -1,5 +1,6 @@
 """Real servers, started once; every test has a bucket of its own."""
 
+import json
 import shutil
 import sys
 import uuid
@@ -72,3 +73,24 @@ def bucket(rgw):
 def any_bucket(request):
     """A bucket on each server."""
     return new_bucket(request.getfixturevalue(request.param).port)
+
+
+@pytest.fixture(scope="session")
+def reader(rgw):
+    """Access key and secret key of a user who may do nothing before ``let_read``."""
+    keys = ("readeraccess", "readersecret")
+    rgw.add_user("reader", *keys)
+    return keys
+
+
+def let_read(bucket):
+    """Allow the reader what a pod needs that only restores."""
+    name = bucket.partition("/")[2]
+    statement = {
+        "Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam:::user/reader"]},
+        "Action": ["s3:GetObject", "s3:ListBucket"],
+        "Resource": [f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*"],
+    }  # fmt: skip
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    client = S3Store(f"s3+http://{bucket}/x")._client
+    client.call("PutBucketPolicy", "PUT", "", {"policy": ""}, body=[policy.encode()])

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from registries import RETRY, any_registry, new_location, registries, registry  # noqa: F401
+from registries import RETRY, any_registry, logged_in, new_location, registries, registry  # noqa: F401
 from servers.registry import PASSWORD, USER
 
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head
@@ -233,6 +233,21 @@ def test_without_a_login_it_is_denied_not_absent(any_registry, monkeypatch, tmp_
     assert caught.value.status == 401
     with pytest.raises(StorageDenied):
         publish(location, b"x")
+
+
+def test_that_it_cannot_be_written_is_said_before_anything_is(registries, monkeypatch, tmp_path):  # noqa: F811
+    """With a login that may only pull, the tag is seen to be missing, and is no promise."""
+    server = logged_in(registries("token"), monkeypatch, tmp_path)
+    monkeypatch.setattr(server.tokens, "granted", frozenset(("pull",)))
+    store = store_at(new_location(server))
+    with pytest.raises(NotFound):
+        store.stat()
+    with pytest.raises(StorageDenied) as caught:
+        store.check_writable()
+    assert caught.value.status in (401, 403)
+    pinned = store_at(f"{store.location.rpartition(':')[0]}@sha256:{'0' * 64}")
+    with pytest.raises(SettingsError, match="tag"):
+        pinned.check_writable()
 
 
 def test_a_credential_helper_logs_in(registry, monkeypatch, tmp_path):  # noqa: F811

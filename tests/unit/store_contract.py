@@ -25,6 +25,16 @@ class StoreContract:
                 call()
         assert list(store.leftovers()) == []
 
+    def test_found_writable(self, store, again):
+        """Finding that out leaves nothing, whether an object is there or not."""
+        store.check_writable()
+        assert list(store.leftovers()) == []
+        with pytest.raises(NotFound):
+            again().stat()
+        first = publish(store, b"first")
+        again().check_writable()
+        assert again().stat() == first
+
     def test_published_whole(self, store, again):
         """What was appended in pieces of all kinds is one object, seen by everybody."""
         writer = store.open_writer()

@@ -309,10 +309,10 @@ def test_what_goes_past_the_page_cache_and_what_through_it_is_one_file(
 
 
 def test_a_read_only_volume(store, monkeypatch):
-    """Told before anything is dumped."""
+    """Told before the engine starts."""
     monkeypatch.setattr(os, "mkdir", failing(errno.EROFS, "x"))
     with pytest.raises(StorageDenied) as caught:
-        store.open_writer()
+        store.check_writable()
     assert caught.value.reason == "ReadOnly"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from dynamo_entry.archive.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError, StorageError
@@ -49,12 +50,14 @@ class OciStore(Store):
         return view
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> OciWriter:
-        if not self._place.tag:
-            raise SettingsError(
-                f"{self.location} names a digest, which only what is there already can have",
-                hint="create under a tag: oci://registry/repository:tag",
-            )
-        return OciWriter(self._client, self._place.tag, replace=replace, expected_size=expected_size)
+        return OciWriter(self._client, self._tag(), replace=replace, expected_size=expected_size)
+
+    def check_writable(self) -> None:
+        """Begin the upload of a blob, and call it off: a writer asks for nothing before its first layer is full."""
+        self._tag()
+        begun = self._client.call("upload", "POST", "blobs/uploads/", keep=("Location",))
+        with suppress(StorageError):  # not every registry can; it forgets the session by itself
+            self._client.once("upload", "DELETE", begun.headers["Location"])
 
     def delete(self) -> None:
         """Remove the artifact, by its digest: with it go all its tags. The registry collects the layers."""
@@ -70,6 +73,15 @@ class OciStore(Store):
     def close(self) -> None:
         self._found = None
         self._client.close()
+
+    def _tag(self) -> str:
+        """What a new artifact goes by."""
+        if not self._place.tag:
+            raise SettingsError(
+                f"{self.location} names a digest, which only what is there already can have",
+                hint="create under a tag: oci://registry/repository:tag",
+            )
+        return self._place.tag
 
     def _resolved(self) -> tuple[Artifact, Layers]:
         if self._found is None:

@@ -38,13 +38,13 @@ class Registry:
         self.root = root
         self.port = process.free_port()
         self.certificate = tls.issue(root)
-        self._tokens = TokenServer(root, self.certificate) if tokens else None
+        self.tokens = TokenServer(root, self.certificate) if tokens else None
         auth: dict[str, Any] = {"htpasswd": {"realm": "test", "path": str(root / "htpasswd")}}
-        if self._tokens:
+        if self.tokens:
             auth = {
                 "token": {
-                    "realm": f"https://localhost:{self._tokens.port}/token", "service": "registry",
-                    "issuer": "test", "rootcertbundle": str(self._tokens.certificate),
+                    "realm": f"https://localhost:{self.tokens.port}/token", "service": "registry",
+                    "issuer": "test", "rootcertbundle": str(self.tokens.certificate),
                 }
             }  # fmt: skip
         else:
@@ -81,14 +81,17 @@ class Registry:
 
     def stop(self) -> None:
         process.stop(self._process)
-        if self._tokens:
-            self._tokens.stop()
+        if self.tokens:
+            self.tokens.stop()
 
 
 class TokenServer:
     """Gives tokens to the test user (https://distribution.github.io/distribution/spec/auth/jwt/)."""
 
     LIFE_S = 60
+
+    #: What is granted of what is asked for.
+    granted = frozenset(("pull", "push"))
 
     def __init__(self, root: Path, certificate: tls.Certificate) -> None:
         self.port = process.free_port()
@@ -136,7 +139,9 @@ class TokenServer:
         access = []
         for scope in scopes:
             kind, name, actions = scope.split(":", 2)
-            access.append({"type": kind, "name": name, "actions": actions.split(",")})
+            access.append(
+                {"type": kind, "name": name, "actions": sorted(self.granted & {*actions.split(",")})}
+            )
         now = int(time.time())
         claims = {
             "iss": "test", "sub": USER, "aud": "registry", "exp": now + self.LIFE_S, "nbf": now - 10, "iat": now,

@@ -111,10 +111,7 @@ class Rgw:
         self._daemon("ceph-osd", "-i", "0")
         process.wait_for(lambda: b" 1 up" in self._run("ceph", *self._conf, "osd", "stat"), "storage daemon")
         self._daemon("radosgw", "-n", "client.rgw.a")
-        self._run(
-            "radosgw-admin", *self._conf, "user", "create", "--uid=test", "--display-name=test",
-            f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}",
-        )  # fmt: skip
+        self.add_user("test", ACCESS_KEY, SECRET_KEY)
         process.wait_for(lambda: process.listens(self.port), "gateway")
         with urlopen(f"http://127.0.0.1:{self.port}/", timeout=60):
             pass
@@ -122,6 +119,13 @@ class Rgw:
     def collect_garbage(self) -> None:
         """Free what was deleted; by itself the gateway does so hours later."""
         self._run("radosgw-admin", *self._conf, "gc", "process", "--include-all")
+
+    def add_user(self, name: str, access_key: str, secret_key: str) -> None:
+        """A user who may do nothing until a bucket's policy says so."""
+        self._run(
+            "radosgw-admin", *self._conf, "user", "create", f"--uid={name}", f"--display-name={name}",
+            f"--access-key={access_key}", f"--secret-key={secret_key}",
+        )  # fmt: skip
 
     @property
     def _conf(self) -> tuple[str, ...]:

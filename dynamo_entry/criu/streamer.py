@@ -92,8 +92,8 @@ class Capture:
                 key.data(key.fileobj)
 
     def close(self) -> None:
-        """Close every pipe; a CRIU that still writes gets EPIPE, gives up and thaws what it froze."""
-        for key in list(self._selector.get_map().values()):
+        """Close every pipe; a CRIU that still writes gets EPIPE, gives up and thaws what it froze. Idempotent."""
+        for key in list((self._selector.get_map() or {}).values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
             elif key.fd not in self._watched:

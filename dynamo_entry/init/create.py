@@ -61,6 +61,7 @@ class _Creation:
         self._engine_code: int | None = None
         self._start_error = ""
         self._called_off = 0
+        self._is_hanging = False
         self._call_off_end = float("inf")
         supervisor.loop.listen(worker.events)
 
@@ -72,8 +73,7 @@ class _Creation:
             elif isinstance(event, Said):
                 self._said(event.message)
             elif isinstance(event, Silent):
-                self._it.log.error("worker hangs", phase=self._worker.phase)
-                self._worker.kill()
+                self._silent()
             elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
                 self._engine_ended(event)
             elif isinstance(event, Ended) and event.pid == self._worker.pid:
@@ -83,11 +83,22 @@ class _Creation:
         if number in signals.TERMINATING and not self._called_off:
             self._called_off = number
             self._call_off_end = time.monotonic() + CALL_OFF_S
-            self._worker.signal(signal.SIGTERM)
+            self._worker.call_off()
         if self._worker.phase in FROZEN or not self._it.engine_pid:
             self._held.append(number)
         else:
             self._it.forward(number)
+
+    def _silent(self) -> None:
+        """A worker that hangs is called off, so that it drops its upload, then killed."""
+        if self._call_off_end < float("inf"):
+            self._worker.kill()
+            self._call_off_end = float("inf")
+            return
+        self._it.log.error("worker hangs", phase=self._worker.phase)
+        self._is_hanging = True
+        self._worker.call_off()
+        self._call_off_end = time.monotonic() + CALL_OFF_S
 
     def _said(self, message: dict[str, Any] | None) -> None:
         self._worker.heard(message)
@@ -132,13 +143,21 @@ class _Creation:
     def _worker_ended(self, code: int) -> int:
         self._it.loop.stop_listening()
         self._worker.close()
-        result = self._worker.result or self._lost(code)
+        result = self._worker.result
+        if result is None or (self._is_hanging and result["result"] == "failed"):
+            result = self._lost(code)
         if result["result"] in ("published", "exists"):
+            if code:  # lost while it let the engine go
+                self._wait_for_helpers()
             return self._succeeded(result)
         return self._failed(result)
 
     def _lost(self, code: int) -> dict[str, Any]:
-        what = "talked garbage" if self._worker.is_garbled else f"ended with {code}"
+        what = f"ended with {code}"
+        if self._worker.is_garbled:
+            what = "talked garbage"
+        elif self._is_hanging:
+            what = "made no progress and was ended"
         return self._worker.lost(what, EXIT_DUMP_FAILED)
 
     def _succeeded(self, result: dict[str, Any]) -> int:
@@ -207,11 +226,14 @@ class _Creation:
         """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
 
         After that its action script goes first, which makes CRIU resume the tasks, then CRIU, whose end
-        detaches it from them.
+        detaches it from them, then whatever is left.
         """
-        for patience_s in THAW_CALLED_OFF_S if self._called_off else THAW_S:
-            if not self._helpers_end_within(patience_s):
+        *patience, last_s = THAW_CALLED_OFF_S if self._called_off else THAW_S
+        for limit_s in patience:
+            if not self._helpers_end_within(limit_s):
                 tree.send(self._helpers()[-1:], signal.SIGKILL)
+        if not self._helpers_end_within(last_s):
+            tree.send(self._helpers(), signal.SIGKILL)
 
     def _helpers(self) -> list[int]:
         spare = frozenset((self._it.engine_pid,)) if self._it.engine_pid else frozenset()

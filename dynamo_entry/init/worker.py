@@ -35,6 +35,7 @@ class Worker:
         self.seconds: dict[str, float] = {}
         self.result: dict[str, Any] | None = None
         self.is_garbled = False
+        self._is_ending = False
         self._default_stall_s = self._stall_s = stall_s
         self._phase_began = time.monotonic()
         self._phase_end = float("inf")
@@ -53,7 +54,9 @@ class Worker:
 
     @property
     def deadline(self) -> float:
-        """When, on the monotonic clock, silence means that the worker hangs."""
+        """When, on the monotonic clock, silence means that the worker hangs; never once it was told to end."""
+        if self._is_ending:
+            return float("inf")
         return min(self._phase_end, self._silence_end) + BACKSTOP_S
 
     def heard(self, message: dict[str, Any] | None) -> None:
@@ -87,16 +90,20 @@ class Worker:
         except OSError:
             pass
 
-    def signal(self, number: int) -> None:
-        """Signal the worker alone: SIGTERM calls it off, and it undoes what it did."""
+    def call_off(self) -> None:
+        """Ask the worker to undo what it did, and to end."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the worker, and only it: a CRIU in the middle of a dump has to clean up after itself."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        self._is_ending = True
         try:
             os.kill(self.pid, number)
         except OSError:
             pass
-
-    def kill(self) -> None:
-        """End the worker, and only it: a CRIU in the middle of a dump has to clean up after itself."""
-        self.signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Free our end of the control pipe."""

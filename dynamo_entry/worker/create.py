@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from msgspec import structs
@@ -137,8 +139,7 @@ class _Creation:
         try:
             return self._transaction(writer, sink)
         except BaseException:
-            writer.abort()
-            sink.abort()
+            _drop(writer, sink)
             raise
 
     def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class _Creation:
             self._pid, self._places, self._hints,
             open_sink=lambda name: writer.stream(CRIU + name),
         )  # fmt: skip
-        with dump:
+        with dump, _giving_up(dump, writer, sink):
             with self._channel.phase("dump", **limits) as phase:
                 dump.take_images(phase.progress)
                 facts = {
@@ -175,6 +176,7 @@ class _Creation:
                 finished = writer.finish(structs.replace(head, facts=facts))
                 sink.describe(finished.document, _annotations(head, finished.digest))
                 result = self._commit(sink, finished.digest)
+            self._channel.send(**result)  # whatever happens from here on, there is an archive
             with self._channel.phase("thaw"), self._channel.shielded():
                 self._let_go(dump)
         return {**result, "seconds": self._channel.seconds}
@@ -241,6 +243,22 @@ class _Creation:
             "result": result, "phase": self._channel.phase_name, "location": self._store.location,
             "digest": digest, "size_bytes": size, "seconds": self._channel.seconds,
         }  # fmt: skip
+
+
+def _drop(writer: ArchiveWriter, sink: storage.Writer) -> None:
+    writer.abort()
+    sink.abort()
+
+
+@contextmanager
+def _giving_up(dump: Dump, writer: ArchiveWriter, sink: storage.Writer) -> Iterator[None]:
+    """What was written is dropped while CRIU thaws the tasks, which may take longer than there is time."""
+    try:
+        yield
+    except BaseException:
+        dump.let_go()
+        _drop(writer, sink)
+        raise
 
 
 def _annotations(head: Head, digest: str) -> dict[str, str]:

@@ -42,13 +42,17 @@ class Dump:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._capture.close()
-        self._hold.close()  # without a verdict CRIU resumes the tasks
+        self.let_go()
         os.close(self._exited)
         try:
             self._criu.wait(_THAW_LIMIT_S)
         except TimeoutError:
             pass
+
+    def let_go(self) -> None:
+        """Nothing is wanted of CRIU any more: unless a verdict was given it begins to thaw the tasks. Idempotent."""
+        self._capture.close()
+        self._hold.close()
 
     def take_images(self, progress: Callable[[int], None]) -> None:
         """Stream every image; returns when all are complete and the tasks frozen. Raises DumpFailed."""

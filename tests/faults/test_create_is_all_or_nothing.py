@@ -69,15 +69,6 @@ def test_a_stale_signal_file_is_not_believed(containers):
     assert container.exit_code() == 173
 
 
-def test_sigterm_while_waiting_calls_the_creation_off(containers):
-    container = create(containers, env={"READY_DELAY": "60"})
-    container.wait_for_text("tiny: listening")
-    container.signal(signal.SIGTERM)
-    assert container.exit_code(10) == 0, "the engine's own code"
-    assert "tiny: terminated" in container.stdout
-    assert list(containers.checkpoints.iterdir()) == []
-
-
 def test_sigterm_while_dumping_thaws_and_ends_the_engine(containers):
     container = create(containers, env={"BALLAST_MIB": "600"})
     container.wait_for_event("freeze")

@@ -1,0 +1,230 @@
+"""Every phase and every way to be interrupted: the pod serves or exits as configured, nothing is half-published, and
+nothing is left behind.
+
+A phase is held where it is by a CRIU that waits (``gate/criu``), an engine that does not get ready, or a hook that
+does not return; then the fault comes. Faults that belong to one phase are tested beside it: a full disk, a location
+that refuses (test_create_is_all_or_nothing); short and damaged reads, a missing right (test_restore_falls_back).
+"""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from harness import CREATE, RESTORE, Containers
+from test_create_is_all_or_nothing import NAME, assert_all_or_nothing
+from test_restore_falls_back import FALLBACK
+from test_spine import create, published, restore
+
+GATE = Path(__file__).parent / "gate"
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
+
+#: The tiny engine's own end: a handler for SIGTERM, Python's for SIGINT, none for the others.
+ENGINE_CODE = {signal.SIGTERM: 0, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGQUIT: 131}
+
+#: Phase → what holds the launcher there, the file or text that says that it is held.
+CREATE_PHASES = {
+    "prepare": {"env": {"GATE": "version"}},
+    "wait-ready": {
+        "settings": {"MODE": "create", "SIGNAL_FILE": "", "READY_URL": "http://127.0.0.1:9/never"},
+        "held": "tiny: listening",
+    },
+    "pre-dump": {"settings": {"PRE_DUMP": "touch /checkpoints/gate/hook; sleep 60"}},
+    "dump": {"env": {"GATE": "start"}},
+    "frozen": {"env": {"GATE": "before", "GATE_STAGE": "post-dump"}},
+    "written": {"env": {"GATE": "after", "GATE_STAGE": "post-dump"}},
+}
+RESTORE_PHASES = {
+    "open": {"env": {"GATE": "version"}},
+    "restore": {"env": {"GATE": "start"}},
+    "rebuilt": {"env": {"GATE": "before", "GATE_STAGE": "pre-resume"}},
+    "filled": {"env": {"GATE": "after", "GATE_STAGE": "pre-resume"}},
+    "settle": {"settings": {"POST_RESTORE": "touch /checkpoints/gate/hook; sleep 60"}},
+}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Made once for all restores."""
+    made = Containers(tmp_path_factory.mktemp("archive"))
+    published(made, env={"BALLAST_MIB": "16"})
+    yield made.checkpoints / NAME
+    made.close()
+
+
+@pytest.fixture
+def side_by_side(tmp_path):
+    """Makes places for containers that know nothing of each other, one for each key."""
+    made = []
+
+    def make(*keys):
+        for key in keys:
+            (tmp_path / str(key)).mkdir()
+            made.append(Containers(tmp_path / str(key)))
+        return dict(zip(keys, made, strict=True))
+
+    yield make
+    for containers in made:
+        containers.close()
+
+
+def begin(containers, start, phase, **settings):
+    """A container whose launcher is going to stand still in that phase."""
+    gate = containers.checkpoints / "gate"
+    gate.mkdir()
+    options = (*(CREATE if start is create else RESTORE), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
+               "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro")  # fmt: skip
+    return start(
+        containers, options=options, env=phase.get("env"),
+        settings={"STATUS_FILE": "/checkpoints/gate/status", **phase.get("settings", {}), **settings},
+    )  # fmt: skip
+
+
+def hold(container, containers, phase):
+    if "held" in phase:
+        container.wait_for_text(phase["held"])
+    else:
+        gate = containers.checkpoints / "gate"
+        container.wait(lambda: any(entry.name != "status" for entry in gate.iterdir()), "gate")
+
+
+def held(places, start, phase, archive=None, **settings):
+    """(key, its place, its container), all of them held in that phase."""
+    started = []
+    for key, containers in places.items():
+        if archive is not None:
+            shutil.copy(archive, containers.checkpoints)
+        limits = {"STALL_TIMEOUT": "1", "RESTORE_TIMEOUT": "2"} if key == "deadline" else {}
+        started.append((key, containers, begin(containers, start, phase, **settings, **limits)))
+    for _, containers, container in started:
+        hold(container, containers, phase)
+    return started
+
+
+def visible(containers):
+    return sorted(path.name for path in containers.checkpoints.iterdir() if path.name != "gate")
+
+
+def assert_hidden(containers):
+    """Of a writer that was killed a file may be left that nobody takes for an archive, and the next creation sweeps."""
+    assert all(name.endswith(".partial") for name in visible(containers) if name != NAME)
+
+
+def kill(container, victim):
+    """With kill -9, and at least one; a deadline comes by itself."""
+    words = {
+        "criu": ("criu dump", "criu restore", "bin/criu", "at-the-gate"),
+        "worker": ("dynamo_entry.worker",),
+    }
+    if victim in words:
+        found = [
+            pid for pid, line in container.processes().items() if any(word in line for word in words[victim])
+        ]
+        assert found
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+
+
+def faults(phase):
+    """``criu`` runs in no phase before the dump, and whoever waits for an engine has another deadline."""
+    without = {"wait-ready": ["worker"], "pre-dump": ["worker", "deadline"], "settle": ["worker", "deadline"]}
+    return without.get(phase, ["criu", "worker", "deadline"])
+
+
+def assert_clean(container):
+    """One launcher, one engine, no file that CRIU put down. (Nobody here has the right to mount anything.)"""
+
+    def lines():
+        return [line for line in container.processes().values() if line]
+
+    container.wait(lambda: len(lines()) == 2, "end of everything but launcher and engine", 10)
+    assert all("/tiny.py" in line for line in lines()), lines()
+    left = "ls -A /dev/shm; find / -xdev '(' -name 'link_remap.*' -o -name '*.cr.*.ghost' ')' -not -path '/proc/*'"
+    assert container.run_inside("sh", "-c", left) == ""
+
+
+@pytest.mark.parametrize("phase", CREATE_PHASES)
+def test_a_signal_calls_a_creation_off(side_by_side, phase):
+    """The engine gets it and its exit code is the container's; without an engine it is the launcher's own end."""
+    started = held(side_by_side(*SIGNALS), create, CREATE_PHASES[phase])
+    began = time.monotonic()
+    for number, _, container in started:
+        container.signal(number)
+    for number, containers, container in started:
+        code = container.exit_code(20)
+        assert time.monotonic() - began < 10, container.output()
+        if phase == "written":  # the archive is safe: ending the engine was all that was left to do
+            assert code == 0, container.output()
+            assert container.event("Checkpoint published")
+            assert assert_all_or_nothing(containers)
+        else:
+            assert code == (128 + number if phase == "prepare" else ENGINE_CODE[number]), container.output()
+            assert visible(containers) == [], container.output()
+
+
+@pytest.mark.parametrize("phase", RESTORE_PHASES)
+def test_a_signal_ends_a_restore(side_by_side, archive, phase):
+    """At once, half-restored tasks and all."""
+    started = held(side_by_side(*SIGNALS), restore, RESTORE_PHASES[phase], archive)
+    began = time.monotonic()
+    for number, _, container in started:
+        container.signal(number)
+    for number, containers, container in started:
+        code = container.exit_code(20)
+        assert time.monotonic() - began < 5, container.output()
+        assert code == 128 + number, container.output()
+        assert FALLBACK not in container.stderr
+        assert visible(containers) == [NAME]
+
+
+@pytest.mark.parametrize("phase", CREATE_PHASES)
+def test_an_engine_goes_on_when_its_creation_fails(side_by_side, phase):
+    """The one that was started, or a new one where the creation failed before that."""
+    started = held(side_by_side(*faults(phase)), create, CREATE_PHASES[phase], AFTER_DUMP="continue")
+    for fault, _, container in started:
+        kill(container, fault)
+    for fault, containers, container in started:
+        container.wait_for_text("Checkpoint ", limit_s=30)
+        assert container.json("/health", limit_s=10) == {"status": "ok"}, container.output()
+        assert container.stderr.count("worker hangs") == (fault == "deadline"), container.output()
+        assert_clean(container)
+        if phase == "written":
+            assert container.event("Checkpoint published"), container.output()
+            assert assert_all_or_nothing(containers)
+        elif fault == "worker":
+            assert_hidden(containers)
+        else:
+            assert visible(containers) == [], container.output()
+
+
+@pytest.mark.parametrize("phase", RESTORE_PHASES)
+def test_a_restore_that_fails_is_a_cold_start(side_by_side, archive, phase):
+    started = held(side_by_side(*faults(phase)), restore, RESTORE_PHASES[phase], archive)
+    for fault, _, container in started:
+        kill(container, fault)
+    for _, _, container in started:
+        container.wait_for_event(FALLBACK, limit_s=30)
+        nonce = container.json("/state", limit_s=10)["nonce"]
+        assert nonce in container.stderr, "the engine that was started cold"
+        assert_clean(container)
+
+
+def test_a_killed_launcher_leaves_nothing_half_made(side_by_side):
+    """It is PID 1: the kernel ends the rest. The archive is whole or not there, what was written of it is hidden."""
+    for phase, containers in side_by_side(*CREATE_PHASES).items():
+        ((_, _, container),) = held({phase: containers}, create, CREATE_PHASES[phase])
+        container.signal(signal.SIGKILL)
+        assert container.exit_code(20) == 137
+        assert assert_all_or_nothing(containers) == (phase == "written")
+        assert_hidden(containers)
+
+
+def test_a_killed_launcher_ends_a_restore_and_the_archive_stays(side_by_side, archive):
+    for phase, containers in side_by_side(*RESTORE_PHASES).items():
+        ((_, _, container),) = held({phase: containers}, restore, RESTORE_PHASES[phase], archive)
+        container.signal(signal.SIGKILL)
+        assert container.exit_code(20) == 137
+        assert visible(containers) == [NAME]

@@ -13,6 +13,7 @@ BALLAST_MIB      private memory; SHARED_MIB: anonymous shared memory; MEMFD_MIB:
                  SHM_MIB: a file in /dev/shm; UNLINKED_MIB: such a file that was deleted while open
 BALLAST_FILL     random; text, which compresses well; half, which is both in turn; zero (random)
 CHILDREN         forked processes that share the ballast and each change a part of it (0)
+PROCESSES        processes among which all that memory is divided, like the ranks of an engine (1)
 FILES, REMOVE    paths to write and keep open, paths to delete; separated by colons
 """
 
@@ -102,19 +103,45 @@ class Children:
         os._exit(3)
 
 
+def filled_memory() -> dict[str, mmap.mmap]:
+    """This process's share of what the environment asks for."""
+    processes = max(1, int(number("PROCESSES", 1)))
+    memory = {
+        kind: make(int(mib * MIB) // processes)
+        for kind, make in MEMORY.items()
+        if (mib := number(f"{kind.upper()}_MIB"))
+    }
+    fill = FILLS[os.environ.get("BALLAST_FILL", "random")]
+    for held in memory.values():
+        for offset in range(0, len(held), MIB):
+            size = min(MIB, len(held) - offset)
+            held[offset : offset + size] = fill(size)
+    return memory
+
+
+def start_ranks() -> None:
+    """All processes but this one; returns when each of them has filled its memory."""
+    ready, told = os.pipe()
+    count = int(number("PROCESSES", 1)) - 1
+    for _ in range(count):
+        if os.fork() == 0:
+            held = filled_memory()
+            os.close(ready)
+            os.write(told, b".")
+            os.close(told)
+            while held:
+                signal.pause()
+    os.close(told)
+    while os.read(ready, max(1, count)):
+        pass
+    os.close(ready)
+
+
 class Engine:
     def __init__(self) -> None:
         self.count = 0
-        self.memory = {
-            kind: make(int(mib * MIB))
-            for kind, make in MEMORY.items()
-            if (mib := number(f"{kind.upper()}_MIB"))
-        }
-        fill = os.environ.get("BALLAST_FILL", "random")
-        for held in self.memory.values():
-            for offset in range(0, len(held), MIB):
-                size = min(MIB, len(held) - offset)
-                held[offset : offset + size] = FILLS[fill](size)
+        start_ranks()
+        self.memory = filled_memory()
         self.files = {path: self._create(path) for path in paths("FILES")}
         for path in paths("REMOVE"):
             path.unlink()

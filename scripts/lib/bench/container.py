@@ -14,6 +14,11 @@ ENGINE = os.environ.get("CONTAINER_ENGINE", "podman")
 IMAGE = f"localhost/dynamo-entry/worker:{os.environ.get('DYNAMO_ENTRY_TAG', 'latest')}"
 LIFE_S = 3600
 
+RIGHTS = (
+    "--cap-add", "CHECKPOINT_RESTORE", "--cap-add", "SYS_PTRACE",
+    "--security-opt", "seccomp=unconfined", "--security-opt", "unmask=ALL",
+)  # fmt: skip
+
 MEMORY = {"private": "BALLAST_MIB", "shared": "SHARED_MIB", "memfd": "MEMFD_MIB", "unlinked": "UNLINKED_MIB"}
 
 
@@ -25,6 +30,7 @@ def parser(description, sides):
     made.add_argument("--memory", choices=MEMORY, default="private", help="what kind of memory (private)")
     made.add_argument("--content", choices=("random", "half", "text", "zero"), default="random")
     made.add_argument("--children", type=int, default=0, help="processes that share it copy on write (0)")
+    made.add_argument("--processes", type=int, default=1, help="processes among which it is divided (1)")
     made.add_argument("--compression", default="auto")
     made.add_argument("--concurrency", type=int, default=0, help="threads (one a core)")
     made.add_argument("--rounds", type=int, default=5)
@@ -34,26 +40,41 @@ def parser(description, sides):
     return made
 
 
+def with_podman():
+    """Builds the image for the side ``podman``; returns its name."""
+    name = IMAGE.replace("/worker:", "/bench-podman:")
+    file = Path(__file__).with_name("Containerfile.podman")
+    extra = ("--isolation=chroot", "--network=host") if ENGINE == "podman" else ()
+    subprocess.run(
+        [ENGINE, "build", "-q", *extra, "--build-arg", f"WORKER={IMAGE}", "-f", file, "-t", name, file.parent],
+        check=True, stdout=sys.stderr,
+    )  # fmt: skip
+    return name
+
+
 def run(part, options):
     """Run inside/PART.py; returns what it printed, with the options."""
     subprocess.run([ROOT / "scripts/image", "worker"], check=True, stdout=sys.stderr)
+    image, rights = IMAGE, RIGHTS
+    if "podman" in options.sides.split(","):
+        image, rights = with_podman(), ("--privileged",)
     work = Path(tempfile.mkdtemp(dir=options.directory))
+    shm_size = f"{options.size + 64}m"
     variables = {
         "SIZE_MIB": options.size, "ROUNDS": options.rounds, "SIDES": options.sides,
         "COMPRESSION": options.compression, MEMORY[options.memory]: options.size, "BALLAST_FILL": options.content,
-        "CHILDREN": options.children, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
-        "DYNAMO_CHECKPOINT_LOG_FORMAT": "json",
+        "CHILDREN": options.children, "PROCESSES": options.processes, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
+        "DYNAMO_CHECKPOINT_LOG_FORMAT": "json", "SHM_SIZE": shm_size,
     }  # fmt: skip
     argv = [
         "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--network=none", "--pids-limit=0",
         *(("--runtime", "runc", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768")
           if ENGINE == "podman" else ()),
-        "--cap-add", "CHECKPOINT_RESTORE", "--cap-add", "SYS_PTRACE", "--shm-size", f"{options.size + 64}m",
-        "--security-opt", "seccomp=unconfined", "--security-opt", "unmask=ALL",
+        *rights, "--shm-size", shm_size,
         "-v", f"{work}:/work", "-v", f"{ROOT}/scripts/lib/bench/inside:/bench:ro",
         "-v", f"{ROOT}/images/engines/tiny/engine.py:/tiny.py:ro",
         *(word for name, value in variables.items() for word in ("-e", f"{name}={value}")),
-        "--entrypoint", "/opt/dynamo_entry/bin/python", IMAGE, f"/bench/{part}.py",
+        "--entrypoint", "/opt/dynamo_entry/bin/python", image, f"/bench/{part}.py",
     ]  # fmt: skip
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)

@@ -3,7 +3,7 @@
 import container
 
 #: What the launcher is measured against: CRIU with page-cached images; the same from a tar; faulting in and
-#: copying as many bytes.
+#: copying as many bytes. Also there: podman, whose `container restore --import` needs a privileged container.
 SIDES = "launcher,criu,untar,memcpy"
 
 

@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import environment
+
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/storage"))
 
@@ -27,8 +29,7 @@ from servers.s3 import ACCESS_KEY, SECRET_KEY, Rgw  # noqa: E402
 
 #: the product's environment has the launcher, another one the peers, whose pins differ
 OURS = [sys.executable, str(ROOT / "scripts/lib/bench/transfer/launcher.py")]
-PEERS_PYTHON = ROOT / ".build/bench/bin/python"
-PEERS = [str(PEERS_PYTHON), str(ROOT / "scripts/lib/bench/transfer/peers.py")]
+PEERS = [str(environment.PYTHON), str(ROOT / "scripts/lib/bench/transfer/peers.py")]
 RCLONE = [str(Path(sys.executable).with_name("rclone")), "--config", "/dev/null"]
 BUCKET, HASH = "bench", "d936422b4f953f99"
 
@@ -204,22 +205,7 @@ def table(what, found, size):
 def provide():
     """The servers, and the peers in an environment of their own."""
     subprocess.run([ROOT / "tests/storage/servers/install"], check=True, stdout=sys.stderr)
-    stamp, lock = PEERS_PYTHON.parents[1] / ".lock", (ROOT / "requirements-bench.lock").read_text()
-    if not stamp.exists() or stamp.read_text() != lock:
-        run([sys.executable, "-m", "venv", "--clear", PEERS_PYTHON.parents[1]])
-        run(
-            [
-                PEERS_PYTHON,
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--require-hashes",
-                "-r",
-                ROOT / "requirements-bench.lock",
-            ]
-        )
-        stamp.write_text(lock)
+    environment.provide()
 
 
 def options_of():

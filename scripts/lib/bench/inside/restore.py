@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import nested
 from trial import WORK, Launcher, end_everything, measure, run, summary, wait_until_answering
 
 from dynamo_entry import storage
@@ -28,6 +29,9 @@ def create():
     run([os.path.join(os.path.dirname(sys.executable), "dynamo-entryctl"), "extract", ARCHIVE, IMAGES])
     if "untar" in SIDES:
         run(["tar", "-C", f"{IMAGES}/criu", "-cf", TAR, "."])
+    if "podman" in SIDES:
+        nested.create()
+        end_everything()
 
 
 def ours(_context):
@@ -110,7 +114,8 @@ SIDES = {
     "criu": (nothing, raw),
     "untar": (remove_untarred, untar),
     "memcpy": (nothing, floor),
-}  # fmt: skip
+    "podman": (nothing, nested.restore),
+}
 
 
 def worker_status():

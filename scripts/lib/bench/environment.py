@@ -1,0 +1,18 @@
+"""A Python environment for what is not the product's: the peers of the storage bench, the drawing of charts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+LOCK = ROOT / "requirements-bench.lock"
+PYTHON = ROOT / ".build/bench/bin/python"
+
+
+def provide():
+    """Made anew when the pins change."""
+    stamp, wanted = PYTHON.parents[1] / ".lock", LOCK.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", PYTHON.parents[1]], check=True)
+        subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--require-hashes", "-r", LOCK], check=True)
+        stamp.write_text(wanted)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -30,14 +31,25 @@ class ApiError(Exception):
 
 
 class Cluster:
-    """Requests with the pod's service account, or with the kubeconfig outside of a cluster. Thread-safe."""
+    """Requests with the pod's service account, or with the kubeconfig outside of a cluster. Thread-safe.
 
-    def __init__(self) -> None:
+    ``answered(method, status)`` is told of each answer, with status 0 where there was none.
+    """
+
+    def __init__(self, answered: Callable[[str, int], None] = lambda _method, _status: None) -> None:
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config()
         else:
             config.load_kube_config()
         self._client = client.ApiClient()
+        self._answered = answered
+        self.before_write: Callable[[], None] = lambda: None
+
+    def guarded(self, check: Callable[[], None]) -> Cluster:
+        """The same, but ``check`` is asked before whatever changes something, and may raise."""
+        other = copy.copy(self)
+        other.before_write = check
+        return other
 
     def request(
         self,
@@ -49,13 +61,18 @@ class Cluster:
         **query: Any,
     ) -> Object:
         """The answer as a dict. Raises ApiError."""
+        if method != "GET":
+            self.before_write()
         try:
             response = self._send(method, path, body, content_type, query=query, timeouts=_TIMEOUTS_S)
             data = response.read()
         except (HTTPError, OSError) as error:
+            self._answered(method, 0)
             raise ApiError(0, f"{method} {path}: {error}") from error
         except client.ApiException as error:
+            self._answered(method, error.status or 0)
             raise ApiError(error.status or 0, str(error.body or error.reason)) from error
+        self._answered(method, response.status)
         answer = _decode(data)
         if response.status >= 300:
             raise ApiError(response.status, answer.get("message", ""), answer.get("reason", ""))
@@ -108,6 +125,7 @@ class Cluster:
         query |= {"watch": "true", "timeoutSeconds": limit_s}
         try:
             response = self._send("GET", path, None, "", query=query, timeouts=(10, limit_s + 30)).response
+            self._answered("WATCH", response.status)
             if response.status >= 300:
                 raise ApiError(response.status, response.reason)
             rest = b""

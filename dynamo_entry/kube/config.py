@@ -76,6 +76,7 @@ class Operator(_Section, frozen=True):
     name: str = "dynamo-entry-operator"
     namespace: str = "default"
     replicas: int = 1
+    metrics_port: int = 9101
     watch_namespaces: tuple[str, ...] = ()
 
 

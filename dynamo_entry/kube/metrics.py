@@ -31,6 +31,12 @@ class Metrics:
         self.seconds = Histogram(
             _PREFIX + "webhook_seconds", "Time to answer one", buckets=_SECONDS, registry=self.registry
         )
+        self.api_requests = Counter(
+            _PREFIX + "api_requests",
+            "Requests to the API server",
+            ("method", "code"),
+            registry=self.registry,
+        )
         self.leader = Gauge(_PREFIX + "leader", "Whether this replica reconciles", registry=self.registry)
         self._depth = Gauge(
             _PREFIX + "queue_depth", "Checkpoints waiting to be looked at", registry=self.registry
@@ -43,6 +49,10 @@ class Metrics:
         """Count one admission review."""
         self.requests.labels(outcome, reason).inc()
         self.seconds.observe(seconds)
+
+    def answered(self, method: str, status: int) -> None:
+        """Count one request to the API server."""
+        self.api_requests.labels(method, status).inc()
 
     def follow(self, phases: Callable[[], Iterable[str]], depth: Callable[[], float]) -> None:
         """Read these whenever somebody scrapes."""

@@ -25,13 +25,15 @@ from dynamo_entry.kube.queue import Queue
 from dynamo_entry.kube.webhook import Server
 
 _WORKERS = 4
-_METRICS_PORT = 9101
 
 #: Everything is looked at again that often: nothing depends on an event that got lost.
 _RESYNC_S = 300
 
-#: client-go's defaults for leader election.
-_LEASE_S, _RENEW_S, _RETRY_S = 15, 10, 2
+#: A main thread that did not come round for so long hangs.
+_HANGS_S = 100
+
+#: client-go's default; renewed so often that one failure does no harm.
+_LEASE_S, _RENEW_S, _RETRY_S = 15, 4, 2
 
 
 def run(config: Config, log: Any) -> None:
@@ -39,36 +41,36 @@ def run(config: Config, log: Any) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    operator = Operator(config, Cluster(), log)
+    metrics = Metrics()
+    operator = Operator(config, Cluster(metrics.answered), metrics, log)
     questions = {"/healthz": operator.liveness, "/readyz": operator.readiness}
-    serve(operator.metrics.registry, _METRICS_PORT, questions)
+    serve(metrics.registry, config.operator.metrics_port, questions)
     operator.start()
     log.info(
         "Operator started", storage=config.storage.type, namespaces=config.operator.watch_namespaces or "all"
     )
     while not ended.wait(_RENEW_S if operator.is_leader else _RETRY_S):
         operator.tick()
+    operator.resign()
     log.info("Operator ends")
     os._exit(0)  # every step is idempotent: nothing has to be finished
 
 
 class Operator:
-    def __init__(self, config: Config, cluster: Cluster, log: Any) -> None:
+    def __init__(self, config: Config, cluster: Cluster, metrics: Metrics, log: Any) -> None:
         self._config = config
         self._cluster = cluster
         self._log = log
-        self.metrics = Metrics()
+        self._metrics = metrics
         self.is_leader = False
         self._ticked_at = time.monotonic()
         self._resync_at = self._refresh_at = 0.0
-        recorder = Recorder(cluster, log)
         self._certificates = Certificates(config, cluster, log)
-        self._lease = Lease(
-            cluster, config.operator.namespace, config.operator.name, os.environ.get("POD_NAME", str(os.getpid())),
-            _LEASE_S,
-        )  # fmt: skip
-        checkpoints = Checkpoints(config, cluster, recorder, log, self._all_checkpoints)
-        graphs = Graphs(config, cluster, recorder, log, pods=self._pods_of, sharing=self._sharing)
+        self._lease = _lease(config, cluster)
+        acting = cluster.guarded(self._lease.check) if self._lease else cluster
+        recorder = Recorder(acting, log)
+        checkpoints = Checkpoints(config, acting, recorder, log, self._all_checkpoints)
+        graphs = Graphs(config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing)
         self._work = {"checkpoint": checkpoints.reconcile, "graph": graphs.reconcile}
         self._queue: Queue[tuple[str, str, str]] | None = None
         self._serves_graphs = self._has_graphs()
@@ -87,7 +89,7 @@ class Operator:
             self._pods = self._watch(
                 "/api/v1/{}pods", self._pod_changed, keep=_marks, labelSelector=api.GRAPH_LABEL
             )
-        self.metrics.follow(
+        self._metrics.follow(
             lambda: [(one.get("status") or {}).get("phase", "") for one in self._all_checkpoints()],
             lambda: len(self._queue) if self._queue else 0,
         )
@@ -105,7 +107,7 @@ class Operator:
             self._refresh()
             server = Server(
                 self._config.webhook.port, self._certificates.context,
-                {"/mutate": self._review_pod, "/validate": self._review_checkpoint}, self.metrics.reviewed, self._log,
+                {"/mutate": self._review_pod, "/validate": self._review_checkpoint}, self._metrics.reviewed, self._log,
             )  # fmt: skip
             threading.Thread(target=server.serve_forever, name="webhook", daemon=True).start()
         self.tick()
@@ -125,19 +127,27 @@ class Operator:
                         self._add(kind, one)
 
     def _lead(self) -> None:
-        """One replica works. Where there is only one, nobody has to be asked."""
+        """One replica works. What it began and did not finish, the next one does anew."""
         try:
-            leads = self._config.operator.replicas <= 1 or self._lease.acquire()
+            leads = self._lease is None or self._lease.acquire()
         except ApiError as error:
             self._log.warning("Lease not to be had", message=error.message)
-            leads = False
+            leads = self._lease is not None and self._lease.is_held
         if self.is_leader and not leads:
             self._log.error("Lease lost")
             os._exit(1)
         self.is_leader = leads
-        self.metrics.leader.set(leads)
+        self._metrics.leader.set(leads)
         if leads and self._queue is None:
-            self._queue = Queue(self._look, _WORKERS, self._log, self.metrics.errors.inc)
+            self._queue = Queue(self._look, _WORKERS, self._log, self._metrics.errors.inc)
+
+    def resign(self) -> None:
+        """Let another replica begin at once."""
+        if self._lease is not None:
+            try:
+                self._lease.release()
+            except ApiError as error:
+                self._log.warning("Lease not given back", message=error.message)
 
     def _look(self, key: tuple[str, str, str]) -> float:
         return self._work[key[0]](key[1:])
@@ -164,7 +174,7 @@ class Operator:
     def liveness(self) -> str:
         """Why the kubelet should restart this container, or nothing."""
         silent_s = time.monotonic() - self._ticked_at
-        return f"no life for {silent_s:.0f} s" if silent_s > 10 * _RENEW_S else ""
+        return f"no life for {silent_s:.0f} s" if silent_s > _HANGS_S else ""
 
     def readiness(self) -> str:
         """Why the webhooks would not do what they should, or nothing."""
@@ -255,6 +265,14 @@ class Operator:
     def _review_checkpoint(self, request: Object) -> tuple[Object | None, str, bool]:
         problem = admission.validate(request.get("oldObject"), request["object"])
         return None, problem or "valid", bool(problem)
+
+
+def _lease(config: Config, cluster: Cluster) -> Lease | None:
+    """What replicas agree by who works. Where there is only one, nobody has to be asked."""
+    if config.operator.replicas <= 1:
+        return None
+    holder = os.environ.get("POD_NAME", str(os.getpid()))
+    return Lease(cluster, config.operator.namespace, config.operator.name, holder, _LEASE_S)
 
 
 def _marks(item: Object) -> Object:

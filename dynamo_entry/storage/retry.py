@@ -36,6 +36,10 @@ class Retry(NamedTuple):
         limit = stall_timeout * _SHARE
         return cls(limit, min(DEFAULT.stall_s, limit / 3))
 
+    def briefly(self) -> Retry:
+        """For what follows a failure: it must not take so long that the failure goes unreported."""
+        return self._replace(limit_s=self.limit_s / 10)
+
     def call(self, action: Callable[[], T], *, progress: Callable[[], int] = int) -> T:
         """The result of ``action``, which is repeated for as long as it raises StorageUnavailable.
 

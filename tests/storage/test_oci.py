@@ -1,6 +1,5 @@
 """An archive in an OCI registry: whole or not there, found by tag or digest, readable at random, and by other tools."""
 
-import http.server
 import json
 import os
 import socket
@@ -14,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from registries import RETRY, any_registry, logged_in, new_location, registries, registry  # noqa: F401
+from servers.between import Between, once
 from servers.registry import PASSWORD, USER
+from servers.wire import Wire
 
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head
 from dynamo_entry.errors import (
@@ -30,6 +31,8 @@ from dynamo_entry.storage.oci import writer as oci_writer
 
 MIB = 1 << 20
 
+#: How much longer than it says distribution takes a token (registry/auth/token, Leeway).
+REGISTRY_LEEWAY_S = 60
 
 _opened = []
 
@@ -293,102 +296,74 @@ def test_a_registry_that_is_down_is_unavailable_in_time():
     assert time.monotonic() - began < RETRY.limit_s + 5
 
 
+def log_in_also_at(name, server):
+    """The test user's login, filed for another way to the same registry."""
+    path = Path(os.environ["DOCKER_CONFIG"], "config.json")
+    config = json.loads(path.read_text())
+    config["auths"][name] = config["auths"][server.name]
+    path.write_text(json.dumps(config))
+
+
 @pytest.fixture
-def between(registry, monkeypatch, tmp_path):  # noqa: F811
+def between(registry):  # noqa: F811
     """A proxy on plain http before the registry, for what it cannot be made to do."""
-    proxy = Between(registry)
-    config = {
-        "auths": {
-            proxy.name: json.loads(Path(os.environ["DOCKER_CONFIG"], "config.json").read_text())["auths"][
-                registry.name
-            ]
-        }
-    }
-    (tmp_path / "between").mkdir()
-    (tmp_path / "between" / "config.json").write_text(json.dumps(config))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "between"))
+    context = ssl.create_default_context(cafile=str(registry.certificate.ca))
+    proxy = Between(registry.port, context=context)
+    log_in_also_at(proxy.name, registry)
     yield proxy
     proxy.stop()
+
+
+@pytest.fixture
+def wire(registry):  # noqa: F811
+    relay = Wire(registry.port)
+    log_in_also_at(f"localhost:{relay.port}", registry)
+    yield relay
+    relay.stop()
+
+
+@pytest.mark.parametrize("how", ["cut", "reset", "stall", "damage"])
+def test_a_connection_that_breaks_costs_what_was_on_its_way(registry, wire, how):  # noqa: F811
+    """A layer is read on from where it broke, and sent again from its start. TLS finds what was damaged."""
+    location, data = new_location(registry), os.urandom(64 * MIB)
+    through = location.replace(registry.name, f"localhost:{wire.port}")
+    wire.fault("up", how, after=40 * MIB)
+    publish(through, data)
+    assert wire.has_happened
+    assert wire.moved["up"] < (64 + 2 * 32 + 4) * MIB, "one layer again, or the two that were on their way"
+    wire.fault("down", how, after=24 * MIB)
+    assert bytes(store_at(through).read_range(0, 32 * MIB)) == data[: 32 * MIB]
+    assert wire.has_happened
+    assert wire.moved["down"] < (32 + 12) * MIB, "all of it again would be 56"
+
+
+def test_a_token_that_expires_in_mid_pull_is_renewed(registries, monkeypatch, tmp_path):  # noqa: F811
+    """Also where the registry thinks that it did earlier than the token's server said."""
+    server = logged_in(registries("token"), monkeypatch, tmp_path)
+    location = new_location(server)
+    publish(location, b"content")
+    given = []
+    token = server.tokens.token
+    monkeypatch.setattr(server.tokens, "token", lambda scopes: given.append(scopes) or token(scopes))
+    store = store_at(location)
+    with monkeypatch.context() as patch:
+        patch.setattr(server.tokens, "LIFE_S", 1 - REGISTRY_LEEWAY_S)
+        store.stat()
+    time.sleep(2.5)
+    assert len(given) == 1
+    assert bytes(store.read_range(0, 7)) == b"content"
+    assert len(given) == 2
+
+
+def location_in(proxy):
+    return new_location(proxy).replace("oci://", "oci+http://")
 
 
 def test_plain_http_only_when_asked_for(between):
     """Or else a login would go over the wire in the clear."""
     with pytest.raises(StorageUnavailable) as caught:
-        store_at(between.location().replace("oci+http://", "oci://")).stat()
+        store_at(location_in(between).replace("oci+http://", "oci://")).stat()
     assert caught.value.reason == "TlsFailed"
-
-
-class Between:
-    """Forwards requests; ``fault(method, path)`` may say ``(status, body)``, "cut", or "no-range" instead."""
-
-    def __init__(self, server):
-        self.fault = lambda _method, _path: None
-        self.seen = []
-        context = ssl.create_default_context(cafile=str(server.certificate.ca))
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def forward(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                outer.seen.append((self.command, self.path))
-                fault = outer.fault(self.command, self.path)
-                if isinstance(fault, tuple):
-                    return self.answer(*fault)
-                headers = {name: value for name, value in self.headers.items() if name != "Host"}
-                if fault == "no-range":
-                    headers.pop("Range", None)
-                connection = http.client.HTTPSConnection(*server.name.split(":"), context=context)
-                connection.request(self.command, self.path, body, {**headers, "Host": outer.name})
-                response = connection.getresponse()
-                data = response.read()
-                connection.close()
-                given = {
-                    name: value.replace("https://", "http://")
-                    for name, value in response.getheaders()
-                    if name.lower() in ("location", "content-type", "content-range", "www-authenticate")
-                }
-                if fault == "cut":
-                    self.answer(response.status, data, given, upto=len(data) // 2)
-                    self.close_connection = True
-                    return None
-                return self.answer(response.status, data, given)
-
-            def answer(self, status, body, headers=None, upto=None):
-                self.send_response(status)
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body[:upto])
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815
-
-            def log_message(self, *_):
-                """Quiet."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.name = f"127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def location(self):
-        return new_location(self).replace("oci://", "oci+http://")
-
-    def stop(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def once(match, fault):
-    """A fault for the first request whose method and path match."""
-    left = [fault]
-
-    def decide(method, path):
-        return left.pop() if left and match in f"{method} {path}" else None
-
-    return decide
 
 
 @pytest.mark.parametrize(
@@ -407,21 +382,21 @@ def once(match, fault):
 def test_what_passes_is_retried(between, match, fault):
     """And only what broke: a layer that was cut in the middle goes on from there."""
     between.fault = once(match, fault)
-    location, data = between.location(), os.urandom(3 * MIB)
+    location, data = location_in(between), os.urandom(3 * MIB)
     publish(location, data)
     assert bytes(store_at(location).read_range(0, 3 * MIB)) == data
 
 
 def test_a_registry_without_ranges_works(between):
     """Slower: a whole layer is fetched once for all that is read from it."""
-    location, data = between.location(), os.urandom(40 * MIB)
+    location, data = location_in(between), os.urandom(40 * MIB)
     publish(location, data)
     between.fault = lambda _method, path: "no-range" if "blobs/sha256" in path else None
     between.seen.clear()
     with store_at(location) as store:
         for offset in range(0, 40 * MIB, 4 * MIB):
             assert bytes(store.read_range(offset, 4 * MIB)) == data[offset : offset + 4 * MIB]
-    fetched = [path for method, path in between.seen if method == "GET" and "blobs/sha256" in path]
+    fetched = [seen for seen in between.seen if seen.method == "GET" and "blobs/sha256" in seen.path]
     assert len(fetched) <= 2 + 1, "two layers, and the request that showed it"
 
 
@@ -441,7 +416,7 @@ def test_a_registry_without_ranges_works(between):
 )
 def test_what_does_not_pass_is_typed_and_told(between, status, body, kind, says):
     between.fault = lambda *_: (status, body)
-    location = between.location()
+    location = location_in(between)
     with pytest.raises(kind, match=says) as caught:
         store_at(location).stat()
     assert location in str(caught.value)
@@ -449,7 +424,7 @@ def test_what_does_not_pass_is_typed_and_told(between, status, body, kind, says)
 
 
 def test_a_layer_that_is_shorter_than_it_should_be_is_refused(between):
-    location = between.location()
+    location = location_in(between)
     publish(location, b"x" * 1000)
     between.fault = lambda _method, path: (200, b"x" * 10) if "blobs/sha256" in path else None
     with pytest.raises(Corrupt, match="10 bytes instead of 1000"):
@@ -466,7 +441,7 @@ def test_memory_is_bounded_and_backs_up(between, monkeypatch):
             gate.wait(20)
 
     between.fault = hold
-    writer = store_at(between.location()).open_writer()
+    writer = store_at(location_in(between)).open_writer()
     done = []
 
     def append():

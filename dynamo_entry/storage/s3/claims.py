@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from dynamo_entry.errors import StorageError
+from dynamo_entry.errors import StorageError, StorageUnavailable
 
 #: A claim is renewed three times before it is taken for abandoned.
 STALE_S, RENEWAL_S = 60.0, 15.0
@@ -69,21 +69,28 @@ def turn(board: Board, owner: str, is_over: Callable[[], bool]) -> Iterator[bool
 
     Raises StorageError where the board cannot be used.
     """
-    choosing = claim_name(0, owner)
-    board.put(choosing)
-    ticket = ""
+    choosing, ticket = claim_name(0, owner), ""
     try:
+        board.put(choosing)
         ticket = claim_name(1 + max((claim.number for claim in board.claims()), default=0), owner)
         board.put(ticket)
         board.remove(choosing)
         with _renewed(board, ticket):
             yield _wait(board, ticket, is_over)
-    finally:
-        for name in filter(None, (choosing, ticket)):
-            try:
-                board.remove(name)
-            except StorageError:
-                pass  # it goes stale
+    except StorageUnavailable:
+        raise  # a store that does not answer would not hear of it: the claims go stale
+    except BaseException:
+        _take_down(board, choosing, ticket)
+        raise
+    _take_down(board, choosing, ticket)
+
+
+def _take_down(board: Board, *names: str) -> None:
+    for name in filter(None, names):
+        try:
+            board.remove(name)
+        except StorageError:
+            pass  # it goes stale
 
 
 def _wait(board: Board, ticket: str, is_over: Callable[[], bool]) -> bool:

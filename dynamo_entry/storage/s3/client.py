@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import email.utils
 import hashlib
 import html
@@ -71,6 +72,12 @@ class Client:
         self._skew_s = 0.0
         self._connections: Connections | None = None
         self._lock = threading.Lock()
+
+    def hurried(self) -> Client:
+        """The same client, for what follows a failure."""
+        hurried = copy.copy(self)
+        hurried.retry = self.retry.briefly()
+        return hurried
 
     def call(
         self,

@@ -36,10 +36,12 @@ def head(client: Client, key: str) -> Found:
     try:
         answer = client.call("HeadObject", "HEAD", key)
     except StorageError as error:
-        # The answer to HEAD has no body that would say what is missing, the object or the bucket, or what is wrong.
-        if error.status in (400, 403, 404):
-            client.call("GetObject", "GET", key, headers={"Range": "bytes=0-0"})
-        raise
+        if error.status not in (400, 403, 404):
+            raise
+        # The answer to HEAD has no body. The one to GET says what is missing, the object or the bucket, or what
+        # is wrong; where that was our clock, it is right from then on.
+        client.call("GetObject", "GET", key, headers={"Range": "bytes=0-0"})
+        answer = client.call("HeadObject", "HEAD", key)
     size, version = int(answer.headers("Content-Length")), answer.headers("ETag").strip('"')
     return Found(ObjectStat(size, version), answer.headers(OWNER_HEADER))
 

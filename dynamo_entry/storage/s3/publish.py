@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from dynamo_entry.errors import AlreadyExists, NotFound, StorageError
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.s3 import objects
 from dynamo_entry.storage.s3.claims import Claim, turn
@@ -49,7 +49,10 @@ class Publisher:
             upload.complete(etags, conditional=conditional)
         except StorageError:
             # The answer to an attempt may have got lost, and the next one found the upload gone.
-            found = objects.find(self._client, self._key)
+            try:
+                found = objects.find(self._client.hurried(), self._key)
+            except StorageError:
+                found = None
             if found and found.owner == upload.owner:
                 return found.stat
             if found and conditional:
@@ -68,21 +71,28 @@ class Publisher:
 def refuses_second(client: Client, key: str) -> bool:
     """Whether the server completes an upload under a condition, or ignores that: tried on an object of our own.
 
-    Raises nothing: a server on which it cannot be tried counts as one that ignores conditions.
+    A server on which it cannot be tried counts as one that ignores conditions. Raises StorageUnavailable.
     """
     key = f"{key}-{random.getrandbits(64):016x}"
     try:
         objects.put(client, key, "does the server complete under a condition?\n")
-        upload = Upload(client, key)
-        try:
-            upload.complete([upload.put_part(1, memoryview(b"no\n"))], conditional=True)
-        except StorageError as error:
-            upload.abort()
-            return error.status == 412
-        finally:
-            objects.delete(client, key)
+        is_refused = _is_second_refused(Upload(client, key))
+        objects.delete(client, key)
+    except StorageUnavailable:
+        raise
     except StorageError:
-        pass
+        return False
+    return is_refused
+
+
+def _is_second_refused(upload: Upload) -> bool:
+    try:
+        upload.complete([upload.put_part(1, memoryview(b"no\n"))], conditional=True)
+    except StorageUnavailable:
+        raise
+    except StorageError as error:
+        upload.abort()
+        return error.status == 412
     return False
 
 

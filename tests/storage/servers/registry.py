@@ -88,7 +88,7 @@ class Registry:
 class TokenServer:
     """Gives tokens to the test user (https://distribution.github.io/distribution/spec/auth/jwt/)."""
 
-    LIFE_S = 60
+    LIFE_S = TOLD_S = 60
 
     #: What is granted of what is asked for.
     granted = frozenset(("pull", "push"))
@@ -153,7 +153,7 @@ class TokenServer:
             input=".".join(parts).encode(), capture_output=True, check=True,
         ).stdout  # fmt: skip
         return json.dumps(
-            {"token": ".".join([*parts, _encoded(signature)]), "expires_in": self.LIFE_S}
+            {"token": ".".join([*parts, _encoded(signature)]), "expires_in": self.TOLD_S}
         ).encode()
 
 

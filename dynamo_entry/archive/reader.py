@@ -15,9 +15,11 @@ from types import TracebackType
 from typing_extensions import Self
 
 from dynamo_entry.archive import codec, manifest, tar
+from dynamo_entry.archive.ahead import Ahead, Budget, Direct, Source
 from dynamo_entry.archive.buffers import PRIVATE, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import Seal
+from dynamo_entry.archive.spans import Wanted
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
 
@@ -26,6 +28,9 @@ _TAIL_BYTES = 256 << 10
 
 #: Each thread may hold a stored and a decompressed chunk, 8 MiB.
 _THREADS_LIMIT = 8
+
+#: What all streams that are read in order may have on its way or waiting together, and what a ``Fetch`` may.
+_IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
 _HINT = "the archive is damaged: remove it and create the checkpoint again"
 
@@ -48,6 +53,8 @@ class Archive:
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
+        self._readers = ThreadPoolExecutor(store.parallel_reads, thread_name_prefix="archive-read")
+        self._in_order_budget = Budget(_IN_ORDER_BYTES)
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
         # Never touched memory: every zero chunk is a view of it, and it takes none.
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
@@ -56,7 +63,9 @@ class Archive:
     def open(
         cls, store: Store, *, expected_hash: str = "", key: bytes | None = None, threads: int = 0
     ) -> Archive:
-        """Read and check the manifest; ``threads`` read ahead, by default one a processor, at least 2, at most 8.
+        """Read and check the manifest; ``threads`` verify and decompress, by default one a processor, 2 to 8.
+
+        Stores that are not mapped are read by threads of their own, as many as ``Store.parallel_reads`` says.
 
         Raises Incompatible for another format version, key or hash than the expected one, Corrupt for
         anything that is not a complete archive, StorageError otherwise.
@@ -78,6 +87,7 @@ class Archive:
     def close(self) -> None:
         """Stop reading ahead and close the store."""
         self._pool.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -108,25 +118,7 @@ class Archive:
 
         Raises Corrupt where it is missing, damaged or of another length than it should have.
         """
-        table = self._table(name)
-        length = table.raw_length(index)
-        chunk = table.find(index)
-        if chunk is None:
-            return self._zeros[:length]
-        where = f"chunk {index} of {name} at {chunk.offset}"
-        stored = self._store.read_range(chunk.offset, chunk.stored_length)
-        if codec.digest(stored) != chunk.digest:
-            raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
-        kind = chunk.codec
-        try:
-            if self._seal:
-                kind, stored = kind - codec.SEALED, self._seal.decrypt(stored, name, index)
-            raw = codec.decode(kind, stored, length, self._buffers)
-        except Corrupt as error:
-            raise Corrupt(f"{where}: {error.message}", hint=_HINT, reason=error.reason) from None
-        if len(raw) != length:
-            raise Corrupt(f"{where} has {len(raw)} bytes instead of {length}", hint=_HINT, reason="SizeLies")
-        return raw
+        return self._raw(self._wanted(name, index), None)
 
     def read(self, name: str) -> bytes:
         """A whole stream, for small ones. Raises Corrupt like ``chunk``."""
@@ -167,12 +159,20 @@ class Archive:
             found[name] += data
         return found
 
+    def fetch(self, chunks: Iterable[tuple[str, int]]) -> Fetch:
+        """Bring chunks in, given as (name, index), in about that order, for any number of threads to take."""
+        return Fetch(self._source(chunks, Budget(_FETCH_BYTES)), self._raw)
+
     def start_threads(self) -> None:
-        """Start all reading threads now, and not one by one when there is something to read."""
-        barrier = threading.Barrier(self._threads + 1)
-        for _ in range(self._threads):
-            self._pool.submit(barrier.wait)
-        barrier.wait()
+        """Start all threads now, and not one by one when there is something to read."""
+        pools = [(self._pool, self._threads)]
+        if self._store.read_bytes:
+            pools.append((self._readers, self._store.parallel_reads))
+        for pool, count in pools:
+            barrier = threading.Barrier(count + 1)
+            for _ in range(count):
+                pool.submit(barrier.wait)
+            barrier.wait()
 
     def place_of(self, name: str, index: int) -> int | None:
         """Where chunk ``index`` of a stream lies in the archive; None for one that is all zeros."""
@@ -195,23 +195,80 @@ class Archive:
             progress(done, total)
 
     def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
+        source = self._source(jobs, self._in_order_budget)
         ready: deque[Future[Bytes]] = deque()
         try:
-            for name, index in jobs:
-                ready.append(self._pool.submit(self.chunk, name, index))
-                if len(ready) > ahead:
-                    yield ready.popleft().result()
-            while ready:
+            while True:
+                while len(ready) <= ahead and (not ready or source.is_ready()):
+                    arrival = source.take(in_order=True)
+                    if arrival is None:
+                        break
+                    ready.append(self._pool.submit(self._raw, *arrival))
+                    del arrival
+                if not ready:
+                    return
                 yield ready.popleft().result()
         finally:
+            source.close()
             for future in ready:
                 future.cancel()
+
+    def _source(self, jobs: Iterable[tuple[str, int]], budget: Budget) -> Source:
+        wanted = (self._wanted(name, index) for name, index in jobs)
+        if not self._store.read_bytes:
+            return Direct(wanted)
+        return Ahead(self._store, self._readers, wanted, budget)
+
+    def _wanted(self, name: str, index: int) -> Wanted:
+        return Wanted(name, index, self._table(name).find(index))
+
+    def _raw(self, wanted: Wanted, stored: Bytes | None) -> Bytes:
+        """Verified and decompressed; read here where that did not happen yet. Raises Corrupt, StorageError."""
+        name, index, chunk = wanted
+        length = self._table(name).raw_length(index)
+        if chunk is None:
+            return self._zeros[:length]
+        where = f"chunk {index} of {name} at {chunk.offset}"
+        if stored is None:
+            stored = self._store.read_range(chunk.offset, chunk.stored_length)
+        if codec.digest(stored) != chunk.digest:
+            raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
+        kind = chunk.codec
+        try:
+            if self._seal:
+                kind, stored = kind - codec.SEALED, self._seal.decrypt(stored, name, index)
+            raw = codec.decode(kind, stored, length, self._buffers)
+        except Corrupt as error:
+            raise Corrupt(f"{where}: {error.message}", hint=_HINT, reason=error.reason) from None
+        if len(raw) != length:
+            raise Corrupt(f"{where} has {len(raw)} bytes instead of {length}", hint=_HINT, reason="SizeLies")
+        return raw
 
     def _table(self, name: str) -> _Table:
         try:
             return self._tables[name]
         except KeyError:
             raise Corrupt(f"the archive has no stream {name!r}", hint=_HINT, reason="StreamMissing") from None
+
+
+class Fetch:
+    """Chunks that come in ahead of need. Thread-safe."""
+
+    def __init__(self, source: Source, raw: Callable[[Wanted, Bytes | None], Bytes]) -> None:
+        self._source = source
+        self._raw = raw
+
+    def take(self) -> tuple[str, int, Bytes] | None:
+        """Name, index and raw bytes of a chunk, verified in this thread; None where none is left.
+
+        Raises Corrupt like ``Archive.chunk``, StorageError.
+        """
+        arrival = self._source.take(in_order=False)
+        return None if arrival is None else (arrival[0].name, arrival[0].number, self._raw(*arrival))
+
+    def close(self) -> None:
+        """No more is wanted: every ``take``, one that waits included, returns None. Idempotent."""
+        self._source.close()
 
 
 class _Table:
@@ -226,11 +283,11 @@ class _Table:
         self._starts = list(accumulate(lengths, initial=0))
 
     def raw_length(self, index: int) -> int:
-        if not 0 <= index < self.count:
-            raise IndexError(f"chunk {index} of {self.count}")
         return min(self._chunk_size, self.size - index * self._chunk_size)
 
     def find(self, index: int) -> Chunk | None:
+        if not 0 <= index < self.count:
+            raise IndexError(f"chunk {index} of {self.count}")
         entry = self._entries[bisect_right(self._starts, index) - 1]
         return None if isinstance(entry, int) else entry
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,27 +16,26 @@ from dynamo_entry.storage.base import Bytes
 WINDOW_BYTES = 96 << 20
 
 
-class _Job(NamedTuple):
-    """One chunk of the archive, and the extents that take from it."""
+class _Ready(NamedTuple):
+    """One verified chunk: its number in its stream, its bytes, and the extents that take from it."""
 
-    place: int
-    stream: str
     number: int
+    data: Bytes
     extents: list[Extent]
 
 
 class Filler:
     """Fills what ``plan`` says from ``archive`` with ``threads`` threads, all of which are started here.
 
-    They begin to fetch at once, and hold WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks
-    can be written to. Chunks are taken in the order in which they lie in the archive. All-zero chunks cost nothing:
-    memory that was never touched reads as zeros.
+    They begin at once, and hold WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks can be
+    written to. Chunks are fetched in the order in which they lie in the archive. All-zero chunks cost nothing: memory
+    that was never touched reads as zeros.
     """
 
     def __init__(self, archive: Archive, plan: Plan, threads: int) -> None:
-        self._archive = archive
         self._chunk_size = archive.manifest.chunk_size
-        self._jobs = iter(sorted(_jobs(archive, plan)))
+        self._extents = _by_chunk(plan, self._chunk_size)
+        self._chunks = archive.fetch(_in_place_order(archive, self._extents))
         self._writer = Writer()
         self._lock = threading.Lock()
         self._gate = threading.Event()
@@ -62,18 +61,22 @@ class Filler:
     def close(self) -> None:
         """Stop; a thread in the middle of a chunk ends after it."""
         self._failure = self._failure or RuntimeError("stopped")
+        self._chunks.close()
         self._gate.set()
 
     def _run(self) -> None:
-        ready: list[tuple[_Job, Bytes]] = []
+        ready: list[_Ready] = []
         try:
-            while self._failure is None and (job := self._take()):
-                ready.append((job, self._archive.chunk(job.stream, job.number)))
+            while self._failure is None and (found := self._chunks.take()):
+                stream, number, data = found
+                ready.append(_Ready(number, data, self._extents[stream, number]))
+                del found, data  # what is written is to be let go of, and not when the next one is there
                 if self._gate.is_set() or len(ready) == self._window:
                     self._write(ready)
             self._write(ready)
         except BaseException as error:  # a thread's outermost frame: the waiting caller gets it
             self._failure = self._failure or error
+            self._chunks.close()
         with self._lock:
             self._running -= 1
             if not self._running:
@@ -82,16 +85,12 @@ class Filler:
         if self._failure is not None:
             self._ended.set()
 
-    def _take(self) -> _Job | None:
-        with self._lock:
-            return next(self._jobs, None)
-
-    def _write(self, ready: list[tuple[_Job, Bytes]]) -> None:
+    def _write(self, ready: list[_Ready]) -> None:
         self._gate.wait()
         while ready and self._failure is None:
-            job, data = ready.pop()
-            start = job.number * self._chunk_size
-            for target, extents in groupby(job.extents, key=lambda extent: extent.target):
+            number, data, wanted = ready.pop()
+            start = number * self._chunk_size
+            for target, extents in groupby(wanted, key=lambda extent: extent.target):
                 pieces = list(_pieces(extents, start, start + len(data)))
                 self._writer.write(target, data, pieces)
                 with self._lock:
@@ -105,13 +104,15 @@ def _pieces(extents: Iterator[Extent], start: int, end: int) -> Iterator[Piece]:
         yield Piece(first - start, last - first, extent.position + first - extent.offset)
 
 
-def _jobs(archive: Archive, plan: Plan) -> Iterator[_Job]:
-    size = archive.manifest.chunk_size
-    by_chunk: dict[tuple[str, int], list[Extent]] = {}
+def _by_chunk(plan: Plan, size: int) -> dict[tuple[str, int], list[Extent]]:
+    """(stream, number) of every chunk that something is taken from, and what."""
+    found: dict[tuple[str, int], list[Extent]] = {}
     for extent in plan.extents:
-        for index in range(extent.offset // size, -(-(extent.offset + extent.length) // size)):
-            by_chunk.setdefault((f"criu/{extent.image}", index), []).append(extent)
-    for (stream, index), extents in by_chunk.items():
-        place = archive.place_of(stream, index)
-        if place is not None:
-            yield _Job(place, stream, index, extents)
+        for number in range(extent.offset // size, -(-(extent.offset + extent.length) // size)):
+            found.setdefault((f"criu/{extent.image}", number), []).append(extent)
+    return found
+
+
+def _in_place_order(archive: Archive, chunks: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    places = ((archive.place_of(*chunk), chunk) for chunk in chunks)
+    return [chunk for _, chunk in sorted((place, chunk) for place, chunk in places if place is not None)]

@@ -110,13 +110,13 @@ def test_nothing_is_written_before_the_tasks_are_there_and_fetching_ahead_is_bou
     data = noise(60 * CHUNK)
     with open_bytes(build({"criu/pages-1.img": data}, compression="none")) as archive:
         read = threading.Semaphore(0)
-        chunk = archive.chunk
+        read_range = archive._store.read_range
 
-        def counted(name, index):
+        def counted(offset, length):
             read.release()
-            return chunk(name, index)
+            return read_range(offset, length)
 
-        monkeypatch.setattr(archive, "chunk", counted)
+        monkeypatch.setattr(archive._store, "read_range", counted)
         extent = Extent("pages-1.img", 0, len(data), Task(child.pid), child.address)
         filler = Filler(archive, Plan([], [], [extent], [], {}), 2)
         assert all(read.acquire(timeout=5) for _ in range(8))

@@ -24,7 +24,7 @@ class S3Store(Store):
     """One object. Reads see one and the same object from the first ``stat`` on, or fail."""
 
     parallel_reads = 8
-    read_bytes = 8 << 20
+    read_bytes = (8 << 20) + (64 << 10)  # two chunks of 4 MiB, with their headers and seals
 
     def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
         place = location.parse(url, os.environ)

@@ -35,9 +35,10 @@ BUCKET, HASH = "bench", "d936422b4f953f99"
 
 
 class S3:
-    """A gateway with one archive in it, as a file, too."""
+    """A gateway with one archive in it."""
 
     def __init__(self, directory, options):
+        self.options = options
         (directory / "rgw").mkdir()
         self.rgw = Rgw(directory / "rgw", memory_bytes=(4 * options.size + 4096) << 20)
         scheme, port = ("https", self.rgw.tls_port) if options.tls else ("http", self.rgw.port)
@@ -50,11 +51,13 @@ class S3:
             # RGW 16 answers 411 to the checksums that newer SDKs append to a body.
             AWS_REQUEST_CHECKSUM_CALCULATION="when_required", AWS_RESPONSE_CHECKSUM_VALIDATION="when_required",
         )  # fmt: skip
+        self.file, self.target = directory / "archive.tar", directory / "target"
+
+    def fill(self):
+        """One archive, as a file and in a bucket."""
         run([*PEERS, "bucket"])
-        self.file = directory / "archive.tar"
-        run([*OURS, "make", str(self.file), str(options.size), options.content])
-        run([*OURS, "put", f"{self.prefix}/{HASH}.tar", str(self.file)])
-        self.target = directory / "target"
+        run([*OURS, "make", self.file, self.options.size, self.options.content])
+        run([*OURS, "put", f"{self.prefix}/{HASH}.tar", self.file])
 
     def stop(self):
         self.rgw.stop()
@@ -94,6 +97,7 @@ class Oci:
     """A registry with one archive in it, and another one to push to."""
 
     def __init__(self, directory, options):
+        self.options = options
         self.full, self.empty = Registry(directory / "full"), Registry(directory / "empty")
         authority = directory / "authorities.pem"
         authority.write_bytes(self.full.certificate.ca.read_bytes() + self.empty.certificate.ca.read_bytes())
@@ -109,14 +113,16 @@ class Oci:
             REQUESTS_CA_BUNDLE=str(authority), REGISTRY_USER=USER, REGISTRY_PASSWORD=PASSWORD,
         )  # fmt: skip
         self.certificates = directory / "certs"
-        self.file = directory / "archive.tar"
-        run([*OURS, "make", str(self.file), str(options.size), options.content])
-        run([*OURS, "put", f"oci://{self.full.name}/bench:{HASH}", str(self.file)])
-        self.layers = directory / "layers"
-        run([*PEERS, "oras-pull", f"{self.full.name}/bench:{HASH}", str(self.layers)])
-        self.directory_image = directory / "image"
-        run([*self._skopeo("src"), f"docker://{self.full.name}/bench:{HASH}", f"dir:{self.directory_image}"])
-        self.target = directory / "target"
+        self.file, self.target = directory / "archive.tar", directory / "target"
+        self.layers, self.image = directory / "layers", directory / "image"
+
+    def fill(self):
+        """One archive, as a file, in the registry, and as each peer's own files."""
+        there = f"{self.full.name}/bench:{HASH}"
+        run([*OURS, "make", self.file, self.options.size, self.options.content])
+        run([*OURS, "put", f"oci://{there}", self.file])
+        run([*PEERS, "oras-pull", there, self.layers])
+        run([*self._skopeo("src"), f"docker://{there}", f"dir:{self.image}"])
 
     def stop(self):
         self.full.stop()
@@ -135,7 +141,7 @@ class Oci:
                 "launcher": [*OURS, "put", f"oci://{new}", self.file],
                 "launcher, archive": [*OURS, "archive", f"oci://{new}", self.file],
                 "oras": [*PEERS, "oras-push", new, self.layers],
-                "skopeo": [*self._skopeo("dest"), f"dir:{self.directory_image}", f"docker://{new}"],
+                "skopeo": [*self._skopeo("dest"), f"dir:{self.image}", f"docker://{new}"],
             },
         }
 
@@ -253,6 +259,7 @@ def main():
         try:
             server = server_of(directory, options)
             try:
+                server.fill()
                 runs.update(rounds(server, options))
             finally:
                 server.stop()

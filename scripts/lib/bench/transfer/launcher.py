@@ -31,16 +31,13 @@ def make(path, mib, content):
 def get(location):
     """As a restore fills memory: as many threads as cores take verified chunks in any order."""
     with Archive.open(storage.open_store(location), threads=THREADS) as archive:
-        jobs = iter([(name, index) for name in archive.names() for index in range(archive.count_of(name))])
-        lock = threading.Lock()
+        chunks = archive.fetch(
+            (name, index) for name in archive.names() for index in range(archive.count_of(name))
+        )
 
         def take():
-            while True:
-                with lock:
-                    job = next(jobs, None)
-                if job is None:
-                    return
-                archive.chunk(*job)
+            while chunks.take():
+                pass
 
         threads = [threading.Thread(target=take) for _ in range(THREADS)]
         for thread in threads:

@@ -1,0 +1,160 @@
+"""Reading ahead of those who want chunks: as many reads at once as the store likes, no more memory than allowed."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Protocol
+
+from dynamo_entry.archive.spans import Span, Wanted, spans
+from dynamo_entry.storage.base import Bytes, Store
+
+#: A chunk's turn: what was wanted and its stored bytes, or None where whoever takes it is to read them.
+Arrival = tuple[Wanted, Bytes | None]
+
+
+class Budget:
+    """How many bytes may be on their way or waiting, for all that share it. Thread-safe.
+
+    Everybody may have one read, however little is left: nobody waits for somebody else to go on.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def take(self, length: int, *, is_first: bool) -> bool:
+        """Whether there is room; it is taken then."""
+        with self._lock:
+            if self._held + length > self._limit and not is_first:
+                return False
+            self._held += length
+            return True
+
+    def give_back(self, length: int) -> None:
+        """What was taken is no longer needed."""
+        with self._lock:
+            self._held -= length
+
+
+class Source(Protocol):
+    """Where chunks come from, one after another. Thread-safe."""
+
+    def take(self, *, in_order: bool) -> Arrival | None:
+        """The next chunk, or the next that is there; waits for it. None: there are no more. Raises StorageError."""
+
+    def is_ready(self) -> bool:
+        """Whether the next chunk in order can be had without waiting."""
+
+    def close(self) -> None:
+        """No more is wanted; whoever waits is told that there are no more."""
+
+
+class Direct:
+    """Nothing is read ahead: a mapped file has the kernel for that."""
+
+    def __init__(self, wanted: Iterable[Wanted]) -> None:
+        self._wanted = iter(wanted)
+        self._lock = threading.Lock()
+
+    def take(self, *, in_order: bool) -> Arrival | None:  # noqa: ARG002
+        with self._lock:
+            entry = next(self._wanted, None)
+        return None if entry is None else (entry, None)
+
+    def is_ready(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        with self._lock:
+            self._wanted = iter(())
+
+
+class Ahead:
+    """Reads spans of ``store`` in the threads of ``pool``, as many beforehand as ``budget`` has room for.
+
+    The first failure of a read is raised from every ``take`` from then on.
+    """
+
+    def __init__(self, store: Store, pool: Executor, wanted: Iterable[Wanted], budget: Budget) -> None:
+        self._store = store
+        self._pool = pool
+        self._budget = budget
+        self._spans = spans(wanted, store.read_bytes)
+        self._next = next(self._spans, None)
+        self._reads: deque[_Read] = deque()
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        with self._changed:
+            self._begin()
+
+    def take(self, *, in_order: bool) -> Arrival | None:
+        with self._changed:
+            while True:
+                if self._failure is not None:
+                    raise self._failure
+                self._begin()
+                if not self._reads:
+                    return None
+                candidates = [self._reads[0]] if in_order else self._reads
+                read = next((read for read in candidates if read.data is not None), None)
+                if read is not None:
+                    return self._taken(read)
+                self._changed.wait()
+
+    def is_ready(self) -> bool:
+        with self._changed:
+            return not self._reads or self._reads[0].data is not None or self._failure is not None
+
+    def close(self) -> None:
+        with self._changed:
+            self._next = None
+            for read in self._reads:
+                self._budget.give_back(read.span.length)
+            self._reads.clear()
+            self._changed.notify_all()
+
+    def _begin(self) -> None:
+        while self._next is not None and self._budget.take(self._next.length, is_first=not self._reads):
+            read = _Read(self._next)
+            self._reads.append(read)
+            if read.data is None:
+                self._pool.submit(self._fetch, read)
+            self._next = next(self._spans, None)
+
+    def _fetch(self, read: _Read) -> None:
+        with self._changed:
+            if read not in self._reads or self._failure is not None:
+                return
+        try:
+            data = memoryview(self._store.read_range(read.span.offset, read.span.length))
+            failure = None
+        except BaseException as error:  # a thread's outermost frame: whoever takes the next chunk gets it
+            data, failure = None, error
+        with self._changed:
+            read.data = data
+            self._failure = self._failure or failure
+            self._changed.notify_all()
+
+    def _taken(self, read: _Read) -> Arrival:
+        assert read.data is not None
+        entry = next(read.wanted)
+        stored = read.span.stored(entry, read.data)
+        read.left -= 1
+        if not read.left:
+            self._reads.remove(read)
+            self._budget.give_back(read.span.length)
+        return entry, stored
+
+
+class _Read:
+    """One span on its way, or there and not yet wholly taken."""
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.data: memoryview | None = None if span.length else memoryview(b"")
+        self.wanted: Iterator[Wanted] = iter(span.wanted)
+        self.left = len(span.wanted)

@@ -72,15 +72,17 @@ def environment_changes(
     """How the engine's environment differs from the launcher's, whose ``names`` are given; None: withheld.
 
     The engine's memory is part of the archive: what only the launcher needs must not be in there.
-    ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create. What
-    creation mode adds is added where unset.
+    ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create. An engine that
+    is a launcher itself is told to be no more than an init, and then passes ``SIGNAL_FILE`` on. What creation
+    mode adds is added where unset.
     """
     given = set(names)
-    kept = {PREFIX.encode() + b"SIGNAL_FILE"} if is_create else set()
+    kept = {PREFIX.encode() + b"SIGNAL_FILE"} if is_create or settings.mode == "cold" else set()
     dropped = {name.encode() for name in settings.drop_env}
     dropped |= {name for name in given if name.startswith(PREFIX.encode())} - kept
     added = {name.encode(): text.encode() for name, text in additions.items()}
     return {
         **{name: text for name, text in added.items() if name not in given},
         **dict.fromkeys(sorted(dropped & given)),
+        **({PREFIX.encode() + b"MODE": b"cold"} if is_create else {}),
     }

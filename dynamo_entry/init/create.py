@@ -139,6 +139,8 @@ class _Creation:
         """Before the freeze that ends the creation; after it, CRIU ended the engine as it should."""
         self._engine_code = event.code
         self._worker.tell("ended")
+        if self._worker.phase not in FROZEN:  # a hook may have a long time yet
+            self._call_off_end = time.monotonic() + CALL_OFF_S
 
     def _worker_ended(self, code: int) -> int:
         self._it.loop.stop_listening()

@@ -7,7 +7,7 @@ import time
 
 import psutil
 
-from dynamo_entry.errors import NotReady
+from dynamo_entry.errors import NotDumpable, NotReady
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel
 
@@ -18,12 +18,19 @@ _PROBE_S = 5
 
 
 def remove_stale_signal(path: str) -> None:
-    """A signal file of an earlier run says nothing about this engine."""
-    if path:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+    """A signal file of an earlier run says nothing about this engine. Raises NotDumpable where none can be made."""
+    if not path:
+        return
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise NotDumpable(
+            f"the engine cannot create the signal file {path}: {error.strerror}",
+            hint="mount a writable emptyDir there, or choose another SIGNAL_FILE",
+            reason="SignalFileInvalid",
+        ) from None
 
 
 def wait_until_ready(settings: Settings, channel: Channel) -> None:

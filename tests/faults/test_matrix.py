@@ -212,6 +212,32 @@ def test_a_restore_that_fails_is_a_cold_start(side_by_side, archive, phase):
         assert_clean(container)
 
 
+def test_an_engine_that_dies_is_told_with_the_phase(side_by_side):
+    """A Job retries it; nothing is published. Once the archive is there, the engine's end is what was wanted."""
+    phases = [phase for phase in CREATE_PHASES if phase != "prepare"]
+    started = [
+        (phase, *held({phase: containers}, create, CREATE_PHASES[phase])[0][1:])
+        for phase, containers in side_by_side(*phases).items()
+    ]
+    for phase, containers, container in started:
+        engine = next(
+            pid for pid, line in container.processes().items() if line.startswith("python3 /tiny.py")
+        )
+        os.kill(engine, signal.SIGKILL)
+        if phase in ("dump", "frozen", "written"):  # CRIU stands still, and would for ever
+            kill(container, "criu")
+        code = container.exit_code(30)
+        if phase == "written":
+            assert code == 0, container.output()
+            assert assert_all_or_nothing(containers)
+            continue
+        assert code == 172, container.output()
+        event = container.event("Checkpoint not created")
+        told = "dump" if phase == "frozen" else phase
+        assert (event["reason"], event["engine_code"], event["phase"]) == ("EngineEnded", 137, told), event
+        assert visible(containers) == []
+
+
 def test_a_killed_launcher_leaves_nothing_half_made(side_by_side):
     """It is PID 1: the kernel ends the rest. The archive is whole or not there, what was written of it is hidden."""
     for phase, containers in side_by_side(*CREATE_PHASES).items():

@@ -53,8 +53,14 @@ def test_the_engine_does_not_see_the_launchers_variables():
     assert changes == {b"AWS_SECRET_ACCESS_KEY": None, b"DYNAMO_CHECKPOINT_LOCATION": None}
 
 
-def test_creation_adds_where_unset_and_keeps_the_signal_file():
+def test_a_launcher_told_to_be_an_init_passes_the_signal_file_on():
+    names = [b"DYNAMO_CHECKPOINT_SIGNAL_FILE", b"DYNAMO_CHECKPOINT_MODE"]
+    changes = environment_changes(names, Settings(mode="cold"), additions={}, is_create=False)
+    assert changes == {b"DYNAMO_CHECKPOINT_MODE": None}
+
+
+def test_creation_adds_where_unset_and_keeps_the_signal_file_from_another_launcher():
     names = [b"DYNAMO_CHECKPOINT_SIGNAL_FILE", b"UV_USE_IO_URING"]
     additions = {"UV_USE_IO_URING": "0", "A": "b"}
     changes = environment_changes(names, Settings(), additions=additions, is_create=True)
-    assert changes == {b"A": b"b"}
+    assert changes == {b"A": b"b", b"DYNAMO_CHECKPOINT_MODE": b"cold"}

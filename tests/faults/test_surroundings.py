@@ -1,0 +1,108 @@
+"""Creations and restores where something usual is missing: they work, or one line says what they lack."""
+
+import json
+from pathlib import Path
+
+import pytest
+from garbage import SAYINGS
+from harness import CREATE, RESTORE
+from test_create_is_all_or_nothing import NAME
+from test_restore_falls_back import FALLBACK
+from test_spine import COMMAND, create, published, restore, restored
+
+LAUNCHER = ("/opt/dynamo_entry/bin/python", "-m", "dynamo_entry", "--")
+MAIN = "/opt/dynamo_entry/lib/python3.13/site-packages/dynamo_entry/worker/__main__.py"
+GARBLED = ("-v", f"{Path(__file__).with_name('garbage.py')}:{MAIN}:ro")
+
+
+@pytest.mark.parametrize("kind", SAYINGS)
+def test_a_worker_that_talks_garbage(containers, kind):
+    """A creation fails and the engine serves all the same; PID 1 neither grows nor waits."""
+    container = create(
+        containers, options=(*CREATE, *GARBLED), env={"GARBAGE": kind}, settings={"AFTER_DUMP": "continue"}
+    )
+    assert container.wait_for_event("Checkpoint not created")["reason"] == "WorkerLost"
+    assert container.json("/health") == {"status": "ok"}
+    assert resident_mib(container) < 20
+    assert list(containers.checkpoints.iterdir()) == []
+    published(containers)
+    container = restore(containers, options=(*RESTORE, *GARBLED), env={"GARBAGE": kind})
+    assert container.wait_for_event(FALLBACK)["reason"] == "WorkerLost"
+    assert container.json("/health") == {"status": "ok"}
+
+
+def resident_mib(container):
+    status = Path(f"/proc/{container.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) >> 10
+
+
+def through(shell):
+    """Options and the beginning of a command that change things by a shell before the launcher starts."""
+    return ("--entrypoint", "sh"), ("-c", f'{shell} exec "$@"', "sh", *LAUNCHER)
+
+
+PLACES = {
+    "a launcher inside a launcher": ((), LAUNCHER),
+    "without a standard input": through("exec <&-;"),
+    "without a standard output": through("exec >&-;"),
+    "without a standard error": through("exec 2>&-;"),
+    "without any of the three": through("exec <&- >&- 2>&-;"),
+    "a read-only root": (("--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp"), ()),
+    "other users' processes hidden": (("--security-opt", "proc-opts=hidepid=2"), ()),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_engine_is_created_and_restored(containers, place):
+    options, prefix = PLACES[place]
+    created = create(containers, options=(*CREATE, *options), command=(*prefix, *COMMAND))
+    assert created.exit_code() == 0, created.output()
+    status = {"STATUS_FILE": "/checkpoints/status"}
+    container = restore(
+        containers, options=(*RESTORE, *options), command=(*prefix, *COMMAND), settings=status
+    )
+    assert container.json("/state")["pid"] >= 1000, container.output()
+    container.wait((containers.checkpoints / "status").exists, "status")
+    assert json.loads((containers.checkpoints / "status").read_text())["result"] == "restored"
+
+
+def test_a_signal_file_in_a_place_that_is_not_writable(containers):
+    """Said before the engine is started; with another place everything works, /tmp is not needed."""
+    options = (*CREATE, "--tmpfs", "/tmp:ro")
+    container = create(containers, options=options)
+    assert container.exit_code() == 171
+    assert container.event("Checkpoint not created")["reason"] == "SignalFileInvalid"
+    published(containers, options=options, settings={"SIGNAL_FILE": "/run/ready"})
+    restored(containers, options=(*RESTORE, "--tmpfs", "/tmp:ro")).json("/health")
+
+
+def test_a_user_without_rights(containers):
+    """A creation says which are missing; a restore says so, and the pod serves."""
+    options, prefix = through("exec setpriv --reuid 65534 --regid 65534 --clear-groups")
+    command = (prefix[0], prefix[1].replace(" exec ", " ", 1), *prefix[2:], *COMMAND)
+    created = create(containers, options=(*CREATE, *options), command=command)
+    assert created.exit_code() == 171
+    assert created.event("Checkpoint not created")["reason"] == "CapabilityMissing"
+    published(containers)
+    container = restore(containers, options=(*RESTORE, *options), command=command)
+    assert container.json("/health") == {"status": "ok"}
+    assert container.event(FALLBACK)["reason"] == "CapabilityMissing"
+
+
+def test_the_termination_message_says_how_it_went(containers):
+    """Phase, outcome and seconds, where Kubernetes shows them."""
+    log = containers.directory / "termination-log"
+    log.touch()
+    options = ("-v", f"{log}:/dev/termination-log")
+    create(containers, options=(*CREATE, *options)).exit_code()
+    told = json.loads(log.read_text())
+    assert told["result"] == "published"
+    assert told["seconds"]["dump"] > 0
+    log.write_text("")
+    restored(containers, options=(*RESTORE, *options))
+    told = json.loads(log.read_text())
+    assert (told["result"], told["phase"]) == ("restored", "settle")
+    (containers.checkpoints / NAME).write_bytes(b"")
+    restore(containers, options=(*RESTORE, *options)).wait_for_event(FALLBACK)
+    told = json.loads(log.read_text())
+    assert (told["result"], told["reason"]) == ("cold", "NotAnArchive")

@@ -2,8 +2,9 @@
 
 import container
 
+#: What the launcher has published is on the disk; what tar has written may be in memory only, until it is synced.
 #: criu+zstd needs the zstd command in the image.
-SIDES = "launcher,criu+tar"
+SIDES = "launcher,criu+tar,criu+tar+sync"
 
 
 def main():

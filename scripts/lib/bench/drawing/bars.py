@@ -14,19 +14,19 @@ def draw(found, path):
     """Seconds of every side, a group of bars a case."""
     sides = list(dict.fromkeys(side for result in found.values() for side in result["summary"]))
     figure, axes = plt.subplots(figsize=(10, 0.6 * len(found) + 1.5), layout="constrained")
-    height = 0.8 / len(sides)
-    for index, side in enumerate(sides):
-        rows = [
-            (place, result["summary"][side])
-            for place, result in enumerate(found.values())
-            if side in result["summary"]
-        ]
-        medians = [row["median_s"] for _, row in rows]
+    height = 0.8 / max(len(result["summary"]) for result in found.values())
+    for side in sides:
+        places, rows = [], []
+        for place, result in enumerate(found.values()):
+            if side in result["summary"]:
+                among = list(result["summary"])
+                places.append(place + (among.index(side) - (len(among) - 1) / 2) * height)
+                rows.append(result["summary"][side])
+        medians = [row["median_s"] for row in rows]
         spread = [
-            [row["median_s"] - row["min_s"] for _, row in rows],
-            [row["max_s"] - row["median_s"] for _, row in rows],
+            [row["median_s"] - row["min_s"] for row in rows],
+            [row["max_s"] - row["median_s"] for row in rows],
         ]
-        places = [place + (index - (len(sides) - 1) / 2) * height for place, _ in rows]
         axes.barh(places, medians, height, xerr=spread, label=side, error_kw={"lw": 0.8})
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()

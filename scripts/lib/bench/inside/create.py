@@ -51,11 +51,13 @@ def dump(process):
     )  # fmt: skip
 
 
-def peer(*tar):
+def peer(*tar, and_then=None):
     def act(process):
         began = time.monotonic()
         dump(process)
         run(["tar", "-C", IMAGES, *tar, "."])
+        if and_then:
+            run(and_then)
         return {"seconds": time.monotonic() - began}
 
     return act
@@ -64,6 +66,7 @@ def peer(*tar):
 SIDES = {
     "launcher": (remove, ours),
     "criu+tar": (engine, peer("-cf", TAR)),
+    "criu+tar+sync": (engine, peer("-cf", TAR, and_then=["sync", TAR])),
     "criu+zstd": (engine, peer("-I", "zstd -1 -T0", "-cf", f"{TAR}.zst")),
 }
 

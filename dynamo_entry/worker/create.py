@@ -25,11 +25,12 @@ from dynamo_entry.fill import shared
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, mounts, pack
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import affinity, context, dumpable, engine, hints, privileges, record
+from dynamo_entry.worker import affinity, context, dumpable, engine, hints, privileges, record, secrets
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.dump import Dump
 from dynamo_entry.worker.places import work_directory
+from dynamo_entry.worker.store import open_store
 from dynamo_entry.worker.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 
 
@@ -60,7 +61,7 @@ class _Creation:
     def __init__(self, settings: Settings, channel: Channel) -> None:
         self._settings = settings
         self._channel = channel
-        self._store = storage.open_store(settings.location, storage.Retry.within(settings.stall_timeout))
+        self._store = open_store(settings, settings.location)
         self._key = read_key(settings.key_file)
         self._pid = 0
         self._canary: dict[str, Any] = {}
@@ -131,6 +132,8 @@ class _Creation:
 
     def freeze_and_publish(self) -> dict[str, Any]:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
+        # Anew: the engine may have taken longer to start than the credentials were good for.
+        self._store = open_store(self._settings, self._settings.location)
         sink = self._store.open_writer(replace=self._settings.force)
         writer = ArchiveWriter(
             sink, compression=Compression.parse(self._settings.compression),
@@ -147,10 +150,20 @@ class _Creation:
         with self._channel.phase("freeze", **limits):
             processes = engine.tree(self._pid)
             dumpable.check(processes, self._have.effective)
+            self._warn_of_secrets()
             self._hints = hints.find(processes, self._roots, record.container_stdio(self._pid))
         with self._gpu.frozen(self._pids, **limits) as gpu:
             head = self._head(engine.tree(self._pid), gpu)
             return self._dump_and_publish(writer, sink, head, limits)
+
+    def _warn_of_secrets(self) -> None:
+        """An engine's environment is part of its memory, and so of an archive that is not sealed."""
+        if self._key is None and (names := secrets.in_environments(self._pids())):
+            self._channel.log.warning(
+                "secrets in the archive", names=names,
+                hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
+                "elsewhere, KEY_FILE seals the archive",
+            )  # fmt: skip
 
     def _pids(self) -> list[int]:
         return [process.pid for process in engine.tree(self._pid)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from dynamo_entry import canary, cuda, hooks, storage
+from dynamo_entry import canary, cuda, hooks
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.criu import process, records
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
@@ -21,6 +21,7 @@ from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.rebuild import Rebuild
+from dynamo_entry.worker.store import open_store
 from dynamo_entry.worker.streams import DELTA_TAR
 
 #: A root process that dies of what its new place lacks does so at once.
@@ -77,13 +78,11 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
     """The first source with a valid archive; a later one only where the earlier ones failed."""
     deadline = time.monotonic() + settings.wait
     key = read_key(settings.key_file)
-    retry = storage.Retry.within(settings.stall_timeout)
     while True:
         failure: CheckpointError = NotFound("no source for the archive is given")
         for source in sources:
             try:
-                store = storage.open_store(source, retry)
-                return Archive.open(store, expected_hash=settings.hash, key=key)
+                return Archive.open(open_store(settings, source), expected_hash=settings.hash, key=key)
             except (StorageError, ArchiveError) as error:
                 failure = error
                 if source != sources[-1]:

@@ -247,3 +247,39 @@ def test_a_missing_object_and_a_missing_bucket_are_told_apart(start, bucket):
     container = start(f"s3+http://{bucket}-other/models/{HASH}.tar", RESTORE)
     assert container.wait_for_event(FALLBACK)["reason"] == "NoSuchBucket"
     assert_serves_cold(container)
+
+
+def mounted(directory, **files):
+    """A secret for CREDENTIALS_DIR, and the options that mount it."""
+    directory.mkdir()
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return ("-v", f"{directory}:/credentials:ro")
+
+
+NO_KEYS = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+
+
+@pytest.mark.parametrize("are_mounted", [True, False])
+def test_whether_storage_keys_are_in_the_archive_is_known(start, bucket, tmp_path, are_mounted):
+    """A mounted secret is the launcher's alone. Keys in the engine's environment are captured, and that is said."""
+    location = f"s3+http://{bucket}/models/{HASH}.tar"
+    secret = mounted(tmp_path / "s", AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=f"{SECRET_KEY}\n")
+    options = (*CREATE, *secret) if are_mounted else CREATE
+    settings = {"CREDENTIALS_DIR": "/credentials"} if are_mounted else {}
+    creator = start(
+        location, options, env=NO_KEYS if are_mounted else {}, SIGNAL_FILE="/tmp/ready", COMPRESSION="none", **settings
+    )  # fmt: skip
+    assert creator.exit_code() == 0, creator.output()
+    with S3Store(location, RETRY) as store:
+        data = bytes(store.read_range(0, store.stat().size))
+    assert (SECRET_KEY.encode() in data) == (not are_mounted)
+    warning = creator.event("secrets in the archive")
+    assert bool(warning) == (not are_mounted)
+    assert SECRET_KEY not in creator.stderr
+    if warning:
+        assert warning["names"] == ["AWS_SECRET_ACCESS_KEY"]
+    container = start(
+        location, (*RESTORE, *secret) if are_mounted else RESTORE, env=NO_KEYS if are_mounted else {}, **settings
+    )  # fmt: skip
+    container.wait_for_event("Restored")

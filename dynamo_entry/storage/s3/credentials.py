@@ -67,13 +67,24 @@ class Chain:
             self._found = self._found or session.get_credentials()
             if self._found is not None:
                 return self._found.get_frozen_credentials()
-        except (exceptions.HTTPClientError, exceptions.MetadataRetrievalError) as error:
-            raise StorageUnavailable(
-                f"{self._what}: credentials cannot be fetched: {error}", reason="CredentialsUnavailable"
-            ) from None
-        except (exceptions.BotoCoreError, exceptions.ClientError, OSError) as error:
+        except (
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            exceptions.MetadataRetrievalError,
+        ) as error:
+            raise self._unavailable(error) from None
+        except exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                raise self._unavailable(error) from None
+            raise self._refused(str(error)) from None
+        except (exceptions.BotoCoreError, OSError) as error:
             raise self._refused(str(error)) from None
         raise self._refused("there are none")
+
+    def _unavailable(self, error: Exception) -> StorageError:
+        return StorageUnavailable(
+            f"{self._what}: credentials cannot be fetched: {error}", reason="CredentialsUnavailable"
+        )
 
     def _refused(self, why: str) -> StorageError:
         return StorageDenied(f"{self._what}: no credentials: {why}", hint=_HINT, reason="NoCredentials")

@@ -1,0 +1,31 @@
+"""Which secrets an archive is going to hold because they stand in the engine's environment: their names alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_SECRET = re.compile(
+    r"(.+_)?(ACCESS_KEY|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET|TOKEN)|.*PASSWORD", flags=re.IGNORECASE
+)
+
+
+def in_environments(pids: Iterable[int]) -> list[str]:
+    """Names of variables that look like secrets and are not empty, in the environments that processes began with."""
+    names = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                entries = file.read().split(b"\0")
+        except OSError:
+            continue  # it ended
+        for entry in entries:
+            name, _, value = entry.partition(b"=")
+            if value and is_secret(name.decode("utf-8", "replace")):
+                names.add(name.decode("utf-8", "replace"))
+    return sorted(names)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of that name most likely holds a secret."""
+    return _SECRET.fullmatch(name) is not None

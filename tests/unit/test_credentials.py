@@ -1,0 +1,88 @@
+"""Credentials from a mounted secret, and secrets that would travel with an engine."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dynamo_entry.errors import StorageDenied
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker import secrets
+from dynamo_entry.worker.store import load_credentials, open_store
+
+
+@pytest.fixture
+def secret(tmp_path, monkeypatch):
+    """A directory as a kubelet mounts a secret, which it replaces by exchanging one link."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DOCKER_CONFIG", "CA"):
+        monkeypatch.setenv(name, "before")
+
+    def mount(**files):
+        held = tmp_path / f"..{len(list(tmp_path.iterdir()))}"
+        held.mkdir()
+        (tmp_path / "..data").unlink(missing_ok=True)
+        (tmp_path / "..data").symlink_to(held.name)
+        for name, text in files.items():
+            (held / name).write_text(text)
+            if not (tmp_path / name).is_symlink():
+                (tmp_path / name).symlink_to(f"..data/{name}")
+        return str(tmp_path)
+
+    return mount
+
+
+def test_files_are_variables(secret):
+    """Those named like variables, without the line end that editors leave."""
+    load_credentials(secret(AWS_ACCESS_KEY_ID="key\n", AWS_SECRET_ACCESS_KEY="s e c", Ca="certificate"))
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "key"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "s e c"
+    assert (os.environ["CA"], os.environ["DOCKER_CONFIG"]) == ("before", "before")
+
+
+@pytest.mark.parametrize("name", ["config.json", ".dockerconfigjson"])
+def test_a_registry_s_login_is_found(secret, name):
+    directory = secret(**{name: "{}"})
+    load_credentials(directory)
+    assert os.environ["DOCKER_CONFIG"] == directory
+
+
+def test_a_secret_that_changed_is_read_anew(secret):
+    load_credentials(secret(AWS_ACCESS_KEY_ID="old"))
+    load_credentials(secret(AWS_ACCESS_KEY_ID="new"))
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "new"
+
+
+def test_a_secret_that_cannot_be_read_is_told_where_it_is_needed(tmp_path):
+    """A local copy of the archive needs none."""
+    settings = Settings(credentials_dir=str(tmp_path / "missing"))
+    open_store(settings, "/checkpoints/a.tar")
+    with pytest.raises(StorageDenied, match="CREDENTIALS_DIR") as caught:
+        open_store(settings, "s3://bucket/a.tar")
+    assert caught.value.reason == "CredentialsUnreadable"
+
+
+def test_which_names_are_secrets():
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "OPENAI_API_KEY", "DB_PASSWORD",
+                 "password", "TOKEN"):  # fmt: skip
+        assert secrets.is_secret(name), name
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "TOKENIZERS_PARALLELISM",
+        "MAX_TOKENS",
+        "PATH",
+    ):
+        assert not secrets.is_secret(name), name
+
+
+def test_secrets_of_a_process_are_named_and_not_shown():
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE,
+        env={"HF_TOKEN": "v", "EMPTY_TOKEN": "", "A": "b"},
+    )
+    try:
+        assert secrets.in_environments([child.pid, 999_999_999]) == ["HF_TOKEN"]
+    finally:
+        child.communicate(b"\n")

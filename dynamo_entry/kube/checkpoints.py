@@ -27,7 +27,7 @@ _EVENTS = {
 
 
 class Checkpoints:
-    """``others`` lists all checkpoints as they are known now."""
+    """``others`` lists all checkpoints as they are known now, each as ``known`` makes it."""
 
     def __init__(
         self,
@@ -94,9 +94,10 @@ class Checkpoints:
         except podspec.Unfit as problem:
             unfit = (problem.reason, problem.message)
         probe, found = self._helper("probe", namespace, name, uid)
-        collector, _ = (
-            self._helper("gc", namespace, name, uid) if "deletionTimestamp" in metadata else (None, None)
-        )
+        is_deleted = "deletionTimestamp" in metadata
+        collector, _ = self._helper("gc", namespace, name, uid) if is_deleted else (None, None)
+        # What is deleted does not come back: then the watch, which may be late, is not believed.
+        others = self._listed() if is_deleted and api.FINALIZER in metadata.get("finalizers", ()) else None
         return Observed(
             checkpoint=checkpoint, hash=hash_, location=storage.location(self._config, hash_, namespace),
             storage_type=self._config.storage.type, now=time.time(), target=target, unfit=unfit,
@@ -104,8 +105,8 @@ class Checkpoints:
             job=None if is_foreign else job, is_job_foreign=is_foreign,
             pods=self._pods(namespace, job["metadata"]["name"]) if job is not None and not is_foreign else (),
             is_probing=self._config.probe, probe=probe, found=found, collector=collector,
-            is_shared=any(self._sharing(checkpoint, hash_)),
-            is_namespace_ending=self._is_ending(namespace) if "deletionTimestamp" in metadata else False,
+            is_shared=any(self._sharing(checkpoint, hash_, others)),
+            is_namespace_ending=is_deleted and self._is_ending(namespace),
             job_ttl_s=spec["job"].get("ttlSecondsAfterFinished", 300),
             give_up_after_s=seconds(self._config.gc.give_up_after),
         )  # fmt: skip
@@ -155,15 +156,24 @@ class Checkpoints:
             )
         return None
 
-    def _sharing(self, checkpoint: Object, hash_: str) -> Iterable[Object]:
+    def _listed(self) -> list[Object]:
+        """All checkpoints, from the API server itself."""
+        scopes = [f"namespaces/{name}/" for name in self._config.operator.watch_namespaces] or [""]
+        paths = [f"/apis/{api.API_VERSION}/{scope}{api.CHECKPOINTS}" for scope in scopes]
+        return [known(one) for path in paths for one in self._cluster.list(path)["items"]]
+
+    def _sharing(
+        self, checkpoint: Object, hash_: str, others: Iterable[Object] | None = None
+    ) -> Iterable[Object]:
         """The other live checkpoints of the same archive."""
         metadata = checkpoint["metadata"]
         mine = storage.key(self._config, hash_, metadata["namespace"])
-        for other in self._others():
+        for other in self._others() if others is None else others:
             meta = other["metadata"]
-            if meta["uid"] == metadata["uid"] or "deletionTimestamp" in meta:
+            if meta["labels"][api.HASH_LABEL] != hash_ or meta["uid"] == metadata["uid"]:
                 continue
-            if storage.key(self._config, identity_hash(other["spec"]["identity"]), meta["namespace"]) == mine:
+            is_same = storage.key(self._config, hash_, meta["namespace"]) == mine
+            if is_same and "deletionTimestamp" not in meta:
                 yield other
 
     def _leader(self, checkpoint: Object, hash_: str) -> Leader | None:
@@ -286,7 +296,17 @@ class Checkpoints:
         if job is not None:
             metadata = job["metadata"]
             path = f"/apis/batch/v1/namespaces/{metadata['namespace']}/jobs/{metadata['name']}"
-            self._cluster.delete(path, metadata["uid"])
+            # Foreground: the Job stays until its pods have ended, for what comes next must not meet them.
+            self._cluster.delete(path, metadata["uid"], propagation="Foreground")
+
+
+def known(checkpoint: Object) -> Object:
+    """What others have to know of a checkpoint: without its template, but with its hash, whatever its label says."""
+    metadata, spec = checkpoint["metadata"], checkpoint["spec"]
+    labels = (metadata.get("labels") or {}) | {api.HASH_LABEL: identity_hash(spec["identity"])}
+    job = {name: value for name, value in spec["job"].items() if name != "podTemplateSpec"}
+    kept = {name: value for name, value in metadata.items() if name != "managedFields"}
+    return checkpoint | {"metadata": kept | {"labels": labels}, "spec": spec | {"job": job}}
 
 
 def _key(checkpoint: Object) -> tuple[str, str]:

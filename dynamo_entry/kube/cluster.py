@@ -16,6 +16,11 @@ Object = dict[str, Any]
 
 MERGE = "application/merge-patch+json"
 
+_JSON = "application/json"
+
+#: Objects without spec and status, for those who need only to know of them.
+_METADATA = f"{_JSON};as=PartialObjectMetadata{{}};g=meta.k8s.io;v=v1"
+
 #: A connection that cannot be made, or an answer that does not come, is an error after that long.
 _TIMEOUTS_S = (10, 60)
 
@@ -57,14 +62,16 @@ class Cluster:
         path: str,
         body: Any = None,
         *,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        accept: str = _JSON,
         **query: Any,
     ) -> Object:
         """The answer as a dict. Raises ApiError."""
         if method != "GET":
             self.before_write()
         try:
-            response = self._send(method, path, body, content_type, query=query, timeouts=_TIMEOUTS_S)
+            headers = {"Accept": accept, "Content-Type": content_type}
+            response = self._send(method, path, body, headers, query=query, timeouts=_TIMEOUTS_S)
             data = response.read()
         except (HTTPError, OSError) as error:
             self._answered(method, 0)
@@ -79,12 +86,9 @@ class Cluster:
         return answer
 
     def _send(
-        self, method: str, path: str, body: Any, content_type: str, *, query: Object, timeouts: Any
+        self, method: str, path: str, body: Any, headers: dict[str, str], *, query: Object, timeouts: Any
     ) -> Any:
         url = f"{path}?{urlencode(query)}" if query else path
-        headers = {"Accept": "application/json"} | (
-            {"Content-Type": content_type} if body is not None else {}
-        )
         serialized = self._client.param_serialize(
             method, url, header_params=headers, body=body, auth_settings=["BearerToken"]
         )
@@ -93,6 +97,11 @@ class Cluster:
     def get(self, path: str, **query: Any) -> Object:
         """GET."""
         return self.request("GET", path, **query)
+
+    def list(self, path: str, *, metadata_only: bool = False, **query: Any) -> Object:
+        """A list, whose items may lack everything but their metadata."""
+        accept = _METADATA.format("List") if metadata_only else _JSON
+        return self.request("GET", path, accept=accept, **query)
 
     def find(self, path: str) -> Object | None:
         """The object, or None where the server says that there is none. Raises ApiError."""
@@ -120,11 +129,19 @@ class Cluster:
             if error.status not in (404, 409):
                 raise
 
-    def watch(self, path: str, limit_s: int, **query: Any) -> Iterator[tuple[str, Object]]:
-        """``(type, object)`` from a resourceVersion on, until the server ends it. Raises ApiError."""
-        query |= {"watch": "true", "timeoutSeconds": limit_s}
+    def watch(
+        self, path: str, limit_s: int, *, metadata_only: bool = False, **query: Any
+    ) -> Iterator[tuple[str, Object]]:
+        """``(type, object)`` from a resourceVersion on, until the server ends it. Raises ApiError.
+
+        An object of type BOOKMARK has nothing but the resourceVersion that all before it lead up to.
+        """
+        query |= {"watch": "true", "timeoutSeconds": limit_s, "allowWatchBookmarks": "true"}
+        headers = {"Accept": _METADATA.format("") if metadata_only else _JSON}
         try:
-            response = self._send("GET", path, None, "", query=query, timeouts=(10, limit_s + 30)).response
+            response = self._send(
+                "GET", path, None, headers, query=query, timeouts=(10, limit_s + 30)
+            ).response
             self._answered("WATCH", response.status)
             if response.status >= 300:
                 raise ApiError(response.status, response.reason)

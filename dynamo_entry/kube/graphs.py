@@ -64,6 +64,14 @@ def _want(service: Object, checkpoint: Object) -> Want | None:
     return Want(identity=identity, creates=str(checkpoint.get("mode") or "auto").lower() == "auto")
 
 
+def known(graph: Object) -> Object:
+    """A graph with what its services want, by the names and hashes of the checkpoints."""
+    names = {
+        want.ref or identity_hash(want.identity or {}) for want in wants(graph).values() if not want.problem
+    }
+    return graph | {"wanted": names}
+
+
 def is_multinode(pod: Object) -> bool:
     """Whether the pod is a part of an engine that spans several."""
     labels = pod["metadata"].get("labels") or {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
-#: A watch is renewed that often anyway, which also finds connections that died unnoticed.
+#: A watch is renewed that often, from where it was, which also finds connections that died unnoticed.
 _WATCH_S = 300
 
 _PAUSE_S, _LONGEST_PAUSE_S = 1, 60
@@ -18,7 +18,7 @@ _PAUSE_S, _LONGEST_PAUSE_S = 1, 60
 class Mirror:
     """The objects at a list's path, of each what ``keep`` returns.
 
-    ``changed`` is called with each that came, changed or went.
+    ``changed`` is called with each that came or went, or of which something changed that is kept.
     """
 
     def __init__(
@@ -29,11 +29,12 @@ class Mirror:
         changed: Callable[[Object], None],
         log: Any,
         keep: Callable[[Object], Object] = lambda item: item,
+        metadata_only: bool = False,
         **query: str,
     ) -> None:
         self._cluster = cluster
         self._path = path
-        self._query = query
+        self._query: dict[str, Any] = query | {"metadata_only": metadata_only}
         self._changed = changed
         self._keep = keep
         self._log = log
@@ -53,40 +54,48 @@ class Mirror:
             return self._objects.get((namespace, name))
 
     def _follow(self) -> None:
-        failures = 0
+        failures, version = 0, ""
         while True:
             try:
-                version = self._list()
+                version = version or self._list()
                 failures = 0
-                self._watch(version)
+                version = self._watch(version)
             except Exception as error:
+                version = ""
                 if isinstance(error, ApiError) and error.status == 410:
-                    continue  # too old a version: list again, as after any break
+                    continue  # too old a version: what was missed, a list tells
                 message = error.message if isinstance(error, ApiError) else repr(error)
                 self._log.warning("Watch interrupted", path=self._path, message=message.partition("\n")[0])
                 time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
                 failures += 1
 
     def _list(self) -> str:
-        listed = self._cluster.get(self._path, **self._query)
+        listed = self._cluster.list(self._path, **self._query)
         present = {_key(item): self._keep(item) for item in listed["items"]}
         with self._lock:
-            gone = [item for key, item in self._objects.items() if key not in present]
-            self._objects = present
+            before, self._objects = self._objects, present
         self.is_synced = True
-        for item in [*present.values(), *gone]:
-            self._changed(item)
+        for key, item in present.items():
+            if item != before.get(key):
+                self._changed(item)
+        for key in before.keys() - present.keys():
+            self._changed(before[key])
         return str(listed["metadata"]["resourceVersion"])
 
-    def _watch(self, version: str) -> None:
-        """Until the server ends the watch; what is missed then, the next list tells."""
+    def _watch(self, version: str) -> str:
+        """Until the server ends the watch; the version to go on from."""
         for kind, whole in self._cluster.watch(self._path, _WATCH_S, resourceVersion=version, **self._query):
-            item = self._keep(whole)
-            with self._lock:
-                if kind == "DELETED":
-                    self._objects.pop(_key(item), None)
-                else:
-                    self._objects[_key(item)] = item
+            version = whole["metadata"]["resourceVersion"]
+            if kind != "BOOKMARK":
+                self._take(kind, self._keep(whole))
+        return version
+
+    def _take(self, kind: str, item: Object) -> None:
+        with self._lock:
+            before = self._objects.pop(_key(item), None)
+            if kind != "DELETED":
+                self._objects[_key(item)] = item
+        if kind == "DELETED" or item != before:
             self._changed(item)
 
 

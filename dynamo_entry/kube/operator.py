@@ -9,11 +9,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from dynamo_entry.identity import identity_hash
-from dynamo_entry.kube import admission, api, storage
+from dynamo_entry.kube import admission, api, checkpoints, graphs, storage
 from dynamo_entry.kube.automatic import Graphs
 from dynamo_entry.kube.certificates import Certificates
-from dynamo_entry.kube.checkpoints import Checkpoints
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
@@ -64,30 +62,44 @@ class Operator:
         self._metrics = metrics
         self.is_leader = False
         self._ticked_at = time.monotonic()
-        self._resync_at = self._refresh_at = 0.0
+        self._resync_at = self._refresh_at = 0.0  # now
         self._certificates = Certificates(config, cluster, log)
         self._lease = _lease(config, cluster)
         acting = cluster.guarded(self._lease.check) if self._lease else cluster
         recorder = Recorder(acting, log)
-        checkpoints = Checkpoints(config, acting, recorder, log, self._all_checkpoints)
-        graphs = Graphs(config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing)
-        self._work = {"checkpoint": checkpoints.reconcile, "graph": graphs.reconcile}
+        everything = checkpoints.Checkpoints(config, acting, recorder, log, self._all_checkpoints)
+        wanting = Graphs(config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing)
+        self._work = {"checkpoint": everything.reconcile, "graph": wanting.reconcile}
         self._queue: Queue[tuple[str, str, str]] | None = None
         self._serves_graphs = self._has_graphs()
         self._checkpoints = self._watch(
-            f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed
+            f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed, keep=checkpoints.known
         )
         self._graphs = self._pods = []
         self._jobs = self._watch(
-            "/apis/batch/v1/{}jobs", self._job_changed, keep=_marks, labelSelector=api.SOURCE_LABEL
+            "/apis/batch/v1/{}jobs",
+            self._job_changed,
+            keep=_versioned_marks,
+            metadata_only=True,
+            labelSelector=api.SOURCE_LABEL,
         )
         self._job_pods = self._watch(
-            "/api/v1/{}pods", self._job_pod_changed, keep=_marks, labelSelector=f"{api.SOURCE_LABEL}=true"
+            "/api/v1/{}pods",
+            self._job_pod_changed,
+            keep=_versioned_marks,
+            metadata_only=True,
+            labelSelector=f"{api.SOURCE_LABEL}=true",
         )
         if self._serves_graphs:
-            self._graphs = self._watch(f"/apis/{api.API_VERSION}/{{}}{api.GRAPHS}", self._graph_changed)
+            self._graphs = self._watch(
+                f"/apis/{api.API_VERSION}/{{}}{api.GRAPHS}", self._graph_changed, keep=graphs.known
+            )
             self._pods = self._watch(
-                "/api/v1/{}pods", self._pod_changed, keep=_marks, labelSelector=api.GRAPH_LABEL
+                "/api/v1/{}pods",
+                self._pod_changed,
+                keep=_marks,
+                metadata_only=True,
+                labelSelector=api.GRAPH_LABEL,
             )
         self._metrics.follow(
             lambda: [(one.get("status") or {}).get("phase", "") for one in self._all_checkpoints()],
@@ -119,12 +131,9 @@ class Operator:
         if self._config.webhook.enabled and now >= self._refresh_at:
             self._refresh()
         if self._queue is not None and now >= self._resync_at:
-            self._resync_at = now + _RESYNC_S
             self._notice_graphs()
-            for kind, mirrors in (("checkpoint", self._checkpoints), ("graph", self._graphs)):
-                for mirror in mirrors:
-                    for one in mirror.objects():
-                        self._add(kind, one)
+            self._resync(everything=self._resync_at == 0)
+            self._resync_at = now + _RESYNC_S
 
     def _lead(self) -> None:
         """One replica works. What it began and did not finish, the next one does anew."""
@@ -148,6 +157,22 @@ class Operator:
                 self._lease.release()
             except ApiError as error:
                 self._log.warning("Lease not given back", message=error.message)
+
+    def _resync(self, *, everything: bool) -> None:
+        """Look again at what is not at rest; at everything when this replica begins to work."""
+        for one in self._all_checkpoints():
+            if everything or not self._is_at_rest(one):
+                self._add("checkpoint", one)
+        for graph in self._graph_objects():
+            self._add("graph", graph)
+
+    def _is_at_rest(self, checkpoint: Object) -> bool:
+        """Ready and without a Job: nothing is due, and whatever happens to it is an event."""
+        metadata = checkpoint["metadata"]
+        if (checkpoint.get("status") or {}).get("phase") != api.READY or "deletionTimestamp" in metadata:
+            return False
+        name = api.job_name(metadata["name"])
+        return not any(mirror.get(metadata["namespace"], name) for mirror in self._jobs)
 
     def _look(self, key: tuple[str, str, str]) -> float:
         return self._work[key[0]](key[1:])
@@ -189,9 +214,11 @@ class Operator:
             self._queue.add((kind, one["metadata"]["namespace"], one["metadata"]["name"]))
 
     def _checkpoint_changed(self, one: Object) -> None:
+        metadata = one["metadata"]
         self._add("checkpoint", one)
+        names = {metadata["name"], metadata["labels"][api.HASH_LABEL]}
         for graph in self._graph_objects():
-            if graph["metadata"]["namespace"] == one["metadata"]["namespace"]:
+            if names & graph["wanted"] and graph["metadata"]["namespace"] == metadata["namespace"]:
                 self._add("graph", graph)
 
     def _job_changed(self, job: Object) -> None:
@@ -242,8 +269,8 @@ class Operator:
         """The checkpoint of an archive: a Ready one if there is any."""
         found = None
         for one in self._all_checkpoints():
-            hash_ = identity_hash(one["spec"]["identity"])
-            if storage.key(self._config, hash_, one["metadata"]["namespace"]) == key:
+            metadata = one["metadata"]
+            if storage.key(self._config, metadata["labels"][api.HASH_LABEL], metadata["namespace"]) == key:
                 if (one.get("status") or {}).get("phase") == api.READY:
                     return one
                 found = found or one
@@ -275,11 +302,16 @@ def _lease(config: Config, cluster: Cluster) -> Lease | None:
     return Lease(cluster, config.operator.namespace, config.operator.name, holder, _LEASE_S)
 
 
-def _marks(item: Object) -> Object:
+def _marks(item: Object, *more: str) -> Object:
     """Of an object that is only followed: what it is found by."""
     metadata = item["metadata"]
-    kept = ("namespace", "name", "uid", "ownerReferences")
+    kept = ("namespace", "name", "uid", "ownerReferences", *more)
     return {
         "metadata": {name: metadata[name] for name in kept if name in metadata}
         | {"labels": metadata.get("labels") or {}}
     }
+
+
+def _versioned_marks(item: Object) -> Object:
+    """The same of an object whose every change matters."""
+    return _marks(item, "resourceVersion")

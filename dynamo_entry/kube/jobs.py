@@ -26,6 +26,9 @@ _RESERVE_S = 300
 #: Exit codes of the launcher after which a retry is pointless (dynamo_entry/errors.py).
 _POINTLESS = [2, 170, 171, 176]
 
+#: What decides whose files a pod may delete.
+_USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
+
 #: What makes two truths when the user sets it to something else.
 _OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
 
@@ -152,10 +155,23 @@ def probe(config: Config, checkpoint: Object, hash_: str) -> Object:
 
 
 def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
-    """The Job that deletes the archive."""
+    """The Job that deletes the archive, as the user that made it: it has no capability to go by."""
     where = storage.location(config, hash_, checkpoint["metadata"]["namespace"])
     argv = ["python", "-m", "dynamo_entry.kube", "delete", where, hash_]
-    return _helper(config, checkpoint, hash_, "gc", argv, creates=True)
+    job = _helper(config, checkpoint, hash_, "gc", argv, creates=True)
+    job["spec"]["template"]["spec"]["securityContext"] = _user(checkpoint)
+    return job
+
+
+def _user(checkpoint: Object) -> Object:
+    spec = checkpoint["spec"]["job"]["podTemplateSpec"]["spec"]
+    context: Object = spec.get("securityContext") or {}
+    try:
+        name = checkpoint["spec"]["job"].get("targetContainerName", "")
+        context = context | (podspec.target(spec["containers"], name).get("securityContext") or {})
+    except Unfit:
+        pass  # it made no archive either
+    return {key: context[key] for key in _USER if key in context}
 
 
 def _helper(

@@ -385,14 +385,16 @@ def _deletion(seen: Observed) -> Decision:
     phase = status.get("phase", PENDING)
     if FINALIZER not in (metadata.get("finalizers") or ()):
         return Decision(phase, "Deleting")
-    if seen.job is not None:
-        return Decision(phase, "Deleting", before=(Action.DELETE_JOB,), again_s=_SOON_S)
     if seen.is_shared or seen.checkpoint["spec"].get("deletionPolicy") != "Delete":
         return Decision(phase, "ArchiveKept", before=(Action.RELEASE,))
     if seen.is_namespace_ending or seen.now - _seconds(metadata["deletionTimestamp"]) > seen.give_up_after_s:
         return Decision(
             phase, "ArchiveLeftBehind", f"{seen.location} is still there", before=(Action.RELEASE,)
         )
+    if seen.job is not None:
+        is_going = "deletionTimestamp" in seen.job["metadata"]
+        before = () if is_going else (Action.DELETE_JOB,)
+        return Decision(phase, "Deleting", before=before, again_s=_SOON_S)
     conditions = {
         one["type"]
         for one in (seen.collector or {}).get("status", {}).get("conditions", ())

@@ -1,7 +1,6 @@
 """The node agent as a DaemonSet: copies, metrics, the sweep, with no right that it does not need."""
 
 import json
-import os
 import time
 import urllib.request
 
@@ -9,8 +8,7 @@ import pytest
 import yaml
 
 import images
-from dynamo_entry.archive import ArchiveWriter, Compression, Head
-from dynamo_entry.storage import open_store
+from archives import publish
 
 HASH = "0123456789abcdef"
 
@@ -105,18 +103,6 @@ def manifests(namespace, config, cache):
     ]  # fmt: skip
 
 
-def publish(path):
-    """A small archive at a path, as a creation leaves it; its digest."""
-    sink = open_store(str(path)).open_writer()
-    writer = ArchiveWriter(sink, compression=Compression.parse("auto"), threads=1)
-    stream = writer.stream("criu/pages-1.img")
-    stream.write(os.urandom(20 << 20))
-    stream.close()
-    digest = writer.finish(Head(hash=HASH)).digest
-    sink.commit()
-    return digest
-
-
 def wait_for(condition, limit_s=60):
     deadline = time.monotonic() + limit_s
     while not (found := condition()):
@@ -159,7 +145,7 @@ def make_checkpoint(cluster, namespace, location, digest):
 def test_the_agent_at_work(cluster, node, namespace, agent, tmp_path):
     """It copies a Ready checkpoint, shows it, counts it, and notices when the archive is gone."""
     claim = node.claim(namespace, "checkpoint-storage")
-    digest = publish(claim / f"{HASH}.tar")
+    digest = publish(claim / f"{HASH}.tar", HASH, 20 << 20)
     make_checkpoint(cluster, namespace, f"/checkpoints/{HASH}.tar", digest)
     copy = tmp_path / "cache" / f"{HASH}.tar"
     wait_for(copy.exists)

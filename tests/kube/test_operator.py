@@ -53,20 +53,23 @@ def checkpoint(name, script=PUBLISHES, *, model=None, job=None, container=None, 
 
 
 class World:
-    def __init__(self, cluster):
+    def __init__(self, cluster, namespace=NAMESPACE):
         self.cluster = cluster
+        self.namespace = namespace
 
     def kubectl(self, *argv, **options):
-        return self.cluster.kubectl("-n", NAMESPACE, *argv, **options)
+        return self.cluster.kubectl("-n", self.namespace, *argv, **options)
 
     def apply(self, *documents):
-        self.cluster.apply(*documents, namespace=NAMESPACE)
+        self.cluster.apply(*documents, namespace=self.namespace)
 
     def get(self, name):
-        return self.cluster.get("dynamocheckpoint", name, NAMESPACE, check=False)
+        return self.cluster.get("dynamocheckpoint", name, self.namespace, check=False)
 
     def jobs(self):
-        return {one["metadata"]["name"] for one in self.cluster.get("jobs", namespace=NAMESPACE)["items"]}
+        return {
+            one["metadata"]["name"] for one in self.cluster.get("jobs", namespace=self.namespace)["items"]
+        }
 
     def wait(self, condition, limit_s=60):
         deadline = time.monotonic() + limit_s
@@ -316,11 +319,3 @@ def test_events_tell_the_story(world):
     )
     for part in ("JobCreated", "Phase:", "Identity Hash:", "Location:", "Storage Type:", "Created At:"):
         assert part in description
-
-
-def test_deleting_the_archive_too(world):
-    """deletionPolicy Delete: the collector's Job runs, then the object goes; a namespace is never held up."""
-    world.apply(checkpoint("temporary", deletionPolicy="Delete"))
-    world.until("temporary", "Ready")
-    assert world.get("temporary")["metadata"]["finalizers"] == ["nvidia.com/checkpoint-archive"]
-    world.kubectl("delete", "dckpt", "temporary", "--timeout=60s")

@@ -177,6 +177,8 @@ DELETE = {"deletionPolicy": "Delete"}
     [
         ("Retain: nothing of ours holds it", see(READY, metadata=DELETED | {"finalizers": []}), ()),
         ("the Job first", see(CREATING, metadata=DELETED, spec=DELETE, job=job()), (Action.DELETE_JOB,)),
+        ("which ends its pods", see(CREATING, metadata=DELETED, spec=DELETE, job=job(deletionTimestamp=THEN)), ()),
+        ("for an hour", dataclasses.replace(see(CREATING, metadata=DELETED, spec=DELETE, job=job(deletionTimestamp=THEN)), now=NOW + 3601), (Action.RELEASE,)),
         ("the archive is shared", see(READY, metadata=DELETED, spec=DELETE, is_shared=True), (Action.RELEASE,)),
         ("the policy was changed", see(READY, metadata=DELETED), (Action.RELEASE,)),
         ("then the archive", see(READY, metadata=DELETED, spec=DELETE), (Action.COLLECT,)),

@@ -132,6 +132,17 @@ def test_the_job_of_the_guide():
     assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
 
 
+def test_the_collector_is_the_user_that_made_the_archive():
+    """Without a capability, another user could not delete it; nothing else of the template is taken over."""
+    made = checkpoint()
+    spec = made["spec"]["job"]["podTemplateSpec"]["spec"]
+    spec["securityContext"] = {"runAsUser": 1, "fsGroup": 7, "sysctls": []}
+    spec["containers"][0]["securityContext"] = {"runAsUser": 1000, "privileged": True}
+    pod = jobs.collection(PVC, made, HASH)["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsUser": 1000, "fsGroup": 7}
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
 def test_probes_of_the_engine():
     """A frozen engine answers nobody: liveness and startup go, httpGet readiness becomes the launcher's question."""
     get = {"httpGet": {"path": "/health", "port": "system"}}

@@ -1,0 +1,92 @@
+"""`deletionPolicy: Delete`: the archive goes with the object that is the last to use it, and only then."""
+
+import pytest
+import yaml
+
+import images
+from archives import publish
+from dynamo_entry.identity import identity_hash
+from test_operator import PUBLISHES, World, checkpoint, claim
+
+NAMESPACE = "deletion-tests"
+
+VALUES = {
+    "checkpoint": {
+        "enabled": True, "probe": False, "storage": {"type": "pvc"},
+        "launcher": {"command": ["/bin/sh", "-c", 'exec "$@"', "--"], "guard": False},
+    },
+    "operator": {"watchNamespaces": [NAMESPACE]}, "agent": {"enabled": False}, "webhook": {"enabled": False},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(cluster, node, helm_install):
+    images.need(images.BASE)
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.apply(claim(), namespace=NAMESPACE)
+    helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))
+    yield World(cluster, NAMESPACE)
+    print(cluster.kubectl("logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE))  # shown on failure
+    cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
+
+
+@pytest.fixture
+def archive(world, node, request):
+    """The archive of the model of the test's name, on the claim, as root's volumes are."""
+    hash_ = identity_hash({"model": request.node.name, "framework": "vllm"})
+    directory = node.claim(NAMESPACE, "checkpoint-storage")
+    world.wait(directory.exists)
+    directory.chmod(0o755)
+    path = directory / f"{hash_}.tar"
+    publish(path, hash_)
+    return path
+
+
+def test_the_archive_stays_by_default(world, archive, request):
+    """Retain: the object goes at once, the archive stays."""
+    world.apply(checkpoint("kept", model=request.node.name))
+    world.until("kept", "Ready")
+    world.kubectl("delete", "dckpt", "kept", "--timeout=20s")
+    assert archive.exists()
+
+
+def test_the_archive_goes_with_its_last_checkpoint(world, archive, request):
+    """Not before; then by a Job without any capability, from a volume that only the creator's user may write."""
+    for name in ("first", "last"):
+        world.apply(checkpoint(name, model=request.node.name, deletionPolicy="Delete"))
+        world.until(name, "Ready")
+    world.kubectl("delete", "dckpt", "first", "--timeout=20s")
+    assert archive.exists()
+    world.kubectl("delete", "dckpt", "last", "--timeout=60s")
+    assert not archive.exists()
+
+
+def test_a_creation_under_way_ends_first(world, archive, request):
+    """What its pod still publishes while it is being ended does not stay behind."""
+    spare = archive.with_name("spare")
+    archive.rename(spare)
+    publishes_late = (
+        f"trap 'sleep 6; mv /checkpoints/spare /checkpoints/{archive.name}; exit 0' TERM; sleep 300 & wait"
+    )
+    world.apply(checkpoint("hasty", publishes_late, model=request.node.name, deletionPolicy="Delete"))
+    world.wait(lambda: running(world, "hasty"))
+    world.kubectl("delete", "dckpt", "hasty", "--timeout=90s")
+    assert not spare.exists()
+    assert not archive.exists()
+
+
+def running(world, name):
+    selector = f"nvidia.com/checkpoint-name={name}"
+    return "Running" in world.kubectl(
+        "get", "pods", "-l", selector, "-o", "jsonpath={.items[*].status.phase}"
+    )
+
+
+def test_somebody_elses_file_stays(world, archive, request):
+    """An archive of another identity under that name is not ours to delete."""
+    archive.unlink()
+    publish(archive, "f" * 16)
+    world.apply(checkpoint("foreign", PUBLISHES, model=request.node.name, deletionPolicy="Delete"))
+    world.until("foreign", "Ready")
+    world.kubectl("delete", "dckpt", "foreign", "--timeout=60s")
+    assert archive.exists()

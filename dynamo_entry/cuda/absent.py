@@ -15,6 +15,10 @@ class NoCreation:
     def check(self) -> None:
         """Nothing to refuse."""
 
+    def used_bytes(self) -> int:
+        """Nothing."""
+        return 0
+
     @contextmanager
     def frozen(self, pids: Callable[[], list[int]], **limits: float) -> Iterator[dict[str, Any]]:
         """Nothing to freeze."""

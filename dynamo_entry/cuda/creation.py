@@ -61,6 +61,10 @@ class Creation:
             )
         self._log.info("GPU attached", driver=here.driver, way=here.way, gpus=len(here.devices))
 
+    def used_bytes(self) -> int:
+        """What the GPUs are about to add to an archive, rather too much."""
+        return self._session.used_bytes()
+
     @contextmanager
     def frozen(self, pids: Pids, **limits: float) -> Iterator[dict[str, Any]]:
         """A context without anything on the GPUs; gives the facts for the manifest, empty if no CUDA is used.

@@ -112,6 +112,12 @@ class Session:
             self._renew()
             return {}
 
+    def used_bytes(self) -> int:
+        """What is in use on all GPUs together now; all of a GPU that does not tell."""
+        here, free = self.present(), self.free_bytes()
+        devices = here.devices if here else ()
+        return sum(device.memory_bytes - (free.get(device.uuid) or 0) for device in devices)
+
     def close(self) -> None:
         """End the helper."""
         self._helper.kill()

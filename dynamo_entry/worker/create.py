@@ -134,7 +134,9 @@ class _Creation:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
         # Anew: the engine may have taken longer to start than the credentials were good for.
         self._store = open_store(self._settings, self._settings.location)
-        sink = self._store.open_writer(replace=self._settings.force)
+        processes = engine.tree(self._pid)
+        expected = record.needs(processes)["memory_bytes"] + self._gpu.used_bytes()
+        sink = self._store.open_writer(replace=self._settings.force, expected_size=expected)
         writer = ArchiveWriter(
             sink, compression=Compression.parse(self._settings.compression),
             threads=self._settings.concurrency or cores(), key=self._key,

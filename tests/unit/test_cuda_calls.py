@@ -119,6 +119,11 @@ def test_the_helper_says_what_is_there(node, session, monkeypatch):
     )  # fmt: skip
 
 
+def test_what_is_in_use_on_all_gpus_is_known(node, session):
+    node.occupy(1, 200)
+    assert session().used_bytes() == 200 << 20
+
+
 def frozen(session, engine, channel=None):
     return Creation(session, channel or Channel()).frozen(engine.pids)
 

@@ -17,9 +17,12 @@ _LARGEST = 5 << 30
 #: An object of the expected size leaves so many parts for one that turns out larger.
 _SPARE = 1_000
 
-#: Beyond what was expected, each part is this share of what is there already: that reaches 50 TB from anywhere
-#: below 500 GB.
-_GROWTH = 100
+#: What no one expected to be larger has parts of the smallest size up to here.
+_UNKNOWN = 32 << 30
+
+#: Beyond, parts grow by this share of what came after: with all parts that are left that reaches 5 TB, the limit of
+#: most servers; with the spare ones, several times what was expected.
+_GROWTH_UNKNOWN, _GROWTH = 1_480, 100
 
 #: What parts in flight may take together, unless two alone take more.
 _IN_FLIGHT_BYTES = 128 * _MIB
@@ -28,8 +31,9 @@ _FEWEST, _MOST = 2, 8
 
 def size(done: int, expected: int) -> int:
     """The size of the next part, when ``done`` bytes are in earlier ones and ``expected`` in all of them."""
-    wanted = max(expected // (LIMIT - _SPARE), (done - expected) // _GROWTH)
-    return min(_LARGEST, max(SMALLEST, -(-wanted // _MIB) * _MIB))
+    start, growth = (expected, _GROWTH) if expected > _UNKNOWN else (_UNKNOWN, _GROWTH_UNKNOWN)
+    wanted = max(SMALLEST, expected // (LIMIT - _SPARE)) + max(0, done - start) // growth
+    return min(_LARGEST, -(-wanted // _MIB) * _MIB)
 
 
 def in_flight(part_size: int) -> int:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -42,13 +43,16 @@ class Certificates:
 
     def refresh(self) -> None:
         """Take what the Secret holds; in self-signed mode see that it holds something good. Raises ApiError."""
+        mode = self._config.webhook.certificates.mode
         secret = self._cluster.find(self._path())
-        if self._config.webhook.certificates.mode == "self-signed":
-            if secret is None or _is_old(secret, self._name()):
-                secret = self._renew(secret)
-            self._announce(secret["data"]["ca.crt"])
-        if secret is not None and secret.get("data", {}).get("tls.crt"):
-            self._load(secret["data"])
+        if mode == "self-signed" and (secret is None or not _is_good(secret, self._name())):
+            secret = self._renew(secret)
+        data = (secret or {}).get("data") or {}
+        # cert-manager tells the API server itself.
+        if mode != "cert-manager" and data.get("ca.crt"):
+            self._announce(data["ca.crt"])
+        if data.get("tls.crt"):
+            self._load(data)
 
     def _path(self, name: str | None = None) -> str:
         name = self._config.webhook.certificates.secret_name if name is None else name
@@ -60,12 +64,19 @@ class Certificates:
     def _load(self, data: Object) -> None:
         if data["tls.crt"] == self._serial:
             return
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
-            file.flush()
-            self.context.load_cert_chain(file.name)
+        name = self._config.webhook.certificates.secret_name
+        try:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
+                file.flush()
+                # A pair that does not fit leaves a context without any: the one in use takes only what is good.
+                for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
+                    context.load_cert_chain(file.name)
+        except (ssl.SSLError, KeyError) as error:  # somebody may be about to put it right
+            self._log.warning("Webhook certificate unusable", secret=name, message=str(error))
+            return
         self._serial = data["tls.crt"]
-        self._log.info("Webhook certificate loaded", secret=self._config.webhook.certificates.secret_name)
+        self._log.info("Webhook certificate loaded", secret=name)
 
     def _renew(self, old: Object | None) -> Object:
         made = self_signed(self._name(), _LIFE)
@@ -106,14 +117,19 @@ class Certificates:
             )
 
 
-def _is_old(secret: Object, name: str) -> bool:
+def _is_good(secret: Object, name: str) -> bool:
+    """Whether it is a pair that the authority beside it made for that name, with enough of its life left."""
     try:
-        certificate = x509.load_pem_x509_certificate(base64.b64decode(secret["data"]["tls.crt"]))
+        data = {key: base64.b64decode(value) for key, value in secret["data"].items()}
+        certificate = x509.load_pem_x509_certificate(data["tls.crt"])
+        key = serialization.load_pem_private_key(data["tls.key"], None)
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(data["ca.crt"]))
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (KeyError, ValueError, x509.ExtensionNotFound):
-        return True
+    except (KeyError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return False
     left = certificate.not_valid_after_utc - datetime.now(timezone.utc)
-    return left < _RENEW_BEFORE or name not in names.get_values_for_type(x509.DNSName)
+    is_ours = key.public_key() == certificate.public_key()
+    return is_ours and left >= _RENEW_BEFORE and name in names.get_values_for_type(x509.DNSName)
 
 
 def self_signed(name: str, life: timedelta) -> dict[str, bytes]:
@@ -129,6 +145,9 @@ def self_signed(name: str, life: timedelta) -> dict[str, bytes]:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(minutes=10)).not_valid_after(now + life)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            # Authorities of one name are told apart by it, while both are trusted.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         )  # fmt: skip
 
     root = certificate(authority, authority_key.public_key(), is_authority=True).sign(

@@ -126,6 +126,21 @@ def test_the_operator_may_do_this_and_nothing_else():
     assert verbs(objects["ClusterRole", "dynamo-entry-operator-cluster-dynamo-system"]["rules"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("mode", "announces"), [("self-signed", True), ("secret", True), ("cert-manager", False)]
+)
+def test_who_tells_the_api_server_whom_to_trust(mode, announces):
+    """The operator, by name; or cert-manager."""
+    objects = render(GUIDE + f"webhook: {{certificates: {{mode: {mode}}}}}")
+    rules = objects["ClusterRole", "dynamo-entry-operator-cluster-dynamo-system"]["rules"]
+    patched = [rule["resourceNames"] for rule in rules if "patch" in rule["verbs"]]
+    assert patched == ([["dynamo-entry-dynamo-system"]] if announces else [])
+    annotations = objects["MutatingWebhookConfiguration", "dynamo-entry-dynamo-system"]["metadata"].get(
+        "annotations", {}
+    )
+    assert ("cert-manager.io/inject-ca-from" in annotations) != announces
+
+
 def test_the_agent_may_do_this_and_nothing_else():
     """It reads checkpoints and pods, and writes conditions, events and its lease."""
     objects = render(GUIDE)

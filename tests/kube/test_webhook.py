@@ -1,0 +1,280 @@
+"""Whatever becomes of the webhook, pods start as they would have without it. The API server is real."""
+
+import base64
+import json
+import socket
+import ssl
+import tempfile
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+from cryptography import x509
+from kubernetes.config import kube_config
+
+import images
+import operators
+from dynamo_entry.kube import config
+from dynamo_entry.kube.certificates import Certificates, self_signed
+from dynamo_entry.kube.cluster import Cluster
+from dynamo_entry.kube.webhook import Server
+from test_operator import checkpoint
+
+NAMESPACE = "webhook-tests"
+CONFIGURATION = f"dynamo-entry-{NAMESPACE}"
+NAME = f"dynamo-entry-webhook.{NAMESPACE}.svc"
+
+VALUES = {"checkpoint": {"enabled": True, "storage": {"type": "pvc"}}, "agent": {"enabled": False}}
+
+#: The chart's timeoutSeconds is 2; the rest is kubectl's own time and slack.
+LIMIT_S = 10
+
+
+class Log:
+    def __init__(self):
+        self.warnings = []
+
+    def warning(self, event, **fields):
+        self.warnings.append(f"{event} {fields}")
+
+    def info(self, event, **fields):
+        """Not looked at."""
+
+    error = info
+
+
+@pytest.fixture(scope="module")
+def world(cluster):
+    """The chart's webhook configurations, as they are rendered."""
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    operators.install(cluster, NAMESPACE, VALUES)
+    rendered = cluster.run(
+        "helm", "template", "x", operators.CHART, "-n", NAMESPACE, "--kube-version", "1.20.2", "-f", "-",
+        "--show-only", "templates/webhook.yaml", stdin=yaml.safe_dump(VALUES),
+    ).stdout  # fmt: skip
+    cluster.kubectl("apply", "-f", "-", stdin=rendered)
+    while not cluster.get("serviceaccount", "default", NAMESPACE, check=False).get("secrets"):
+        time.sleep(0.1)
+    yield cluster
+    for kind in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
+        cluster.kubectl("delete", kind, CONFIGURATION)
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def context(made):
+    found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(made["tls.crt"] + made["tls.key"])
+        file.flush()
+        found.load_cert_chain(file.name)
+    return found
+
+
+class Stub(ThreadingHTTPServer):
+    """A server that does with a review what ``answer`` does."""
+
+    daemon_threads = True
+
+    def __init__(self, made, answer):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                answer(self)
+
+            def log_message(self, *_):
+                """Quiet."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.socket = context(made).wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, request, client_address):
+        """Quiet."""
+
+
+def hangs(handler):
+    time.sleep(LIMIT_S)
+
+
+def dies(handler):
+    handler.connection.close()
+
+
+def babbles(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(b"<html>")
+
+
+def has_a_bug(request):
+    raise KeyError("a bug")
+
+
+def marks(request):
+    """A reviewer that works: without it, none of this would prove anything."""
+    changed = request["object"]["metadata"] | {"annotations": {"seen": "true"}}
+    return request["object"] | {"metadata": changed}, "marked", False
+
+
+GOOD = self_signed("localhost", timedelta(days=1))
+
+CASES = {
+    "works": lambda: Server(0, context(GOOD), {"/": marks}, lambda *_: None, Log()),
+    "has a bug": lambda: Server(0, context(GOOD), {"/": has_a_bug}, lambda *_: None, Log()),
+    "hangs": lambda: Stub(GOOD, hangs),
+    "dies": lambda: Stub(GOOD, dies),
+    "babbles": lambda: Stub(GOOD, babbles),
+    "certificate expired": lambda: Stub(self_signed("localhost", timedelta(minutes=-5)), babbles),
+    "certificate of another": lambda: Stub(self_signed("elsewhere", timedelta(days=1)), babbles),
+    "never shakes hands": lambda: socket.create_server(("127.0.0.1", 0)),
+    "absent": lambda: None,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_pod_starts(world, case):
+    """Unchanged, within the webhook's two seconds; and a DynamoCheckpoint is accepted."""
+    server = CASES[case]()
+    try:
+        if hasattr(server, "serve_forever"):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            port = server.server_address[1]
+        else:
+            port = server.getsockname()[1] if server else 1
+        point_to(world, port)
+        pod = {
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": f"pod-{port}", "labels": {"nvidia.com/checkpoint-name": "model"}},
+            "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "main", "image": images.BASE}]},
+        }  # fmt: skip
+        began = time.monotonic()
+        world.kubectl("create", "-n", NAMESPACE, "-f", "-", stdin=yaml.safe_dump(pod))
+        assert time.monotonic() - began < LIMIT_S
+        made = world.get("pod", f"pod-{port}", NAMESPACE)
+        assert made["metadata"].get("annotations", {}) == ({"seen": "true"} if case == "works" else {})
+        assert "command" not in made["spec"]["containers"][0]
+        document = yaml.safe_dump(checkpoint("model"))
+        world.kubectl("create", "--dry-run=server", "-n", NAMESPACE, "-f", "-", stdin=document)
+    finally:
+        world.kubectl(
+            "delete", "pod", "pod", "-n", NAMESPACE, "--ignore-not-found", "--grace-period=0", "--force"
+        )
+        if server:
+            server.close() if isinstance(server, socket.socket) else server.server_close()
+
+
+def point_to(cluster, port):
+    """Both configurations as the chart has them, but for where the server is."""
+    client = {"url": f"https://localhost:{port}/", "caBundle": base64.b64encode(GOOD["ca.crt"]).decode()}
+    for kind, count in (("mutatingwebhookconfiguration", 2), ("validatingwebhookconfiguration", 1)):
+        change = [
+            {"op": "replace", "path": f"/webhooks/{number}/clientConfig", "value": client}
+            for number in range(count)
+        ]
+        cluster.kubectl("patch", kind, CONFIGURATION, "--type=json", "-p", json.dumps(change))
+    time.sleep(0.5)  # the API server learns of it by a watch
+
+
+# --- certificates
+
+
+class Replica:
+    """What one operator does about the certificate, and whether the API server would trust it."""
+
+    def __init__(self, cluster, mode, monkeypatch):
+        rights = cluster.service_account_kubeconfig(NAMESPACE, "dynamo-entry-operator")
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(rights))
+        settings = {
+            "operator": {"namespace": NAMESPACE},
+            "webhook": {"configuration": CONFIGURATION, "certificates": {"mode": mode}},
+        }  # fmt: skip
+        self._cluster = cluster
+        self.log = Log()
+        self.certificates = Certificates(config.parse(yaml.safe_dump(settings)), Cluster(), self.log)
+
+    def served(self):
+        """The certificate that is served, verified as the API server does."""
+        found = self._cluster.get("mutatingwebhookconfiguration", CONFIGURATION)
+        trusted = base64.b64decode(found["webhooks"][0]["clientConfig"]["caBundle"]).decode()
+        client = ssl.create_default_context(cadata=trusted)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        theirs = self.certificates.context.wrap_bio(outgoing, incoming, server_side=True)
+        ours = client.wrap_bio(incoming, outgoing, server_hostname=NAME)
+        for side in (ours, theirs, ours, theirs):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+        return x509.load_der_x509_certificate(ours.getpeercert(binary_form=True))
+
+
+@pytest.fixture
+def secret(world):
+    """Puts a certificate into the Secret; None for no Secret."""
+
+    def put(made):
+        world.kubectl("delete", "secret", "dynamo-entry-webhook-tls", "-n", NAMESPACE, "--ignore-not-found")
+        if made is not None:
+            data = {name: base64.b64encode(value).decode() for name, value in made.items()}
+            world.apply(
+                {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dynamo-entry-webhook-tls"}, "data": data},
+                namespace=NAMESPACE,
+            )  # fmt: skip
+
+    put(None)
+    return put
+
+
+@pytest.fixture
+def replica(world, monkeypatch):
+    return lambda mode="self-signed": Replica(world, mode, monkeypatch)
+
+
+def left(certificate):
+    return certificate.not_valid_after_utc - datetime.now(timezone.utc)
+
+
+def test_the_certificate_is_made_once_for_all_replicas(secret, replica):
+    """Each serves what the Secret holds, and the API server trusts it."""
+    first, second = replica(), replica()
+    for one in (first, second):
+        one.certificates.refresh()
+    assert first.served().serial_number == second.served().serial_number
+    assert left(first.served()) > timedelta(days=300)
+
+
+def test_the_certificate_is_renewed_in_time(secret, replica):
+    """A replica that still serves the old one stays trusted, and takes the new one when it looks."""
+    secret(self_signed(NAME, timedelta(days=100)))
+    first, second = replica("secret"), replica()
+    first.certificates.refresh()
+    second.certificates.refresh()
+    assert left(second.served()) > timedelta(days=300)
+    assert left(first.served()) < timedelta(days=101)
+    first.certificates.refresh()
+    assert first.served().serial_number == second.served().serial_number
+
+
+@pytest.mark.parametrize("damage", ["tls.key", "tls.crt", "ca.crt"])
+def test_a_damaged_certificate_is_replaced(secret, replica, damage):
+    """By hand or by half a restore from a backup: it heals by itself."""
+    secret(self_signed(NAME, timedelta(days=365)) | {damage: self_signed(NAME, timedelta(days=365))[damage]})
+    one = replica()
+    one.certificates.refresh()
+    assert left(one.served()) > timedelta(days=300)
+
+
+def test_a_certificate_of_the_user(secret, replica):
+    """Is announced and served as it is; a broken one is reported, and what is served stays."""
+    made = self_signed(NAME, timedelta(days=10))
+    secret(made)
+    one = replica("secret")
+    one.certificates.refresh()
+    before = one.served()
+    assert left(before) < timedelta(days=11)
+    secret(made | {"tls.key": b"nonsense"} | {"tls.crt": self_signed(NAME, timedelta(days=9))["tls.crt"]})
+    one.certificates.refresh()
+    assert one.served() == before
+    assert "dynamo-entry-webhook-tls" in one.log.warnings[0]

@@ -72,9 +72,9 @@ def delete(client: Client, key: str) -> None:
         pass
 
 
-def under(client: Client, prefix: str) -> Iterator[Entry]:
-    """All objects whose key begins with ``prefix``."""
-    query = {"list-type": "2", "prefix": prefix}
+def under(client: Client, prefix: str, *, delimiter: str = "") -> Iterator[Entry]:
+    """All objects whose key begins with ``prefix`` and has no ``delimiter`` after it."""
+    query = {"list-type": "2", "prefix": prefix, **({"delimiter": delimiter} if delimiter else {})}
     while True:
         answer = client.call("ListObjectsV2", "GET", "", query)
         page = _parsed(answer)

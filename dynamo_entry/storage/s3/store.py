@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from dynamo_entry.archive.buffers import Buffers
 from dynamo_entry.errors import Corrupt, StorageError
-from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
+from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
 from dynamo_entry.storage.s3 import leftovers, location, objects
@@ -79,6 +79,13 @@ class S3Store(Store):
 
     def remove_leftover(self, leftover: Leftover) -> None:
         leftovers.remove(self._client, leftover)
+
+    def neighbours(self) -> Iterator[Neighbour]:
+        prefix = self._key[: self._key.rfind("/") + 1]
+        place = self.location.removesuffix(self._key) + prefix
+        for entry in objects.under(self._client, prefix, delimiter="/"):
+            if entry.key.endswith(".tar"):
+                yield Neighbour(place + entry.key[len(prefix) :], entry.size, entry.age_s)
 
     def close(self) -> None:
         self._version = ""

@@ -78,11 +78,11 @@ def test_which_names_are_secrets():
 
 def test_secrets_of_a_process_are_named_and_not_shown():
     child = subprocess.Popen(
-        [sys.executable, "-c", "input()"],
-        stdin=subprocess.PIPE,
+        [sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={"HF_TOKEN": "v", "EMPTY_TOKEN": "", "A": "b"},
-    )
+    )  # fmt: skip
     try:
+        child.stdout.readline()  # while it is being executed, it has no environment yet
         assert secrets.in_environments([child.pid, 999_999_999]) == ["HF_TOKEN"]
     finally:
         child.communicate(b"\n")

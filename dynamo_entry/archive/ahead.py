@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from dynamo_entry.archive.spans import Span, Wanted, spans
@@ -38,6 +38,15 @@ class Budget:
         """What was taken is no longer needed."""
         with self._lock:
             self._held -= length
+
+
+class Lane:
+    """Threads for as many reads at once as a store likes, and what they may have on its way or waiting."""
+
+    def __init__(self, store: Store, limit_bytes: int) -> None:
+        self.threads = store.parallel_reads if store.read_bytes else 0
+        self.pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="archive-read")
+        self.budget = Budget(limit_bytes)
 
 
 class Source(Protocol):
@@ -74,15 +83,15 @@ class Direct:
 
 
 class Ahead:
-    """Reads spans of ``store`` in the threads of ``pool``, as many beforehand as ``budget`` has room for.
+    """Reads spans of ``store`` in a lane's threads, as many beforehand as its budget has room for.
 
     The first failure of a read is raised from every ``take`` from then on.
     """
 
-    def __init__(self, store: Store, pool: Executor, wanted: Iterable[Wanted], budget: Budget) -> None:
+    def __init__(self, store: Store, lane: Lane, wanted: Iterable[Wanted]) -> None:
         self._store = store
-        self._pool = pool
-        self._budget = budget
+        self._pool = lane.pool
+        self._budget = lane.budget
         self._spans = spans(wanted, store.read_bytes)
         self._next = next(self._spans, None)
         self._reads: deque[_Read] = deque()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from dynamo_entry.archive import codec, manifest, tar
-from dynamo_entry.archive.ahead import Ahead, Budget, Direct, Source
+from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source
 from dynamo_entry.archive.buffers import PRIVATE, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import Seal
@@ -29,7 +29,7 @@ _TAIL_BYTES = 256 << 10
 #: Each thread may hold a stored and a decompressed chunk, 8 MiB.
 _THREADS_LIMIT = 8
 
-#: What all streams that are read in order may have on its way or waiting together, and what a ``Fetch`` may.
+#: What may be on its way or waiting, for all streams that are read in order, and for all of ``fetch``.
 _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
 _HINT = "the archive is damaged: remove it and create the checkpoint again"
@@ -53,8 +53,8 @@ class Archive:
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
-        self._readers = ThreadPoolExecutor(store.parallel_reads, thread_name_prefix="archive-read")
-        self._in_order_budget = Budget(_IN_ORDER_BYTES)
+        # Somebody waits for what is read in order: it must not queue behind gigabytes that are merely wanted.
+        self._in_order_lane, self._fetch_lane = Lane(store, _IN_ORDER_BYTES), Lane(store, _FETCH_BYTES)
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
         # Never touched memory: every zero chunk is a view of it, and it takes none.
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
@@ -86,8 +86,8 @@ class Archive:
 
     def close(self) -> None:
         """Stop reading ahead and close the store."""
-        self._pool.shutdown(cancel_futures=True)
-        self._readers.shutdown(cancel_futures=True)
+        for pool in (self._pool, self._in_order_lane.pool, self._fetch_lane.pool):
+            pool.shutdown(cancel_futures=True)
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -161,14 +161,12 @@ class Archive:
 
     def fetch(self, chunks: Iterable[tuple[str, int]]) -> Fetch:
         """Bring chunks in, given as (name, index), in about that order, for any number of threads to take."""
-        return Fetch(self._source(chunks, Budget(_FETCH_BYTES)), self._raw)
+        return Fetch(self._source(chunks, self._fetch_lane), self._raw)
 
     def start_threads(self) -> None:
         """Start all threads now, and not one by one when there is something to read."""
-        pools = [(self._pool, self._threads)]
-        if self._store.read_bytes:
-            pools.append((self._readers, self._store.parallel_reads))
-        for pool, count in pools:
+        lanes = [(lane.pool, lane.threads) for lane in (self._in_order_lane, self._fetch_lane)]
+        for pool, count in [(self._pool, self._threads), *lanes]:
             barrier = threading.Barrier(count + 1)
             for _ in range(count):
                 pool.submit(barrier.wait)
@@ -195,7 +193,7 @@ class Archive:
             progress(done, total)
 
     def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
-        source = self._source(jobs, self._in_order_budget)
+        source = self._source(jobs, self._in_order_lane)
         ready: deque[Future[Bytes]] = deque()
         try:
             while True:
@@ -213,11 +211,11 @@ class Archive:
             for future in ready:
                 future.cancel()
 
-    def _source(self, jobs: Iterable[tuple[str, int]], budget: Budget) -> Source:
+    def _source(self, jobs: Iterable[tuple[str, int]], lane: Lane) -> Source:
         wanted = (self._wanted(name, index) for name, index in jobs)
         if not self._store.read_bytes:
             return Direct(wanted)
-        return Ahead(self._store, self._readers, wanted, budget)
+        return Ahead(self._store, lane, wanted)
 
     def _wanted(self, name: str, index: int) -> Wanted:
         return Wanted(name, index, self._table(name).find(index))

@@ -7,7 +7,7 @@ import pytest
 from archive_store import CHUNK, MemoryStore, build, noise, text
 
 from dynamo_entry.archive import Archive
-from dynamo_entry.archive.ahead import Ahead, Budget
+from dynamo_entry.archive.ahead import Ahead, Budget, Lane
 from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.archive.spans import _MOST_WANTED, GAP_BYTES, Wanted, spans
 from dynamo_entry.errors import Corrupt, StorageDenied
@@ -168,26 +168,26 @@ def test_reads_are_as_large_as_the_store_likes_them(remote):
 
 
 @pytest.mark.parametrize("budget", [1, 3])
-def test_what_is_on_its_way_or_waiting_is_within_the_budget(remote, monkeypatch, budget):
+def test_what_is_on_its_way_or_waiting_is_within_the_budget(remote, budget):
     """Nobody takes anything: reading stops, after one read at least."""
     archive, store, _ = remote
-    monkeypatch.setattr("dynamo_entry.archive.reader._FETCH_BYTES", budget * READ)
+    archive._fetch_lane.budget = Budget(budget * READ)
     chunks = archive.fetch(numbers())
-    archive._readers.shutdown()
+    archive._fetch_lane.pool.shutdown()
     assert len(store.reads) == budget
     chunks.close()
 
 
 def test_all_streams_that_are_read_in_order_share_one_budget(remote):
     archive, store, data = remote
-    archive._in_order_budget = Budget(3 * READ)
+    archive._in_order_lane.budget = Budget(3 * READ)
     readers = [archive.chunks("s") for _ in range(6)]
     pieces = [[bytes(next(reader))] for reader in readers]
     assert len(store.reads) <= 3 + 6  # the budget, and one for each to go on with
     for reader, found in zip(readers, pieces, strict=True):
         found.extend(map(bytes, reader))
     assert all(b"".join(found) == data for found in pieces)
-    assert archive._in_order_budget._held == 0
+    assert archive._in_order_lane.budget._held == 0
 
 
 def test_as_many_reads_at_once_as_the_store_likes(remote):
@@ -222,6 +222,24 @@ def test_what_is_there_is_taken_although_an_earlier_read_is_slow(remote):
     assert chunks.take()[1] >= 5
     first.set()
     assert len(taken(chunks)) == 199
+
+
+def test_what_is_read_in_order_does_not_wait_for_what_is_fetched(remote):
+    """CRIU, or the filesystem delta, is kept up by whatever it waits for; the fill wants everything."""
+    archive, store, data = remote
+    store.open_gate.clear()
+    chunks = archive.fetch(("s", number) for number in range(100))
+    read_range = store.read_range
+
+    def open_for_the_rest(offset, length):
+        if offset > len(store.data) // 2 + READ:
+            return memoryview(store.data)[offset : offset + length]
+        return read_range(offset, length)
+
+    store.read_range = open_for_the_rest
+    assert b"".join(archive.ranges("s", [(150 * CHUNK, 200 * CHUNK)])) == data[150 * CHUNK :]
+    store.open_gate.set()
+    assert len(taken(chunks)) == 100
 
 
 def test_a_failed_read_arrives_typed_at_everybody_who_takes(remote):
@@ -265,17 +283,17 @@ def test_closing_wakes_whoever_waits(remote):
     store.open_gate.set()
 
 
-def test_a_reader_that_is_given_up_leaves_no_thread_and_no_budget(remote, monkeypatch):
+def test_a_reader_that_is_given_up_leaves_no_thread_and_no_budget(remote):
     archive, store, _ = remote
-    archive._in_order_budget = Budget(3 * READ)
-    monkeypatch.setattr("dynamo_entry.archive.reader._FETCH_BYTES", 3 * READ)
+    archive._in_order_lane.budget = Budget(3 * READ)
+    archive._fetch_lane.budget = Budget(3 * READ)
     reader = archive.chunks("s")
     next(reader)
     chunks = archive.fetch(numbers())
     chunks.take()
     reader.close()
     chunks.close()
-    assert archive._in_order_budget._held == 0
+    assert archive._in_order_lane.budget._held == 0
     archive.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("archive")]
     assert len(store.reads) < 20  # of 80
@@ -286,11 +304,11 @@ def test_all_threads_are_there_before_anything_is_read(remote):
     archive, store, data = remote
 
     def running():
-        return {thread.name for thread in threading.enumerate() if thread.name.startswith("archive")}
+        return {thread.ident for thread in threading.enumerate() if thread.name.startswith("archive")}
 
     archive.start_threads()
     before = running()
-    assert len(before) == store.parallel_reads + 2
+    assert len(before) == 2 * store.parallel_reads + 2
     assert b"".join(archive.chunks("s")) == data
     assert len(taken(archive.fetch(numbers()))) == 200
     assert running() == before
@@ -299,7 +317,7 @@ def test_all_threads_are_there_before_anything_is_read(remote):
 def test_nothing_wanted_is_nothing_to_wait_for(remote):
     archive, store, _ = remote
     assert archive.fetch([]).take() is None
-    source = Ahead(store, archive._readers, [], Budget(1))
+    source = Ahead(store, Lane(store, 1), [])
     assert source.is_ready()
     assert source.take(in_order=True) is None
     assert not store.reads

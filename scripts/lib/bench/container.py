@@ -52,8 +52,8 @@ def with_podman():
     return name
 
 
-def run(part, options):
-    """Run inside/PART.py; returns what it printed, with the options."""
+def run(part, options, *arguments):
+    """Run inside/PART.py, with more ``arguments`` for the container; returns what it printed, with the options."""
     subprocess.run([ROOT / "scripts/image", "worker"], check=True, stdout=sys.stderr)
     image, rights = IMAGE, RIGHTS
     if "podman" in options.sides.split(","):
@@ -67,7 +67,8 @@ def run(part, options):
         "DYNAMO_CHECKPOINT_LOG_FORMAT": "json", "SHM_SIZE": shm_size,
     }  # fmt: skip
     argv = [
-        "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--network=none", "--pids-limit=0",
+        "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--pids-limit=0",
+        *(arguments or ["--network=none"]),
         *(("--runtime", "runc", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768")
           if ENGINE == "podman" else ()),
         *rights, "--shm-size", shm_size,

@@ -4,7 +4,6 @@ import ctypes
 import json
 import mmap
 import os
-import shutil
 import sys
 import threading
 import time
@@ -20,6 +19,10 @@ ARCHIVE = f"{WORK}/engine.tar"
 IMAGES, TAR, UNTARRED = f"{WORK}/images", f"{WORK}/images.tar", f"{WORK}/untarred"
 CHUNK = 4 << 20
 
+#: Where the launcher takes the archive from; the peers that have no store take the images from the directory.
+SOURCE = os.environ.get("ARCHIVE_URL", ARCHIVE)
+DOWNLOADED = f"{WORK}/downloaded"
+
 
 def create():
     """The archive, the plain images, and a tar of them."""
@@ -27,17 +30,29 @@ def create():
     Launcher(**settings).wait_for("Checkpoint published")
     end_everything()
     run([os.path.join(os.path.dirname(sys.executable), "dynamo-entryctl"), "extract", ARCHIVE, IMAGES])
-    if "untar" in SIDES:
+    if {"untar", "download"} & set(SIDES):
         run(["tar", "-C", f"{IMAGES}/criu", "-cf", TAR, "."])
+    if SOURCE != ARCHIVE:
+        upload(ARCHIVE, SOURCE)
+    if "download" in SIDES:
+        upload(TAR, os.environ["IMAGES_URL"])
     if "podman" in SIDES:
         nested.create()
         end_everything()
 
 
+def upload(path, location):
+    with storage.open_store(location) as store, open(path, "rb") as file:
+        sink = store.open_writer()
+        while piece := file.read(CHUNK):
+            sink.append(piece)
+        sink.commit()
+
+
 def ours(_context):
     """Until the engine answers."""
     began = time.monotonic()
-    started = Launcher(PATH=ARCHIVE)
+    started = Launcher(LOCATION=SOURCE)
     wait_until_answering()
     return {"seconds": time.monotonic() - began, "phases": started.wait_for("Restored")["seconds"]}
 
@@ -74,6 +89,22 @@ def untar(_context):
     return {"seconds": time.monotonic() - began}
 
 
+def download(_context):
+    """The tar of the images from the store, with the store's own tool."""
+    began = time.monotonic()
+    os.makedirs(UNTARRED)
+    if "RCLONE" in os.environ:
+        run(
+            [os.environ["RCLONE"], "--config", "/dev/null", "copyto", os.environ["RCLONE_SOURCE"], DOWNLOADED]
+        )
+        run(["tar", "-C", UNTARRED, "-xf", DOWNLOADED])
+    else:
+        run([sys.executable, "/bench/oras_pull.py", os.environ["ORAS_SOURCE"], DOWNLOADED])
+        run(["sh", "-c", f"cat {DOWNLOADED}/* | tar -C {UNTARRED} -xf -"])
+    criu(UNTARRED)
+    return {"seconds": time.monotonic() - began}
+
+
 def floor(_context):
     """Fault in and copy as many bytes as the archive has, from the page cache, with as many threads."""
     size = int(os.environ["SIZE_MIB"]) << 20
@@ -106,13 +137,15 @@ def nothing():
 
 
 def remove_untarred():
-    shutil.rmtree(UNTARRED, ignore_errors=True)
+    for path in (UNTARRED, DOWNLOADED):
+        run(["rm", "-rf", path])
 
 
 SIDES = {
     "launcher": (nothing, ours),
     "criu": (nothing, raw),
     "untar": (remove_untarred, untar),
+    "download": (remove_untarred, download),
     "memcpy": (nothing, floor),
     "podman": (nothing, nested.restore),
 }
@@ -133,7 +166,7 @@ def worker_status():
 
 def worker_peak_mib():
     """Over one restore that is not timed: resident bytes, and those that are no page cache."""
-    started = Launcher(PATH=ARCHIVE)
+    started = Launcher(LOCATION=SOURCE)
     peak = dict.fromkeys(("VmHWM", "RssAnon"), 0)
     while not any(event["event"] == "Restored" for event in started.events):
         status = worker_status() or {}

@@ -1,7 +1,10 @@
 """Fixtures: registries, and a repository of one's own in them."""
 
+import json
+import os
 import shutil
 import uuid
+from pathlib import Path
 
 import pytest
 from servers.registry import Registry
@@ -42,6 +45,14 @@ def logged_in(server, monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate.ca))
     monkeypatch.setenv("DOCKER_CONFIG", str(server.docker_config(tmp_path / "docker")))
     return server
+
+
+def log_in_also_at(name, server):
+    """The test user's login, filed for another way to the same registry."""
+    path = Path(os.environ["DOCKER_CONFIG"], "config.json")
+    config = json.loads(path.read_text())
+    config["auths"][name] = config["auths"][server.name]
+    path.write_text(json.dumps(config))
 
 
 def new_location(server, tag="d936422b4f953f99"):

@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from registries import RETRY, any_registry, logged_in, new_location, registries, registry  # noqa: F401
+from registries import RETRY, any_registry, log_in_also_at, logged_in, new_location, registries, registry  # noqa: F401
 from servers.between import Between, once
 from servers.registry import PASSWORD, USER
 from servers.wire import Wire
@@ -24,9 +23,10 @@ from dynamo_entry.errors import (
     NotFound,
     SettingsError,
     StorageDenied,
+    StorageError,
     StorageUnavailable,
 )
-from dynamo_entry.storage import open_store
+from dynamo_entry.storage import Retry, open_store
 from dynamo_entry.storage.oci import writer as oci_writer
 
 MIB = 1 << 20
@@ -296,14 +296,6 @@ def test_a_registry_that_is_down_is_unavailable_in_time():
     assert time.monotonic() - began < RETRY.limit_s + 5
 
 
-def log_in_also_at(name, server):
-    """The test user's login, filed for another way to the same registry."""
-    path = Path(os.environ["DOCKER_CONFIG"], "config.json")
-    config = json.loads(path.read_text())
-    config["auths"][name] = config["auths"][server.name]
-    path.write_text(json.dumps(config))
-
-
 @pytest.fixture
 def between(registry):  # noqa: F811
     """A proxy on plain http before the registry, for what it cannot be made to do."""
@@ -385,6 +377,31 @@ def test_what_passes_is_retried(between, match, fault):
     location, data = location_in(between), os.urandom(3 * MIB)
     publish(location, data)
     assert bytes(store_at(location).read_range(0, 3 * MIB)) == data
+
+
+def test_a_registry_with_immutable_tags(between):
+    """It refuses a second manifest, and the own one, too, when that arrived and its answer did not."""
+    location = location_in(between)
+    publish(location, b"content")
+    refusal = (409, b'{"errors": [{"code": "TAG_IMMUTABLE", "message": "no"}]}')
+    between.fault = lambda method, path: refusal if (method, "manifests" in path) == ("PUT", True) else None
+    assert publish(location, b"content").size == 7
+    with pytest.raises(StorageError, match="TAG_IMMUTABLE"):
+        publish(location, b"another", replace=True)
+    with pytest.raises(StorageError, match="TAG_IMMUTABLE"):
+        publish(location_in(between), b"content")
+
+
+def test_a_registry_that_dies_while_it_publishes_is_told_in_time(between):
+    """Looking what became of it does not take so long that whoever waits gives up before."""
+    between.fault = lambda method, path: (503, b"") if "manifests" in path and method == "PUT" else None
+    store = open_store(location_in(between), Retry(limit_s=6, stall_s=1))
+    writer = store.open_writer()
+    writer.append(b"content")
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable, match="503"):
+        writer.commit()
+    assert time.monotonic() - began < 1.8 * 6
 
 
 def test_a_registry_without_ranges_works(between):

@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
 from conftest_shared import containers, worker_image  # noqa: F401
 from harness import CREATE, RESTORE
-from registries import new_location, registries, registry  # noqa: F401
+from registries import log_in_also_at, new_location, registries, registry  # noqa: F401
 from servers import process
+from servers.wire import Wire
 
 
 @pytest.fixture
@@ -47,6 +48,22 @@ def test_created_into_a_registry_and_restored_from_it(start, registry):  # noqa:
     container.wait_for_event("Restored")
     after = container.json("/state?digest=1", port=start.port)
     assert (after["nonce"], after["sha256"]) == (before["nonce"], before["sha256"])
+
+
+def test_a_registry_that_dies_during_a_restore_costs_a_cold_start_in_time(start, registry):  # noqa: F811
+    location = new_location(registry)
+    creator = start(location, CREATE, SIGNAL_FILE="/tmp/ready", COMPRESSION="none")
+    assert creator.exit_code() == 0, creator.output()
+    wire = Wire(registry.port)
+    log_in_also_at(f"localhost:{wire.port}", registry)
+    wire.fault("down", "reset", after=30 << 20, for_good=True)
+    container = start(
+        location.replace(registry.name, f"localhost:{wire.port}"), RESTORE, STALL_TIMEOUT="6"
+    )  # fmt: skip
+    event = container.wait_for_event("Falling back to cold start", 40)
+    wire.stop()
+    assert (wire.has_happened, event["reason"]) == (True, "ConnectionLost"), event
+    assert container.json("/health", port=start.port) == {"status": "ok"}
 
 
 def test_a_registry_that_is_down_costs_a_cold_start_in_time(start, registry):  # noqa: F811

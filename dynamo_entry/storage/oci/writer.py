@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from dynamo_entry.archive.buffers import Buffers
-from dynamo_entry.errors import AlreadyExists, NotFound, StorageError
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import Layer
@@ -95,11 +95,15 @@ class OciWriter(Writer):
         headers = {"Content-Type": artifact.MANIFEST_TYPE}
         try:
             self._client.call("manifest", "PUT", f"manifests/{self._tag}", headers, [body])
-        except StorageError:
-            # A registry with immutable tags refuses in words of its own.
-            if not self._replace and self._tagged() not in ("", digest):
-                raise self._exists() from None
+        except StorageUnavailable:
             raise
+        except StorageError:
+            # A registry with immutable tags refuses in words of its own, ours, too, when its first answer got lost.
+            tagged = self._tagged()
+            if tagged and tagged != digest and not self._replace:
+                raise self._exists() from None
+            if tagged != digest:
+                raise
         if not self._replace:
             time.sleep(_SETTLE_S)
             if self._tagged() != digest:

@@ -1,5 +1,7 @@
 """The chart renders what it should from every way of writing its values. helm alone; no server."""
 
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -16,17 +18,17 @@ OCI = "checkpoint: {enabled: true, storage: {type: oci, oci: {uri: oci://host/re
 GUIDE = guide.blocks()["1. Enable Checkpointing"]
 
 
-def run(values, *options):
+def run(values, *options, chart=CHART):
     try:
         helm = binaries() / "helm"
     except NotInstalled as missing:
         pytest.skip(str(missing))
-    argv = [helm, "template", "x", CHART, "-n", "dynamo-system", "-f", "-", *options]
+    argv = [helm, "template", "x", chart, "-n", "dynamo-system", "-f", "-", *options]
     return subprocess.run(argv, input=values, capture_output=True, text=True, check=False, timeout=60)
 
 
-def render(values, *options):
-    done = run(values, *options)
+def render(values, *options, chart=CHART):
+    done = run(values, *options, chart=chart)
     assert done.returncode == 0, done.stderr
     return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout) if one}
 
@@ -96,12 +98,52 @@ def test_mistakes_are_named(values, complaint):
     assert complaint in done.stderr
 
 
+def test_the_agent_has_what_sealed_archives_and_private_authorities_take():
+    """Else it could copy nothing."""
+    values = "checkpoint: {enabled: true, storage: {type: s3, caSecretRef: ca, keySecretRef: key, s3: {uri: s3://b}}}"
+    objects = render(values)
+    (container,) = objects["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]["containers"]
+    mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert settings(objects)["agent"]["keyFile"].startswith(mounts["key"])
+    env = {one["name"]: one.get("value", "") for one in container["env"]}
+    assert env["DYNAMO_CHECKPOINT_CA_FILE"].startswith(mounts["ca"])
+
+
 def verbs(rules):
     return {
         resource: sorted(rule["verbs"])
         for rule in rules for resource in rule["resources"]
         if "resourceNames" not in rule
     }  # fmt: skip
+
+
+def umbrella(directory, values, **dependency):
+    """What a chart renders that has ours as a part."""
+    shutil.copytree(CHART, directory / "charts" / "dynamo-entry")
+    part = {"name": "dynamo-entry", "version": yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]}
+    chart = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part | dependency]}
+    (directory / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    return render(values, chart=directory)
+
+
+def without_names(objects):
+    """Two labels say which chart it was."""
+    return yaml.safe_load(re.sub(r"helm.sh/chart: .*", "", yaml.safe_dump(list(objects.values()))))
+
+
+def test_a_part_of_another_chart_that_is_called_as_in_the_guide(tmp_path):
+    """With the guide's values as they are, the parts are those of a chart of its own."""
+    part = umbrella(tmp_path, GUIDE, alias="dynamo-operator")
+    assert without_names(part) == without_names(render(GUIDE))
+
+
+def test_a_part_of_another_chart(tmp_path):
+    """Under its own name, in either way of writing; the parent's other values do not reach it."""
+    inner = yaml.safe_load(GUIDE)
+    for number, values in enumerate((inner, inner["dynamo-operator"])):
+        other = {"dynamo-operator": {"checkpoint": {"enabled": False}}}
+        part = umbrella(tmp_path / str(number), yaml.safe_dump(other | {"dynamo-entry": values}))
+        assert without_names(part) == without_names(render(GUIDE))
 
 
 def test_the_operator_may_do_this_and_nothing_else():

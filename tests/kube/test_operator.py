@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import images
+import operators
 
 NAMESPACE = "operator-tests"
 LOCATION_OF = "/checkpoints/{}.tar".format
@@ -97,7 +98,8 @@ def world(cluster, node, helm_install):
     cluster.apply(claim(), namespace=NAMESPACE)
     helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))
     yield World(cluster)
-    print(cluster.kubectl("logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE))  # shown on failure
+    logs = cluster.run("kubectl", "logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE, check=False)
+    print(logs.stdout)  # shown on failure
     cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
 
 
@@ -319,3 +321,26 @@ def test_events_tell_the_story(world):
     )
     for part in ("JobCreated", "Phase:", "Identity Hash:", "Location:", "Storage Type:", "Created At:"):
         assert part in description
+
+
+def test_an_upgrade_keeps_the_users_objects(world):
+    """Whatever it changes, also when it switches everything off."""
+    world.apply(checkpoint("lasting"))
+    world.until("lasting", "Ready")
+    before = world.get("lasting")["metadata"]["uid"]
+    for change in ("checkpoint.gc.giveUpAfter=2h", "checkpoint.enabled=false"):
+        argv = (
+            "helm",
+            "upgrade",
+            "dynamo-entry",
+            operators.CHART,
+            "-n",
+            NAMESPACE,
+            "--reuse-values",
+            "--set",
+            change,
+        )
+        world.cluster.run(*argv)
+        found = world.get("lasting")
+        assert (found["metadata"]["uid"], found["status"]["phase"]) == (before, "Ready")
+    assert not world.cluster.get("deployment", "dynamo-entry-operator", NAMESPACE, check=False)

@@ -56,6 +56,7 @@ class Settings(Value):
     work_dir: str = ""
     state_dir: str = ""
     key_file: str = ""
+    ca_file: str = ""
     credentials_dir: str = ""
 
 
@@ -182,6 +183,9 @@ VARIABLES: dict[str, Variable] = {
         _absolute, "directory that outlives the container (an emptyDir): what failed there is not tried again"
     ),
     "KEY_FILE": Variable(_absolute, "a key (32 bytes or more) that encrypts and authenticates archives"),
+    "CA_FILE": Variable(
+        _absolute, "the authorities that storage servers are trusted by; the engine's stay its own"
+    ),
     "CREDENTIALS_DIR": Variable(
         _absolute,
         "a mounted secret: files named after the variables (AWS_…) that the store needs and the engine must not have",

@@ -41,6 +41,7 @@ class Storage(_Section, frozen=True):
     oci: Remote = Remote()
     isolate_namespaces: bool = False
     key_secret_ref: str = ""
+    ca_secret_ref: str = ""
 
 
 class Job(_Section, frozen=True):

@@ -13,6 +13,7 @@ CACHE_PATH = "/var/cache/dynamo-checkpoint"
 
 _DOCKER_PATH = "/var/run/dynamo-checkpoint/docker"
 _KEY_PATH = "/var/run/dynamo-checkpoint/key"
+_CA_PATH = "/var/run/dynamo-checkpoint/ca"
 
 #: What a Secret for S3 may hold, under the names that every S3 client knows.
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
@@ -86,6 +87,10 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
             _secret(config.storage.key_secret_ref, [{"key": "key", "path": "key"}]),
         )
         settings["KEY_FILE"] = f"{_KEY_PATH}/key"
+    if config.storage.ca_secret_ref:
+        items = [{"key": "ca.crt", "path": "ca.crt"}]
+        mount("checkpoint-ca", _CA_PATH, _secret(config.storage.ca_secret_ref, items))
+        settings["CA_FILE"] = f"{_CA_PATH}/ca.crt"
     ours = [{"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in settings.items()]
     return Wiring(where, (*ours, *env), tuple(volumes), tuple(mounts))
 

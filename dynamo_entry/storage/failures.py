@@ -58,7 +58,7 @@ def unanswered(what: str, error: Exception) -> StorageError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return StorageDenied(
             f"{what} failed: the server's certificate is not trusted: {error.verify_message}",
-            hint="mount the CA that signed it and name its file in AWS_CA_BUNDLE or SSL_CERT_FILE",
+            hint="mount the CA that signed it and name its file in DYNAMO_CHECKPOINT_CA_FILE, AWS_CA_BUNDLE or SSL_CERT_FILE",
             reason="CertificateNotTrusted",
         )
     if isinstance(error, socket.gaierror):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from dynamo_entry import __version__
+from dynamo_entry.errors import StorageDenied
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import unanswered
 
@@ -159,9 +160,7 @@ class Connections:
         if scheme == "http":
             return http.client.HTTPConnection(*at, timeout=self._stall_s)
         if self._context is None:
-            self._context = ssl.create_default_context(cafile=self._ca_file or None)
-            # From Python 3.13 on it refuses private authorities that lack an extension of RFC 5280; nobody else does.
-            self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            self._context = _trusting(os.environ.get("DYNAMO_CHECKPOINT_CA_FILE") or self._ca_file)
         connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._context)
         if proxy:
             connection.set_tunnel(host, port)
@@ -198,3 +197,18 @@ def _proxy(server: Server) -> Server | None:
         return None
     parts = urlsplit(getproxies()["https"])
     return Server("http", parts.hostname or "", parts.port or 80)
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    """A context that trusts the authorities in a file, or the system's. Raises StorageDenied."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise StorageDenied(
+            f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
+            hint="mount a file with the PEM certificates of those that signed the storage server's",
+            reason="CertificateNotTrusted",
+        ) from None
+    # From Python 3.13 on it refuses private authorities that lack an extension of RFC 5280; nobody else does.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import socketserver
 import sys
-import threading
 import time
 
 import boto3
@@ -13,44 +11,12 @@ import yaml
 
 import engines
 import images
+from relay import Relay
 
 sys.path.insert(0, str(images.ROOT / "tests" / "storage"))
 
 NAMESPACE = "s3-tests"
 BUCKET = "models"
-
-
-class Relay(socketserver.ThreadingTCPServer):
-    """Makes a loopback server reachable for pods, at the node's address."""
-
-    daemon_threads = allow_reuse_address = True
-
-    def __init__(self, address, port):
-        super().__init__((address, 0), _Relayed)
-        self.target = ("127.0.0.1", port)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class _Relayed(socketserver.BaseRequestHandler):
-    def handle(self):
-        import socket
-
-        with socket.create_connection(self.server.target) as target:
-            back = threading.Thread(target=_pump, args=(target, self.request), daemon=True)
-            back.start()
-            _pump(self.request, target)
-            back.join()
-
-
-def _pump(source, sink):
-    import socket
-
-    try:
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +32,8 @@ def endpoint(cluster, node, tmp_path_factory):
         aws_secret_access_key=SECRET_KEY, region_name="us-east-1",
     )  # fmt: skip
     client.create_bucket(Bucket=BUCKET)
-    (found,) = cluster.get("nodes")["items"]
-    relay = Relay(found["status"]["addresses"][0]["address"], server.port)
-    yield f"http://{relay.server_address[0]}:{relay.server_address[1]}", (ACCESS_KEY, SECRET_KEY), client
+    relay = Relay(cluster, server.port)
+    yield f"http://{relay.name}", (ACCESS_KEY, SECRET_KEY), client
     relay.shutdown()
     relay.server_close()
     server.stop()
@@ -111,6 +76,15 @@ CONTAINER = {
 }
 
 
+MADE = {
+    "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "metadata": {"name": "model"},
+    "spec": {
+        "identity": {"model": "m", "framework": "vllm"},
+        "job": {"podTemplateSpec": {"spec": {"containers": [CONTAINER]}}},
+    },
+}  # fmt: skip
+
+
 def worker(name):
     probe = {"httpGet": {"path": "/health", "port": 9090}, "periodSeconds": 1, "failureThreshold": 60}
     return {
@@ -134,14 +108,7 @@ def start(cluster, name):
 def test_through_a_bucket(world):
     """Created into it, restored from it, restored from the node's copy; answers are the same throughout."""
     cluster, client, cache = world
-    made = {
-        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "metadata": {"name": "model"},
-        "spec": {
-            "identity": {"model": "m", "framework": "vllm"},
-            "job": {"podTemplateSpec": {"spec": {"containers": [CONTAINER]}}},
-        },
-    }  # fmt: skip
-    cluster.apply(made, namespace=NAMESPACE)
+    cluster.apply(MADE, namespace=NAMESPACE)
     cold = start(cluster, "cold")
     assert "Restored" not in events(cluster, "cold")
     answer = engines.post(cold["status"]["podIP"], engines.QUESTION)
@@ -195,8 +162,31 @@ def test_a_missing_secret_is_a_cold_start(world):
     )
     for copy in cache.iterdir():
         copy.unlink()
+    secret = cluster.get("secret", "s3-creds", NAMESPACE)
     cluster.kubectl("delete", "secret", "s3-creds", "-n", NAMESPACE)
     start(cluster, "without")
     assert "Falling back to cold start" in events(cluster, "without"), cluster.kubectl(
         "logs", "without", "-n", NAMESPACE
     )
+    cluster.apply(
+        {key: secret[key] for key in ("apiVersion", "kind", "data")} | {"metadata": {"name": "s3-creds"}},
+        namespace=NAMESPACE,
+    )
+
+
+def test_the_object_goes_with_its_last_checkpoint(world):
+    """Not while another uses it."""
+    cluster, client, _ = world
+    other = MADE | {"metadata": {"name": "other"}, "spec": MADE["spec"] | {"deletionPolicy": "Delete"}}
+    cluster.apply(other, namespace=NAMESPACE)
+    cluster.kubectl("wait", "dckpt/other", "--for=condition=Ready", "--timeout=60s", "-n", NAMESPACE)
+    cluster.kubectl("delete", "dckpt", "other", "--timeout=20s", "-n", NAMESPACE)
+    assert "Contents" in client.list_objects_v2(Bucket=BUCKET)
+    cluster.apply(MADE | {"spec": other["spec"]}, namespace=NAMESPACE)
+    finalizers = "-o=jsonpath={.metadata.finalizers}"
+    deadline = time.monotonic() + 30
+    while "checkpoint-archive" not in cluster.kubectl("get", "dckpt", "model", finalizers, "-n", NAMESPACE):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    cluster.kubectl("delete", "dckpt", "model", "--timeout=60s", "-n", NAMESPACE)
+    assert "Contents" not in client.list_objects_v2(Bucket=BUCKET)

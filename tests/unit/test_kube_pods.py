@@ -91,6 +91,16 @@ def test_no_secret_can_keep_a_pod_from_starting(settings):
             assert volume["secret"]["optional"] is True
 
 
+def test_a_private_authority_is_the_launchers_alone():
+    """The engine's own connections go on as without us."""
+    wired = storage.wiring(
+        config.parse("storage: {type: s3, caSecretRef: ca, s3: {uri: 's3://b'}}"), HASH, "n", creates=False
+    )
+    env = {one["name"]: one.get("value", "") for one in wired.env}
+    assert env["DYNAMO_CHECKPOINT_CA_FILE"] == "/var/run/dynamo-checkpoint/ca/ca.crt"
+    assert all(name.startswith("DYNAMO_CHECKPOINT_") for name in env)
+
+
 def test_a_worker_cannot_write_the_archive():
     """Its mount is read-only, the creator's is not."""
     assert storage.wiring(PVC, HASH, "n", creates=False).mounts[0]["readOnly"] is True

@@ -33,11 +33,11 @@ auth: {auth}
 class Registry:
     """``docker-registry serve`` in ``root``."""
 
-    def __init__(self, root: Path, *, tokens: bool = False) -> None:
+    def __init__(self, root: Path, *names: str, tokens: bool = False) -> None:
         root.mkdir(exist_ok=True)
         self.root = root
         self.port = process.free_port()
-        self.certificate = tls.issue(root)
+        self.certificate = tls.issue(root, *names)
         self.tokens = TokenServer(root, self.certificate) if tokens else None
         auth: dict[str, Any] = {"htpasswd": {"realm": "test", "path": str(root / "htpasswd")}}
         if self.tokens:

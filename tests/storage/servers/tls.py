@@ -1,4 +1,4 @@
-"""A certificate authority for 127.0.0.1 and localhost."""
+"""A certificate authority for 127.0.0.1, localhost and whom else a test needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Certificate(NamedTuple):
     key: Path
 
 
-def issue(directory: Path) -> Certificate:
-    """A fresh CA and a server certificate signed by it."""
+def issue(directory: Path, *names: str) -> Certificate:
+    """A fresh CA and a server certificate signed by it, for further names (IP:… or DNS:…), too."""
     files = Certificate(directory / "ca.pem", directory / "server.pem", directory / "server.key")
     request, extensions, ca_key = (directory / name for name in ("server.csr", "extensions", "ca.key"))
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n")
+    every = ",".join(("IP:127.0.0.1", "DNS:localhost", *names))
+    extensions.write_text(f"subjectAltName={every}\nbasicConstraints=CA:FALSE\n")
     openssl = ["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     for command in (
         [*openssl, "-x509", "-days", "30", "-subj", "/CN=test CA", "-keyout", ca_key, "-out", files.ca],

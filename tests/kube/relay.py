@@ -1,0 +1,46 @@
+"""A loopback server of a test, reachable for pods."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from typing import Any
+
+
+def address(cluster: Any) -> str:
+    """The node's own, which pods reach."""
+    (node,) = cluster.get("nodes")["items"]
+    return str(node["status"]["addresses"][0]["address"])
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Makes a loopback server reachable for pods, at the node's address."""
+
+    daemon_threads = allow_reuse_address = True
+
+    def __init__(self, cluster: Any, port: int) -> None:
+        super().__init__((address(cluster), 0), _Relayed)
+        self.target = ("127.0.0.1", port)
+        self.name = f"{self.server_address[0]}:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Relayed(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.target) as target:
+            back = threading.Thread(target=_pump, args=(target, self.request), daemon=True)
+            back.start()
+            _pump(self.request, target)
+            back.join()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass

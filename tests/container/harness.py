@@ -211,9 +211,10 @@ class Containers:
             env or {}
         )
         argv = [
-            "timeout", "-s", "KILL", str(LIFE_S), *under, ENGINE, "run", "--rm", "--name", name,
+            "timeout", "-s", "KILL", str(LIFE_S + 30), *under, ENGINE, "run", "--rm", "--name", name,
             "--network", network, *MACHINE,
-            *(("--runtime", "runc") if ENGINE == "podman" else ()),
+            # Killing the client would leave the container.
+            *(("--runtime", "runc", f"--timeout={LIFE_S}") if ENGINE == "podman" else ()),
             "-v", f"{self.checkpoints}:/checkpoints", "-v", f"{TINY}:/tiny.py:ro",
             *(part for volume in volumes for part in ("-v", volume)),
             *(part for key, value in variables.items() for part in ("-e", f"{key}={value}")),

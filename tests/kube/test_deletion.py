@@ -90,3 +90,15 @@ def test_somebody_elses_file_stays(world, archive, request):
     world.until("foreign", "Ready")
     world.kubectl("delete", "dckpt", "foreign", "--timeout=60s")
     assert archive.exists()
+
+
+def test_a_changed_identity_makes_no_other_archive(world, archive, request):
+    """Where no webhook refused the change: Failed, no Job, and the archive is as it was."""
+    world.apply(checkpoint("changed", model=request.node.name))
+    world.until("changed", "Ready")
+    before = archive.read_bytes()
+    patch = '{"spec": {"identity": {"model": "another"}}}'
+    world.kubectl("patch", "dckpt", "changed", "--type=merge", "-p", patch)
+    status = world.until("changed", "Failed", "IdentityChanged")
+    assert status["identityHash"] == archive.stem
+    assert archive.read_bytes() == before

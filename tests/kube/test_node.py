@@ -1,7 +1,10 @@
 """The test node does with pods what a kubelet does, as far as the tests above it rely on it."""
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -179,3 +182,33 @@ def test_a_pod_has_what_its_security_context_says(cluster, namespace, run):
         )
     )
     assert cluster.kubectl("logs", "open", "-n", namespace).split()[-4:] == ["Seccomp:", "0", "ro", "7"]
+
+
+KILLED = """
+import asyncio
+from node.network import Network
+
+async def main():
+    async with Network("https://127.0.0.1:1", "127.0.0.2") as network:
+        await network.attach(network.namespace("pod"))
+        print(network.namespace("pod"), flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_node_leaves_no_network_behind():
+    """Neither a bridge nor a namespace."""
+    if subprocess.run(["ip", "link"], capture_output=True, check=False).returncode:
+        pytest.skip("needs ip: scripts/test kube")
+    argv = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(argv, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True) as process:
+        name = process.stdout.readline().strip()
+        assert (Path("/run/netns") / name).exists()
+        process.kill()
+    bridge = Path("/sys/class/net") / name.partition("-")[0]
+    deadline = time.monotonic() + 20
+    while bridge.exists() or (Path("/run/netns") / name).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

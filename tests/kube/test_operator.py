@@ -12,6 +12,7 @@ import yaml
 
 import images
 import operators
+from dynamo_entry.identity import identity_hash
 
 NAMESPACE = "operator-tests"
 LOCATION_OF = "/checkpoints/{}.tar".format
@@ -136,6 +137,19 @@ def test_defaults(world):
     assert (spec["identity"]["tensorParallelSize"], spec["identity"]["pipelineParallelSize"]) == (1, 1)
     assert (spec["job"]["activeDeadlineSeconds"], spec["job"]["backoffLimit"]) == (3600, 3)
     assert (spec["job"]["ttlSecondsAfterFinished"], spec["deletionPolicy"]) == (300, "Retain")
+
+
+def test_the_later_spelling_is_the_same_identity(world):
+    """backendFramework for framework; null is what is not written."""
+    made = checkpoint("later")
+    made["spec"]["identity"] = {
+        "model": "later", "backendFramework": "vllm", "tensorParallelSize": None,
+    }  # fmt: skip
+    world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(made))
+    status = world.until("later", "Ready")
+    assert status["identityHash"] == identity_hash({"model": "later", "framework": "vllm"})
+    identity = world.get("later")["spec"]["identity"]
+    assert identity["tensorParallelSize"] == 1
 
 
 def test_an_identity_cannot_be_changed(world):

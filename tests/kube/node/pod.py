@@ -29,7 +29,7 @@ class Pod:
         self.name: str = obj["metadata"]["name"]
         self.directory = directory / self.uid
         self.directory.mkdir(parents=True)
-        self.netns = f"kn-{self.uid}"
+        self.netns = network.namespace(self.uid)
         self.ip = ""
         self.volumes = Volumes(api, obj, self.directory / "volumes")
         self.service_env = {"KUBERNETES_SERVICE_HOST": network.service_ip, "KUBERNETES_SERVICE_PORT": "443"}

@@ -9,9 +9,15 @@ import uuid
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from harness import CREATE, ENGINE, RESTORE, Container, Containers
 from messy.things import THINGS
+from msgspec import structs
+
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression
+from dynamo_entry.storage import open_store
 
 for module in ("processes", "memory", "files", "ipc", "network", "threads"):
     import_module(f"messy.{module}")
@@ -20,7 +26,7 @@ MESSY = Path(__file__).with_name("messy")
 ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
 SETTINGS = {"LOCATION": ARCHIVE, "HASH": "d936422b4f953f99"}
 
-#: What cannot be had on the test machines, or is refused (test_world_refusals.py).
+#: What is refused: test_world_refusals.py.
 NOT_HERE = frozenset(("credentials",))
 HELD = tuple(name for name in THINGS if name not in NOT_HERE)
 
@@ -45,6 +51,22 @@ def volume(directory: Path) -> Path:
     (directory / "model").write_bytes(bytes(range(256)) * 4096)
     os.utime(directory / "model", (1, 1))
     return directory
+
+
+def rewritten(archive: Path, **facts: dict[str, Any]) -> None:
+    """The same archive, whose manifest says something else of the place it was made in."""
+    with archive.with_suffix(".new").open("wb") as file, Archive.open(open_store(str(archive))) as old:
+        head = old.manifest.head
+        sink = SimpleNamespace(append=lambda *parts: [file.write(part) for part in parts])
+        writer = ArchiveWriter(sink, compression=Compression.parse("none"), threads=1)
+        for name in old.names():
+            stream = writer.stream(name)
+            for chunk in old.chunks(name):
+                stream.write(chunk)
+            stream.close()
+        changed = {name: {**getattr(head, name), **values} for name, values in facts.items()}
+        writer.finish(structs.replace(head, **changed))
+    archive.with_suffix(".new").rename(archive)
 
 
 class Pair:

@@ -1,0 +1,39 @@
+"""What cannot be frozen is refused by name before the freeze, and what cannot be restored before the first byte."""
+
+import pytest
+from harness import CREATE, ROOT
+from world import SETTINGS
+
+UNDUMPABLE = ROOT / "tests" / "container" / "undumpable.py"
+
+#: What an engine holds → reason, and words of the message.
+HELD = {
+    "io_uring": ("IoUring", "UV_USE_IO_URING"),
+    "sysv_shm": ("SysvShm", "POSIX shared memory"),
+    "userfaultfd": ("AnonymousInode", "userfaultfd"),
+    "multipath_tcp": ("SocketKind", "MPTCP"),
+    "device": ("DeviceOpen", "/dev/fuse"),
+    "debugger": ("Traced", "detach the debugger"),
+    "seccomp_filter": ("SeccompFilter", "SYS_ADMIN"),
+    "other_user": ("OtherUser", "1234"),
+    "own_namespace": ("OwnNamespace", "user namespace"),
+    "watch_of_a_removed_directory": ("WatchNotFound", "watches inode"),
+}
+
+
+@pytest.mark.parametrize("thing", HELD)
+def test_an_engine_that_cannot_be_frozen_is_refused_by_name(containers, thing):
+    """Before the freeze; nothing is published, and the message says what to do."""
+    reason, words = HELD[thing]
+    container = containers.start(
+        "python3", "/undumpable.py", thing,
+        options=(*CREATE, *(("--device", "/dev/fuse") if thing == "device" else ())),
+        settings={**SETTINGS, "SIGNAL_FILE": "/tmp/ready"}, volumes=(f"{UNDUMPABLE}:/undumpable.py:ro",),
+    )  # fmt: skip
+    code = container.exit_code()
+    if "not on this machine" in container.stderr:
+        pytest.skip(container.stderr.splitlines()[0])
+    event = container.event("Checkpoint not created")
+    assert (code, event["reason"], event["phase"]) == (171, reason, "freeze"), container.output()
+    assert words in event["message"]
+    assert list(containers.checkpoints.iterdir()) == []

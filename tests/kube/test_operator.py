@@ -176,7 +176,10 @@ def test_a_second_attempt_succeeds(world):
 
 
 def test_a_pointless_retry_is_not_made(world):
-    """The launcher knows: Failed at once, with its reason, and no second pod."""
+    """The launcher knows: Failed at once, with its reason, and no pod runs on.
+
+    Servers before 1.26 know no podFailurePolicy: such a Job's controller may be faster by one pod, which is ended.
+    """
     script = says(
         result="failed", reason="NotDumpable", message="the engine holds an io_uring", retry=False, code=171
     )
@@ -184,17 +187,11 @@ def test_a_pointless_retry_is_not_made(world):
     status = world.until("pointless", "Failed", "NotDumpable")
     assert "io_uring" in status["message"]
     time.sleep(12)  # the Job's first pause is 10 s
-    pods = world.cluster.get("pods", namespace=NAMESPACE)["items"]
-    assert (
-        len(
-            [
-                pod
-                for pod in pods
-                if pod["metadata"]["labels"].get("nvidia.com/checkpoint-name") == "pointless"
-            ]
-        )
-        == 1
-    )
+    phases = world.kubectl(
+        "get", "pods", "-l", "nvidia.com/checkpoint-name=pointless", "-o", "jsonpath={.items[*].status.phase}"
+    ).split()
+    assert len(phases) <= 2
+    assert set(phases) == {"Failed"}
 
 
 def test_a_deadline(world):

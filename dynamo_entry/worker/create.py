@@ -43,13 +43,13 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             return found
         creation.prepare()
     creation.start_engine()
-    with channel.phase("wait-ready"):
+    with channel.phase("wait-ready", stall_s=settings.signal_timeout + engine.PROBE_S):
         creation.check_gpu()
         engine.wait_until_ready(settings, channel)
     if settings.canary:
         creation.ask_canary()
     if settings.pre_dump:
-        with channel.phase("pre-dump"):
+        with channel.phase("pre-dump", stall_s=settings.signal_timeout):
             hooks.call("PRE_DUMP", settings.pre_dump, settings.signal_timeout)
     try:
         return creation.freeze_and_publish()

@@ -14,7 +14,7 @@ from dynamo_entry.worker.channel import Channel
 _POLL_S = 0.1
 
 #: One probe of READY_URL.
-_PROBE_S = 5
+PROBE_S = 5
 
 
 def remove_stale_signal(path: str) -> None:
@@ -63,7 +63,7 @@ def answers(url: str) -> bool:
     import urllib.request  # noqa: PLC0415
 
     try:
-        with urllib.request.urlopen(url, timeout=_PROBE_S) as response:
+        with urllib.request.urlopen(url, timeout=PROBE_S) as response:
             return int(response.status) == 200
     except (OSError, ValueError, urllib.error.HTTPError):
         return False

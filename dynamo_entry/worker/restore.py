@@ -60,7 +60,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
                 restoration.apply_delta()
             pid = rebuild.run()
             gpu.thaw()
-            with channel.phase("settle"):
+            with channel.phase("settle", stall_s=2 * settings.stall_timeout + engine.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)
 

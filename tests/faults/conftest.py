@@ -5,4 +5,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
+import pytest
 from conftest_shared import containers, worker_image  # noqa: F401
+from harness import Containers
+
+
+@pytest.fixture
+def side_by_side(tmp_path):
+    """Makes places for containers that know nothing of each other, one for each key."""
+    made = []
+
+    def make(*keys):
+        for key in keys:
+            (tmp_path / str(key)).mkdir()
+            made.append(Containers(tmp_path / str(key)))
+        return dict(zip(keys, made, strict=True))
+
+    yield make
+    for place in made:
+        place.close()

@@ -53,6 +53,21 @@ def test_an_engine_that_is_never_ready(containers):
     assert container.event("Checkpoint not created")["reason"] == "NotReady"
 
 
+def test_waiting_for_an_engine_or_a_hook_is_not_hanging(side_by_side):
+    """They take minutes, and have limits of their own; STALL_TIMEOUT is for what should move."""
+    places = side_by_side("ready", "hook", "deadline")
+    slow = {
+        "ready": create(places["ready"], settings={"STALL_TIMEOUT": "1"}, env={"READY_DELAY": "8"}),
+        "hook": create(places["hook"], settings={"STALL_TIMEOUT": "1", "PRE_DUMP": "sleep 8"}),
+    }
+    late = create(places["deadline"], settings={"SIGNAL_TIMEOUT": "5", "PRE_DUMP": "sleep 60"})
+    assert late.exit_code() == 174
+    event = late.event("Checkpoint not created")
+    assert (event["reason"], event["phase"]) == ("HookFailed", "pre-dump")
+    for container in slow.values():
+        assert container.exit_code() == 0, container.output()
+
+
 def test_a_command_that_does_not_exist(containers):
     container = create(containers, command=("nonesuch",))
     assert container.exit_code() == 127

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dynamo_entry import engine_hooks
 from dynamo_entry.errors import CheckpointError
 
+#: The container's own: what CREDENTIALS_DIR adds later is the launcher's alone.
+_ENVIRONMENT = dict(os.environ)
+
 
 def call(name: str, hook: str, limit_s: float, context: Mapping[str, str] | None = None) -> None:
     """Run a shell command, POST to a URL, or what ``engine_hooks`` knows by name.
@@ -49,7 +52,7 @@ def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) ->
     try:
         done = subprocess.run(
             ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, **told}, timeout=limit_s, check=False,
+            env={**_ENVIRONMENT, **told}, timeout=limit_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise _failed(name, command, f"did not end within {limit_s:g} s") from None

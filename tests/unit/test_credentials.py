@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from dynamo_entry import hooks
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import secrets
@@ -17,6 +18,7 @@ def secret(tmp_path, monkeypatch):
     """A directory as a kubelet mounts a secret, which it replaces by exchanging one link."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DOCKER_CONFIG", "CA"):
         monkeypatch.setenv(name, "before")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "")
 
     def mount(**files):
         held = tmp_path / f"..{len(list(tmp_path.iterdir()))}"
@@ -30,6 +32,12 @@ def secret(tmp_path, monkeypatch):
         return str(tmp_path)
 
     return mount
+
+
+def test_hooks_do_not_get_them(secret):
+    """They act for the engine; what the launcher logs in with is not theirs."""
+    load_credentials(secret(AWS_SESSION_TOKEN="of the launcher"))
+    hooks.call("PRE_DUMP", 'test -z "$AWS_SESSION_TOKEN"', 10)
 
 
 def test_files_are_variables(secret):

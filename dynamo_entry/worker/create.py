@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from dynamo_entry import __version__, canary, cuda, hooks, storage
-from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, read_key
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, StreamWriter, read_key
 from dynamo_entry.compat.facts import host_facts
 from dynamo_entry.criu import options, process, records
 from dynamo_entry.errors import (
@@ -32,6 +32,9 @@ from dynamo_entry.worker.dump import Dump
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.store import open_store
 from dynamo_entry.worker.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
+
+#: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
+_PUBLISH_STALLS = 10
 
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:
@@ -187,7 +190,8 @@ class _Creation:
                 }
             with self._channel.phase("delta", **limits) as phase:
                 self._add_delta(writer, phase)
-            with self._channel.phase("publish", limit_s=self._settings.dump_timeout):
+            patience_s = _PUBLISH_STALLS * self._settings.stall_timeout
+            with self._channel.phase("publish", limit_s=self._settings.dump_timeout, stall_s=patience_s):
                 finished = writer.finish(structs.replace(head, facts=facts))
                 sink.describe(finished.document, _annotations(head, finished.digest))
                 result = self._commit(sink, finished.digest)
@@ -222,7 +226,7 @@ class _Creation:
         skip |= {self._places.work, context.directory(), *self._settings.exclude_paths}
         found = (change for start in self._starts for change in changes.find(start, frozenset(skip)))
         tar = writer.stream(DELTA_TAR)
-        index = pack.pack(found, tar)
+        index = pack.pack(found, _Told(tar, phase))
         tar.close()
         listing = writer.stream(DELTA_INDEX)
         listing.write(json.dumps(index._asdict()).encode("utf-8", "surrogateescape"))
@@ -258,6 +262,18 @@ class _Creation:
             "result": result, "phase": self._channel.phase_name, "location": self._store.location,
             "digest": digest, "size_bytes": size, "seconds": self._channel.seconds,
         }  # fmt: skip
+
+
+class _Told:
+    """A stream whose growth is the progress of a phase."""
+
+    def __init__(self, stream: StreamWriter, phase: Phase) -> None:
+        self._stream = stream
+        self._phase = phase
+
+    def write(self, data: bytes, /) -> None:
+        self._stream.write(data)
+        self._phase.progress(self._stream.size)
 
 
 def _drop(writer: ArchiveWriter, sink: storage.Writer) -> None:

@@ -17,7 +17,7 @@ from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import context, engine, privileges, refusals
 from dynamo_entry.worker.admission import Admitted, admit
-from dynamo_entry.worker.channel import Channel
+from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.rebuild import Rebuild
@@ -56,8 +56,8 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         with refusals.remembered(settings, archive.digest):
             with channel.phase("plan", stall_s=settings.stall_timeout):
                 rebuild = Rebuild(settings, channel, archive, images, admitted)
-            with channel.phase("delta", stall_s=settings.stall_timeout):
-                restoration.apply_delta()
+            with channel.phase("delta", stall_s=settings.stall_timeout) as phase:
+                restoration.apply_delta(phase)
             pid = rebuild.run()
             gpu.thaw()
             with channel.phase("settle", stall_s=2 * settings.stall_timeout + engine.PROBE_S):
@@ -102,10 +102,10 @@ class _Restoration:
         self._admitted = admitted
         self._work = work_directory(settings)
 
-    def apply_delta(self) -> None:
+    def apply_delta(self, phase: Phase) -> None:
         """Put the engine's files where it had them. Raises Corrupt."""
-        chunks = self._archive.chunks(DELTA_TAR, ahead=_AHEAD)
-        apply.apply(self._admitted.delta, io.BufferedReader(_Chunks(chunks)), self._work)
+        chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
+        apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work)
         apply.create_empty(path for path, size in self._admitted.logs.items() if not size)
 
     def write_context(self) -> None:
@@ -156,10 +156,12 @@ class _Restoration:
 
 
 class _Chunks(io.RawIOBase):
-    """An iterator of chunks as a raw file."""
+    """An iterator of chunks as a raw file; what is read is the progress of a phase."""
 
-    def __init__(self, chunks: Iterator[Any]) -> None:
+    def __init__(self, chunks: Iterator[Any], phase: Phase) -> None:
         self._chunks = chunks
+        self._phase = phase
+        self._done_bytes = 0
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -174,4 +176,6 @@ class _Chunks(io.RawIOBase):
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
+        self._done_bytes += count
+        self._phase.progress(self._done_bytes)
         return count

@@ -25,7 +25,17 @@ from dynamo_entry.fill import shared
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, mounts, pack
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import affinity, context, dumpable, engine, hints, privileges, record, secrets
+from dynamo_entry.worker import (
+    affinity,
+    context,
+    criu_log,
+    dumpable,
+    engine,
+    hints,
+    privileges,
+    record,
+    secrets,
+)
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.dump import Dump
@@ -56,6 +66,9 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             hooks.call("PRE_DUMP", settings.pre_dump, settings.signal_timeout)
     try:
         return creation.freeze_and_publish()
+    except CheckpointError:
+        criu_log.keep(settings, channel, DUMP_LOG)
+        raise
     finally:
         creation.wake()
 

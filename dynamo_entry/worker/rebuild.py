@@ -26,6 +26,7 @@ from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.places import work_directory
+from dynamo_entry.worker.streams import RESTORE_LOG
 
 #: Verified chunks kept ready for each image CRIU reads.
 _AHEAD = 3
@@ -46,7 +47,7 @@ class Rebuild:
         self._archive = archive
         self._admitted = admitted
         work = work_directory(settings)
-        self._places = options.Places(work, work, "restore.log")
+        self._places = options.Places(work, work, RESTORE_LOG)
         self._pid_file = options.pid_file(self._places)
         self._failure: Exception | None = None
         self._served_bytes = 0

@@ -9,3 +9,6 @@ DELTA_INDEX = "rootfs/index.json"
 
 #: CRIU's log of the dump, for people.
 DUMP_LOG = "dump.log"
+
+#: CRIU's log of a restore, in the scratch directory.
+RESTORE_LOG = "restore.log"

@@ -1,4 +1,4 @@
-"""Take back the filesystem delta of a restore that failed."""
+"""Take back the filesystem delta of a restore that failed, and keep CRIU's log of it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Any
 
 from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import context
+from dynamo_entry.worker import context, criu_log
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.places import work_directory
+from dynamo_entry.worker.streams import RESTORE_LOG
 
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     """Undo what was begun, if anything; returns the result message. Raises OSError."""
     context.remove(settings)
+    criu_log.keep(settings, channel, RESTORE_LOG)
     if apply.undo(work_directory(settings)):
         channel.log.info("filesystem delta undone")
     return {"result": "undone", "phase": channel.phase_name}

@@ -73,7 +73,8 @@ class Rewriter:
         if name == "files.img":
             return self._files.encode()
         if name.startswith("core-"):
-            return tasks.granted(self._source.read(name), self._grants)
+            is_root = name == f"core-{self._source.root_pid}.img"
+            return tasks.granted(self._source.read(name), self._grants, is_root=is_root)
         if name.startswith("fdinfo-") and self._stdio.ids:
             return stdio.replugged(self._source.read(name), self._stdio)
         if name in ("pipes-data.img", "fifo-data.img") and name in self._source.names:

@@ -22,11 +22,12 @@ class Grants(NamedTuple):
     hard_limits: dict[int, int]
 
 
-def granted(core: bytes, grants: Grants) -> bytes:
+def granted(core: bytes, grants: Grants, *, is_root: bool) -> bytes:
     """A ``core-*.img`` whose task asks for nothing that this container does not have.
 
     CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition does. Labels, the
-    audit id and the OOM score are the place's, not the engine's: they are inherited.
+    audit id and the OOM score are the place's, not the engine's: they are inherited. The root was made a subreaper
+    for its creation (init/freezable.py): from now on orphans are PID 1's again, which reaps them.
     """
     image = images.core(core)
     for entry in image.messages:
@@ -35,6 +36,8 @@ def granted(core: bytes, grants: Grants) -> bytes:
         if entry.HasField("tc"):
             entry.tc.ClearField("loginuid")
             entry.tc.ClearField("oom_score_adj")
+            if is_root:
+                entry.tc.ClearField("child_subreaper")
             _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
     return image.encode()
 

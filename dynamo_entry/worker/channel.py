@@ -75,12 +75,14 @@ class Channel:
 
     @contextmanager
     def phase(self, name: str, *, limit_s: float = 0, stall_s: float = 0) -> Iterator[Phase]:
-        """Announce a phase and its limits (0: none), time it, log it when it is over."""
+        """Announce a phase and its limits (0: none), time it, log it when it is done."""
         self.phase_name = name
         self.send(phase=name, limit_s=limit_s, stall_s=stall_s)
         phase = Phase(self, name)
-        yield phase
-        self.seconds[name] = round(phase.seconds, 3)
+        try:
+            yield phase
+        finally:
+            self.seconds[name] = round(phase.seconds, 3)
         self.log.info(name, seconds=self.seconds[name], **phase.fields)
 
     @contextmanager

@@ -6,6 +6,7 @@ does not return; then the fault comes. Faults that belong to one phase are teste
 that refuses (test_create_is_all_or_nothing); short and damaged reads, a missing right (test_restore_falls_back).
 """
 
+import json
 import os
 import shutil
 import signal
@@ -55,6 +56,10 @@ def archive(tmp_path_factory):
     made.close()
 
 
+#: What the launcher calls a phase of these where it has another name for it.
+TOLD = {"frozen": "dump", "rebuilt": "restore", "filled": "fill"}
+
+
 def begin(containers, start, phase, **settings):
     """A container whose launcher is going to stand still in that phase."""
     gate = containers.checkpoints / "gate"
@@ -86,6 +91,11 @@ def held(places, start, phase, archive=None, **settings):
     for _, containers, container in started:
         hold(container, containers, phase)
     return started
+
+
+def status(containers):
+    """The result object, as the termination message has it."""
+    return json.loads((containers.checkpoints / "gate" / "status").read_text())
 
 
 def visible(containers):
@@ -147,6 +157,9 @@ def test_a_signal_calls_a_creation_off(side_by_side, phase):
         else:
             assert code == (128 + number if phase == "prepare" else ENGINE_CODE[number]), container.output()
             assert visible(containers) == [], container.output()
+            told = status(containers)
+            assert (told["result"], told["phase"]) == ("failed", TOLD.get(phase, phase))
+            assert told["seconds"][TOLD.get(phase, phase)] >= 0
 
 
 @pytest.mark.parametrize("phase", RESTORE_PHASES)
@@ -162,6 +175,8 @@ def test_a_signal_ends_a_restore(side_by_side, archive, phase):
         assert code == 128 + number, container.output()
         assert FALLBACK not in container.stderr
         assert visible(containers) == [NAME]
+        told = status(containers)
+        assert (told["reason"], told["phase"]) == ("CalledOff", TOLD.get(phase, phase))
 
 
 @pytest.mark.parametrize("phase", CREATE_PHASES)

@@ -43,6 +43,7 @@ def through(shell):
 
 PLACES = {
     "a launcher inside a launcher": ((), LAUNCHER),
+    "not as PID 1": (("--entrypoint", "sh"), ("-c", '"$@"; exit $?', "sh", *LAUNCHER)),
     "without a standard input": through("exec <&-;"),
     "without a standard output": through("exec >&-;"),
     "without a standard error": through("exec 2>&-;"),
@@ -64,6 +65,20 @@ def test_an_engine_is_created_and_restored(containers, place):
     assert container.json("/state")["pid"] >= 1000, container.output()
     container.wait((containers.checkpoints / "status").exists, "status")
     assert json.loads((containers.checkpoints / "status").read_text())["result"] == "restored"
+
+
+def test_nobody_reads_what_the_launcher_writes(containers):
+    """Standard output and error are one full pipe: nothing waits for a reader."""
+    full = '{ dd if=/dev/zero bs=64k count=1 2>&-; exec "$@"; } 2>&1 | sleep 200'
+    engine = ("sh", "-c", "touch $DYNAMO_CHECKPOINT_SIGNAL_FILE; exec sleep 200")
+    command = ("-c", full, "sh", *LAUNCHER, *engine)
+    status = containers.checkpoints / "status"
+    for start, options, outcome in ((create, CREATE, "published"), (restore, RESTORE, "restored")):
+        container = start(
+            containers, options=(*options, "--entrypoint", "sh"), command=command,
+            settings={"STATUS_FILE": "/checkpoints/status"},
+        )  # fmt: skip
+        container.wait(lambda outcome=outcome: status.exists() and outcome in status.read_text(), outcome)
 
 
 def test_a_signal_file_in_a_place_that_is_not_writable(containers):

@@ -3,6 +3,7 @@
 import os
 import time
 import types
+from urllib.parse import unquote
 
 import pytest
 from servers.between import Between, once
@@ -10,9 +11,9 @@ from servers.wire import Wire
 from store_contract import publish
 
 from conftest import RETRY
-from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage import Retry
-from dynamo_entry.storage.s3 import S3Store, client
+from dynamo_entry.storage.s3 import S3Store, client, objects
 
 MIB = 1 << 20
 
@@ -267,3 +268,22 @@ def test_a_clock_that_is_wrong_is_set_by_the_server(at, monkeypatch, call):
         "write": lambda: publish(store, b"another", replace=True).size,
     }
     assert calls[call]() == 7
+
+
+def test_a_server_that_completes_under_a_condition_decides_by_itself(at, between):
+    """As AWS does, and Ceph from 20 on: found out on a small object, then nobody takes turns."""
+    direct = at()
+
+    def refuse_what_is_there(method, path):
+        key = unquote(path.partition("?")[0]).split("/", 2)[2]
+        if method == "POST" and "uploadId=" in path and objects.find(direct._client, key):
+            return 412, b"<Error><Code>PreconditionFailed</Code></Error>"
+        return None
+
+    between.fault = refuse_what_is_there
+    publish(at(between.port), b"first")
+    with pytest.raises(AlreadyExists):
+        publish(at(between.port), b"second")
+    assert bytes(direct.read_range(0, 5)) == b"first"
+    assert not [seen for seen in between.seen if "claims" in seen.path]
+    assert list(direct.leftovers()) == []

@@ -183,6 +183,28 @@ def test_criu_failing_leaves_no_half_restored_process(containers):
     assert container.run_inside("sh", "-c", "ls /var/lib/engine 2>&1 || true").startswith("ls: cannot access")
 
 
+def test_another_attempt_in_the_same_container_starts_clean(containers):
+    """Files, shared memory and pids of a restore that failed half-way are gone, and so is the engine started cold."""
+    env = {"CHILDREN": "2", "FILES": "/var/lib/engine/notes:/dev/shm/s", "UNLINKED_MIB": "8"}
+    creator = published(containers, env=env)
+    launcher = "/opt/dynamo_entry/bin/python -m dynamo_entry -- python3 /tiny.py"
+    container = containers.start(
+        "-c",
+        f"python3 -c '{TAKE_PORT}'; {launcher}; echo again; {launcher}",
+        options=("--entrypoint", "sh", *CREATE),
+        settings={"PATH": ARCHIVE, "HASH": "d936422b4f953f99"},
+    )
+    cold = container.json("/state")
+    assert container.event(FALLBACK)["reason"] == "CriuRestoreFailed"
+    engine = next(pid for pid, line in container.processes().items() if line.startswith("python3 /tiny.py"))
+    os.kill(engine, signal.SIGKILL)
+    container.wait_for_event("Restored")
+    again = container.json("/state?digest=1")
+    assert again["nonce"] != cold["nonce"]
+    assert again["nonce"] in creator.stderr
+    assert len(again["files"]) == 2
+
+
 def worker_of(container):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from harness import CREATE, RESTORE, Containers
 from test_spine import published, restored
-from world import Pair, check, rewritten, volume
+from world import Pair, check, network, rewritten, volume
 
 HELD = (
     "mapped_file_of_a_volume", "log_on_a_volume", "shared_anonymous", "posix_shm", "unlinked_while_open",
@@ -181,3 +181,12 @@ def test_an_engine_in_a_user_namespace(containers):
     container = restored(containers, options=(*RESTORE, *USER_NAMESPACE))
     assert container.run_inside("cat", "/proc/self/uid_map").split() == ["0", "100000", "65536"]
     assert container.json("/count")["count"] == 1
+
+
+def test_a_pod_without_the_engines_network_is_refused_by_name(containers):
+    """A socket that is bound to the pod's own address has nothing to move to."""
+    pair = Pair(containers)
+    with network() as bridge:
+        pair.published("listening_on_the_pods_address", network=bridge)
+    event = pair.restore("listening_on_loopback", network="none").wait_for_event("Falling back to cold start")
+    assert (event["reason"], event["phase"]) == ("AddressMissing", "check")

@@ -96,6 +96,7 @@ def test_on_failure_fail_exits_with_a_code_per_phase(containers, damage, code):
     [
         (("--cap-drop", "ALL"), "CapabilityMissing"),
         ((*RESTORE, "-v", "/dev/null:/usr/sbin/criu"), "CriuMissing"),
+        ((*RESTORE, "-v", "{old}:/usr/sbin/criu:ro"), "CriuTooOld"),
         ((*RESTORE, "-v", "{empty}:/usr/lib/python3/dist-packages/pycriu"), "PycriuMissing"),
     ],
 )
@@ -103,7 +104,10 @@ def test_a_container_that_cannot_restore_starts_cold(containers, options, reason
     published(containers)
     empty = containers.directory / "empty"
     empty.mkdir()
-    container = restore(containers, options=tuple(option.format(empty=empty) for option in options))
+    old = containers.directory / "criu"
+    old.write_text("#!/bin/sh\necho Version: 3.19\n")
+    old.chmod(0o755)
+    container = restore(containers, options=tuple(option.format(empty=empty, old=old) for option in options))
     assert container.json("/health") == {"status": "ok"}
     event = container.event(FALLBACK)
     assert event, container.output()

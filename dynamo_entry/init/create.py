@@ -29,7 +29,7 @@ EXIT_ENGINE_ENDED, EXIT_DUMP_FAILED = 172, 174
 #: Called off, the worker gets this long to abort the upload and to thaw the engine…
 CALL_OFF_S = 3.0
 
-#: …and then CRIU, twice (its action script ends first, then itself). Otherwise it is given more time, since
+#: …and then what it leaves: CRIU's action script, CRIU itself, anything else. Otherwise it is given more time, since
 #: an engine that is to go on comes out of it best when CRIU ends by itself.
 THAW_CALLED_OFF_S = (0.7, 0.7, 0.3)
 THAW_S = (5.0, 1.0, 1.0)
@@ -82,8 +82,7 @@ class _Creation:
     def _signalled(self, number: int) -> None:
         if number in signals.TERMINATING and not self._called_off:
             self._called_off = number
-            self._call_off_end = time.monotonic() + CALL_OFF_S
-            self._worker.call_off()
+            self._call_off()
         if self._worker.phase in FROZEN or not self._it.engine_pid:
             self._held.append(number)
         else:
@@ -97,6 +96,9 @@ class _Creation:
             return
         self._it.log.error("worker hangs", phase=self._worker.phase)
         self._is_hanging = True
+        self._call_off()
+
+    def _call_off(self) -> None:
         self._worker.call_off()
         self._call_off_end = time.monotonic() + CALL_OFF_S
 

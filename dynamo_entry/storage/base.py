@@ -40,6 +40,10 @@ class Neighbour(NamedTuple):
     age_s: float
 
 
+#: For stores that answer requests: two chunks of 4 MiB, with their headers and seals.
+REQUEST_BYTES = (8 << 20) + (64 << 10)
+
+
 class Store(ABC):
     """One object at one location. Thread-safe."""
 

@@ -12,6 +12,7 @@ from dynamo_entry.compat import facts
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.settings import Settings
+from dynamo_entry.worker import environ
 from dynamo_entry.worker.places import work_directory
 
 #: For the launcher's stores; an engine that needs its own has them in its own place.
@@ -54,7 +55,7 @@ def remove(settings: Settings) -> None:
 
 def changed(settings: Settings, pid: int) -> list[str]:
     """Names, never values, of variables that are new here or other than those of the restored process."""
-    theirs = _environment(pid)
+    theirs = dict(environ.read(pid))
     return sorted(os.fsdecode(name) for name, value in _here(settings).items() if theirs.get(name) != value)
 
 
@@ -75,15 +76,6 @@ def _path(settings: Settings) -> str:
 
 def _here(settings: Settings) -> dict[bytes, bytes]:
     """What a cold start would give the engine, less the store's credentials."""
-    given = _environment(os.getppid())
+    given = dict(environ.read(os.getppid()))
     withheld = {*environment_changes(given, settings, additions={}, is_create=False), *_CREDENTIALS}
     return {name: value for name, value in given.items() if name not in withheld}
-
-
-def _environment(pid: int) -> dict[bytes, bytes]:
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        return {name: value for name, found, value in _pairs(file.read()) if found}
-
-
-def _pairs(data: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    return [entry.partition(b"=") for entry in data.split(b"\0")]

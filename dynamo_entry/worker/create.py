@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -168,15 +168,15 @@ class _Creation:
         with self._channel.phase("freeze", **limits):
             processes = engine.tree(self._pid)
             dumpable.check(processes, self._have.effective)
-            self._warn_of_secrets()
+            self._warn_of_secrets(process.pid for process in processes)
             self._hints = hints.find(processes, self._roots, record.container_stdio(self._pid))
         with self._gpu.frozen(self._pids, **limits) as gpu:
             head = self._head(engine.tree(self._pid), gpu)
             return self._dump_and_publish(writer, sink, head, limits)
 
-    def _warn_of_secrets(self) -> None:
+    def _warn_of_secrets(self, pids: Iterable[int]) -> None:
         """An engine's environment is part of its memory, and so of an archive that is not sealed."""
-        if self._key is None and (names := secrets.in_environments(self._pids())):
+        if self._key is None and (names := secrets.in_environments(pids)):
             self._channel.log.warning(
                 "secrets in the archive", names=names,
                 hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "

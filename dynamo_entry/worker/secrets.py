@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from dynamo_entry.worker import environ
+
 _SECRET = re.compile(
     r"(.+_)?(ACCESS_KEY|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET|TOKEN)|.*PASSWORD", flags=re.IGNORECASE
 )
@@ -15,12 +17,10 @@ def in_environments(pids: Iterable[int]) -> list[str]:
     names = set()
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                entries = file.read().split(b"\0")
+            variables = environ.read(pid)
         except OSError:
             continue  # it ended
-        for entry in entries:
-            name, _, value = entry.partition(b"=")
+        for name, value in variables:
             if value and is_secret(name.decode("utf-8", "replace")):
                 names.add(name.decode("utf-8", "replace"))
     return sorted(names)

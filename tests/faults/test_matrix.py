@@ -140,16 +140,22 @@ def assert_clean(container):
     assert container.run_inside("sh", "-c", left) == ""
 
 
-@pytest.mark.parametrize("phase", CREATE_PHASES)
-def test_a_signal_calls_a_creation_off(side_by_side, phase):
-    """The engine gets it and its exit code is the container's; without an engine it is the launcher's own end."""
-    started = held(side_by_side(*SIGNALS), create, CREATE_PHASES[phase])
+def signalled(started, limit_s):
+    """Send each container the signal that is its key: the same with the exit code, which all have in time."""
     began = time.monotonic()
     for number, _, container in started:
         container.signal(number)
     for number, containers, container in started:
         code = container.exit_code(20)
-        assert time.monotonic() - began < 10, container.output()
+        assert time.monotonic() - began < limit_s, container.output()
+        yield number, containers, container, code
+
+
+@pytest.mark.parametrize("phase", CREATE_PHASES)
+def test_a_signal_calls_a_creation_off(side_by_side, phase):
+    """The engine gets it and its exit code is the container's; without an engine it is the launcher's own end."""
+    started = held(side_by_side(*SIGNALS), create, CREATE_PHASES[phase])
+    for number, containers, container, code in signalled(started, limit_s=10):
         if phase == "written":  # the archive is safe: ending the engine was all that was left to do
             assert code == 0, container.output()
             assert container.event("Checkpoint published")
@@ -166,12 +172,7 @@ def test_a_signal_calls_a_creation_off(side_by_side, phase):
 def test_a_signal_ends_a_restore(side_by_side, archive, phase):
     """At once, half-restored tasks and all."""
     started = held(side_by_side(*SIGNALS), restore, RESTORE_PHASES[phase], archive)
-    began = time.monotonic()
-    for number, _, container in started:
-        container.signal(number)
-    for number, containers, container in started:
-        code = container.exit_code(20)
-        assert time.monotonic() - began < 5, container.output()
+    for number, containers, container, code in signalled(started, limit_s=5):
         assert code == 128 + number, container.output()
         assert FALLBACK not in container.stderr
         assert visible(containers) == [NAME]

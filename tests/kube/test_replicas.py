@@ -38,6 +38,13 @@ class World:
         lease = self.cluster.get("lease", "dynamo-entry-operator", NAMESPACE, check=False)
         return lease.get("spec", {}).get("holderIdentity")
 
+    def pair(self, stack, *names):
+        """Two replicas: the one that leads, and the other."""
+        replicas = self.start(stack, *names)
+        first = self.leader(*replicas)
+        (second,) = (one for one in replicas if one is not first)
+        return first, second
+
     def leader(self, *replicas, limit_s=TAKEN_OVER_S):
         """The one that says that it leads, and whose lease it is."""
 
@@ -107,11 +114,9 @@ def test_one_works_and_another_takes_over_from_the_dead(world):
     """The leader is killed amid its work: all of it is done in the end, and each Job was made once."""
     names = [f"many-{number}" for number in range(12)]
     with contextlib.ExitStack() as stack, jobs_ever(world) as jobs:
-        replicas = world.start(stack, "a", "b")
-        first = world.leader(*replicas)
-        (second,) = (one for one in replicas if one is not first)
+        first, second = world.pair(stack, "a", "b")
         world.make(*names)
-        world.wait(jobs, 30, *replicas)
+        world.wait(jobs, 30, first, second)
         first.send(signal.SIGKILL)
         first.process.wait()
         began = time.monotonic()
@@ -125,9 +130,7 @@ def test_one_works_and_another_takes_over_from_the_dead(world):
 def test_a_leader_that_was_asleep_does_not_act(world):
     """Stopped, deposed and continued: what it finds to do is the other's, and it ends."""
     with contextlib.ExitStack() as stack:
-        replicas = world.start(stack, "c", "d")
-        first = world.leader(*replicas)
-        (second,) = (one for one in replicas if one is not first)
+        first, second = world.pair(stack, "c", "d")
         first.send(signal.SIGSTOP)
         world.leader(second)
         # Nobody else is awake to do it.
@@ -144,9 +147,7 @@ def test_a_leader_that_was_asleep_does_not_act(world):
 def test_a_leader_that_ends_hands_over_at_once(world):
     """A rolling update does not wait for a lease to run out."""
     with contextlib.ExitStack() as stack:
-        replicas = world.start(stack, "e", "f")
-        first = world.leader(*replicas)
-        (second,) = (one for one in replicas if one is not first)
+        first, second = world.pair(stack, "e", "f")
         first.send(signal.SIGTERM)
         assert first.process.wait(30) == 0
         assert world.holder() != first.name

@@ -12,6 +12,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "uni
 
 # ruff: noqa: E402 - found by the line above
 from servers.s3 import ACCESS_KEY, SECRET_KEY, Rclone, Rgw
+from servers.wire import Wire
 
 from dynamo_entry.storage import Retry
 from dynamo_entry.storage.s3 import S3Store
@@ -27,6 +28,14 @@ def rgw(tmp_path_factory):
     server = Rgw(tmp_path_factory.mktemp("rgw"))
     yield server
     server.stop()
+
+
+@pytest.fixture
+def wire(rgw):
+    """The way to Ceph's gateway, which can be broken."""
+    relay = Wire(rgw.port)
+    yield relay
+    relay.stop()
 
 
 @pytest.fixture(scope="session")

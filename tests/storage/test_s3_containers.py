@@ -16,7 +16,6 @@ from conftest_shared import containers, worker_image  # noqa: F401
 from harness import CREATE, RESTORE
 from servers import process
 from servers.s3 import ACCESS_KEY, SECRET_KEY
-from servers.wire import Wire
 
 from conftest import RETRY, let_read
 from dynamo_entry.ctl import app
@@ -52,13 +51,6 @@ def start(containers, rgw):  # noqa: F811
         return container
 
     return start
-
-
-@pytest.fixture
-def wire(rgw):
-    relay = Wire(rgw.port)
-    yield relay
-    relay.stop()
 
 
 @pytest.fixture

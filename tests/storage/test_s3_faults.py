@@ -22,13 +22,6 @@ PATIENT = Retry(limit_s=20, stall_s=4)
 
 
 @pytest.fixture
-def wire(rgw):
-    relay = Wire(rgw.port)
-    yield relay
-    relay.stop()
-
-
-@pytest.fixture
 def between(rgw):
     proxy = Between(rgw.port)
     yield proxy

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from dynamo_entry.archive.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError, StorageError
-from dynamo_entry.storage.base import Bytes, Leftover, ObjectStat, Store
+from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, ObjectStat, Store
 from dynamo_entry.storage.oci import artifact, location
 from dynamo_entry.storage.oci.artifact import Artifact
 from dynamo_entry.storage.oci.client import Client
@@ -20,7 +20,7 @@ class OciStore(Store):
     """One artifact. Reads see the one that the tag stood for at the first ``stat``, even when it is moved."""
 
     parallel_reads = 8
-    read_bytes = (8 << 20) + (64 << 10)  # two chunks of 4 MiB, with their headers and seals
+    read_bytes = REQUEST_BYTES
 
     def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
         self.location = url

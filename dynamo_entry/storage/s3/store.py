@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from dynamo_entry.archive.buffers import Buffers
 from dynamo_entry.errors import Corrupt, StorageError
-from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store
+from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
 from dynamo_entry.storage.s3 import leftovers, location, objects
@@ -24,7 +24,7 @@ class S3Store(Store):
     """One object. Reads see one and the same object from the first ``stat`` on, or fail."""
 
     parallel_reads = 8
-    read_bytes = (8 << 20) + (64 << 10)  # two chunks of 4 MiB, with their headers and seals
+    read_bytes = REQUEST_BYTES
 
     def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
         place = location.parse(url, os.environ)

@@ -92,8 +92,8 @@ def jobs_ever(world):
     path = world.directory / "jobs"
     with path.open("wb") as file:
         watch = subprocess.Popen(
-            ["timeout", "-s", "KILL", "300", world.cluster.bin / argv[0], *argv[1:]],
-            env={"KUBECONFIG": str(world.cluster.kubeconfig)}, stdin=subprocess.DEVNULL, stdout=file,
+            ["timeout", "-s", "KILL", "300", *argv],
+            env=world.cluster.environ, stdin=subprocess.DEVNULL, stdout=file,
         )  # fmt: skip
     seen = {}
 

@@ -179,17 +179,21 @@ class ControlPlane:
         token = self.kubectl("create", "token", name, "-n", namespace, "--duration=2h").strip()
         return self.write_kubeconfig(self.directory / f"kubeconfig-{namespace}-{name}", token)
 
-    def run(
-        self, *argv: object, stdin: str | None = None, check: bool = True, limit_s: float = 120
-    ) -> subprocess.CompletedProcess[str]:
-        """A command with the administrator's KUBECONFIG and the installed kubectl and helm on its PATH."""
-        environ = os.environ | {
+    @property
+    def environ(self) -> dict[str, str]:
+        """With the administrator's KUBECONFIG and the installed kubectl and helm on its PATH."""
+        return os.environ | {
             "KUBECONFIG": str(self.kubeconfig),
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "HOME": str(self.directory),  # caches
         }
+
+    def run(
+        self, *argv: object, stdin: str | None = None, check: bool = True, limit_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in ``environ``."""
         done = subprocess.run(
-            [*map(str, argv)], env=environ, input=stdin, text=True, capture_output=True,
+            [*map(str, argv)], env=self.environ, input=stdin, text=True, capture_output=True,
             timeout=limit_s, check=False,
         )  # fmt: skip
         if check and done.returncode:

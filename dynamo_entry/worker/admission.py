@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dynamo_entry import timens
 from dynamo_entry.archive import Archive, Head
-from dynamo_entry.compat import clock, facts, files, host, limits, pids
+from dynamo_entry.compat import clock, facts, files, host, limits, pids, ports
 from dynamo_entry.criu import options
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
@@ -54,6 +54,7 @@ def admit(
         channel.log.info(
             "sockets moved", count=moved, addresses=[address for _, address in here["addresses"]]
         )
+    ports.check_ports(rewriter.ports())
     return Admitted(rewriter, delta, logs, offsets, have.may_write)
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from harness import CREATE, RESTORE
-from test_spine import ARCHIVE, published, restore
+from test_spine import ARCHIVE, COMMAND, SETTINGS, published, restore, restored
 
 FALLBACK = "Falling back to cold start"
 
@@ -127,24 +127,22 @@ while pid < wanted + 2:
         os.waitpid(pid, 0)
 """
 
-#: Listens on the engine's port for as long as CRIU tries; the engine that is started then gets it.
-TAKE_PORT = """
-import os, socket, time
+#: CRIU, from under which the first time somebody takes the engine's port.
+TAKING_THE_PORT = """#!/bin/sh
+[ "$1" = restore ] && mkdir /checkpoints/taken || exec /usr/sbin/criu "$@"
+exec python3 -c '
+import socket, subprocess, sys
 held = socket.create_server(("127.0.0.1", 8000))
-def has_criu():
-    for entry in os.listdir("/proc"):
-        try:
-            if entry.isdecimal() and open(f"/proc/{entry}/cmdline").read().startswith("criu" + chr(0) + "restore"):
-                return True
-        except OSError:
-            pass
-if os.fork() == 0:
-    while not has_criu():
-        time.sleep(0.001)
-    while has_criu():
-        time.sleep(0.001)
-    os._exit(0)
+sys.exit(subprocess.run(sys.argv[1:], close_fds=False).returncode)' /usr/sbin/criu "$@"
 """
+
+
+def taking_the_port(containers):
+    """Options of a container with such a CRIU."""
+    criu = containers.directory / "criu"
+    criu.write_text(TAKING_THE_PORT)
+    criu.chmod(0o755)
+    return ("-v", f"{criu}:/usr/local/bin/criu:ro")
 
 
 def restore_after(containers, script, *arguments):
@@ -168,10 +166,28 @@ def test_a_taken_pid_is_found_before_anything_is_touched(containers):
     assert re.search(r"pid 100[12] of the engine is taken here by python3", event["message"])
 
 
+def test_a_port_of_a_shared_network_that_is_taken_is_refused_by_name(containers):
+    """Two containers of one pod, or of a node's network: CRIU alone would let both have it."""
+    published(containers)
+    first = restored(containers)
+    assert first.json("/count")["count"] == 1
+    second = containers.start(
+        *COMMAND,
+        options=RESTORE,
+        settings={**SETTINGS, "ON_FAILURE": "fail"},
+        network=f"container:{first.name}",
+    )
+    assert second.exit_code() == 181, second.output()
+    event = second.event("Restore failed")
+    assert (event["reason"], event["phase"]) == ("PortTaken", "check")
+    assert "TCP port 8000" in event["message"]
+    assert first.json("/count")["count"] == 2
+
+
 def test_criu_failing_leaves_no_half_restored_process(containers):
-    """A port is taken: CRIU fails half-way, the files that were put in place are taken back, the pod cold-starts."""
+    """A port gets taken: CRIU fails half-way, the files that were put in place are taken back, the pod cold-starts."""
     published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
-    container = restore_after(containers, TAKE_PORT)
+    container = restore(containers, options=(*RESTORE, *taking_the_port(containers)))
     state = container.json("/state")
     event = container.event(FALLBACK)
     assert event, container.output()
@@ -194,8 +210,8 @@ def test_another_attempt_in_the_same_container_starts_clean(containers):
     launcher = "/opt/dynamo_entry/bin/python -m dynamo_entry -- python3 /tiny.py"
     container = containers.start(
         "-c",
-        f"python3 -c '{TAKE_PORT}'; {launcher}; echo again; {launcher}",
-        options=("--entrypoint", "sh", *CREATE),
+        f"{launcher}; echo again; {launcher}",
+        options=("--entrypoint", "sh", *CREATE, *taking_the_port(containers)),
         settings={"PATH": ARCHIVE, "HASH": "d936422b4f953f99"},
     )
     cold = container.json("/state")

@@ -1,12 +1,15 @@
 """May this place run that archive: what differs is refused by name, with both values."""
 
 import os
+import socket
+from ipaddress import ip_address
 
 import pytest
 
-from dynamo_entry.compat import clock, files, host, pids
+from dynamo_entry.compat import clock, files, host, pids, ports
 from dynamo_entry.compat.limits import Room
 from dynamo_entry.criu.rewrite.regular import Regular
+from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.rootfs.mounts import Mount
 
@@ -87,6 +90,57 @@ def test_a_pid_that_is_taken_is_named_with_its_owner(tmp_path):
     error = refused(pids.check_pids, [1000, 1001], str(tmp_path))
     assert (error.reason, "1001" in error.message, "nginx -g" in error.message) == ("PidTaken", True, True)
     pids.check_pids([1000], str(tmp_path))
+
+
+def bound_like(taken, address="0.0.0.0", **options):
+    """The engine's socket on the port of one that is there."""
+    kind = "TCP" if taken.type == socket.SOCK_STREAM else "UDP"
+    port = taken.getsockname()[1]
+    engine = Bound(kind, ip_address(address), port, False, False, False, "")
+    return engine._replace(**options)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1"])
+def test_a_port_that_is_taken_is_named_with_its_owner(address):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        engine = bound_like(server, address)
+        error = refused(ports.check_ports, [engine])
+        assert error.reason == "PortTaken"
+        assert f"TCP port {engine.port}" in error.message
+        assert f"process {os.getpid()}" in error.message
+    ports.check_ports([engine])
+
+
+def test_a_port_on_another_address_is_free():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports.check_ports([bound_like(server, "127.0.0.2"), bound_like(server, "::", is_v6_only=True)])
+
+
+def test_udp_ports_are_taken_as_well():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        assert "UDP port" in refused(ports.check_ports, [bound_like(server)]).message
+        ports.check_ports([bound_like(server, protocol="TCP")])
+
+
+def test_a_port_that_both_share_on_purpose_is_free():
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        ports.check_ports([bound_like(server, reuse_port=True)] * 4)
+        refused(ports.check_ports, [bound_like(server)])
+
+
+def test_what_is_left_of_closed_connections_takes_no_port():
+    """A restart finds the port in TIME_WAIT."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        engine = bound_like(server)
+        with socket.create_connection(server.getsockname()[:2]) as client:
+            accepted, _ = server.accept()
+            accepted.close()  # the side that closes first waits
+            client.recv(1)
+    ports.check_ports([engine])
 
 
 READ, LOG, BOTH = os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR

@@ -60,6 +60,10 @@ class Rewriter:
         """See ``sockets.move``. Raises Incompatible."""
         return sockets.move(self._files.messages, network)
 
+    def ports(self) -> list[sockets.Bound]:
+        """See ``sockets.bound``."""
+        return sockets.bound(self._files.messages)
+
     def inherited(self) -> dict[int, str]:
         """Our descriptors that CRIU has to inherit, by the name it knows them by."""
         return stdio.resources(self._stdio)

@@ -17,7 +17,7 @@ _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: linux/tcp_states.h, which UDP sockets use as well
 _ESTABLISHED, _CLOSE = 1, 7
-_UDP = 17
+_TCP, _UDP = 6, 17
 
 
 class Address(NamedTuple):
@@ -109,6 +109,42 @@ def _move(isk: Any, network: Network) -> None:
         )
     if source in network.addresses:
         isk.src_addr[:] = _encoded(network.addresses[source], len(isk.src_addr))
+
+
+class Bound(NamedTuple):
+    """A port that CRIU is going to bind a socket to, with what decides whether others may have it as well."""
+
+    protocol: str
+    address: _IP
+    port: int
+    reuse_address: bool
+    reuse_port: bool
+    is_v6_only: bool
+    interface: str
+
+
+def bound(entries: Iterable[Any]) -> list[Bound]:
+    """The ports of ``entries`` of files.img; a TCP connection, which is closed, has none."""
+    return [
+        Bound(
+            "TCP" if isk.proto == _TCP else "UDP",
+            _exact(isk.src_addr),
+            isk.src_port,
+            bool(isk.opts.reuseaddr),
+            bool(isk.opts.so_reuseport),
+            bool(isk.v6only),
+            isk.ifname,
+        )
+        for isk in (entry.isk for entry in entries if entry.HasField("isk"))
+        if isk.src_port
+        and len(isk.src_addr) in (1, 4)
+        and (isk.proto == _UDP or (isk.proto == _TCP and not isk.dst_port))
+    ]
+
+
+def _exact(words: Any) -> _IP:
+    """The address as the socket has it: a mapped one belongs to an IPv6 socket."""
+    return ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
 
 
 def _decoded(words: Any) -> _IP | None:

@@ -39,4 +39,6 @@ def command(
                     continue
             print(f"{'would remove' if dry_run else 'removed'}: {what}")
             removed, freed = removed + 1, freed + leftover.size
-    print(f"{removed} leftovers, {decimal(freed)}")
+        print(f"{removed} leftovers, {decimal(freed)}")
+        if store.out_of_reach:
+            print(store.out_of_reach)

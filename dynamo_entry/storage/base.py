@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 from typing_extensions import Self
 
-from dynamo_entry.errors import StorageError
-
 Bytes = bytes | bytearray | memoryview
 
 
@@ -33,11 +31,15 @@ class Leftover(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """A published archive: its location, its size in bytes, how long it has been there."""
+    """A published archive: its location, its size in bytes, how long it has been there, as far as can be told.
+
+    ``version``, where it is not empty, is the same for two locations of one object: to delete it deletes both.
+    """
 
     location: str
     size: int
     age_s: float
+    version: str = ""
 
 
 #: For stores that answer requests: two chunks of 4 MiB, with their headers and seals.
@@ -53,6 +55,9 @@ class Store(ABC):
     #: So many reads at once, of so many bytes each, keep this store busy. 0 bytes: any read is as good as another.
     parallel_reads: int = 1
     read_bytes: int = 0
+
+    #: What killed writers may leave that ``leftovers`` cannot find, and who removes it: a sentence for people.
+    out_of_reach: str = ""
 
     @abstractmethod
     def stat(self) -> ObjectStat:
@@ -94,12 +99,9 @@ class Store(ABC):
     def remove_leftover(self, leftover: Leftover) -> None:
         """Remove one of ``leftovers()``."""
 
+    @abstractmethod
     def neighbours(self) -> Iterator[Neighbour]:
-        """The archives in this location's directory, bucket prefix or repository, this one included.
-
-        Raises StorageError where the store cannot list.
-        """
-        raise StorageError(f"{self.location}: archives cannot be listed here", reason="CannotList")
+        """The archives in this location's directory, bucket prefix or repository, this one included."""
 
     def close(self) -> None:  # noqa: B027 - most stores keep nothing open
         """Free connections and descriptors."""

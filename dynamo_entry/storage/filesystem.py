@@ -35,7 +35,7 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return {"name": path, "size": found.size, "type": "file", "digest": found.version}
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """The file itself: registries do not say what they have."""
+        """The file itself: there are no directories."""
         return [self.info(path)] if detail else [path]
 
     def _rm(self, path: str) -> None:

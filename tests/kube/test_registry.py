@@ -118,6 +118,9 @@ def test_through_a_registry(world, registry):
     assert "SSL_CERT_FILE" not in world.kubectl("exec", "worker", "-n", NAMESPACE, "--", "env")
     # Its readiness is the storage's reachability.
     world.kubectl("rollout", "status", "daemonset/dynamo-checkpoint-agent", "--timeout=60s", "-n", NAMESPACE)
+    said = world.kubectl("logs", "daemonset/dynamo-checkpoint-agent", "-n", NAMESPACE)
+    assert "Leftovers out of reach" in said, "it sweeps"
+    assert '"level": "warning"' not in said, said
 
     world.kubectl("delete", "dckpt", "model", "--timeout=60s", "-n", NAMESPACE)
     assert not has(status["identityHash"])

@@ -42,6 +42,9 @@ class MemoryStore(Store):
     def remove_leftover(self, leftover):
         raise NotImplementedError
 
+    def neighbours(self):
+        raise NotImplementedError
+
 
 class MemoryWriter(Writer):
     """Insists on being used by one thread at a time."""

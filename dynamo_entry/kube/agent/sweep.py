@@ -7,6 +7,7 @@ DynamoCheckpoint names is ever deleted.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from dynamo_entry import storage
@@ -32,10 +33,16 @@ class Orphans(NamedTuple):
 
 
 def orphans(archives: Iterable[Neighbour], named: Iterable[Named], grace_s: float) -> Orphans:
-    """Sort out the archives that are nobody's."""
+    """Sort out the archives that are nobody's. Another tag of an archive that is somebody's is none."""
     known = {one.location.removeprefix("file://") for one in named}
-    found = tuple(archive for archive in archives if archive.location.removeprefix("file://") not in known)
-    return Orphans(found, tuple(archive for archive in found if archive.age_s >= grace_s))
+    archives = tuple(archives)
+    versions = {one.version for one in archives if one.version and _path(one) in known}
+    found = tuple(one for one in archives if _path(one) not in known and one.version not in versions)
+    return Orphans(found, tuple(one for one in found if one.age_s >= grace_s))
+
+
+def _path(archive: Neighbour) -> str:
+    return archive.location.removeprefix("file://")
 
 
 class Sweeper:
@@ -46,6 +53,7 @@ class Sweeper:
         self._metrics = metrics
         self._log = log
         self._absent: set[str] = set()
+        self._has_told = False
         self.missing: set[str] = set()
 
     def sweep(self, named: list[Named]) -> None:
@@ -60,6 +68,9 @@ class Sweeper:
 
     def _leftovers(self, _named: list[Named]) -> None:
         with storage.open_store(self._settings.storage) as store:
+            if store.out_of_reach and not self._has_told:
+                self._has_told = True
+                self._log.info("Leftovers out of reach", message=store.out_of_reach)
             for leftover in store.leftovers():
                 if leftover.age_s < self._settings.grace_s:
                     continue
@@ -90,7 +101,7 @@ class Sweeper:
             if not self._settings.deletes_orphans:
                 self._log.info("Orphan archive", location=archive.location, size_bytes=archive.size)
                 continue
-            with storage.open_store(archive.location) as store:
+            with suppress(NotFound), storage.open_store(archive.location) as store:
                 store.delete()
             self._log.warning("Orphan archive deleted", location=archive.location, size_bytes=archive.size)
 

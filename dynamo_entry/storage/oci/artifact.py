@@ -36,10 +36,11 @@ class Layer(NamedTuple):
 
 
 class Artifact(NamedTuple):
-    """An artifact as it is in a registry; ``digest`` is its manifest's."""
+    """An artifact as it is in a registry; ``digest`` is its manifest's, ``created`` what it says of its time."""
 
     digest: str
     layers: list[Layer]
+    created: str = ""
 
     @property
     def size(self) -> int:
@@ -88,13 +89,14 @@ def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
         document = json.loads(body)
         layers = [_layer(entry) for entry in document["layers"]]
         kind = document.get("artifactType") or document["config"]["mediaType"]
+        created = str((document.get("annotations") or {}).get(CREATED, ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Corrupt(
             f"{name} is not an artifact of dynamo_entry", hint=_HINT, reason="NotAnArchive"
         ) from None
     if kind != ARTIFACT_TYPE:
         raise Corrupt(f"{name} is an artifact of type {kind}", hint=_HINT, reason="NotAnArchive")
-    return Artifact(digest, layers)
+    return Artifact(digest, layers, created)
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timezone
 
 from dynamo_entry.archive.buffers import Buffers
-from dynamo_entry.errors import Corrupt, SettingsError, StorageError
-from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, ObjectStat, Store
-from dynamo_entry.storage.oci import artifact, location
+from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError
+from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
+from dynamo_entry.storage.oci import artifact, location, tags
 from dynamo_entry.storage.oci.artifact import Artifact
 from dynamo_entry.storage.oci.client import Client
 from dynamo_entry.storage.oci.layers import Layers
@@ -21,6 +23,8 @@ class OciStore(Store):
 
     parallel_reads = 8
     read_bytes = REQUEST_BYTES
+
+    out_of_reach = "uploads and layers that no manifest names cannot be listed: the registry's own garbage collection removes them"
 
     def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
         self.location = url
@@ -64,11 +68,20 @@ class OciStore(Store):
         self._client.call("manifest", "DELETE", f"manifests/{self.stat().version}")
 
     def leftovers(self) -> Iterator[Leftover]:
-        """None: the specification has no way to list layers without a tag; registries collect them themselves."""
+        """None: the specification has no way to list uploads, or layers without a manifest."""
         return iter(())
 
     def remove_leftover(self, leftover: Leftover) -> None:
         raise StorageError(f"{leftover.name} is nothing of ours")
+
+    def neighbours(self) -> Iterator[Neighbour]:
+        """Tags that stand for something else are left out. The age is what the artifact says; 0 where it says nothing."""
+        place, _, reference = self.location.rpartition("/")
+        repository = f"{place}/{re.split('[:@]', reference)[0]}"
+        for tag in tags.of(self._client):
+            with suppress(NotFound, Corrupt):  # deleted meanwhile; something else
+                found = self._artifact(tag)
+                yield Neighbour(f"{repository}:{tag}", found.size, _age_s(found.created), found.digest)
 
     def close(self) -> None:
         self._found = None
@@ -85,8 +98,19 @@ class OciStore(Store):
 
     def _resolved(self) -> tuple[Artifact, Layers]:
         if self._found is None:
-            headers = {"Accept": artifact.MANIFEST_TYPE}
-            answer = self._client.call("manifest", "GET", f"manifests/{self._place.reference}", headers)
-            found = artifact.parse(answer.body, self.location, self._place.digest)
+            found = self._artifact(self._place.reference, self._place.digest)
             self._found = found, Layers(self._client, found.layers)
         return self._found
+
+    def _artifact(self, reference: str, expected_digest: str = "") -> Artifact:
+        headers = {"Accept": artifact.MANIFEST_TYPE}
+        answer = self._client.call("manifest", "GET", f"manifests/{reference}", headers)
+        return artifact.parse(answer.body, self.location, expected_digest)
+
+
+def _age_s(created: str) -> float:
+    try:
+        then = datetime.fromisoformat(created.replace("Z", "+00:00"))
+        return max(0.0, (datetime.now(timezone.utc) - then).total_seconds())
+    except (ValueError, TypeError):  # TypeError: a time without a zone
+        return 0.0

@@ -9,6 +9,8 @@ from typing import Any
 
 import psutil
 
+from dynamo_entry.compat import image
+
 #: CPU flags (as /proc/cpuinfo names them) that compilers and JITs turn into instructions: a task that uses
 #: one dies of SIGILL where it is missing. Other flags are hints, or concern the kernel alone.
 _ISA_PREFIXES = ("sse", "ssse", "avx", "amx", "bmi", "sha")
@@ -60,6 +62,7 @@ def host_facts(criu_version: str) -> dict[str, Any]:
         "cpu_flags": sorted(flag for flag in flags if flag in _ISA_FLAGS or flag.startswith(_ISA_PREFIXES)),
         "cpu_hints": sorted(flags & _HINTS),
         "criu": criu_version,
+        "image": image.image_id(),
         "uid": os.geteuid(),
         "hostname": platform.node(),
         "addresses": addresses(),

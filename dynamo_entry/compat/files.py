@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
+from dynamo_entry.compat import elf
 from dynamo_entry.criu.rewrite.regular import Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.rootfs import mounts
@@ -35,6 +36,8 @@ def check_files(
                 f"size of {file.path}: {file.size} at creation, {size} here",
                 hint=_hint(file, here), reason="VolumeDiffers" if _volume(file, here) else "ImageDiffers",
             )  # fmt: skip
+        elif file.build_id:
+            _check_build_id(file, here)
         _check_access(file, here)
     return logs
 
@@ -42,6 +45,19 @@ def check_files(
 def _may_be_created(file: Regular) -> bool:
     """Logs, and empty files: lock files, say."""
     return file.is_log or (file.is_writable and not file.size)
+
+
+def _check_build_id(file: Regular, here: list[mounts.Mount]) -> None:
+    """Of one size, and yet another program or library."""
+    try:
+        found = elf.build_id(file.path)
+    except OSError:
+        return  # CRIU says more about it
+    if found.ljust(len(file.build_id), b"\0") != file.build_id:
+        raise Incompatible(
+            f"build id of {file.path}: {file.build_id.hex()} at creation, {found.hex() or 'none'} here",
+            hint=_hint(file, here), reason="VolumeDiffers" if _volume(file, here) else "ImageDiffers",
+        )  # fmt: skip
 
 
 def _check_access(file: Regular, here: list[mounts.Mount]) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 from dynamo_entry.compat.limits import Room
 from dynamo_entry.errors import Incompatible
 
+#: What may differ, and is said.
+_NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image": "build of the image"}
+
 
 def check_host(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """What differs and does not matter, a sentence each. Raises Incompatible where it does.
@@ -34,8 +37,8 @@ def check_host(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
         raise _refused("user", recorded["uid"], here["uid"], "UserDiffers", "set runAsUser to the same user")
     return [
         f"{what}: {recorded[name]} at creation, {here[name]} here"
-        for name, what in (("kernel", "kernel"), ("criu", "criu"), ("cpu_hints", "CPU hints"))
-        if recorded.get(name, here[name]) != here[name]
+        for name, what in _NOTED.items()
+        if recorded.get(name, here[name]) != here[name] and "" not in (recorded[name], here[name])
     ]
 
 

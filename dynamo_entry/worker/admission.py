@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dynamo_entry import timens
 from dynamo_entry.archive import Archive, Head
-from dynamo_entry.compat import clock, facts, files, host, limits, pids, ports
+from dynamo_entry.compat import clock, facts, files, host, image, limits, pids, ports
 from dynamo_entry.criu import options
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
@@ -47,7 +47,9 @@ def admit(
     rewriter = _rewriter(archive, images, have)
     offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     pids.check_pids(rewriter.pids())
-    logs = files.check_files(rewriter.regular_files(), frozenset(delta.paths), mounts.read())
+    travelling = frozenset(delta.paths)
+    logs = files.check_files(rewriter.regular_files(), travelling, mounts.read())
+    image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
     if moved:

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from dynamo_entry import __version__, canary, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, StreamWriter, read_key
+from dynamo_entry.compat import image
 from dynamo_entry.compat.facts import host_facts
 from dynamo_entry.criu import options, process, records
 from dynamo_entry.errors import (
@@ -230,6 +231,7 @@ class _Creation:
             volume_files=record.volume_files(processes, self._roots),
             gpu=gpu,
             canary=self._canary,
+            facts={"packages": image.packages(record.mapped(processes))},
             needs=record.needs(processes),
         )
 

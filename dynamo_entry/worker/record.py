@@ -78,7 +78,7 @@ def volume_files(processes: list[psutil.Process], roots: list[str]) -> list[dict
     paths: set[str] = set()
     for process in processes:
         paths.update(descriptors(process.pid).values())
-        paths.update(line.partition(" /")[2] and "/" + line.partition(" /")[2] for line in maps(process.pid))
+    paths |= mapped(processes)
     found = []
     for path in sorted(
         path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/proc/", "/sys/"))
@@ -101,6 +101,12 @@ def descriptors(pid: int) -> dict[int, str]:
     except OSError:
         pass
     return found
+
+
+def mapped(processes: list[psutil.Process]) -> set[str]:
+    """The files that are mapped into processes."""
+    lines = (line for process in processes for line in maps(process.pid))
+    return {"/" + path for path in (line.partition(" /")[2] for line in lines) if path}
 
 
 def maps(pid: int) -> list[str]:

@@ -1,12 +1,14 @@
 """May this place run that archive: what differs is refused by name, with both values."""
 
 import os
+import shutil
 import socket
+import subprocess
 from ipaddress import ip_address
 
 import pytest
 
-from dynamo_entry.compat import clock, files, host, pids, ports
+from dynamo_entry.compat import clock, elf, files, host, image, pids, ports
 from dynamo_entry.compat.limits import Room
 from dynamo_entry.criu.rewrite.regular import Regular
 from dynamo_entry.criu.rewrite.sockets import Bound
@@ -22,6 +24,7 @@ HERE = {
     "criu": "4.2.1",
     "uid": 0,
     "addresses": [],
+    "image": "",
 }
 
 
@@ -51,6 +54,12 @@ def test_what_does_not_matter_is_a_note():
     notes = host.check_host({**HERE, "kernel": "6.18", "cpu_hints": [], "criu": "4.2"}, HERE)
     assert [note.partition(":")[0] for note in notes] == ["kernel", "criu", "CPU hints"]
     assert host.check_host(HERE, HERE) == []
+
+
+def test_another_build_of_the_image_is_a_note_where_both_are_known():
+    one, another = {**HERE, "image": "one"}, {**HERE, "image": "another"}
+    assert host.check_host(one, another) == ["build of the image: one at creation, another here"]
+    assert host.check_host(one, HERE) == host.check_host(HERE, one) == []
 
 
 def test_an_archive_that_knows_less_is_not_refused():
@@ -186,3 +195,58 @@ def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):
         refused(files.check_files, [Regular(str(tmp_path / "x"), READ, 2)], (), image).reason
         == "ImageDiffers"
     )
+
+
+def library(directory, text):
+    """A library whose contents are others, and whose size is the same, with another text."""
+    (directory / "a.c").write_text(f'const char *told(void) {{ return "{text}"; }}')
+    path = str(directory / f"{text}.so")
+    subprocess.run(["cc", "-shared", "-Wl,--build-id", "-o", path, directory / "a.c"], check=True)
+    return path
+
+
+def test_another_library_of_the_same_size_is_told_by_its_build_id(tmp_path, mounts):
+    one, another = library(tmp_path, "one"), library(tmp_path, "two")
+    recorded = Regular(one, READ, os.path.getsize(one), elf.build_id(one))
+    assert len(recorded.build_id) == 20
+    assert files.check_files([recorded], (), mounts) == {}
+    shutil.copy(another, one)
+    error = refused(files.check_files, [recorded], (), mounts)
+    assert (error.reason, recorded.build_id.hex() in error.message) == ("VolumeDiffers", True)
+    assert elf.build_id(another).hex() in error.message
+
+
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh", b"\x7fELF\x02", b"\x7fELF\x02" + b"\xff" * 5000])
+def test_what_has_no_build_id(tmp_path, data):
+    (tmp_path / "x").write_bytes(data)
+    assert elf.build_id(str(tmp_path / "x")) == b""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A directory of Python packages, of which one has a mapped file."""
+    directory = tmp_path / "site-packages"
+    for name in ("torch", "torch-2.9.1+cpu.dist-info", "vllm-0.11.0.dist-info", "six-1.16.egg-info"):
+        (directory / name).mkdir(parents=True)
+    return directory
+
+
+def test_a_package_in_another_version_is_refused_by_name(site):
+    recorded = image.packages([f"{site}/torch/lib/libtorch.so", "/usr/lib/libc.so.6"])
+    assert list(recorded) == [str(site)]
+    image.check_packages(recorded, ())
+    (site / "vllm-0.11.0.dist-info").rename(site / "vllm-0.12.0.dist-info")
+    (site / "new-1.0.dist-info").mkdir()
+    error = refused(image.check_packages, recorded, ())
+    assert error.reason == "ImageDiffers"
+    assert "vllm 0.11.0 at creation, vllm 0.12.0 here" in error.message
+    shutil.rmtree(site)
+    assert "six 1.16, torch 2.9.1+cpu, vllm 0.11.0 at creation, none of them here" in str(
+        refused(image.check_packages, recorded, ())
+    )
+
+
+def test_a_package_that_was_installed_at_start_travels(site):
+    recorded = image.packages([f"{site}/torch/lib/libtorch.so"])
+    (site / "six-1.16.egg-info").rmdir()
+    image.check_packages(recorded, {f"{site}/six-1.16.egg-info"})

@@ -8,6 +8,7 @@ from dynamo_entry.worker.privileges import Privileges
 
 ALL = frozenset(range(41))
 HOST = {
+    "image": "",
     "arch": "x86_64",
     "kernel": "6.1",
     "cpu_hints": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -11,11 +12,15 @@ _KERNELS = ("/dev/", "/proc/", "/sys/")
 
 
 class Regular(NamedTuple):
-    """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not mind)."""
+    """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not mind).
+
+    ``build_id`` is that of a program or library, with zeros up to a multiple of four bytes.
+    """
 
     path: str
     flags: int
     size: int | None
+    build_id: bytes = b""
 
     @property
     def is_writable(self) -> bool:
@@ -36,7 +41,8 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
             continue
         reg = entry.reg
         if reg.name.startswith("/") and not reg.name.startswith(_KERNELS):
-            file = Regular(reg.name, reg.flags, reg.size if reg.HasField("size") else None)
+            size = reg.size if reg.HasField("size") else None
+            file = Regular(reg.name, reg.flags, size, struct.pack(f"={len(reg.build_id)}I", *reg.build_id))
             known = found.get(file.path)
             if known is None or (file.is_writable, file.size or 0) > (known.is_writable, known.size or 0):
                 found[file.path] = file

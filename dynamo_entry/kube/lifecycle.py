@@ -201,7 +201,7 @@ def _shared(leader: Leader) -> Decision:
 
 def _adopted(seen: Observed, found: Object) -> Decision:
     fields = {
-        "createdAt": found.get("created_at"),
+        "createdAt": found.get("created_at") or None,
         "digest": found.get("digest"),
         "sizeBytes": found.get("size_bytes"),
     }

@@ -71,7 +71,8 @@ class Mirror:
 
     def _list(self) -> str:
         listed = self._cluster.list(self._path, **self._query)
-        present = {_key(item): self._keep(item) for item in listed["items"]}
+        # null: older servers, of a list without its objects' specifications that has none
+        present = {_key(item): self._keep(item) for item in listed["items"] or ()}
         with self._lock:
             before, self._objects = self._objects, present
         self.is_synced = True

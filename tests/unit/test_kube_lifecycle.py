@@ -138,6 +138,11 @@ def test_a_recreation_replaces_the_archive_once():
     assert decision.fields["recreateToken"] == "new"
 
 
+def test_an_adopted_archive_that_does_not_say_when_it_was_made():
+    """The API server takes a time for that, or nothing."""
+    assert decide(see(PENDING, found=THERE | {"created_at": ""})).fields["createdAt"] is None
+
+
 def test_no_job_without_storage():
     """It would only sit there until its deadline."""
     decision = decide(see(PENDING, unusable=("StorageMissing", "x"), found=ABSENT, verdict=OK))

@@ -9,8 +9,8 @@ from dynamo_entry.archive import ArchiveWriter, Compression, Head
 from dynamo_entry.storage import open_store
 
 
-def publish(path: Path, hash_: str, size: int = 1 << 20) -> str:
-    """One at a path, as a creation leaves it; its digest."""
+def publish(path: Path | str, hash_: str, size: int = 1 << 20) -> str:
+    """One at a path or a location, as a creation leaves it; its digest."""
     sink = open_store(str(path)).open_writer()
     writer = ArchiveWriter(sink, compression=Compression.parse("auto"), threads=1)
     stream = writer.stream("criu/pages-1.img")

@@ -146,6 +146,7 @@ class Agent:
             cache.verify(name)
         except CheckpointError as error:
             self.metrics.verify_failures.inc()
+            self._changed.set()  # there is room for a copy that is intact
             self._log.error("Copy damaged", checkpoint=name, reason=error.reason, message=str(error))
             for one in checkpoints:
                 if one.get("status", {}).get("identityHash") == name.rpartition("/")[2]:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 #: Isolated from the engine's PYTHON* variables, and yet the same package as ours.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.cuda.helper import main; main()"
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-#: They restrict and reorder the devices of the process that has them; a map between GPUs needs all of them.
-_VIEW = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+#: What the engine is given and the helper is not. The first two restrict and reorder the devices of the process
+#: that has them; a map between GPUs needs all of them. The third names a descriptor that the helper has not.
+_WITHHELD = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CHECKPOINT_JOB_FILE")
 
 #: How long attaching to the GPUs may take: seconds, and tens of them where no persistence daemon runs.
 ATTACH_LIMIT_S = 120
 
 #: While the driver works, PID 1 is told this often that the worker is alive.
 _TICK_S = 0.5
+
+#: How long a killed helper is waited for. One that hangs where the kernel heeds no signal is PID 1's to reap.
+_END_S = 1
 
 
 class Answer(NamedTuple):
@@ -52,7 +58,8 @@ class Helper:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-            env={name: value for name, value in os.environ.items() if name not in _VIEW},
+            env={name: value for name, value in os.environ.items() if name not in _WITHHELD},
+            start_new_session=True,
         )  # fmt: skip
 
     @property
@@ -88,9 +95,12 @@ class Helper:
         return dict(answer.value)
 
     def kill(self) -> None:
-        """SIGKILL: a call that hangs in the driver cannot be called off."""
-        self._process.kill()
-        self._process.wait()
+        """SIGKILL, to it and what it runs: a call that hangs in the driver cannot be called off."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -98,14 +108,14 @@ class Helper:
     def _send(self, **request: Any) -> int:
         self._number += 1
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError, ValueError):  # it died, or was killed: reading the answer will tell
             self._process.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
-        except OSError:
-            pass  # it died: reading the answer will tell
         return self._number
 
     def _next(self, deadline: float, answers: dict[int, Answer]) -> dict[str, Any]:
         assert self._process.stdout is not None
+        if self._process.stdout.closed:
+            raise Unanswered("is gone", answers)
         while b"\n" not in self._text:
             left_s = deadline - time.monotonic()
             if left_s <= 0:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from dynamo_entry.cuda import abi, find, record
 from dynamo_entry.cuda.abi import State
+from dynamo_entry.cuda.client import Answer
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, NotDumpable
 
@@ -59,7 +60,7 @@ class Creation:
                 hint="use driver 570 or newer, or put cuda-checkpoint into the image (drivers 555 to 565)",
                 reason="DriverTooOld",
             )
-        self._log.info("GPU attached", driver=here.driver, way=here.way, gpus=len(here.devices))
+        self._session.log_attached(self._log)
 
     def used_bytes(self) -> int:
         """What the GPUs are about to add to an archive, rather too much."""
@@ -89,14 +90,16 @@ class Creation:
     def _freeze(self, pids: Pids, processes: dict[int, _Process], limits: dict[str, float]) -> dict[str, Any]:
         here = self._session.present()
         if here is None:
+            _refuse_leftovers(pids(), f"the launcher cannot use the GPUs: {self._session.absence}")
             return {}
         with self._channel.phase("gpu", **limits) as phase:
             free_before = self._session.free_bytes()
+            self._session.busy_bytes = self._session.used_bytes()
             self._lock_and_checkpoint(pids, processes)
             phase.fields["processes"] = len(processes)
+            _refuse_leftovers(pids(), "it is not of a CUDA context")
             if not processes:
                 return {}
-            _refuse_leftovers(pids())
             return record.render(self._recorded(here, processes, free_before))
 
     def _lock_and_checkpoint(self, pids: Pids, processes: dict[int, _Process]) -> None:
@@ -114,8 +117,8 @@ class Creation:
         candidates = [pid for pid in find.candidates(pids) if pid not in processes]
         for pid in candidates:
             self._session.job_file = self._session.job_file or find.job_file(pid)
-        answers = self._session.each("tid", candidates, DumpFailed, allow=abi.NO_CONTEXT)
-        return sorted(pid for pid, answer in answers.items() if answer.code not in abi.NO_CONTEXT)
+        answers = self._session.each("tid", candidates, DumpFailed, is_fine=_is_without_context)
+        return sorted(pid for pid, answer in answers.items() if not answer.code)
 
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
         # They are known from now on: a lock may take hold after its call was given up.
@@ -184,8 +187,13 @@ class Creation:
         return False
 
 
-def _refuse_leftovers(pids: list[int]) -> None:
-    """What CRIU would fail on without saying so."""
+def _is_without_context(pid: int, answer: Answer) -> bool:
+    """A process that uses no CUDA, or is gone by now."""
+    return answer.code in abi.NO_CONTEXT or not find.candidates([pid])
+
+
+def _refuse_leftovers(pids: list[int], why: str) -> None:
+    """What CRIU would fail on without saying so. Raises NotDumpable."""
     for pid, path in find.leftovers(pids):
         if path.startswith("/dev/nvidia"):
             hint = (
@@ -195,7 +203,7 @@ def _refuse_leftovers(pids: list[int]) -> None:
         else:
             hint = "switch GDRCopy and RDMA off in the engine"
         raise NotDumpable(
-            f"process {pid} holds {path}, which cannot be dumped and is not of a CUDA context",
+            f"process {pid} holds {path}, which cannot be dumped: {why}",
             hint=hint, reason="GpuHeld",
         )  # fmt: skip
 

@@ -14,9 +14,12 @@ _GIB = 1 << 30
 def check(recorded: Recorded, here: Present) -> list[Pair]:
     """The GPU pairs of a restore. Raises Incompatible that names the property and both values.
 
-    Every GPU that the engine could see is in the pairs, used or not: the driver wants it so
+    None where the same GPUs are in the same places, which is what the driver takes for granted without them
+    (NVIDIA/cuda-checkpoint #18). Else every GPU that the engine could see, used or not: the driver wants it so
     (NVIDIA/cuda-python #1983).
     """
+    if not here.way:
+        raise _refused("way to checkpoint GPUs", recorded.way, "none", "DriverTooOld")
     if recorded.driver != here.driver:
         # The engine has the driver's libraries mapped, and their file names carry the version.
         raise _refused("NVIDIA driver", recorded.driver, here.driver, "DriverDiffers")
@@ -27,13 +30,14 @@ def check(recorded: Recorded, here: Present) -> list[Pair]:
     pairs = _paired(recorded.devices, here.devices)
     for old, new in pairs:
         _check_memory(old, new)
-    moved = [(old.uuid, new.uuid) for old, new in pairs if old.uuid != new.uuid]
-    if moved and here.api < abi.FIRST_API_WITH_PAIRS:
-        old_uuid, new_uuid = moved[0]
+    was, now = ([device.uuid for device in listed] for listed in (recorded.devices, here.devices))
+    if was == now:
+        return []
+    if here.api < abi.FIRST_API_WITH_PAIRS:
         raise Incompatible(
-            f"GPU: {old_uuid} at creation, {new_uuid} here, and driver {here.driver} cannot restore onto "
-            "another GPU",
-            hint="use driver 580 or newer, or restore on the same GPU",
+            f"GPUs: {', '.join(was)} at creation, {', '.join(now)} here, and driver {here.driver} can only "
+            "restore onto the same ones in the same order",
+            hint="use driver 580 or newer, or give the pod the same GPUs",
             reason="GpuDiffers",
         )
     return [(old.uuid, new.uuid) for old, new in pairs]
@@ -73,11 +77,6 @@ def _check_memory(old: Device, new: Device) -> None:
             hint="end what else uses this GPU",
             reason="GpuMemoryShort",
         )
-
-
-def is_identity(pairs: list[Pair]) -> bool:
-    """Whether every GPU is in its own place: the driver then needs no map, and an old one takes none."""
-    return all(old == new for old, new in pairs)
 
 
 def _gib(count: int) -> str:

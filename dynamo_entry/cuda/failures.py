@@ -35,6 +35,8 @@ _CODE_HINTS = {
     Result.ILLEGAL_STATE: "something else checkpoints this process, too: let only the launcher do it",
 }
 
+_ANY_HINT = "the kernel's log may tell more (dmesg, NVRM and Xid); docs/gpu.md has the driver's limits"
+
 
 class Failure(NamedTuple):
     """The parts of a typed error, whichever sequence raises it."""
@@ -56,7 +58,7 @@ def of_call(action: str, pid: int, code: int, name: str, *, state: str = "") -> 
     suffix = f"; its CUDA state is {state}" if state else ""
     return Failure(
         f"GPU {action} of process {pid} failed with {name} ({code}): {_MEANINGS[action]}{suffix}",
-        _HINTS.get((action, known)) or _CODE_HINTS.get(known, ""),
+        _HINTS.get((action, known)) or _CODE_HINTS.get(known, _ANY_HINT),
         reason,
     )
 

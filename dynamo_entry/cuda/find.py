@@ -12,17 +12,13 @@ _JOB_FILE = b"CUDA_CHECKPOINT_JOB_FILE="
 
 
 def candidates(pids: Iterable[int]) -> list[int]:
-    """Those that have loaded the driver's library: only these can have a CUDA context."""
-    return [pid for pid in pids if any("/libcuda.so" in path for path in _mapped(pid))]
+    """Those that may have something for the driver to checkpoint: they have loaded it, or hold a GPU."""
+    return [pid for pid in pids if any(map(_is_of_driver, _mapped(pid))) or _held(pid)]
 
 
 def leftovers(pids: Iterable[int]) -> list[tuple[int, str]]:
     """(pid, device node) of descriptors and mappings that are left although every context is checkpointed."""
-    found = []
-    for pid in pids:
-        paths = {*_descriptors(pid), *_mapped(pid)}
-        found += [(pid, path) for path in sorted(paths) if path.startswith(_DEVICES)]
-    return found
+    return [(pid, path) for pid in pids for path in _held(pid)]
 
 
 def job_file(pid: int) -> str:
@@ -38,6 +34,14 @@ def resident_bytes(pid: int) -> int:
     """Memory of a process that is not of a file: what a dump has to hold. 0 for one that is gone."""
     fields = dict(line.split(":", 1) for line in _read(pid, "status").decode("utf-8", "replace").splitlines())
     return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+
+def _is_of_driver(path: str) -> bool:
+    return "/libcuda.so" in path or "/libnvidia-ml.so" in path
+
+
+def _held(pid: int) -> list[str]:
+    return sorted(path for path in {*_descriptors(pid), *_mapped(pid)} if path.startswith(_DEVICES))
 
 
 def _mapped(pid: int) -> set[str]:

@@ -2,13 +2,15 @@
 
 Lines of JSON. First it says ``{"facts": …}``, or ``{"absent": why}``; then each request ``{"id", "action",
 "pid", …}`` gets an answer ``{"id", "code", "name", "value", "seconds"}``, in the order in which they are
-done: every call has a thread, and one that hangs holds up no other. At the end of its input it is gone.
+done: every call has a thread, and one that hangs holds up no other. It leads a session of its own, and at the
+end of its input it is gone, with all that it runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,7 +43,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         threading.Thread(target=_serve, args=(answers, way, nvml, request), daemon=True).start()
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _nvml() -> Nvml | None:
@@ -83,17 +85,17 @@ def _serve(answers: int, way: Driver | Program | None, nvml: Nvml | None, reques
             answer["value"] = {
                 uuid: nvml.facts(uuid).get("free_bytes") if nvml else None for uuid in request["uuids"]
             }
-        elif way is not None:
+        elif way is None:
+            answer.update(code=int(Result.NOT_SUPPORTED), name="CUDA_ERROR_NOT_SUPPORTED")
+        else:
             answer["value"] = way.perform(request["action"], request["pid"], request)
     except CallFailed as error:
         answer.update(code=int(error.code), name=error.name)
+    except Exception as error:  # whatever it is, an answer is waited for
+        answer.update(code=int(Result.UNKNOWN), name=repr(error))
     _say(answers, {**answer, "seconds": round(time.monotonic() - began, 3)})
 
 
 def _say(answers: int, message: dict[str, Any]) -> None:
     with _turn:
         os.write(answers, json.dumps(message).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main()

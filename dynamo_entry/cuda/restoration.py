@@ -40,8 +40,13 @@ class Restoration:
                 hint="give the pod its GPUs", reason="GpuMissing",
             )  # fmt: skip
         self._pairs = devices.check(recorded, here)
+        self._session.log_attached(self._channel.log)
+        for was, now in self._pairs:
+            if was != now:
+                self._channel.log.info("GPU moved", was=was, now=now)
         self._pids = [process.pid for process in recorded.processes]
         self._session.job_file = recorded.job_file
+        self._session.busy_bytes = recorded.host_bytes
 
     def thaw(self) -> None:
         """Restore all, then unlock all. Raises RestoreFailed.
@@ -50,9 +55,8 @@ class Restoration:
         """
         if not self._pids:
             return
-        pairs = [] if devices.is_identity(self._pairs) else self._pairs
         with self._channel.phase("gpu") as phase:
-            restored = self._session.each("restore", self._pids, RestoreFailed, pairs=pairs)
+            restored = self._session.each("restore", self._pids, RestoreFailed, pairs=self._pairs)
             unlocked = self._session.each("unlock", self._pids, RestoreFailed)
             for pid in self._pids:
                 seconds = {"restore_s": restored[pid].seconds, "unlock_s": unlocked[pid].seconds}

@@ -24,7 +24,10 @@ _QUICK = ("tid", "state", "unlock")
 
 
 class Session:
-    """A helper that is started now and used later. ``tick`` is called while the driver is waited for."""
+    """A helper that is started now and used later. ``tick`` is called while the driver is waited for.
+
+    ``busy_bytes``: what has to be moved, as far as it is known, for the limits; else all memory there is.
+    """
 
     def __init__(self, tick: Callable[[], None], limit_s: float = 0) -> None:
         self._tick = tick
@@ -32,7 +35,9 @@ class Session:
         self._present: record.Present | None = None
         self.absence = ""
         self.job_file = ""
+        self.busy_bytes: int | None = None
         self._helper = Helper(tick)
+        self._is_hopeless = False
 
     def present(self) -> record.Present | None:
         """Driver and devices; waits until they are attached. None: no GPU can be used, ``absence`` says why."""
@@ -45,14 +50,21 @@ class Session:
             self._present = None if self.absence else record.present(said["facts"])
         return self._present
 
+    def log_attached(self, log: Any) -> None:
+        """Which way is taken, once it is known that there is one."""
+        here = self._present
+        assert here is not None
+        log.info("GPU attached", driver=here.driver, way=here.way, gpus=len(here.devices))
+
     def limit_s(self, action: str) -> float:
         """How long one call may take."""
         if action == "lock":
             return self._lock_limit_s + self.limit_s("unlock")
         if action in _QUICK:
             return min(_QUICK_LIMIT_S, self._given_limit_s or _QUICK_LIMIT_S)
-        here = self.present()
-        memory = sum(device.memory_bytes for device in here.devices) if here else 0
+        here, memory = self.present(), self.busy_bytes
+        if memory is None:
+            memory = sum(device.memory_bytes for device in here.devices) if here else 0
         return self._given_limit_s or _FIXED_LIMIT_S + _LIMIT_S_PER_GIB * memory / (1 << 30)
 
     @property
@@ -65,12 +77,12 @@ class Session:
         pids: Iterable[int],
         error: type[CheckpointError],
         *,
-        allow: tuple[int, ...] = (),
+        is_fine: Callable[[int, Answer], bool] = lambda _pid, _answer: False,
         **more: Any,
     ) -> dict[int, Answer]:
         """One action on every process. Raises ``error`` that names the first process on which it failed.
 
-        Answers in ``allow`` are no failures.
+        An error that ``is_fine`` is no failure.
         """
         wanted = list(pids)
         try:
@@ -80,7 +92,7 @@ class Session:
             self._renew()
             raise _raised(error, failures.of_silence(action, missing, str(silence))) from None
         for pid, answer in answers.items():
-            if answer.code != Result.SUCCESS and answer.code not in allow:
+            if answer.code != Result.SUCCESS and not is_fine(pid, answer):
                 state = self.states([pid]).get(pid)
                 shown = state.name if state is not None else ""
                 raise _raised(error, failures.of_call(action, pid, answer.code, answer.name, state=shown))
@@ -133,13 +145,18 @@ class Session:
         return self._helper.ask(action, pids, limit_s=limit_s, at_once=not self.job_file, **more)
 
     def _renew(self) -> None:
-        """A helper in place of one that is gone: what was begun must be taken back."""
+        """A helper in place of one that is gone: what was begun must be taken back.
+
+        Once one cannot even attach there is none any more: every question shows at once that nobody answers.
+        """
         self._helper.kill()
+        if self._is_hopeless:
+            return
         self._helper = Helper(self._tick)
         try:
             self._helper.facts()
         except Unanswered:
-            pass  # the next question will show that nobody answers
+            self._is_hopeless = True
 
 
 def _raised(error: type[CheckpointError], failure: failures.Failure) -> CheckpointError:

@@ -337,6 +337,54 @@ def test_mig_is_refused_by_name(node, session):
     assert caught.value.reason == "Mig"
 
 
+def test_a_gpu_that_moved_in_the_order_is_mapped(node, start, session):
+    """Without a map the driver goes by the place in the list (NVIDIA/cuda-checkpoint #46)."""
+    engine = start(RANKS=2)
+    recorded = Creation(session(), Channel())._freeze(engine.pids, {}, {})
+    node.gpus = (gpu(3), gpu(2), gpu(1))
+    node.write()
+    restoration = Restoration(session(), Channel())
+    restoration.check(recorded)
+    restoration.thaw()
+    assert node.memory() == {uuid(1): 16 << 20, uuid(2): 16 << 20}
+
+
+def test_a_restore_says_which_way_is_taken_and_which_gpus_moved(node, start, session):
+    engine = start(RANKS=2)
+    recorded = Creation(session(), Channel())._freeze(engine.pids, {}, {})
+    node.gpus = (gpu(1), gpu(4))
+    node.write()
+    channel = Channel()
+    restoration = Restoration(session(), channel)
+    restoration.check(recorded)
+    assert channel.lines == [
+        ("GPU attached", {"driver": "580.65.06", "way": "driver", "gpus": 2}),
+        ("GPU moved", {"was": uuid(2), "now": uuid(4)}),
+    ]
+
+
+def test_a_child_that_ends_while_it_is_asked_is_no_failure(node, start, session):
+    """It is in the list of pids, and gone when its turn comes."""
+    engine = start(GPU_MIB=1, RANKS=2)
+    node.faults("tid 1 die")
+    gone = engine.get("/pids")[1]
+    listed = engine.pids()
+    with Creation(session(), Channel()).frozen(lambda: listed) as facts:
+        assert [row["pid"] for row in facts["processes"]] == [engine.process.pid]
+    assert gone != engine.process.pid
+
+
+def test_calls_are_waited_for_as_long_as_the_memory_in_use_needs(node, start, session):
+    """Not as long as all memory of all GPUs would: a hang has to be noticed."""
+    engine = start(GPU_MIB=64)
+    opened = session(0)
+    recorded = Creation(opened, Channel())._freeze(engine.pids, {}, {})
+    assert opened.limit_s("checkpoint") == pytest.approx(60 + 2 / 16, abs=0.01)
+    opened = session(0)
+    Restoration(opened, Channel()).check(recorded)
+    assert opened.limit_s("restore") == pytest.approx(60 + 2 / 16, abs=0.05)
+
+
 class TestOlderDriver:
     """A driver without the calls: NVIDIA's program does it, or nothing."""
 
@@ -379,6 +427,84 @@ class TestOlderDriver:
             Creation(session(), Channel()).check()
         assert caught.value.reason == "DriverTooOld"
         assert "565.57.01" in caught.value.message
+
+    def test_without_it_a_restore_is_refused(self, old, start, session, monkeypatch):
+        """The archive was made where the program was: here nothing could bring the GPU memory back."""
+        monkeypatch.setenv("PATH", f"{stub_node.BUILT}:{os.environ['PATH']}")
+        engine = start(GPU_MIB=1)
+        recorded = Creation(session(), Channel())._freeze(engine.pids, {}, {})
+        monkeypatch.setenv("PATH", os.environ["PATH"].partition(":")[2])
+        with pytest.raises(Incompatible) as caught:
+            Restoration(session(), Channel()).check(recorded)
+        assert caught.value.reason == "DriverTooOld"
+
+    def test_a_program_that_hangs_ends_with_the_helper(self, old, start, monkeypatch):
+        """Else it might act when everything has been taken back."""
+        monkeypatch.setenv("PATH", f"{stub_node.BUILT}:{os.environ['PATH']}")
+        engine = start(GPU_MIB=1)
+        old.faults("lock 0 deaf")
+        helper = client.Helper(lambda: None)
+        helper.facts()
+        with pytest.raises(client.Unanswered):
+            helper.ask("lock", [engine.process.pid], limit_s=0.5, timeout_ms=100)
+        listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+        assert f"{stub_node.BUILT}/cuda-checkpoint --action lock" not in listed
+
+
+def test_a_launch_job_of_the_launcher_itself_is_not_the_helpers(node, monkeypatch):
+    """Its job file is a descriptor that the helper has not."""
+    monkeypatch.setenv("CUDA_CHECKPOINT_JOB_FILE", "/proc/self/fd/99")
+    helper = client.Helper(lambda: None)
+    helper.facts()
+    with open(f"/proc/{helper.pid}/environ", "rb") as file:
+        assert b"CUDA_CHECKPOINT_JOB_FILE" not in file.read()
+    helper.kill()
+
+
+def test_a_helper_that_cannot_be_killed_is_left_behind(node, start):
+    """A call may hang where the kernel heeds no signal: nobody waits for its end."""
+    engine = start(GPU_MIB=1)
+    node.faults("lock 0 deaf")
+    helper = client.Helper(lambda: None)
+    helper.facts()
+    os.kill(helper.pid, signal.SIGSTOP)
+    real, client.os.killpg = client.os.killpg, lambda *_: None
+    try:
+        began = time.monotonic()
+        with pytest.raises(client.Unanswered, match="in time"):
+            helper.ask("lock", [engine.process.pid], limit_s=0.2, timeout_ms=100)
+        assert time.monotonic() - began < 5
+    finally:
+        client.os.killpg = real
+        helper.kill()
+
+
+def test_what_the_helper_cannot_do_is_a_failure_and_not_a_silence(node, start):
+    engine = start(GPU_MIB=1)
+    helper = client.Helper(lambda: None)
+    helper.facts()
+    answer = helper.ask("restore", [engine.process.pid], limit_s=5, pairs=[("nonsense", uuid(1))])
+    assert answer[engine.process.pid].code == 999
+    assert "ValueError" in answer[engine.process.pid].name
+    helper.kill()
+
+
+def test_a_driver_that_no_helper_can_attach_to_any_more_is_not_tried_for_ever(
+    node, start, session, monkeypatch
+):
+    """The engine cannot be helped then, and is ended; every further attempt would take minutes."""
+    monkeypatch.setattr(client.Helper.facts, "__defaults__", (0.5,))
+    engine = start(GPU_MIB=1)
+    opened = session(0.5)
+    opened.present()
+    node.faults("lock 0 deaf")
+    node.more = ("init_ms 60000",)
+    node.write()
+    began = time.monotonic()
+    with pytest.raises(DumpFailed), frozen(opened, engine):
+        pass
+    assert time.monotonic() - began < 10
+    assert engine.process.wait(5) == -signal.SIGKILL
 
 
 def test_a_helper_that_does_not_attach_in_time_is_killed(node):

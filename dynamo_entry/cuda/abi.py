@@ -1,8 +1,8 @@
 """The driver's process checkpoint API as NVIDIA's cuda.h declares it: states, results, argument structures.
 
-Source: cuda.h, group "CUDA Checkpointing", of CUDA 12.8 (driver 570, the first), 13.0 (driver 580: GPU pairs)
-and 13.5. Every argument structure has 64 bytes; what is not used here is reserved in some version and zero in
-all, so one layout serves each of them. A test compiles the header and compares.
+Source: cuda.h, group "CUDA Checkpointing", of CUDA 12.8 (driver 570, the first), 12.9, 13.0 (driver 580: GPU
+pairs) and every version from there to 13.5. Each argument structure has 64 bytes; what is not used here is
+reserved in some version and zero in all, so one layout serves each of them. A test compiles and compares.
 """
 
 from __future__ import annotations

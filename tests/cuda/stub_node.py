@@ -26,8 +26,9 @@ def uuid(number: int) -> str:
 
 
 def header_directory() -> Path:
-    """Where NVIDIA's cuda.h is (PyPI: nvidia-cuda-runtime)."""
-    for path in Path(sysconfig.get_paths()["purelib"]).glob("nvidia/*/include/cuda.h"):
+    """Where NVIDIA's cuda.h is (PyPI: nvidia-cuda-runtime); the newest, if there are several."""
+    found = Path(sysconfig.get_paths()["purelib"]).glob("nvidia/cu[0-9]*/include/cuda.h")
+    for path in sorted(found, reverse=True):
         return path.parent
     pytest.skip("needs cuda.h: scripts/test venv")
 

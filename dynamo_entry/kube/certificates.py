@@ -52,7 +52,7 @@ class Certificates:
         if mode != "cert-manager" and data.get("ca.crt"):
             self._announce(data["ca.crt"])
         if data.get("tls.crt"):
-            self._load(data)
+            self._load(data, has_authority=bool(data.get("ca.crt")) or mode == "cert-manager")
 
     def _path(self, name: str | None = None) -> str:
         name = self._config.webhook.certificates.secret_name if name is None else name
@@ -61,7 +61,7 @@ class Certificates:
     def _name(self) -> str:
         return f"{self._config.webhook.service}.{self._config.operator.namespace}.svc"
 
-    def _load(self, data: Object) -> None:
+    def _load(self, data: Object, *, has_authority: bool) -> None:
         if data["tls.crt"] == self._serial:
             return
         name = self._config.webhook.certificates.secret_name
@@ -77,6 +77,12 @@ class Certificates:
             return
         self._serial = data["tls.crt"]
         self._log.info("Webhook certificate loaded", secret=name)
+        if not has_authority:
+            self._log.warning(
+                "Webhook not trusted",
+                secret=name,
+                message="without ca.crt the API server calls no webhook: add it",
+            )
 
     def _renew(self, old: Object | None) -> Object:
         made = self_signed(self._name(), _LIFE)

@@ -266,6 +266,17 @@ def test_a_damaged_certificate_is_replaced(secret, replica, damage):
     assert left(one.served()) > timedelta(days=300)
 
 
+def test_an_authority_that_the_user_forgot_is_missed(secret, replica):
+    """Without it the API server trusts nobody, and would say so only in its own log."""
+    made = self_signed(NAME, timedelta(days=9))
+    secret({name: made[name] for name in ("tls.crt", "tls.key")})
+    one = replica("secret")
+    for _ in range(2):
+        one.certificates.refresh()
+    (warning,) = one.log.warnings
+    assert "ca.crt" in warning
+
+
 def test_a_certificate_of_the_user(secret, replica):
     """Is announced and served as it is; a broken one is reported, and what is served stays."""
     made = self_signed(NAME, timedelta(days=10))

@@ -31,6 +31,14 @@ def apply(index: pack.Index, tar_file: IO[bytes], work_directory: str) -> None:
     pack.unpack(tar_file)
 
 
+def touched(index: pack.Index) -> Iterator[str]:
+    """What ``apply`` makes, replaces or removes. Of a directory that is here it changes no more than attributes."""
+    for path in index.paths:
+        if path not in index.directories or not os.path.isdir(path):
+            yield path
+    yield from _deleted(index)
+
+
 def create_empty(paths: Iterable[str]) -> None:
     """Files that the engine writes to and that are not here: logs on a fresh volume. Raises OSError."""
     for path in paths:
@@ -46,7 +54,7 @@ def undo(work_directory: str) -> bool:
             created = json.load(file)["created"]
     except FileNotFoundError:
         return False
-    for path in sorted(created, key=len, reverse=True):
+    for path in filter(os.path.lexists, sorted(created, key=len, reverse=True)):
         pack.remove(path)
     with open(f"{work_directory}/{_SAVED}", "rb") as saved:
         pack.unpack(saved)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -43,6 +43,18 @@ def mark(roots: list[str]) -> list[Start]:
         except OSError:
             continue
     return starts
+
+
+def find_all(starts: Iterable[Start], skip: frozenset[str], sizes: dict[str, int]) -> Iterator[Change]:
+    """Every change below every start; ``sizes`` gets the bytes that changed files take there."""
+    for start in starts:
+        sizes[start.root] = 0
+        for change in find(start, skip):
+            if stat.S_ISREG(change.status.st_mode):
+                sizes[start.root] += (
+                    change.status.st_blocks * 512
+                )  # stat(2): whatever the filesystem's blocks are
+            yield change
 
 
 def find(start: Start, skip: frozenset[str]) -> Iterator[Change]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -106,7 +107,16 @@ def unpack(tar_file: IO[bytes]) -> None:
             else:
                 _make(tar, info, path)
     for info in reversed(directories):  # a child created later would change its times again
-        _set_attributes(info, checked_path(info.name))
+        try:
+            _set_attributes(info, checked_path(info.name))
+        except OSError as error:
+            if error.errno != errno.EROFS or not _is_alike(info, os.lstat(checked_path(info.name))):
+                raise
+
+
+def _is_alike(info: tarfile.TarInfo, status: os.stat_result) -> bool:
+    """Whether a directory differs in nothing but its times."""
+    return (info.uid, info.gid, info.mode) == (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
 
 
 def checked_path(name: str) -> str:

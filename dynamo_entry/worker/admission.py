@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from dynamo_entry import timens
 from dynamo_entry.archive import Archive, Head
-from dynamo_entry.compat import clock, facts, files, host, image, limits, pids, ports
+from dynamo_entry.compat import clock, delta, facts, files, host, image, limits, pids, ports
 from dynamo_entry.criu import options
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
-from dynamo_entry.rootfs import mounts, pack
+from dynamo_entry.rootfs import apply, mounts, pack
 from dynamo_entry.worker import privileges
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.images import Images
@@ -43,12 +43,13 @@ def admit(
     for note in host.check_host(head.host, here):
         channel.log.warning("host differs", difference=note)
     host.check_room(head.needs, limits.room())
-    delta = pack.Index(**json.loads(archive.read(DELTA_INDEX)))
+    index = pack.Index(**json.loads(archive.read(DELTA_INDEX)))
     rewriter = _rewriter(archive, images, have)
     offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     pids.check_pids(rewriter.pids())
-    travelling = frozenset(delta.paths)
+    travelling = frozenset(index.paths)
     logs = files.check_files(rewriter.regular_files(), travelling, mounts.read())
+    delta.check_delta(apply.touched(index), head.facts.get("delta_bytes", {}), mounts.read())
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
@@ -57,7 +58,7 @@ def admit(
             "sockets moved", count=moved, addresses=[address for _, address in here["addresses"]]
         )
     ports.check_ports(rewriter.ports())
-    return Admitted(rewriter, delta, logs, offsets, have.may_write)
+    return Admitted(rewriter, index, logs, offsets, have.may_write)
 
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:

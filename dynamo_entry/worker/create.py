@@ -203,7 +203,7 @@ class _Creation:
                     "affinity": affinity.record(self._pids()),
                 }
             with self._channel.phase("delta", **limits) as phase:
-                self._add_delta(writer, phase)
+                facts["delta_bytes"] = self._add_delta(writer, phase)
             patience_s = _PUBLISH_STALLS * self._settings.stall_timeout
             with self._channel.phase("publish", limit_s=self._settings.dump_timeout, stall_s=patience_s):
                 finished = writer.finish(structs.replace(head, facts=facts))
@@ -235,13 +235,13 @@ class _Creation:
             needs=record.needs(processes),
         )
 
-    def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> None:
-        """The engine is frozen: what its filesystems hold now is what its memory knows."""
+    def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
+        """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
         skip = {mount.point for mount in self._mounts}
         skip |= {self._places.work, context.directory(), *self._settings.exclude_paths}
-        found = (change for start in self._starts for change in changes.find(start, frozenset(skip)))
+        sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
-        index = pack.pack(found, _Told(tar, phase))
+        index = pack.pack(changes.find_all(self._starts, frozenset(skip), sizes), _Told(tar, phase))
         tar.close()
         listing = writer.stream(DELTA_INDEX)
         listing.write(json.dumps(index._asdict()).encode("utf-8", "surrogateescape"))
@@ -251,6 +251,7 @@ class _Creation:
             log.write(file.read())
         log.close()
         phase.fields["paths"] = len(index.paths)
+        return sizes
 
     def _commit(self, sink: storage.Writer, digest: str) -> dict[str, Any]:
         """Publish; an archive that somebody else published meanwhile is as good as ours."""

@@ -103,10 +103,17 @@ class _Restoration:
         self._work = work_directory(settings)
 
     def apply_delta(self, phase: Phase) -> None:
-        """Put the engine's files where it had them. Raises Corrupt."""
+        """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
-        apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work)
-        apply.create_empty(path for path, size in self._admitted.logs.items() if not size)
+        try:
+            apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work)
+            apply.create_empty(path for path, size in self._admitted.logs.items() if not size)
+        except OSError as error:
+            raise RestoreFailed(
+                f"{error.filename or 'a file'} of the engine cannot be put in place: {error.strerror}",
+                hint="user, mounts and their sizes must be as at creation",
+                reason="FileNotRestored",
+            ) from None
 
     def write_context(self) -> None:
         """Tell the engine, before it goes on, where it is going to wake up. Raises RestoreFailed."""

@@ -39,5 +39,6 @@ def test_of_a_restore(containers):
 def test_of_a_dump_next_to_the_status_file(containers):
     container, log = fail(containers, CREATE, SIGNAL_FILE="/tmp/ready", STATUS_FILE="/state/status")
     assert container.exit_code() == 174
-    assert "new trouble" in container.event("Checkpoint not created")["message"]
+    event = container.event("Checkpoint not created")
+    assert (event["reason"], "new trouble" in event["message"]) == ("CriuDumpFailed", True)
     assert (log / "criu-dump.log").read_text().endswith("new trouble\n")

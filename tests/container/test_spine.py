@@ -106,7 +106,17 @@ def test_an_archive_that_is_there_is_not_made_again(containers):
     assert again.event("Checkpoint exists already")
     assert "tiny: listening" not in again.stdout
     assert (containers.checkpoints / "d936422b4f953f99.tar").stat().st_ino == before
-    published(containers, settings={"FORCE": "1"})
+
+
+def test_a_forced_creation_is_of_a_new_engine(containers):
+    """Where an archive is there nothing is restored from it in order to be frozen again."""
+    first = published(containers)
+    second = published(containers, settings={"FORCE": "1"})
+    assert "tiny: listening" in second.stdout
+    assert second.event("Restored") is None
+    nonce = restored(containers, settings={"MODE": "restore", **SIGNAL}).json("/state")["nonce"]
+    assert nonce in second.stderr
+    assert nonce not in first.stderr
 
 
 def test_ready_url_stands_in_for_the_signal_file(containers):

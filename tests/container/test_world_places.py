@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from harness import CREATE, RESTORE, Containers
-from test_spine import published, restored
+from test_spine import published, restore, restored
 from world import Pair, check, network, rewritten, volume
 
 HELD = (
@@ -19,6 +19,7 @@ OWN_FILES = ("/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 COMMAND = (
     f"for file in {' '.join(OWN_FILES)}; do echo written-at-creation >> $file; done; exec python3 /messy",
 )
+READ_ONLY = ("--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp")
 USER_NAMESPACE = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
 NAME = "d936422b4f953f99.tar"
 
@@ -122,6 +123,26 @@ def test_a_volume_that_does_not_fit_is_refused_by_name(made, tmp_path, model, mo
     assert (event["reason"], "/volume" in event["message"]) == (reason, True), event
 
 
+def test_a_root_that_is_read_only_here_alone(containers):
+    """An engine that wrote to scratch directories only is restored; of another one a file is named."""
+    published(containers, env={"FILES": "/tmp/scratch"})
+    assert restored(containers, options=(*RESTORE, *READ_ONLY)).json("/state")["files"]
+    published(containers, env={"FILES": "/var/lib/engine/notes"}, settings={"FORCE": "1"})
+    event = restore(containers, options=(*RESTORE, *READ_ONLY)).wait_for_event("Falling back to cold start")
+    assert (event["reason"], event["phase"]) == ("RootReadOnly", "check")
+    assert "/var/lib/engine" in event["message"]
+
+
+def test_too_little_room_for_the_engines_files_is_refused_by_name(containers):
+    """A pod without the emptyDir that makes /dev/shm large."""
+    published(containers, env={"SHM_MIB": "32"}, options=(*CREATE, "--shm-size", "64m"))
+    container = restore(containers, options=(*RESTORE, "--shm-size", "16m"), settings={"ON_FAILURE": "fail"})
+    assert container.exit_code() == 181
+    event = container.event("Restore failed")
+    assert (event["reason"], event["phase"]) == ("NotEnoughSpace", "check")
+    assert "/dev/shm take 32.0 MiB, 16.0 MiB are free here" in event["message"]
+
+
 def test_a_volume_that_is_not_mounted_is_refused_by_name(made, place):
     assert made.refused(volumes=place[1:])["reason"] == "VolumeMissing"
 
@@ -183,10 +204,14 @@ def test_an_engine_in_a_user_namespace(containers):
     assert container.json("/count")["count"] == 1
 
 
-def test_a_pod_without_the_engines_network_is_refused_by_name(containers):
-    """A socket that is bound to the pod's own address has nothing to move to."""
+@pytest.mark.parametrize(
+    ("thing", "reason"),
+    [("listening_on_the_pods_address", "AddressMissing"), ("listening_on_an_interface", "InterfaceMissing")],
+)
+def test_a_pod_without_the_engines_network_is_refused_by_name(containers, thing, reason):
+    """A socket that is bound to the pod's own address, or tied to its interface, has nothing to move to."""
     pair = Pair(containers)
     with network() as bridge:
-        pair.published("listening_on_the_pods_address", network=bridge)
+        pair.published(thing, network=bridge)
     event = pair.restore("listening_on_loopback", network="none").wait_for_event("Falling back to cold start")
-    assert (event["reason"], event["phase"]) == ("AddressMissing", "check")
+    assert (event["reason"], event["phase"]) == (reason, "check")

@@ -74,6 +74,19 @@ def test_a_command_that_does_not_exist(containers):
     assert "nonesuch" in container.event("Checkpoint not created")["message"]
 
 
+def test_what_is_no_archive_is_not_overwritten(containers):
+    """Somebody else's file at the location: said before the engine is started, and replaced only when asked to."""
+    path = containers.checkpoints / NAME
+    path.write_text("precious")
+    container = create(containers)
+    assert container.exit_code() == 174
+    assert container.event("Checkpoint not created")["reason"] == "LocationTaken"
+    assert path.read_text() == "precious"
+    assert "tiny: listening" not in container.stdout
+    published(containers, settings={"FORCE": "1"})
+    assert assert_all_or_nothing(containers)
+
+
 def test_a_stale_signal_file_is_not_believed(containers):
     container = create(
         containers,

@@ -98,6 +98,8 @@ def test_on_failure_fail_exits_with_a_code_per_phase(containers, damage, code):
         ((*RESTORE, "-v", "/dev/null:/usr/sbin/criu"), "CriuMissing"),
         ((*RESTORE, "-v", "{old}:/usr/sbin/criu:ro"), "CriuTooOld"),
         ((*RESTORE, "-v", "{empty}:/usr/lib/python3/dist-packages/pycriu"), "PycriuMissing"),
+        ((*RESTORE, "-e", "DYNAMO_CHECKPOINT_WORK_DIR=/proc/none"), "NoWorkDir"),
+        ((*RESTORE, "-v", "{empty}:/run/dynamo_entry/context.json.new"), "ContextNotWritten"),
     ],
 )
 def test_a_container_that_cannot_restore_starts_cold(containers, options, reason):
@@ -223,6 +225,28 @@ def test_another_attempt_in_the_same_container_starts_clean(containers):
     assert again["nonce"] != cold["nonce"]
     assert again["nonce"] in creator.stderr
     assert len(again["files"]) == 2
+
+
+#: Ends as soon as it finds itself restored.
+UNWILLING = """
+import os, pathlib, sys, time
+if signal_file := os.environ.get("DYNAMO_CHECKPOINT_SIGNAL_FILE"):
+    pathlib.Path(signal_file).touch()
+while not os.path.exists("/run/dynamo_entry/context.json"):
+    time.sleep(0.001)
+sys.exit(5)
+"""
+
+
+def test_an_engine_that_ends_right_after_its_restore_is_started_cold(containers):
+    command = ("python3", "-c", UNWILLING)
+    published(containers, command=command)
+    container = restore(containers, command=command)
+    event = container.wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == ("EngineDied", "settle")
+    container.wait(
+        lambda: any(line.startswith("python3 -c") for line in container.processes().values()), "cold engine"
+    )
 
 
 def worker_of(container):

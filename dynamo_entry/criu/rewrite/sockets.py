@@ -87,12 +87,16 @@ def move(entries: Iterable[Any], network: Network) -> int:
 
 
 def _move(isk: Any, network: Network) -> None:
-    if isk.ifname and isk.ifname not in network.interfaces:
-        raise Incompatible(
-            f"a socket of the engine is tied to the interface {isk.ifname}, which is not here",
-            hint="attach the same networks to the pod",
-            reason="InterfaceMissing",
-        )
+    for interface in (
+        isk.opts.so_bound_dev,
+        isk.ifname,
+    ):  # SO_BINDTODEVICE; the scope of a link-local address
+        if interface and interface not in network.interfaces:
+            raise Incompatible(
+                f"a socket of the engine is tied to the interface {interface}, which is not here",
+                hint="attach the same networks to the pod",
+                reason="InterfaceMissing",
+            )
     source, peer = _decoded(isk.src_addr), _decoded(isk.dst_addr)
     if isk.proto == _UDP and isk.state == _ESTABLISHED:
         peer = network.addresses.get(peer, peer) if peer else peer
@@ -133,7 +137,7 @@ def bound(entries: Iterable[Any]) -> list[Bound]:
             bool(isk.opts.reuseaddr),
             bool(isk.opts.so_reuseport),
             bool(isk.v6only),
-            isk.ifname,
+            isk.opts.so_bound_dev,
         )
         for isk in (entry.isk for entry in entries if entry.HasField("isk"))
         if isk.src_port

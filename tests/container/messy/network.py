@@ -244,6 +244,17 @@ def connected_udp_socket() -> Check:
 
 
 @thing
+def listening_on_an_interface() -> Check:
+    """Tied to the pod's network (SO_BINDTODEVICE), as servers are that must not answer on another one."""
+    made = _listener("0.0.0.0")
+    interface = next(name for _, name in socket.if_nameindex() if name != "lo").encode()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface)
+    return lambda: equal(
+        made.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0"), interface
+    )
+
+
+@thing
 def netlink_socket() -> Check:
     """Asks the kernel for its interfaces."""
     made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)

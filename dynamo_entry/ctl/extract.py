@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dynamo_entry import storage
 from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.ctl.options import KeyFile, Location
+from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, open_store
 from dynamo_entry.errors import UsageError
 
 
@@ -18,12 +17,15 @@ def command(
     directory: Annotated[str, typer.Argument(help="a new or empty directory")],
     *,
     key_file: KeyFile = "",
+    ca_file: CaFile = "",
+    credentials_dir: CredentialsDir = "",
 ) -> None:
     """Write the streams of an archive as files: criu/ suits crit and `criu restore -D`, rootfs/ holds the delta."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     if os.listdir(directory):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
-    with Archive.open(storage.open_store(location), key=read_key(key_file)) as archive:
+    store = open_store(location, ca_file, credentials_dir)
+    with Archive.open(store, key=read_key(key_file)) as archive:
         for name in archive.names():
             _write(archive, name, os.path.join(directory, name))
         print(f"{len(archive.names())} files in {directory}")

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dynamo_entry import storage, timens
+from dynamo_entry import timens
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.compat import facts, limits
 from dynamo_entry.criu import process, records
@@ -17,6 +17,7 @@ from dynamo_entry.errors import CheckpointError
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import privileges
 from dynamo_entry.worker.places import work_directory
+from dynamo_entry.worker.store import open_store
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_CLONE3 = 435
@@ -85,9 +86,8 @@ def look(settings: Settings) -> Surroundings:
 def open_archive(location: str, settings: Settings) -> Stored:
     """The trailer and the manifest: two small reads."""
     try:
-        store = storage.open_store(location, storage.Retry.within(settings.stall_timeout))
         key = read_key(settings.key_file)
-        with Archive.open(store, expected_hash=settings.hash, key=key) as archive:
+        with Archive.open(open_store(settings, location), expected_hash=settings.hash, key=key) as archive:
             head = archive.manifest.head
             return Stored(archive.location, archive.digest, archive.size, head.needs, head.host)
     except CheckpointError as error:

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dynamo_entry import storage
 from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.ctl.options import KeyFile, Location
+from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, open_store
 
 
 def command(
@@ -22,10 +21,13 @@ def command(
         str, typer.Option("--hash", help="also refuse an archive of another identity hash")
     ] = "",
     key_file: KeyFile = "",
+    ca_file: CaFile = "",
+    credentials_dir: CredentialsDir = "",
 ) -> None:
     """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
+    store = open_store(location, ca_file, credentials_dir)
     with (
-        Archive.open(storage.open_store(location), expected_hash=expected_hash, key=read_key(key_file)) as archive,
+        Archive.open(store, expected_hash=expected_hash, key=read_key(key_file)) as archive,
         Progress(
             BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
             console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,

@@ -126,6 +126,12 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
         raise NotDumpable(
             f"process {pid} is traced by process {tracer}", hint="detach the debugger", reason="Traced"
         )
+    if status.get("State", "").startswith("\tZ") and int(status.get("Threads", "1")) > 1:
+        raise NotDumpable(
+            f"the main thread of process {pid} has ended while others go on, which CRIU cannot dump",
+            hint="let its main thread wait for the others",
+            reason="MainThreadEnded",
+        )
     if status.get("Seccomp", "0").strip() != "0" and options.CAP_SYS_ADMIN not in effective:
         raise NotDumpable(
             f"process {pid} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",

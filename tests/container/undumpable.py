@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ libc.shmat.restype = ctypes.c_void_p
 IO_URING_SETUP = 425
 USERFAULTFD = {"x86_64": 323, "aarch64": 282}[os.uname().machine]
 SECCOMP = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
+EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]  # of the thread alone
 
 PR_SET_NO_NEW_PRIVS = 38
 CLONE_NEWUSER = 0x10000000
@@ -82,6 +84,12 @@ def own_namespace() -> None:
     if os.fork() == 0:
         checked(libc.unshare(CLONE_NEWUSER))
         time.sleep(300)
+
+
+def main_thread_that_ended() -> None:
+    if os.fork() == 0:
+        threading.Thread(target=time.sleep, args=[300]).start()
+        libc.syscall(EXIT, 0)
 
 
 def watch_of_a_removed_directory() -> None:

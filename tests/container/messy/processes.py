@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from messy.things import Check, equal, thing
 
@@ -18,10 +20,15 @@ class Peer:
     It is there, and done with ``before``, when this returns.
     """
 
-    def __init__(self, answer: Callable[[bytes], bytes], before: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        answer: Callable[[bytes], bytes],
+        before: Callable[[], None] = lambda: None,
+        fork: Callable[[], int] = os.fork,
+    ) -> None:
         theirs, self._out = os.pipe()
         self._in, out = os.pipe()
-        self.pid = os.fork()
+        self.pid = fork()
         if self.pid:
             os.close(theirs)
             os.close(out)
@@ -83,6 +90,60 @@ def daemon() -> Check:
     peer = Peer(lambda _: str(os.getsid(0)).encode(), daemonize)
     os.waitpid(peer.pid, 0)
     return lambda: equal(int(peer.ask()), peer.pid)
+
+
+@thing
+def group_without_a_leader() -> Check:
+    """The leader of a process group has ended, a process of the group goes on; another group's is a zombie."""
+    found = []
+    for is_reaped in (True, False):
+
+        def lead() -> None:
+            os.setpgrp()
+            if os.fork():
+                os._exit(0)
+
+        peer = Peer(lambda _: f"{os.getpid()} {os.getpgrp()}".encode(), lead)
+        os.waitid(os.P_PID, peer.pid, os.WEXITED | (0 if is_reaped else os.WNOWAIT))
+        found.append((peer, peer.ask()))
+
+    def check() -> None:
+        for peer, answer in found:
+            equal(peer.ask(), answer)
+            equal(answer.split()[1], str(peer.pid).encode())
+
+    return check
+
+
+@thing
+def pid_that_was_used_before() -> Check:
+    """Of a process and of a thread that ended: now two processes have them."""
+    with ThreadPoolExecutor(1) as threads:
+        of_a_thread = threads.submit(threading.get_native_id).result()
+    of_a_process = os.fork()
+    if of_a_process == 0:
+        os._exit(0)
+    os.waitpid(of_a_process, 0)
+    peers = [
+        (pid, Peer(lambda _: str(os.getpid()).encode(), fork=lambda pid=pid: fork_as(pid)))
+        for pid in (of_a_thread, of_a_process)
+    ]
+
+    def check() -> None:
+        for pid, peer in peers:
+            equal(int(peer.ask()), pid)
+
+    return check
+
+
+def fork_as(pid: int) -> int:
+    """fork(2) with a choice of pid (clone3(2): set_tid), which takes CAP_CHECKPOINT_RESTORE."""
+    chosen = (ctypes.c_int * 1)(pid)
+    arguments = (ctypes.c_uint64 * 11)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(chosen), 1, 0)
+    made = int(ctypes.CDLL(None, use_errno=True).syscall(435, arguments, ctypes.sizeof(arguments)))
+    if made < 0:
+        raise OSError(ctypes.get_errno(), "clone3")
+    return made
 
 
 @thing
@@ -221,8 +282,6 @@ def nice_and_limits() -> Check:
 
 @thing
 def name_of_the_process() -> Check:
-    import ctypes
-
     peer = Peer(
         lambda _: open("/proc/self/comm", "rb").read(),  # noqa: SIM115
         lambda: ctypes.CDLL(None).prctl(15, b"renamed", 0, 0, 0),  # PR_SET_NAME

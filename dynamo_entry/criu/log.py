@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from dynamo_entry.criu.remedies import REMEDIES
+
 _ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)")
 
 #: Errors of the restorer leave CRIU waiting for a task that will never answer (seen with per-thread
@@ -13,28 +15,6 @@ _RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
 #: Said on the way to success: a connection that was closed (--tcp-close) was never in repair mode, and
 #: leaving that takes CAP_NET_ADMIN.
 _HARMLESS = re.compile(r"Failed to turn off repair mode on socket")
-
-#: What CRIU says → what it means and what to do.
-_REMEDIES = (
-    (
-        r"suspending seccomp failed",
-        "a dump cannot run under a seccomp profile: set seccompProfile: Unconfined",
-    ),
-    (
-        r"Can't fork for \d+: File exists|Pid \d+ do not match",
-        "a pid of the engine is taken in this container",
-    ),
-    (r"Can't bind inet socket", "the engine listens on an address that this pod does not have"),
-    (r"Can't connect inet socket", "a peer of the engine is out of reach from this pod"),
-    (
-        r"Can't open file (?P<what>\S+)|File (?P<file>\S+) has bad (size|mode)",
-        "a file of the engine is missing or differs here",
-    ),
-    (r"ns_last_pid", "the container may not choose pids: allow clone3 in the seccomp profile"),
-    (r"SysVIPC", "SysV shared memory cannot be dumped from inside a container"),
-    (r"Can't dump ghost file", "an unlinked file is too large"),
-    (r"vdso", "this CRIU does not know this kernel's vdso: use a newer CRIU"),
-)
 
 
 def errors(text: str) -> list[str]:
@@ -51,12 +31,12 @@ def is_stuck(text: str) -> bool:
 
 
 def explain(text: str) -> tuple[str, str]:
-    """(what failed, what to do) of a log; the first error is the cause, later ones follow from it."""
+    """(what failed, what to do) of a log; the first error that is known is the cause, later ones follow from it."""
     found = errors(text)
     if not found:
         return "criu gave no reason", "its log says more"
-    for pattern, remedy in _REMEDIES:
-        for error in found:
+    for error in found:
+        for pattern, remedy in REMEDIES:
             if re.search(pattern, error):
                 return error, remedy
     return found[0], ""

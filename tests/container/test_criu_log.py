@@ -1,5 +1,6 @@
-"""CRIU's full log of a dump or a restore that failed outlives the container."""
+"""CRIU's words are known, and its full log of a dump or a restore that failed outlives the container."""
 
+from criu_messages import MESSAGES
 from harness import CREATE, RESTORE
 from test_spine import SETTINGS, published
 
@@ -42,3 +43,11 @@ def test_of_a_dump_next_to_the_status_file(containers):
     event = container.event("Checkpoint not created")
     assert (event["reason"], "new trouble" in event["message"]) == ("CriuDumpFailed", True)
     assert (log / "criu-dump.log").read_text().endswith("new trouble\n")
+
+
+def test_what_is_explained_is_what_this_criu_says(containers):
+    """Its program has every message for which there is a remedy."""
+    command = ("-c", "cp /usr/sbin/criu /checkpoints")
+    assert containers.start(*command, options=("--entrypoint", "sh")).exit_code() == 0
+    program = (containers.checkpoints / "criu").read_bytes()
+    assert [text for text, _, _ in MESSAGES if text.encode() not in program] == []

@@ -2,16 +2,19 @@
 
 import array
 import os
+import re
 import socket
 import struct
 import threading
 import time
 
+import criu_messages
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_entry.criu import log, options, streamer
+from dynamo_entry.criu.remedies import REMEDIES
 
 PLACES = options.Places("/run/i", "/run/w", "criu.log")
 
@@ -190,6 +193,30 @@ def test_crius_first_known_error_becomes_a_sentence_with_a_remedy():
         "Can't fork for 1000: File exists",
         "a pid of the engine is taken in this container",
     )
+
+
+@pytest.mark.parametrize(("text", "values", "words"), criu_messages.MESSAGES)
+def test_what_criu_says_is_made_into_a_cause_and_a_remedy(text, values, words):
+    what, remedy = log.explain(criu_messages.printed(text, values))
+    assert what in criu_messages.printed(text, values)
+    assert words in remedy
+
+
+def test_every_remedy_is_for_something_that_criu_says():
+    said = [criu_messages.printed(text, values) for text, values, _ in criu_messages.MESSAGES]
+    for pattern, _ in REMEDIES:
+        assert any(re.search(pattern, line) for line in said), pattern
+
+
+def test_the_first_error_that_is_known_is_the_cause():
+    """Not a later one that follows from it, nor an earlier one that says nothing."""
+    said = (
+        ("Unable to open fd=%d id=%#x", (3, 7)),
+        ("Can not set flock!", ()),
+        ("Can't fork for %d: File exists", (5,)),
+    )
+    text = "".join(criu_messages.printed(*message) for message in said)
+    assert log.explain(text)[0] == "Can not set flock!"
 
 
 def test_an_unknown_error_is_told_as_it_is():

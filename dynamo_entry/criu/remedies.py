@@ -1,0 +1,135 @@
+"""What CRIU's error messages mean for who runs an engine, and what to do about it.
+
+Every pattern is part of a message of CRIU 4.2 (its sources: pr_err, pr_perror), after its ``inet: ``-like prefix;
+``tests/container/test_criu_log.py`` looks for them in the program itself.
+"""
+
+from __future__ import annotations
+
+#: Of a dump.
+_DUMP = (
+    (
+        "suspending seccomp failed",
+        "a dump cannot run under a seccomp profile: set seccompProfile: Unconfined",
+    ),
+    ("Unseizable non-zombie", "a process may not be traced: detach its debugger; SYS_PTRACE must be there"),
+    (
+        "Zombies with threads",
+        "the main thread of a process has ended while others go on: let it wait for them",
+    ),
+    ("Individually stopped threads", "one thread of a process is stopped alone: let it go on"),
+    (
+        "Can't dump file .* of that type",
+        "the engine holds something open that CRIU does not know: let it, or PRE_DUMP, close it",
+    ),
+    (
+        "send_fds failed|Can't retrieve FDs from socket",
+        "the engine holds a descriptor that cannot be passed on, an io_uring for example: switch that off",
+    ),
+    (
+        "Can't dump half of stream unix connection|Can't dump name-less external socket",
+        "a unix socket leads out of the engine, to another container or the node: let it, or PRE_DUMP, close it",
+    ),
+    (
+        "Can't dump corked dgram socket",
+        "a UDP socket holds back what was written to it: let the engine send it",
+    ),
+    ("Unknown inet socket .* state", "a connection was just being made: try again"),
+    (
+        "netlink: The socket has data to read",
+        "a netlink socket has unread messages: let the engine read them",
+    ),
+    (
+        "Can't link remap to|Can't create link remap",
+        "an open file was deleted where no other name can be made for it: make its directory writable",
+    ),
+    (
+        "Unaccessible path opened|overmounted mounts",
+        "something was mounted over an open file: let mounts come before the engine",
+    ),
+    (
+        "Can't find suitable path for handle|Can't dump that handle",
+        "the path of an inotify watch cannot be found: watch what is there, or add DAC_READ_SEARCH",
+    ),
+    (
+        "A session leader of|ctty inheritance detected|Found dangling tty",
+        "the engine belongs to a terminal outside of it: run the container without one (tty: false)",
+    ),
+    ("SysVIPC", "SysV shared memory cannot be dumped from inside a container"),
+    ("Can't dump ghost file", "an unlinked file is too large"),
+    ("was killed by 9 unexpectedly", "most likely memory ran out: raise the container's memory limit"),
+)
+
+#: Of a restore.
+_RESTORE = (
+    (
+        r"Can't fork for \d+: File exists|Pid \d+ do not match",
+        "a pid of the engine is taken in this container",
+    ),
+    (
+        r"Can't fork for \d+: Resource temporarily unavailable|Unable to create a thread: -11",
+        "more tasks than the container may have: raise its pids limit (podPidsLimit, --pids-limit)",
+    ),
+    (
+        r"Can't fork for \d+: (Operation not permitted|Function not implemented)|ns_last_pid|Can't set last_pid",
+        "the container may not choose pids: allow clone3 in the seccomp profile",
+    ),
+    (
+        "Can't bind inet socket .*: Permission denied",
+        "the engine's port takes NET_BIND_SERVICE: add it, or let the engine listen above 1023",
+    ),
+    (
+        "Can't bind inet socket .*: Address already in use|Can't listen on a socket",
+        "something else listens on the engine's port",
+    ),
+    ("Can't bind inet socket", "the engine listens on an address that this pod does not have"),
+    ("Can't connect inet socket", "a peer of the engine is out of reach from this pod"),
+    (
+        "unix: Can't bind id",
+        "the name of a unix socket is taken, or its directory is not here: mount the same volumes",
+    ),
+    (
+        "sockets: Can't set .*: Operation not permitted",
+        "a socket option takes NET_ADMIN: add it, or do without",
+    ),
+    (
+        "Can not set (flock|posix lock|ofd lock)",
+        "another process, maybe on another node, holds a file lock that the engine had on a shared volume",
+    ),
+    (
+        "Can't create inotify for|Can't add watch for",
+        "the node's fs.inotify.max_user_instances or max_user_watches is used up, or a watched path is not here",
+    ),
+    (
+        r"Can't open file \S+|File \S+ has bad (size|mode|build-ID)",
+        "a file of the engine is missing or differs here",
+    ),
+    (
+        r"Can't restore EXE link|PR_SET_MM_MAP\) failed",
+        "the engine's program cannot be run from where it is: mount it without noexec, as at creation",
+    ),
+    (
+        "Unable to (restore capabilities|drop capability|raise ambient capability)",
+        "this container has fewer capabilities than the engine: give it those of the creating one",
+    ),
+    (
+        "Can't setgroups|Unable to set real, effective and saved",
+        "the engine has users that this container may not become: add SETUID and SETGID",
+    ),
+    (
+        "seccomp: SECCOMP_SET_MODE_FILTER returned",
+        "the engine's own seccomp filter cannot be put back: set allowPrivilegeEscalation: false, or add SYS_ADMIN",
+    ),
+    (
+        r"killed by signal 9|: Cannot allocate memory|mapping with fffffffffffffff4|Unable to reserve memory",
+        "most likely memory ran out: raise the container's memory limit",
+    ),
+    (
+        "cpu: .*do not match run time|FPU feature required by image|CPU xsave (max )?size mismatch|CPU xfeatures",
+        "this CPU lacks what the engine may be using: create a checkpoint on the least capable one",
+    ),
+    ("vdso: |vdso VMAs", "this CRIU does not know this kernel's vdso: use a newer CRIU"),
+)
+
+#: (pattern, what it means and what to do), the more particular ones first.
+REMEDIES = (*_DUMP, *_RESTORE)

@@ -86,10 +86,9 @@ def _named(checkpoint: Object | None) -> tuple[Object | None, str, str]:
 
 def _is_storage_usable(status: Object) -> bool:
     """A claim that does not bind would keep the pod from starting: some pod must have started with it."""
-    usable = any(
+    return any(
         one["type"] == "StorageUsable" and one["status"] == "True" for one in status.get("conditions", ())
     )
-    return usable or status.get("phase") == api.READY
 
 
 def _injected(

@@ -94,17 +94,19 @@ class Checkpoints:
         except podspec.Unfit as problem:
             unfit = (problem.reason, problem.message)
         probe, found = self._helper("probe", namespace, name, uid)
+        claim = self._claim(namespace)
         is_deleted = "deletionTimestamp" in metadata
-        collector, _ = self._helper("gc", namespace, name, uid) if is_deleted else (None, None)
+        collector, collected = self._helper("gc", namespace, name, uid) if is_deleted else (None, None)
         # What is deleted does not come back: then the watch, which may be late, is not believed.
         others = self._listed() if is_deleted and api.FINALIZER in metadata.get("finalizers", ()) else None
         return Observed(
             checkpoint=checkpoint, hash=hash_, location=storage.location(self._config, hash_, namespace),
             storage_type=self._config.storage.type, now=time.time(), target=target, unfit=unfit,
-            unusable=self._unusable(namespace), leader=self._leader(checkpoint, hash_),
+            unusable=storage.unusable(self._config, namespace, claim),
+            is_bound=storage.is_bound(self._config, claim), leader=self._leader(checkpoint, hash_),
             job=None if is_foreign else job, is_job_foreign=is_foreign,
             pods=self._pods(namespace, job["metadata"]["name"]) if job is not None and not is_foreign else (),
-            is_probing=self._config.probe, probe=probe, found=found, collector=collector,
+            is_probing=self._config.probe, probe=probe, found=found, collector=collector, collected=collected,
             is_shared=any(self._sharing(checkpoint, hash_, others)),
             is_namespace_ending=is_deleted and self._is_ending(namespace),
             job_ttl_s=spec["job"].get("ttlSecondsAfterFinished", 300),
@@ -135,26 +137,13 @@ class Checkpoints:
                     continue
                 if isinstance(answer, dict):
                     return job, answer
-        return job, {"exists": False, "message": "the probe's Job left no answer"}
+        return job, {"exists": False, "message": "its Job left no answer"}
 
-    def _unusable(self, namespace: str) -> tuple[str, str] | None:
-        """Why a pod that mounts the storage would not start."""
+    def _claim(self, namespace: str) -> Object | None:
         if self._config.storage.type != "pvc":
             return None
-        pvc = self._config.storage.pvc
-        claim = self._cluster.find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{pvc.pvc_name}")
-        if claim is None:
-            return (
-                "StorageMissing",
-                f"persistentvolumeclaim {pvc.pvc_name!r} does not exist in namespace {namespace!r}",
-            )
-        modes = claim["spec"].get("accessModes", [])
-        if "ReadWriteMany" not in modes and not pvc.allow_read_write_once:
-            return (
-                "StorageNotShared",
-                f"persistentvolumeclaim {pvc.pvc_name!r} is {', '.join(modes)}; workers on other nodes need ReadWriteMany",
-            )
-        return None
+        name = self._config.storage.pvc.pvc_name
+        return self._cluster.find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
 
     def _listed(self) -> list[Object]:
         """All checkpoints, from the API server itself."""
@@ -252,10 +241,13 @@ class Checkpoints:
             self._recorder.event(
                 seen.checkpoint, "CheckpointFailed", f"{decision.reason}: {decision.message}"
             )
-        elif old != decision.phase or decision.phase == api.PENDING:
+        elif old != decision.phase or decision.phase == api.PENDING or decision.reason == "CollectionFailed":
             reason = _EVENTS.get(decision.reason, decision.reason)
             if reason not in ("Probing", "Checking", "Cleaning"):
                 self._recorder.event(seen.checkpoint, reason, decision.message or seen.location)
+        if decision.phase == api.READY and seen.unusable is not None:
+            reason, message = seen.unusable
+            self._recorder.event(seen.checkpoint, reason, f"{message}; new pods start cold")
 
     def _act(self, path: str, seen: Observed, action: Action) -> None:
         checkpoint, namespace = seen.checkpoint, seen.checkpoint["metadata"]["namespace"]

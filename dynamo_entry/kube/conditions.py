@@ -9,9 +9,6 @@ from dynamo_entry.kube.lifecycle import Decision, Observed
 
 Object = dict[str, Any]
 
-#: Reasons of Pending that are about storage.
-_STORAGE = ("StorageMissing", "StorageNotShared")
-
 _MESSAGE_LIMIT = 1024
 
 
@@ -68,8 +65,10 @@ def _conditions(seen: Observed, decision: Decision, old: list[Object], now: str)
 
 def _storage(seen: Observed, decision: Decision) -> tuple[bool, str, str]:
     """Whether a pod that mounts the storage would start: its Job's pod did, or the archive is there."""
-    if decision.reason in _STORAGE:
-        return False, decision.reason, decision.message
+    if seen.unusable is not None:
+        return False, *seen.unusable
+    if not seen.is_bound:
+        return False, "Unbound", "the claim has no volume yet"
     has_run = any(
         one.get("state", {}).keys() & {"running", "terminated"}
         for pod in seen.pods for one in pod.get("status", {}).get("containerStatuses", ())

@@ -160,6 +160,7 @@ def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
     argv = ["python", "-m", "dynamo_entry.kube", "delete", where, hash_]
     job = _helper(config, checkpoint, hash_, "gc", argv, creates=True)
     job["spec"]["template"]["spec"]["securityContext"] = _user(checkpoint)
+    job["spec"]["backoffLimit"] = 0  # the operator tries again, and says why
     return job
 
 

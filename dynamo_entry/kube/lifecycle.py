@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from dynamo_entry.kube.api import (
     RECREATE,
     RETRY,
 )
+from dynamo_entry.kube.pods import failed_helper, launcher_result, moment, progress
 
 Object = dict[str, Any]
 
@@ -31,6 +30,9 @@ _SOON_S, _LATER_S = 2.0, 30.0
 
 #: How long sidecars may go on after the checkpoint is published.
 _LINGER_S = 60.0
+
+#: The pauses after an archive could not be deleted, each as long as all that went before.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 
 
 class Action(Enum):
@@ -77,6 +79,8 @@ class Observed:
     unfit: tuple[str, str] | None = None
     #: why storage cannot be used yet
     unusable: tuple[str, str] | None = None
+    #: there is a volume behind the claim
+    is_bound: bool = True
     leader: Leader | None = None
     job: Object | None = None
     #: a Job of that name is somebody else's
@@ -88,6 +92,8 @@ class Observed:
     found: Object | None = None
     verdict: Verdict | None = None
     collector: Object | None = None
+    #: its answer, once it has ended
+    collected: Object | None = None
     #: another live checkpoint names the same archive
     is_shared: bool = False
     is_namespace_ending: bool = False
@@ -138,7 +144,11 @@ def decide(seen: Observed) -> Decision:
         )
     if phase in (READY, FAILED) and _recreates(seen):
         return Decision(
-            PENDING, "Recreating", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=_SOON_S
+            PENDING,
+            "Recreating",
+            before=(Action.DELETE_JOB, Action.DELETE_PROBE),
+            fields={"attempts": 0},
+            again_s=_SOON_S,
         )
     return {PENDING: _pending, CREATING: _creating, READY: _ready, FAILED: _failed}[phase](seen)
 
@@ -172,9 +182,8 @@ def _pending(seen: Observed) -> Decision:
         if seen.found.get("exists") and seen.found.get("hash") in ("", None, seen.hash):
             return _adopted(seen, seen.found)
     if attempts >= _ATTEMPTS:
-        return Decision(
-            FAILED, "JobLost", f"the Job was deleted {attempts} times", after=(Action.DELETE_PROBE,)
-        )
+        message = f"somebody deleted the Job {attempts} times; dynamo-entry/retry tries again"
+        return Decision(FAILED, "JobLost", message, after=(Action.DELETE_PROBE,))
     if seen.verdict is None:
         return Decision(PENDING, "Checking", before=(Action.DRY_RUN,))
     if seen.verdict.kind == "invalid":
@@ -232,7 +241,7 @@ def _creating(seen: Observed) -> Decision:
         if one["status"] == "True"
     }
     if "Failed" in conditions:
-        return _job_failed(conditions["Failed"], result)
+        return _job_failed(seen, conditions["Failed"], result)
     if "Complete" in conditions or (_published(result) and _lingers(seen)):
         if _published(result):
             after = () if "Complete" in conditions else (Action.STOP,)
@@ -245,9 +254,16 @@ def _creating(seen: Observed) -> Decision:
         return Decision(
             FAILED, result.get("reason", "Failed"), result.get("message", ""), after=(Action.STOP,)
         )
-    if helper := _failed_helper(seen.pods, seen.target):
+    if helper := failed_helper(seen.pods, seen.target):
         return Decision(FAILED, "HelperFailed", helper, after=(Action.STOP,))
-    return Decision(CREATING, "JobRunning", _progress(seen.pods), again_s=10)
+    return Decision(CREATING, "JobRunning", progress(seen.pods) or _earlier(result), again_s=10)
+
+
+def _earlier(result: Object) -> str:
+    """What became of the attempt before, while the Job tries again."""
+    if not result or _published(result):
+        return ""
+    return f"an attempt ended with {result.get('reason') or 'no reason'}: {result.get('message', '')}"
 
 
 def _created(result: Object, image: str, after: tuple[Action, ...]) -> Decision:
@@ -262,37 +278,14 @@ def _published(result: Object) -> bool:
     return result.get("result") in ("published", "exists")
 
 
-def _job_failed(condition: Object, result: Object) -> Decision:
+def _job_failed(seen: Observed, condition: Object, result: Object) -> Decision:
     if condition.get("reason") == "DeadlineExceeded":
-        return Decision(FAILED, "DeadlineExceeded", condition.get("message", ""))
+        # The pods are deleted with it: what they waited for was written down before, if anywhere.
+        limit_s = seen.checkpoint["spec"]["job"].get("activeDeadlineSeconds", 3600)
+        message, last = f"activeDeadlineSeconds ({limit_s}) are over", _message(seen.checkpoint["status"])
+        return Decision(FAILED, "DeadlineExceeded", f"{message}; until then: {last}" if last else message)
     reason = result.get("reason") or condition.get("reason") or "JobFailed"
     return Decision(FAILED, reason, result.get("message") or condition.get("message", ""))
-
-
-def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
-    """What the launcher of the last attempt wrote as it ended, and the image that it ran.
-
-    What cannot be read is shown as it is: ``{"message": …}``.
-    """
-    ended = []
-    for pod in pods:
-        for one in pod.get("status", {}).get("containerStatuses", ()):
-            terminated = one.get("state", {}).get("terminated")
-            if one["name"] == target and terminated:
-                ended.append((terminated.get("finishedAt") or "", terminated, one.get("imageID", "")))
-    if not ended:
-        return {}, ""
-    _, terminated, image = max(ended, key=lambda entry: entry[0])
-    text = terminated.get("message", "")
-    try:
-        result = json.loads(text)
-    except ValueError:
-        result = None
-    if isinstance(result, dict) and "result" in result:
-        return result, image
-    code = terminated.get("exitCode")
-    reason = "LauncherMissing" if code in (127, 128) else "ContainerFailed" if code else ""
-    return {"message": f"exit code {code}: {text}"[:1024].strip(), "reason": reason}, image
 
 
 def _lingers(seen: Observed) -> bool:
@@ -303,42 +296,8 @@ def _lingers(seen: Observed) -> bool:
         for one in pod.get("status", {}).get("containerStatuses", ()):
             terminated = one.get("state", {}).get("terminated") or {}
             if one["name"] == seen.target and terminated.get("exitCode") == 0:
-                return seen.now - _seconds(terminated.get("finishedAt")) > _LINGER_S
+                return seen.now - moment(terminated.get("finishedAt")) > _LINGER_S
     return False
-
-
-def _seconds(text: str | None) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0
-
-
-def _failed_helper(pods: Sequence[Object], target: str) -> str:
-    """A container that ended badly while the engine's still runs: it would go on until the deadline."""
-    for pod in pods:
-        states = {
-            one["name"]: one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())
-        }
-        if "running" not in states.get(target, {}):
-            continue
-        for name, state in states.items():
-            if name != target and state.get("terminated", {}).get("exitCode"):
-                return f"container {name!r} ended with exit code {state['terminated']['exitCode']}"
-    return ""
-
-
-def _progress(pods: Sequence[Object]) -> str:
-    """What the newest pod waits for, in its own words."""
-    if not pods:
-        return ""
-    pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")))
-    status = pod.get("status", {})
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{condition.get('reason', 'Pending')}: {condition.get('message', '')}"
-    for one in status.get("containerStatuses", ()):
-        waiting = one.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return f"{one['name']}: {waiting['reason']}: {waiting.get('message', '')}"
-    return str(status.get("message", ""))
 
 
 def _ready(seen: Observed) -> Decision:
@@ -366,17 +325,26 @@ def _failed(seen: Observed) -> Decision:
 def _same(seen: Observed) -> Decision:
     """Nothing new; a finished Job goes when its time has come, a failed one a day later."""
     status = seen.checkpoint["status"]
-    ready: Object = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
-    reason = ready.get("reason", status["phase"])
-    message = ready.get("message", "")
-    same = Decision(status["phase"], reason, "" if message == reason else message)
+    ready = _ready_condition(status)
+    same = Decision(status["phase"], ready.get("reason", status["phase"]), _message(status))
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
         return same
     keep_s = seen.job_ttl_s if status["phase"] == READY else max(seen.job_ttl_s, 86400)
-    left_s = keep_s - (seen.now - _seconds(ready.get("lastTransitionTime")))
+    left_s = keep_s - (seen.now - moment(ready.get("lastTransitionTime")))
     if left_s <= 0:
         return Decision(same.phase, same.reason, same.message, after=(Action.DELETE_JOB,))
     return Decision(same.phase, same.reason, same.message, again_s=left_s)
+
+
+def _ready_condition(status: Object) -> Object:
+    return next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+
+
+def _message(status: Object) -> str:
+    """What was said last, besides the reason."""
+    ready = _ready_condition(status)
+    message: str = ready.get("message", "")
+    return "" if message == ready.get("reason") else message
 
 
 def _deletion(seen: Observed) -> Decision:
@@ -387,7 +355,7 @@ def _deletion(seen: Observed) -> Decision:
         return Decision(phase, "Deleting")
     if seen.is_shared or seen.checkpoint["spec"].get("deletionPolicy") != "Delete":
         return Decision(phase, "ArchiveKept", before=(Action.RELEASE,))
-    if seen.is_namespace_ending or seen.now - _seconds(metadata["deletionTimestamp"]) > seen.give_up_after_s:
+    if seen.is_namespace_ending or seen.now - moment(metadata["deletionTimestamp"]) > seen.give_up_after_s:
         return Decision(
             phase, "ArchiveLeftBehind", f"{seen.location} is still there", before=(Action.RELEASE,)
         )
@@ -396,13 +364,25 @@ def _deletion(seen: Observed) -> Decision:
         before = () if is_going else (Action.DELETE_JOB,)
         return Decision(phase, "Deleting", before=before, again_s=_SOON_S)
     conditions = {
-        one["type"]
+        one["type"]: one
         for one in (seen.collector or {}).get("status", {}).get("conditions", ())
         if one["status"] == "True"
     }
     if "Complete" in conditions:
         return Decision(phase, "ArchiveDeleted", before=(Action.RELEASE,))
     if "Failed" in conditions:
-        return Decision(phase, "CollectionFailed", before=(Action.DELETE_COLLECTOR,), again_s=_LATER_S)
+        return _collection_failed(seen, phase, moment(conditions["Failed"].get("lastTransitionTime")))
     before = () if seen.collector is not None else (Action.COLLECT,)
-    return Decision(phase, "DeletingArchive", before=before, again_s=_SOON_S)
+    return Decision(phase, "DeletingArchive", _message(status), before=before, again_s=_SOON_S)
+
+
+def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:
+    """Its Job stays for a while, with its log; then another one tries."""
+    deleted_at = moment(seen.checkpoint["metadata"]["deletionTimestamp"])
+    said = (seen.collected or {}).get("message") or "its Job ended without a word"
+    message = f"{seen.location} could not be deleted: {said}; given up after {seen.give_up_after_s:.0f} s"
+    pause_s = min(max(failed_at - deleted_at, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+    left_s = failed_at + pause_s - seen.now
+    if left_s > 0:
+        return Decision(phase, "CollectionFailed", message, again_s=left_s)
+    return Decision(phase, "CollectionFailed", message, before=(Action.DELETE_COLLECTOR,), again_s=_SOON_S)

@@ -72,7 +72,8 @@ class Mirror:
     def _list(self) -> str:
         listed = self._cluster.list(self._path, **self._query)
         # null: older servers, of a list without its objects' specifications that has none
-        present = {_key(item): self._keep(item) for item in listed["items"] or ()}
+        kept = ((_key(item), self._kept(item)) for item in listed["items"] or ())
+        present = {key: item for key, item in kept if item is not None}
         with self._lock:
             before, self._objects = self._objects, present
         self.is_synced = True
@@ -88,16 +89,27 @@ class Mirror:
         for kind, whole in self._cluster.watch(self._path, _WATCH_S, resourceVersion=version, **self._query):
             version = whole["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
-                self._take(kind, self._keep(whole))
+                self._take(_key(whole), self._kept(whole) if kind != "DELETED" else None)
         return version
 
-    def _take(self, kind: str, item: Object) -> None:
+    def _kept(self, item: Object) -> Object | None:
+        """Nothing of an object that is not what it should be: the others must not suffer for it."""
+        try:
+            return self._keep(item)
+        except Exception as error:
+            self._log.warning(
+                "Object not understood", path=self._path, name="/".join(_key(item)), message=repr(error)
+            )
+            return None
+
+    def _take(self, key: tuple[str, str], item: Object | None) -> None:
         with self._lock:
-            before = self._objects.pop(_key(item), None)
-            if kind != "DELETED":
-                self._objects[_key(item)] = item
-        if kind == "DELETED" or item != before:
-            self._changed(item)
+            before = self._objects.pop(key, None)
+            if item is not None:
+                self._objects[key] = item
+        changed = before if item is None else item
+        if changed is not None and item != before:
+            self._changed(changed)
 
 
 def _key(item: Object) -> tuple[str, str]:

@@ -75,6 +75,14 @@ class Operator:
         self._checkpoints = self._watch(
             f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed, keep=checkpoints.known
         )
+        self._claims = []
+        if config.storage.type == "pvc":
+            self._claims = self._watch(
+                "/api/v1/{}persistentvolumeclaims",
+                self._claim_changed,
+                keep=_usability,
+                fieldSelector=f"metadata.name={config.storage.pvc.pvc_name}",
+            )
         self._graphs = self._pods = []
         self._jobs = self._watch(
             "/apis/batch/v1/{}jobs",
@@ -215,8 +223,13 @@ class Operator:
 
     def _checkpoint_changed(self, one: Object) -> None:
         metadata = one["metadata"]
+        hash_ = metadata["labels"][api.HASH_LABEL]
         self._add("checkpoint", one)
-        names = {metadata["name"], metadata["labels"][api.HASH_LABEL]}
+        for other in self._all_checkpoints():
+            is_waiting = (other.get("status") or {}).get("phase") == api.PENDING
+            if is_waiting and other["metadata"]["labels"][api.HASH_LABEL] == hash_:
+                self._add("checkpoint", other)
+        names = {metadata["name"], hash_}
         for graph in self._graph_objects():
             if names & graph["wanted"] and graph["metadata"]["namespace"] == metadata["namespace"]:
                 self._add("graph", graph)
@@ -233,6 +246,11 @@ class Operator:
         name = pod["metadata"]["labels"].get(api.NAME_LABEL, "")
         if self._checkpoint(pod["metadata"]["namespace"], name) is not None:
             self._add("checkpoint", {"metadata": {"namespace": pod["metadata"]["namespace"], "name": name}})
+
+    def _claim_changed(self, claim: Object) -> None:
+        for one in self._all_checkpoints():
+            if one["metadata"]["namespace"] == claim["metadata"]["namespace"]:
+                self._add("checkpoint", one)
 
     def _graph_changed(self, graph: Object) -> None:
         self._add("graph", graph)
@@ -310,6 +328,12 @@ def _marks(item: Object, *more: str) -> Object:
         "metadata": {name: metadata[name] for name in kept if name in metadata}
         | {"labels": metadata.get("labels") or {}}
     }
+
+
+def _usability(claim: Object) -> Object:
+    """Of a claim: what decides whether a pod that mounts it would start."""
+    facts = {"modes": claim["spec"].get("accessModes"), "phase": claim.get("status", {}).get("phase")}
+    return _marks(claim) | facts | {"is_going": "deletionTimestamp" in claim["metadata"]}
 
 
 def _versioned_marks(item: Object) -> Object:

@@ -49,6 +49,28 @@ def key(config: Config, hash_: str, namespace: str) -> tuple[str, ...]:
     )
 
 
+def unusable(config: Config, namespace: str, claim: Object | None) -> tuple[str, str] | None:
+    """Why a pod that mounts the claim would never start: (reason, message)."""
+    if config.storage.type != "pvc":
+        return None
+    named = f"persistentvolumeclaim {config.storage.pvc.pvc_name!r}"
+    if claim is None:
+        return "StorageMissing", f"{named} does not exist in namespace {namespace!r}"
+    if "deletionTimestamp" in claim["metadata"]:
+        return "StorageMissing", f"{named} is being deleted"
+    if claim.get("status", {}).get("phase") == "Lost":
+        return "StorageMissing", f"{named} has lost its volume"
+    modes = claim["spec"].get("accessModes", [])
+    if "ReadWriteMany" not in modes and not config.storage.pvc.allow_read_write_once:
+        return "StorageNotShared", f"{named} is {', '.join(modes)}; workers on other nodes need ReadWriteMany"
+    return None
+
+
+def is_bound(config: Config, claim: Object | None) -> bool:
+    """Whether there is a volume: a claim may wait for its first pod, which should not be a worker."""
+    return config.storage.type != "pvc" or (claim or {}).get("status", {}).get("phase") == "Bound"
+
+
 def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiring:
     """How a container of that namespace creates, or restores from, the archive.
 

@@ -37,7 +37,10 @@ def install(cluster: Any, namespace: str, values: dict[str, Any]) -> dict[str, A
         stdin=yaml.safe_dump(values),
     ).stdout  # fmt: skip
     objects = [one for one in yaml.safe_load_all(rendered) if one]
-    cluster.apply(*(one for one in objects if one["kind"] not in _LEFT_OUT), namespace=namespace)
+    kept = [one for one in objects if one["kind"] not in _LEFT_OUT]
+    for where in {one["metadata"].get("namespace", namespace) for one in kept}:
+        there = [one for one in kept if one["metadata"].get("namespace", namespace) == where]
+        cluster.apply(*there, namespace=where)
     cluster.kubectl("wait", "--for=condition=Established", "crd/dynamocheckpoints.nvidia.com")
     (found,) = (one for one in objects if one["kind"] == "ConfigMap")
     settings: dict[str, Any] = yaml.safe_load(found["data"]["operator.yaml"])

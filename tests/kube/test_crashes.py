@@ -8,11 +8,11 @@ import pytest
 from kubernetes.config import kube_config
 
 import operators
+from checkpoints import checkpoint
 from dynamo_entry.kube import config
 from dynamo_entry.kube.checkpoints import Checkpoints, known
 from dynamo_entry.kube.cluster import ApiError, Cluster
 from dynamo_entry.kube.events import Recorder
-from test_operator import checkpoint
 
 NAMESPACE = "crash-tests"
 

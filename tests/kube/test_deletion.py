@@ -1,19 +1,21 @@
 """`deletionPolicy: Delete`: the archive goes with the object that is the last to use it, and only then."""
 
+import os
+
 import pytest
 import yaml
 
 import images
 from archives import publish
+from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim
 from dynamo_entry.identity import identity_hash
-from test_operator import PUBLISHES, World, checkpoint, claim
 
 NAMESPACE = "deletion-tests"
 
 VALUES = {
     "checkpoint": {
         "enabled": True, "probe": False, "storage": {"type": "pvc"},
-        "launcher": {"command": ["/bin/sh", "-c", 'exec "$@"', "--"], "guard": False},
+        "launcher": LAUNCHER,
     },
     "operator": {"watchNamespaces": [NAMESPACE]}, "agent": {"enabled": False}, "webhook": {"enabled": False},
 }  # fmt: skip
@@ -72,6 +74,26 @@ def test_a_creation_under_way_ends_first(world, archive, request):
     world.wait(lambda: running(world, "hasty"))
     world.kubectl("delete", "dckpt", "hasty", "--timeout=90s")
     assert not spare.exists()
+    assert not archive.exists()
+
+
+def test_an_archive_that_cannot_be_deleted_holds_its_object_and_says_so(world, archive, request):
+    """Nobody's volume is ours: it is tried again until it can be, and describe shows why it takes so long."""
+    world.apply(checkpoint("stuck", model=request.node.name, deletionPolicy="Delete"))
+    world.until("stuck", "Ready")
+    directory = archive.parent
+    os.chown(directory, 12345, -1)  # the collector is root, but without a capability
+    world.kubectl("delete", "dckpt", "stuck", "--wait=false")
+
+    def told():
+        text = world.kubectl("describe", "dckpt", "stuck")
+        return text if "Warning  CollectionFailed" in text else None
+
+    description = world.wait(told)
+    assert f"/checkpoints/{archive.name} could not be deleted" in description
+    assert archive.exists()
+    os.chown(directory, 0, -1)
+    world.wait(lambda: not world.get("stuck"))
     assert not archive.exists()
 
 

@@ -1,8 +1,4 @@
-"""The operator against a real API server, in every situation that the guide does not come to.
-
-The launcher is a stand-in here, `exec "$@"`: what a test writes as the engine's command plays the launcher and
-writes its result. Everything else is real.
-"""
+"""The operator against a real API server, in every situation that the guide does not come to."""
 
 import json
 import time
@@ -12,85 +8,15 @@ import yaml
 
 import images
 import operators
+from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim, says
 from dynamo_entry.identity import identity_hash
 
 NAMESPACE = "operator-tests"
-LOCATION_OF = "/checkpoints/{}.tar".format
 
 VALUES = {
-    "checkpoint": {
-        "enabled": True, "probe": False, "storage": {"type": "pvc"},
-        "launcher": {"command": ["/bin/sh", "-c", 'exec "$@"', "--"], "guard": False},
-    },
+    "checkpoint": {"enabled": True, "probe": False, "storage": {"type": "pvc"}, "launcher": LAUNCHER},
     "operator": {"watchNamespaces": [NAMESPACE]}, "agent": {"enabled": False}, "crds": {"install": True},
 }  # fmt: skip
-
-
-def claim(name="checkpoint-storage", mode="ReadWriteMany"):
-    return {
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
-        "spec": {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}},
-    }  # fmt: skip
-
-
-def says(**result):
-    """A command that ends like the launcher, with this result."""
-    code = result.pop("code", 0)
-    return f"echo '{json.dumps(result)}' >/dev/termination-log; exit {code}"
-
-
-PUBLISHES = says(result="published", location="x", digest="blake3:1", size_bytes=5)
-
-
-def checkpoint(name, script=PUBLISHES, *, model=None, job=None, container=None, **spec):
-    main = {"name": "main", "image": images.BASE, "command": ["/bin/sh", "-c", script]} | (container or {})
-    template = {"spec": {"containers": [main]}}
-    return {
-        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "metadata": {"name": name},
-        "spec": {
-            "identity": {"model": model or name, "framework": "vllm"},
-            "job": {"podTemplateSpec": template, "backoffLimit": 0} | (job or {}),
-        } | spec,
-    }  # fmt: skip
-
-
-class World:
-    def __init__(self, cluster, namespace=NAMESPACE):
-        self.cluster = cluster
-        self.namespace = namespace
-
-    def kubectl(self, *argv, **options):
-        return self.cluster.kubectl("-n", self.namespace, *argv, **options)
-
-    def apply(self, *documents):
-        self.cluster.apply(*documents, namespace=self.namespace)
-
-    def get(self, name):
-        return self.cluster.get("dynamocheckpoint", name, self.namespace, check=False)
-
-    def jobs(self):
-        return {
-            one["metadata"]["name"] for one in self.cluster.get("jobs", namespace=self.namespace)["items"]
-        }
-
-    def wait(self, condition, limit_s=60):
-        deadline = time.monotonic() + limit_s
-        while not (found := condition()):
-            assert time.monotonic() < deadline, self.kubectl("get", "dckpt,jobs,pods", "-o", "wide")
-            time.sleep(0.2)
-        return found
-
-    def until(self, name, phase, reason=None, limit_s=60):
-        def there():
-            status = self.get(name).get("status", {})
-            ready = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
-            return status if status.get("phase") == phase and reason in (None, ready.get("reason")) else None
-
-        return self.wait(there, limit_s)
-
-    def annotate(self, name, **marks):
-        pairs = [f"dynamo-entry/{key}={value}" for key, value in marks.items()]
-        self.kubectl("annotate", "--overwrite", "dckpt", name, *pairs)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +24,7 @@ def world(cluster, node, helm_install):
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.apply(claim(), namespace=NAMESPACE)
     helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))
-    yield World(cluster)
+    yield World(cluster, NAMESPACE)
     logs = cluster.run("kubectl", "logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE, check=False)
     print(logs.stdout)  # shown on failure
     cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
@@ -113,6 +39,9 @@ def world(cluster, node, helm_install):
         ({"identity": {"model": "m", "framework": "vllm", "tensorParallelSize": 0}}, "tensorParallelSize"),
         ({"identity": {"model": "m", "framework": "vllm", "extraParameters": {"a": 1}}}, "extraParameters"),
         ({"identity": {"model": "m", "framework": "vllm", "backendFramework": "sglang"}}, "differ"),
+        ({"job": None}, '"job"'),
+        ({"job": {}}, "podTemplateSpec"),
+        ({"deletionPolicy": "Sometimes"}, "deletionPolicy"),
         ({"job": {"podTemplateSpec": {"spec": {"containers": []}}}}, "containers"),
         (
             {"job": {"podTemplateSpec": {"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}}},
@@ -126,6 +55,25 @@ def test_mistakes_are_refused_at_once(world, change, complaint):
     made["spec"] |= change
     with pytest.raises(AssertionError, match=complaint):
         world.kubectl("create", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(made))
+
+
+def test_a_phase_that_is_none_cannot_be_written(world):
+    """Nor by anybody else than the operator: what reads the status can rely on it."""
+    world.apply(checkpoint("phased"))
+    world.until("phased", "Ready")
+    patch = json.dumps({"status": {"phase": "Done"}})
+    with pytest.raises(AssertionError, match=r"status\.phase"):
+        world.kubectl("patch", "dckpt", "phased", "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_a_field_that_is_no_part_of_an_identity_makes_no_other(world):
+    """It is not kept: two that differ in nothing else are the same checkpoint."""
+    made = checkpoint("pruned")
+    made["spec"]["identity"]["colour"] = "green"
+    world.kubectl("create", "--validate=false", "-f", "-", stdin=yaml.safe_dump(made))
+    status = world.until("pruned", "Ready")
+    assert "colour" not in world.get("pruned")["spec"]["identity"]
+    assert status["identityHash"] == identity_hash({"model": "pruned", "framework": "vllm"})
 
 
 def test_defaults(world):
@@ -201,18 +149,36 @@ def test_a_deadline(world):
 
 
 def test_a_lost_job_is_made_again(world):
-    """Deleted by hand while it runs."""
-    world.apply(checkpoint("lost", "sleep 300"))
-    world.until("lost", "Creating")
-    before = world.wait(lambda: world.cluster.get("job", "checkpoint-lost", NAMESPACE, check=False))
-    world.kubectl("delete", "job", "checkpoint-lost", "--wait=false")
+    """Deleted by hand while it runs; but not for ever."""
+    # On no node: there is nothing to end, and so nothing to wait for.
+    made = checkpoint("lost", "sleep 300")
+    made["spec"]["job"]["podTemplateSpec"]["spec"]["nodeSelector"] = {"no": "node"}
+    world.apply(made)
+    uids = set()
 
-    def another():
+    def next_job():
         job = world.cluster.get("job", "checkpoint-lost", NAMESPACE, check=False)
-        return job and job["metadata"]["uid"] != before["metadata"]["uid"]
+        is_new = job and job["metadata"]["uid"] not in uids and "deletionTimestamp" not in job["metadata"]
+        return job["metadata"]["uid"] if is_new else None
 
-    world.wait(another)
+    for _ in range(4):
+        uids.add(world.wait(next_job))
+        world.kubectl("delete", "job", "checkpoint-lost", "--wait=false")
+    status = world.until("lost", "Failed", "JobLost")
+    assert "4 times" in status["message"]
+    world.annotate("lost", retry="1")
+    world.wait(next_job)
     world.kubectl("delete", "dckpt", "lost")
+
+
+def test_a_job_that_goes_after_its_work_is_not_missed(world):
+    """Ready stays Ready."""
+    world.apply(checkpoint("done"))
+    before = world.until("done", "Ready")
+    world.kubectl("delete", "job", "checkpoint-done", "--cascade=foreground", "--timeout=30s")
+    time.sleep(2)
+    assert world.get("done")["status"] == before
+    assert "checkpoint-done" not in world.jobs()
 
 
 def test_a_killed_operator_loses_nothing(world):
@@ -245,23 +211,51 @@ def test_one_archive_is_made_once(world):
 
 def test_storage_that_is_missing_is_waited_for(world):
     """No Job before the claim is there; then it goes on by itself."""
-    world.kubectl("delete", "pvc", "checkpoint-storage", "--wait=false")
-    world.kubectl(
-        "patch", "pvc", "checkpoint-storage", "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
-    )
-    world.wait(lambda: not world.cluster.get("pvc", "checkpoint-storage", NAMESPACE, check=False))
+    world.delete_claim()
     world.apply(checkpoint("homeless"))
     status = world.until("homeless", "Pending", "StorageMissing")
     assert "checkpoint-storage" in status["message"]
     assert "checkpoint-homeless" not in world.jobs()
     world.apply(claim(mode="ReadWriteOnce"))
-    world.until("homeless", "Pending", "StorageNotShared", 90)
-    world.kubectl("delete", "pvc", "checkpoint-storage", "--wait=false")
-    world.kubectl(
-        "patch", "pvc", "checkpoint-storage", "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
-    )
+    world.until("homeless", "Pending", "StorageNotShared")
+    world.delete_claim()
     world.apply(claim())
-    world.until("homeless", "Ready", limit_s=90)
+    world.until("homeless", "Ready")
+
+
+def test_storage_that_went_keeps_no_pod_from_starting(world):
+    """A pod that mounts a claim which is gone would wait for ever: it starts cold, until the claim is there again."""
+    world.apply(checkpoint("stored"))
+    world.until("stored", "Ready")
+
+    def is_wired(name):
+        made = {
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "labels": {"nvidia.com/checkpoint-name": "stored"}},
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [{"name": "main", "image": images.BASE, "command": ["true"]}],
+            },
+        }  # fmt: skip
+        world.apply(made)
+        world.wait(lambda: world.cluster.get("pod", name, NAMESPACE)["status"]["phase"] == "Succeeded")
+        pod = world.cluster.get("pod", name, NAMESPACE)
+        return "dynamo-entry/injected" in pod["metadata"].get("annotations", {})
+
+    def usable(expected):
+        conditions = {one["type"]: one for one in world.get("stored")["status"]["conditions"]}
+        return conditions["StorageUsable"]["status"] == expected
+
+    assert is_wired("before")
+    world.delete_claim()
+    world.wait(lambda: usable("False"))
+    time.sleep(0.5)  # the webhook's watch
+    assert not is_wired("meanwhile")
+    assert "start cold" in world.kubectl("describe", "dckpt", "stored")
+    world.apply(claim())
+    world.wait(lambda: usable("True"))
+    time.sleep(0.5)
+    assert is_wired("after")
 
 
 def test_a_template_that_the_server_refuses(world):

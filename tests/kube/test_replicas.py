@@ -8,7 +8,7 @@ import time
 import pytest
 
 import operators
-from test_operator import checkpoint
+from checkpoints import LAUNCHER, checkpoint
 
 NAMESPACE = "replica-tests"
 
@@ -18,7 +18,7 @@ TAKEN_OVER_S = 40
 VALUES = {
     "checkpoint": {
         "enabled": True, "probe": False, "storage": {"type": "s3", "s3": {"uri": "s3://bucket/prefix"}},
-        "launcher": {"command": ["/bin/sh", "-c", 'exec "$@"', "--"], "guard": False},
+        "launcher": LAUNCHER,
     },
     "operator": {"replicas": 2, "watchNamespaces": [NAMESPACE]}, "agent": {"enabled": False},
 }  # fmt: skip

@@ -17,11 +17,11 @@ from kubernetes.config import kube_config
 
 import images
 import operators
+from checkpoints import checkpoint
 from dynamo_entry.kube import config
 from dynamo_entry.kube.certificates import Certificates, self_signed
 from dynamo_entry.kube.cluster import Cluster
 from dynamo_entry.kube.webhook import Server
-from test_operator import checkpoint
 
 NAMESPACE = "webhook-tests"
 CONFIGURATION = f"dynamo-entry-{NAMESPACE}"
@@ -144,13 +144,9 @@ def test_the_pod_starts(world, case):
         else:
             port = server.getsockname()[1] if server else 1
         point_to(world, port)
-        pod = {
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": f"pod-{port}", "labels": {"nvidia.com/checkpoint-name": "model"}},
-            "spec": {"nodeSelector": {"no": "node"}, "containers": [{"name": "main", "image": images.BASE}]},
-        }  # fmt: skip
+        document = yaml.safe_dump(labelled_pod(f"pod-{port}"))
         began = time.monotonic()
-        world.kubectl("create", "-n", NAMESPACE, "-f", "-", stdin=yaml.safe_dump(pod))
+        world.kubectl("create", "-n", NAMESPACE, "-f", "-", stdin=document)
         assert time.monotonic() - began < LIMIT_S
         made = world.get("pod", f"pod-{port}", NAMESPACE)
         assert made["metadata"].get("annotations", {}) == ({"seen": "true"} if case == "works" else {})
@@ -163,6 +159,41 @@ def test_the_pod_starts(world, case):
         )
         if server:
             server.close() if isinstance(server, socket.socket) else server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("level", "is_marked"), [("privileged", True), ("baseline", False), ("restricted", False)]
+)
+def test_where_capabilities_are_refused_pods_are_left_alone(world, level, is_marked):
+    """A namespace that enforces a pod security standard: with ours the pod would not be admitted."""
+    server = CASES["works"]()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    name = f"enforces-{level}"
+    world.kubectl("create", "namespace", name)
+    try:
+        world.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={level}")
+        point_to(world, server.server_address[1])
+        found = json.loads(
+            world.kubectl(
+                "create", "-n", name, "-f", "-", "-o", "json", stdin=yaml.safe_dump(labelled_pod("pod"))
+            )
+        )
+        assert ("annotations" in found["metadata"]) == is_marked
+    finally:
+        world.kubectl("delete", "namespace", name, "--wait=false")
+        server.server_close()
+
+
+def labelled_pod(name):
+    """That asks for a checkpoint, and fits on no node."""
+    return {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "labels": {"nvidia.com/checkpoint-name": "model"}},
+        "spec": {
+            "nodeSelector": {"no": "node"}, "automountServiceAccountToken": False, "serviceAccountName": "default",
+            "containers": [{"name": "main", "image": images.BASE}],
+        },
+    }  # fmt: skip
 
 
 def point_to(cluster, port):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import datetime, timezone
 
 import pytest
 
@@ -100,6 +101,7 @@ ROWS = [
     ("deadline", see(CREATING, job=job(("Failed", "DeadlineExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "DeadlineExceeded"),
     ("no launcher in the image", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=pods(ended("not found", 128))), "Failed", "LauncherMissing"),
     ("published", see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED))), "Ready", "Published"),
+    ("after one that failed in the same second", see(CREATING, job=job(("Complete", "")), pods=[*pods(ended(RETRY, 173)), *pods(ended(PUBLISHED))]), "Ready", "Published"),
     ("somebody else was faster", see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED | {"result": "exists"}))), "Ready", "Adopted"),
     ("complete without an archive", see(CREATING, job=job(("Complete", "")), pods=pods(ended("hello"))), "Failed", "NoArchive"),
     ("sidecars linger", see(CREATING, job=job(), pods=pods(ended(PUBLISHED, at="2023-11-14T22:00:00Z"), running("mesh"))), "Ready", "Published"),
@@ -141,6 +143,29 @@ def test_a_recreation_replaces_the_archive_once():
 def test_an_adopted_archive_that_does_not_say_when_it_was_made():
     """The API server takes a time for that, or nothing."""
     assert decide(see(PENDING, found=THERE | {"created_at": ""})).fields["createdAt"] is None
+
+
+def test_recreations_are_not_lost_jobs():
+    """However often it is asked for."""
+    asked = see(status("Ready", attempts=4, recreateToken="4"), annotations={"dynamo-entry/recreate": "5"})
+    decision = decide(asked)
+    assert decision.reason == "Recreating"
+    pending = PENDING | {"recreateToken": "4"} | decision.fields
+    again = see(pending, annotations={"dynamo-entry/recreate": "5"}, verdict=OK)
+    assert decide(again).before == (Action.CREATE_FORCED,)
+
+
+def test_a_deadline_says_what_was_waited_for():
+    """The pods, which could tell, are deleted with it."""
+    waited = {"type": "Ready", "status": "False", "reason": "JobRunning", "message": "Unschedulable: no GPU"}
+    seen = see(CREATING | {"conditions": [waited]}, job=job(("Failed", "DeadlineExceeded")))
+    assert decide(seen).message == "activeDeadlineSeconds (3600) are over; until then: Unschedulable: no GPU"
+
+
+def test_an_attempt_that_failed_is_told_while_the_next_one_runs():
+    """A Job that tries again for hours must not look like one that works."""
+    seen = see(CREATING, job=job(), pods=[*pods(ended(RETRY, 173)), *pods(running())])
+    assert decide(seen).message == "an attempt ended with NotReady: io_uring"
 
 
 def test_no_job_without_storage():
@@ -199,6 +224,27 @@ def test_deletion(case, seen, before):
     assert decide(seen).before == before, case
 
 
+@pytest.mark.parametrize(
+    ("failed_after_s", "now_s", "retries"),
+    [(1, 5, False), (1, 7, True), (40, 79, False), (40, 81, True), (2000, 2299, False), (2000, 2301, True)],
+)
+def test_an_archive_that_cannot_be_deleted_is_tried_again(failed_after_s, now_s, retries):
+    """After pauses that grow up to five minutes; meanwhile the object says what is wrong."""
+    failed = {"type": "Failed", "status": "True", "lastTransitionTime": _time(failed_after_s)}
+    seen = see(
+        READY, metadata=DELETED, spec=DELETE, give_up_after_s=3600,
+        collector={"metadata": {"name": "gc", "uid": "gc"}, "status": {"conditions": [failed]}},
+        collected={"error": "StorageDenied", "message": "permission denied"},
+    )  # fmt: skip
+    decision = decide(dataclasses.replace(seen, now=NOW + now_s))
+    assert (Action.DELETE_COLLECTOR in decision.before) == retries
+    assert f"{LOCATION} could not be deleted: permission denied" in decision.message
+
+
+def _time(after_s):
+    return datetime.fromtimestamp(NOW + after_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 @pytest.mark.parametrize(("case", "seen", "phase", "reason"), ROWS, ids=[row[0] for row in ROWS])
 def test_a_status_is_written_once(case, seen, phase, reason):
     """Written down, the same decision changes nothing; and no string in it is empty."""
@@ -219,6 +265,22 @@ def test_what_a_ready_checkpoint_says():
     assert (change["createdAt"], change["digest"], change["sizeBytes"]) == ("2024-01-01T00:00:00Z", "d", 7)
     conditions = {one["type"]: one["status"] for one in change["conditions"]}
     assert conditions == {"Ready": "True", "Progressing": "False", "StorageUsable": "True", "Shared": "False"}
+
+
+def test_storage_that_went_is_not_usable():
+    """A Ready checkpoint stays Ready: the archive may come back with its claim. Its pods start cold."""
+    usable = {"type": "StorageUsable", "status": "True", "reason": "Usable", "message": "Usable"}
+    seen = see(READY | {"conditions": [usable]}, unusable=("StorageMissing", "no claim"))
+    change = new_status(seen, decide(seen), "2024-01-01T00:00:00Z")
+    (found,) = (one for one in change["conditions"] if one["type"] == "StorageUsable")
+    assert (found["status"], found["reason"], found["message"]) == ("False", "StorageMissing", "no claim")
+    assert decide(seen).phase == "Ready"
+
+
+def test_a_claim_without_a_volume_is_not_usable():
+    """As one that was made anew, where a worker would wait for what nobody provides."""
+    change = new_status(see(READY, is_bound=False), Decision("Ready", "Published"), "2024-01-01T00:00:00Z")
+    assert {one["type"]: one["reason"] for one in change["conditions"]}["StorageUsable"] == "Unbound"
 
 
 def test_storage_is_usable_once_a_pod_has_run_with_it():

@@ -7,17 +7,18 @@ from dynamo_entry.kube.mirror import Mirror
 
 
 class Api:
-    """Answers one list; the watch then has nothing to tell."""
+    """Answers one list; the watch then tells of the changes, and no more."""
 
-    def __init__(self, items):
+    def __init__(self, items, changes=()):
         self.items = items
+        self.changes = changes
 
     def list(self, _path, **_query):
         return {"items": self.items, "metadata": {"resourceVersion": "1"}}
 
     def watch(self, *_args, **_query):
+        yield from self.changes
         threading.Event().wait(30)
-        return iter(())
 
 
 class Log:
@@ -39,3 +40,31 @@ def test_a_list_of_nothing():
             time.sleep(0.01)
         assert log.warnings == []
         assert mirror.objects() == []
+
+
+def test_an_object_that_is_not_what_it_should_be_harms_no_other():
+    """It is left out and reported, whether it was there or comes; the watch goes on."""
+
+    def named(name, **fields):
+        return {"metadata": {"namespace": "n", "name": name, "resourceVersion": "2"}} | fields
+
+    changes = [
+        ("ADDED", named("bad-2")),
+        ("MODIFIED", named("good", spec=2)),
+        ("ADDED", named("last", spec=3)),
+    ]
+    seen, last, log = [], threading.Event(), Log()
+
+    def changed(item):
+        seen.append((item["metadata"]["name"], item["spec"]))
+        if item["spec"] == 3:
+            last.set()
+
+    api = Api([named("bad-1"), named("good", spec=1)], changes)
+    mirror = Mirror(api, "/things", changed=changed, log=log, keep=lambda item: item | {"spec": item["spec"]})
+    assert last.wait(10)
+    assert seen == [("good", 1), ("good", 2), ("last", 3)]
+    assert mirror.get("n", "bad-1") is mirror.get("n", "bad-2") is None
+    assert [(event, fields["name"]) for event, fields in log.warnings] == [
+        ("Object not understood", "n/bad-1"), ("Object not understood", "n/bad-2"),
+    ]  # fmt: skip

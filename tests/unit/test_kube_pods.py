@@ -307,7 +307,8 @@ def known(graphs_=None, checkpoints=()):
     )  # fmt: skip
 
 
-READY = checkpoint(status={"phase": "Ready"})
+USABLE = [{"type": "StorageUsable", "status": "True"}]
+READY = checkpoint(status={"phase": "Ready", "conditions": USABLE})
 REF = graph(checkpointRef="model")
 AUTO = graph(mode="auto", identity=IDENTITY)
 
@@ -319,6 +320,7 @@ AUTO = graph(mode="auto", identity=IDENTITY)
         ("auto, Ready", pod(), known(AUTO, [READY]), PVC, "injected"),
         ("reference, absent", pod(), known(REF), PVC, "no-checkpoint"),
         ("pvc, not Ready: the claim may not bind", pod(), known(REF, [checkpoint()]), PVC, "not-ready"),
+        ("pvc, Ready, but the claim went", pod(), known(REF, [checkpoint(status={"phase": "Ready"})]), PVC, "not-ready"),
         ("s3, not Ready: it may become so", pod(), known(AUTO), S3, "injected"),
         ("Failed", pod(), known(REF, [checkpoint(status={"phase": "Failed"})]), S3, "failed"),
         ("no such graph", pod(), known(), PVC, "unknown"),

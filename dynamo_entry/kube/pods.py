@@ -1,0 +1,73 @@
+"""What the pods of a Job say of its attempts. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+Object = dict[str, Any]
+
+
+def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
+    """What the launcher of the last attempt wrote as it ended, and the image that it ran.
+
+    What cannot be read is shown as it is: ``{"message": …}``.
+    """
+    ended = []
+    for pod in pods:
+        for one in pod.get("status", {}).get("containerStatuses", ()):
+            terminated = one.get("state", {}).get("terminated")
+            if one["name"] == target and terminated:
+                # In whole seconds: of two that ended in the same one, the successful is the last.
+                at = (terminated.get("finishedAt") or "", not terminated.get("exitCode"))
+                ended.append((at, terminated, one.get("imageID", "")))
+    if not ended:
+        return {}, ""
+    _, terminated, image = max(ended, key=lambda entry: entry[0])
+    text = terminated.get("message", "")
+    try:
+        result = json.loads(text)
+    except ValueError:
+        result = None
+    if isinstance(result, dict) and "result" in result:
+        return result, image
+    code = terminated.get("exitCode")
+    reason = "LauncherMissing" if code in (127, 128) else "ContainerFailed" if code else ""
+    return {"message": f"exit code {code}: {text}"[:1024].strip(), "reason": reason}, image
+
+
+def failed_helper(pods: Sequence[Object], target: str) -> str:
+    """A container that ended badly while the engine's still runs: it would go on until the deadline."""
+    for pod in pods:
+        states = {
+            one["name"]: one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())
+        }
+        if "running" not in states.get(target, {}):
+            continue
+        for name, state in states.items():
+            if name != target and state.get("terminated", {}).get("exitCode"):
+                return f"container {name!r} ended with exit code {state['terminated']['exitCode']}"
+    return ""
+
+
+def progress(pods: Sequence[Object]) -> str:
+    """What the newest pod waits for, in its own words."""
+    if not pods:
+        return ""
+    pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")))
+    status = pod.get("status", {})
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', 'Pending')}: {condition.get('message', '')}"
+    for one in status.get("containerStatuses", ()):
+        waiting = one.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return f"{one['name']}: {waiting['reason']}: {waiting.get('message', '')}"
+    return str(status.get("message", ""))
+
+
+def moment(text: str | None) -> float:
+    """A time as the API writes it → Unix seconds."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0

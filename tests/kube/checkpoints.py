@@ -1,0 +1,90 @@
+"""DynamoCheckpoints whose engine plays the launcher.
+
+The launcher is a stand-in, `exec "$@"`: the engine's command is a script that writes the launcher's result.
+Everything else is real.
+"""
+
+import json
+import time
+
+import images
+
+#: The chart's `checkpoint.launcher`.
+LAUNCHER = {"command": ["/bin/sh", "-c", 'exec "$@"', "--"], "guard": False}
+
+
+def claim(name="checkpoint-storage", mode="ReadWriteMany"):
+    return {
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}},
+    }  # fmt: skip
+
+
+def says(**result):
+    """A command that ends like the launcher, with this result."""
+    code = result.pop("code", 0)
+    return f"echo '{json.dumps(result)}' >/dev/termination-log; exit {code}"
+
+
+PUBLISHES = says(result="published", location="x", digest="blake3:1", size_bytes=5)
+
+
+def checkpoint(name, script=PUBLISHES, *, model=None, job=None, container=None, **spec):
+    main = {"name": "main", "image": images.BASE, "command": ["/bin/sh", "-c", script]} | (container or {})
+    template = {"spec": {"containers": [main]}}
+    return {
+        "apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "metadata": {"name": name},
+        "spec": {
+            "identity": {"model": model or name, "framework": "vllm"},
+            "job": {"podTemplateSpec": template, "backoffLimit": 0} | (job or {}),
+        } | spec,
+    }  # fmt: skip
+
+
+class World:
+    def __init__(self, cluster, namespace):
+        self.cluster = cluster
+        self.namespace = namespace
+
+    def kubectl(self, *argv, **options):
+        return self.cluster.kubectl("-n", self.namespace, *argv, **options)
+
+    def apply(self, *documents):
+        self.cluster.apply(*documents, namespace=self.namespace)
+
+    def get(self, name):
+        return self.cluster.get("dynamocheckpoint", name, self.namespace, check=False)
+
+    def jobs(self):
+        return {
+            one["metadata"]["name"] for one in self.cluster.get("jobs", namespace=self.namespace)["items"]
+        }
+
+    def wait(self, condition, limit_s=60):
+        deadline = time.monotonic() + limit_s
+        while not (found := condition()):
+            assert time.monotonic() < deadline, self.kubectl("get", "dckpt,jobs,pods", "-o", "wide")
+            time.sleep(0.2)
+        return found
+
+    def until(self, name, phase, reason=None, limit_s=60):
+        def there():
+            status = self.get(name).get("status", {})
+            ready = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+            return status if status.get("phase") == phase and reason in (None, ready.get("reason")) else None
+
+        return self.wait(there, limit_s)
+
+    def delete_claim(self):
+        """Although pods have it mounted."""
+        name = "checkpoint-storage"
+        self.kubectl("delete", "pvc", name, "--wait=false")
+        self.cluster.run(
+            "kubectl", "-n", self.namespace, "patch", "pvc", name, "--type=merge",
+            "-p", '{"metadata":{"finalizers":null}}', check=False,
+        )  # fmt: skip
+        self.wait(lambda: not self.cluster.get("pvc", name, self.namespace, check=False))
+
+    def annotate(self, name, **marks):
+        pairs = [f"dynamo-entry/{key}={value}" for key, value in marks.items()]
+        self.kubectl("annotate", "--overwrite", "dckpt", name, *pairs)

@@ -1,0 +1,88 @@
+"""One archive for all that want it: who makes it, and who does when that one goes. Two namespaces, one operator."""
+
+import pytest
+
+import operators
+from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim
+
+NAMESPACES = ("sharing-tests-a", "sharing-tests-b")
+
+STORAGE = {"s3": {"type": "s3", "s3": {"uri": "s3://bucket/prefix"}}, "pvc": {"type": "pvc"}}
+
+
+@pytest.fixture(scope="module")
+def worlds(cluster, node):
+    for name in NAMESPACES:
+        cluster.kubectl("create", "namespace", name)
+        cluster.apply(claim(), namespace=name)
+    yield [World(cluster, name) for name in NAMESPACES]
+    cluster.kubectl("delete", "namespace", *NAMESPACES, "--wait=false")
+
+
+@pytest.fixture
+def operator(cluster, worlds, tmp_path):
+    """Starts one with this storage."""
+    started = []
+
+    def start(storage):
+        values = {
+            "checkpoint": {"enabled": True, "probe": False, "storage": STORAGE[storage], "launcher": LAUNCHER},
+            "operator": {"watchNamespaces": [*NAMESPACES]}, "agent": {"enabled": False},
+        }  # fmt: skip
+        settings = operators.install(cluster, NAMESPACES[0], values)
+        started.append(operators.Operator(cluster, settings, tmp_path, storage).__enter__())
+
+    yield start
+    for one in started:
+        one.__exit__()
+        print(one.log())  # shown on failure
+
+
+def test_a_bucket_is_shared_by_all_namespaces(worlds, operator):
+    """One Job in the namespace of the older one; both are Ready when it is, with the same digest."""
+    a, b = worlds
+    operator("s3")
+    a.apply(checkpoint("bucket", f"sleep 3; {PUBLISHES}"))
+    a.until("bucket", "Creating")
+    b.apply(checkpoint("bucket"))
+    waiting = b.until("bucket", "Pending", "SharedWith")
+    assert f"{a.namespace}/bucket" in waiting["message"]
+    made = a.until("bucket", "Ready", "Published")
+    shared = b.until("bucket", "Ready", "SharedWith", limit_s=15)
+    assert (shared["location"], shared["digest"]) == (made["location"], made["digest"])
+    assert "checkpoint-bucket" not in b.jobs()
+
+
+def test_claims_are_not_shared_between_namespaces(worlds, operator):
+    """Two claims of one name are two storages: a Job in each."""
+    operator("pvc")
+    for world in worlds:
+        world.apply(checkpoint("claimed"))
+    for world in worlds:
+        world.until("claimed", "Ready", "Published")
+        assert "checkpoint-claimed" in world.jobs()
+
+
+def test_another_takes_over_from_a_leader_that_is_deleted(worlds, operator):
+    """Amid its work, whose Job goes with it: the next in age makes the archive, at once."""
+    a, b = worlds
+    operator("s3")
+    a.apply(checkpoint("leader", "trap 'exit 1' TERM; sleep 300 & wait", model="left"))
+    a.until("leader", "Creating")
+    b.apply(checkpoint("heir", model="left"))
+    b.until("heir", "Pending", "SharedWith")
+    a.kubectl("delete", "dckpt", "leader", "--timeout=30s")
+    b.until("heir", "Ready", "Published", limit_s=20)
+    a.wait(lambda: "checkpoint-leader" not in a.jobs())
+
+
+def test_another_takes_over_from_a_leader_that_failed(worlds, operator):
+    """Its template may be the better one."""
+    a, b = worlds
+    operator("s3")
+    a.apply(checkpoint("broken", "sleep 3; exit 1", model="tried"))
+    a.until("broken", "Creating")
+    b.apply(checkpoint("other", model="tried"))
+    b.until("other", "Pending", "SharedWith")
+    a.until("broken", "Failed")
+    b.until("other", "Ready", "Published", limit_s=20)

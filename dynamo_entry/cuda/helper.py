@@ -26,6 +26,7 @@ _turn = threading.Lock()
 
 def main() -> None:
     """Serve requests until standard input ends."""
+    began = time.monotonic()
     answers = os.dup(1)
     os.dup2(2, 1)  # what a driver prints must not get between the answers
     try:
@@ -33,7 +34,8 @@ def main() -> None:
         driver.init()
         way = driver if driver.has_checkpoint_api() else Program.find()
         nvml = _nvml()
-        _say(answers, {"facts": _facts(driver, way, nvml)})
+        facts = _facts(driver, way, nvml)
+        _say(answers, {"facts": {**facts, "attach_s": round(time.monotonic() - began, 3)}})
     except OSError as error:
         _say(answers, {"absent": f"the NVIDIA driver cannot be loaded: {error}"})
         return

@@ -34,11 +34,15 @@ class Process(Struct, frozen=True, kw_only=True):
 
 
 class Present(Struct, frozen=True, kw_only=True):
-    """Driver and GPUs of a place. ``api`` is cuDriverGetVersion's; ``way``: ``driver``, ``program`` or nothing."""
+    """Driver and GPUs of a place. ``api`` is cuDriverGetVersion's; ``way``: ``driver``, ``program`` or nothing.
+
+    ``attach_s``: how long the helper took to attach to them.
+    """
 
     driver: str
     api: int
     way: str = ""
+    attach_s: float = 0
     devices: list[Device] = field(default_factory=list)
 
 

@@ -54,7 +54,9 @@ class Session:
         """Which way is taken, once it is known that there is one."""
         here = self._present
         assert here is not None
-        log.info("GPU attached", driver=here.driver, way=here.way, gpus=len(here.devices))
+        log.info(
+            "GPU attached", driver=here.driver, way=here.way, gpus=len(here.devices), attach_s=here.attach_s
+        )
 
     def limit_s(self, action: str) -> float:
         """How long one call may take."""

@@ -1,14 +1,17 @@
 """GPU memory through a checkpoint: real processes, real CRIU, and a driver that keeps its memory elsewhere."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from gpu_containers import create, options, published, restore, restored, volumes
-from harness import CREATE, ROOT, Containers
+from harness import CREATE, RESTORE, ROOT, Containers
 from stub_node import Node, gpu, uuid
 from test_spine import ARCHIVE, COMMAND, SETTINGS, SIGNAL
 from test_spine import published as published_without_gpu
@@ -96,10 +99,15 @@ def canary(containers: Containers, *compare) -> dict[str, str]:
     return {"CANARY": "/checkpoints/canary.json"}
 
 
-def test_an_engine_sleeps_through_its_checkpoint_and_is_woken(containers, nodes):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("vllm-sleep", "vllm-wake"), ("sglang-release:8000", "sglang-resume:8000")],
+    ids=["vllm", "sglang"],
+)
+def test_an_engine_sleeps_through_its_checkpoint_and_is_woken(containers, nodes, before, after):
     """What it gave back is not in the archive, and nobody is told "Restored" before it answers as it did."""
     here, there = nodes
-    hooks = {"PRE_DUMP": "vllm-sleep", "POST_RESTORE": "vllm-wake"}
+    hooks = {"PRE_DUMP": before, "POST_RESTORE": after}
     env = {"GPU_MIB": "8", "CACHE_MIB": "96"}
     asked = canary(containers, "text", {"field": "score", "tolerance": 0.001})
     creator = create(containers, here, env=env, settings={**hooks, **asked, "AFTER_DUMP": "continue"})
@@ -155,23 +163,55 @@ def test_without_a_gpu_nothing_of_it_is_loaded_or_said(containers):
     assert not [event for event in creator.events() if "gpu" in json.dumps(event).lower()], creator.output()
 
 
-def test_gpu_check_measures_and_compares(nodes):
-    """The script for real hardware, here over the stub."""
-    given = (*options(nodes[0]), *(part for volume in volumes(nodes[0])[:-1] for part in ("-v", volume)))
-    done = subprocess.run(
-        [
-            sys.executable, ROOT / "scripts/lib/gpu_check.py", "--ranks=2", "--gpu-mib=8",
-            *(f"--option={option}" for option in given),
-        ],
+def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts/lib/gpu_check.py", "--gpu-mib=8", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests/container")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+
+
+def test_gpu_check_measures_and_compares(nodes):
+    """The script for real hardware, here over the stub: one GPU, all of them, and another one."""
+    given = (*options(nodes[0]), *(part for volume in volumes(nodes[0])[:-1] for part in ("-v", volume)))
+    done = gpu_check(*(f"--option={option}" for option in given))
+    assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert found["identical"]
-    assert found["works"]
-    assert (found["driver"], found["gpus"]) == ("580.65.06", 2)
-    assert "gpu" in found["restore"]["seconds"]
-    assert len(found["create"]["processes"]) == len(found["restore"]["processes"]) == 2
+    assert (found["driver"], len(found["devices"])) == ("580.65.06", 2)
+    assert [(this["name"], this["created_on"], this["restored_on"]) for this in found["rounds"]] == [
+        ("one GPU", [uuid(1)], [uuid(1)]),
+        ("every GPU", [uuid(1), uuid(2)], [uuid(1), uuid(2)]),
+        ("another GPU", [uuid(1)], [uuid(2)]),
+    ]
+    for this in found["rounds"]:
+        assert this["identical"]
+        assert this["works"]
+        assert "gpu" in this["create"]["seconds"]
+        assert "gpu" in this["restore"]["seconds"]
+        assert (
+            len(this["create"]["processes"]) == len(this["restore"]["processes"]) == len(this["created_on"])
+        )
+
+
+def test_gpu_check_goes_on_after_a_round_that_failed(nodes):
+    """Its answer is complete, and says where the logs are."""
+    nodes[0].faults("checkpoint 1 error=801")
+    given = (*options(nodes[0]), *(part for volume in volumes(nodes[0])[:-1] for part in ("-v", volume)))
+    done = gpu_check(*(f"--option={option}" for option in given))
+    assert done.returncode == 1
+    found = {this["name"]: this for this in json.loads(done.stdout)["rounds"]}
+    assert [name for name, this in found.items() if this["ok"]] == ["one GPU", "another GPU"]
+    assert "CUDA_ERROR_NOT_SUPPORTED" in found["every GPU"]["error"]
+    logs = Path(found["every GPU"]["logs"])
+    assert list(logs.glob("*/stderr"))
+    assert "every GPU" in done.stderr
+    shutil.rmtree(logs.parent)
+
+
+def test_gpu_check_says_so_where_there_is_no_gpu():
+    done = gpu_check()
+    assert done.returncode == 1
+    assert "Is there an NVIDIA GPU" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_device_that_nobody_lets_go_of_is_refused_by_name(containers, nodes):
@@ -181,3 +221,142 @@ def test_a_device_that_nobody_lets_go_of_is_refused_by_name(containers, nodes):
     event = creator.event("Checkpoint not created")
     assert event["reason"] == "GpuHeld"
     assert "/dev/nvidia0" in event["message"]
+
+
+@pytest.mark.parametrize("way", ["toolkit", "cdi"])
+def test_gpus_that_are_given_by_their_uuids(containers, nodes, way, tmp_path):
+    """Restored on the GPU that the new container was given, whatever UUIDs the engine remembers in its environment.
+
+    The engine keeps CUDA_VISIBLE_DEVICES of its creation; what counts is the driver's own list.
+    """
+    here, there = nodes
+    with cdi_kind(way, nodes) as kind:
+        creator = given(containers, here, CREATE, uuid(2), kind, SIGNAL)
+        assert creator.exit_code() == 0, creator.output()
+        assert [device["uuid"] for device in manifest(containers)["devices"]] == [uuid(2)]
+        container = given(containers, there, RESTORE, uuid(4), kind, {})
+        container.wait_for_event("Restored")
+    assert there.memory() == {uuid(4): 16 << 20}
+    moved = container.event("GPU moved")
+    assert (moved["was"], moved["now"]) == (uuid(2), uuid(4))
+    assert container.json("/work") == [1]
+
+
+@contextlib.contextmanager
+def cdi_kind(way, nodes):
+    """For CDI, a specification like that of nvidia-ctk, under a kind of its own; else nothing."""
+    if way != "cdi":
+        yield ""
+        return
+    kind = f"dynamo-entry-{os.getpid()}.test/gpu"
+    devices = []
+    for node in nodes:
+        for line in node.gpus:
+            name, minor = "GPU-" + line.split()[1], line.split()[4]
+            edits = {
+                "deviceNodes": [{"path": f"/dev/nvidia{minor}", "hostPath": "/dev/null"}],
+                "env": [f"NVIDIA_VISIBLE_DEVICES={name}"],
+            }
+            devices.append({"name": name, "containerEdits": edits})
+    common = {"deviceNodes": [{"path": "/dev/nvidiactl", "hostPath": "/dev/null"}]}
+    specification = {"cdiVersion": "0.3.0", "kind": kind, "devices": devices, "containerEdits": common}
+    path = Path(f"/etc/cdi/{kind.replace('/', '-')}.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(specification))
+    try:
+        yield kind
+    finally:
+        path.unlink()
+
+
+def given(containers, node, base, gpu_uuid, kind, settings):
+    """A container that was given one GPU by its UUID, and an engine that sees only this one."""
+    env = {"CUDA_VISIBLE_DEVICES": gpu_uuid}
+    if kind:
+        devices = ("--device", f"{kind}={gpu_uuid}")
+    else:
+        devices = options(node)
+        env["NVIDIA_VISIBLE_DEVICES"] = gpu_uuid
+    return containers.start(
+        "python3", "/gpu_engine.py", options=(*base, *devices), volumes=volumes(node), env=env,
+        settings={**SETTINGS, **settings},
+    )  # fmt: skip
+
+
+def test_a_process_that_begins_to_use_cuda_during_a_creation_is_in_the_archive(containers, nodes):
+    """Between the locks of the others and their checkpoints."""
+    here, there = nodes
+    here.faults("checkpoint 0 delay_ms=5000")
+    published(containers, here, env={"LATE": "1"})
+    assert len(manifest(containers)["processes"]) == 2
+    assert [(action, rank) for action, rank, _ in here.actions()] == [
+        ("lock", 0), ("checkpoint", 0), ("lock", 1), ("checkpoint", 1),
+    ]  # fmt: skip
+    container = restored(containers, there)
+    assert container.json("/work") == [1, 1]
+
+
+def test_processes_of_a_launch_job_share_their_file_and_are_asked_one_after_another(containers, nodes):
+    """The stub refuses whoever has not the job's file, or asks two of its processes at once."""
+    here, there = nodes
+    creator = create(
+        containers, here, env={"RANKS": "3", "CUDA_CHECKPOINT_JOB_FILE": "/tmp/job"},
+        settings={"AFTER_DUMP": "continue"},
+    )  # fmt: skip
+    creator.wait_for_event("Checkpoint published")
+    before = creator.json("/digest")
+    creator.kill()
+    assert manifest(containers)["job_file"] == "/tmp/job"
+    container = restored(containers, there)
+    assert container.json("/digest") == before
+
+
+def test_a_driver_older_than_the_calls_is_served_by_the_program(containers, tmp_path):
+    """NVIDIA's cuda-checkpoint, in the image; the log says which way was taken."""
+    node = Node(tmp_path / "node", driver="565.57.01", api=12070, has_program=True)
+    creator = create(containers, node, env={"RANKS": "2"}, settings={"AFTER_DUMP": "continue"})
+    creator.wait_for_event("Checkpoint published")
+    assert creator.event("GPU attached")["way"] == "program"
+    before = creator.json("/digest")
+    creator.kill()
+    assert manifest(containers)["way"] == "program"
+    container = restored(containers, node)
+    assert container.event("GPU attached")["way"] == "program"
+    assert container.json("/digest") == before
+
+
+def test_an_engine_on_gpus_that_the_launcher_cannot_use_is_refused_by_name(containers, nodes):
+    """And not left to CRIU, which would fail on a device file."""
+    nodes[0].faults("init -1 error=999")
+    creator = create(containers, nodes[0])
+    assert creator.exit_code() == 171
+    event = creator.event("Checkpoint not created")
+    assert event["reason"] == "GpuHeld"
+    assert "the launcher cannot use the GPUs" in event["message"]
+    assert "999" in event["message"]
+
+
+def test_a_cold_start_leaves_the_gpus_to_the_engine(containers, nodes):
+    """No helper, no word."""
+    container = containers.start(
+        "python3", "/gpu_engine.py", options=options(nodes[0]), volumes=volumes(nodes[0]),
+        settings={"MODE": "cold", "LOG_LEVEL": "debug"},
+    )  # fmt: skip
+    assert container.json("/work") == [1]
+    assert len(container.processes()) == 2
+    assert "gpu" not in container.stderr.lower()
+
+
+def test_doctor_tells_driver_way_and_devices(containers, nodes):
+    container = containers.start(
+        "sleep", "60", options=(*CREATE, *options(nodes[0])), volumes=volumes(nodes[0]), settings={"MODE": "cold"}
+    )  # fmt: skip
+    container.wait(lambda: "sleep 60 " in container.processes().values(), "engine")
+    said = container.run_inside(
+        "/opt/dynamo_entry/bin/dynamo-entryctl", "doctor", "--json", "--for", "create"
+    )
+    rows = {finding["name"]: finding["value"] for finding in json.loads(said)["findings"]}
+    assert rows["NVIDIA driver"] == "580.65.06, CUDA 13.0"
+    assert rows["GPU checkpoints"] == "by calls of the driver, restored onto any GPU of the same model"
+    assert uuid(1) in rows["GPU 0"]
+    assert uuid(2) in rows["GPU 1"]

@@ -17,11 +17,20 @@ def options(node: stub_node.Node) -> tuple[str, ...]:
 
 def volumes(node: stub_node.Node) -> tuple[str, ...]:
     built = stub_node.build()
+    driver = "libcuda.so.1" if node.has_checkpoint_api else "libcuda-old.so.1"
     return (
-        f"{built}/libcuda.so.1:/usr/lib/libcuda.so.1:ro",
+        f"{built}/{driver}:/usr/lib/libcuda.so.1:ro",
         f"{built}/libnvidia-ml.so.1:/usr/lib/libnvidia-ml.so.1:ro",
         f"{node.directory}:/gpu",
         f"{stub_node.ENGINE}:/gpu_engine.py:ro",
+        *(
+            (
+                f"{built}/cuda-checkpoint:/usr/local/bin/cuda-checkpoint:ro",
+                f"{built}/libcuda.so.1:/opt/stub/libcuda.so.1:ro",
+            )
+            if node.has_program
+            else ()
+        ),
     )
 
 

@@ -1,9 +1,9 @@
-"""An engine that keeps what it serves in GPU memory, through the CUDA driver API alone: no kernel, no framework.
+"""An engine that keeps what it serves in GPU memory, through the CUDA driver API alone: no framework.
 
 GET  /health              200
 GET  /digest              sha256 of each rank's device memory, read back from the GPU
-GET  /work                each rank adds one to a counter in device memory and returns it
-GET  /busy?ms=            the GPU has work for a while (stub driver only)
+GET  /work                a kernel of each rank adds one to a counter in device memory; returns the counters
+GET  /busy?ms=            the GPU has work for a while
 GET  /pids                pids of the ranks
 POST /generate            {"prompt": …} → {"text": …}, which depends on the device memory of every rank
 POST /spoil               changes one byte of device memory
@@ -33,6 +33,36 @@ from urllib.parse import parse_qsl, urlsplit
 
 MIB = 1 << 20
 
+#: Turing and newer: what the driver compiles it for is the GPU that is there.
+KERNELS = b"""
+.version 6.3
+.target sm_75
+.address_size 64
+.visible .entry add_one(.param .u64 at)
+{
+	.reg .b64 %rd<4>;
+	ld.param.u64 %rd1, [at];
+	cvta.to.global.u64 %rd2, %rd1;
+	ld.global.u64 %rd3, [%rd2];
+	add.s64 %rd3, %rd3, 1;
+	st.global.u64 [%rd2], %rd3;
+	ret;
+}
+.visible .entry spin(.param .u64 ns)
+{
+	.reg .pred %p<2>;
+	.reg .b64 %rd<5>;
+	ld.param.u64 %rd1, [ns];
+	mov.u64 %rd2, %globaltimer;
+again:
+	mov.u64 %rd3, %globaltimer;
+	sub.s64 %rd4, %rd3, %rd2;
+	setp.lt.u64 %p1, %rd4, %rd1;
+	@%p1 bra again;
+	ret;
+}
+"""
+
 
 def number(name: str, default: float = 0) -> float:
     return float(os.environ.get(name, default))
@@ -51,6 +81,8 @@ class Gpu:
         self._call("cuDeviceGet", ctypes.byref(device), rank % count.value)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._context = context  # current from here on, in whatever thread calls
+        self._module = ctypes.c_void_p()
+        self._call("cuModuleLoadData", ctypes.byref(self._module), KERNELS)
         self.size = int(number("GPU_MIB", 16)) * MIB
         self._memory = self._allocate(self.size)
         self._lock = threading.Lock()
@@ -90,19 +122,24 @@ class Gpu:
 
     def work(self) -> int:
         with self._lock:
-            count = int.from_bytes(self._read(0, 8), "little") + 1
-            self._write(0, count.to_bytes(8, "little"))
+            self._launch(b"add_one", self._memory.value)
             self._call("cuCtxSynchronize")
-            return count
+            return int.from_bytes(self._read(0, 8), "little")
 
     def spoil(self) -> int:
         self._write(MIB // 2, bytes([self._read(MIB // 2, 1)[0] ^ 1]))
         return 0
 
     def busy(self, ms: int) -> int:
-        if hasattr(self._cuda, "stubLaunch"):
-            self._call("stubLaunch", ms)
+        self._launch(b"spin", ms * 1_000_000)
         return ms
+
+    def _launch(self, kernel: bytes, parameter: int) -> None:
+        """One thread of one block, on the default stream."""
+        function, value = ctypes.c_void_p(), ctypes.c_uint64(parameter)
+        self._call("cuModuleGetFunction", ctypes.byref(function), self._module, kernel)
+        parameters = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(value), ctypes.c_void_p))
+        self._call("cuLaunchKernel", function, 1, 1, 1, 1, 1, 1, 0, None, parameters, None)
 
     def sleep(self) -> int:
         if self._cache is not None:
@@ -210,6 +247,8 @@ class Server(ThreadingHTTPServer):
 
 
 def main() -> None:
+    if job_file := os.environ.get("CUDA_CHECKPOINT_JOB_FILE"):
+        Path(job_file).touch()
     Handler.ranks = Ranks()
     server = Server(("127.0.0.1", int(number("PORT", 8000))), Handler)
     print(f"gpu_engine: listening on port {server.server_address[1]}", flush=True)

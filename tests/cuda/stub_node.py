@@ -70,11 +70,16 @@ class Node:
     api: int = 13000
     gpus: tuple[str, ...] = (f"device {uuid(1)[4:]} {H100} 256 0",)
     more: tuple[str, ...] = ()
+    has_program: bool = False
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "mem").mkdir(exist_ok=True)
         self.write()
+
+    @property
+    def has_checkpoint_api(self) -> bool:
+        return self.api >= 12080
 
     def write(self) -> None:
         lines = (f"driver {self.driver}", f"api {self.api}", *self.more, *self.gpus)

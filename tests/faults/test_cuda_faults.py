@@ -57,6 +57,20 @@ def test_a_creation_that_fails_leaves_a_serving_engine(containers, node, fault, 
     assert not assert_all_or_nothing(containers)
 
 
+def test_ranks_that_block_each_other_are_disentangled(containers, node):
+    """NVIDIA/cuda-checkpoint #30: with one NCCL rank locked, every call on the others hangs."""
+    node.more = ("coupled",)
+    node.write()
+    container = create(
+        containers, node, env={"RANKS": "3", "GPU_MIB": "4"}, settings={**SOON, "AFTER_DUMP": "continue"}
+    )  # fmt: skip
+    event = container.wait_for_event("Checkpoint not created")
+    assert event["reason"] == "GpuCallHangs"
+    assert container.json("/work") == [1] * 3
+    assert_nothing_is_locked(node, ranks=range(3))
+    assert not assert_all_or_nothing(containers)
+
+
 def test_a_lost_helper_is_replaced(containers, node):
     """Killed between the locks and the checkpoints."""
     node.faults("checkpoint * delay_ms=700")

@@ -175,16 +175,15 @@ static void *answer(void *unused)
 static void choose_visible(void)
 {
 	const char *wanted = getenv("CUDA_VISIBLE_DEVICES");
-	char text[256];
-	if (!wanted) {
-		for (; visible_count < gpus.count; visible_count++)
-			visible[visible_count] = visible_count;
-		return;
-	}
-	snprintf(text, sizeof text, "%s", wanted);
-	for (char *part = strtok(text, ","); part; part = strtok(NULL, ","))
-		if (atoi(part) >= 0 && atoi(part) < gpus.count)
-			visible[visible_count++] = atoi(part);
+	for (int i = 0; i < gpus.count; i++)
+		if (!wanted || is_named(wanted, i, gpus.devices[i].uuid))
+			visible[visible_count++] = i;
+}
+
+static uint32_t rank(void)
+{
+	const char *text = getenv("STUB_CUDA_RANK");
+	return text ? atoi(text) : -1;
 }
 
 EXPORT CUresult cuInit(unsigned int flags)
@@ -192,7 +191,7 @@ EXPORT CUresult cuInit(unsigned int flags)
 	if (flags || is_initialised())
 		return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 	read_config(&gpus);
-	struct fault fault = read_fault("init", 0);
+	struct fault fault = read_fault("init", rank());
 	sleep_ms(gpus.init_ms + fault.delay_ms);
 	if (fault.error)
 		return fault.error;
@@ -206,13 +205,13 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
 	*context = (CUcontext)(uintptr_t)(device + 1);
 	if (control)
 		return CUDA_SUCCESS;
-	const char *rank = getenv("STUB_CUDA_RANK");
 	int descriptor = memfd_create(CONTROL_NAME, MFD_CLOEXEC);
 	if (descriptor < 0 || ftruncate(descriptor, sizeof *control))
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	control = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
 	control->pid = getpid();
-	control->rank = rank ? atoi(rank) : 0;
+	control->rank = rank();
+	control->is_of_job = getenv("CUDA_CHECKPOINT_JOB_FILE") != NULL;
 	open_nodes(&gpus);
 	pthread_t thread;
 	sigset_t all, before;
@@ -244,12 +243,37 @@ EXPORT CUresult cuCtxSynchronize(void)
 	return leave(CUDA_SUCCESS);
 }
 
-/* Work that the GPU is busy with for a while; not of the real API. */
-EXPORT CUresult stubLaunch(int ms)
+EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image)
 {
+	*module = (CUmodule)image;
+	return is_initialised() ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
+}
+
+/* The two kernels of gpu_engine.py, known by their names. */
+EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name)
+{
+	(void)module;
+	*function = (CUfunction)(uintptr_t)(strcmp(name, "spin") ? 1 : 2);
+	return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned int x, unsigned int y, unsigned int z, unsigned int bx,
+			       unsigned int by, unsigned int bz, unsigned int shared, CUstream stream, void **parameters,
+			       void **extra)
+{
+	uint64_t parameter = *(uint64_t *)parameters[0], count;
+	CUresult result = CUDA_SUCCESS;
+	(void)shared, (void)stream;
+	if (x * y * z * bx * by * bz != 1 || extra)
+		return CUDA_ERROR_INVALID_VALUE;
 	enter();
-	busy_until = in_ms(ms);
-	return leave(CUDA_SUCCESS);
+	if ((uintptr_t)function == 2) {
+		busy_until = in_ms((int)(parameter / 1000000));
+	} else if (!(result = copy(parameter, &count, sizeof count, 0))) {
+		count++;
+		result = copy(parameter, &count, sizeof count, 1);
+	}
+	return leave(result);
 }
 
 EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *pointer, size_t size)

@@ -27,8 +27,40 @@ void node_path(char *path, size_t size, const char *format, ...)
 	va_end(arguments);
 }
 
+/* Which GPUs a container is given: NVIDIA_VISIBLE_DEVICES of its PID 1, as nvidia-container-toolkit reads it. */
+static void read_given(char *given, size_t size)
+{
+	static const char name[] = "NVIDIA_VISIBLE_DEVICES=";
+	char text[65536];
+	FILE *file = fopen("/proc/1/environ", "re");
+	size_t length = file ? fread(text, 1, sizeof text - 1, file) : 0;
+	if (file)
+		fclose(file);
+	text[length] = 0;
+	*given = 0;
+	for (char *entry = text; entry < text + length; entry += strlen(entry) + 1)
+		if (!strncmp(entry, name, sizeof name - 1))
+			snprintf(given, size, "%s", entry + sizeof name - 1);
+	if (!strcmp(given, "all") || !strcmp(given, "void") || !strcmp(given, "none"))
+		*given = 0;
+}
+
+/* Whether a list of indices and UUIDs, separated by commas, has a GPU. */
+int is_named(const char *list, int index, const char *uuid)
+{
+	char text[1024], *rest;
+	snprintf(text, sizeof text, "%s", list);
+	for (char *part = strtok_r(text, ",", &rest); part; part = strtok_r(NULL, ",", &rest))
+		if (strncmp(part, "GPU-", 4) ? atoi(part) == index : !strcmp(part + 4, uuid))
+			return 1;
+	return 0;
+}
+
 void read_config(struct config *config)
 {
+	char given[1024];
+	int index = 0;
+	read_given(given, sizeof given);
 	char path[256], line[256], flag[16];
 	node_path(path, sizeof path, "config");
 	memset(config, 0, sizeof *config);
@@ -45,7 +77,8 @@ void read_config(struct config *config)
 			for (char *c = device->name; *c; c++)
 				if (*c == '_')
 					*c = ' ';
-			config->count++;
+			if (!*given || is_named(given, index++, device->uuid))
+				config->count++;
 		}
 		sscanf(line, "driver %31s", config->driver);
 		sscanf(line, "api %d", &config->api);

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <stdlib.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -52,6 +54,18 @@ static int take_turn(struct control *control)
 	return 1;
 }
 
+/* The job file, ours for one call; -1 without the file, or while another call is under way. */
+static int join_job(void)
+{
+	const char *path = getenv("CUDA_CHECKPOINT_JOB_FILE");
+	int descriptor = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+	if (descriptor >= 0 && flock(descriptor, LOCK_EX | LOCK_NB)) {
+		close(descriptor);
+		return -1;
+	}
+	return descriptor;
+}
+
 /* No time limit here: as with the real driver, a process that does not run does not answer. */
 static CUresult ask(int pid, enum call call, uint32_t timeout_ms, const CUcheckpointRestoreArgs *args, int *value)
 {
@@ -59,6 +73,9 @@ static CUresult ask(int pid, enum call call, uint32_t timeout_ms, const CUcheckp
 	CUresult result = CUDA_ERROR_OPERATING_SYSTEM;
 	if (!control)
 		return CUDA_ERROR_INVALID_VALUE;
+	int job = control->is_of_job && call != CALL_TID ? join_job() : 0;
+	if (job < 0)
+		return CUDA_ERROR_NOT_SUPPORTED;
 	if (take_turn(control)) {
 		control->call = call;
 		control->timeout_ms = timeout_ms;
@@ -79,6 +96,8 @@ static CUresult ask(int pid, enum call call, uint32_t timeout_ms, const CUcheckp
 		__atomic_store_n(&control->caller, 0, __ATOMIC_SEQ_CST);
 	}
 	munmap(control, sizeof *control);
+	if (job)
+		close(job);
 	return result;
 }
 

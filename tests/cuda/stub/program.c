@@ -54,7 +54,8 @@ int main(int argc, char **argv)
 		case 'd': restore.gpuPairs = pairs; restore.gpuPairsCount = read_pairs(optarg, pairs); break;
 		default: puts("--get-state --action --get-restore-tid --device-map"); return 0;
 		}
-	library = dlopen(getenv("STUB_CUDA_LIBRARY"), RTLD_NOW);
+	const char *path = getenv("STUB_CUDA_LIBRARY");
+	library = dlopen(path ? path : "/opt/stub/libcuda.so.1", RTLD_NOW);
 	if (!library) {
 		fprintf(stderr, "%s\n", dlerror());
 		return 1;

@@ -12,8 +12,11 @@
  *   log      a line for each call that reached a process: CALL pid rank result
  *   mem/     device memory, a file an allocation: UUID.pid.id
  *
- * A process's rank is $STUB_CUDA_RANK when it calls cuInit. `coupled`: while one process is locked, calls on
- * any other hang, as ranks of an NCCL job do (NVIDIA/cuda-checkpoint #30).
+ * Of the config's devices a container sees those that NVIDIA_VISIBLE_DEVICES of its PID 1 names.
+ * A process's rank is $STUB_CUDA_RANK when it calls cuInit, else -1. `coupled`: while one process is locked, calls on
+ * any other hang, as ranks of an NCCL job do (NVIDIA/cuda-checkpoint #30). A process that began to use CUDA with
+ * CUDA_CHECKPOINT_JOB_FILE set is of a launch job: whoever checkpoints it must have the same file, and ask one
+ * process of it at a time.
  */
 #ifndef STUB_H
 #define STUB_H
@@ -71,6 +74,7 @@ struct control {
 	uint32_t pair_count;
 	uint32_t result;
 	uint32_t value;
+	uint32_t is_of_job;
 	CUcheckpointGpuPair pairs[MAX_DEVICES];
 };
 
@@ -81,6 +85,7 @@ struct control {
 void read_config(struct config *config);
 struct fault read_fault(const char *call, uint32_t rank);
 void note(enum call call, int pid, uint32_t rank, CUresult result);
+int is_named(const char *list, int index, const char *uuid);
 const char *call_name(enum call call);
 void node_path(char *path, size_t size, const char *format, ...);
 uint64_t used_bytes(const char *uuid);

@@ -24,6 +24,9 @@ from dynamo_entry.errors import DumpFailed, NotDumpable
 
 Pids = Callable[[], list[int]]
 
+#: Between two rounds of unlocking.
+_ROUND_S = 0.05
+
 
 @dataclass
 class _Process:
@@ -167,10 +170,13 @@ class Creation:
         """Whether all of them run again, whatever state they were in.
 
         Where ranks block each other (NCCL), a question is answered only when another process is unlocked, and
-        a lock that was given up may still take hold: hence rounds, until all are seen running.
+        a process that is being locked answers none until it is, or the driver gives up: hence rounds, until all
+        are seen running.
         """
-        waiting = pids
-        for _ in range(len(pids) + 1):
+        waiting, rounds_left = pids, len(pids) + 1
+        deadline = time.monotonic() + self._session.limit_s("lock")
+        while rounds_left > 0 or time.monotonic() < deadline:
+            rounds_left -= 1
             waiting = [pid for pid in waiting if find.candidates([pid])]
             states = self._session.states(waiting)
             if State.FAILED in states.values():
@@ -184,6 +190,7 @@ class Creation:
             waiting = [pid for pid in waiting if states.get(pid) != State.RUNNING]
             if not waiting:
                 return True
+            time.sleep(_ROUND_S)
         return False
 
 

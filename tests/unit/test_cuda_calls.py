@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -16,6 +17,7 @@ from stub_node import Node, gpu, uuid
 
 from dynamo_entry import cuda
 from dynamo_entry.cuda import client, report
+from dynamo_entry.cuda import session as session_module
 from dynamo_entry.cuda.abi import State
 from dynamo_entry.cuda.creation import Creation
 from dynamo_entry.cuda.record import Device
@@ -248,6 +250,22 @@ def test_a_lost_helper_is_replaced_and_everything_taken_back(node, start, sessio
         pass
     assert caught.value.reason == "GpuCallHangs"
     assert engine.get("/work") == [1, 1]
+
+
+def test_a_lock_that_is_under_way_when_the_helper_is_lost_is_waited_for(node, start, session, monkeypatch):
+    """The process answers no question until the driver has the lock, or gives it up at its own limit."""
+    monkeypatch.setattr(session_module, "_QUICK_LIMIT_S", 0.3)
+    engine = start(GPU_MIB=1)
+    engine.get("/busy?ms=3000")
+    opened = session(0)
+    opened.present()
+    killer = threading.Timer(0.5, os.kill, (opened._helper.pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(DumpFailed) as caught, frozen(opened, engine):
+        pass
+    killer.join()
+    assert caught.value.reason == "GpuHelperLost"
+    assert engine.get("/work") == [1]
 
 
 @pytest.mark.parametrize("fault", ["checkpoint 1 hang", "checkpoint 1 error=999 state=failed"])
@@ -523,10 +541,11 @@ def test_a_helper_that_does_not_attach_in_time_is_killed(node):
 
 def test_gpu_check_without_containers_makes_the_drivers_calls_alone(node):
     """There and back, and with the GPUs exchanged: for a machine that has GPUs and nothing else."""
-    script = stub_node.HERE.parents[1] / "scripts/lib/gpu_driver_check.py"
+    root = stub_node.HERE.parents[1]
     done = subprocess.run(
-        [sys.executable, script, "--gpu-mib=4"], capture_output=True, text=True, check=False
-    )
+        [sys.executable, root / "scripts/lib/gpu_driver_check.py", "--gpu-mib=4"],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert [(this["name"], this["ok"]) for this in json.loads(done.stdout)["rounds"]] == [
         ("there and back", True), ("exchanged", True),

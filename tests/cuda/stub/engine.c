@@ -206,7 +206,7 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
 	if (control)
 		return CUDA_SUCCESS;
 	int descriptor = memfd_create(CONTROL_NAME, MFD_CLOEXEC);
-	if (descriptor < 0 || ftruncate(descriptor, sizeof *control))
+	if (descriptor < 0 || ftruncate(descriptor, sizeof *control) || !reserve())
 		return CUDA_ERROR_OPERATING_SYSTEM;
 	control = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
 	control->pid = getpid();

@@ -70,6 +70,35 @@ CUresult release(CUdeviceptr pointer)
 	return CUDA_SUCCESS;
 }
 
+/*
+ * What the real driver maps beside device memory: gigabytes of addresses without pages, where CUDA puts unified
+ * addresses, and memory that it shares with the GPU, here anonymous and shared. It must come back as it was.
+ */
+static unsigned char *staging;
+enum { STAGING_SIZE = 2 << 20 };
+
+int reserve(void)
+{
+	void *wanted = (void *)0x200000000;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+	if (mmap(wanted, (size_t)8 << 30, PROT_NONE, flags, -1, 0) != wanted)
+		return 0;
+	staging = mmap(NULL, STAGING_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (staging == MAP_FAILED)
+		return 0;
+	for (int i = 0; i < STAGING_SIZE; i++)
+		staging[i] = (unsigned char)(i * 7 + 1);
+	return 1;
+}
+
+static int is_staging_whole(void)
+{
+	for (int i = 0; i < STAGING_SIZE; i += 509)
+		if (staging[i] != (unsigned char)(i * 7 + 1))
+			return 0;
+	return 1;
+}
+
 static CUresult transfer(int id, uint64_t offset, char *host, uint64_t size, int to_device)
 {
 	int descriptor = open_file(id, O_RDWR);
@@ -88,6 +117,8 @@ static CUresult transfer(int id, uint64_t offset, char *host, uint64_t size, int
 CUresult copy(CUdeviceptr pointer, void *host, uint64_t size, int to_device)
 {
 	int id = id_of(pointer);
+	if (staging && !is_staging_whole())
+		return CUDA_ERROR_ILLEGAL_ADDRESS;
 	if (id >= MAX_ALLOCATIONS || !allocations[id].is_used || offset_in(pointer) + size > allocations[id].size)
 		return CUDA_ERROR_INVALID_VALUE;
 	return transfer(id, offset_in(pointer), host, size, to_device);

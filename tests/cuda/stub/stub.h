@@ -101,6 +101,7 @@ CUresult allocate(const struct device *device, uint64_t size, CUdeviceptr *point
 CUresult release(CUdeviceptr pointer);
 CUresult copy(CUdeviceptr pointer, void *host, uint64_t size, int to_device);
 void open_nodes(const struct config *config);
+int reserve(void);
 void memory_to_host(int is_memfd);
 CUresult memory_to_devices(const struct config *old, const struct config *now, const CUcheckpointGpuPair *pairs,
 			   uint32_t pair_count);

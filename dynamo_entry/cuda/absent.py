@@ -40,5 +40,5 @@ class NoRestoration:
                 hint="give the pod its GPUs", reason="GpuMissing",
             )  # fmt: skip
 
-    def thaw(self) -> None:
+    def thaw(self, limit_s: float = 0) -> None:
         """Nothing to thaw."""

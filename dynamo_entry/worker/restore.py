@@ -59,7 +59,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             with channel.phase("delta", stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
             pid = rebuild.run()
-            gpu.thaw()
+            gpu.thaw(settings.restore_timeout)
             with channel.phase("settle", stall_s=2 * settings.stall_timeout + engine.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)

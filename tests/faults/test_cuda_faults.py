@@ -103,6 +103,24 @@ def test_a_lost_worker_leaves_nothing_locked(containers, node, phase, number):
     assert not assert_all_or_nothing(containers)
 
 
+def test_a_dump_that_fails_gives_the_gpus_back(containers, node):
+    """CRIU dies while it has the tasks, whose GPU memory is in host memory by then."""
+    container = create(
+        containers, node, env={"RANKS": "4", "GPU_MIB": "48"},
+        settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"},
+    )  # fmt: skip
+    victim = container.wait(
+        lambda: next((pid for pid, line in container.processes().items() if "criu dump" in line), 0), "criu"
+    )
+    os.kill(victim, signal.SIGKILL)
+    event = container.wait_for_event("Checkpoint not created")
+    assert event["phase"] == "dump"
+    assert container.event("GPU given back")
+    assert container.json("/work") == [1] * 4
+    assert_nothing_is_locked(node)
+    assert not assert_all_or_nothing(containers)
+
+
 def test_a_rank_that_dies_while_locked(containers, node):
     node.faults("checkpoint 1 die")
     container = create(containers, node, env=RANKS, settings={"AFTER_DUMP": "continue"})
@@ -174,6 +192,13 @@ def test_a_restore_that_fails_starts_cold(stored, node, fault, reason):
     node.faults(fault)
     container = restore(stored, node, settings=SOON, env=RANKS)
     assert_cold(container, node, "gpu", reason)
+
+
+def test_a_restore_of_gpus_that_takes_too_long_starts_cold(stored, node):
+    """RESTORE_TIMEOUT holds for the driver's part, too."""
+    node.faults("restore 2 delay_ms=60000 once")
+    container = restore(stored, node, settings={"RESTORE_TIMEOUT": "2"}, env=RANKS)
+    assert_cold(container, node, "gpu", "WorkerLost")
 
 
 def test_a_lost_helper_starts_cold(stored, node):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import time
 
 TYPE_CHECKING = False  # what is imported for types alone costs PID 1 nothing
@@ -65,14 +66,32 @@ def write_line(line: str) -> None:
     A reader that went away or does not read must never stop PID 1.
     """
     data = line.encode("utf-8", "backslashreplace")[: PIPE_BUF - 1] + b"\n"
+    descriptor = _opened_anew()
     try:
         poll = select.poll()
-        poll.register(2, select.POLLOUT)
+        poll.register(descriptor, select.POLLOUT)
         ready = poll.poll(0)
         if ready and ready[0][1] & select.POLLOUT:
-            os.write(2, data)
+            os.write(descriptor, data)
     except OSError:
         pass
+    finally:
+        if descriptor != 2:
+            os.close(descriptor)
+
+
+def _opened_anew() -> int:
+    """Standard error once more, non-blocking, where it is a pipe or a terminal; else 2 itself.
+
+    The engine has the same one, may fill it between poll and write, and must not find it non-blocking.
+    """
+    try:
+        mode = os.fstat(2).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        pass
+    return 2
 
 
 class Log:

@@ -44,6 +44,37 @@ def test_a_log_line_never_blocks_or_fails(descriptor):
     assert done.stdout == b"done\n"
 
 
+#: Says that a full pipe is writable, as it was until the engine filled it.
+TOO_LATE = """
+import select
+
+class Poll:
+    def register(self, descriptor, _events):
+        self.descriptor = descriptor
+    def poll(self, _limit_ms):
+        return [(self.descriptor, select.POLLOUT)]
+
+select.poll = Poll
+"""
+
+
+def test_a_log_line_never_blocks_because_somebody_else_was_faster():
+    """The pipe is the engine's as well, which finds it as it was: blocking."""
+    code = (
+        f"{TOO_LATE}\nfrom dynamo_entry.report.lines import Log\nfor _ in range(2000): Log().info('x' * 100)"
+    )
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer) as stderr:
+        subprocess.run([sys.executable, "-c", code], stderr=stderr, timeout=30, check=True)
+        assert os.get_blocking(writer)
+
+
+def test_a_result_that_nobody_reads_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "status")
+    with pytest.raises(OSError, match="No such device or address"):
+        status.write(str(tmp_path / "status"), {"result": "restored"})
+
+
 def test_the_result_object_stays_within_its_limit():
     data = status.encode({"result": "failed", "phase": "dump", "message": "é" * 10_000})
     assert len(data) <= status.LIMIT_BYTES

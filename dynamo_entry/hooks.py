@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dynamo_entry import engine_hooks
 from dynamo_entry.errors import CheckpointError
 
+#: What poll(2), which waits for commands and for sockets, can count: 24 days.
+_LONGEST_S = 0x7FFF_FFFF // 1000
+
 #: The container's own: what CREDENTIALS_DIR adds later is the launcher's alone.
 _ENVIRONMENT = dict(os.environ)
 
@@ -22,6 +25,7 @@ def call(name: str, hook: str, limit_s: float, context: Mapping[str, str] | None
     """
     if not hook:
         return
+    limit_s = min(limit_s, _LONGEST_S)
     if engine := engine_hooks.find(hook):
         try:
             engine_hooks.run(*engine, limit_s)

@@ -91,6 +91,10 @@ def _seconds(value: str) -> float:
     return seconds
 
 
+def _seconds_or_never(value: str) -> float:
+    return _seconds(value) or float("inf")
+
+
 def _count(value: str) -> int:
     if not value.isdecimal():
         raise ValueError("expected a whole number, 0 or more")
@@ -150,7 +154,9 @@ VARIABLES: dict[str, Variable] = {
     "SIGNAL_TIMEOUT": Variable(_seconds, "how long a creation waits for the engine to become ready"),
     "DUMP_TIMEOUT": Variable(_seconds, "limit of freeze and publish; 0: no limit but STALL_TIMEOUT"),
     "RESTORE_TIMEOUT": Variable(_seconds, "limit of a whole restore; 0: no limit but STALL_TIMEOUT"),
-    "STALL_TIMEOUT": Variable(_seconds, "no progress for so long means that a phase hangs"),
+    "STALL_TIMEOUT": Variable(
+        _seconds_or_never, "no progress for so long means that a phase hangs; 0: none ever does"
+    ),
     "GPU_TIMEOUT": Variable(
         _seconds, "limit of one GPU call (lock, checkpoint, restore); 0: 30 s for a lock, else by memory"
     ),

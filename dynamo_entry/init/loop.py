@@ -51,6 +51,9 @@ Event = Signalled | Ended | Stopped | Said | Silent
 #: A worker that says more than this without a line's end talks garbage.
 LINE_LIMIT_BYTES = 1 << 16
 
+#: poll(2) takes an int.
+_LONGEST_WAIT_MS = 0x7FFF_FFFF
+
 
 class Loop:
     """The source of events. With no worker and no time limit it sleeps in one system call."""
@@ -90,9 +93,9 @@ class Loop:
                 continue
             wait_ms = None
             if deadline is not None and deadline != float("inf"):
-                wait_ms = max(0.0, deadline - time.monotonic()) * 1000
+                wait_ms = min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST_WAIT_MS)
             happened = self._poll.poll(wait_ms)
-            if not happened:
+            if not happened and wait_ms != _LONGEST_WAIT_MS:
                 return Silent()
             # The worker's last words come before the news of its end.
             if any(descriptor == self._worker for descriptor, _ in happened):

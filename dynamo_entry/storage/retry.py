@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -30,9 +31,9 @@ class Retry(NamedTuple):
 
     @classmethod
     def within(cls, stall_timeout: float) -> Retry:
-        """Limits after which a phase that may stall for ``stall_timeout`` (0: for ever) still can say why."""
-        if not stall_timeout:
-            return cls()
+        """Limits after which a phase that may stall for ``stall_timeout`` (inf: for ever) still can say why."""
+        if stall_timeout == math.inf:
+            return DEFAULT
         limit = stall_timeout * _SHARE
         return cls(limit, min(DEFAULT.stall_s, limit / 3))
 

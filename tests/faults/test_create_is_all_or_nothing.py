@@ -55,10 +55,14 @@ def test_an_engine_that_is_never_ready(containers):
 
 def test_waiting_for_an_engine_or_a_hook_is_not_hanging(side_by_side):
     """They take minutes, and have limits of their own; STALL_TIMEOUT is for what should move."""
-    places = side_by_side("ready", "hook", "deadline")
+    places = side_by_side("ready", "hook", "never", "deadline")
     slow = {
         "ready": create(places["ready"], settings={"STALL_TIMEOUT": "1"}, env={"READY_DELAY": "8"}),
         "hook": create(places["hook"], settings={"STALL_TIMEOUT": "1", "PRE_DUMP": "sleep 8"}),
+        "never": create(
+            places["never"],
+            settings={"STALL_TIMEOUT": "0", "SIGNAL_TIMEOUT": "99999999", "PRE_DUMP": "sleep 8"},
+        ),
     }
     late = create(places["deadline"], settings={"SIGNAL_TIMEOUT": "5", "PRE_DUMP": "sleep 60"})
     assert late.exit_code() == 174

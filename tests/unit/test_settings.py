@@ -35,6 +35,11 @@ def test_times_are_finite_seconds(value):
         assert settings(WAIT=value).wait == 0
 
 
+def test_a_stall_timeout_of_0_means_never():
+    assert settings(STALL_TIMEOUT="0").stall_timeout == float("inf")
+    assert settings(DUMP_TIMEOUT="0").dump_timeout == 0, "the others mean: no such limit"
+
+
 @pytest.mark.parametrize(
     ("storage_type", "location", "agrees"),
     [

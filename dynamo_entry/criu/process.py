@@ -80,7 +80,7 @@ class Criu:
             return self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise TimeoutError(f"criu did not end within {limit_s:g} s") from None
+            raise TimeoutError(f"criu did not end within {limit_s:.3g} s") from None
 
     def kill(self) -> None:
         """SIGKILL, and reap."""

@@ -151,8 +151,7 @@ class _Creation:
         if result is None or (self._is_hanging and result["result"] == "failed"):
             result = self._lost(code)
         if result["result"] in ("published", "exists"):
-            if code:  # lost while it let the engine go
-                self._wait_for_helpers()
+            self._wait_for_helpers()  # those of a worker that was lost, or given up on, while it let the engine go
             return self._succeeded(result)
         return self._failed(result)
 

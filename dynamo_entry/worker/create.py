@@ -210,8 +210,9 @@ class _Creation:
                 sink.describe(finished.document, _annotations(head, finished.digest))
                 result = self._commit(sink, finished.digest)
             self._channel.send(**result)  # whatever happens from here on, there is an archive
-            with self._channel.phase("thaw"), self._channel.shielded():
-                self._let_go(dump)
+            limit_s = dump.end_limit_s(self._settings.stall_timeout)
+            with self._channel.phase("thaw", stall_s=limit_s), self._channel.shielded():
+                self._let_go(dump, limit_s)
         return {**result, "seconds": self._channel.seconds}
 
     def _shared_ranges(self) -> dict[str, list[tuple[int, int]]]:
@@ -263,13 +264,13 @@ class _Creation:
                 return self._result("exists", archive.size, archive.digest)
         return self._result("published", published.size, digest)
 
-    def _let_go(self, dump: Dump) -> None:
+    def _let_go(self, dump: Dump, limit_s: float) -> None:
         """The archive is safe; an engine that then resists is PID 1's to end."""
         try:
             if self._settings.after_dump == "continue":
-                dump.resume()
+                dump.resume(limit_s)
             else:
-                dump.end()
+                dump.end(limit_s)
         except (DumpFailed, TimeoutError) as error:
             self._channel.log.warning("engine not let go by criu", message=str(error))
 

@@ -16,8 +16,8 @@ from dynamo_entry.errors import DumpFailed
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4
 
-#: Ending or resuming the tasks once everything is written; freeing their memory takes about 0.1 s per GiB.
-_END_LIMIT_S = 120
+#: What ending the tasks may take beyond STALL_TIMEOUT: freeing their memory takes about 0.1 s per GiB, on a good day.
+_END_S_PER_BYTE = 0.5 / (1 << 30)
 
 
 class Dump:
@@ -66,17 +66,21 @@ class Dump:
             what, remedy = self._criu.failure()
             raise DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")
 
-    def end(self) -> None:
-        """The archive is safe: let CRIU end the tasks. Raises DumpFailed."""
+    def end_limit_s(self, stall_timeout: float) -> float:
+        """How long ``end`` and ``resume`` may take; they show no progress."""
+        return stall_timeout + self._capture.received_bytes * _END_S_PER_BYTE
+
+    def end(self, limit_s: float) -> None:
+        """The archive is safe: let CRIU end the tasks. Raises DumpFailed, TimeoutError."""
         self._hold.go_on(yes=True)
-        if self._criu.wait(_END_LIMIT_S) != 0:
+        if self._criu.wait(limit_s) != 0:
             what, _ = self._criu.failure()
             raise DumpFailed(f"criu could not end the engine: {what}", reason="CriuDumpFailed")
 
-    def resume(self) -> None:
-        """Let the tasks run on; CRIU takes back its own traces (link remaps, network locks)."""
+    def resume(self, limit_s: float) -> None:
+        """Let the tasks run on; CRIU takes back its own traces (link remaps, network locks). Raises TimeoutError."""
         self._hold.go_on(yes=False)
-        self._criu.wait(_END_LIMIT_S)
+        self._criu.wait(limit_s)
 
     def _note_frozen(self, descriptor: int) -> None:
         os.read(descriptor, 64)

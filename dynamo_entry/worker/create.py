@@ -88,10 +88,15 @@ class _Creation:
         if self._settings.force:
             return None
         try:
-            with Archive.open(self._store, expected_hash=self._settings.hash, key=self._key) as archive:
-                return self._result("exists", archive.size, archive.digest)
+            return self._theirs()
         except NotFound:
             return None
+
+    def _theirs(self) -> dict[str, Any]:
+        """The result where somebody else's archive is at the location. Raises NotFound, DumpFailed."""
+        try:
+            with Archive.open(self._store, expected_hash=self._settings.hash, key=self._key) as archive:
+                return self._result("exists", archive.size, archive.digest)
         except ArchiveError as error:
             raise DumpFailed(
                 f"{self._store.location} holds something that is not the wanted archive: {error.message}",
@@ -154,10 +159,14 @@ class _Creation:
         processes = engine.tree(self._pid)
         expected = record.needs(processes)["memory_bytes"] + self._gpu.used_bytes()
         sink = self._store.open_writer(replace=self._settings.force, expected_size=expected)
-        writer = ArchiveWriter(
-            sink, compression=Compression.parse(self._settings.compression),
-            threads=self._settings.concurrency or cores(), key=self._key,
-        )  # fmt: skip
+        try:
+            writer = ArchiveWriter(
+                sink, compression=Compression.parse(self._settings.compression),
+                threads=self._settings.concurrency or cores(), key=self._key,
+            )  # fmt: skip
+        except BaseException:  # its first bytes did not fit
+            sink.abort()
+            raise
         try:
             return self._transaction(writer, sink)
         except BaseException:
@@ -242,7 +251,14 @@ class _Creation:
         skip |= {self._places.work, context.directory(), *self._settings.exclude_paths}
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
-        index = pack.pack(changes.find_all(self._starts, frozenset(skip), sizes), _Told(tar, phase))
+        try:
+            index = pack.pack(changes.find_all(self._starts, frozenset(skip), sizes), _Told(tar, phase))
+        except OSError as error:
+            raise DumpFailed(
+                f"{error.filename or 'a file'} of the engine cannot be read: {error.strerror}",
+                hint="EXCLUDE_PATHS leaves out what a restored engine does not need",
+                reason="FileNotCaptured",
+            ) from None
         tar.close()
         listing = writer.stream(DELTA_INDEX)
         listing.write(json.dumps(index._asdict()).encode("utf-8", "surrogateescape"))
@@ -260,8 +276,7 @@ class _Creation:
             with self._channel.shielded():
                 published = sink.commit()
         except AlreadyExists:
-            with Archive.open(self._store, expected_hash=self._settings.hash, key=self._key) as archive:
-                return self._result("exists", archive.size, archive.digest)
+            return self._theirs()
         return self._result("published", published.size, digest)
 
     def _let_go(self, dump: Dump, limit_s: float) -> None:

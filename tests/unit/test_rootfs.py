@@ -1,5 +1,6 @@
 """The filesystem delta: every change is found, nothing escapes, and what was applied can be taken back."""
 
+import errno
 import io
 import os
 import stat
@@ -94,6 +95,23 @@ def test_skipped_paths_are_not_entered_but_still_count_as_present(tree):
     changed = found(tree, start, skip=[tree / "secret"])
     assert not any("secret" in path for path in changed)
     assert "secret" in changed[str(tree)].names
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC])
+def test_a_mark_needs_neither_room_nor_right(tmp_path, monkeypatch, number):
+    """The root may be full, or another user's, and the engine changes files below it all the same."""
+
+    def refuse(*_args, **_options):
+        raise OSError(number, os.strerror(number))
+
+    for number_of_file in range(50):
+        with monkeypatch.context() as patched:
+            patched.setattr("tempfile.TemporaryFile", refuse)
+            (start,) = changes.mark([str(tmp_path)])
+        (tmp_path / str(number_of_file)).touch()
+        assert str(tmp_path / str(number_of_file)) in [
+            found.path for found in changes.find(start, frozenset())
+        ]
 
 
 def test_a_filesystem_that_cannot_be_written_has_no_mark(tmp_path):

@@ -46,5 +46,8 @@ def _fifo(path: str) -> int:
         os.unlink(path)
     except FileNotFoundError:
         pass
-    os.mkfifo(path, 0o600)
+    try:
+        os.mkfifo(path, 0o600)
+    except OSError as error:  # which does not say where
+        raise OSError(error.errno, error.strerror, path) from None
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,12 @@ from dynamo_entry.fill.plan import Shared, Task
 from dynamo_entry.storage.base import Bytes
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+#: What is known of a failure beyond that there may be too little memory.
+_HINTS = {
+    errno.EFAULT: "was the archive cut short or overwritten while it was read?",
+    errno.EPERM: "add SYS_PTRACE to the container's capabilities",
+}
 
 #: limits.h: IOV_MAX
 _MOST_PARTS = 1024
@@ -60,7 +67,7 @@ class Writer:
             else:
                 written = self._into_file(target, data, pieces)
         except OSError as error:
-            raise _failed(target, f"{error.strerror} at {pieces[0].position:#x}") from None
+            raise _failed(target, f"{error.strerror} at {pieces[0].position:#x}", error.errno or 0) from None
         if written != sum(piece.length for piece in pieces):
             raise _failed(target, f"only {written} bytes were taken at {pieces[0].position:#x}")
 
@@ -127,12 +134,12 @@ def _address_of(data: Bytes) -> Iterator[int]:
         ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
 
 
-def _failed(target: Task | Shared, why: str) -> RestoreFailed:
+def _failed(target: Task | Shared, why: str, number: int = 0) -> RestoreFailed:
     what = (
         f"memory of process {target.pid}" if isinstance(target, Task) else f"shared memory {target.paths[0]}"
     )
     return RestoreFailed(
         f"{what} cannot be filled: {why}",
-        hint="is the container's memory limit what it was at creation?",
+        hint=_HINTS.get(number, "is the container's memory limit what it was at creation?"),
         reason="FillFailed",
     )

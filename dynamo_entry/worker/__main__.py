@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.errors import CheckpointError, RestoreFailed
 from dynamo_entry.report.lines import Log
 from dynamo_entry.settings import from_environment
 from dynamo_entry.worker.channel import Channel
+
+#: What a system that is full or forbids may answer to any call: not a defect.
+_REFUSALS = {
+    errno.EACCES: "PermissionDenied", errno.EPERM: "PermissionDenied", errno.EROFS: "ReadOnly",
+    errno.ENOSPC: "DiskFull", errno.EDQUOT: "DiskFull",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -20,20 +27,34 @@ def main() -> None:
     try:
         result = importlib.import_module(f"dynamo_entry.worker.{verb}").run(settings, channel)
     except CheckpointError as error:
-        result = _failed(channel, error)
+        result = _failed(channel, verb, error)
     except Exception as error:  # the outermost frame: a defect must end in a cold start, and be seen
-        import traceback  # noqa: PLC0415 - 13 ms that no restore is to wait for
-
-        channel.log.error("unexpected error", traceback=traceback.format_exc(limit=-8))  # noqa: TRY400
-        result = _failed(channel, CheckpointError(f"{type(error).__name__}: {error}", reason="InternalError"))
+        result = _failed(channel, verb, _refusal(error) or _defect(channel, error))
     channel.send(**result)
     os._exit(0)  # threads that still wait for a store or for CRIU have nothing left to wait for
 
 
-def _failed(channel: Channel, error: CheckpointError) -> dict[str, object]:
+def _refusal(error: Exception) -> CheckpointError | None:
+    """What the system refused about a file, if that is what happened."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in _REFUSALS:
+        return None
+    return CheckpointError(f"{error.filename}: {error.strerror}", reason=_REFUSALS[error.errno])
+
+
+def _defect(channel: Channel, error: Exception) -> CheckpointError:
+    import traceback  # noqa: PLC0415 - 13 ms that no restore is to wait for
+
+    channel.log.error("unexpected error", traceback=traceback.format_exc(limit=-8))
+    return CheckpointError(f"{type(error).__name__}: {error}", reason="InternalError")
+
+
+def _failed(channel: Channel, verb: str, error: CheckpointError) -> dict[str, object]:
+    # An error of no kind of its own (a hook's, the system's) has the code of what it made fail.
+    is_plain = type(error) is CheckpointError
+    code = RestoreFailed.exit_code if is_plain and verb == "restore" else error.exit_code
     return {
         "result": "failed", "phase": channel.phase_name, "reason": error.reason, "message": str(error),
-        "retry": error.retry, "exit_code": error.exit_code, "seconds": channel.seconds,
+        "retry": error.retry, "exit_code": code, "seconds": channel.seconds,
     }  # fmt: skip
 
 

@@ -26,15 +26,19 @@ def remove_stale_signal(path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise NotDumpable(
-            f"the engine cannot create the signal file {path}: {error.strerror}",
-            hint="mount a writable emptyDir there, or choose another SIGNAL_FILE",
-            reason="SignalFileInvalid",
-        ) from None
+        raise _invalid_signal_file(path, error) from None
+
+
+def _invalid_signal_file(path: str, error: OSError) -> NotDumpable:
+    return NotDumpable(
+        f"the signal file {path} cannot be created: {error.strerror}",
+        hint="mount a writable emptyDir there, or choose another SIGNAL_FILE",
+        reason="SignalFileInvalid",
+    )
 
 
 def wait_until_ready(settings: Settings, channel: Channel) -> None:
-    """Wait for the signal file or READY_URL. Raises NotReady, EngineEnded, CalledOff."""
+    """Wait for the signal file or READY_URL. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
     deadline = time.monotonic() + settings.signal_timeout
     while not _is_ready(settings):
         channel.check_engine(_POLL_S)
@@ -50,11 +54,18 @@ def _is_ready(settings: Settings) -> bool:
         if not answers(settings.ready_url):
             return False
         if settings.signal_file:
-            os.makedirs(os.path.dirname(settings.signal_file), exist_ok=True)
-            with open(settings.signal_file, "w", encoding="ascii"):
-                pass
+            _create_signal(settings.signal_file)
         return True
     return os.path.exists(settings.signal_file)
+
+
+def _create_signal(path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="ascii"):
+            pass
+    except OSError as error:
+        raise _invalid_signal_file(path, error) from None
 
 
 def answers(url: str) -> bool:

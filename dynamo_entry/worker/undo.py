@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamo_entry.errors import CheckpointError
 from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import context, criu_log
@@ -14,8 +15,12 @@ from dynamo_entry.worker.streams import RESTORE_LOG
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     """Undo what was begun, if anything; returns the result message. Raises OSError."""
+    try:
+        work = work_directory(settings)
+    except CheckpointError:
+        return {"result": "undone", "phase": channel.phase_name}  # nothing can have been begun
     context.remove(settings)
     criu_log.keep(settings, channel, RESTORE_LOG)
-    if apply.undo(work_directory(settings)):
+    if apply.undo(work):
         channel.log.info("filesystem delta undone")
     return {"result": "undone", "phase": channel.phase_name}

@@ -127,15 +127,14 @@ def test_a_full_disk_is_named_and_leaves_nothing(containers):
     assert container.run_inside("ls", "-A", "/small") == ""
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3, 0.6])
 @pytest.mark.parametrize("victim", ["worker", "criu", "launcher"])
-def test_kill_9_never_leaves_half_an_archive(containers, victim, delay):
-    """And where the launcher survives, the engine that is to go on does."""
+def test_kill_9_never_leaves_half_an_archive(containers, victim):
+    """At any moment, where test_matrix has one of each phase; and the engine that is to go on does."""
     container = create(
         containers, env={"BALLAST_MIB": "200"}, settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"}
     )
     container.wait_for_event("wait-ready")
-    time.sleep(delay * random.uniform(0.5, 1.5))
+    time.sleep(random.uniform(0, 0.6))
     names = {"worker": "dynamo_entry.worker", "criu": "criu dump", "launcher": "-m dynamo_entry"}
     for pid, line in container.processes().items():
         if names[victim] in line and ("worker" in line) == (victim == "worker"):

@@ -2,8 +2,7 @@
 nothing is left behind.
 
 A phase is held where it is by a CRIU that waits (``gate/criu``), an engine that does not get ready, or a hook that
-does not return; then the fault comes. Faults that belong to one phase are tested beside it: a full disk, a location
-that refuses (test_create_is_all_or_nothing); short and damaged reads, a missing right (test_restore_falls_back).
+does not return; then the fault comes. What the system refuses in each phase, and short reads: test_matrix_errors.
 """
 
 import json
@@ -17,7 +16,7 @@ import pytest
 from harness import CREATE, RESTORE, Containers
 from test_create_is_all_or_nothing import NAME, assert_all_or_nothing
 from test_restore_falls_back import FALLBACK
-from test_spine import create, published, restore
+from test_spine import COMMAND, create, published, restore
 
 GATE = Path(__file__).parent / "gate"
 
@@ -60,12 +59,12 @@ def archive(tmp_path_factory):
 TOLD = {"frozen": "dump", "rebuilt": "restore", "filled": "fill"}
 
 
-def begin(containers, start, phase, **settings):
-    """A container whose launcher is going to stand still in that phase."""
+def begin(containers, start, phase, more=(), **settings):
+    """A container, with ``more`` options, whose launcher is going to stand still in that phase."""
     gate = containers.checkpoints / "gate"
     gate.mkdir()
     options = (*(CREATE if start is create else RESTORE), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
-               "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro")  # fmt: skip
+               "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro", *more)  # fmt: skip
     return start(
         containers, options=options, env=phase.get("env"),
         settings={"STATUS_FILE": "/checkpoints/gate/status", **phase.get("settings", {}), **settings},
@@ -78,6 +77,12 @@ def hold(container, containers, phase):
     else:
         gate = containers.checkpoints / "gate"
         container.wait(lambda: any(entry.name != "status" for entry in gate.iterdir()), "gate")
+
+
+def release(containers):
+    """Let CRIU go on."""
+    (gate,) = (path for path in (containers.checkpoints / "gate").iterdir() if path.is_fifo())
+    gate.write_text("go\n")
 
 
 def held(places, start, phase, archive=None, **settings):
@@ -128,8 +133,11 @@ def faults(phase):
     return without.get(phase, ["criu", "worker", "deadline"])
 
 
-def assert_clean(container):
-    """One launcher, one engine, no file that CRIU put down. (Nobody here has the right to mount anything.)"""
+def assert_clean(container, shm=""):
+    """One launcher, one engine, and no file in ``shm`` or of CRIU's but what the engine has there itself.
+
+    (Nobody has the right to mount anything but in the cell that has it.)
+    """
 
     def lines():
         return [line for line in container.processes().values() if line]
@@ -137,7 +145,7 @@ def assert_clean(container):
     container.wait(lambda: len(lines()) == 2, "end of everything but launcher and engine", 10)
     assert all("/tiny.py" in line for line in lines()), lines()
     left = "ls -A /dev/shm; find / -xdev '(' -name 'link_remap.*' -o -name '*.cr.*.ghost' ')' -not -path '/proc/*'"
-    assert container.run_inside("sh", "-c", left) == ""
+    assert container.run_inside("sh", "-c", left) == shm
 
 
 def signalled(started, limit_s):
@@ -211,9 +219,82 @@ def test_a_restore_that_fails_is_a_cold_start(side_by_side, archive, phase):
         kill(container, fault)
     for _, _, container in started:
         container.wait_for_event(FALLBACK, limit_s=30)
-        nonce = container.json("/state", limit_s=10)["nonce"]
-        assert nonce in container.stderr, "the engine that was started cold"
+        container.wait_for_text(
+            container.json("/state", limit_s=10)["nonce"]
+        )  # the engine that was started cold
         assert_clean(container)
+
+
+def held_in_each(places, start, phases, archive=None, **settings):
+    """Phase → its place and a container that is held in it."""
+    started = {}
+    for phase, containers in places.items():
+        if archive is not None:
+            shutil.copy(archive, containers.checkpoints)
+        started[phase] = containers, begin(containers, start, phases[phase], **settings)
+    for phase, (containers, container) in started.items():
+        hold(container, containers, phases[phase])
+    return started
+
+
+@pytest.mark.parametrize("victim", ["worker", "criu"])
+def test_a_creation_that_fails_exits_with_its_code(side_by_side, victim):
+    """AFTER_DUMP=exit, which is the default. Once the archive is there the creation has succeeded."""
+    phases = [phase for phase in CREATE_PHASES if victim in faults(phase)]
+    started = held_in_each(side_by_side(*phases), create, CREATE_PHASES)
+    for _, container in started.values():
+        kill(container, victim)
+    for phase, (containers, container) in started.items():
+        expected = {"written": 0, "prepare": 171 if victim == "criu" else 174}.get(phase, 174)
+        assert container.exit_code(30) == expected, container.output()
+        assert assert_all_or_nothing(containers) == (phase == "written")
+        assert status(containers)["result"] == ("published" if phase == "written" else "failed")
+
+
+@pytest.mark.parametrize("victim", ["worker", "criu"])
+def test_a_restore_that_fails_exits_with_its_code(side_by_side, archive, victim):
+    """ON_FAILURE=fail: nothing is started in its place."""
+    phases = [phase for phase in RESTORE_PHASES if victim in faults(phase)]
+    started = held_in_each(side_by_side(*phases), restore, RESTORE_PHASES, archive, ON_FAILURE="fail")
+    for _, container in started.values():
+        kill(container, victim)
+    for phase, (containers, container) in started.items():
+        assert container.exit_code(30) == 180, container.output()
+        assert "tiny: listening" not in container.stdout
+        told = status(containers)
+        assert (told["result"], told["phase"]) == ("failed", TOLD.get(phase, phase)), told
+        assert visible(containers) == [NAME]
+
+
+#: With these CRIU, and the launcher, may mount and make namespaces.
+MAY_MOUNT = ("--cap-add", "SYS_ADMIN", "--cap-add", "SYS_TIME")
+
+
+def mount_points(container):
+    lines = Path(f"/proc/{container.pid}/mountinfo").read_text().splitlines()
+    return sorted(line.split()[4] for line in lines)
+
+
+def test_no_mount_is_left_behind(side_by_side, archive):
+    """Where there is the right to mount, as there is for a clock that goes on."""
+    frozen, rebuilt, untouched = side_by_side("frozen", "rebuilt", "untouched").values()
+    shutil.copy(archive, rebuilt.checkpoints)
+    plain = untouched.start(*COMMAND, options=(*CREATE, *MAY_MOUNT, "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
+                                               "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro"))  # fmt: skip
+    started = [
+        (phase, containers, begin(containers, start, phase, MAY_MOUNT, AFTER_DUMP="continue"))
+        for phase, containers, start in (
+            (CREATE_PHASES["frozen"], frozen, create), (RESTORE_PHASES["rebuilt"], rebuilt, restore)
+        )
+    ]  # fmt: skip
+    for phase, containers, container in started:
+        hold(container, containers, phase)
+        kill(container, "worker")
+    for _, _, container in started:
+        assert container.json("/health", limit_s=20) == {"status": "ok"}
+        assert_clean(container)
+        assert mount_points(container) == mount_points(plain)
+        assert container.run_inside("sh", "-c", "ls -A /tmp /var/tmp | grep -i criu || true") == ""
 
 
 def test_an_engine_that_dies_is_told_with_the_phase(side_by_side):
@@ -244,8 +325,8 @@ def test_an_engine_that_dies_is_told_with_the_phase(side_by_side):
 
 def test_a_killed_launcher_leaves_nothing_half_made(side_by_side):
     """It is PID 1: the kernel ends the rest. The archive is whole or not there, what was written of it is hidden."""
-    for phase, containers in side_by_side(*CREATE_PHASES).items():
-        ((_, _, container),) = held({phase: containers}, create, CREATE_PHASES[phase])
+    started = held_in_each(side_by_side(*CREATE_PHASES), create, CREATE_PHASES)
+    for phase, (containers, container) in started.items():
         container.signal(signal.SIGKILL)
         assert container.exit_code(20) == 137
         assert assert_all_or_nothing(containers) == (phase == "written")
@@ -253,8 +334,8 @@ def test_a_killed_launcher_leaves_nothing_half_made(side_by_side):
 
 
 def test_a_killed_launcher_ends_a_restore_and_the_archive_stays(side_by_side, archive):
-    for phase, containers in side_by_side(*RESTORE_PHASES).items():
-        ((_, _, container),) = held({phase: containers}, restore, RESTORE_PHASES[phase], archive)
+    started = held_in_each(side_by_side(*RESTORE_PHASES), restore, RESTORE_PHASES, archive)
+    for containers, container in started.values():
         container.signal(signal.SIGKILL)
         assert container.exit_code(20) == 137
         assert visible(containers) == [NAME]

@@ -193,7 +193,7 @@ def test_criu_failing_leaves_no_half_restored_process(containers):
     state = container.json("/state")
     event = container.event(FALLBACK)
     assert event, container.output()
-    assert event["reason"] == "CriuRestoreFailed"
+    assert event["reason"] == "CriuRestoreFailed", container.output()
     assert "Address already in use" in event["message"]
     assert container.event("filesystem delta undone")
     assert not container.event("filesystem delta not undone")

@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 class Between:
     """Forwards requests; ``fault(method, path)`` may give something else instead:
 
-    ``(status, body)`` or ``(status, body, headers)``; ``"cut"``: half of the body; ``"no-range"``: all of the object.
+    ``(status, body)`` or ``(status, body, headers)``; ``"cut"``: half of the body; ``"empty"``: none of it; ``"no-range"``: all of the object.
     """
 
     def __init__(self, port: int, *, context: ssl.SSLContext | None = None) -> None:
@@ -58,9 +58,10 @@ class Between:
                 if "Location" in given and context:
                     given["Location"] = given["Location"].replace("https://", "http://")
                 length = response.getheader("Content-Length") if self.command == "HEAD" else None
-                if fault == "cut":
+                if fault in ("cut", "empty"):
                     self.close_connection = True
-                    return self.answer(response.status, data, given, upto=len(data) // 2)
+                    upto = len(data) // 2 if fault == "cut" else 0
+                    return self.answer(response.status, data, given, upto=upto)
                 return self.answer(response.status, data, given, length=length)
 
             def answer(self, status, body, headers=None, *, upto=None, length=None) -> None:

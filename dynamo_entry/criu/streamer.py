@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from fcntl import fcntl
 from typing import Any, Protocol
 
@@ -29,6 +30,10 @@ _NAME_LIMIT_BYTES = 4096
 #: protobuf: field 1, varint, true or false
 _EXISTS = b"\x08\x01"
 _ABSENT = b"\x08\x00"
+
+
+class HungUpError(Exception):
+    """CRIU ended the conversation: it is done, or it failed in the middle of a request and says why in its log."""
 
 
 class ProtocolError(Exception):
@@ -111,11 +116,13 @@ class Capture:
         self._selector.register(connection, selectors.EVENT_READ, self._request)
 
     def _request(self, connection: socket.socket) -> None:
-        name = receive_request(connection)
-        if name is None:
+        try:
+            self._open(receive_request(connection), connection)
+        except HungUpError:
             self._selector.unregister(connection)
             connection.close()
-            return
+
+    def _open(self, name: str, connection: socket.socket) -> None:
         pipe = receive_pipe(connection)
         sink = self._open_sink(name)
         self._open_images += 1
@@ -173,14 +180,17 @@ class Serve:
         self._selector.register(connection, selectors.EVENT_READ, self._request)
 
     def _request(self, connection: socket.socket) -> None:
-        name = receive_request(connection)
-        if name is None:
+        try:
+            self._open(receive_request(connection), connection)
+        except HungUpError:
             self._selector.unregister(connection)
             connection.close()
-            return
+
+    def _open(self, name: str, connection: socket.socket) -> None:
         data = self._image(name)
         reply = _ABSENT if data is None else _EXISTS
-        connection.sendall(struct.pack("=I", len(reply)) + reply)
+        with _telling_hang_ups():
+            connection.sendall(struct.pack("=I", len(reply)) + reply)
         if data is not None:
             pipe = receive_pipe(connection)
             os.set_blocking(pipe, False)
@@ -220,16 +230,20 @@ def _push(pipe: int, pieces: Iterator[memoryview], rest: memoryview) -> memoryvi
         return None
 
 
-def receive_request(connection: socket.socket) -> str | None:
-    """The next image's name, or None when CRIU is done. Raises ProtocolError."""
-    head = _receive(connection, 4)
-    if head is None:
-        return None
-    (length,) = struct.unpack("=I", head)
-    body = _receive(connection, length) if 0 < length <= _NAME_LIMIT_BYTES else None
-    if body is None:
+@contextmanager
+def _telling_hang_ups() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as error:
+        raise HungUpError from error
+
+
+def receive_request(connection: socket.socket) -> str:
+    """The next image's name. Raises ProtocolError, HungUpError."""
+    (length,) = struct.unpack("=I", _receive(connection, 4))
+    if not 0 < length <= _NAME_LIMIT_BYTES:
         raise ProtocolError(f"request of {length} bytes")
-    return parse_request(body)
+    return parse_request(_receive(connection, length))
 
 
 def parse_request(body: bytes) -> str:
@@ -250,12 +264,15 @@ def parse_request(body: bytes) -> str:
 
 
 def receive_pipe(connection: socket.socket) -> int:
-    """The pipe end that CRIU passes next, widened as far as is allowed. Raises ProtocolError."""
+    """The pipe end that CRIU passes next, widened as far as is allowed. Raises ProtocolError, HungUpError."""
     size = array.array("i", [0]).itemsize
-    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
-    for level, kind, data in ancillary:
+    with _telling_hang_ups():
+        data, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        raise HungUpError
+    for level, kind, rights in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptor: int = array.array("i", data[:size])[0]
+            descriptor: int = array.array("i", rights[:size])[0]
             try:
                 fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
             except OSError:
@@ -264,11 +281,12 @@ def receive_pipe(connection: socket.socket) -> int:
     raise ProtocolError("no pipe was passed")
 
 
-def _receive(connection: socket.socket, length: int) -> bytes | None:
+def _receive(connection: socket.socket, length: int) -> bytes:
     data = b""
     while len(data) < length:
-        piece = connection.recv(length - len(data))
+        with _telling_hang_ups():
+            piece = connection.recv(length - len(data))
         if not piece:
-            return None
+            raise HungUpError
         data += piece
     return data

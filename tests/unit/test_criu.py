@@ -132,6 +132,27 @@ def test_serve_answers_in_any_order_and_again(tmp_path):
     assert failures == []
 
 
+def test_a_criu_that_ends_in_the_middle_of_a_request_tells_why_itself(tmp_path):
+    """Whether it is gone before it sent its pipe, or with our answer unread."""
+    for request in (b"", frame("pages-1.img")[:2], frame("pages-1.img")[:9], frame("pages-1.img")):
+        failures: list[Exception] = []
+        answered = threading.Event()
+
+        def image(_name: str) -> list[bytes]:
+            answered.set()  # noqa: B023
+            return [b"x"]
+
+        streamer.Serve(str(tmp_path), image, failures.append)
+        criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
+        criu.connection.sendall(request)
+        if request == frame("pages-1.img"):
+            assert answered.wait(10)
+            time.sleep(0.1)
+        criu.connection.close()
+        time.sleep(0.1)
+        assert failures == []
+
+
 def test_a_reader_that_stops_early_is_no_failure(tmp_path):
     failures: list[Exception] = []
     done = threading.Event()

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from dynamo_entry.cuda import abi, find, record
-from dynamo_entry.cuda.abi import State
+from dynamo_entry.cuda.abi import Result, State
 from dynamo_entry.cuda.client import Answer
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, NotDumpable
@@ -44,6 +44,7 @@ class Creation:
         self._session = session
         self._channel = channel
         self._log = channel.log
+        self._contextless: set[int] = set()
 
     def check(self) -> None:
         """Refuse at once what can never be checkpointed. Raises NotDumpable."""
@@ -86,7 +87,7 @@ class Creation:
     def recover(self, pids: Pids) -> None:
         """Give processes their GPU back that somebody else left locked."""
         candidates = find.candidates(pids())
-        answers = self._session.ask("tid", candidates)
+        answers = self._session.ask("state", candidates)
         without = {pid for pid, answer in answers.items() if answer.code in abi.NO_CONTEXT}
         self._give_back(pids, set(candidates) - without)
 
@@ -117,7 +118,8 @@ class Creation:
 
     def _contexts(self, pids: list[int], processes: dict[int, _Process]) -> list[int]:
         """Processes with a CUDA context that are not known yet. Raises DumpFailed."""
-        candidates = [pid for pid in find.candidates(pids) if pid not in processes]
+        known = self._contextless.union(processes)
+        candidates = [pid for pid in find.candidates(pids) if pid not in known]
         for pid in candidates:
             self._session.job_file = self._session.job_file or find.job_file(pid)
         answers = self._session.each("tid", candidates, DumpFailed, is_fine=_is_without_context)
@@ -126,8 +128,11 @@ class Creation:
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
         # They are known from now on: a lock may take hold after its call was given up.
         processes.update((pid, _Process(find.resident_bytes(pid))) for pid in pids)
-        for pid, answer in self._session.each("lock", pids, DumpFailed).items():
+        for pid, answer in self._session.each("lock", pids, DumpFailed, is_fine=_is_uninitialised).items():
             processes[pid].lock_s = answer.seconds
+            if answer.code:
+                self._contextless.add(pid)
+                del processes[pid]
 
     def _recorded(
         self, here: record.Present, processes: dict[int, _Process], free_before: dict[str, int | None]
@@ -199,13 +204,18 @@ def _is_without_context(pid: int, answer: Answer) -> bool:
     return answer.code in abi.NO_CONTEXT or not find.candidates([pid])
 
 
+def _is_uninitialised(_pid: int, answer: Answer) -> bool:
+    """A process that asked how many GPUs there are, and uses none (llm-d-rl-time-slicing #148)."""
+    return answer.code == Result.NOT_INITIALIZED
+
+
 def _refuse_leftovers(pids: list[int], why: str) -> None:
     """What CRIU would fail on without saying so. Raises NotDumpable."""
     for pid, path in find.leftovers(pids):
         if path.startswith("/dev/nvidia"):
             hint = (
-                "it was forked from a process that uses CUDA, or uses NVML on a driver older than 570: let the "
-                "engine start its processes by spawn"
+                "it was forked from a process that uses CUDA, or only asked what GPUs there are (cuInit, NVML): let "
+                "the engine start its processes by spawn, and ask in one that ends"
             )
         else:
             hint = "switch GDRCopy and RDMA off in the engine"

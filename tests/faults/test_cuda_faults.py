@@ -44,8 +44,9 @@ def assert_nothing_is_locked(node, ranks=range(4)):
         ("checkpoint 2 error=304", "GpuCheckpointFailed"),
         ("checkpoint 1 deaf", "GpuCallHangs"),
         ("tid 3 error=304", "GpuTidFailed"),
+        ("lock 3 error=3", "GpuHeld"),
     ],
-    ids=["lock timeout", "checkpoint of the third fails", "call hangs", "driver refuses"],
+    ids=["lock timeout", "checkpoint of the third fails", "call hangs", "driver refuses", "no context"],
 )
 def test_a_creation_that_fails_leaves_a_serving_engine(containers, node, fault, reason):
     node.faults(fault)

@@ -164,6 +164,16 @@ def test_a_child_that_was_forked_after_cuinit_has_no_context(node, start, sessio
         assert [row["pid"] for row in facts["processes"]] == engine.get("/pids")
 
 
+def test_a_process_that_began_to_use_cuda_and_has_no_context_is_left_alone(node, start, session):
+    """Of one that only asked how many GPUs there are the lock says so (llm-d-rl-time-slicing #148)."""
+    engine = start(RANKS=3, GPU_MIB=1)
+    node.faults("lock 1 error=3")
+    with frozen(session(), engine) as facts:
+        pids = engine.get("/pids")
+        assert [row["pid"] for row in facts["processes"]] == sorted([pids[0], pids[2]])
+    assert engine.get("/work") == [1] * 3
+
+
 def test_a_process_that_appears_late_is_frozen_too(node, start, session):
     """It calls cuInit while the others are being checkpointed."""
     node.faults("checkpoint 0 delay_ms=2500")

@@ -47,7 +47,7 @@ def check_room(needs: dict[str, Any], room: Room) -> None:
     memory = needs.get("memory_bytes", 0)
     if room.memory_bytes is not None and memory > room.memory_bytes:
         raise Incompatible(
-            f"the engine takes {_gib(memory)} of memory, {_gib(room.memory_bytes)} are left here",
+            f"the engine takes {memory >> 20} MiB of memory, {room.memory_bytes >> 20} MiB are left here",
             hint="raise the container's memory limit, or let PRE_DUMP release memory before the dump",
             reason="NotEnoughMemory",
         )
@@ -58,10 +58,6 @@ def check_room(needs: dict[str, Any], room: Room) -> None:
             hint="raise the container's pids limit (podPidsLimit, --pids-limit)",
             reason="PidsLimit",
         )
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.2f} GiB"
 
 
 def _version(text: str) -> list[int]:

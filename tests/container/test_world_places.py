@@ -1,6 +1,7 @@
 """One engine, restored in places that differ from the one it was created in, in one respect each."""
 
 import contextlib
+import re
 import shutil
 
 import pytest
@@ -133,6 +134,24 @@ def test_a_root_that_is_read_only_here_alone(containers):
     assert "/var/lib/engine" in event["message"]
 
 
+def test_less_memory_than_the_engine_needs_is_refused_by_name(containers):
+    """By the limit of the container's cgroup; it need not be much more than the engine takes."""
+    published(containers, env={"BALLAST_MIB": "128"})
+    event = restore(containers, options=(*RESTORE, "-m", "96m")).wait_for_event("Falling back to cold start")
+    assert (event["reason"], event["phase"]) == ("NotEnoughMemory", "check")
+    assert re.search(r"takes 1[34]\d MiB of memory, [789]\d MiB are left here", event["message"])
+    restored(containers, options=(*RESTORE, "-m", "224m")).json("/health")
+
+
+def test_fewer_tasks_than_the_engine_has_are_refused_by_name(containers):
+    pair = Pair(containers)
+    pair.published("many_threads")
+    event = pair.restore("forked_worker", options=(*RESTORE, "--pids-limit", "60")).wait_for_event(
+        "Falling back to cold start"
+    )
+    assert (event["reason"], event["phase"]) == ("PidsLimit", "check")
+
+
 def test_too_little_room_for_the_engines_files_is_refused_by_name(containers):
     """A pod without the emptyDir that makes /dev/shm large."""
     published(containers, env={"SHM_MIB": "32"}, options=(*CREATE, "--shm-size", "64m"))
@@ -154,7 +173,7 @@ def test_a_volume_that_is_not_mounted_is_refused_by_name(made, place):
         ({"host": {"cpu_flags": ["avx512_of_another"]}}, "CpuLacksFeature", "avx512_of_another"),
         ({"host": {"criu": "99.1"}}, "CriuOlder", "99.1"),
         ({"host": {"uid": 4711}}, "UserDiffers", "4711"),
-        ({"needs": {"memory_bytes": 1 << 50}}, "NotEnoughMemory", "1048576.00 GiB"),
+        ({"needs": {"memory_bytes": 1 << 50}}, "NotEnoughMemory", "1073741824 MiB"),
     ],
 )
 def test_a_machine_that_cannot_run_it_is_refused_by_name(made, place, facts, reason, words):

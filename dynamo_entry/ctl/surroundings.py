@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import platform
 from collections.abc import Callable
@@ -18,11 +16,6 @@ from dynamo_entry.settings import Settings
 from dynamo_entry.worker import privileges
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.store import open_store
-
-#: asm-generic/unistd.h; the same on x86-64 and arm64.
-_SYS_CLONE3 = 435
-
-_NS_LAST_PID = "/proc/sys/kernel/ns_last_pid"
 
 
 class Told(NamedTuple):
@@ -68,8 +61,8 @@ def look(settings: Settings) -> Surroundings:
     return Surroundings(
         python=platform.python_version(),
         privileges=privileges.read(),
-        has_clone3=_has_clone3(),
-        may_choose_pids=os.access(_NS_LAST_PID, os.W_OK, effective_ids=True),
+        has_clone3=privileges.has_clone3(),
+        may_choose_pids=privileges.may_write_last_pid(),
         has_time_namespaces=os.path.exists("/proc/self/timens_offsets"),
         may_set_clocks=timens.may_be_set(),
         criu=criu,
@@ -92,13 +85,6 @@ def open_archive(location: str, settings: Settings) -> Stored:
             return Stored(archive.location, archive.digest, archive.size, head.needs, head.host)
     except CheckpointError as error:
         return Stored(location, error=f"{error.reason}: {error}")
-
-
-def _has_clone3() -> bool:
-    """A call without arguments starts nothing: EINVAL where there is the call, ENOSYS or EPERM where not."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall(_SYS_CLONE3, None, 0)
-    return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
 
 
 def _told(ask: Callable[[], str]) -> Told:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from typing import NamedTuple
 
@@ -10,6 +12,9 @@ from dynamo_entry.errors import NotDumpable, RestoreFailed
 
 #: linux/capability.h
 _CAP_DAC_OVERRIDE = 1
+
+#: asm-generic/unistd.h; the same on x86-64 and arm64.
+_SYS_CLONE3 = 435
 
 
 class Privileges(NamedTuple):
@@ -37,6 +42,18 @@ def known_capabilities() -> frozenset[int]:
     """Every capability that this kernel knows."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         return frozenset(range(int(file.read()) + 1))
+
+
+def has_clone3() -> bool:
+    """A call without arguments starts nothing: EINVAL where there is the call, ENOSYS or EPERM where not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(_SYS_CLONE3, None, 0)
+    return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
+
+
+def may_write_last_pid() -> bool:
+    """The older way to choose the pid of a new process, which CRIU takes where there is no clone3."""
+    return os.access("/proc/sys/kernel/ns_last_pid", os.W_OK, effective_ids=True)
 
 
 def _bits(text: str) -> frozenset[int]:
@@ -67,4 +84,11 @@ def check_restore(have: Privileges) -> None:
             f"this container lacks the capabilities {', '.join(missing)}",
             hint=f"add securityContext.capabilities.add: [{', '.join(missing)}]",
             reason="CapabilityMissing",
+        )
+    if not has_clone3() and not may_write_last_pid():
+        raise RestoreFailed(
+            "this container may not choose the pids of its processes: its seccomp profile has no clone3, as Docker's "
+            "and containerd's default have none",
+            hint="set seccompProfile: {type: Localhost, localhostProfile: restore.json} (images/seccomp)",
+            reason="NoChoiceOfPids",
         )

@@ -5,7 +5,7 @@ import json
 import pytest
 from harness import CREATE, LEAST, ROOT
 from test_doctor import doctor
-from test_spine import published, restored
+from test_spine import published, restore, restored
 
 PROFILE = ROOT / "images" / "seccomp" / "restore.json"
 DROPPED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
@@ -32,7 +32,8 @@ def test_the_profile_allows_no_more_than_a_default_one(call):
     assert call not in allowed
 
 
-def test_a_profile_without_clone3_is_named_before_anything_is_tried(tmp_path):
+def test_a_profile_without_clone3_is_named_before_anything_is_tried(containers, tmp_path):
+    """As Docker's and containerd's default are."""
     profile = json.loads(PROFILE.read_text())
     profile["syscalls"][0]["names"].remove("clone3")
     file = tmp_path / "docker.json"
@@ -41,3 +42,7 @@ def test_a_profile_without_clone3_is_named_before_anything_is_tried(tmp_path):
     code, _, rows = doctor("--for", "restore", options=options)
     assert code == 1
     assert "restore.json" in rows["choice of pids"]["remedy"]
+    published(containers)
+    event = restore(containers, options=options).wait_for_event("Falling back to cold start")
+    assert (event["reason"], event["phase"]) == ("NoChoiceOfPids", "open")
+    assert "restore.json" in event["message"]

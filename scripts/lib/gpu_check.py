@@ -122,8 +122,9 @@ class Check:
         if done.returncode:
             sys.exit(
                 f"gpu-check: no container with GPUs can be started: {done.stderr.strip()[-2000:]}\n"
-                "Is there an NVIDIA GPU, and nvidia-container-toolkit? --option says how GPUs are handed out here, "
-                "--driver-only does without containers."
+                "Is there an NVIDIA GPU, and nvidia-container-toolkit? Podman needs a CDI specification: "
+                "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml. --option says how GPUs are handed out here "
+                "otherwise, --driver-only does without containers."
             )
         found: dict = json.loads(done.stdout.splitlines()[-1])
         if absence := found.get("absence"):

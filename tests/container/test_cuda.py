@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gpu_containers import create, options, published, restore, restored, volumes
-from harness import CREATE, RESTORE, ROOT, Containers
+from harness import CREATE, ENGINE, RESTORE, ROOT, Containers
 from stub_node import Node, gpu, uuid
 from test_spine import ARCHIVE, COMMAND, SETTINGS, SIGNAL
 from test_spine import published as published_without_gpu
@@ -248,6 +248,8 @@ def cdi_kind(way, nodes):
     if way != "cdi":
         yield ""
         return
+    if ENGINE == "docker":
+        pytest.skip('docker needs {"features": {"cdi": true}} in /etc/docker/daemon.json')
     kind = f"dynamo-entry-{os.getpid()}.test/gpu"
     devices = []
     for node in nodes:
@@ -297,16 +299,21 @@ def test_a_process_that_begins_to_use_cuda_during_a_creation_is_in_the_archive(c
 
 
 def test_processes_of_a_launch_job_share_their_file_and_are_asked_one_after_another(containers, nodes):
-    """The stub refuses whoever has not the job's file, or asks two of its processes at once."""
+    """The command of docs/gpu.md. The stub refuses whoever has not the job's file, or asks two at once."""
     here, there = nodes
+    here.has_program = True
+    text = (ROOT / "docs/gpu.md").read_text()
+    documented = text[text.index("cuda-checkpoint --launch-job sh -c") :].partition("```")[0]
+    script = documented.partition("'")[2].partition("'")[0].replace("vllm serve …", "python3 /gpu_engine.py")
     creator = create(
-        containers, here, env={"RANKS": "3", "CUDA_CHECKPOINT_JOB_FILE": "/tmp/job"},
-        settings={"AFTER_DUMP": "continue"},
+        containers, here, env={"RANKS": "3"}, settings={"AFTER_DUMP": "continue", "PRESET": "vllm"},
+        command=("cuda-checkpoint", "--launch-job", "sh", "-c", script),
     )  # fmt: skip
     creator.wait_for_event("Checkpoint published")
+    assert "NCCL_P2P_DISABLE" not in creator.event("environment preset")
     before = creator.json("/digest")
     creator.kill()
-    assert manifest(containers)["job_file"] == "/tmp/job"
+    assert manifest(containers)["job_file"] == "/tmp/cuda-job"
     container = restored(containers, there)
     assert container.json("/digest") == before
 

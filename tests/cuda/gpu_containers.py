@@ -34,15 +34,17 @@ def volumes(node: stub_node.Node) -> tuple[str, ...]:
     )
 
 
-def _start(containers: Containers, node: stub_node.Node, base: tuple[str, ...], settings, env) -> Container:
+def _start(
+    containers: Containers, node: stub_node.Node, base: tuple[str, ...], settings, env, command=()
+) -> Container:
     return containers.start(
-        "python3", "/gpu_engine.py", options=(*base, *options(node)), volumes=volumes(node),
+        *(command or ("python3", "/gpu_engine.py")), options=(*base, *options(node)), volumes=volumes(node),
         settings={**SETTINGS, **settings}, env=env,
     )  # fmt: skip
 
 
-def create(containers: Containers, node: stub_node.Node, *, settings=None, env=None) -> Container:
-    return _start(containers, node, CREATE, {**SIGNAL, **(settings or {})}, env)
+def create(containers: Containers, node: stub_node.Node, *, settings=None, env=None, command=()) -> Container:
+    return _start(containers, node, CREATE, {**SIGNAL, **(settings or {})}, env, command)
 
 
 def published(containers: Containers, node: stub_node.Node, **kwargs) -> Container:

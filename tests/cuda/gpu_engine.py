@@ -247,8 +247,6 @@ class Server(ThreadingHTTPServer):
 
 
 def main() -> None:
-    if job_file := os.environ.get("CUDA_CHECKPOINT_JOB_FILE"):
-        Path(job_file).touch()
     Handler.ranks = Ranks()
     server = Server(("127.0.0.1", int(number("PORT", 8000))), Handler)
     print(f"gpu_engine: listening on port {server.server_address[1]}", flush=True)

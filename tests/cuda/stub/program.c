@@ -1,9 +1,12 @@
 /* A cuda-checkpoint program over the stub, with the options of NVIDIA's (580). */
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "stub.h"
 
@@ -30,8 +33,19 @@ static unsigned int read_pairs(char *text, CUcheckpointGpuPair *pairs)
 	return count;
 }
 
+static int launch_job(char **argv)
+{
+	char path[32];
+	snprintf(path, sizeof path, "/proc/self/fd/%d", memfd_create("cuda-checkpoint-job", 0));
+	setenv("CUDA_CHECKPOINT_JOB_FILE", path, 1);
+	execvp(*argv, argv);
+	return 127;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 2 && !strcmp(argv[1], "--launch-job"))
+		return launch_job(argv + 2);
 	static const struct option options[] = {
 		{ "get-state", no_argument, NULL, 's' }, { "get-restore-tid", no_argument, NULL, 'r' },
 		{ "action", required_argument, NULL, 'a' }, { "pid", required_argument, NULL, 'p' },

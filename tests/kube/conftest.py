@@ -12,6 +12,12 @@ from cluster.control_plane import LIFE_S, ControlPlane, NotInstalled
 from node.process import Node
 
 
+def pytest_report_teststatus(report, config):
+    """No dots between the lines of tests that tell what they do (scripts/test kube-e2e)."""
+    tells = config.option.capture == "no" and report.when == "call"
+    return (report.outcome, "", "") if tells and report.passed else None
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """A running ControlPlane; no node."""

@@ -6,6 +6,7 @@ Run it alone, with what it does shown as it goes, by: scripts/test kube-e2e
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,71 +14,34 @@ import yaml
 import engines
 import guide
 import images
+import operators
+from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube import config, graphs, jobs
+from guide.run import Guide, say
 
 NAMESPACE = guide.NAMESPACE
 CHECKPOINT, GRAPH = guide.objects("Complete Example")
 NAME = CHECKPOINT["metadata"]["name"]
 CLAIM = "checkpoint-storage"
 
+#: Every YAML block of the guide, by what it is.
+OBJECTS = (
+    "1. Enable Checkpointing 2", "2. Configure Your DGD", "S3 / MinIO 2", "DynamoCheckpoint CRD", "Complete Example",
+)  # fmt: skip
+VALUES = ("1. Enable Checkpointing", "PVC (Default)", "S3 / MinIO", "OCI Registry")
+PARTS_OF_A_SERVICE = ("Auto Mode (Recommended)", "Reference Mode", "Checkpoint Identity")
+STATUS, PART_OF_A_GRAPH = "DynamoCheckpoint CRD 2", "DynamoCheckpoint CRD 3"
+
 pytestmark = pytest.mark.timeout(600)
 
 
-def say(text):
-    print(f"== {text}", flush=True)
-
-
-class Guide:
-    """What the steps share."""
-
-    def __init__(self, cluster, node):
-        self.cluster = cluster
-        self.node = node
-        self.pods = engines.Pods(cluster, NAMESPACE, GRAPH["metadata"]["name"], "VllmWorker")
-        self.answer = None
-        self.seconds = {}
-
-    def kubectl(self, *argv, **options):
-        return self.cluster.kubectl("-n", NAMESPACE, *argv, **options)
-
-    def checkpoint(self, name=NAME):
-        return self.cluster.get("dynamocheckpoint", name, NAMESPACE)
-
-    def phase(self, name, phase, limit_s=180):
-        """Wait for a phase, saying each one that is seen; the object then."""
-        deadline, seen = time.monotonic() + limit_s, ""
-        while True:
-            found = self.checkpoint(name)
-            status = found.get("status", {})
-            if status.get("phase") != seen:
-                seen = status.get("phase")
-                say(f"{name}: {seen}  {status.get('message', '')}")
-            if seen == phase:
-                return found
-            assert time.monotonic() < deadline, yaml.safe_dump(status) + self.kubectl(
-                "get", "jobs,pods", "-o", "wide"
-            )
-            time.sleep(0.2)
-
-    def replicas(self, count):
-        """Scale the graph; seconds until every pod is ready, and the pods."""
-        patch = json.dumps({"spec": {"services": {"VllmWorker": {"replicas": count}}}})
-        began = time.monotonic()
-        self.kubectl("patch", "dynamographdeployment", GRAPH["metadata"]["name"], "--type=merge", "-p", patch)
-        pods = self.pods.ready(count)
-        return time.monotonic() - began, pods
-
-    def new_pod(self):
-        """One more replica; the new pod, ready."""
-        before = self.pods.all()
-        seconds, pods = self.replicas(len(before) + 1)
-        (new,) = (
-            pod for pod in pods if pod["metadata"]["uid"] not in {old["metadata"]["uid"] for old in before}
-        )
-        assert len(pods) == len(before) + 1, "no other pod was touched"
-        return seconds, new
-
-    def ask(self, pod):
-        return engines.post(pod["status"]["podIP"], engines.QUESTION)
+@pytest.fixture(autouse=True)
+def told(request, said=[""]):  # noqa: B006 - what was said last
+    """What the test shows, before it does."""
+    line = request.function.__doc__.partition("\n")[0]
+    if line != said[0]:
+        print(f"\n== {line}", flush=True)
+        said[0] = line
 
 
 @pytest.fixture(scope="module")
@@ -90,26 +54,67 @@ def world(cluster, node, dynamo, helm_install):
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf-token-secret"}, "stringData": {"HF_TOKEN": "t"}
     }  # fmt: skip
     cluster.apply(claim, token, namespace=NAMESPACE)
-    say("helm install, with the guide's values.yaml")
+    print("\n== helm install, with the guide's values.yaml", flush=True)
     began = time.monotonic()
     helm_install(cluster, NAMESPACE, guide.blocks()["1. Enable Checkpointing"])
     say(f"installed in {time.monotonic() - began:.1f} s")
-    world = Guide(cluster, node)
+    world = Guide(cluster, node, GRAPH, NAME)
     yield world
+    print("\n== Times")
     for name, seconds in world.seconds.items():
-        print(f"   {name:<32}{seconds:6.1f} s")
+        say(f"{name:<32}{seconds:6.1f} s")
 
 
-@pytest.mark.parametrize("heading", ["2. Configure Your DGD", "DynamoCheckpoint CRD", "Complete Example"])
+def test_no_yaml_of_the_guide_is_left_out():
+    """Every block of the guide has its test."""
+    assert {*OBJECTS, *VALUES, *PARTS_OF_A_SERVICE, STATUS, PART_OF_A_GRAPH} == guide.blocks().keys()
+
+
+@pytest.mark.parametrize("heading", OBJECTS)
 def test_the_yaml_is_accepted(world, heading):
-    """As it stands in the guide."""
-    for one in guide.objects(heading):
-        world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(one))
+    """The guide's objects, to the letter."""
+    for line in world.kubectl(
+        "apply", "--dry-run=server", "-f", "-", stdin=guide.blocks()[heading]
+    ).splitlines():
+        say(line)
+
+
+@pytest.mark.parametrize("heading", VALUES)
+def test_the_values_are_accepted(world, heading):
+    """The guide's values, to the letter: they render, the server takes the objects, the operator the storage."""
+    rendered = world.cluster.run(
+        "helm", "template", "dynamo-entry", operators.CHART, "-n", NAMESPACE, "-f", "-",
+        "--set", "checkpoint.enabled=true", stdin=guide.blocks()[heading],
+    ).stdout  # fmt: skip
+    world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=rendered)
+    (settings,) = (one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "ConfigMap")
+    storage = yaml.safe_load(settings["data"]["operator.yaml"])["storage"]
+    values = guide.values(heading)["checkpoint"]["storage"]
+    assert storage["type"] == values["type"]
+    assert values[values["type"]].items() <= storage[values["type"]].items()
+    say(f"{heading}: {values[values['type']]}")
+
+
+@pytest.mark.parametrize("heading", PARTS_OF_A_SERVICE)
+def test_the_parts_of_a_service_are_understood(world, heading):
+    """What the guide puts into a service: a checkpoint by its name or by its identity."""
+    (graph,) = guide.objects("2. Configure Your DGD")
+    (part,) = guide.objects(heading)
+    graph["spec"]["services"]["VllmWorker"] |= part
+    world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(graph))
+    want = graphs.wants(graph)["VllmWorker"]
+    given = part["checkpoint"]
+    assert not want.problem
+    assert want.ref == given.get("checkpointRef", "")
+    if not want.ref:
+        assert want.creates
+        assert identity_hash(want.identity) == identity_hash(given["identity"])
+    say(f"{heading}: {want.ref or identity_hash(want.identity)}")
 
 
 def test_a_graph_starts_cold_before_its_checkpoint_exists(world):
     """Reference mode: the checkpoint is not there yet, the pods start as they would without us."""
-    say("the DGD of the complete example; its checkpoint does not exist yet")
+    say("kubectl apply: the DGD of the complete example")
     began = time.monotonic()
     world.cluster.apply(GRAPH, namespace=NAMESPACE)
     first, second = world.pods.ready(2)
@@ -121,7 +126,7 @@ def test_a_graph_starts_cold_before_its_checkpoint_exists(world):
 
 def test_a_checkpoint_becomes_ready(world):
     """Pending, Creating, Ready; the documented commands show it, its Job and its log."""
-    say("the DynamoCheckpoint of the complete example")
+    say("kubectl apply: the DynamoCheckpoint of the complete example")
     began = time.monotonic()
     world.cluster.apply(CHECKPOINT, namespace=NAMESPACE)
     world.phase(NAME, "Creating", 60)
@@ -132,23 +137,50 @@ def test_a_checkpoint_becomes_ready(world):
     hash_ = status["identityHash"]
     assert status["location"] == f"/checkpoints/{hash_}.tar"
     assert status["storageType"] == "pvc"
-    assert status["createdAt"]
+    for name in guide.objects(STATUS)[0]["Status"]:
+        assert status[name[0].lower() + name[1:]]
     assert (world.node.claim(NAMESPACE, CLAIM) / f"{hash_}.tar").exists()
     header, row = world.kubectl("get", "dckpt").splitlines()
-    print(f"   {header}\n   {row}")
+    say(header)
+    say(row)
     assert header.split() == ["NAME", "PHASE", "HASH", "AGE"]
     assert row.split()[:3] == [NAME, "Ready", hash_]
     assert "Checkpoint published" in world.kubectl("logs", f"job/checkpoint-{NAME}")
 
 
+def test_the_job_is_as_it_was(world):
+    """The Job of the complete example, to the letter, and the server keeps all of it."""
+    text = world.kubectl(
+        "get", "configmap", "dynamo-entry-operator", "-o", r"jsonpath={.data.operator\.yaml}"
+    )
+    checkpoint = world.checkpoint()
+    job = jobs.creation(config.parse(text), checkpoint, checkpoint["status"]["identityHash"], force=False)
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert owner.pop("uid") == checkpoint["metadata"]["uid"]
+    golden = yaml.safe_load((Path(guide.__file__).parent / "job.yaml").read_text())
+    assert job == golden
+    del golden["spec"]["podFailurePolicy"]  # unknown to servers before 1.26
+    assert not missing(golden, world.cluster.get("job", job["metadata"]["name"], NAMESPACE))
+
+
+def missing(wanted, found, path=""):
+    """The paths of what is not as it is wanted; what the server added is no matter."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return [place for key in wanted for place in missing(wanted[key], found.get(key), f"{path}/{key}")]
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = enumerate(zip(wanted, found, strict=True))
+        return [place for number, pair in pairs for place in missing(*pair, f"{path}/{number}")]
+    return [] if wanted == found else [path]
+
+
 def test_a_new_pod_restores(world):
     """Scale-up: the new pod comes from the checkpoint and answers as the others do; they are not touched."""
-    say("one more replica")
     seconds, pod = world.new_pod()
     world.seconds["one more pod, restored"] = seconds
     restored = world.pods.event(pod, "Restored")
     assert restored, world.pods.log(pod)
-    print(f"   restored in {seconds:.1f} s, phases {restored['seconds']}")
+    phases = ", ".join(f"{name} {value:.2f}" for name, value in restored["seconds"].items())
+    say(f"ready after {seconds:.1f} s; the restore: {phases}")
     assert world.ask(pod) == world.answer
     environ = world.kubectl("exec", pod["metadata"]["name"], "-c", "main", "--", "env")
     assert "DYNAMO_CHECKPOINT_LOCATION=/checkpoints/" in environ
@@ -166,7 +198,6 @@ def test_nothing_of_a_worker_is_privileged(world):
 
 def test_a_replaced_pod_restores(world):
     """A pod that is deleted comes back from the checkpoint, too."""
-    say("one pod is deleted")
     count = len(world.pods.all())
     gone = world.pods.all()[0]
     world.kubectl("delete", "pod", gone["metadata"]["name"], "--wait=false")
@@ -182,16 +213,21 @@ def test_the_agent_shows_the_storage(world):
     assert f"{world.checkpoint()['status']['identityHash']}.tar" in listing
 
 
-def test_a_damaged_archive_is_a_cold_start(world):
-    """The pod falls back, says so, and answers."""
-    say("the archive is damaged; one more replica")
+@pytest.mark.parametrize("case", ["damaged", "deleted"])
+def test_a_bad_archive_is_a_cold_start(world, case):
+    """The archive is damaged, or gone: the pod falls back, says so, and answers."""
     path = world.node.claim(NAMESPACE, CLAIM) / f"{world.checkpoint()['status']['identityHash']}.tar"
     intact = path.read_bytes()
     middle = len(intact) // 2
-    path.write_bytes(intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :])
+    if case == "damaged":
+        path.write_bytes(intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :])
+    else:
+        path.unlink()
     try:
         _, pod = world.new_pod()
-        assert world.pods.event(pod, "Falling back to cold start"), world.pods.log(pod)
+        fallen = world.pods.event(pod, "Falling back to cold start")
+        assert fallen, world.pods.log(pod)
+        say(f"{case}: Falling back to cold start, {fallen.get('message', fallen.get('reason'))}")
         assert world.ask(pod) == world.answer
     finally:
         path.write_bytes(intact)
@@ -199,7 +235,6 @@ def test_a_damaged_archive_is_a_cold_start(world):
 
 def test_without_the_webhook_pods_start(world):
     """The operator is gone: a new pod is what it would be without us."""
-    say("the operator is stopped; one more replica")
     deployment = "deployment/dynamo-entry-operator"
     world.kubectl("scale", deployment, "--replicas=0")
     world.kubectl(
@@ -217,7 +252,6 @@ def test_without_the_webhook_pods_start(world):
 
 def test_an_archive_that_is_there_is_adopted(world):
     """Deleting a checkpoint keeps its archive; the next of that identity is Ready without a Job."""
-    say("the DynamoCheckpoint is deleted and applied again")
     before = world.checkpoint()["status"]
     world.kubectl("delete", "dynamocheckpoint", NAME, "--timeout=60s")
     assert (world.node.claim(NAMESPACE, CLAIM) / f"{before['identityHash']}.tar").exists()
@@ -230,7 +264,6 @@ def test_an_archive_that_is_there_is_adopted(world):
 
 def test_a_failure_has_a_reason(world):
     """An engine that ends before it is ready: Failed, and the status says what happened."""
-    say("a checkpoint of an engine that ends at once")
     failing = json.loads(json.dumps(CHECKPOINT))
     failing["metadata"]["name"] = "failing"
     failing["spec"]["identity"]["model"] = "no/such-model"
@@ -243,11 +276,14 @@ def test_a_failure_has_a_reason(world):
     ready = next(one for one in status["conditions"] if one["type"] == "Ready")
     assert ready["reason"] == "EngineEnded"
     assert "3" in status["message"]
+    description = world.kubectl("describe", "dckpt", "failing")
+    assert "Warning  CheckpointFailed" in description
+    for line in description[description.index("Events:") :].splitlines():
+        say(line)
 
 
 def test_auto_mode(world):
     """A DGD brings its own checkpoint about, from its own pod; a second one of that identity shares it."""
-    say("the DGD of the quick start: auto mode")
     world.kubectl("delete", "dynamographdeployment", GRAPH["metadata"]["name"])
     (graph,) = guide.objects("2. Configure Your DGD")
     graph["metadata"]["name"] = "automatic"
@@ -269,8 +305,52 @@ def test_auto_mode(world):
     world.kubectl("delete", "dynamographdeployment", "automatic", "second")
 
 
+def test_a_checkpoint_is_shared_and_referred_to_by_name(world):
+    """Pre-warming: a DynamoCheckpoint of that identity is Ready without a Job, a DGD names it, its pods restore."""
+    (made,) = guide.objects("DynamoCheckpoint CRD")
+    name = made["metadata"]["name"]
+    world.kubectl("apply", "-f", "-", stdin=guide.blocks()["DynamoCheckpoint CRD"])
+    world.phase(name, "Ready", 60)
+    names = {one["metadata"]["name"] for one in world.cluster.get("jobs", namespace=NAMESPACE)["items"]}
+    assert f"checkpoint-{name}" not in names
+    (graph,), (part,) = guide.objects("2. Configure Your DGD"), guide.objects(PART_OF_A_GRAPH)
+    service = graph["spec"]["services"]["VllmWorker"]
+    service |= part["spec"]["services"]["VllmWorker"] | {"replicas": 1}
+    world.cluster.apply(graph, namespace=NAMESPACE)
+    pods = engines.Pods(world.cluster, NAMESPACE, graph["metadata"]["name"], "VllmWorker")
+    (pod,) = pods.ready(1)
+    assert pods.event(pod, "Restored"), pods.log(pod)
+    world.kubectl("delete", "dynamographdeployment", graph["metadata"]["name"])
+
+
+def test_a_pod_of_an_image_without_the_launcher_starts(world):
+    """The very same words reach its command, whatever is in them."""
+    words = ["a b", "", "it's", '"', "$(WHAT)", "$HOME", "back\\slash"]
+    pod = {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "plain", "labels": {"nvidia.com/checkpoint-name": NAME}},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "main", "image": images.BASE, "env": [{"name": "WHAT", "value": "a variable"}],
+                "command": ["/usr/bin/printf", "<%s>\\n"], "args": words,
+            }],
+        },
+    }  # fmt: skip
+    world.cluster.apply(pod, namespace=NAMESPACE)
+    deadline = time.monotonic() + 60
+    while (found := world.cluster.get("pod", "plain", NAMESPACE))["status"]["phase"] != "Succeeded":
+        assert time.monotonic() < deadline, found["status"]
+        time.sleep(0.2)
+    assert "dynamo-entry/injected" in found["metadata"]["annotations"]
+    log = world.kubectl("logs", "plain").splitlines()
+    assert [line for line in log if line.startswith("<")] == [
+        f"<{word.replace('$(WHAT)', 'a variable')}>" for word in words
+    ]
+    assert any("Falling back to cold start: the launcher is not in this image" in line for line in log)
+
+
 def test_uninstalling_keeps_the_users_objects(world):
     """helm uninstall removes the operator and leaves checkpoints and archives."""
-    say("helm uninstall")
     world.cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE, "--wait", limit_s=150)
     assert world.checkpoint()["status"]["phase"] == "Ready"

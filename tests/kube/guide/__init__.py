@@ -33,6 +33,12 @@ def blocks() -> dict[str, str]:
     return found
 
 
+def values(heading: str) -> dict[str, Any]:
+    """The chart's values of a block, in the shorter of the two ways of writing them."""
+    found: dict[str, Any] = yaml.safe_load(blocks()[heading])
+    return found.get("dynamo-operator", found)
+
+
 def objects(heading: str) -> list[dict[str, Any]]:
     """The Kubernetes objects of a block."""
     return [document for document in yaml.safe_load_all(blocks()[heading]) if document]

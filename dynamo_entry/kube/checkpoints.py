@@ -238,9 +238,8 @@ class Checkpoints:
                 message=decision.message, hash=seen.hash,
             )  # fmt: skip
         if decision.phase == api.FAILED and old != api.FAILED:
-            self._recorder.event(
-                seen.checkpoint, "CheckpointFailed", f"{decision.reason}: {decision.message}"
-            )
+            message = f"{decision.reason}: {decision.message}{_where_to_look(seen)}"
+            self._recorder.event(seen.checkpoint, "CheckpointFailed", message)
         elif old != decision.phase or decision.phase == api.PENDING or decision.reason == "CollectionFailed":
             reason = _EVENTS.get(decision.reason, decision.reason)
             if reason not in ("Probing", "Checking", "Cleaning"):
@@ -299,6 +298,13 @@ def known(checkpoint: Object) -> Object:
     job = {name: value for name, value in spec["job"].items() if name != "podTemplateSpec"}
     kept = {name: value for name, value in metadata.items() if name != "managedFields"}
     return checkpoint | {"metadata": kept | {"labels": labels}, "spec": spec | {"job": job}}
+
+
+def _where_to_look(seen: Observed) -> str:
+    if seen.job is None or not seen.pods:
+        return ""
+    metadata = seen.job["metadata"]
+    return f"; see kubectl logs job/{metadata['name']} -n {metadata['namespace']}"
 
 
 def _key(checkpoint: Object) -> tuple[str, str]:

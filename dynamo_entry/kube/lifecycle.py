@@ -18,6 +18,7 @@ from dynamo_entry.kube.api import (
     READY,
     RECREATE,
     RETRY,
+    job_name,
 )
 from dynamo_entry.kube.pods import failed_helper, launcher_result, moment, progress
 
@@ -160,6 +161,7 @@ def _recreates(seen: Observed) -> bool:
 
 def _pending(seen: Observed) -> Decision:
     attempts = seen.checkpoint["status"].get("attempts", 0)
+    job = f"Job {job_name(seen.checkpoint['metadata']['name'])}"
     if seen.leader is not None and not _recreates(seen):
         return _shared(seen.leader)
     if seen.unfit is not None:
@@ -173,7 +175,7 @@ def _pending(seen: Observed) -> Decision:
     if seen.job is not None and "deletionTimestamp" in seen.job["metadata"]:
         return Decision(PENDING, "Cleaning", "an earlier Job is being deleted", again_s=_SOON_S)
     if seen.job is not None:
-        return Decision(CREATING, "JobCreated", fields={"attempts": max(attempts, 1)}, again_s=_SOON_S)
+        return Decision(CREATING, "JobCreated", job, fields={"attempts": max(attempts, 1)}, again_s=_SOON_S)
     if seen.is_probing and not _recreates(seen):
         if seen.found is None:
             return Decision(
@@ -196,8 +198,8 @@ def _pending(seen: Observed) -> Decision:
         create = Action.CREATE_FORCED
         fields["recreateToken"] = seen.checkpoint["metadata"]["annotations"].get(RECREATE) or None
     return Decision(
-        CREATING, "JobCreated", before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=_SOON_S
-    )
+        CREATING, "JobCreated", job, before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=_SOON_S
+    )  # fmt: skip
 
 
 def _shared(leader: Leader) -> Decision:

@@ -30,6 +30,9 @@ _RESYNC_S = 300
 #: A main thread that did not come round for so long hangs.
 _HANGS_S = 100
 
+#: How long a pod's review waits for the watch to tell of the pod's graph; the API server waits for 2 s in all.
+_BEHIND_S = 0.5
+
 #: client-go's default; renewed so often that one failure does no harm.
 _LEASE_S, _RENEW_S, _RETRY_S = 15, 4, 2
 
@@ -275,6 +278,13 @@ class Operator:
         found = (mirror.get(namespace, name) for mirror in self._graphs)
         return next((one for one in found if one is not None), None)
 
+    def _graph_of_pod(self, namespace: str, name: str) -> Object | None:
+        """The first pods of a graph may be here before the watch has told of the graph."""
+        deadline = time.monotonic() + _BEHIND_S
+        while (found := self._graph(namespace, name)) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
+
     def _pods_of(self, namespace: str, graph: str, service: str) -> Iterable[Object]:
         wanted = {api.GRAPH_LABEL: graph, api.SERVICE_LABEL: service}.items()
         for mirror in self._pods:
@@ -295,7 +305,7 @@ class Operator:
         return found
 
     def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
-        known = admission.Known(self._graph, self._checkpoint, self._sharing)
+        known = admission.Known(self._graph_of_pod, self._checkpoint, self._sharing)
         pod, reason = admission.mutate(self._config, request["object"], request["namespace"], known)
         if pod is not None:
             metadata = request["object"]["metadata"]

@@ -84,7 +84,7 @@ def test_the_values_are_accepted(world, heading):
     """The guide's values, to the letter: they render, the server takes the objects, the operator the storage."""
     rendered = world.cluster.run(
         "helm", "template", "dynamo-entry", operators.CHART, "-n", NAMESPACE, "-f", "-",
-        "--set", "checkpoint.enabled=true", stdin=guide.blocks()[heading],
+        "--set", "checkpoint.enabled=true", "--kube-version", "1.20.2", stdin=guide.blocks()[heading],
     ).stdout  # fmt: skip
     world.kubectl("apply", "--dry-run=server", "-f", "-", stdin=rendered)
     (settings,) = (one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "ConfigMap")
@@ -208,9 +208,13 @@ def test_a_replaced_pod_restores(world):
 
 def test_the_agent_shows_the_storage(world):
     """The troubleshooting section's commands."""
-    assert "Agent started" in world.kubectl("logs", "daemonset/dynamo-checkpoint-agent")
+    log = world.kubectl("logs", "daemonset/dynamo-checkpoint-agent")
+    assert "Agent started" in log
+    say("kubectl logs daemonset/dynamo-checkpoint-agent: " + log.splitlines()[0])
     listing = world.kubectl("exec", "daemonset/dynamo-checkpoint-agent", "--", "ls", "-la", "/checkpoints")
-    assert f"{world.checkpoint()['status']['identityHash']}.tar" in listing
+    archive = f"{world.checkpoint()['status']['identityHash']}.tar"
+    (line,) = (one for one in listing.splitlines() if one.endswith(archive))
+    say(f"kubectl exec … ls -la /checkpoints: {line}")
 
 
 @pytest.mark.parametrize("case", ["damaged", "deleted"])
@@ -278,6 +282,8 @@ def test_a_failure_has_a_reason(world):
     assert "3" in status["message"]
     description = world.kubectl("describe", "dckpt", "failing")
     assert "Warning  CheckpointFailed" in description
+    assert f"kubectl logs job/checkpoint-failing -n {NAMESPACE}" in description
+    assert "EngineEnded" in world.kubectl("logs", "job/checkpoint-failing")
     for line in description[description.index("Events:") :].splitlines():
         say(line)
 
@@ -306,7 +312,7 @@ def test_auto_mode(world):
 
 
 def test_a_checkpoint_is_shared_and_referred_to_by_name(world):
-    """Pre-warming: a DynamoCheckpoint of that identity is Ready without a Job, a DGD names it, its pods restore."""
+    """Pre-warming: a DynamoCheckpoint of that identity is Ready without a Job; the first pod of a DGD restores."""
     (made,) = guide.objects("DynamoCheckpoint CRD")
     name = made["metadata"]["name"]
     world.kubectl("apply", "-f", "-", stdin=guide.blocks()["DynamoCheckpoint CRD"])

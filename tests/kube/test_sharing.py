@@ -86,3 +86,23 @@ def test_another_takes_over_from_a_leader_that_failed(worlds, operator):
     b.until("other", "Pending", "SharedWith")
     a.until("broken", "Failed")
     b.until("other", "Ready", "Published", limit_s=20)
+
+
+def test_a_namespace_that_ends_is_not_held_up(cluster, worlds, tmp_path):
+    """No Job can be made there to delete an archive: it stays, and the object goes."""
+    name = "ending-tests"
+    cluster.kubectl("create", "namespace", name)
+    world = World(cluster, name)
+    world.apply(claim())
+    values = {
+        "checkpoint": {"enabled": True, "probe": False, "storage": STORAGE["pvc"], "launcher": LAUNCHER},
+        "agent": {"enabled": False},
+    }  # fmt: skip
+    settings = operators.install(cluster, NAMESPACES[0], values)
+    settings["operator"]["watchNamespaces"] = [name]  # with the rights for all, the others left alone
+    with operators.Operator(cluster, settings, tmp_path, "all") as operator:
+        world.apply(checkpoint("last", deletionPolicy="Delete"))
+        world.until("last", "Ready")
+        assert world.get("last")["metadata"]["finalizers"]
+        done = cluster.run("kubectl", "delete", "namespace", name, "--timeout=90s", check=False)
+        assert done.returncode == 0, f"{world.get('last')}\n{operator.log()}"

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -12,6 +13,7 @@ from cryptography import x509
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import config
 from dynamo_entry.kube.certificates import self_signed
+from dynamo_entry.kube.operator import Operator
 from dynamo_entry.kube.queue import Queue
 from dynamo_entry.kube.webhook import answer, difference
 
@@ -129,6 +131,16 @@ def test_looking_again_when_asked_for():
 
     Queue(work, 2, Log(), lambda: None).add("a")
     wait_until(lambda: len(calls) == 3)
+
+
+def test_a_pod_that_is_faster_than_the_watch_still_restores():
+    """The first pods of a graph come as soon as the graph: its review waits a little, but not for ever."""
+    answers = iter([None, None, {"metadata": {"name": "g"}}])
+    late = SimpleNamespace(_graph=lambda *_: next(answers))
+    assert Operator._graph_of_pod(late, "n", "g") == {"metadata": {"name": "g"}}
+    began = time.monotonic()
+    assert Operator._graph_of_pod(SimpleNamespace(_graph=lambda *_: None), "n", "g") is None
+    assert time.monotonic() - began < 2
 
 
 def test_settings_of_the_chart():

@@ -33,6 +33,7 @@ from dynamo_entry.worker import (
     dumpable,
     engine,
     hints,
+    peers,
     privileges,
     record,
     secrets,
@@ -181,6 +182,7 @@ class _Creation:
             self._warn_of_secrets(process.pid for process in processes)
             self._hints = hints.find(processes, self._roots, record.container_stdio(self._pid))
         with self._gpu.frozen(self._pids, **limits) as gpu:
+            peers.check(engine.tree(self._pid))  # a GPU's driver may have let go of some
             head = self._head(engine.tree(self._pid), gpu)
             return self._dump_and_publish(writer, sink, head, limits)
 

@@ -92,6 +92,7 @@ def test_after_dump_continue_serves_on(containers):
     container.wait_for_event("Checkpoint published")
     first = container.json("/state?digest=1")
     assert first["nonce"] in container.stderr
+    assert b"0" in container.get("/env?name=UV_USE_IO_URING"), "libuv would use what cannot be dumped"
     container.signal(signal.SIGTERM)
     assert container.exit_code() == 0
     second = restored(containers).json("/state?digest=1")

@@ -1,5 +1,8 @@
 """What cannot be frozen is refused by name before the freeze, and what cannot be restored before the first byte."""
 
+import socket
+import tempfile
+
 import pytest
 from harness import CREATE, ROOT
 from world import SETTINGS
@@ -37,4 +40,24 @@ def test_an_engine_that_cannot_be_frozen_is_refused_by_name(containers, thing):
     event = container.event("Checkpoint not created")
     assert (code, event["reason"], event["phase"]) == (171, reason, "freeze"), container.output()
     assert words in event["message"]
+    assert list(containers.checkpoints.iterdir()) == []
+
+
+def test_a_connection_that_leads_out_of_the_container(containers):
+    """To a daemon of the node, whose socket is mounted."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(f"{directory}/socket")
+        daemon.listen()
+        container = containers.start(
+            "python3", "/undumpable.py", "peer_outside", options=CREATE,
+            settings={**SETTINGS, "SIGNAL_FILE": "/tmp/ready"},
+            volumes=(f"{UNDUMPABLE}:/undumpable.py:ro", f"{directory}:/outside"),
+        )  # fmt: skip
+        daemon.settimeout(60)
+        accepted, _ = daemon.accept()
+        with accepted:
+            assert container.exit_code() == 171
+    event = container.event("Checkpoint not created")
+    assert (event["reason"], event["phase"]) == ("PeerOutside", "freeze"), container.output()
+    assert f"{directory}/socket" in event["message"]
     assert list(containers.checkpoints.iterdir()) == []

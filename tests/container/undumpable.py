@@ -92,6 +92,11 @@ def main_thread_that_ended() -> None:
         libc.syscall(EXIT, 0)
 
 
+def peer_outside() -> None:
+    kept.append(made := socket.socket(socket.AF_UNIX))
+    made.connect("/outside/socket")
+
+
 def watch_of_a_removed_directory() -> None:
     directory = Path("/var/tmp/watched")
     directory.mkdir()

@@ -12,7 +12,7 @@ REFUSING = (
     *(CODE / "compat").glob("*.py"),
     *(
         CODE / "worker" / f"{name}.py"
-        for name in ("admission", "dumpable", "hints", "privileges", "refusals")
+        for name in ("admission", "dumpable", "hints", "peers", "privileges", "refusals")
     ),
     CODE / "criu" / "rewrite" / "sockets.py",
 )

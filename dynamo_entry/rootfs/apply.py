@@ -53,6 +53,7 @@ def undo(work_directory: str) -> bool:
         with open(journal, encoding="utf-8") as file:
             created = json.load(file)["created"]
     except FileNotFoundError:
+        forget(work_directory)  # what was saved before the journal could be written
         return False
     for path in filter(os.path.lexists, sorted(created, key=len, reverse=True)):
         pack.remove(path)
@@ -63,8 +64,8 @@ def undo(work_directory: str) -> bool:
 
 
 def forget(work_directory: str) -> None:
-    """The restore succeeded: drop what was saved."""
-    for name in (_JOURNAL, _SAVED):
+    """Drop what was saved: it is not needed any more."""
+    for name in (_JOURNAL, f"{_JOURNAL}.partial", _SAVED):
         pack.remove(f"{work_directory}/{name}")
 
 

@@ -49,8 +49,9 @@ def write(settings: Settings, archive_digest: str) -> Written:
 def remove(settings: Settings) -> None:
     """An engine that starts cold was not restored. Raises OSError."""
     for path in (*context.PATHS, f"{work_directory(settings)}/context.json"):
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+        for name in (path, f"{path}.new"):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
 
 
 def changed(settings: Settings, pid: int) -> list[str]:

@@ -237,7 +237,7 @@ def test_a_creation_that_is_refused_something(side_by_side, archive, phase):
         told = container.wait_for_event("Checkpoint not created")
         assert_told(container, told, name, phase, fault)
         assert container.json("/health", limit_s=10) == {"status": "ok"}, name
-        assert_clean(container, shm="s\n")
+        assert_clean(container, own=["/dev/shm/s"])
         if "/small" in str(fault.settings):
             assert container.run_inside("find", "/small", "-name", "*.tar*") == "", name
         assert left(place, archive, fault), name
@@ -259,7 +259,7 @@ def test_a_restore_that_is_refused_something(side_by_side, archive, phase):
         assert_told(container, container.wait_for_event(FALLBACK), name, phase, fault)
         container.wait_for_text(container.json("/state", limit_s=10)["nonce"])
         assert not container.event("filesystem delta not undone"), f"{name}\n{container.output()}"
-        assert_clean(container, shm="s\n")
+        assert_clean(container, own=["/dev/shm/s"])
         assert left(place, archive, fault), name
         assert other.exit_code(20) == fault.code, f"{name}\n{other.output()}"
         assert_told(other, other.event("Restore failed"), name, phase, fault)

@@ -6,26 +6,19 @@ the processes runs on throughout and blocks in its next CUDA call, as NVIDIA's R
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
 
-from dynamo_entry.cuda import abi, find, record
-from dynamo_entry.cuda.abi import Result, State
+from dynamo_entry.cuda import abi, find, record, recovery
+from dynamo_entry.cuda.abi import Result
 from dynamo_entry.cuda.client import Answer
+from dynamo_entry.cuda.recovery import Pids
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, NotDumpable
-
-Pids = Callable[[], list[int]]
-
-#: Between two rounds of unlocking.
-_ROUND_S = 0.05
 
 
 @dataclass
@@ -82,14 +75,11 @@ class Creation:
             yield self._freeze(pids, processes, limits)
         finally:
             with self._channel.shielded():
-                self._give_back(pids, processes.keys())
+                recovery.give_back(self._session, self._log, pids, processes)
 
     def recover(self, pids: Pids) -> None:
         """Give processes their GPU back that somebody else left locked."""
-        candidates = find.candidates(pids())
-        answers = self._session.ask("state", candidates)
-        without = {pid for pid, answer in answers.items() if answer.code in abi.NO_CONTEXT}
-        self._give_back(pids, set(candidates) - without)
+        recovery.recover(self._session, self._log, pids)
 
     def _freeze(self, pids: Pids, processes: dict[int, _Process], limits: dict[str, float]) -> dict[str, Any]:
         here = self._session.present()
@@ -120,8 +110,7 @@ class Creation:
         """Processes with a CUDA context that are not known yet. Raises DumpFailed."""
         known = self._contextless.union(processes)
         candidates = [pid for pid in find.candidates(pids) if pid not in known]
-        for pid in candidates:
-            self._session.job_file = self._session.job_file or find.job_file(pid)
+        self._session.join_job(candidates)
         answers = self._session.each("tid", candidates, DumpFailed, is_fine=_is_without_context)
         return sorted(pid for pid, answer in answers.items() if not answer.code)
 
@@ -158,45 +147,6 @@ class Creation:
             ],
             processes=rows, host_bytes=sum(row.host_bytes for row in rows),
         )  # fmt: skip
-
-    def _give_back(self, pids: Pids, known: Iterable[int]) -> None:
-        began = time.monotonic()
-        left = sorted(set(known).intersection(pids()))
-        if not left:
-            return
-        if self._thaw(left):
-            self._log.info("GPU given back", processes=len(left), seconds=round(time.monotonic() - began, 3))
-            return
-        self._log.error("engine ended: its GPU state cannot be brought back", pids=left)
-        for pid in pids():
-            os.kill(pid, signal.SIGKILL)
-
-    def _thaw(self, pids: list[int]) -> bool:
-        """Whether all of them run again, whatever state they were in.
-
-        Where ranks block each other (NCCL), a question is answered only when another process is unlocked, and
-        a process that is being locked answers none until it is, or the driver gives up: hence rounds, until all
-        are seen running.
-        """
-        waiting, rounds_left = pids, len(pids) + 1
-        deadline = time.monotonic() + self._session.limit_s("lock")
-        while rounds_left > 0 or time.monotonic() < deadline:
-            rounds_left -= 1
-            waiting = [pid for pid in waiting if find.candidates([pid])]
-            states = self._session.states(waiting)
-            if State.FAILED in states.values():
-                return False
-            for action, state in (("restore", State.CHECKPOINTED), ("unlock", State.LOCKED)):
-                ready = sorted(pid for pid in waiting if states.get(pid) == state)
-                answers = self._session.ask(action, ready)
-                if action == "restore" and any(answer.code for answer in answers.values()):
-                    return False
-                states |= self._session.states(ready)
-            waiting = [pid for pid in waiting if states.get(pid) != State.RUNNING]
-            if not waiting:
-                return True
-            time.sleep(_ROUND_S)
-        return False
 
 
 def _is_without_context(pid: int, answer: Answer) -> bool:

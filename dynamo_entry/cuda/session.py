@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.cuda import failures, record
+from dynamo_entry.cuda import failures, find, record
 from dynamo_entry.cuda.abi import Result, State
 from dynamo_entry.cuda.client import Answer, Helper, Unanswered
 from dynamo_entry.errors import CheckpointError
@@ -57,6 +57,10 @@ class Session:
         log.info(
             "GPU attached", driver=here.driver, way=here.way, gpus=len(here.devices), attach_s=here.attach_s
         )
+
+    def join_job(self, pids: Iterable[int]) -> None:
+        """Take over the job file of whichever process has one."""
+        self.job_file = self.job_file or next(filter(None, map(find.job_file, pids)), "")
 
     def limit_s(self, action: str) -> float:
         """How long one call may take."""

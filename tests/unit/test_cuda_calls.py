@@ -300,9 +300,11 @@ def test_a_process_that_dies_while_locked_does_not_keep_the_others(node, start, 
     assert set(session().states([pids[0], pids[2]]).values()) == {State.RUNNING}
 
 
-def test_what_somebody_else_left_locked_is_recovered(node, start, session):
+@pytest.mark.parametrize("is_job", [False, True], ids=["plain", "launch job"])
+def test_what_somebody_else_left_locked_is_recovered(node, start, session, tmp_path, is_job):
     """A worker that was killed cannot take back what it did."""
-    engine = start(RANKS=2, GPU_MIB=1)
+    (tmp_path / "job").touch()
+    engine = start(RANKS=2, GPU_MIB=1, **({"CUDA_CHECKPOINT_JOB_FILE": tmp_path / "job"} if is_job else {}))
     Creation(session(), Channel())._freeze(engine.pids, {}, {})
     assert node.memory() == {}
     Creation(session(), Channel()).recover(engine.pids)

@@ -1,0 +1,69 @@
+"""The way back: processes that were locked or checkpointed get their GPU back, or the engine is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dynamo_entry.cuda import abi, failures, find
+from dynamo_entry.cuda.abi import State
+from dynamo_entry.cuda.session import Session
+
+Pids = Callable[[], list[int]]
+
+#: Between two rounds of unlocking.
+_ROUND_S = 0.05
+
+
+def recover(session: Session, log: Any, pids: Pids) -> None:
+    """Give processes their GPU back that somebody else left locked."""
+    candidates = find.candidates(pids())
+    session.join_job(candidates)
+    answers = session.ask("state", candidates)
+    without = {pid for pid, answer in answers.items() if answer.code in abi.NO_CONTEXT}
+    give_back(session, log, pids, set(candidates) - without)
+
+
+def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> None:
+    """Make those of ``known`` run again that are still there. An engine that cannot is ended."""
+    began = time.monotonic()
+    left = sorted(set(known).intersection(pids()))
+    if not left:
+        return
+    if why := _thaw(session, left):
+        log.error("engine ended: its GPU state cannot be brought back", pids=left, why=why)
+        for pid in pids():
+            os.kill(pid, signal.SIGKILL)
+        return
+    log.info("GPU given back", processes=len(left), seconds=round(time.monotonic() - began, 3))
+
+
+def _thaw(session: Session, pids: list[int]) -> str:
+    """Unlock all of them, whatever state they are in; returns why that cannot be, if so.
+
+    Where ranks block each other (NCCL), a question is answered only when another process is unlocked, and a
+    process that is being locked answers none until it is, or the driver gives up: hence rounds, until all are
+    seen running.
+    """
+    waiting, rounds_left = pids, len(pids) + 1
+    deadline = time.monotonic() + session.limit_s("lock")
+    while rounds_left > 0 or time.monotonic() < deadline:
+        rounds_left -= 1
+        waiting = [pid for pid in waiting if find.candidates([pid])]
+        states = session.states(waiting)
+        if lost := [pid for pid, state in states.items() if state == State.FAILED]:
+            return f"the CUDA state of process {lost[0]} is FAILED"
+        for action, state in (("restore", State.CHECKPOINTED), ("unlock", State.LOCKED)):
+            ready = sorted(pid for pid in waiting if states.get(pid) == state)
+            for pid, answer in session.ask(action, ready).items():
+                if action == "restore" and answer.code:
+                    return failures.of_call(action, pid, answer.code, answer.name).message
+            states |= session.states(ready)
+        waiting = [pid for pid in waiting if states.get(pid) != State.RUNNING]
+        if not waiting:
+            return ""
+        time.sleep(_ROUND_S)
+    return f"process {', '.join(map(str, waiting))} cannot be unlocked or does not answer"

@@ -61,9 +61,19 @@ class Graphs:
                 )
                 self._recorder.event(graph, "WaitingForCheckpoint", message)
         elif want.identity and want.creates:
-            key = storage.key(self._config, identity_hash(want.identity), namespace)
-            return self._sharing(key) is None and not self._create(graph, service, want.identity)
+            found = self._sharing(storage.key(self._config, identity_hash(want.identity), namespace))
+            if found is None:
+                return not self._create(graph, service, want.identity)
+            self._tell_failure(graph, service, found)
         return False
+
+    def _tell_failure(self, graph: Object, service: str, checkpoint: Object) -> None:
+        status = checkpoint.get("status") or {}
+        if status.get("phase") == api.FAILED:
+            message = (
+                f"{service}: DynamoCheckpoint {checkpoint['metadata']['name']!r} failed, pods start cold"
+            )
+            self._recorder.event(graph, "CheckpointFailed", f"{message}: {status.get('message', '')}")
 
     def _create(self, graph: Object, service: str, identity: Object) -> bool:
         """Make the checkpoint from the service's first pod, if there is one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -20,12 +20,15 @@ from dynamo_entry.kube.api import (
     RETRY,
     job_name,
 )
-from dynamo_entry.kube.pods import failed_helper, launcher_result, moment, progress
+from dynamo_entry.kube.pods import failed_helper, launcher_result, moment, progress, succeeded_at
 
 Object = dict[str, Any]
 
 #: A Job that vanishes again and again is deleted by somebody.
 _ATTEMPTS = 4
+
+#: An automatic one has nobody who would ask for a retry.
+_AUTO_ATTEMPTS, _AUTO_PAUSE_S = 3, 3600.0
 
 _SOON_S, _LATER_S = 2.0, 30.0
 
@@ -292,14 +295,9 @@ def _job_failed(seen: Observed, condition: Object, result: Object) -> Decision:
 
 def _lingers(seen: Observed) -> bool:
     """Whether the target has ended for long while others of its pod still run, and nothing waits for them."""
-    if "gpuMemoryService" in seen.checkpoint["spec"]:
-        return False
-    for pod in seen.pods:
-        for one in pod.get("status", {}).get("containerStatuses", ()):
-            terminated = one.get("state", {}).get("terminated") or {}
-            if one["name"] == seen.target and terminated.get("exitCode") == 0:
-                return seen.now - moment(terminated.get("finishedAt")) > _LINGER_S
-    return False
+    ended_at = succeeded_at(seen.pods, seen.target)
+    is_awaited = "gpuMemoryService" in seen.checkpoint["spec"]
+    return ended_at is not None and not is_awaited and seen.now - ended_at > _LINGER_S
 
 
 def _ready(seen: Observed) -> Decision:
@@ -307,7 +305,7 @@ def _ready(seen: Observed) -> Decision:
     conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
     if conditions.get(ARCHIVE_MISSING) == "True":
         message = f"{seen.location} is gone"
-        if (seen.checkpoint["metadata"].get("labels") or {}).get(AUTO_LABEL) == "true":
+        if _is_automatic(seen):
             return Decision(
                 PENDING,
                 ARCHIVE_MISSING,
@@ -321,7 +319,17 @@ def _ready(seen: Observed) -> Decision:
 
 
 def _failed(seen: Observed) -> Decision:
-    return _same(seen)
+    status, same = seen.checkpoint["status"], _same(seen)
+    if not _is_automatic(seen) or not 0 < status.get("attempts", 0) < _AUTO_ATTEMPTS:
+        return same
+    left_s = _AUTO_PAUSE_S - (seen.now - moment(_ready_condition(status).get("lastTransitionTime")))
+    if left_s > 0:
+        return replace(same, again_s=min(same.again_s or left_s, left_s))
+    return Decision(PENDING, "Retrying", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=_SOON_S)
+
+
+def _is_automatic(seen: Observed) -> bool:
+    return bool((seen.checkpoint["metadata"].get("labels") or {}).get(AUTO_LABEL) == "true")
 
 
 def _same(seen: Observed) -> Decision:

@@ -13,7 +13,7 @@ Object = dict[str, Any]
 def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
     """What the launcher of the last attempt wrote as it ended, and the image that it ran.
 
-    What cannot be read is shown as it is: ``{"message": …}``.
+    What cannot be read is shown as it is, with a ``reason`` where there is one: ``{"reason": …, "message": …}``.
     """
     ended = []
     for pod in pods:
@@ -24,18 +24,53 @@ def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
                 at = (terminated.get("finishedAt") or "", not terminated.get("exitCode"))
                 ended.append((at, terminated, one.get("imageID", "")))
     if not ended:
-        return {}, ""
+        return _never_ran(pods), ""
     _, terminated, image = max(ended, key=lambda entry: entry[0])
+    result = _read(terminated)
+    if terminated.get("reason") == "OOMKilled":
+        hint = "OOMKilled: raise the container's memory limit"
+        result["message"] = f"{result.get('message', '')} ({hint})".strip()
+    return result, image
+
+
+def _read(terminated: Object) -> Object:
     text = terminated.get("message", "")
     try:
         result = json.loads(text)
     except ValueError:
         result = None
     if isinstance(result, dict) and "result" in result:
-        return result, image
+        return result
     code = terminated.get("exitCode")
     reason = "LauncherMissing" if code in (127, 128) else "ContainerFailed" if code else ""
-    return {"message": f"exit code {code}: {text}"[:1024].strip(), "reason": reason}, image
+    return {"message": f"exit code {code}: {text}"[:1024].strip(), "reason": reason}
+
+
+def _never_ran(pods: Sequence[Object]) -> Object:
+    """Why the engine's container was not even started: its pod was evicted or refused, or a step before it failed."""
+    for pod in pods:
+        status = pod.get("status", {})
+        if status.get("phase") == "Failed" and status.get("reason"):
+            return {"reason": status["reason"], "message": status.get("message", "")}
+        for one in status.get("initContainerStatuses", ()):
+            terminated = one.get("state", {}).get("terminated") or {}
+            if terminated.get("exitCode"):
+                text = f"init container {one['name']!r} ended with exit code {terminated['exitCode']}"
+                return {
+                    "reason": "InitFailed",
+                    "message": f"{text}: {terminated.get('message', '')}".rstrip(": "),
+                }
+    return {}
+
+
+def succeeded_at(pods: Sequence[Object], target: str) -> float | None:
+    """When the target's container ended without an error, in Unix seconds."""
+    for pod in pods:
+        for one in pod.get("status", {}).get("containerStatuses", ()):
+            terminated = one.get("state", {}).get("terminated") or {}
+            if one["name"] == target and terminated.get("exitCode") == 0:
+                return moment(terminated.get("finishedAt"))
+    return None
 
 
 def failed_helper(pods: Sequence[Object], target: str) -> str:
@@ -61,10 +96,14 @@ def progress(pods: Sequence[Object]) -> str:
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{condition.get('reason', 'Pending')}: {condition.get('message', '')}"
-    for one in status.get("containerStatuses", ()):
+    for one in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = one.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return f"{one['name']}: {waiting['reason']}: {waiting.get('message', '')}"
+    for one in status.get("initContainerStatuses", ()):
+        # Afterwards it is a sidecar.
+        if "running" in one.get("state", {}) and status.get("phase") == "Pending":
+            return f"init container {one['name']!r} runs"
     return str(status.get("message", ""))
 
 

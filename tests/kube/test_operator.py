@@ -148,6 +148,17 @@ def test_a_deadline(world):
     world.until("slow", "Failed", "DeadlineExceeded")
 
 
+def test_a_step_before_the_engine_that_fails(world):
+    """Failed with the name and the words of the init container, not of the Job's counter."""
+    made = checkpoint("early")
+    first = {"name": "download", "image": images.BASE, "terminationMessagePolicy": "FallbackToLogsOnError",
+             "command": ["/bin/sh", "-c", "echo no such model; exit 6"]}  # fmt: skip
+    made["spec"]["job"]["podTemplateSpec"]["spec"]["initContainers"] = [first]
+    world.apply(made)
+    status = world.until("early", "Failed", "InitFailed")
+    assert "'download' ended with exit code 6: no such model" in status["message"]
+
+
 def test_a_lost_job_is_made_again(world):
     """Deleted by hand while it runs; but not for ever."""
     # On no node: there is nothing to end, and so nothing to wait for.

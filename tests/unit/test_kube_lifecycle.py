@@ -63,6 +63,10 @@ FAILED = {"result": "failed", "reason": "NotDumpable", "message": "io_uring", "r
 RETRY = FAILED | {"reason": "NotReady", "retry": True}
 PENDING, CREATING, READY = status("Pending"), status("Creating", attempts=1), status("Ready")
 MISSING = [{"type": "ArchiveMissing", "status": "True"}]
+EVICTED = [{"metadata": {}, "status": {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}}]
+UNINITIALIZED = [{"metadata": {}, "status": {"phase": "Failed", "initContainerStatuses": [
+    {"name": "download", "state": {"terminated": {"exitCode": 6, "message": "no route to host"}}},
+]}}]  # fmt: skip
 ABSENT = {"exists": False}
 THERE = {"exists": True, "hash": HASH, "digest": "d", "argv": ["serve", "m"]}
 OK = Verdict("ok")
@@ -99,6 +103,8 @@ ROWS = [
     ("backoff used up", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "NotReady"),
     ("without a word", see(CREATING, job=job(("Failed", "BackoffLimitExceeded"))), "Failed", "BackoffLimitExceeded"),
     ("deadline", see(CREATING, job=job(("Failed", "DeadlineExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "DeadlineExceeded"),
+    ("its pod was evicted", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=EVICTED), "Failed", "Evicted"),
+    ("a step before it failed", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=UNINITIALIZED), "Failed", "InitFailed"),
     ("no launcher in the image", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=pods(ended("not found", 128))), "Failed", "LauncherMissing"),
     ("published", see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED))), "Ready", "Published"),
     ("after one that failed in the same second", see(CREATING, job=job(("Complete", "")), pods=[*pods(ended(RETRY, 173)), *pods(ended(PUBLISHED))]), "Ready", "Published"),
@@ -162,6 +168,30 @@ def test_a_deadline_says_what_was_waited_for():
     assert decide(seen).message == "activeDeadlineSeconds (3600) are over; until then: Unschedulable: no GPU"
 
 
+def test_what_kept_the_engine_from_running_is_told():
+    """In the words of whoever knows."""
+    gone = job(("Failed", "BackoffLimitExceeded"))
+    assert decide(see(CREATING, job=gone, pods=EVICTED)).message == "low on memory"
+    message = decide(see(CREATING, job=gone, pods=UNINITIALIZED)).message
+    assert message == "init container 'download' ended with exit code 6: no route to host"
+    killed = ended(FAILED, 137)
+    killed["state"]["terminated"]["reason"] = "OOMKilled"
+    assert "io_uring (OOMKilled: raise" in decide(see(CREATING, job=gone, pods=pods(killed))).message
+
+
+def test_what_a_job_waits_for_is_told():
+    """Of the containers before the engine's, too."""
+    waiting = {
+        "name": "download",
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+    }
+    for state, message in (
+        (waiting, "download: ImagePullBackOff: no such image"), (running("download"), "init container 'download' runs"),
+    ):  # fmt: skip
+        pod = {"metadata": {}, "status": {"phase": "Pending", "initContainerStatuses": [state]}}
+        assert decide(see(CREATING, job=job(), pods=[pod])).message == message
+
+
 def test_an_attempt_that_failed_is_told_while_the_next_one_runs():
     """A Job that tries again for hours must not look like one that works."""
     seen = see(CREATING, job=job(), pods=[*pods(ended(RETRY, 173)), *pods(running())])
@@ -196,6 +226,23 @@ def test_finished_jobs_go_when_their_time_has_come(phase, age_s, goes):
     )
     decision = decide(dataclasses.replace(see(done, job=job(("Complete", ""))), now=NOW + age_s))
     assert (Action.DELETE_JOB in decision.after) == goes
+
+
+@pytest.mark.parametrize(
+    ("labels", "attempts", "age_s", "phase"),
+    [
+        ({"dynamo-entry/auto": "true"}, 1, 3599, "Failed"), ({"dynamo-entry/auto": "true"}, 2, 3601, "Pending"),
+        ({"dynamo-entry/auto": "true"}, 3, 3601, "Failed"), ({"dynamo-entry/auto": "true"}, 0, 3601, "Failed"),
+        ({}, 1, 3601, "Failed"),
+    ],
+)  # fmt: skip
+def test_an_automatic_checkpoint_tries_again_by_itself(labels, attempts, age_s, phase):
+    """After an hour, three times in all; not where no Job could be made, and not behind the back of whoever made it."""
+    ready = {"type": "Ready", "status": "False", "reason": "x", "message": "x", "lastTransitionTime": THEN}
+    failed = status("Failed", attempts=attempts, conditions=[ready])
+    decision = decide(dataclasses.replace(see(failed, labels=labels), now=NOW + age_s))
+    assert decision.phase == phase
+    assert "attempts" not in decision.fields
 
 
 DELETED = {"deletionTimestamp": THEN, "finalizers": ["nvidia.com/checkpoint-archive"]}

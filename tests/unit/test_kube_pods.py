@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from dynamo_entry.kube import api, config, graphs, jobs, podspec, storage
 from dynamo_entry.kube.admission import Known, mutate, validate
+from dynamo_entry.kube.automatic import Graphs
 from dynamo_entry.kube.podspec import Unfit
 
 HASH = "d936422b4f953f99"
@@ -425,6 +427,20 @@ def test_the_later_version_of_graphs():
         }
     }
     assert graphs.wants(later) == {"w": graphs.Want(ref="x")}
+
+
+def test_a_graph_is_told_that_its_checkpoint_failed():
+    """Who looks at the graph sees why its pods start cold."""
+    made = AUTO | {"kind": "DynamoGraphDeployment"}
+    failed = checkpoint(status={"phase": "Failed", "message": "NotDumpable: io_uring"})
+    told = []
+    recorder = SimpleNamespace(event=lambda subject, reason, message: told.append((reason, message)))
+    cluster = SimpleNamespace(find=lambda path: made)
+    watcher = Graphs(PVC, cluster, recorder, None, pods=lambda *_: (), sharing=lambda key: failed)
+    assert watcher.reconcile(("n", "g")) == 0
+    ((reason, message),) = told
+    assert reason == "CheckpointFailed"
+    assert "NotDumpable: io_uring" in message
 
 
 def test_a_template_from_a_pod():

@@ -53,6 +53,10 @@ class Channel:
         yield
 
 
+class ProgramFailed(Exception):
+    """The program could not use the GPU."""
+
+
 class Engine:
     """tests/cuda/gpu_engine.py, with a process on each GPU."""
 
@@ -64,7 +68,8 @@ class Engine:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().split()
         if not line:
-            raise RuntimeError("the program on the GPU did not start: its output says why")
+            self._process.wait()
+            raise ProgramFailed("the program on the GPU did not start: its output above says why")
         self._port = int(line[-1])
         self.pids: list[int] = self.ask("/pids")
 
@@ -105,7 +110,11 @@ def tried(
 ) -> dict[str, Any]:
     """One round with an engine of its own: what was measured, or what went wrong."""
     print(f"gpu-check: {name} …", file=sys.stderr, flush=True)
-    engine, session = Engine(ranks, gpu_mib), Session(lambda: None)
+    try:
+        engine = Engine(ranks, gpu_mib)
+    except ProgramFailed as error:
+        return {"name": name, "ok": False, "error": str(error)}
+    session = Session(lambda: None)
     try:
         before = engine.ask("/digest")
         said = do(session, engine)

@@ -564,6 +564,18 @@ def test_gpu_check_without_containers_makes_the_drivers_calls_alone(node):
     ]  # fmt: skip
 
 
+def test_gpu_check_without_containers_says_so_when_the_gpu_cannot_be_used(node):
+    root = stub_node.HERE.parents[1]
+    node.faults("init 0 error=100")
+    done = subprocess.run(
+        [sys.executable, root / "scripts/lib/gpu_driver_check.py", "--gpu-mib=4"],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "did not start" in json.loads(done.stdout)["rounds"][0]["error"]
+    assert "cuInit: 100" in done.stderr
+
+
 class TestReport:
     """The GPU section of ``dynamo-entryctl doctor``."""
 

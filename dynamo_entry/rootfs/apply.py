@@ -32,8 +32,15 @@ def apply(index: pack.Index, tar_file: IO[bytes], work_directory: str) -> None:
 
 
 def touched(index: pack.Index) -> Iterator[str]:
-    """What ``apply`` makes, replaces or removes. Of a directory that is here it changes no more than attributes."""
+    """What ``apply`` makes, replaces or removes. Of a directory that is here it changes no more than attributes.
+
+    Raises Corrupt, Incompatible for a path that leads elsewhere here.
+    """
+    checked: set[str] = set()
     for path in index.paths:
+        if (directory := os.path.dirname(path)) not in checked:
+            pack.checked_path(path)
+            checked.add(directory)
         if path not in index.directories or not os.path.isdir(path):
             yield path
     yield from _deleted(index)

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterable
 from typing import IO, Any, NamedTuple, Protocol
 
-from dynamo_entry.errors import Corrupt
+from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.rootfs import sparse
 from dynamo_entry.rootfs.changes import Change
 
@@ -96,7 +96,7 @@ def _extended_attributes(path: str) -> dict[str, str]:
 
 
 def unpack(tar_file: IO[bytes]) -> None:
-    """Create or replace every member of a delta's tar below ``/``. Raises Corrupt, OSError."""
+    """Create or replace every member of a delta's tar below ``/``. Raises Corrupt, Incompatible, OSError."""
     directories: list[tarfile.TarInfo] = []
     with tarfile.open(fileobj=tar_file, mode="r|", bufsize=_COPY_BYTES) as tar:
         for info in tar:
@@ -122,7 +122,7 @@ def _is_alike(info: tarfile.TarInfo, status: os.stat_result) -> bool:
 def checked_path(name: str) -> str:
     """The absolute path of a member. Raises Corrupt for one that could lead elsewhere.
 
-    A parent that is a symbolic link here was a directory where the delta was made: refused as well.
+    Raises Incompatible where a parent is a symbolic link here: it was a directory where the delta was made.
     """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
@@ -130,7 +130,7 @@ def checked_path(name: str) -> str:
     for depth in range(1, len(parts)):
         parent = "/" + "/".join(parts[:depth])
         if os.path.islink(parent):
-            raise Corrupt(
+            raise Incompatible(
                 f"{parent} is a symbolic link here and was a directory where the checkpoint was made",
                 hint="restore in the image that the checkpoint was made with",
                 reason="FilesystemDiffers",

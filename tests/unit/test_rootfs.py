@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dynamo_entry.errors import Corrupt
+from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible
 from dynamo_entry.rootfs import apply, changes, mounts, pack
 
 MOUNTINFO = """\
@@ -223,10 +223,25 @@ def hostile(member: tarfile.TarInfo, data: bytes = b"") -> io.BytesIO:
 
 def test_a_member_never_leaves_through_dots_or_links(tmp_path):
     (tmp_path / "link").symlink_to("/etc")
-    for name in ("a/../../../etc/x", f"{tmp_path}/link/x"):
-        with pytest.raises(Corrupt):
+    for name, reason in (("a/../../../etc/x", "PathEscapes"), (f"{tmp_path}/link/x", "FilesystemDiffers")):
+        with pytest.raises(ArchiveError) as caught:
             pack.unpack(hostile(tarfile.TarInfo(name), b"x"))
+        assert caught.value.reason == reason
     assert not os.path.exists("/etc/x")
+
+
+def test_what_is_going_to_be_touched_is_known_beforehand(tree):
+    """New files, changed ones, directories that are not here; not a directory that is."""
+    index = pack.Index(
+        [str(tree / name) for name in ("new", "kept", "dir", "no")], {str(tree / "dir"): ["deep"]}
+    )
+    index.directories[str(tree / "no")] = []
+    assert set(apply.touched(index)) == {str(tree / name) for name in ("new", "kept", "no")}
+    (tree / "dir" / "extra").touch()
+    assert str(tree / "dir" / "extra") in set(apply.touched(index))
+    (tree / "link").symlink_to(tree / "dir")
+    with pytest.raises(Incompatible):
+        list(apply.touched(pack.Index([str(tree / "link" / "x")], {})))
 
 
 def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path):

@@ -1,5 +1,6 @@
 """The chart renders what it should from every way of writing its values. helm alone; no server."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -89,6 +90,15 @@ def test_the_identity_rule_where_the_server_knows_it(version, has_rule):
         ("checkpoint: {storage: {type: s3, s3: {uri: 's3://key:secret@host/bucket'}}}", "checkpoint.storage.s3.uri"),
         ("checkpoint: {security: {profile: privileged}}", "checkpoint.security.profile"),
         ("agent: {cache: {sizeLimit: much}}", "agent.cache.sizeLimit"),
+        ("checkpoint: {storgae: {type: s3}}", "storgae"),
+        ("checkpoint: {storage: {s3: {url: s3://b}}}", "url"),
+        ("checkpoint: {gc: {grace: tomorrow}}", "checkpoint.gc.grace"),
+        ("dynamo-operator: {checkpoint: {storage: {type: nfs}}}", "dynamo-operator.checkpoint.storage.type"),
+        ("operator: {replicas: two}", "operator.replicas"),
+        ("operator: {image: {pullPolicy: Sometimes}}", "operator.image.pullPolicy"),
+        ("webhook: {certificates: {mode: none}}", "webhook.certificates.mode"),
+        ("agent: {rateLimit: fast}", "agent.rateLimit"),
+        ("crds: {install: 'no'}", "crds.install"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(values, complaint):
@@ -96,6 +106,56 @@ def test_mistakes_are_named(values, complaint):
     done = run(values)
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+def leaves(values, path=()):
+    """The paths of all that can be set; a dict that is empty is one."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "checkpointNames", ""])
+def test_every_value_has_a_type(part):
+    """And none has that is not in values.yaml; what Kubernetes itself describes is left to it."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    known = schema["definitions"][part] if part else schema
+    found = values["checkpoint"] if part else {name: values[name] for name in values if name != "checkpoint"}
+
+    def typed(one, path=()):
+        for name, inner in one["properties"].items():
+            if isinstance(inner, dict) and "properties" in inner:
+                yield from typed(inner, (*path, name))
+            elif name not in ("checkpoint", "matchExpressions"):
+                yield (*path, name)
+
+    def shortened(path):
+        return path[: path.index("resources") + 1] if "resources" in path else path
+
+    open_ = {("dynamo-operator",), ("webhook", "namespaceSelector")}
+    assert {shortened(path) for path in leaves(found)} - open_ == set(typed(known)) - open_
+
+
+def test_what_the_platform_adds_is_left_alone():
+    """A parent's condition, and values of the platform's own chart beside ours."""
+    more = (
+        "enabled: true\ndynamo-operator: {enabled: true, natsAddr: a, checkpoint: {enabled: true, later: {}}}"
+    )
+    assert ("Deployment", "dynamo-entry-operator") in render(more)
+
+
+def test_the_agents_identity_for_the_cloud():
+    """IRSA and workload identity go by an annotation of the service account."""
+    values = (
+        S3 + "\nagent: {sweepInterval: 1h, serviceAccount: {annotations: {eks.amazonaws.com/role-arn: arn}}}"
+    )
+    objects = render(values)
+    account = objects["ServiceAccount", "dynamo-checkpoint-agent"]
+    assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn"}
+    assert settings(objects)["agent"]["sweepInterval"] == "1h"
 
 
 def test_the_agent_has_what_sealed_archives_and_private_authorities_take():
@@ -117,13 +177,13 @@ def verbs(rules):
     }  # fmt: skip
 
 
-def umbrella(directory, values, **dependency):
-    """What a chart renders that has ours as a part."""
+def umbrella(directory, **dependency):
+    """A chart that has ours as a part."""
     shutil.copytree(CHART, directory / "charts" / "dynamo-entry")
     part = {"name": "dynamo-entry", "version": yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]}
     chart = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [part | dependency]}
     (directory / "Chart.yaml").write_text(yaml.safe_dump(chart))
-    return render(values, chart=directory)
+    return directory
 
 
 def without_names(objects):
@@ -133,7 +193,7 @@ def without_names(objects):
 
 def test_a_part_of_another_chart_that_is_called_as_in_the_guide(tmp_path):
     """With the guide's values as they are, the parts are those of a chart of its own."""
-    part = umbrella(tmp_path, GUIDE, alias="dynamo-operator")
+    part = render(GUIDE, chart=umbrella(tmp_path, alias="dynamo-operator"))
     assert without_names(part) == without_names(render(GUIDE))
 
 
@@ -142,7 +202,8 @@ def test_a_part_of_another_chart(tmp_path):
     inner = yaml.safe_load(GUIDE)
     for number, values in enumerate((inner, inner["dynamo-operator"])):
         other = {"dynamo-operator": {"checkpoint": {"enabled": False}}}
-        part = umbrella(tmp_path / str(number), yaml.safe_dump(other | {"dynamo-entry": values}))
+        parent = umbrella(tmp_path / str(number))
+        part = render(yaml.safe_dump(other | {"dynamo-entry": values}), chart=parent)
         assert without_names(part) == without_names(render(GUIDE))
 
 

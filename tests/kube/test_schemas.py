@@ -71,7 +71,7 @@ CHECKPOINT = {
             "securityContext": {"runAsUser": 0, "fsGroup": 0}, "containers": [MAIN, {"name": "mesh", "image": "m"}],
         }}},
     },
-    "status": {"phase": "Ready"},
+    "status": {"phase": "Ready", "conditions": [{"type": "StorageUsable", "status": "True"}]},
 }  # fmt: skip
 
 POD = {

@@ -112,7 +112,7 @@ class SlowCache:
         assert self.go_on.wait(30)
         self.running -= 1
         if name == "bad":
-            raise StorageUnavailable("no answer")
+            raise StorageUnavailable("no answer", reason="a word of the server's")
         return have(name)
 
     def remove(self, name):

@@ -145,9 +145,9 @@ class Prefetcher:
         try:
             entry = self._cache.fetch(one.name, one.location, one.hash, self._progress)
         except CheckpointError as error:
-            self._failed(one, error.reason, str(error))
+            self._failed(one, type(error).__name__, error.reason, str(error))
         except Exception as error:
-            self._failed(one, type(error).__name__, repr(error))
+            self._failed(one, "Unexpected", type(error).__name__, repr(error))
         else:
             seconds = time.monotonic() - began
             self._metrics.prefetch_seconds.observe(seconds)
@@ -164,8 +164,9 @@ class Prefetcher:
         self._limiter.take(count)
         self._metrics.prefetch_bytes.inc(count)
 
-    def _failed(self, one: Wanted, reason: str, message: str) -> None:
-        self._metrics.prefetch_errors.labels(reason).inc()
+    def _failed(self, one: Wanted, kind: str, reason: str, message: str) -> None:
+        """``kind`` is one of ours: a reason may be any word of the server's, and a label must not."""
+        self._metrics.prefetch_errors.labels(kind).inc()
         self._log.warning(
             "Copy failed", checkpoint=one.name, location=one.location, reason=reason, message=message
         )

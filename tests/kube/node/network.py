@@ -54,7 +54,10 @@ class Network:
         self._remover = await asyncio.create_subprocess_exec(
             "sh", "-c", _REMOVE, "sh", bridge, stdin=asyncio.subprocess.PIPE, start_new_session=True
         )
-        await run("ip", "link", "add", bridge, "type", "bridge")
+        # Of its own: a bridge's address is else the lowest of its ports', and when a pod comes or goes with
+        # another one, what the others send is lost until they have forgotten the old one, after a minute.
+        address = bytes([2, *secrets.token_bytes(5)]).hex(":")
+        await run("ip", "link", "add", bridge, "address", address, "type", "bridge")
         await run("ip", "addr", "add", f"{self.gateway}/24", "dev", bridge)
         await run("ip", "addr", "add", f"{self.service_ip}/32", "dev", bridge)
         await run("ip", "link", "set", bridge, "up")

@@ -1,5 +1,6 @@
 """The test node does with pods what a kubelet does, as far as the tests above it rely on it."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from node.network import Network
 
 IMAGE = "localhost/dynamo-entry/base:trixie"
 
@@ -212,3 +215,20 @@ def test_a_killed_node_leaves_no_network_behind():
     while bridge.exists() or (Path("/run/netns") / name).exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_bridge_keeps_its_address():
+    """Else a pod that comes or goes cuts the others off, until they have forgotten the old one."""
+    if subprocess.run(["ip", "link"], capture_output=True, check=False).returncode:
+        pytest.skip("needs ip: scripts/test kube")
+
+    async def addresses():
+        async with Network("https://127.0.0.1:1", "127.0.0.3") as network:
+            name = network.namespace("a").partition("-")[0]
+            found = []
+            for number in range(6):
+                found.append((Path("/sys/class/net") / name / "address").read_text())
+                await network.attach(network.namespace(str(number)))
+            return found
+
+    assert len(set(asyncio.run(addresses()))) == 1

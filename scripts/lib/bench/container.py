@@ -33,6 +33,7 @@ def parser(description, sides):
     made.add_argument("--processes", type=int, default=1, help="processes among which it is divided (1)")
     made.add_argument("--compression", default="auto")
     made.add_argument("--concurrency", type=int, default=0, help="threads (one a core)")
+    made.add_argument("--cold", action="store_true", help="what is read is not in the page cache")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--sides", default=sides, help=f"comma-separated ({sides})")
     made.add_argument("--directory", default="/var/tmp", help="where archives and images go")
@@ -63,7 +64,7 @@ def run(part, options, *arguments):
     variables = {
         "SIZE_MIB": options.size, "ROUNDS": options.rounds, "SIDES": options.sides,
         "COMPRESSION": options.compression, MEMORY[options.memory]: options.size, "BALLAST_FILL": options.content,
-        "CHILDREN": options.children, "PROCESSES": options.processes, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
+        "COLD": int(options.cold), "CHILDREN": options.children, "PROCESSES": options.processes, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
         "DYNAMO_CHECKPOINT_LOG_FORMAT": "json", "SHM_SIZE": shm_size,
     }  # fmt: skip
     argv = [
@@ -91,9 +92,11 @@ def run(part, options, *arguments):
 def table(found, base):
     """A line a side, with its ratio to ``base``'s median."""
     of_base = found["summary"].get(base, {}).get("median_s")
-    print(f"{'':12}{'median':>9}{'min':>8}{'max':>8}{'cpu s':>8}   {base} = {'1' if of_base else '-'}")
+    ratio = f"{base} = {'1' if of_base else '-'}"
+    print(f"{'':14}{'median':>9}{'min':>8}{'max':>8}{'cpu s':>8}{'read':>9}{'disk MiB':>9}   {ratio}")
     for name, row in found["summary"].items():
         ratio = f"{row['median_s'] / of_base:.2f}" if of_base else ""
         print(
-            f"{name:12}{row['median_s']:9.3f}{row['min_s']:8.3f}{row['max_s']:8.3f}{row['cpu_s']:8.2f}   {ratio}"
+            f"{name:14}{row['median_s']:9.3f}{row['min_s']:8.3f}{row['max_s']:8.3f}{row['cpu_s']:8.2f}"
+            f"{row['read_mib']:9}{row['disk_mib']:9}   {ratio}"
         )

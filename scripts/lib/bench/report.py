@@ -13,17 +13,21 @@ import environment
 
 HERE = Path(__file__).parent
 
-RESTORE, CREATE = "criu", "criu+tar"
-
 #: Name → part, its options.
 CASES = {
     "private 64 MiB": ("restore", "--size", "64"),
     "private 1 GiB": ("restore", "--size", "1024", "--sides", "launcher,criu,untar,podman,memcpy"),
-    "private 4 GiB": ("restore", "--size", "4096", "--sides", "launcher,criu,podman,memcpy"),
+    "private 4 GiB": ("restore", "--size", "4096", "--sides", "launcher,criu,untar,podman,memcpy"),
+    "private 8 GiB, cold": ("restore", "--size", "8192", "--cold", "--sides", "launcher,criu"),
     "shared 1 GiB": ("restore", "--size", "1024", "--memory", "shared"),
+    "shared 4 GiB": ("restore", "--size", "4096", "--memory", "shared"),
     "memfd 1 GiB": ("restore", "--size", "1024", "--memory", "memfd"),
+    "memfd 4 GiB": ("restore", "--size", "4096", "--memory", "memfd"),
     "half-compressible 1 GiB": ("restore", "--size", "1024", "--content", "half"),
     "8 processes 1 GiB": ("restore", "--size", "1024", "--processes", "8"),
+    "8 processes 4 GiB": ("restore", "--size", "4096", "--processes", "8"),
+    "from S3 1 GiB": ("restore", "--size", "1024", "--from", "s3"),
+    "from OCI 1 GiB": ("restore", "--size", "1024", "--from", "oci"),
     "create 64 MiB": ("create", "--size", "64"),
     "create 1 GiB": ("create", "--size", "1024"),
     "create 4 GiB": ("create", "--size", "4096"),
@@ -58,10 +62,6 @@ def main():
                    input=json.dumps(found), text=True, check=True)  # fmt: skip
 
 
-def base(result):
-    return RESTORE if result["part"] == "restore" else CREATE
-
-
 def ratio(result, side, of):
     """The ratio of the medians, and its smallest and largest within one round."""
     runs = result["runs"]
@@ -73,18 +73,21 @@ def ratio(result, side, of):
 def table(found):
     """Markdown."""
     lines = [
-        "| case | launcher | CPU s per GiB | peer | launcher : peer (spread within rounds) |",
-        "|---|---|---|---|---|",
+        "| case | side | seconds | CPU s per GiB | read, disk (MiB) | launcher : side (spread within rounds) |",
+        "|---|---|---|---|---|---|",
     ]
     for name, result in found.items():
-        mine = result["summary"]["launcher"]
-        per_gib = mine["cpu_s"] / (result["options"]["size"] / 1024)
-        ours = (name, f"{mine['median_s']:.2f} s", f"{per_gib:.2f}")
         for side, row in result["summary"].items():
-            if side != "launcher":
-                peer = f"{side} {row['median_s']:.2f} s"
-                lines.append(f"| {' | '.join((*ours, peer, ratio(result, 'launcher', side)))} |")
-                ours = ("", "", "")
+            per_gib = row["cpu_s"] / (result["options"]["size"] / 1024)
+            cells = (
+                "" if side != "launcher" else name,
+                side,
+                f"{row['median_s']:.2f}",
+                f"{per_gib:.2f}" if per_gib else "",
+                f"{row['read_mib']}, {row['disk_mib']}",
+                "" if side == "launcher" else ratio(result, "launcher", side),
+            )
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

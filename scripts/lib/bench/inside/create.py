@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 
-from trial import ENGINE, WORK, Launcher, end_everything, measure, run, summary
+from trial import ENGINE, WORK, Launcher, end_everything, footprints, measure, run, summary
 
 ARCHIVE, IMAGES, TAR = f"{WORK}/engine.tar", f"{WORK}/images", f"{WORK}/images.tar"
 READY = "/tmp/ready"
@@ -77,7 +77,9 @@ def main():
     size = int(os.environ["SIZE_MIB"]) << 20
     found = measure(SIDES, rounds=int(os.environ["ROUNDS"]), size=size)
     end_everything()
-    print(json.dumps({"summary": {name: summary(rows) for name, rows in found.items()}, "runs": found}))
+    taken = footprints(SIDES)
+    rows = {name: summary(rows) | taken[name] for name, rows in found.items()}
+    print(json.dumps({"summary": rows, "runs": found}))
 
 
 main()

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import nested
-from trial import WORK, Launcher, end_everything, measure, run, summary, wait_until_answering
+from trial import WORK, Launcher, end_everything, footprints, measure, run, summary, wait_until_answering
 
 from dynamo_entry import storage
 from dynamo_entry.archive import Archive
@@ -182,11 +182,13 @@ def main():
         del SIDES[name]
     create()
     size = int(os.environ["SIZE_MIB"]) << 20
-    found = measure(SIDES, rounds=int(os.environ["ROUNDS"]), size=size)
+    inputs = [path for path in (ARCHIVE, IMAGES, TAR, nested.EXPORTED) if os.path.exists(path)]
+    found = measure(SIDES, rounds=int(os.environ["ROUNDS"]), size=size, inputs=inputs)
+    taken = footprints(SIDES, inputs)
     print(
         json.dumps(
             {
-                "summary": {name: summary(rows) for name, rows in found.items()},
+                "summary": {name: summary(rows) | taken[name] for name, rows in found.items()},
                 "runs": found,
                 "archive_bytes": os.path.getsize(ARCHIVE),
                 "worker_peak_mib": worker_peak_mib(),

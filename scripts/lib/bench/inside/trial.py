@@ -105,14 +105,20 @@ class Launcher:
         return found[0]
 
 
-def measure(sides, *, rounds, size):
-    """Each side in turn, ``rounds`` times: {name: [{"seconds": …, "cpu_s": …, …}]}."""
+def measure(sides, *, rounds, size, inputs=()):
+    """Each side in turn, ``rounds`` times: {name: [{"seconds": …, "cpu_s": …, …}]}.
+
+    With COLD set, ``inputs`` (files and directories) are not in the page cache when a trial begins.
+    """
     found = {name: [] for name in sides}
     for number in range(rounds):
         for name, (prepare, act) in sides.items():
             context = prepare()
             start_pids_anew()
-            touch(size + (512 << 20))
+            is_cold = int(os.environ["COLD"])
+            touch((1 + is_cold) * size + (512 << 20))  # for the page cache, too
+            if is_cold:
+                evict(inputs)
             before, began = cpu_s(), time.monotonic()
             more = act(context) or {}
             seconds = more.pop("seconds", time.monotonic() - began)
@@ -121,6 +127,76 @@ def measure(sides, *, rounds, size):
             found[name].append(row)
             print(f"# {number + 1}/{rounds} {name}: {json.dumps(row)}", file=sys.stderr, flush=True)
     return found
+
+
+def footprints(sides, inputs=()):
+    """What each side reads and takes, in a trial more that is not timed: {name: {"read_mib": …, "disk_mib": …}}.
+
+    Read is what came from disks (``inputs`` are not in the page cache) and over the network; the disk is the most
+    that it had in use beyond what it began with.
+    """
+    found = {}
+    for name, (prepare, act) in sides.items():
+        context = prepare()
+        start_pids_anew()
+        evict(inputs)
+        before = read_bytes()
+        with Watched() as disk:
+            act(context)
+        found[name] = {"read_mib": read_bytes() - before >> 20, "disk_mib": disk.most >> 20}
+        end_everything()
+    return found
+
+
+def evict(inputs):
+    for top in inputs:
+        files = (
+            [top]
+            if os.path.isfile(top)
+            else [os.path.join(at, name) for at, _, names in os.walk(top) for name in names]
+        )
+        for path in files:
+            with open(path, "rb") as file:
+                os.fdatasync(file)
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_bytes():
+    """From every disk (Documentation/admin-guide/iostats.rst: sectors of 512 bytes) and network device."""
+    with open("/proc/diskstats") as file:
+        disks = [line.split() for line in file]
+    with open("/proc/net/dev") as file:
+        received = [int(line.split(":")[1].split()[0]) for line in file if ":" in line]
+    return sum(512 * int(fields[5]) for fields in disks if os.path.exists(f"/sys/block/{fields[2]}")) + sum(
+        received
+    )
+
+
+class Watched(threading.Thread):
+    """How much more of WORK's disk is in use, at most, than in the beginning."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most = 0
+        self._over = threading.Event()
+
+    def __enter__(self):
+        self._before = self._used()
+        self.start()
+        return self
+
+    def __exit__(self, *_error):
+        self._over.set()
+        self.join()
+
+    def run(self):
+        while not self._over.wait(0.02):
+            self.most = max(self.most, self._used() - self._before)
+
+    @staticmethod
+    def _used():
+        status = os.statvfs(WORK)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
 def summary(rows):

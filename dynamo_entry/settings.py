@@ -152,8 +152,12 @@ VARIABLES: dict[str, Variable] = {
     "FORCE": Variable(_flag, "create although a valid archive is there"),
     "WAIT": Variable(_seconds, "how long a restore waits for an archive that is not there yet"),
     "SIGNAL_TIMEOUT": Variable(_seconds, "how long a creation waits for the engine to become ready"),
-    "DUMP_TIMEOUT": Variable(_seconds, "limit of freeze and publish; 0: no limit but STALL_TIMEOUT"),
-    "RESTORE_TIMEOUT": Variable(_seconds, "limit of a whole restore; 0: no limit but STALL_TIMEOUT"),
+    "DUMP_TIMEOUT": Variable(
+        _seconds, "limit from the freeze to the published archive; 0: no limit but STALL_TIMEOUT"
+    ),
+    "RESTORE_TIMEOUT": Variable(
+        _seconds, "limit of a restore, once there is an archive; 0: no limit but STALL_TIMEOUT"
+    ),
     "STALL_TIMEOUT": Variable(
         _seconds_or_never, "no progress for so long means that a phase hangs; 0: none ever does"
     ),

@@ -20,9 +20,9 @@ class NoCreation:
         return 0
 
     @contextmanager
-    def frozen(self, pids: Callable[[], list[int]], **limits: float) -> Iterator[dict[str, Any]]:
+    def frozen(self, pids: Callable[[], list[int]], stall_s: float = 0) -> Iterator[dict[str, Any]]:
         """Nothing to freeze."""
-        del pids, limits
+        del pids, stall_s
         yield {}
 
     def recover(self, pids: Callable[[], list[int]]) -> None:
@@ -40,5 +40,5 @@ class NoRestoration:
                 hint="give the pod its GPUs", reason="GpuMissing",
             )  # fmt: skip
 
-    def thaw(self, limit_s: float = 0) -> None:
+    def thaw(self) -> None:
         """Nothing to thaw."""

@@ -64,7 +64,7 @@ class Creation:
         return self._session.used_bytes()
 
     @contextmanager
-    def frozen(self, pids: Pids, **limits: float) -> Iterator[dict[str, Any]]:
+    def frozen(self, pids: Pids, stall_s: float = 0) -> Iterator[dict[str, Any]]:
         """A context without anything on the GPUs; gives the facts for the manifest, empty if no CUDA is used.
 
         ``pids`` lists the engine's processes, those that appear late included. Whatever is still there when
@@ -72,7 +72,7 @@ class Creation:
         """
         processes: dict[int, _Process] = {}
         try:
-            yield self._freeze(pids, processes, limits)
+            yield self._freeze(pids, processes, stall_s)
         finally:
             with self._channel.shielded():
                 recovery.give_back(self._session, self._log, pids, processes)
@@ -81,12 +81,12 @@ class Creation:
         """Give processes their GPU back that somebody else left locked."""
         recovery.recover(self._session, self._log, pids)
 
-    def _freeze(self, pids: Pids, processes: dict[int, _Process], limits: dict[str, float]) -> dict[str, Any]:
+    def _freeze(self, pids: Pids, processes: dict[int, _Process], stall_s: float) -> dict[str, Any]:
         here = self._session.present()
         if here is None:
             _refuse_leftovers(pids(), f"the launcher cannot use the GPUs: {self._session.absence}")
             return {}
-        with self._channel.phase("gpu", **limits) as phase:
+        with self._channel.phase("gpu", stall_s=stall_s) as phase:
             free_before = self._session.free_bytes()
             self._session.busy_bytes = self._session.used_bytes()
             self._lock_and_checkpoint(pids, processes)

@@ -48,14 +48,14 @@ class Restoration:
         self._session.job_file = recorded.job_file
         self._session.busy_bytes = recorded.host_bytes
 
-    def thaw(self, limit_s: float = 0) -> None:
-        """Restore all, then unlock all; PID 1 steps in after ``limit_s`` (0: never). Raises RestoreFailed.
+    def thaw(self) -> None:
+        """Restore all, then unlock all. Raises RestoreFailed.
 
         Nothing is tried twice: a process that failed to restore can only be ended (cuda-checkpoint #44).
         """
         if not self._pids:
             return
-        with self._channel.phase("gpu", limit_s=limit_s) as phase:
+        with self._channel.phase("gpu") as phase:
             restored = self._session.each("restore", self._pids, RestoreFailed, pairs=self._pairs)
             unlocked = self._session.each("unlock", self._pids, RestoreFailed)
             for pid in self._pids:

@@ -63,6 +63,7 @@ class Channel:
         self.phase_name = "start"
         self.seconds: dict[str, float] = {}
         self._words = b""
+        self._deadline = float("inf")
         self._is_shielded = False
         self._was_called_off = False
         os.set_inheritable(EVENTS_DESCRIPTOR, False)
@@ -73,17 +74,27 @@ class Channel:
         """One message. A PID 1 that is gone has ended the container: nothing is left to do."""
         os.write(EVENTS_DESCRIPTOR, json.dumps(message, default=str).encode() + b"\n")
 
+    def limit(self, seconds: float) -> None:
+        """The phases that begin from now on have ``seconds`` in all; 0: no limit."""
+        self._deadline = time.monotonic() + seconds if seconds else float("inf")
+
     @contextmanager
-    def phase(self, name: str, *, limit_s: float = 0, stall_s: float = 0) -> Iterator[Phase]:
-        """Announce a phase and its limits (0: none), time it, log it when it is done."""
+    def phase(self, name: str, *, stall_s: float = 0) -> Iterator[Phase]:
+        """Announce a phase and how long it may stall (0: STALL_TIMEOUT), time it, log it when it is done."""
         self.phase_name = name
-        self.send(phase=name, limit_s=limit_s, stall_s=stall_s)
+        self.send(phase=name, limit_s=self._left_s(), stall_s=stall_s)
         phase = Phase(self, name)
         try:
             yield phase
         finally:
             self.seconds[name] = round(phase.seconds, 3)
         self.log.info(name, seconds=self.seconds[name], **phase.fields)
+
+    def _left_s(self) -> float:
+        """Until the deadline; 0: there is none."""
+        if self._deadline == float("inf"):
+            return 0
+        return max(0.001, self._deadline - time.monotonic())
 
     @contextmanager
     def shielded(self) -> Iterator[None]:

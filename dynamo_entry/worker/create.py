@@ -175,16 +175,17 @@ class _Creation:
             raise
 
     def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
-        limits = {"limit_s": self._settings.dump_timeout, "stall_s": self._settings.stall_timeout}
-        with self._channel.phase("freeze", **limits):
+        stall_s = self._settings.stall_timeout
+        self._channel.limit(self._settings.dump_timeout)
+        with self._channel.phase("freeze", stall_s=stall_s):
             processes = engine.tree(self._pid)
             dumpable.check(processes, self._have.effective)
             self._warn_of_secrets(process.pid for process in processes)
             self._hints = hints.find(processes, self._roots, record.container_stdio(self._pid))
-        with self._gpu.frozen(self._pids, **limits) as gpu:
+        with self._gpu.frozen(self._pids, stall_s) as gpu:
             peers.check(engine.tree(self._pid))  # a GPU's driver may have let go of some
             head = self._head(engine.tree(self._pid), gpu)
-            return self._dump_and_publish(writer, sink, head, limits)
+            return self._dump_and_publish(writer, sink, head)
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
         """An engine's environment is part of its memory, and so of an archive that is not sealed."""
@@ -198,30 +199,29 @@ class _Creation:
     def _pids(self) -> list[int]:
         return [process.pid for process in engine.tree(self._pid)]
 
-    def _dump_and_publish(
-        self, writer: ArchiveWriter, sink: storage.Writer, head: Head, limits: dict[str, float]
-    ) -> dict[str, Any]:
+    def _dump_and_publish(self, writer: ArchiveWriter, sink: storage.Writer, head: Head) -> dict[str, Any]:
+        stall_s = self._settings.stall_timeout
         dump = Dump(
             self._pid, self._places, self._hints,
             open_sink=lambda name: writer.stream(CRIU + name),
         )  # fmt: skip
         with dump, _giving_up(dump, writer, sink):
-            with self._channel.phase("dump", **limits) as phase:
+            with self._channel.phase("dump", stall_s=stall_s) as phase:
                 dump.take_images(phase.progress)
                 facts = {
                     **head.facts,
                     "shared_ranges": self._shared_ranges(),
                     "affinity": affinity.record(self._pids()),
                 }
-            with self._channel.phase("delta", **limits) as phase:
+            with self._channel.phase("delta", stall_s=stall_s) as phase:
                 facts["delta_bytes"] = self._add_delta(writer, phase)
-            patience_s = _PUBLISH_STALLS * self._settings.stall_timeout
-            with self._channel.phase("publish", limit_s=self._settings.dump_timeout, stall_s=patience_s):
+            with self._channel.phase("publish", stall_s=_PUBLISH_STALLS * stall_s):
                 finished = writer.finish(structs.replace(head, facts=facts))
                 sink.describe(finished.document, _annotations(head, finished.digest))
                 result = self._commit(sink, finished.digest)
             self._channel.send(**result)  # whatever happens from here on, there is an archive
-            limit_s = dump.end_limit_s(self._settings.stall_timeout)
+            self._channel.limit(0)
+            limit_s = dump.end_limit_s(stall_s)
             with self._channel.phase("thaw", stall_s=limit_s), self._channel.shielded():
                 self._let_go(dump, limit_s)
         return {**result, "seconds": self._channel.seconds}

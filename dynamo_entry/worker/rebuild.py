@@ -77,17 +77,17 @@ class Rebuild:
 
     def run(self) -> int:
         """Returns the root's pid, a running child of this process. Raises RestoreFailed, Corrupt, StorageError."""
-        limits = {"limit_s": self._settings.restore_timeout, "stall_s": self._settings.stall_timeout}
+        stall_s = self._settings.stall_timeout
         with ExitStack() as stack:
             stack.callback(self._filler.close)
-            with self._channel.phase("restore", **limits) as phase:
+            with self._channel.phase("restore", stall_s=stall_s) as phase:
                 held = stack.enter_context(closing(self._hold()))
                 criu = self._start(held)
                 stack.callback(criu.kill)
                 exited = os.pidfd_open(criu.pid)
                 stack.callback(os.close, exited)
                 self._wait_until_held(criu, held.reached, exited, phase)
-            with self._channel.phase("fill", **limits) as phase, self._stopping_tasks():
+            with self._channel.phase("fill", stall_s=stall_s) as phase, self._stopping_tasks():
                 self._fill(exited, phase)
                 self._finish_tasks()
             held.go_on(yes=True)

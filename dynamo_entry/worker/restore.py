@@ -45,6 +45,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         records.message("core", "core_entry")
         archive = _open_first(sources, settings, channel)
         phase.fields["location"] = archive.location
+    channel.limit(settings.restore_timeout)
     with archive:
         with channel.phase("check"):
             refusals.check(settings, archive.digest)
@@ -59,7 +60,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             with channel.phase("delta", stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
             pid = rebuild.run()
-            gpu.thaw(settings.restore_timeout)
+            gpu.thaw()
             with channel.phase("settle", stall_s=2 * settings.stall_timeout + engine.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)

@@ -1,0 +1,49 @@
+"""What the worker tells PID 1 of its phases."""
+
+import json
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+import time
+from dynamo_entry.report.lines import Log
+from dynamo_entry.worker.channel import Channel
+channel = Channel(Log("error", "json"))
+def phases(*names):
+    for name in names:
+        with channel.phase(name):
+            time.sleep(0.01)
+phases("unlimited")
+channel.limit({limit})
+phases("first", "second")
+time.sleep({pause})
+phases("last")
+channel.limit(0)
+phases("after")
+"""
+
+
+def limits(limit, pause=0.0):
+    """Name of a phase → the limit that PID 1 was told."""
+    events, writer = os.pipe()
+    script = f"import os; os.dup2({writer}, 3)\n{SCRIPT.format(limit=limit, pause=pause)}"
+    subprocess.run([sys.executable, "-c", script], pass_fds=[writer], stdin=subprocess.DEVNULL, check=True)
+    os.close(writer)
+    with open(events) as file:
+        return {message["phase"]: message["limit_s"] for message in map(json.loads, file)}
+
+
+def test_phases_share_one_limit():
+    told = limits(100)
+    assert 100 >= told["first"] > told["second"] > told["last"] > 90
+
+
+def test_without_a_limit_none_is_told():
+    assert set(limits(0).values()) == {0}
+    assert limits(100)["unlimited"] == limits(100)["after"] == 0
+
+
+def test_a_phase_that_begins_too_late_has_no_time_left():
+    told = limits(0.05, pause=0.1)
+    assert 0 < told["last"] < 0.05, "0 would mean: no limit"

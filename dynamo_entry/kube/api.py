@@ -8,7 +8,7 @@ GROUP, VERSION = "nvidia.com", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 CHECKPOINTS, CHECKPOINT_KIND = "dynamocheckpoints", "DynamoCheckpoint"
 GRAPHS, GRAPH_KIND = "dynamographdeployments", "DynamoGraphDeployment"
-GRAPH_CRD = f"{GRAPHS}.{GROUP}"
+CHECKPOINT_CRD, GRAPH_CRD = f"{CHECKPOINTS}.{GROUP}", f"{GRAPHS}.{GROUP}"
 
 PENDING, CREATING, READY, FAILED = "Pending", "Creating", "Ready", "Failed"
 PHASES = (PENDING, CREATING, READY, FAILED)

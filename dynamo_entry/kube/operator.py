@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from dynamo_entry.kube import admission, api, checkpoints, graphs, storage
+from dynamo_entry.kube import admission, api, checkpoints, foreign, graphs, storage
 from dynamo_entry.kube.automatic import Graphs
 from dynamo_entry.kube.certificates import Certificates
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
@@ -43,7 +43,13 @@ def run(config: Config, log: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     metrics = Metrics()
-    operator = Operator(config, Cluster(metrics.answered), metrics, log)
+    cluster = Cluster(metrics.answered)
+    if reason := foreign.problem(cluster):
+        questions = {"/healthz": lambda: "", "/readyz": lambda: reason}
+        serve(metrics.registry, config.operator.metrics_port, questions)
+        foreign.stand_aside(cluster, reason, ended, log)
+        return
+    operator = Operator(config, cluster, metrics, log)
     questions = {"/healthz": operator.liveness, "/readyz": operator.readiness}
     serve(metrics.registry, config.operator.metrics_port, questions)
     operator.start()

@@ -1,0 +1,46 @@
+"""A cluster whose DynamoCheckpoints are somebody else's: two controllers of one kind are worse than none."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from dynamo_entry.kube import api
+from dynamo_entry.kube.cluster import Cluster, Object
+
+_POLL_S = 30
+
+#: What an identity has in this chart's definition, and not in others that had the name (docs/kubernetes.md).
+_OURS = ("spec", "identity", "framework")
+
+
+def problem(cluster: Cluster) -> str:
+    """Why this operator must not touch DynamoCheckpoints, or nothing. Raises ApiError."""
+    found = cluster.find(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{api.CHECKPOINT_CRD}")
+    if found is None or _has_our_schema(found):
+        return ""
+    return (
+        f"the CustomResourceDefinition {api.CHECKPOINT_CRD} is not this chart's: {api.VERSION} has no "
+        f"{'.'.join(_OURS)}. Another operator's checkpoints are left alone: remove that operator and its definition "
+        "first, then install this chart with crds.install: true"
+    )
+
+
+def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any) -> None:
+    """Say why, and do nothing until SIGTERM; begin anew once the definition is ours."""
+    log.error("Operator stands aside", message=reason)
+    while not ended.wait(_POLL_S):
+        if not problem(cluster):
+            log.info("DynamoCheckpoints are served now; starting again")
+            os._exit(0)
+
+
+def _has_our_schema(definition: Object) -> bool:
+    for version in definition["spec"]["versions"]:
+        if version["name"] == api.VERSION:
+            schema = version.get("schema", {}).get("openAPIV3Schema", {})
+            for name in _OURS:
+                schema = schema.get("properties", {}).get(name, {})
+            return bool(schema)
+    return False

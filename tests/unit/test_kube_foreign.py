@@ -1,0 +1,75 @@
+"""A definition of DynamoCheckpoints that somebody else installed."""
+
+import threading
+
+import pytest
+
+from dynamo_entry.kube import foreign
+
+
+class Cluster:
+    """Answers with one definition after another; the last one stays."""
+
+    def __init__(self, *definitions):
+        self._definitions = list(definitions)
+
+    def find(self, path):
+        assert path.endswith("/customresourcedefinitions/dynamocheckpoints.nvidia.com")
+        return self._definitions.pop(0) if len(self._definitions) > 1 else self._definitions[0]
+
+
+def definition(*fields, version="v1alpha1"):
+    identity = {"properties": {name: {"type": "string"} for name in fields}}
+    schema = {"properties": {"spec": {"properties": {"identity": identity}}}}
+    return {"spec": {"versions": [{"name": version, "schema": {"openAPIV3Schema": schema}}]}}
+
+
+OURS = definition("model", "framework", "backendFramework")
+THEIRS = definition("model", "backendFramework")
+
+
+@pytest.mark.parametrize("found", [OURS, None], ids=["ours", "none yet"])
+def test_there_is_no_reason_to_stand_aside(found):
+    assert not foreign.problem(Cluster(found))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [THEIRS, definition("framework", version="v1"), {"spec": {"versions": [{"name": "v1alpha1"}]}}],
+    ids=["other fields", "other version", "no schema"],
+)
+def test_a_foreign_definition_is_named_with_what_to_do(found):
+    problem = foreign.problem(Cluster(found))
+    assert "dynamocheckpoints.nvidia.com is not this chart's" in problem
+    assert "crds.install: true" in problem
+
+
+class Log:
+    def __init__(self):
+        self.said = []
+
+    def error(self, event, **fields):
+        self.said.append((event, *fields.values()))
+
+    info = error
+
+
+def test_it_is_said_once_and_nothing_is_done_until_the_end():
+    log, ended = Log(), threading.Event()
+    ended.set()
+    foreign.stand_aside(Cluster(THEIRS), "why", ended, log)
+    assert log.said == [("Operator stands aside", "why")]
+
+
+def test_the_operator_begins_anew_when_the_definition_is_ours(monkeypatch):
+    monkeypatch.setattr(foreign, "_POLL_S", 0.01)
+    exits = []
+
+    def leave(code):
+        exits.append(code)
+        ended.set()
+
+    monkeypatch.setattr("os._exit", leave)
+    ended = threading.Event()
+    foreign.stand_aside(Cluster(THEIRS, THEIRS, OURS), "why", ended, Log())
+    assert exits == [0]

@@ -17,6 +17,9 @@ from dynamo_entry.settings import Settings
 #: What made it fail may have been the node's: after a day an archive gets another chance.
 _EXPIRES_S = 24 * 3600
 
+#: A full disk or a missing right that could not be found out beforehand.
+_OF_THIS_PLACE = "FileNotRestored"
+
 
 def check(settings: Settings, digest: str) -> None:
     """Raises RestoreFailed where this archive made this command fail before."""
@@ -39,12 +42,12 @@ def check(settings: Settings, digest: str) -> None:
 
 @contextmanager
 def remembered(settings: Settings, digest: str) -> Iterator[None]:
-    """Remember what fails inside, if it is the archive's doing; called off or a store's failure is not."""
+    """Remember what fails inside, if it is the archive's doing: not what the store, PID 1 or this place did."""
     try:
         yield
     except (RestoreFailed, Corrupt) as error:
         path = _path(settings, digest)
-        if path:
+        if path and error.reason != _OF_THIS_PLACE:
             with suppress(OSError):  # the failure itself is the news
                 _write(path, {"reason": error.reason, "message": error.message, "at": timestamp()})
         raise

@@ -27,9 +27,12 @@ def test_what_an_archive_does_is_remembered_for_that_archive_alone(tmp_path, err
     refusals.check(settings, "d2")
 
 
-def test_what_a_store_does_is_not(tmp_path):
+@pytest.mark.parametrize(
+    "error", [StorageUnavailable("down"), RestoreFailed("no space left", reason="FileNotRestored")]
+)
+def test_what_a_store_or_this_place_does_is_not(tmp_path, error):
     settings = Settings(state_dir=str(tmp_path))
-    attempt(settings, StorageUnavailable("down"))
+    attempt(settings, error)
     refusals.check(settings, "d1")
 
 

@@ -79,6 +79,11 @@ def remaps(data: bytes) -> Image:
     return Image(data, records.message("remap_file_path", "remap_file_path_entry"))
 
 
+def filters(data: bytes) -> Image:
+    """``seccomp.img``: one message with every seccomp filter of the tree, each with the one below it."""
+    return Image(data, records.message("seccomp", "seccomp_entry"))
+
+
 def clocks(data: bytes) -> Image:
     """``timens-0.img``: what the engine's clocks said when it was frozen."""
     return Image(data, records.message("timens", "timens_entry"))

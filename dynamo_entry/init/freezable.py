@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from dynamo_entry import timens
+from dynamo_entry import timens, uring
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -15,7 +15,7 @@ _CLOCK_START_S = 1.0
 
 
 def prepare() -> None:
-    """Keep the tree together, and let clocks begin near zero where that is allowed. Raises OSError.
+    """Keep the tree together; off io_uring and with clocks near zero where that is allowed. Raises OSError.
 
     A daemon of the engine, whose parent has ended, becomes a child of the engine instead of PID 1, out of
     whose tree CRIU could not dump it.
@@ -24,3 +24,5 @@ def prepare() -> None:
     if timens.may_be_set():
         now = (time.clock_gettime(clock) for clock in (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME))
         timens.enter_new(*(_CLOCK_START_S - reading for reading in now))
+    if uring.may_be_kept_off():
+        uring.keep_off()

@@ -1,11 +1,12 @@
 """The security contexts that images/ ships are enough, and no more than that."""
 
+import errno
 import json
 
 import pytest
 from harness import CREATE, LEAST, ROOT
 from test_doctor import doctor
-from test_spine import published, restore, restored
+from test_spine import COMMAND, published, restore, restored
 
 PROFILE = ROOT / "images" / "seccomp" / "restore.json"
 DROPPED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")
@@ -18,6 +19,25 @@ def test_a_restore_works_under_the_profile_with_two_capabilities(containers):
     assert container.json("/count")["count"] == 1
     status = container.run_inside("grep", "Seccomp:", "/proc/1/status")
     assert status.split()[1] == "2"
+
+
+#: Writes the error number of io_uring_setup(2) to a file, and becomes the engine.
+_ASK = (
+    "import ctypes; libc = ctypes.CDLL(None, use_errno=True); "
+    "libc.syscall(425, 4, ctypes.create_string_buffer(120)); print(ctypes.get_errno())"
+)
+TRIES_IO_URING = ("sh", "-c", f"python3 -c '{_ASK}' > /tmp/tried; exec {' '.join(COMMAND)}")
+
+
+def test_where_a_filter_can_be_suspended_the_engine_is_kept_off_io_uring_for_its_creation(containers):
+    """With SYS_ADMIN; a restore needs no more than ever, since the filter does not come back."""
+    published(containers, command=TRIES_IO_URING, options=(*CREATE, "--cap-add", "SYS_ADMIN"))
+    container = restored(containers, command=TRIES_IO_URING)
+    assert container.run_inside("cat", "/tmp/tried").strip() == str(errno.ENOSYS)
+    filters = container.run_inside("grep", "-h", "^Seccomp", "/proc/1/status", "/proc/1000/status").split(
+        "\n"
+    )
+    assert filters[: len(filters) // 2] == filters[len(filters) // 2 : -1]
 
 
 @pytest.mark.parametrize("call", ["io_uring_setup", "mount", "unshare", "setns", "bpf", "init_module"])

@@ -26,6 +26,7 @@ class Rewriter:
         self._grants = grants
         self._files = images.files(source.read("files.img"))
         self._stdio = stdio.find(self._files.messages, self._table(source.root_pid), source.stdio)
+        self._our_filters = self._find_our_filters()
         self._refills: dict[str, list[pipes.Refill]] = {}
         stdio.replug(self._files, self._stdio)
         timers.rearm(self._files.messages)
@@ -78,12 +79,19 @@ class Rewriter:
             return self._files.encode()
         if name.startswith("core-"):
             is_root = name == f"core-{self._source.root_pid}.img"
-            return tasks.granted(self._source.read(name), self._grants, is_root=is_root)
+            return tasks.granted(
+                self._source.read(name), self._grants, is_root=is_root, our_filters=self._our_filters
+            )
         if name.startswith("fdinfo-") and self._stdio.ids:
             return stdio.replugged(self._source.read(name), self._stdio)
         if name in ("pipes-data.img", "fifo-data.img") and name in self._source.names:
             return self._without_pipe_data(name)
         return None
+
+    def _find_our_filters(self) -> frozenset[int]:
+        if "seccomp.img" not in self._source.names:
+            return frozenset()
+        return tasks.our_filters(self._source.read("seccomp.img"))
 
     def _without_pipe_data(self, name: str) -> bytes:
         pids = [int(other[4:-4]) for other in self._source.names if other.startswith("ids-")]

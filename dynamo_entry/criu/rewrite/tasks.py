@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from dynamo_entry import uring
 from dynamo_entry.criu import images
 
 #: CRIU's RLIM_INFINITY.
@@ -22,17 +23,34 @@ class Grants(NamedTuple):
     hard_limits: dict[int, int]
 
 
-def granted(core: bytes, grants: Grants, *, is_root: bool) -> bytes:
+def our_filters(seccomp: bytes) -> frozenset[int]:
+    """The numbers, in ``seccomp.img``, of filters that kept an engine off io_uring (uring.py) and that stand alone."""
+    ours = {uring.rules(machine) for machine in uring.MACHINES}
+    return frozenset(
+        number
+        for entry in images.filters(seccomp).messages
+        for number, one in enumerate(entry.seccomp_filters)
+        if one.filter in ours and not one.HasField("prev")
+    )
+
+
+def granted(
+    core: bytes, grants: Grants, *, is_root: bool, our_filters: frozenset[int] = frozenset()
+) -> bytes:
     """A ``core-*.img`` whose task asks for nothing that this container does not have.
 
     CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition does. Labels, the
     audit id and the OOM score are the place's, not the engine's: they are inherited. The root was made a subreaper
-    for its creation (init/freezable.py): from now on orphans are PID 1's again, which reaps them.
+    for its creation (init/freezable.py): from now on orphans are PID 1's again, which reaps them. ``our_filters`` were put
+    in place for it, too; an engine that has added its own keeps both, and needs what it takes to put them in place.
     """
     image = images.core(core)
     for entry in image.messages:
         if entry.thread_core.HasField("creds"):  # a zombie has none
             _restrict(entry.thread_core.creds, grants)
+        if entry.thread_core.HasField("seccomp_filter") and entry.thread_core.seccomp_filter in our_filters:
+            entry.thread_core.ClearField("seccomp_filter")
+            entry.thread_core.ClearField("seccomp_mode")
         if entry.HasField("tc"):
             entry.tc.ClearField("loginuid")
             entry.tc.ClearField("oom_score_adj")

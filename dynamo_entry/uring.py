@@ -1,0 +1,69 @@
+"""Keeping an engine off io_uring until it is frozen: no CRIU can dump a ring. Standard library only.
+
+By a seccomp filter (seccomp(2)) that answers as a kernel without io_uring does, so that the engine takes another way.
+CRIU suspends filters while it works, which takes CAP_SYS_ADMIN over the machine (ptrace(2), PTRACE_O_SUSPEND_SECCOMP);
+without it a filter would be worse than a ring. A restored engine has it no longer: putting a filter in place would take
+the same capability there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+_CAP_SYS_ADMIN = 21  # linux/capability.h
+_ENOSYS = 38
+
+#: AUDIT_ARCH_* of linux/audit.h, and the number of seccomp(2).
+MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}
+
+#: io_uring_setup, io_uring_enter, io_uring_register: asm-generic/unistd.h, the same everywhere.
+_FIRST_CALL, _LAST_CALL = 425, 427
+
+_SET_MODE_FILTER, _FLAG_SPEC_ALLOW = (
+    1,
+    4,
+)  # linux/seccomp.h; the flag: no mitigation that slows the engine down
+
+#: The user namespace of the machine itself (user_namespaces(7)).
+_EVERY_USER = [b"0", b"0", b"4294967295"]
+
+
+def rules(machine: str) -> bytes:
+    """The filter, as the kernel takes it and CRIU finds it: ``struct sock_filter`` of linux/filter.h, one after another."""
+    load, equal, at_least, greater, answer = 0x20, 0x15, 0x35, 0x25, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000 | _ENOSYS
+    program = (
+        (load, 0, 0, 4),  # seccomp_data.arch
+        (equal, 0, 4, MACHINES[machine][0]),
+        (load, 0, 0, 0),  # seccomp_data.nr
+        (at_least, 0, 2, _FIRST_CALL),
+        (greater, 1, 0, _LAST_CALL),
+        (answer, 0, 0, refuse),
+        (answer, 0, 0, allow),
+    )
+    return b"".join(struct.pack("<HBBI", *step) for step in program)
+
+
+def may_be_kept_off() -> bool:
+    """Whether CRIU will be able to suspend the filter."""
+    if os.uname().machine not in MACHINES:
+        return False
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    with open("/proc/self/uid_map", "rb") as file:
+        is_ours = file.read().split() == _EVERY_USER
+    return is_ours and bool(effective >> _CAP_SYS_ADMIN & 1)
+
+
+def keep_off() -> None:
+    """Install the filter in this process and all that it starts. Raises OSError."""
+    machine = os.uname().machine
+    program = rules(machine)
+    held = ctypes.create_string_buffer(program)
+    header = struct.pack("HP", len(program) // 8, ctypes.addressof(held))  # struct sock_fprog
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(MACHINES[machine][1], _SET_MODE_FILTER, _FLAG_SPEC_ALLOW, header):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

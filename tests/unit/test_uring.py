@@ -1,0 +1,40 @@
+"""The filter that keeps an engine off io_uring."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dynamo_entry import uring
+
+#: no_new_privs lets everybody have a filter. Calls 424 and 428 are pidfd_send_signal and open_tree.
+SCRIPT = """
+import ctypes, json
+from dynamo_entry import uring
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+uring.keep_off()
+def answer(number):
+    ctypes.set_errno(0)
+    libc.syscall(number, -1, None, 0, 0)
+    return ctypes.get_errno()
+print(json.dumps({number: answer(number) for number in range(424, 429)}))
+"""
+
+
+def test_the_three_calls_are_missing_and_no_other():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    found = {int(number): answer for number, answer in json.loads(done.stdout).items()}
+    assert {number for number, answer in found.items() if answer == errno.ENOSYS} == {425, 426, 427}
+
+
+@pytest.mark.parametrize("machine", uring.MACHINES)
+def test_the_filter_is_one_that_criu_can_be_told_by(machine):
+    assert len(uring.rules(machine)) == 7 * 8
+
+
+def test_another_machine_is_left_alone(monkeypatch):
+    monkeypatch.setattr(uring, "MACHINES", {})
+    assert not uring.may_be_kept_off()

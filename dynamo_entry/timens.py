@@ -10,20 +10,16 @@ import ctypes
 import os
 import time
 
+from dynamo_entry import capabilities
+
 _CLONE_NEWTIME = 0x80
-
-
-#: linux/capability.h
-_CAP_SYS_ADMIN, _CAP_SYS_TIME = 21, 25
 
 
 def may_be_set() -> bool:
     """Whether this process may make a namespace and set its clocks."""
     if not os.path.exists("/proc/self/timens_offsets"):
         return False
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    return bool(effective >> _CAP_SYS_ADMIN & 1 and effective >> _CAP_SYS_TIME & 1)
+    return {capabilities.SYS_ADMIN, capabilities.SYS_TIME} <= capabilities.effective()
 
 
 def enter_new(monotonic_s: float, boottime_s: float) -> None:

@@ -12,7 +12,8 @@ import ctypes
 import os
 import struct
 
-_CAP_SYS_ADMIN = 21  # linux/capability.h
+from dynamo_entry import capabilities
+
 _ENOSYS = 38
 
 #: AUDIT_ARCH_* of linux/audit.h, and the number of seccomp(2).
@@ -50,11 +51,9 @@ def may_be_kept_off() -> bool:
     """Whether CRIU will be able to suspend the filter."""
     if os.uname().machine not in MACHINES:
         return False
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
     with open("/proc/self/uid_map", "rb") as file:
         is_ours = file.read().split() == _EVERY_USER
-    return is_ours and bool(effective >> _CAP_SYS_ADMIN & 1)
+    return is_ours and capabilities.SYS_ADMIN in capabilities.effective()
 
 
 def keep_off() -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from dynamo_entry import capabilities
 from dynamo_entry.criu import hold
 
-#: linux/capability.h
-CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_CHECKPOINT_RESTORE = 19, 21, 24, 40
-
 #: The least with which ``--unprivileged`` dumps and restores.
-REQUIRED = {CAP_SYS_PTRACE: "SYS_PTRACE", CAP_CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}
+REQUIRED = {capabilities.SYS_PTRACE: "SYS_PTRACE", capabilities.CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}
 
 #: Unlinked files that are still open travel inside the images, whatever their size (criu: 1 MiB).
 _GHOST_LIMIT_BYTES = str((1 << 63) - 1)

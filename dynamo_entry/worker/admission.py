@@ -10,10 +10,9 @@ import resource
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dynamo_entry import timens
+from dynamo_entry import capabilities, timens
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.compat import clock, delta, facts, files, host, image, limits, pids, ports
-from dynamo_entry.criu import options
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.rootfs import apply, mounts, pack
@@ -75,7 +74,7 @@ def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
 def _grants(have: Privileges) -> tasks.Grants:
     """Limits may be raised with CAP_SYS_RESOURCE alone."""
     hard = {}
-    if options.CAP_SYS_RESOURCE not in have.effective:
+    if capabilities.SYS_RESOURCE not in have.effective:
         numbers = range(resource.RLIM_NLIMITS) if hasattr(resource, "RLIM_NLIMITS") else range(16)
         values = {number: resource.getrlimit(number)[1] for number in numbers}
         hard = {number: value for number, value in values.items() if value != resource.RLIM_INFINITY}

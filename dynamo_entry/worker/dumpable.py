@@ -7,7 +7,7 @@ import stat
 
 import psutil
 
-from dynamo_entry.criu import options
+from dynamo_entry import capabilities
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.worker import record
 
@@ -132,7 +132,7 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
             hint="let its main thread wait for the others",
             reason="MainThreadEnded",
         )
-    if status.get("Seccomp", "0").strip() != "0" and options.CAP_SYS_ADMIN not in effective:
+    if status.get("Seccomp", "0").strip() != "0" and capabilities.SYS_ADMIN not in effective:
         raise NotDumpable(
             f"process {pid} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",
             hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",
@@ -140,7 +140,7 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
         )
     users = {*status["Uid"].split(), *status["Gid"].split()}
     ours = {str(os.getuid()), str(os.getgid())}
-    if users - ours and options.CAP_SYS_RESOURCE not in effective:
+    if users - ours and capabilities.SYS_RESOURCE not in effective:
         raise NotDumpable(
             f"process {pid} runs as user {status['Uid'].split()[1]}, this one as {os.getuid()}: its limits "
             "cannot be read without SYS_RESOURCE",

@@ -7,11 +7,9 @@ import errno
 import os
 from typing import NamedTuple
 
+from dynamo_entry import capabilities
 from dynamo_entry.criu import options
 from dynamo_entry.errors import NotDumpable, RestoreFailed
-
-#: linux/capability.h
-_CAP_DAC_OVERRIDE = 1
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_CLONE3 = 435
@@ -26,16 +24,15 @@ class Privileges(NamedTuple):
 
     def may_write(self, owner: int) -> bool:
         """Whether a file of this user that only its owner may write to can be written to."""
-        return owner == os.geteuid() or _CAP_DAC_OVERRIDE in self.effective
+        return owner == os.geteuid() or capabilities.DAC_OVERRIDE in self.effective
 
 
 def read() -> Privileges:
     """The privileges of this process."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
-    return Privileges(
-        _bits(fields["CapEff"]), _bits(fields["CapPrm"]), fields.get("Seccomp", "0").strip() != "0"
-    )
+    permitted = capabilities.parse(fields["CapPrm"])
+    return Privileges(capabilities.effective(), permitted, fields.get("Seccomp", "0").strip() != "0")
 
 
 def known_capabilities() -> frozenset[int]:
@@ -54,11 +51,6 @@ def has_clone3() -> bool:
 def may_write_last_pid() -> bool:
     """The older way to choose the pid of a new process, which CRIU takes where there is no clone3."""
     return os.access("/proc/sys/kernel/ns_last_pid", os.W_OK, effective_ids=True)
-
-
-def _bits(text: str) -> frozenset[int]:
-    mask = int(text, 16)
-    return frozenset(number for number in range(64) if mask >> number & 1)
 
 
 def check_dump(have: Privileges) -> None:

@@ -1,4 +1,4 @@
-"""A Python environment for what is not the product's: the peers of the storage bench, the drawing of charts."""
+"""What is not the product's: a Python environment for the peers of the storage bench and for charts, and servers."""
 
 import subprocess
 import sys
@@ -16,3 +16,8 @@ def provide():
         subprocess.run([sys.executable, "-m", "venv", "--clear", PYTHON.parents[1]], check=True)
         subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--require-hashes", "-r", LOCK], check=True)
         stamp.write_text(wanted)
+
+
+def provide_servers():
+    """Those of the storage tests, and rclone."""
+    subprocess.run([ROOT / "tests/storage/servers/install"], check=True, stdout=sys.stderr)

@@ -210,7 +210,7 @@ def table(what, found, size):
 
 def provide():
     """The servers, and the peers in an environment of their own."""
-    subprocess.run([ROOT / "tests/storage/servers/install"], check=True, stdout=sys.stderr)
+    environment.provide_servers()
     environment.provide()
 
 

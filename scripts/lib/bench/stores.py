@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import environment
+
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/storage"))
 
@@ -17,6 +19,7 @@ from dynamo_entry.storage.s3 import S3Store  # noqa: E402
 
 class _Store:
     def __init__(self):
+        environment.provide_servers()
         self.directory = Path(tempfile.mkdtemp(dir="/dev/shm"))
 
     def arguments(self):

@@ -25,6 +25,8 @@ UNCONFINED = ["--security-opt", "seccomp=unconfined"]
 
 LIFE_S = 900
 
+EVENT_LIMIT_S = 30
+
 
 def completion(answer: bytes) -> object:
     """llama-server's answer without its timings."""
@@ -127,14 +129,20 @@ class Container:
             self.fail("the container failed")
 
     def text(self) -> str:
-        self.log.seek(0)
-        return self.log.read().decode(errors="replace")
+        """The log so far; the container writes at this file's own position, which must not move."""
+        size = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), size, 0).decode(errors="replace")
 
     def event(self, name: str) -> dict:
-        for line in self.text().splitlines():
-            if line.startswith("{") and json.loads(line).get("event") == name:
-                return json.loads(line)
-        return self.fail(f"no log line {name!r}")
+        """An engine answers a moment before the launcher says so."""
+        deadline = time.monotonic() + EVENT_LIMIT_S
+        while True:
+            for line in self.text().splitlines(keepends=True):
+                if line.startswith("{") and line.endswith("\n") and json.loads(line).get("event") == name:
+                    return json.loads(line)
+            if time.monotonic() > deadline:
+                return self.fail(f"no log line {name!r}")
+            time.sleep(0.05)
 
     def stop(self) -> None:
         subprocess.run([ENGINE, "stop", "-t", "20", self.name], check=False, capture_output=True)

@@ -40,10 +40,6 @@ class ProtocolError(Exception):
     """CRIU said something that is not of the protocol: another version, or not CRIU."""
 
 
-#: What the streamer fails with when CRIU ends in the middle of a request: CRIU's own log says why.
-BROKEN_OFF = (ProtocolError, ConnectionError)
-
-
 class Sink(Protocol):
     """Where the bytes of one image go while CRIU dumps."""
 

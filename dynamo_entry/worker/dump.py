@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable
 
 from typing_extensions import Self
@@ -11,14 +10,11 @@ from typing_extensions import Self
 from dynamo_entry import timens
 from dynamo_entry.criu import hold, options
 from dynamo_entry.criu.process import Criu
-from dynamo_entry.criu.streamer import BROKEN_OFF, Capture, Sink
+from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
 
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4
-
-#: A CRIU that has closed its connection is about to end.
-_END_S = 2.0
 
 #: What ending the tasks may take beyond STALL_TIMEOUT: freeing their memory takes about 0.1 s per GiB, on a good day.
 _END_S_PER_BYTE = 0.5 / (1 << 30)
@@ -65,12 +61,7 @@ class Dump:
             progress(self._capture.received_bytes)
             return self._is_frozen or self._has_exited
 
-        try:
-            self._capture.run(until=is_over)
-        except BROKEN_OFF:
-            if not select.select([self._exited], [], [], _END_S)[0]:
-                raise
-            self._has_exited = True
+        self._capture.run(until=is_over)
         if self._has_exited and not self._is_frozen:
             what, remedy = self._criu.failure()
             raise DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")

@@ -13,7 +13,7 @@ from dynamo_entry import timens
 from dynamo_entry.archive import Archive
 from dynamo_entry.criu import hold, options, process
 from dynamo_entry.criu.rewrite import pipes
-from dynamo_entry.criu.streamer import BROKEN_OFF, Serve
+from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.fill import images as fill_images
 from dynamo_entry.fill import plan
@@ -34,9 +34,6 @@ _AHEAD = 3
 #: How often progress is told and CRIU's log is looked at.
 _POLL_S = 0.2
 _FILL_POLL_S = 0.05
-
-#: A CRIU that has closed its connection is about to end.
-_END_S = 2.0
 
 
 class Rebuild:
@@ -118,8 +115,6 @@ class Rebuild:
             phase.progress(self._served_bytes)
             self._filler.wait(0)
             if self._failure is not None:
-                if isinstance(self._failure, BROKEN_OFF) and _readable(exited, limit_s=_END_S):
-                    raise _failed(criu) from None
                 raise self._failure
             if exited in ready or criu.is_stuck():
                 raise _failed(criu)

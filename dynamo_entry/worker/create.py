@@ -232,6 +232,7 @@ class _Creation:
         return shared.record(pids) if len(pids) > 1 else {}
 
     def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
+        mapped = record.mapped(processes)
         return Head(
             hash=self._settings.hash,
             created_at=timestamp(),
@@ -240,10 +241,10 @@ class _Creation:
             processes=record.summary(processes),
             stdio=record.container_stdio(self._pid),
             root_pid=self._pid,
-            volume_files=record.volume_files(processes, self._roots),
+            volume_files=record.volume_files(processes, mapped, self._roots),
             gpu=gpu,
             canary=self._canary,
-            facts={"packages": image.packages(record.mapped(processes))},
+            facts={"packages": image.packages(mapped)},
             needs=record.needs(processes),
         )
 

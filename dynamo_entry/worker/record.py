@@ -72,13 +72,12 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_rdev
 
 
-def volume_files(processes: list[psutil.Process], roots: list[str]) -> list[dict[str, Any]]:
-    """Files on volumes that the engine holds open or mapped: a restore needs the same ones there."""
+def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[str]) -> list[dict[str, Any]]:
+    """Files on volumes that the engine holds open or has ``mapped``: a restore needs the same ones there."""
     here = mounts.read()
-    paths: set[str] = set()
+    paths = set(mapped)
     for process in processes:
         paths.update(descriptors(process.pid).values())
-    paths |= mapped(processes)
     found = []
     for path in sorted(
         path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/proc/", "/sys/"))

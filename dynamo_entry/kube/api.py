@@ -8,6 +8,8 @@ GROUP, VERSION = "nvidia.com", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 CHECKPOINTS, CHECKPOINT_KIND = "dynamocheckpoints", "DynamoCheckpoint"
 GRAPHS, GRAPH_KIND = "dynamographdeployments", "DynamoGraphDeployment"
+#: Where the API server has the definitions of kinds.
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CHECKPOINT_CRD, GRAPH_CRD = f"{CHECKPOINTS}.{GROUP}", f"{GRAPHS}.{GROUP}"
 
 PENDING, CREATING, READY, FAILED = "Pending", "Creating", "Ready", "Failed"

@@ -17,7 +17,7 @@ _OURS = ("spec", "identity", "framework")
 
 def problem(cluster: Cluster) -> str:
     """Why this operator must not touch DynamoCheckpoints, or nothing. Raises ApiError."""
-    found = cluster.find(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{api.CHECKPOINT_CRD}")
+    found = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
     if found is None or _has_our_schema(found):
         return ""
     return (

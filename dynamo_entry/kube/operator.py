@@ -204,8 +204,7 @@ class Operator:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
     def _has_graphs(self) -> bool:
-        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{api.GRAPH_CRD}"
-        return self._cluster.find(path) is not None
+        return self._cluster.find(f"{api.DEFINITIONS}/{api.GRAPH_CRD}") is not None
 
     def _notice_graphs(self) -> None:
         """Dynamo was installed after us: begin anew, with a watch on its graphs."""

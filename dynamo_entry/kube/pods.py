@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,17 +15,13 @@ def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
 
     What cannot be read is shown as it is, with a ``reason`` where there is one: ``{"reason": …, "message": …}``.
     """
-    ended = []
-    for pod in pods:
-        for one in pod.get("status", {}).get("containerStatuses", ()):
-            terminated = one.get("state", {}).get("terminated")
-            if one["name"] == target and terminated:
-                # In whole seconds: of two that ended in the same one, the successful is the last.
-                at = (terminated.get("finishedAt") or "", not terminated.get("exitCode"))
-                ended.append((at, terminated, one.get("imageID", "")))
+    ended = list(_ended(pods, target))
     if not ended:
         return _never_ran(pods), ""
-    _, terminated, image = max(ended, key=lambda entry: entry[0])
+    # In whole seconds: of two that ended in the same one, the successful is the last.
+    terminated, image = max(
+        ended, key=lambda entry: (entry[0].get("finishedAt") or "", not entry[0].get("exitCode"))
+    )
     result = _read(terminated)
     if terminated.get("reason") == "OOMKilled":
         hint = "OOMKilled: raise the container's memory limit"
@@ -65,12 +61,17 @@ def _never_ran(pods: Sequence[Object]) -> Object:
 
 def succeeded_at(pods: Sequence[Object], target: str) -> float | None:
     """When the target's container ended without an error, in Unix seconds."""
+    succeeded = (terminated for terminated, _ in _ended(pods, target) if terminated.get("exitCode") == 0)
+    return next((moment(terminated.get("finishedAt")) for terminated in succeeded), None)
+
+
+def _ended(pods: Sequence[Object], target: str) -> Iterator[tuple[Object, str]]:
+    """How the target's container ended, in each pod where it did, and the image that it ran."""
     for pod in pods:
         for one in pod.get("status", {}).get("containerStatuses", ()):
-            terminated = one.get("state", {}).get("terminated") or {}
-            if one["name"] == target and terminated.get("exitCode") == 0:
-                return moment(terminated.get("finishedAt"))
-    return None
+            terminated = one.get("state", {}).get("terminated")
+            if one["name"] == target and terminated:
+                yield terminated, one.get("imageID", "")
 
 
 def failed_helper(pods: Sequence[Object], target: str) -> str:

@@ -8,6 +8,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 import pytest
 from conftest_shared import containers, worker_image  # noqa: F401
 from harness import Containers
+from test_create_is_all_or_nothing import NAME
+from test_spine import published
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """Makes an archive for many restores of an engine with that environment; returns where it is."""
+    made = []
+
+    def make(**env):
+        place = Containers(tmp_path_factory.mktemp("stored"))
+        made.append(place)
+        published(place, env=env)
+        return place.checkpoints / NAME
+
+    yield make
+    for place in made:
+        place.close()
 
 
 @pytest.fixture

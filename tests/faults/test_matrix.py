@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import CREATE, RESTORE, Containers
+from harness import CREATE, RESTORE
 from test_create_is_all_or_nothing import NAME, assert_all_or_nothing
 from test_restore_falls_back import FALLBACK
-from test_spine import COMMAND, create, published, restore
+from test_spine import COMMAND, create, restore
 
 GATE = Path(__file__).parent / "gate"
 
@@ -47,12 +47,9 @@ RESTORE_PHASES = {
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
+def archive(stored):
     """Made once for all restores."""
-    made = Containers(tmp_path_factory.mktemp("archive"))
-    published(made, env={"BALLAST_MIB": "16"})
-    yield made.checkpoints / NAME
-    made.close()
+    return stored(BALLAST_MIB="16")
 
 
 #: What the launcher calls a phase of these where it has another name for it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from harness import CREATE, RESTORE, ROOT, Containers
+from harness import CREATE, RESTORE, ROOT
 from test_create_is_all_or_nothing import NAME
 from test_matrix import (
     CREATE_PHASES,
@@ -154,21 +154,15 @@ RESTORE_FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
+def archive(stored):
     """Made once for all restores, with the library that its engine never saw."""
-    made = Containers(tmp_path_factory.mktemp("archive"))
-    published(made, env=ENGINE)
-    yield made.checkpoints / NAME
-    made.close()
+    return stored(**ENGINE)
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
+def large(stored):
     """More than a restore keeps ready before the tasks are there (fill/filler.py)."""
-    made = Containers(tmp_path_factory.mktemp("large"))
-    published(made, env={"BALLAST_MIB": "250"})
-    yield made.checkpoints / NAME
-    made.close()
+    return stored(BALLAST_MIB="250")
 
 
 @pytest.fixture(scope="module", autouse=True)

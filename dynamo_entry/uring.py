@@ -9,12 +9,11 @@ the same capability there.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
 from dynamo_entry import capabilities
-
-_ENOSYS = 38
 
 #: AUDIT_ARCH_* of linux/audit.h, and the number of seccomp(2).
 MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}
@@ -22,10 +21,8 @@ MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}
 #: io_uring_setup, io_uring_enter, io_uring_register: asm-generic/unistd.h, the same everywhere.
 _FIRST_CALL, _LAST_CALL = 425, 427
 
-_SET_MODE_FILTER, _FLAG_SPEC_ALLOW = (
-    1,
-    4,
-)  # linux/seccomp.h; the flag: no mitigation that slows the engine down
+#: linux/seccomp.h; the flag: no mitigation that slows the engine down.
+_SET_MODE_FILTER, _FLAG_SPEC_ALLOW = 1, 4
 
 #: The user namespace of the machine itself (user_namespaces(7)).
 _EVERY_USER = [b"0", b"0", b"4294967295"]
@@ -34,7 +31,7 @@ _EVERY_USER = [b"0", b"0", b"4294967295"]
 def rules(machine: str) -> bytes:
     """The filter, as the kernel takes it and CRIU finds it: ``struct sock_filter`` of linux/filter.h, one after another."""
     load, equal, at_least, greater, answer = 0x20, 0x15, 0x35, 0x25, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050000 | _ENOSYS
+    allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS
     program = (
         (load, 0, 0, 4),  # seccomp_data.arch
         (equal, 0, 4, MACHINES[machine][0]),

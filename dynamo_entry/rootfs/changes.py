@@ -59,9 +59,8 @@ def find_all(starts: Iterable[Start], skip: frozenset[str], sizes: dict[str, int
         sizes[start.root] = 0
         for change in find(start, skip):
             if stat.S_ISREG(change.status.st_mode):
-                sizes[start.root] += (
-                    change.status.st_blocks * 512
-                )  # stat(2): whatever the filesystem's blocks are
+                # stat(2): of 512 bytes, whatever the filesystem's blocks are
+                sizes[start.root] += change.status.st_blocks * 512
             yield change
 
 

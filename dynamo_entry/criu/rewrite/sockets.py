@@ -87,10 +87,8 @@ def move(entries: Iterable[Any], network: Network) -> int:
 
 
 def _move(isk: Any, network: Network) -> None:
-    for interface in (
-        isk.opts.so_bound_dev,
-        isk.ifname,
-    ):  # SO_BINDTODEVICE; the scope of a link-local address
+    # By SO_BINDTODEVICE, or as the scope of a link-local address.
+    for interface in (isk.opts.so_bound_dev, isk.ifname):
         if interface and interface not in network.interfaces:
             raise Incompatible(
                 f"a socket of the engine is tied to the interface {interface}, which is not here",

@@ -34,9 +34,7 @@ def our_filters(seccomp: bytes) -> frozenset[int]:
     )
 
 
-def granted(
-    core: bytes, grants: Grants, *, is_root: bool, our_filters: frozenset[int] = frozenset()
-) -> bytes:
+def granted(core: bytes, grants: Grants, *, is_root: bool, our_filters: frozenset[int]) -> bytes:
     """A ``core-*.img`` whose task asks for nothing that this container does not have.
 
     CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition does. Labels, the

@@ -1,0 +1,51 @@
+"""The client of S3 and registries, against a server of the standard library."""
+
+import http.client
+import http.server
+import socket
+import threading
+
+import pytest
+
+from dynamo_entry.storage.http import Connections, Server
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Head and body go out apart."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"body")
+
+    def log_message(self, *_words):
+        """Not in the tests' output."""
+
+
+@pytest.fixture
+def connections():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        made = Connections(Server("http", "127.0.0.1", server.server_port), stall_s=10)
+        yield made
+        made.close()
+        server.shutdown()
+
+
+def test_every_answer_is_acknowledged_at_once(connections, monkeypatch):
+    """Else a server that holds the body back until its head is acknowledged takes 40 ms an answer (tcp(7))."""
+    modes = []
+    original = http.client.HTTPConnection.getresponse
+
+    def getresponse(connection):
+        modes.append(connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+        return original(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "getresponse", getresponse)
+    for _ in range(10):
+        with connections.exchange("test", "GET", "/", {}) as response:
+            assert response.read() == b"body"
+    assert modes == [1] * 10

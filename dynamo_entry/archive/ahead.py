@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -83,16 +83,18 @@ class Direct:
 
 
 class Ahead:
-    """Reads spans of ``store`` in a lane's threads, as many beforehand as its budget has room for.
+    """Reads spans of up to ``read_bytes`` in a lane's threads, as many beforehand as its budget has room for.
 
     The first failure of a read is raised from every ``take`` from then on.
     """
 
-    def __init__(self, store: Store, lane: Lane, wanted: Iterable[Wanted]) -> None:
-        self._store = store
+    def __init__(
+        self, read: Callable[[int, int], Bytes], read_bytes: int, lane: Lane, wanted: Iterable[Wanted]
+    ) -> None:
+        self._read = read
         self._pool = lane.pool
         self._budget = lane.budget
-        self._spans = spans(wanted, store.read_bytes)
+        self._spans = spans(wanted, read_bytes)
         self._next = next(self._spans, None)
         self._reads: deque[_Read] = deque()
         self._failure: BaseException | None = None
@@ -139,7 +141,7 @@ class Ahead:
             if read not in self._reads or self._failure is not None:
                 return
         try:
-            data = memoryview(self._store.read_range(read.span.offset, read.span.length))
+            data = memoryview(self._read(read.span.offset, read.span.length))
             failure = None
         except BaseException as error:  # a thread's outermost frame: whoever takes the next chunk gets it
             data, failure = None, error

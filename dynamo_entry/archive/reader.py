@@ -7,10 +7,11 @@ import os
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, groupby
 from types import TracebackType
+from typing import NamedTuple
 
 from typing_extensions import Self
 
@@ -23,8 +24,8 @@ from dynamo_entry.archive.spans import Wanted
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
 
-#: One read of the end serves trailer and manifest of an archive up to about 10 GiB.
-_TAIL_BYTES = 256 << 10
+#: One read of the end serves trailer, manifest and what the writer kept back, for most archives of up to 10 GiB.
+_TAIL_BYTES = 1 << 20
 
 #: Each thread may hold a stored and a decompressed chunk, 8 MiB.
 _THREADS_LIMIT = 8
@@ -42,13 +43,14 @@ class Archive:
     """
 
     def __init__(
-        self, store: Store, content: Manifest, *, size: int, digest: str, seal: Seal | None, threads: int
+        self, store: Store, end: _End, content: Manifest, *, digest: str, seal: Seal | None, threads: int
     ) -> None:
         self.location = store.location
-        self.size = size
+        self.size = end.size
         self.digest = digest
         self.manifest = content
         self._store = store
+        self._end = end
         self._seal = seal
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
@@ -71,18 +73,14 @@ class Archive:
         anything that is not a complete archive, StorageError otherwise.
         """
         size = store.stat().size
-        tail = memoryview(store.read_range(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES)))
-        location = manifest.find_manifest(bytes(tail[-manifest.TRAILER_BYTES :]), size)
+        end = _End(size, memoryview(store.read_range(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))))
+        location = manifest.find_manifest(bytes(end.data[-manifest.TRAILER_BYTES :]), size)
         if location is None:
             raise _no_trailer(store, size)
-        start = location.offset - (size - len(tail))
-        if start >= 0:
-            data = bytes(tail[start : start + location.length])
-        else:
-            data = bytes(store.read_range(location.offset, location.length))
-        content, seal = manifest.parse(data, location, key)
+        place = location.offset, location.length
+        content, seal = manifest.parse(bytes(end.piece(*place) or store.read_range(*place)), location, key)
         _check_hash(content.head, expected_hash)
-        return cls(store, content, size=size, digest=location.digest, seal=seal, threads=threads)
+        return cls(store, end, content, digest=location.digest, seal=seal, threads=threads)
 
     def close(self) -> None:
         """Stop reading ahead and close the store."""
@@ -137,18 +135,25 @@ class Archive:
 
         Like ``chunks``, but only what is needed is read.
         """
+        return (piece for _, piece in self.ranges_of({name: wanted}, ahead=ahead))
+
+    def ranges_of(
+        self, wanted: Mapping[str, list[tuple[int, int]]], *, ahead: int = 2
+    ) -> Iterator[tuple[str, Bytes]]:
+        """Like ``ranges`` for one stream after another: names, and bytes."""
         size = self.manifest.chunk_size
         slices = (
-            (index, max(start - index * size, 0), min(end - index * size, size))
-            for start, end in wanted
+            ((name, index), max(start - index * size, 0), min(end - index * size, size))
+            for name, ranges in wanted.items()
+            for start, end in ranges
             for index in range(start // size, -(-end // size))
         )
-        groups = [(index, list(group)) for index, group in groupby(slices, key=lambda entry: entry[0])]
-        found = self._in_order(((name, index) for index, _ in groups), ahead)
-        for (_, group), chunk in zip(groups, found, strict=True):
-            view = memoryview(chunk)
+        groups = [(chunk, list(group)) for chunk, group in groupby(slices, key=lambda entry: entry[0])]
+        found = self._in_order((chunk for chunk, _ in groups), ahead)
+        for ((name, _), group), data in zip(groups, found, strict=True):
+            view = memoryview(data)
             for _, first, last in group:
-                yield view[first:last]
+                yield name, view[first:last]
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Several small streams whole, read side by side. Raises Corrupt like ``chunk``."""
@@ -215,7 +220,11 @@ class Archive:
         wanted = (self._wanted(name, index) for name, index in jobs)
         if not self._store.read_bytes:
             return Direct(wanted)
-        return Ahead(self._store, lane, wanted)
+        return Ahead(self._read, self._store.read_bytes, lane, wanted)
+
+    def _read(self, offset: int, length: int) -> Bytes:
+        piece = self._end.piece(offset, length)
+        return self._store.read_range(offset, length) if piece is None else piece
 
     def _wanted(self, name: str, index: int) -> Wanted:
         return Wanted(name, index, self._table(name).find(index))
@@ -228,7 +237,7 @@ class Archive:
             return self._zeros[:length]
         where = f"chunk {index} of {name} at {chunk.offset}"
         if stored is None:
-            stored = self._store.read_range(chunk.offset, chunk.stored_length)
+            stored = self._read(chunk.offset, chunk.stored_length)
         if codec.digest(stored) != chunk.digest:
             raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
         kind = chunk.codec
@@ -267,6 +276,18 @@ class Fetch:
     def close(self) -> None:
         """No more is wanted: every ``take``, one that waits included, returns None. Idempotent."""
         self._source.close()
+
+
+class _End(NamedTuple):
+    """What the read that opens an archive of ``size`` bytes has brought."""
+
+    size: int
+    data: memoryview
+
+    def piece(self, offset: int, length: int) -> memoryview | None:
+        """Bytes of the archive, or None where they are not of its end."""
+        start = offset - (self.size - len(self.data))
+        return self.data[start : start + length] if start >= 0 else None
 
 
 class _Table:

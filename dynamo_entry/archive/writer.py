@@ -20,6 +20,10 @@ _WORKING_BYTES = 80 << 20
 
 _CREATOR = f"dynamo-entry {__version__}"
 
+#: Streams of at most SMALL_BYTES are kept back, so many bytes of them together, and lie next to the manifest: a
+#: restore needs all of them before anything else, and so gets them in one read.
+_KEPT_BACK_BYTES = 16 << 20
+
 
 class Finished(NamedTuple):
     """A finished archive: its manifest, as value and as JSON, the digest that is its identity, its bytes."""
@@ -28,6 +32,15 @@ class Finished(NamedTuple):
     document: bytes
     digest: str
     size: int
+
+
+class _KeptBack(NamedTuple):
+    """The one chunk of a small stream, as it is to be stored."""
+
+    member: str
+    stored: bytes
+    codec: int
+    digest: bytes
 
 
 class ArchiveWriter:
@@ -61,6 +74,7 @@ class ArchiveWriter:
         self._slots = threading.Semaphore(threads + 1)
         self._streams: dict[str, StreamWriter] = {}
         self._lock = threading.Lock()
+        self._kept_back_bytes = 0
         self._failure: BaseException | None = None
         self._position = 0
         self._time = int(time.time())
@@ -89,6 +103,7 @@ class ArchiveWriter:
             raise ValueError(f"streams are still open: {still_open}")
         self._pool.shutdown()
         self.check()
+        self._append_kept_back()
         result = Manifest(
             version=manifest.VERSION,
             creator=_CREATOR,
@@ -127,25 +142,41 @@ class ArchiveWriter:
     def _process(self, stream: StreamWriter, index: int, data: memoryview) -> None:
         try:
             if self._failure is None and not codec.is_zero(data):
-                stream.place(index, self._store(stream.name, index, data))
+                self._store(stream, index, data)
         except BaseException as error:  # a thread's outermost frame: whoever calls next gets it
             self._fail(error)
         finally:
             self._slots.release()
 
-    def _store(self, name: str, index: int, data: memoryview) -> Chunk:
+    def _store(self, stream: StreamWriter, index: int, data: memoryview) -> None:
         kind, stored = self._encoder.encode(data)
-        member = f"streams/{name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
+        member = f"streams/{stream.name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
         if self._seal:
-            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, name, index)
+            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, stream.name, index)
             member += ".aes"
         digest = codec.digest(stored)
+        is_small = index == 0 and len(data) <= SMALL_BYTES and len(data) < self._chunk_size
         with self._lock:
             self.check()
-            head = tar.aligned_header(self._position, member, len(stored), self._time)
-            offset = self._position + len(head)
-            self._append(head, stored, tar.padding(len(stored)))
-        return Chunk(offset, len(stored), kind, digest)
+            if is_small and self._kept_back_bytes + len(stored) <= _KEPT_BACK_BYTES:
+                stream.kept_back = _KeptBack(member, bytes(stored), kind, digest)
+                self._kept_back_bytes += len(stored)
+            else:
+                offset = self._append_chunk(member, stored)
+                stream.place(index, Chunk(offset, len(stored), kind, digest))
+
+    def _append_kept_back(self) -> None:
+        for stream in self._streams.values():
+            if kept := stream.kept_back:
+                offset = self._append_chunk(kept.member, kept.stored)
+                stream.place(0, Chunk(offset, len(kept.stored), kept.codec, kept.digest))
+
+    def _append_chunk(self, member: str, stored: Bytes) -> int:
+        """Returns where its data begins."""
+        head = tar.aligned_header(self._position, member, len(stored), self._time)
+        offset = self._position + len(head)
+        self._append(head, stored, tar.padding(len(stored)))
+        return offset
 
     def _append_member(self, name: str, body: bytes) -> None:
         self._append(tar.header(name, len(body), self._time), body, tar.padding(len(body)))
@@ -165,6 +196,7 @@ class StreamWriter:
         self.name = name
         self.size = 0
         self.is_closed = False
+        self.kept_back: _KeptBack | None = None
         self._archive = archive
         self._chunk_size = chunk_size
         self._buffers = buffers

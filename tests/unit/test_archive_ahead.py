@@ -8,7 +8,7 @@ from archive_store import CHUNK, MemoryStore, build, noise, text
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.ahead import Ahead, Budget, Lane
-from dynamo_entry.archive.manifest import Chunk
+from dynamo_entry.archive.manifest import TRAILER_BYTES, Chunk
 from dynamo_entry.archive.spans import _MOST_WANTED, GAP_BYTES, Wanted, spans
 from dynamo_entry.errors import Corrupt, StorageDenied
 
@@ -51,6 +51,12 @@ class RemoteStore(MemoryStore):
             if offset <= start < offset + length:
                 raise error
         return memoryview(self.data)[offset : offset + length]
+
+
+@pytest.fixture(autouse=True)
+def short_tail(monkeypatch):
+    """Else these archives are read wholly when they are opened."""
+    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", TRAILER_BYTES)
 
 
 @pytest.fixture
@@ -158,6 +164,20 @@ def test_many_small_streams_take_few_reads():
         store.reads.clear()
         assert archive.read_all(streams) == streams
         assert len(store.reads) == 1
+
+
+def test_the_read_that_opens_an_archive_brings_the_small_streams(monkeypatch):
+    """Wherever they come among large ones: from a store far away a restore waits for one read, and not for each."""
+    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", 64 * CHUNK)
+    streams = {}
+    for n in range(10):
+        streams |= {f"criu/core-{n}.img": noise(700, n), f"criu/pages-{n}.img": noise(20 * CHUNK, n)}
+    store = RemoteStore(build(streams, compression="none"))
+    with Archive.open(store) as archive:
+        small = [name for name in streams if "core" in name]
+        assert archive.read_all(small) == {name: streams[name] for name in small}
+        assert len(store.reads) == 1
+        assert archive.read("criu/pages-0.img") == streams["criu/pages-0.img"]
 
 
 def test_reads_are_as_large_as_the_store_likes_them(remote):
@@ -317,7 +337,7 @@ def test_all_threads_are_there_before_anything_is_read(remote):
 def test_nothing_wanted_is_nothing_to_wait_for(remote):
     archive, store, _ = remote
     assert archive.fetch([]).take() is None
-    source = Ahead(store, Lane(store, 1), [])
+    source = Ahead(store.read_range, READ, Lane(store, 1), [])
     assert source.is_ready()
     assert source.take(in_order=True) is None
     assert not store.reads

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from archive_store import CHUNK, MemoryWriter, contents, noise, text
+from archive_store import CHUNK, MemoryWriter, contents, manifest_of, noise, text
 
 from dynamo_entry.archive import ArchiveWriter, Compression, Head
 from dynamo_entry.errors import StorageError
@@ -42,6 +42,41 @@ class FailingWriter(MemoryWriter):
 
 def begin(sink, threads=3):
     return ArchiveWriter(sink, compression=Compression(None), threads=threads, chunk_size=CHUNK)
+
+
+def places(sink):
+    """Name → offset of the first chunk of every stream."""
+    streams = manifest_of(bytes(sink.data))["streams"]
+    return {name: stream["chunks"][0][0] for name, stream in streams.items()}
+
+
+def test_small_streams_lie_together_at_the_end():
+    sink = MemoryWriter()
+    writer = begin(sink)
+    for name, size in [("a", 10), ("large", 50 * CHUNK), ("b", 20), ("whole", CHUNK), ("a", 30)]:
+        stream = writer.stream(name)
+        stream.write(noise(size))
+        stream.close()
+    writer.finish(Head())
+    assert contents(bytes(sink.data))["a"] == noise(30)
+    found = places(sink)
+    assert sorted(found, key=found.get) == ["large", "whole", "a", "b"]
+    assert bytes(sink.data).count(noise(10)) == 0  # of a stream that was replaced before it was stored
+
+
+def test_what_is_kept_back_is_bounded(monkeypatch):
+    monkeypatch.setattr("dynamo_entry.archive.writer._KEPT_BACK_BYTES", 1000)
+    sink = MemoryWriter()
+    writer = begin(sink, threads=1)
+    streams = {f"s{n}": noise(400, n) for n in range(5)}
+    for name, data in streams.items():
+        stream = writer.stream(name)
+        stream.write(data)
+        stream.close()
+    writer.finish(Head())
+    assert contents(bytes(sink.data)) == streams
+    found = places(sink)
+    assert sorted(found, key=found.get) == ["s2", "s3", "s4", "s0", "s1"]
 
 
 def test_a_slow_sink_holds_the_producer_back():

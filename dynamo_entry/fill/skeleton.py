@@ -1,17 +1,30 @@
-"""What CRIU is served instead of the images that the plan takes pages out of."""
+"""What CRIU is served: the images that the plan takes pages out of without them, and the pages that are left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from itertools import groupby
+from operator import itemgetter
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.fill.images import Source, encode_pagemap
 from dynamo_entry.fill.plan import Plan
+from dynamo_entry.fill.ranges import Range
 from dynamo_entry.storage.base import Bytes
+
+_PREFIX = "criu/"
+
+#: Pages that are fetched before CRIU asks for them; the worker is to stay below 300 MiB.
+_EARLY_BYTES = 48 << 20
+
+#: Chunks made ready beforehand: for all that is fetched early, for one image that CRIU waits for.
+_EARLY_AHEAD, _AHEAD = 4, 3
 
 
 class Skeleton:
-    """The images of ``plan`` that differ from those in ``archive``."""
+    """The images of ``plan`` that differ from those in ``archive``, and all images of pages."""
 
     def __init__(self, archive: Archive, plan: Plan, source: Source) -> None:
         self._archive = archive
@@ -21,14 +34,52 @@ class Skeleton:
             rest.pagemap.name: encode_pagemap(source.read(rest.pagemap.name), rest.runs)
             for rest in plan.rests
         }
-        self._pages = {rest.pagemap.pages: rest.page_ranges() for rest in plan.rests}
+        names = (name[len(_PREFIX) :] for name in archive.names() if name.startswith(f"{_PREFIX}pages-"))
+        self._pages = {name: [(0, archive.size_of(_PREFIX + name))] for name in names}
+        self._pages |= {rest.pagemap.pages: rest.page_ranges() for rest in plan.rests}
+        self._early: dict[str, Future[bytearray]] = {}
 
-    def image(self, name: str, *, ahead: int) -> Iterable[Bytes] | None:
-        """The bytes of one of them, up to ``ahead`` chunks made ready beforehand; None for any other image."""
+    def fetch_early(self) -> None:
+        """Fetch pages before CRIU asks for them: it asks for one image, waits for it, and asks for the next."""
+        wanted = {_PREFIX + name: self._pages[name] for name in _that_fit(self._pages)}
+        self._early = {stream: Future() for stream in wanted}
+        pieces = self._archive.ranges_of(wanted, ahead=_EARLY_AHEAD)
+        threading.Thread(target=_fetch, args=(pieces, dict(self._early)), name="early", daemon=True).start()
+
+    def image(self, name: str) -> Iterable[Bytes] | None:
+        """The bytes of one of them; None for any other image."""
         if name in self._pagemaps:
             return (self._pagemaps[name],)
         if name in self._heads:
             return (self._source.piece(name, 0, self._heads[name]),)
+        early = self._early.pop(_PREFIX + name, None)  # it may ask again
+        if early is not None:
+            return _when_there(early)
         if name in self._pages:
-            return self._archive.ranges(f"criu/{name}", self._pages[name], ahead=ahead)
+            return self._archive.ranges(_PREFIX + name, self._pages[name], ahead=_AHEAD)
         return None
+
+
+def _that_fit(pages: dict[str, list[Range]]) -> Iterator[str]:
+    left = _EARLY_BYTES
+    for name, ranges in pages.items():
+        size = sum(end - start for start, end in ranges)
+        if 0 < size <= left:
+            left -= size
+            yield name
+
+
+def _fetch(pieces: Iterator[tuple[str, Bytes]], images: dict[str, Future[bytearray]]) -> None:
+    try:
+        for stream, group in groupby(pieces, key=itemgetter(0)):
+            image = bytearray()
+            for _, piece in group:
+                image += piece
+            images.pop(stream).set_result(image)
+    except BaseException as error:  # a thread's outermost frame: whoever takes one of the rest gets it
+        for awaited in images.values():
+            awaited.set_exception(error)
+
+
+def _when_there(image: Future[bytearray]) -> Iterator[Bytes]:
+    yield image.result()

@@ -98,6 +98,7 @@ class Rebuild:
     def _start(self, held: hold.Hold) -> process.Criu:
         with suppress(FileNotFoundError):
             os.unlink(self._pid_file)  # of an earlier restore, in a container that was started again
+        self._skeleton.fetch_early()
         Serve(self._places.images, self._image, self._note_failure)
         stdio = self._new_stdio()
         offsets = self._admitted.clock
@@ -181,7 +182,7 @@ class Rebuild:
         rewritten = self._admitted.rewriter.image(name)
         if rewritten is not None:
             return [rewritten]
-        found = self._skeleton.image(name, ahead=_AHEAD) or self._images.stream(name, ahead=_AHEAD)
+        found = self._skeleton.image(name) or self._images.stream(name, ahead=_AHEAD)
         return None if found is None else self._counted(found)
 
     def _counted(self, chunks: Iterable[Any]) -> Iterator[Any]:

@@ -1,0 +1,98 @@
+"""What CRIU is served in place of the images: the pages that are left to it, fetched before it asks."""
+
+import threading
+
+import pytest
+from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.fill.images import Source
+from dynamo_entry.fill.plan import Plan
+from dynamo_entry.fill.skeleton import Skeleton
+
+PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
+SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"")
+NOTHING = Plan([], [], [], [], {})
+
+
+class Counting(MemoryStore):
+    """Says when so many chunks of pages were read."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.read = threading.Semaphore(0)
+
+    def read_range(self, offset, length):
+        self.read.release()
+        return super().read_range(offset, length)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", 2048)
+
+    def open_(streams=PAGES, damage=None):
+        data = bytearray(build(streams, compression="none"))
+        if damage:
+            data[manifest_of(data)["streams"][damage]["chunks"][1][0]] ^= 1
+        store = Counting(bytes(data))
+        archive = Archive.open(store)
+        archive.start_threads()
+        while store.read.acquire(blocking=False):
+            pass
+        return Skeleton(archive, NOTHING, SOURCE), store
+
+    return open_
+
+
+def served(skeleton, name):
+    return b"".join(skeleton.image(name.removeprefix("criu/")))
+
+
+def test_pages_are_there_before_they_are_asked_for(opened):
+    skeleton, store = opened()
+    skeleton.fetch_early()
+    for _ in range(5 * 3):
+        assert store.read.acquire(timeout=10)
+    assert {name: served(skeleton, name) for name in reversed(PAGES)} == PAGES
+    assert not store.read.acquire(blocking=False)
+
+
+def test_the_same_image_can_be_had_again(opened):
+    skeleton, _ = opened()
+    skeleton.fetch_early()
+    assert [served(skeleton, "criu/pages-2.img") for _ in range(2)] == [PAGES["criu/pages-2.img"]] * 2
+
+
+def test_what_is_fetched_early_is_bounded_and_the_rest_comes_when_it_is_asked_for(opened, monkeypatch):
+    monkeypatch.setattr("dynamo_entry.fill.skeleton._EARLY_BYTES", 7 * CHUNK)
+    skeleton, store = opened()
+    skeleton.fetch_early()
+    for _ in range(2 * 3):
+        assert store.read.acquire(timeout=10)
+    assert not store.read.acquire(timeout=0.2)
+    assert {name: served(skeleton, name) for name in PAGES} == PAGES
+
+
+def test_one_that_is_too_large_does_not_keep_others_back(opened, monkeypatch):
+    monkeypatch.setattr("dynamo_entry.fill.skeleton._EARLY_BYTES", 4 * CHUNK)
+    streams = {"criu/pages-1.img": noise(5 * CHUNK), "criu/pages-2.img": noise(CHUNK)}
+    skeleton, store = opened(streams)
+    skeleton.fetch_early()
+    assert store.read.acquire(timeout=10)
+    assert {name: served(skeleton, name) for name in streams} == streams
+
+
+def test_damage_is_told_to_whoever_asks(opened):
+    skeleton, _ = opened(damage="criu/pages-3.img")
+    skeleton.fetch_early()
+    assert served(skeleton, "criu/pages-1.img") == PAGES["criu/pages-1.img"]
+    for name in ("criu/pages-3.img", "criu/pages-5.img"):
+        with pytest.raises(Corrupt, match="pages-3"):
+            served(skeleton, name)
+
+
+def test_what_is_no_pages_image_is_not_its_business(opened):
+    skeleton, _ = opened()
+    assert skeleton.image("core-1.img") is None

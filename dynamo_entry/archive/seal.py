@@ -7,7 +7,6 @@ which holds the digests of all chunks.
 
 from __future__ import annotations
 
-import hmac
 import os
 from typing import TYPE_CHECKING
 
@@ -63,11 +62,13 @@ class Seal:
 
     def sign(self, manifest: bytes) -> bytes:
         """HMAC-SHA256 of the manifest's JSON, 32 bytes."""
-        return hmac.digest(self._manifest_key, manifest, "sha256")
+        return _hmac(self._manifest_key, manifest)
 
     def check(self, manifest: bytes, signature: bytes) -> None:
         """Raises Incompatible where the manifest was not signed with this key."""
-        if not hmac.compare_digest(self.sign(manifest), signature):
+        from hmac import compare_digest  # noqa: PLC0415 - as below
+
+        if not compare_digest(self.sign(manifest), signature):
             raise Incompatible(
                 "the archive was sealed with another key, or forged",
                 hint="give the creating and the restoring pods the same DYNAMO_CHECKPOINT_KEY_FILE",
@@ -81,7 +82,7 @@ class Seal:
 
     def decrypt(self, sealed: Bytes, stream: str, index: int) -> bytes:
         """The reverse. Raises Corrupt for a chunk of another key or place."""
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - only sealed archives pay for it
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as below
 
         view = memoryview(sealed)
         try:
@@ -96,8 +97,14 @@ def _place(stream: str, index: int) -> bytes:
 
 def _derive(key: bytes, salt: bytes, purpose: bytes) -> bytes:
     """HKDF-SHA256 to 32 bytes, which is one round of its second step."""
-    secret = hmac.digest(salt, key, "sha256")
-    return hmac.digest(secret, b"dynamo-entry " + purpose + b"\x01", "sha256")
+    secret = _hmac(salt, key)
+    return _hmac(secret, b"dynamo-entry " + purpose + b"\x01")
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    from hmac import digest  # noqa: PLC0415 - OpenSSL: only sealed archives pay for it
+
+    return digest(key, message, "sha256")
 
 
 def _cipher(key: bytes) -> AESGCM:

@@ -6,11 +6,12 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from dynamo_entry.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    import tenacity
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class Retry(NamedTuple):
         ``progress`` says how many bytes of the operation are done; time starts anew whenever they are more,
         and ``action`` goes on from there. Raises the last StorageUnavailable, or any other error at once.
         """
+        import tenacity  # noqa: PLC0415 - 11 ms that a restore from a volume does without
+
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=_pause,

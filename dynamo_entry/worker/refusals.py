@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+from blake3 import blake3
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, RestoreFailed
@@ -58,7 +59,7 @@ def _path(settings: Settings, digest: str) -> str:
     if not settings.state_dir:
         return ""
     with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
-        key = hashlib.sha256(b"\0".join((digest.encode(), __version__.encode(), file.read())))
+        key = blake3(b"\0".join((digest.encode(), __version__.encode(), file.read())))
     return f"{settings.state_dir}/refused-{key.hexdigest()[:16]}.json"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import threading
 
 from dynamo_entry.errors import AlreadyExists
@@ -131,7 +130,7 @@ class LocalWriter(Writer):
 def _create(directory: str, name: str) -> tuple[str, int]:
     """A new temporary file, open and locked."""
     while True:
-        path = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.partial")
+        path = os.path.join(directory, f".{name}.{os.urandom(8).hex()}.partial")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

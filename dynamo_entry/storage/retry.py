@@ -48,15 +48,26 @@ class Retry(NamedTuple):
         ``progress`` says how many bytes of the operation are done; time starts anew whenever they are more,
         and ``action`` goes on from there. Raises the last StorageUnavailable, or any other error at once.
         """
-        import tenacity  # noqa: PLC0415 - 11 ms that a restore from a volume does without
+        time_is_up = _TimeIsUp(self.limit_s, progress)
+        try:
+            return action()
+        except StorageUnavailable as error:
+            failed = [error]
+
+        import tenacity  # noqa: PLC0415 - 10 ms that only those wait for who wait anyway
+
+        def attempt() -> T:
+            if failed:
+                raise failed.pop()
+            return action()
 
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=_pause,
-            stop=_TimeIsUp(self.limit_s, progress),
+            stop=time_is_up,
             reraise=True,
         )
-        return attempts(action)
+        return attempts(attempt)
 
 
 DEFAULT = Retry()

@@ -39,8 +39,8 @@ CREATE_FAULTS = {
 #: Answers hold nothing of what they should from the moment that this event is logged, or from the start → where that may be noticed.
 RESTORE_FAULTS = {
     "": {"open"},
-    "open": {"check"},
-    "check": {"plan", "delta", "restore", "fill"},
+    "open": {"plan", "delta", "restore", "fill"},  # what "check" looks at came with the end of the archive
+    "delta": {"restore", "fill"},
 }
 
 

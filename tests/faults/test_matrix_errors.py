@@ -329,7 +329,8 @@ def test_an_archive_that_is_cut_short_while_it_is_read(side_by_side, large, phas
     event = started["cold"].wait_for_event(FALLBACK)
     assert "Traceback" not in started["cold"].stderr, started["cold"].output()
     assert event["reason"] in reasons, started["cold"].output()
-    assert event["phase"] == ("restore" if phase == "restore" else "fill")
+    # CRIU's part of it may have been fetched by then.
+    assert event["phase"] in (("restore", "fill") if phase == "restore" else ("fill",))
     started["cold"].wait_for_text(started["cold"].json("/state", limit_s=10)["nonce"])
     assert_clean(started["cold"])
     code = started["fail"].exit_code(20)

@@ -40,7 +40,6 @@ CREATE_FAULTS = {
 RESTORE_FAULTS = {
     "": {"open"},
     "open": {"plan", "delta", "restore", "fill"},  # what "check" looks at came with the end of the archive
-    "delta": {"restore", "fill"},
 }
 
 

@@ -219,7 +219,7 @@ class Archive:
     def _source(self, jobs: Iterable[tuple[str, int]], lane: Lane) -> Source:
         wanted = (self._wanted(name, index) for name, index in jobs)
         if not self._store.read_bytes:
-            return Direct(wanted)
+            return Direct(self._store, wanted)
         return Ahead(self._read, self._store.read_bytes, lane, wanted)
 
     def _read(self, offset: int, length: int) -> Bytes:

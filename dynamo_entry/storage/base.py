@@ -73,6 +73,9 @@ class Store(ABC):
         Raises Corrupt where the object ends earlier, StorageError otherwise.
         """
 
+    def will_read(self, offset: int, length: int) -> None:  # noqa: B027 - most stores have nothing to begin with
+        """These bytes are wanted soon: begin to bring them in, and return. What goes wrong is left to the read."""
+
     @abstractmethod
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:
         """Begin a new object that nobody sees before ``Writer.commit``.

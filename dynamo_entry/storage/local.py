@@ -41,6 +41,11 @@ class LocalStore(Store):
     def read_range(self, offset: int, length: int) -> Bytes:
         return self._retry.call(lambda: self._read(offset, length))
 
+    def will_read(self, offset: int, length: int) -> None:
+        file = self._file
+        if file is not None:
+            file.will_read(offset, length)
+
     def _read(self, offset: int, length: int) -> Bytes:
         file = self._opened()
         try:
@@ -127,6 +132,9 @@ class _File:
         if not stat.S_ISREG(status.st_mode):
             raise StorageError(f"{self._path} is not a regular file", reason="NotAFile")
         return posix.object_stat(status)
+
+    def will_read(self, offset: int, length: int) -> None:
+        posix.read_ahead(self._descriptor, offset, length)
 
     def read(self, offset: int, length: int) -> Bytes:
         if length >= _MAP_BYTES:

@@ -8,7 +8,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat
@@ -19,6 +19,10 @@ _AT_FDCWD = -100
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+#: What one POSIX_FADV_WILLNEED brings in, whatever it asks for, is limited to a volume's read-ahead window (mm/readahead.c,
+#: force_page_cache_ra), 128 KiB unless somebody changed it (include/linux/mm.h, VM_READAHEAD_PAGES).
+_READ_AHEAD_BYTES = 128 << 10
 
 #: Network file systems and failing disks: another attempt, or another node, may work.
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOTCONN}
@@ -75,6 +79,26 @@ def map_range(descriptor: int, offset: int, length: int) -> memoryview | None:
     if _libc.madvise(address, before + length, _MADV_POPULATE_READ):
         return None
     return memoryview(mapped).toreadonly()[before:]
+
+
+def read_ahead(descriptor: int, offset: int, length: int) -> None:
+    """Have the kernel begin to read what is not in the page cache, all of it at once.
+
+    Left to itself it reads as much at a time as a page fault asks for, and waits for it: on a file system of a
+    server, whose every answer takes milliseconds, that is a small part of what the server could deliver.
+    """
+    if _is_cached(descriptor, offset) and _is_cached(descriptor, offset + length - 1):
+        return
+    for start in range(offset, offset + length, _READ_AHEAD_BYTES):
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, start, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+
+
+def _is_cached(descriptor: int, offset: int) -> bool:
+    try:
+        return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except OSError:  # it is not, or the file system cannot tell
+        return False
 
 
 def publish_exclusively(temporary: str, final: str) -> None:

@@ -341,3 +341,31 @@ def test_nothing_wanted_is_nothing_to_wait_for(remote):
     assert source.is_ready()
     assert source.take(in_order=True) is None
     assert not store.reads
+
+
+class HintedStore(MemoryStore):
+    """A store that is read where it lies, and hears what is coming."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.hinted = []
+
+    def will_read(self, offset, length):
+        self.hinted.append((offset, length))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_mapped_store_hears_of_every_chunk_before_it_is_read(monkeypatch, in_order):
+    monkeypatch.setattr("dynamo_entry.archive.ahead.DIRECT_AHEAD_BYTES", 8 * CHUNK)
+    data = noise(20 * CHUNK) + bytes(500 * CHUNK) + noise(20 * CHUNK, 1)
+    store = HintedStore(build({"s": data}, compression="none", threads=1))
+    with Archive.open(store) as archive:
+        store.reads.clear()
+        source = archive._source(numbers(540), archive._fetch_lane)
+        found = []
+        while (arrival := source.take(in_order=in_order)) is not None:
+            found.append(archive._raw(*arrival))
+            assert set(store.reads) <= set(store.hinted)
+            assert len(store.hinted) - len(store.reads) <= 8 + 1
+        assert b"".join(found) == data
+        assert len(store.hinted) == len(set(store.hinted)) == 40

@@ -484,3 +484,43 @@ def test_a_restore_imports_nothing_that_it_has_no_use_for(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.fixture
+def advised(monkeypatch):
+    """What the kernel is told to read."""
+    told = []
+
+    def posix_fadvise(_descriptor, offset, length, advice):
+        assert advice == os.POSIX_FADV_WILLNEED
+        told.append((offset, length))
+
+    monkeypatch.setattr(os, "posix_fadvise", posix_fadvise)
+    return told
+
+
+def test_what_will_be_read_is_asked_for_in_pieces_that_the_kernel_takes_whole(tmp_path, monkeypatch, advised):
+    """One call for all of it would bring in the first 128 KiB."""
+    monkeypatch.setattr(posix, "_is_cached", lambda _descriptor, _offset: False)
+    (tmp_path / "a.tar").write_bytes(noise(MIB))
+    store = LocalStore(str(tmp_path / "a.tar"))
+    store.stat()
+    store.will_read(4096, 512 << 10)
+    assert advised == [(4096 + start, 128 << 10) for start in range(0, 512 << 10, 128 << 10)]
+
+
+def test_what_is_in_the_page_cache_is_not_asked_for(tmp_path, advised):
+    (tmp_path / "a.tar").write_bytes(noise(MIB))
+    store = LocalStore(str(tmp_path / "a.tar"))
+    store.stat()
+    store.will_read(0, MIB)
+    assert advised == []
+
+
+def test_asking_beforehand_never_fails(tmp_path):
+    """Whatever there is to say, the read will say it."""
+    store = LocalStore(str(tmp_path / "a.tar"))
+    store.will_read(0, MIB)
+    (tmp_path / "a.tar").write_bytes(b"short")
+    store.stat()
+    store.will_read(MIB, MIB)

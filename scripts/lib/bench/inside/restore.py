@@ -106,13 +106,13 @@ def download(_context):
 
 
 def floor(_context):
-    """Fault in and copy as many bytes as the archive has, from the page cache, with as many threads."""
+    """Fault in and copy as many bytes as the engine has, from the archive in the page cache, with as many threads."""
     size = int(os.environ["SIZE_MIB"]) << 20
     with open(ARCHIVE, "rb") as file:
         source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     into = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = [ctypes.addressof(ctypes.c_char.from_buffer(view)) for view in (into, source)]
-    offsets = iter(range(0, min(size, len(source)) // CHUNK * CHUNK, CHUNK))
+    offsets, available = iter(range(0, size // CHUNK * CHUNK, CHUNK)), len(source) // CHUNK * CHUNK
     lock = threading.Lock()
 
     def copy():
@@ -121,7 +121,7 @@ def floor(_context):
                 offset = next(offsets, None)
             if offset is None:
                 return
-            ctypes.memmove(address[0] + offset, address[1] + offset, CHUNK)
+            ctypes.memmove(address[0] + offset, address[1] + offset % available, CHUNK)
 
     began = time.monotonic()
     threads = [threading.Thread(target=copy) for _ in range(len(os.sched_getaffinity(0)))]

@@ -41,10 +41,10 @@ def parser(description, sides):
     return made
 
 
-def with_podman():
-    """Builds the image for the side ``podman``; returns its name."""
-    name = IMAGE.replace("/worker:", "/bench-podman:")
-    file = Path(__file__).with_name("Containerfile.podman")
+def with_peers():
+    """Builds the image for the sides ``podman`` and ``criu+zstd``; returns its name."""
+    name = IMAGE.replace("/worker:", "/bench-peers:")
+    file = Path(__file__).with_name("Containerfile.peers")
     extra = ("--isolation=chroot", "--network=host") if ENGINE == "podman" else ()
     subprocess.run(
         [ENGINE, "build", "-q", *extra, "--build-arg", f"WORKER={IMAGE}", "-f", file, "-t", name, file.parent],
@@ -56,9 +56,9 @@ def with_podman():
 def run(part, options, *arguments):
     """Run inside/PART.py, with more ``arguments`` for the container; returns what it printed, with the options."""
     subprocess.run([ROOT / "scripts/image", "worker"], check=True, stdout=sys.stderr)
-    image, rights = IMAGE, RIGHTS
-    if "podman" in options.sides.split(","):
-        image, rights = with_podman(), ("--privileged",)
+    sides = set(options.sides.split(","))
+    image = with_peers() if sides & {"podman", "criu+zstd"} else IMAGE
+    rights = ("--privileged",) if "podman" in sides else RIGHTS
     work = Path(tempfile.mkdtemp(dir=options.directory))
     shm_size = f"{options.size + 64}m"
     variables = {

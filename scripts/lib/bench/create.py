@@ -3,7 +3,7 @@
 import container
 
 #: What the launcher has published is on the disk; what tar has written may be in memory only, until it is synced.
-#: criu+zstd needs the zstd command in the image.
+#: Also there: criu+zstd.
 SIDES = "launcher,criu+tar,criu+tar+sync"
 
 

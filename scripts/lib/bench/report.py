@@ -31,7 +31,15 @@ CASES = {
     "create 64 MiB": ("create", "--size", "64"),
     "create 1 GiB": ("create", "--size", "1024"),
     "create 4 GiB": ("create", "--size", "4096"),
-    "create half-compressible 1 GiB": ("create", "--size", "1024", "--content", "half"),
+    "create half-compressible 1 GiB": (
+        "create",
+        "--size",
+        "1024",
+        "--content",
+        "half",
+        "--sides",
+        "launcher,criu+tar,criu+tar+sync,criu+zstd",
+    ),
     "create 8 processes 1 GiB": ("create", "--size", "1024", "--processes", "8"),
 }
 

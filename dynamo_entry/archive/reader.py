@@ -73,8 +73,9 @@ class Archive:
         anything that is not a complete archive, StorageError otherwise.
         """
         size = store.stat().size
-        end = _End(size, memoryview(store.read_range(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))))
-        location = manifest.find_manifest(bytes(end.data[-manifest.TRAILER_BYTES :]), size)
+        # A copy: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
+        end = _End(size, bytes(store.read_range(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))))
+        location = manifest.find_manifest(end.data[-manifest.TRAILER_BYTES :], size)
         if location is None:
             raise _no_trailer(store, size)
         place = location.offset, location.length
@@ -282,12 +283,12 @@ class _End(NamedTuple):
     """What the read that opens an archive of ``size`` bytes has brought."""
 
     size: int
-    data: memoryview
+    data: bytes
 
     def piece(self, offset: int, length: int) -> memoryview | None:
         """Bytes of the archive, or None where they are not of its end."""
         start = offset - (self.size - len(self.data))
-        return self.data[start : start + length] if start >= 0 else None
+        return memoryview(self.data)[start : start + length] if start >= 0 else None
 
 
 class _Table:

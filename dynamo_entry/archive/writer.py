@@ -34,11 +34,11 @@ class Finished(NamedTuple):
     size: int
 
 
-class _KeptBack(NamedTuple):
-    """The one chunk of a small stream, as it is to be stored."""
+class _Encoded(NamedTuple):
+    """A chunk as it is to be stored, and the name of its member."""
 
     member: str
-    stored: bytes
+    stored: Bytes
     codec: int
     digest: bytes
 
@@ -149,34 +149,36 @@ class ArchiveWriter:
             self._slots.release()
 
     def _store(self, stream: StreamWriter, index: int, data: memoryview) -> None:
-        kind, stored = self._encoder.encode(data)
-        member = f"streams/{stream.name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
-        if self._seal:
-            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, stream.name, index)
-            member += ".aes"
-        digest = codec.digest(stored)
+        encoded = self._encode(stream.name, index, data)
+        size = len(encoded.stored)
         is_small = index == 0 and len(data) <= SMALL_BYTES and len(data) < self._chunk_size
         with self._lock:
             self.check()
-            if is_small and self._kept_back_bytes + len(stored) <= _KEPT_BACK_BYTES:
-                stream.kept_back = _KeptBack(member, bytes(stored), kind, digest)
-                self._kept_back_bytes += len(stored)
+            if is_small and self._kept_back_bytes + size <= _KEPT_BACK_BYTES:
+                stream.kept_back = encoded._replace(stored=bytes(encoded.stored))  # its buffer is larger
+                self._kept_back_bytes += size
             else:
-                offset = self._append_chunk(member, stored)
-                stream.place(index, Chunk(offset, len(stored), kind, digest))
+                stream.place(index, self._append_chunk(encoded))
+
+    def _encode(self, name: str, index: int, data: memoryview) -> _Encoded:
+        kind, stored = self._encoder.encode(data)
+        member = f"streams/{name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
+        if self._seal:
+            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, name, index)
+            member += ".aes"
+        return _Encoded(member, stored, kind, codec.digest(stored))
 
     def _append_kept_back(self) -> None:
         for stream in self._streams.values():
-            if kept := stream.kept_back:
-                offset = self._append_chunk(kept.member, kept.stored)
-                stream.place(0, Chunk(offset, len(kept.stored), kept.codec, kept.digest))
+            if stream.kept_back:
+                stream.place(0, self._append_chunk(stream.kept_back))
 
-    def _append_chunk(self, member: str, stored: Bytes) -> int:
-        """Returns where its data begins."""
+    def _append_chunk(self, encoded: _Encoded) -> Chunk:
+        member, stored, kind, digest = encoded
         head = tar.aligned_header(self._position, member, len(stored), self._time)
         offset = self._position + len(head)
         self._append(head, stored, tar.padding(len(stored)))
-        return offset
+        return Chunk(offset, len(stored), kind, digest)
 
     def _append_member(self, name: str, body: bytes) -> None:
         self._append(tar.header(name, len(body), self._time), body, tar.padding(len(body)))
@@ -196,7 +198,7 @@ class StreamWriter:
         self.name = name
         self.size = 0
         self.is_closed = False
-        self.kept_back: _KeptBack | None = None
+        self.kept_back: _Encoded | None = None
         self._archive = archive
         self._chunk_size = chunk_size
         self._buffers = buffers

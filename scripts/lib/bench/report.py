@@ -13,6 +13,8 @@ import environment
 
 HERE = Path(__file__).parent
 
+WITH_ZSTD = ("--sides", "launcher,criu+tar,criu+tar+sync,criu+zstd")
+
 #: Name → part, its options.
 CASES = {
     "private 64 MiB": ("restore", "--size", "64"),
@@ -31,15 +33,7 @@ CASES = {
     "create 64 MiB": ("create", "--size", "64"),
     "create 1 GiB": ("create", "--size", "1024"),
     "create 4 GiB": ("create", "--size", "4096"),
-    "create half-compressible 1 GiB": (
-        "create",
-        "--size",
-        "1024",
-        "--content",
-        "half",
-        "--sides",
-        "launcher,criu+tar,criu+tar+sync,criu+zstd",
-    ),
+    "create half-compressible 1 GiB": ("create", "--size", "1024", "--content", "half", *WITH_ZSTD),
     "create 8 processes 1 GiB": ("create", "--size", "1024", "--processes", "8"),
 }
 

@@ -17,7 +17,7 @@ LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH, INIT, INTERRUPT, BATCH_FORG
     1, 2, 3, 14, 15, 18, 25, 26, 36, 42,
 )  # fmt: skip
 ASYNC_READ, KEEP_CACHE = 1, 2
-ROOT, FILE = 1, 2
+FILE = 2  # the number of its node; the directory's is 1 (FUSE_ROOT_ID)
 AT_ONCE = 128
 READ_AHEAD_BYTES = 128 << 10  # what a mount of a server has unless somebody changed it
 FOR_EVER_S = 1 << 30

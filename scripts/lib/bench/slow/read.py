@@ -2,8 +2,8 @@
 
 import os
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.storage import open_store, posix
@@ -11,42 +11,30 @@ from dynamo_entry.storage import open_store, posix
 CHUNK = 4 << 20
 
 
-def in_threads(count, take):
-    threads = [threading.Thread(target=take) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 def launcher(path, count):
     """What a restore fills memory from: verified chunks, in the order of the archive."""
-    with Archive.open(open_store(path)) as archive:
+    with Archive.open(open_store(path)) as archive, ThreadPoolExecutor(count) as pool:
         (name,) = archive.names()
         chunks = archive.fetch((name, number) for number in range(archive.count_of(name)))
 
-        def take():
+        def take(_thread):
             while chunks.take() is not None:
                 pass
 
-        in_threads(count, take)
+        list(pool.map(take, range(count)))
 
 
 def mapped(path, count):
     """Mappings that are faulted in, side by side."""
     descriptor = os.open(path, os.O_RDONLY)
     size = os.fstat(descriptor).st_size
-    offsets, lock = iter(range(0, size, CHUNK)), threading.Lock()
 
-    def take():
-        while True:
-            with lock:
-                offset = next(offsets, None)
-            if offset is None:
-                return
-            posix.map_range(descriptor, offset, min(CHUNK, size - offset))
+    def take(offset):
+        if posix.map_range(descriptor, offset, min(CHUNK, size - offset)) is None:
+            raise OSError(f"{path} cannot be mapped at {offset}")
 
-    in_threads(count, take)
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(take, range(0, size, CHUNK)))
 
 
 def read(path, _count):

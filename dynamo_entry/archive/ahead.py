@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from dynamo_entry.archive.manifest import Chunk
-from dynamo_entry.archive.spans import Span, Wanted, spans
+from dynamo_entry.archive.spans import MOST_WANTED, Span, Wanted, spans
 from dynamo_entry.storage.base import Bytes, Store
 
-#: In the time in which the slowest file systems answer, 10 ms, the fastest deliver about as much. Runs of zeros have
-#: no bytes, and must not be spelt out at once.
-DIRECT_AHEAD_BYTES, _MOST_COMING = 32 << 20, 256
+#: In the time in which the slowest file systems answer, 10 ms, the fastest deliver about as much.
+DIRECT_AHEAD_BYTES = 32 << 20
 
 #: A chunk's turn: what was wanted and its stored bytes, or None where whoever takes it is to read them.
 Arrival = tuple[Wanted, Bytes | None]
@@ -96,7 +95,7 @@ class Direct:
 
     def _look_ahead(self) -> list[Chunk]:
         seen = []
-        while self._coming_bytes <= DIRECT_AHEAD_BYTES and len(self._coming) <= _MOST_COMING:
+        while self._coming_bytes <= DIRECT_AHEAD_BYTES and len(self._coming) <= MOST_WANTED:
             entry = next(self._wanted, None)
             if entry is None:
                 break

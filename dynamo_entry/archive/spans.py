@@ -10,8 +10,8 @@ from dynamo_entry.archive.manifest import Chunk
 #: Rather read and thrown away than asked for around: in the time of a request a store sends about as much.
 GAP_BYTES = 256 << 10
 
-#: Runs of zeros need no read; here a span with many of them ends, so that they are not all spelt out at once.
-_MOST_WANTED = 256
+#: Runs of zeros need no read; after so many a span ends, and a look ahead, so that they are not all spelt out at once.
+MOST_WANTED = 256
 
 
 class Wanted(NamedTuple):
@@ -48,7 +48,7 @@ def spans(wanted: Iterable[Wanted], read_bytes: int) -> Iterator[Span]:
         first, last = _reach(entry, start, end)
         added = (last - first) - (end - start)
         is_too_far = entry.chunk is not None and added > entry.chunk.stored_length + GAP_BYTES
-        if inside and (is_too_far or last - first > read_bytes or len(inside) == _MOST_WANTED):
+        if inside and (is_too_far or last - first > read_bytes or len(inside) == MOST_WANTED):
             yield Span(start, end - start, tuple(inside))
             inside = []
             first, last = _reach(entry, 0, 0)

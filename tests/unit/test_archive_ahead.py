@@ -8,9 +8,11 @@ from archive_store import CHUNK, MemoryStore, build, noise, text
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.ahead import Ahead, Budget, Lane
-from dynamo_entry.archive.manifest import TRAILER_BYTES, Chunk
-from dynamo_entry.archive.spans import _MOST_WANTED, GAP_BYTES, Wanted, spans
+from dynamo_entry.archive.manifest import Chunk
+from dynamo_entry.archive.spans import GAP_BYTES, MOST_WANTED, Wanted, spans
 from dynamo_entry.errors import Corrupt, StorageDenied
+
+pytestmark = pytest.mark.usefixtures("short_tail")
 
 READ = 10 * CHUNK
 HEADER = 4096
@@ -51,12 +53,6 @@ class RemoteStore(MemoryStore):
             if offset <= start < offset + length:
                 raise error
         return memoryview(self.data)[offset : offset + length]
-
-
-@pytest.fixture(autouse=True)
-def short_tail(monkeypatch):
-    """Else these archives are read wholly when they are opened."""
-    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", TRAILER_BYTES)
 
 
 @pytest.fixture
@@ -132,8 +128,8 @@ def test_zeros_are_in_their_place_and_cost_no_read():
 
 
 def test_a_long_run_of_zeros_is_not_spelt_out_at_once():
-    found = planned(*[None] * (2 * _MOST_WANTED + 1))
-    assert [len(span[2]) for span in found] == [_MOST_WANTED, _MOST_WANTED, 1]
+    found = planned(*[None] * (2 * MOST_WANTED + 1))
+    assert [len(span[2]) for span in found] == [MOST_WANTED, MOST_WANTED, 1]
 
 
 def test_a_span_knows_where_its_chunks_lie():

@@ -99,9 +99,9 @@ def test_swapped_chunks():
     assert refused(bytes(data)) == "ChunkDigestMismatch"
 
 
-def test_it_gets_shorter_while_it_is_read(monkeypatch):
+@pytest.mark.usefixtures("short_tail")
+def test_it_gets_shorter_while_it_is_read():
     """The end was there when it was opened, the chunk is not when it is wanted."""
-    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", manifest.TRAILER_BYTES)
     store = MemoryStore(INTACT)
     with Archive.open(store) as archive:
         store.data = INTACT[:6000]

@@ -9,7 +9,6 @@ import threading
 import pytest
 from archive_store import CHUNK, build, noise, open_bytes, text
 
-from dynamo_entry.archive.manifest import TRAILER_BYTES
 from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.memory import Piece, Writer
@@ -106,9 +105,9 @@ def test_more_pieces_than_one_call_takes(child):
     assert child.digest() == sha256(wanted)
 
 
+@pytest.mark.usefixtures("short_tail")
 def test_nothing_is_written_before_the_tasks_are_there_and_fetching_ahead_is_bounded(child, monkeypatch):
     monkeypatch.setattr("dynamo_entry.fill.filler.WINDOW_BYTES", 8 * CHUNK)
-    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", TRAILER_BYTES)
     data = noise(60 * CHUNK)
     with open_bytes(build({"criu/pages-1.img": data}, compression="none")) as archive:
         read = threading.Semaphore(0)

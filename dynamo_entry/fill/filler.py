@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from dynamo_entry.archive import Archive
+from dynamo_entry.archive.streams import CRIU
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Extent, Plan
 from dynamo_entry.storage.base import Bytes
@@ -109,7 +110,7 @@ def _by_chunk(plan: Plan, size: int) -> dict[tuple[str, int], list[Extent]]:
     found: dict[tuple[str, int], list[Extent]] = {}
     for extent in plan.extents:
         for number in range(extent.offset // size, -(-(extent.offset + extent.length) // size)):
-            found.setdefault((f"criu/{extent.image}", number), []).append(extent)
+            found.setdefault((f"{CRIU}{extent.image}", number), []).append(extent)
     return found
 
 

@@ -9,18 +9,17 @@ from itertools import groupby
 from operator import itemgetter
 
 from dynamo_entry.archive import Archive
+from dynamo_entry.archive.streams import CRIU
 from dynamo_entry.fill.images import Source, encode_pagemap
 from dynamo_entry.fill.plan import Plan
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.storage.base import Bytes
 
-_PREFIX = "criu/"
-
 #: Pages that are fetched before CRIU asks for them; the worker is to stay below 300 MiB.
 _EARLY_BYTES = 48 << 20
 
-#: Chunks made ready beforehand: for all that is fetched early, for one image that CRIU waits for.
-_EARLY_AHEAD, _AHEAD = 4, 3
+#: Chunks of them made ready beforehand.
+_EARLY_AHEAD = 4
 
 
 class Skeleton:
@@ -34,29 +33,29 @@ class Skeleton:
             rest.pagemap.name: encode_pagemap(source.read(rest.pagemap.name), rest.runs)
             for rest in plan.rests
         }
-        names = (name[len(_PREFIX) :] for name in archive.names() if name.startswith(f"{_PREFIX}pages-"))
-        self._pages = {name: [(0, archive.size_of(_PREFIX + name))] for name in names}
+        names = (name[len(CRIU) :] for name in archive.names() if name.startswith(f"{CRIU}pages-"))
+        self._pages = {name: [(0, archive.size_of(CRIU + name))] for name in names}
         self._pages |= {rest.pagemap.pages: rest.page_ranges() for rest in plan.rests}
         self._early: dict[str, Future[bytearray]] = {}
 
     def fetch_early(self) -> None:
         """Fetch pages before CRIU asks for them: it asks for one image, waits for it, and asks for the next."""
-        wanted = {_PREFIX + name: self._pages[name] for name in _that_fit(self._pages)}
+        wanted = {CRIU + name: self._pages[name] for name in _that_fit(self._pages)}
         self._early = {stream: Future() for stream in wanted}
         pieces = self._archive.ranges_of(wanted, ahead=_EARLY_AHEAD)
         threading.Thread(target=_fetch, args=(pieces, dict(self._early)), name="early", daemon=True).start()
 
-    def image(self, name: str) -> Iterable[Bytes] | None:
-        """The bytes of one of them; None for any other image."""
+    def image(self, name: str, *, ahead: int) -> Iterable[Bytes] | None:
+        """The bytes of one of them, up to ``ahead`` chunks made ready beforehand; None for any other image."""
         if name in self._pagemaps:
             return (self._pagemaps[name],)
         if name in self._heads:
             return (self._source.piece(name, 0, self._heads[name]),)
-        early = self._early.pop(_PREFIX + name, None)  # it may ask again
+        early = self._early.pop(CRIU + name, None)  # it may ask again
         if early is not None:
             return _when_there(early)
         if name in self._pages:
-            return self._archive.ranges(_PREFIX + name, self._pages[name], ahead=_AHEAD)
+            return self._archive.ranges(CRIU + name, self._pages[name], ahead=ahead)
         return None
 
 

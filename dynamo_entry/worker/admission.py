@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from dynamo_entry import capabilities, timens
 from dynamo_entry.archive import Archive, Head
+from dynamo_entry.archive.streams import DELTA_INDEX
 from dynamo_entry.compat import clock, delta, facts, files, host, image, limits, pids, ports
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
@@ -20,7 +21,6 @@ from dynamo_entry.worker import privileges
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.privileges import Privileges
-from dynamo_entry.worker.streams import DELTA_INDEX
 
 
 class Admitted(NamedTuple):

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from dynamo_entry import __version__, canary, cuda, hooks, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, StreamWriter, read_key
+from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.compat import image
 from dynamo_entry.compat.facts import host_facts
 from dynamo_entry.criu import options, process, records
@@ -43,7 +44,6 @@ from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.dump import Dump
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.store import open_store
-from dynamo_entry.worker.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 
 #: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
 _PUBLISH_STALLS = 10

@@ -7,12 +7,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from dynamo_entry.archive import Archive
+from dynamo_entry.archive.streams import CRIU
 from dynamo_entry.fill.images import Source
 
-_PREFIX = "criu/"
-
 #: Read piece by piece; all other kinds are small. Those that a restore has to look into are among the latter.
-_LARGE = ("criu/pages-", "criu/ghost-file-")
+_LARGE = (f"{CRIU}pages-", f"{CRIU}ghost-file-")
 
 
 class Images:
@@ -20,7 +19,7 @@ class Images:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
-        self._names = [name for name in archive.names() if name.startswith(_PREFIX)]
+        self._names = [name for name in archive.names() if name.startswith(CRIU)]
         self._chunk = lru_cache(maxsize=1)(archive.chunk)
 
     @cached_property
@@ -30,21 +29,21 @@ class Images:
     @property
     def source(self) -> Source:
         """The images, for the plan."""
-        return Source(frozenset(name[len(_PREFIX) :] for name in self._names), self.read, self._piece)
+        return Source(frozenset(name[len(CRIU) :] for name in self._names), self.read, self._piece)
 
     def read(self, name: str) -> bytes:
         """A small image. Raises KeyError where it is not there."""
-        return self._small[_PREFIX + name]
+        return self._small[CRIU + name]
 
     def stream(self, name: str, *, ahead: int) -> Iterable[Any] | None:
         """An image as it is, or None; of a large one, up to ``ahead`` chunks are made ready beforehand."""
-        stream = _PREFIX + name
+        stream = CRIU + name
         if stream in self._small:
             return (self._small[stream],)
         return self._archive.chunks(stream, ahead=ahead) if stream in self._archive else None
 
     def _piece(self, name: str, offset: int, length: int) -> bytes:
-        stream, size = _PREFIX + name, self._archive.manifest.chunk_size
+        stream, size = CRIU + name, self._archive.manifest.chunk_size
         end = min(offset + length, self._archive.size_of(stream))
         return b"".join(
             memoryview(self._chunk(stream, index))[max(0, offset - index * size) : end - index * size]

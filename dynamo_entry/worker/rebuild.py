@@ -11,6 +11,7 @@ from typing import Any
 
 from dynamo_entry import timens
 from dynamo_entry.archive import Archive
+from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.criu import hold, options, process
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
@@ -26,7 +27,6 @@ from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.places import work_directory
-from dynamo_entry.worker.streams import RESTORE_LOG
 
 #: Verified chunks kept ready for each image CRIU reads.
 _AHEAD = 3
@@ -182,7 +182,7 @@ class Rebuild:
         rewritten = self._admitted.rewriter.image(name)
         if rewritten is not None:
             return [rewritten]
-        found = self._skeleton.image(name) or self._images.stream(name, ahead=_AHEAD)
+        found = self._skeleton.image(name, ahead=_AHEAD) or self._images.stream(name, ahead=_AHEAD)
         return None if found is None else self._counted(found)
 
     def _counted(self, chunks: Iterable[Any]) -> Iterator[Any]:

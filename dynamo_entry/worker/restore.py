@@ -11,6 +11,7 @@ from typing import Any
 
 from dynamo_entry import canary, cuda, hooks
 from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.criu import process, records
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.rootfs import apply
@@ -22,7 +23,6 @@ from dynamo_entry.worker.images import Images
 from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.rebuild import Rebuild
 from dynamo_entry.worker.store import open_store
-from dynamo_entry.worker.streams import DELTA_TAR
 
 #: A root process that dies of what its new place lacks does so at once.
 _SETTLE_S = 0.1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.rootfs import apply
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import context, criu_log
 from dynamo_entry.worker.channel import Channel
 from dynamo_entry.worker.places import work_directory
-from dynamo_entry.worker.streams import RESTORE_LOG
 
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:

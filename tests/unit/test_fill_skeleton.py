@@ -29,9 +29,7 @@ class Counting(MemoryStore):
 
 
 @pytest.fixture
-def opened(monkeypatch):
-    monkeypatch.setattr("dynamo_entry.archive.reader._TAIL_BYTES", 2048)
-
+def opened(short_tail):
     def open_(streams=PAGES, damage=None):
         data = bytearray(build(streams, compression="none"))
         if damage:
@@ -47,7 +45,7 @@ def opened(monkeypatch):
 
 
 def served(skeleton, name):
-    return b"".join(skeleton.image(name.removeprefix("criu/")))
+    return b"".join(skeleton.image(name.removeprefix("criu/"), ahead=2))
 
 
 def test_pages_are_there_before_they_are_asked_for(opened):
@@ -95,4 +93,4 @@ def test_damage_is_told_to_whoever_asks(opened):
 
 def test_what_is_no_pages_image_is_not_its_business(opened):
     skeleton, _ = opened()
-    assert skeleton.image("core-1.img") is None
+    assert skeleton.image("core-1.img", ahead=2) is None

@@ -1,4 +1,4 @@
-"""The archive: one tar that holds a checkpoint, written front to back, read at random. See FORMAT.md."""
+"""The archive: one tar that holds a checkpoint, written front to back, read at random. See docs/format.md."""
 
 from dynamo_entry.archive.codec import Compression
 from dynamo_entry.archive.manifest import CHUNK_SIZE, Head, Manifest

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import zstandard
 from blake3 import blake3
 
-from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
 

@@ -17,10 +17,10 @@ from typing_extensions import Self
 
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source
-from dynamo_entry.archive.buffers import PRIVATE, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import Seal
 from dynamo_entry.archive.spans import Wanted
+from dynamo_entry.buffers import PRIVATE, Buffers
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
-from dynamo_entry.archive.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Stream
 from dynamo_entry.archive.seal import Seal
+from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.storage.base import Bytes, Writer
 
 #: What chunks in flight may take, with all that is needed to compress them. A thread fewer than asked for

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dynamo_entry import capabilities
 from dynamo_entry.criu import hold
+from dynamo_entry.linux import capabilities
 
 #: The least with which ``--unprivileged`` dumps and restores.
 REQUIRED = {capabilities.SYS_PTRACE: "SYS_PTRACE", capabilities.CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}

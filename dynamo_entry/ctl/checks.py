@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dynamo_entry.compat import host
+from dynamo_entry.checks import host
 from dynamo_entry.criu import options
 from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
 from dynamo_entry.errors import Incompatible

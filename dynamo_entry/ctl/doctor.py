@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamo_entry.ctl import checks, surroundings
+from dynamo_entry.ctl import checks, gpu, surroundings
 from dynamo_entry.ctl.checks import CREATE, RESTORE, Finding
-from dynamo_entry.cuda import report
 from dynamo_entry.errors import UsageError
 from dynamo_entry.settings import Settings, from_environment
 
@@ -36,7 +35,7 @@ def command(
     if wanted not in (CREATE, RESTORE):
         raise UsageError(f"--for {wanted}: expected {CREATE} or {RESTORE}")
     here = surroundings.look(settings)
-    found = [*checks.examine(here), *map(_of_gpu, report.rows())]
+    found = [*checks.examine(here), *map(_of_gpu, gpu.rows())]
     location = location or (settings.location if wanted == RESTORE else "")
     if location:
         found += checks.compare(here, surroundings.open_archive(location, settings))
@@ -54,7 +53,7 @@ def _purpose(settings: Settings) -> str:
     return CREATE if creates else RESTORE
 
 
-def _of_gpu(row: report.Row) -> Finding:
+def _of_gpu(row: gpu.Row) -> Finding:
     return Finding(row.name, row.value, (CREATE, RESTORE) if row.problem else (), row.problem)
 
 

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, open_store
-from dynamo_entry.cuda import record
+from dynamo_entry.cuda import facts as facts_cuda
 
 
 def command(
@@ -68,7 +68,7 @@ def _overview(facts: dict[str, object], sizes: dict[str, int]) -> Table:
 def _gpus(gpu: dict[str, Any]) -> str:
     if not gpu:
         return "(none)"
-    recorded = record.parse(gpu)
+    recorded = facts_cuda.parse(gpu)
     names = ", ".join(sorted({device.name for device in recorded.devices}))
     return (
         f"{len(recorded.devices)} ({names}), driver {recorded.driver}, "

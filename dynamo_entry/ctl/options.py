@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from dynamo_entry import stores
 from dynamo_entry.settings import PREFIX, VARIABLES, Settings
 from dynamo_entry.storage import Store
-from dynamo_entry.worker import store
 
 
 def _option(name: str) -> Any:
@@ -27,4 +27,4 @@ def open_store(location: str, ca_file: str, credentials_dir: str) -> Store:
     """As the launcher opens it. Raises StorageDenied, SettingsError."""
     if ca_file:
         os.environ[f"{PREFIX}CA_FILE"] = ca_file  # where every connection looks for it
-    return store.open_store(Settings(credentials_dir=credentials_dir), location)
+    return stores.open_store(Settings(credentials_dir=credentials_dir), location)

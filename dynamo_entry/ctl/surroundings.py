@@ -7,15 +7,14 @@ import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dynamo_entry import timens
 from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.compat import facts, limits
+from dynamo_entry.checks import facts, privileges
 from dynamo_entry.criu import process, records
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.linux import cgroup, timens
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import privileges
-from dynamo_entry.worker.places import work_directory
-from dynamo_entry.worker.store import open_store
+from dynamo_entry.stores import open_store
 
 
 class Told(NamedTuple):
@@ -40,7 +39,7 @@ class Surroundings(NamedTuple):
     status_file: str
     status_is_writable: bool
     shm_bytes: int
-    room: limits.Room
+    room: cgroup.Room
     host: dict[str, Any]
 
 
@@ -71,7 +70,7 @@ def look(settings: Settings) -> Surroundings:
         status_file=settings.status_file,
         status_is_writable=_is_writable(settings.status_file),
         shm_bytes=_size("/dev/shm"),
-        room=limits.room(),
+        room=cgroup.room(),
         host=facts.host_facts(criu.value or "0"),
     )
 

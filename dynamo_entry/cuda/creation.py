@@ -13,7 +13,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from dynamo_entry.cuda import abi, find, record, recovery
+from dynamo_entry.cuda import abi, facts, recovery
+from dynamo_entry.cuda import processes as processes_cuda
 from dynamo_entry.cuda.abi import Result
 from dynamo_entry.cuda.client import Answer
 from dynamo_entry.cuda.recovery import Pids
@@ -94,7 +95,7 @@ class Creation:
             _refuse_leftovers(pids(), "it is not of a CUDA context")
             if not processes:
                 return {}
-            return record.render(self._recorded(here, processes, free_before))
+            return facts.render(self._recorded(here, processes, free_before))
 
     def _lock_and_checkpoint(self, pids: Pids, processes: dict[int, _Process]) -> None:
         """All that are there and all that appear meanwhile. Raises DumpFailed."""
@@ -109,14 +110,14 @@ class Creation:
     def _contexts(self, pids: list[int], processes: dict[int, _Process]) -> list[int]:
         """Processes with a CUDA context that are not known yet. Raises DumpFailed."""
         known = self._contextless.union(processes)
-        candidates = [pid for pid in find.candidates(pids) if pid not in known]
+        candidates = [pid for pid in processes_cuda.candidates(pids) if pid not in known]
         self._session.join_job(candidates)
         answers = self._session.each("tid", candidates, DumpFailed, is_fine=_is_without_context)
         return sorted(pid for pid, answer in answers.items() if not answer.code)
 
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
         # They are known from now on: a lock may take hold after its call was given up.
-        processes.update((pid, _Process(find.resident_bytes(pid))) for pid in pids)
+        processes.update((pid, _Process(processes_cuda.resident_bytes(pid))) for pid in pids)
         for pid, answer in self._session.each("lock", pids, DumpFailed, is_fine=_is_uninitialised).items():
             processes[pid].lock_s = answer.seconds
             if answer.code:
@@ -124,13 +125,13 @@ class Creation:
                 del processes[pid]
 
     def _recorded(
-        self, here: record.Present, processes: dict[int, _Process], free_before: dict[str, int | None]
-    ) -> record.Recorded:
+        self, here: facts.Present, processes: dict[int, _Process], free_before: dict[str, int | None]
+    ) -> facts.Recorded:
         free_now = self._session.free_bytes()
         rows = [
-            record.Process(
+            facts.Process(
                 pid=pid, lock_s=it.lock_s, checkpoint_s=it.checkpoint_s or 0,
-                host_bytes=max(0, find.resident_bytes(pid) - it.resident_before),
+                host_bytes=max(0, processes_cuda.resident_bytes(pid) - it.resident_before),
             )
             for pid, it in sorted(processes.items())
         ]  # fmt: skip
@@ -139,7 +140,7 @@ class Creation:
                 "GPU process checkpointed", pid=row.pid, lock_s=row.lock_s, checkpoint_s=row.checkpoint_s,
                 host_bytes=row.host_bytes,
             )  # fmt: skip
-        return record.Recorded(
+        return facts.Recorded(
             driver=here.driver, api=here.api, way=here.way, job_file=self._session.job_file,
             devices=[
                 replace(device, free_bytes=None, used_bytes=_freed(free_before, free_now, device.uuid))
@@ -151,7 +152,7 @@ class Creation:
 
 def _is_without_context(pid: int, answer: Answer) -> bool:
     """A process that uses no CUDA, or is gone by now."""
-    return answer.code in abi.NO_CONTEXT or not find.candidates([pid])
+    return answer.code in abi.NO_CONTEXT or not processes_cuda.candidates([pid])
 
 
 def _is_uninitialised(_pid: int, answer: Answer) -> bool:
@@ -161,7 +162,7 @@ def _is_uninitialised(_pid: int, answer: Answer) -> bool:
 
 def _refuse_leftovers(pids: list[int], why: str) -> None:
     """What CRIU would fail on without saying so. Raises NotDumpable."""
-    for pid, path in find.leftovers(pids):
+    for pid, path in processes_cuda.leftovers(pids):
         if path.startswith("/dev/nvidia"):
             hint = (
                 "it was forked from a process that uses CUDA, or only asked what GPUs there are (cuInit, NVML): let "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamo_entry.cuda import abi
-from dynamo_entry.cuda.record import Device, Present, Recorded
+from dynamo_entry.cuda.facts import Device, Present, Recorded
 from dynamo_entry.errors import Incompatible
 
 Pair = tuple[str, str]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_entry.cuda import devices, record
+from dynamo_entry.cuda import devices, facts
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import Incompatible, RestoreFailed
 
@@ -32,7 +32,7 @@ class Restoration:
         if not gpu:
             self._session.close()
             return
-        recorded = record.parse(gpu)
+        recorded = facts.parse(gpu)
         here = self._session.present()
         if here is None:
             raise Incompatible(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.cuda import failures, find, record
+from dynamo_entry.cuda import facts, failures, processes
 from dynamo_entry.cuda.abi import Result, State
 from dynamo_entry.cuda.client import Answer, Helper, Unanswered
 from dynamo_entry.errors import CheckpointError
@@ -32,14 +32,14 @@ class Session:
     def __init__(self, tick: Callable[[], None], limit_s: float = 0) -> None:
         self._tick = tick
         self._given_limit_s = limit_s
-        self._present: record.Present | None = None
+        self._present: facts.Present | None = None
         self.absence = ""
         self.job_file = ""
         self.busy_bytes: int | None = None
         self._helper = Helper(tick)
         self._is_hopeless = False
 
-    def present(self) -> record.Present | None:
+    def present(self) -> facts.Present | None:
         """Driver and devices; waits until they are attached. None: no GPU can be used, ``absence`` says why."""
         if self._present is None and not self.absence:
             try:
@@ -47,7 +47,7 @@ class Session:
             except Unanswered as error:
                 said = {"absent": f"the GPU helper {error}"}
             self.absence = said.get("absent", "")
-            self._present = None if self.absence else record.present(said["facts"])
+            self._present = None if self.absence else facts.present(said["facts"])
         return self._present
 
     def log_attached(self, log: Any) -> None:
@@ -60,7 +60,7 @@ class Session:
 
     def join_job(self, pids: Iterable[int]) -> None:
         """Take over the job file of whichever process has one."""
-        self.job_file = self.job_file or next(filter(None, map(find.job_file, pids)), "")
+        self.job_file = self.job_file or next(filter(None, map(processes.job_file, pids)), "")
 
     def limit_s(self, action: str) -> float:
         """How long one call may take."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dynamo_entry.fill import ranges
 from dynamo_entry.fill.ranges import Range
-from dynamo_entry.fill.tree import (
+from dynamo_entry.fill.values import (
     LAZY,
     MAP_ANONYMOUS,
     MAP_HUGETLB,

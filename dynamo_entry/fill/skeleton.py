@@ -10,7 +10,7 @@ from operator import itemgetter
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import CRIU
-from dynamo_entry.fill.images import Source, encode_pagemap
+from dynamo_entry.fill.decode import Source, encode_pagemap
 from dynamo_entry.fill.plan import Plan
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.storage.base import Bytes

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 from dynamo_entry.criu import records
-from dynamo_entry.fill.tree import PRESENT, Run, Unlinked
+from dynamo_entry.fill.values import PRESENT, Run, Unlinked
 
 #: More than a record about a file or a piece of it ever takes.
 _RECORD_BYTES = 4096

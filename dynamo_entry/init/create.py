@@ -123,7 +123,7 @@ class _Creation:
 
     def _preset(self) -> dict[str, str]:
         """What makes an engine on GPUs fit for a checkpoint, where it is unset; shown in the log."""
-        from dynamo_entry import presets  # noqa: PLC0415 - only where there is a GPU
+        from dynamo_entry.engine import presets  # noqa: PLC0415 - only where there is a GPU
 
         it = self._it
         gpus = sum(name[6:].isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))

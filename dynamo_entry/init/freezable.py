@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from dynamo_entry import timens, uring
+from dynamo_entry.linux import seccomp, timens
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -24,5 +24,5 @@ def prepare() -> None:
     if timens.may_be_set():
         now = (time.clock_gettime(clock) for clock in (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME))
         timens.enter_new(*(_CLOCK_START_S - reading for reading in now))
-    if uring.may_be_kept_off():
-        uring.keep_off()
+    if seccomp.may_be_kept_off():
+        seccomp.keep_off()

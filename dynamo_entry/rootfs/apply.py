@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from dynamo_entry.rootfs import mounts, pack
+from dynamo_entry.linux import mounts
+from dynamo_entry.rootfs import pack
 from dynamo_entry.rootfs.changes import Change
 
 _JOURNAL = "undo.json"

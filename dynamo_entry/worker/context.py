@@ -8,12 +8,12 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from dynamo_entry import context
-from dynamo_entry.compat import facts
+from dynamo_entry.checks import facts
+from dynamo_entry.linux import environ
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import environ
-from dynamo_entry.worker.places import work_directory
 
 #: For the launcher's stores; an engine that needs its own has them in its own place.
 _CREDENTIALS = (b"AWS_ACCESS_KEY_ID", b"AWS_SECRET_ACCESS_KEY", b"AWS_SESSION_TOKEN")

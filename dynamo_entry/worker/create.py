@@ -9,12 +9,14 @@ from typing import Any
 
 from msgspec import structs
 
-from dynamo_entry import __version__, canary, cuda, hooks, storage
+from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, StreamWriter, read_key
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
-from dynamo_entry.compat import image
-from dynamo_entry.compat.facts import host_facts
-from dynamo_entry.criu import options, process, records
+from dynamo_entry.checks import connections, image, privileges, secrets
+from dynamo_entry.checks import dump as dump_checks
+from dynamo_entry.checks.facts import host_facts
+from dynamo_entry.criu import hints, options, process, records
+from dynamo_entry.engine import canary, hooks, readiness
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -23,27 +25,16 @@ from dynamo_entry.errors import (
     NotDumpable,
     NotFound,
 )
-from dynamo_entry.fill import shared
+from dynamo_entry.linux import affinity, mounts, shared
+from dynamo_entry.linux.cores import cores
 from dynamo_entry.report.lines import timestamp
-from dynamo_entry.rootfs import changes, mounts, pack
+from dynamo_entry.rootfs import changes, pack
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import (
-    affinity,
-    context,
-    criu_log,
-    dumpable,
-    engine,
-    hints,
-    peers,
-    privileges,
-    record,
-    secrets,
-)
+from dynamo_entry.stores import open_store
+from dynamo_entry.worker import context, criu_log, manifest_head
 from dynamo_entry.worker.channel import Channel, Phase
-from dynamo_entry.worker.cores import cores
 from dynamo_entry.worker.dump import Dump
-from dynamo_entry.worker.places import work_directory
-from dynamo_entry.worker.store import open_store
 
 #: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
 _PUBLISH_STALLS = 10
@@ -58,9 +49,9 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             return found
         creation.prepare()
     creation.start_engine()
-    with channel.phase("wait-ready", stall_s=settings.signal_timeout + engine.PROBE_S):
+    with channel.phase("wait-ready", stall_s=settings.signal_timeout + readiness.PROBE_S):
         creation.check_gpu()
-        engine.wait_until_ready(settings, channel)
+        readiness.wait_until_ready(settings, channel)
     if settings.canary:
         creation.ask_canary()
     if settings.pre_dump:
@@ -120,7 +111,7 @@ class _Creation:
         self._store.check_writable()
         work = work_directory(self._settings)
         self._places = options.Places(work, work, DUMP_LOG)
-        engine.remove_stale_signal(self._settings.signal_file)
+        readiness.remove_stale_signal(self._settings.signal_file)
         self._mounts = mounts.read()
         self._roots = mounts.captured_roots(self._mounts, self._settings.capture_paths)
         self._starts = changes.mark(self._roots)
@@ -146,7 +137,7 @@ class _Creation:
     def wake(self) -> None:
         """An engine that PRE_DUMP put to sleep and that is to serve on is woken as after a restore."""
         settings = self._settings
-        if not settings.pre_dump or settings.after_dump != "continue" or not engine.tree(self._pid):
+        if not settings.pre_dump or settings.after_dump != "continue" or not readiness.tree(self._pid):
             return
         try:
             hooks.call("POST_RESTORE", settings.post_restore, settings.stall_timeout)
@@ -157,8 +148,8 @@ class _Creation:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
         # Anew: the engine may have taken longer to start than the credentials were good for.
         self._store = open_store(self._settings, self._settings.location)
-        processes = engine.tree(self._pid)
-        expected = record.needs(processes)["memory_bytes"] + self._gpu.used_bytes()
+        processes = readiness.tree(self._pid)
+        expected = manifest_head.needs(processes)["memory_bytes"] + self._gpu.used_bytes()
         sink = self._store.open_writer(replace=self._settings.force, expected_size=expected)
         try:
             writer = ArchiveWriter(
@@ -178,13 +169,13 @@ class _Creation:
         stall_s = self._settings.stall_timeout
         self._channel.limit(self._settings.dump_timeout)
         with self._channel.phase("freeze", stall_s=stall_s):
-            processes = engine.tree(self._pid)
-            dumpable.check(processes, self._have.effective)
+            processes = readiness.tree(self._pid)
+            dump_checks.check(processes, self._have.effective)
             self._warn_of_secrets(process.pid for process in processes)
-            self._hints = hints.find(processes, self._roots, record.container_stdio(self._pid))
+            self._hints = hints.find(processes, self._roots, manifest_head.container_stdio(self._pid))
         with self._gpu.frozen(self._pids, stall_s) as gpu:
-            peers.check(engine.tree(self._pid))  # a GPU's driver may have let go of some
-            head = self._head(engine.tree(self._pid), gpu)
+            connections.check(readiness.tree(self._pid))  # a GPU's driver may have let go of some
+            head = self._head(readiness.tree(self._pid), gpu)
             return self._dump_and_publish(writer, sink, head)
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
@@ -197,7 +188,7 @@ class _Creation:
             )  # fmt: skip
 
     def _pids(self) -> list[int]:
-        return [process.pid for process in engine.tree(self._pid)]
+        return [process.pid for process in readiness.tree(self._pid)]
 
     def _dump_and_publish(self, writer: ArchiveWriter, sink: storage.Writer, head: Head) -> dict[str, Any]:
         stall_s = self._settings.stall_timeout
@@ -232,20 +223,20 @@ class _Creation:
         return shared.record(pids) if len(pids) > 1 else {}
 
     def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
-        mapped = record.mapped(processes)
+        mapped = manifest_head.mapped(processes)
         return Head(
             hash=self._settings.hash,
             created_at=timestamp(),
             argv=processes[0].cmdline() if processes else [],
             host=host_facts(self._criu_version),
-            processes=record.summary(processes),
-            stdio=record.container_stdio(self._pid),
+            processes=manifest_head.summary(processes),
+            stdio=manifest_head.container_stdio(self._pid),
             root_pid=self._pid,
-            volume_files=record.volume_files(processes, mapped, self._roots),
+            volume_files=manifest_head.volume_files(processes, mapped, self._roots),
             gpu=gpu,
             canary=self._canary,
             facts={"packages": image.packages(mapped)},
-            needs=record.needs(processes),
+            needs=manifest_head.needs(processes),
         )
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:

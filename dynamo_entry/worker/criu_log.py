@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 
 from dynamo_entry.criu import log
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import TERMINATION_LOG, Settings
 from dynamo_entry.worker.channel import Channel
-from dynamo_entry.worker.places import work_directory
 
 #: A log of a large engine has some 100 KiB; what failed is at its end.
 _LIMIT_BYTES = 1 << 20

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from typing_extensions import Self
 
-from dynamo_entry import timens
 from dynamo_entry.criu import hold, options
 from dynamo_entry.criu.process import Criu
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
+from dynamo_entry.linux import timens
 
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4

@@ -9,24 +9,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
-from dynamo_entry import timens
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
+from dynamo_entry.checks.restore import Admitted
 from dynamo_entry.criu import hold, options, process
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import Corrupt, RestoreFailed
-from dynamo_entry.fill import images as fill_images
+from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
+from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
+from dynamo_entry.linux import affinity, timens
+from dynamo_entry.linux.cores import cores
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import affinity
-from dynamo_entry.worker.admission import Admitted
 from dynamo_entry.worker.channel import Channel, Phase
-from dynamo_entry.worker.cores import cores
-from dynamo_entry.worker.images import Images
-from dynamo_entry.worker.places import work_directory
 
 #: Verified chunks kept ready for each image CRIU reads.
 _AHEAD = 3

@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from dynamo_entry import canary, cuda, hooks
+from dynamo_entry import cuda
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.archive.streams import DELTA_TAR
+from dynamo_entry.checks import privileges, refusals
+from dynamo_entry.checks.restore import Admitted, admit
 from dynamo_entry.criu import process, records
+from dynamo_entry.engine import canary, hooks, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
+from dynamo_entry.fill.archived import Images
 from dynamo_entry.rootfs import apply
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import context, engine, privileges, refusals
-from dynamo_entry.worker.admission import Admitted, admit
+from dynamo_entry.stores import open_store
+from dynamo_entry.worker import context
 from dynamo_entry.worker.channel import Channel, Phase
-from dynamo_entry.worker.images import Images
-from dynamo_entry.worker.places import work_directory
 from dynamo_entry.worker.rebuild import Rebuild
-from dynamo_entry.worker.store import open_store
 
 #: A root process that dies of what its new place lacks does so at once.
 _SETTLE_S = 0.1
@@ -61,7 +63,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
                 restoration.apply_delta(phase)
             pid = rebuild.run()
             gpu.thaw()
-            with channel.phase("settle", stall_s=2 * settings.stall_timeout + engine.PROBE_S):
+            with channel.phase("settle", stall_s=2 * settings.stall_timeout + readiness.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)
 
@@ -153,7 +155,7 @@ class _Restoration:
         apply.forget(self._work)
 
     def _answers(self) -> bool:
-        return not self._settings.ready_url or engine.answers(self._settings.ready_url)
+        return not self._settings.ready_url or readiness.answers(self._settings.ready_url)
 
     def result(self, pid: int) -> dict[str, Any]:
         """What PID 1 is told: the engine is up, and is its from now on."""

@@ -7,10 +7,10 @@ from typing import Any
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.rootfs import apply
+from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import context, criu_log
 from dynamo_entry.worker.channel import Channel
-from dynamo_entry.worker.places import work_directory
 
 
 def run(settings: Settings, channel: Channel) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dynamo_entry import canary
+from dynamo_entry.engine import canary
 from dynamo_entry.errors import Corrupt, DumpFailed, RestoreFailed, SettingsError
 
 

@@ -9,11 +9,8 @@ TABLE = (ROOT / "docs" / "compatibility.md").read_text()
 
 #: Where engines and places are refused.
 REFUSING = (
-    *(CODE / "compat").glob("*.py"),
-    *(
-        CODE / "worker" / f"{name}.py"
-        for name in ("admission", "dumpable", "hints", "peers", "privileges", "refusals")
-    ),
+    *(CODE / "checks").glob("*.py"),
+    CODE / "criu" / "hints.py",
     CODE / "criu" / "rewrite" / "sockets.py",
 )
 REASON = re.compile(r'(?:reason=|, |else )"([A-Z][a-z]+(?:[A-Z][a-z]+)+)"')

@@ -6,7 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dynamo_entry import context, hooks
+from dynamo_entry import context
+from dynamo_entry.engine import hooks
 from dynamo_entry.errors import CheckpointError
 
 

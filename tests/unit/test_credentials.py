@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from dynamo_entry import hooks
+from dynamo_entry.checks import secrets
+from dynamo_entry.engine import hooks
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import secrets
-from dynamo_entry.worker.store import load_credentials, open_store
+from dynamo_entry.stores import load_credentials, open_store
 
 
 @pytest.fixture

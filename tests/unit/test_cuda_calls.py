@@ -16,11 +16,12 @@ import stub_node
 from stub_node import Node, gpu, uuid
 
 from dynamo_entry import cuda
-from dynamo_entry.cuda import client, report
+from dynamo_entry.ctl import gpu as gpu_ctl
+from dynamo_entry.cuda import client
 from dynamo_entry.cuda import session as session_module
 from dynamo_entry.cuda.abi import State
 from dynamo_entry.cuda.creation import Creation
-from dynamo_entry.cuda.record import Device
+from dynamo_entry.cuda.facts import Device
 from dynamo_entry.cuda.restoration import Restoration
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, Incompatible, NotDumpable, RestoreFailed
@@ -585,7 +586,7 @@ class TestReport:
 
         def said():
             node.write()
-            return report.rows()
+            return gpu_ctl.rows()
 
         return said
 
@@ -605,4 +606,4 @@ class TestReport:
         assert "NO_DEVICE" in rows()[0].problem
 
     def test_no_gpu(self):
-        assert report.rows() == [report.Row("GPU", "none")]
+        assert gpu_ctl.rows() == [gpu_ctl.Row("GPU", "none")]

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from dynamo_entry.cuda import absent, devices, failures, record
+from dynamo_entry.cuda import absent, devices, failures
+from dynamo_entry.cuda import facts as facts_cuda
 from dynamo_entry.cuda.abi import Result
-from dynamo_entry.cuda.record import Device, Process, Recorded
+from dynamo_entry.cuda.facts import Device, Process, Recorded
 from dynamo_entry.errors import Corrupt, Incompatible
 
 GIB = 1 << 30
@@ -90,7 +91,7 @@ def test_memory_that_nobody_tells_is_not_held_against_a_gpu():
 
 def test_gpu_state_is_refused_where_there_is_no_gpu():
     with pytest.raises(Incompatible) as caught:
-        absent.NoRestoration().check(record.render(facts(device("a"))))
+        absent.NoRestoration().check(facts_cuda.render(facts(device("a"))))
     assert caught.value.reason == "GpuMissing"
     absent.NoRestoration().check({})
 
@@ -110,14 +111,14 @@ def test_what_a_manifest_says_is_read_as_it_was_written():
         driver="580.65.06", api=13000, way="driver", devices=[device("a", used_bytes=GIB)],
         processes=[Process(pid=1000, host_bytes=GIB)], job_file="/proc/1000/fd/5",
     )  # fmt: skip
-    assert record.parse(record.render(written)) == written
-    assert record.parse({**record.render(written), "of a later version": 1}) == written
+    assert facts_cuda.parse(facts_cuda.render(written)) == written
+    assert facts_cuda.parse({**facts_cuda.render(written), "of a later version": 1}) == written
 
 
 @pytest.mark.parametrize("damage", [{"driver": 1}, {"devices": [{}]}, {"processes": [{"pid": "x"}]}])
 def test_a_manifest_that_says_nonsense_is_corrupt(damage):
     with pytest.raises(Corrupt):
-        record.parse({**record.render(facts(device("a"))), **damage})
+        facts_cuda.parse({**facts_cuda.render(facts(device("a"))), **damage})
 
 
 def test_without_a_gpu_nothing_of_it_is_imported():

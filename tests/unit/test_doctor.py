@@ -1,10 +1,10 @@
 """What doctor concludes, from containers that are made up."""
 
-from dynamo_entry.compat.limits import Room
+from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import options
 from dynamo_entry.ctl import checks
 from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
-from dynamo_entry.worker.privileges import Privileges
+from dynamo_entry.linux.cgroup import Room
 
 ALL = frozenset(range(41))
 HOST = {

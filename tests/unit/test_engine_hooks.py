@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dynamo_entry import hooks
+from dynamo_entry.engine import hooks
 from dynamo_entry.errors import CheckpointError
 
 

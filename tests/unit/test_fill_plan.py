@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_entry.fill import plan, shared
+from dynamo_entry.fill import plan
 from dynamo_entry.fill.plan import LEAST_BYTES, Extent, Shared, Task
-from dynamo_entry.fill.tree import (
+from dynamo_entry.fill.values import (
     LAZY,
     MAP_ANONYMOUS,
     MAP_HUGETLB,
@@ -23,6 +23,7 @@ from dynamo_entry.fill.tree import (
     Tree,
     Unlinked,
 )
+from dynamo_entry.linux import shared
 
 BIG = 4 * LEAST_BYTES
 AT = 0x7F0000000000

@@ -7,7 +7,7 @@ from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.errors import Corrupt
-from dynamo_entry.fill.images import Source
+from dynamo_entry.fill.decode import Source
 from dynamo_entry.fill.plan import Plan
 from dynamo_entry.fill.skeleton import Skeleton
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynamo_entry import presets
+from dynamo_entry.engine import presets
 
 
 @pytest.mark.parametrize(

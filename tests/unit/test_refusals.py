@@ -5,9 +5,9 @@ import time
 
 import pytest
 
+from dynamo_entry.checks import refusals
 from dynamo_entry.errors import Corrupt, RestoreFailed, StorageUnavailable
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import refusals
 
 
 def attempt(settings, error, digest="d1"):

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible
-from dynamo_entry.rootfs import apply, changes, mounts, pack
+from dynamo_entry.linux import mounts
+from dynamo_entry.rootfs import apply, changes, pack
 
 MOUNTINFO = """\
 22 1 0:20 / / rw,relatime - overlay overlay rw,lowerdir=/l

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dynamo_entry import uring
 from dynamo_entry.criu import images
+from dynamo_entry.linux import seccomp as seccomp_linux
 
 #: CRIU's RLIM_INFINITY.
 _NO_LIMIT = (1 << 64) - 1
@@ -25,7 +25,7 @@ class Grants(NamedTuple):
 
 def our_filters(seccomp: bytes) -> frozenset[int]:
     """The numbers, in ``seccomp.img``, of filters that kept an engine off io_uring (uring.py) and that stand alone."""
-    ours = {uring.rules(machine) for machine in uring.MACHINES}
+    ours = {seccomp_linux.rules(machine) for machine in seccomp_linux.MACHINES}
     return frozenset(
         number
         for entry in images.filters(seccomp).messages

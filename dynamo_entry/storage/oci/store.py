@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 
-from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.oci import artifact, location, tags

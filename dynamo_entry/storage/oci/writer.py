@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
-from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import AlreadyExists, NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
 from dynamo_entry.storage.oci import artifact

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from dynamo_entry.archive.buffers import Buffers
+from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, StorageError
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.http import Response

@@ -6,7 +6,7 @@ import mmap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from dynamo_entry.archive.buffers import PRIVATE, Buffers
+from dynamo_entry.buffers import PRIVATE, Buffers
 from dynamo_entry.errors import StorageError
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
 from dynamo_entry.storage.s3 import parts

@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 
-from dynamo_entry import capabilities
+from dynamo_entry.linux import capabilities
 
 #: AUDIT_ARCH_* of linux/audit.h, and the number of seccomp(2).
 MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}

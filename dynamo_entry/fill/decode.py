@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dynamo_entry.criu import records
 from dynamo_entry.fill import ranges, unlinked
 from dynamo_entry.fill.ranges import Range
-from dynamo_entry.fill.tree import (
+from dynamo_entry.fill.values import (
     PAGE,
     PRESENT,
     Mapping,

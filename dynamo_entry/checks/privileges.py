@@ -7,9 +7,9 @@ import errno
 import os
 from typing import NamedTuple
 
-from dynamo_entry import capabilities
 from dynamo_entry.criu import options
 from dynamo_entry.errors import NotDumpable, RestoreFailed
+from dynamo_entry.linux import capabilities
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_CLONE3 = 435

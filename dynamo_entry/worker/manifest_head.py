@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from dynamo_entry.rootfs import mounts
+from dynamo_entry.linux import mounts
 
 
 def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:

@@ -10,17 +10,16 @@ import resource
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dynamo_entry import capabilities, timens
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX
-from dynamo_entry.compat import clock, delta, facts, files, host, image, limits, pids, ports
+from dynamo_entry.checks import clock, delta, facts, files, host, image, pids, ports, privileges
+from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
-from dynamo_entry.rootfs import apply, mounts, pack
-from dynamo_entry.worker import privileges
+from dynamo_entry.fill.archived import Images
+from dynamo_entry.linux import capabilities, cgroup, mounts, timens
+from dynamo_entry.rootfs import apply, pack
 from dynamo_entry.worker.channel import Channel
-from dynamo_entry.worker.images import Images
-from dynamo_entry.worker.privileges import Privileges
 
 
 class Admitted(NamedTuple):
@@ -41,7 +40,7 @@ def admit(
     here = facts.host_facts(criu_version)
     for note in host.check_host(head.host, here):
         channel.log.warning("host differs", difference=note)
-    host.check_room(head.needs, limits.room())
+    host.check_room(head.needs, cgroup.room())
     index = pack.Index(**json.loads(archive.read(DELTA_INDEX)))
     rewriter = _rewriter(archive, images, have)
     offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())

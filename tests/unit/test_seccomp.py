@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from dynamo_entry import uring
+from dynamo_entry.linux import seccomp
 
 #: no_new_privs lets everybody have a filter. Calls 424 and 428 are pidfd_send_signal and open_tree.
 SCRIPT = """
 import ctypes, json
-from dynamo_entry import uring
+from dynamo_entry.linux import seccomp
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl(38, 1, 0, 0, 0)
-uring.keep_off()
+seccomp.keep_off()
 def answer(number):
     ctypes.set_errno(0)
     libc.syscall(number, -1, None, 0, 0)
@@ -30,11 +30,11 @@ def test_the_three_calls_are_missing_and_no_other():
     assert {number for number, answer in found.items() if answer == errno.ENOSYS} == {425, 426, 427}
 
 
-@pytest.mark.parametrize("machine", uring.MACHINES)
+@pytest.mark.parametrize("machine", seccomp.MACHINES)
 def test_the_filter_is_one_that_criu_can_be_told_by(machine):
-    assert len(uring.rules(machine)) == 7 * 8
+    assert len(seccomp.rules(machine)) == 7 * 8
 
 
 def test_another_machine_is_left_alone(monkeypatch):
-    monkeypatch.setattr(uring, "MACHINES", {})
-    assert not uring.may_be_kept_off()
+    monkeypatch.setattr(seccomp, "MACHINES", {})
+    assert not seccomp.may_be_kept_off()

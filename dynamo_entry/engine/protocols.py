@@ -10,7 +10,7 @@ import json
 import time
 from typing import NamedTuple
 
-from dynamo_entry import loopback
+from dynamo_entry.engine import http
 
 _POLL_S = 0.1
 
@@ -70,5 +70,5 @@ def run(base: str, steps: tuple[Step, ...], limit_s: float) -> None:
 
 def _is_done(base: str, step: Step, limit_s: float) -> bool:
     body = step.body.encode() if step.method == "POST" else None
-    said = loopback.ask(base + step.path, method=step.method, body=body, limit_s=limit_s)
+    said = http.ask(base + step.path, method=step.method, body=body, limit_s=limit_s)
     return step.answer is None or json.loads(said).get(step.answer[0]) == step.answer[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dynamo_entry.compat.limits import Room
 from dynamo_entry.errors import Incompatible
+from dynamo_entry.linux.cgroup import Room
 
 #: What may differ, and is said.
 _NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image": "build of the image"}

@@ -8,12 +8,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from dynamo_entry.compat import clock, elf, files, host, image, pids, ports
-from dynamo_entry.compat.limits import Room
+from dynamo_entry.checks import clock, files, host, image, pids, ports
 from dynamo_entry.criu.rewrite.regular import Regular
 from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.errors import Incompatible
-from dynamo_entry.rootfs.mounts import Mount
+from dynamo_entry.linux import elf
+from dynamo_entry.linux.cgroup import Room
+from dynamo_entry.linux.mounts import Mount
 
 HERE = {
     "arch": "x86_64",

@@ -7,9 +7,9 @@ import stat
 
 import psutil
 
-from dynamo_entry import capabilities
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.worker import record
+from dynamo_entry.linux import capabilities
+from dynamo_entry.worker import manifest_head
 
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
 _INODES = frozenset(
@@ -65,9 +65,9 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
     """Raises NotDumpable that names the process and the thing."""
     for process in processes:
         pid = process.pid
-        for descriptor, target in record.descriptors(pid).items():
+        for descriptor, target in manifest_head.descriptors(pid).items():
             _check_descriptor(pid, descriptor, target)
-        if any("/SYSV" in line for line in record.maps(pid)):
+        if any("/SYSV" in line for line in manifest_head.maps(pid)):
             raise NotDumpable(
                 f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
                 hint="let the engine use POSIX shared memory",

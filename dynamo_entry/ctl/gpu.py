@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dynamo_entry import cuda
 from dynamo_entry.cuda import abi
-from dynamo_entry.cuda.record import Device
+from dynamo_entry.cuda.facts import Device
 
 _GIB = 1 << 30
 

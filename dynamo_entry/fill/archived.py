@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import CRIU
-from dynamo_entry.fill.images import Source
+from dynamo_entry.fill.decode import Source
 
 #: Read piece by piece; all other kinds are small. Those that a restore has to look into are among the latter.
 _LARGE = (f"{CRIU}pages-", f"{CRIU}ghost-file-")

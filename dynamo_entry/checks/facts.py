@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from dynamo_entry.compat import image
+from dynamo_entry.checks import image
 
 #: CPU flags (as /proc/cpuinfo names them) that compilers and JITs turn into instructions: a task that uses
 #: one dies of SIGILL where it is missing. Other flags are hints, or concern the kernel alone.

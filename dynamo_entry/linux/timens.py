@@ -10,7 +10,7 @@ import ctypes
 import os
 import time
 
-from dynamo_entry import capabilities
+from dynamo_entry.linux import capabilities
 
 _CLONE_NEWTIME = 0x80
 

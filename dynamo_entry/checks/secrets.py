@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dynamo_entry.worker import environ
+from dynamo_entry.linux import environ
 
 _SECRET = re.compile(
     r"(.+_)?(ACCESS_KEY|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET|TOKEN)|.*PASSWORD", flags=re.IGNORECASE

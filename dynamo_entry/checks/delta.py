@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from dynamo_entry.errors import Incompatible
-from dynamo_entry.rootfs import mounts
+from dynamo_entry.linux import mounts
 
 
 def check_delta(touched: Iterable[str], sizes: Mapping[str, int], here: list[mounts.Mount]) -> None:

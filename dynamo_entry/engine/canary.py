@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from dynamo_entry import loopback
+from dynamo_entry.engine import http
 from dynamo_entry.errors import CheckpointError, Corrupt, DumpFailed, RestoreFailed, SettingsError
 
 _MISSING = object()
@@ -113,7 +113,7 @@ def _ask(canary: Canary) -> Any:
     body = None if canary.body is None else json.dumps(canary.body).encode()
     method = canary.method or ("GET" if body is None else "POST")
     return json.loads(
-        loopback.ask(canary.url, method=method, body=body, headers=canary.headers, limit_s=canary.timeout)
+        http.ask(canary.url, method=method, body=body, headers=canary.headers, limit_s=canary.timeout)
     )
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from dynamo_entry import engine_hooks
+from dynamo_entry.engine import protocols
 from dynamo_entry.errors import CheckpointError
 
 #: What poll(2), which waits for commands and for sockets, can count: 24 days.
@@ -26,9 +26,9 @@ def call(name: str, hook: str, limit_s: float, context: Mapping[str, str] | None
     if not hook:
         return
     limit_s = min(limit_s, _LONGEST_S)
-    if engine := engine_hooks.find(hook):
+    if engine := protocols.find(hook):
         try:
-            engine_hooks.run(*engine, limit_s)
+            protocols.run(*engine, limit_s)
         except (OSError, ValueError) as error:
             raise _failed(name, hook, str(error)) from None
     elif hook.startswith(("http://", "https://")):

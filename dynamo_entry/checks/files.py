@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
-from dynamo_entry.compat import elf
 from dynamo_entry.criu.rewrite.regular import Regular
 from dynamo_entry.errors import Incompatible
-from dynamo_entry.rootfs import mounts
+from dynamo_entry.linux import elf, mounts
 
 
 def check_files(

@@ -1,0 +1,1 @@
+"""What the kernel says of processes, mounts, cgroups and this container. One module a man page."""

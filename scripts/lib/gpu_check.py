@@ -1,6 +1,6 @@
 """GPU memory through creations and restores on this machine's GPUs; one JSON object with what was measured.
 
-The engine is a small program over the CUDA driver API (tests/cuda/gpu_engine.py): it fills device memory with
+The engine is a small program over the CUDA driver API (tests/support/cuda/gpu_engine.py): it fills device memory with
 random bytes, runs a kernel on them, and says their digest before the checkpoint, after it, and after the restore.
 Each round is a creation whose engine serves on, and a restore in a new container: one process on one GPU; one
 process on every GPU; from the first GPU onto another one. A round that fails does not keep the others.
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import harness
-from harness import CREATE, ENGINE, MACHINE, RESTORE, WORKER, Container, Containers
+import containers
+from containers import CREATE, ENGINE, MACHINE, RESTORE, WORKER, Container, Containers
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = "/checkpoints/gpu-check.tar"
@@ -29,7 +29,7 @@ SETTINGS = {"LOCATION": ARCHIVE, "PATH": ARCHIVE, "STATUS_FILE": "/checkpoints/s
 
 #: Loading gigabytes through Python takes a while.
 READY_S = 600
-harness.LIFE_S = 3 * READY_S
+containers.LIFE_S = 3 * READY_S
 
 FACTS = """
 import json, msgspec
@@ -167,7 +167,7 @@ class Check:
         return containers.start(
             "python3", "/gpu_engine.py", image=self._wanted.image, env=self._environment(positions) | sizes,
             settings={**SETTINGS, **settings}, options=(*base, *self._options(positions)),
-            volumes=(f"{ROOT}/tests/cuda/gpu_engine.py:/gpu_engine.py:ro",),
+            volumes=(f"{ROOT}/tests/support/cuda/gpu_engine.py:/gpu_engine.py:ro",),
         )  # fmt: skip
 
     def _create(self, containers: Containers, this: Round) -> tuple[dict, list[str]]:

@@ -26,7 +26,7 @@ from dynamo_entry.cuda.creation import Creation
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import CheckpointError, RestoreFailed
 
-PROGRAM = Path(__file__).resolve().parents[2] / "tests/cuda/gpu_engine.py"
+PROGRAM = Path(__file__).resolve().parents[2] / "tests/support/cuda/gpu_engine.py"
 
 
 class Channel:
@@ -58,7 +58,7 @@ class ProgramFailed(Exception):
 
 
 class Engine:
-    """tests/cuda/gpu_engine.py, with a process on each GPU."""
+    """tests/support/cuda/gpu_engine.py, with a process on each GPU."""
 
     def __init__(self, ranks: int, gpu_mib: int) -> None:
         env = {**os.environ, "RANKS": str(ranks), "GPU_MIB": str(gpu_mib), "PORT": "0"}

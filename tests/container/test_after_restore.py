@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_spine import published, restored
+from launcher import published, restored
 
 #: On SIGUSR1 it makes orphans that end at once, on SIGUSR2 it ends and leaves a process; it counts SIGHUPs in its
 #: output and has no handler for the others.

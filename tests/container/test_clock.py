@@ -4,8 +4,8 @@ import signal
 import time
 
 import pytest
-from harness import CREATE, RESTORE
-from world import Pair, check
+from containers import CREATE, RESTORE
+from elsewhere import Pair, check
 
 TIMERS = (
     "interval_timer", "posix_timer", "sleep", "event_with_a_limit", "queue_with_a_limit", "select_with_a_limit",

@@ -2,8 +2,8 @@
 
 import json
 
-from harness import RESTORE
-from test_spine import SETTINGS, published, restored
+from containers import RESTORE
+from launcher import SETTINGS, published, restored
 
 from dynamo_entry import context
 

@@ -1,8 +1,8 @@
 """CRIU's words are known, and its full log of a dump or a restore that failed outlives the container."""
 
+from containers import CREATE, RESTORE
 from criu_messages import MESSAGES
-from harness import CREATE, RESTORE
-from test_spine import SETTINGS, published
+from launcher import SETTINGS, published
 
 #: Does nothing, and says why.
 CRIU = r"""#!/bin/sh

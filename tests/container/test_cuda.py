@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from containers import CREATE, ENGINE, RESTORE, ROOT, Containers
 from gpu_containers import create, options, published, restore, restored, volumes
-from harness import CREATE, ENGINE, RESTORE, ROOT, Containers
+from launcher import ARCHIVE, COMMAND, SETTINGS, SIGNAL
+from launcher import published as published_without_gpu
+from launcher import restored as restored_without_gpu
 from stub_node import Node, gpu, uuid
-from test_spine import ARCHIVE, COMMAND, SETTINGS, SIGNAL
-from test_spine import published as published_without_gpu
-from test_spine import restored as restored_without_gpu
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_without_a_gpu_nothing_of_it_is_loaded_or_said(containers):
 def gpu_check(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, ROOT / "scripts/lib/gpu_check.py", "--gpu-mib=8", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests/container")}, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests/support")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -1,26 +1,8 @@
 """doctor: what a container can do, what it lacks, and the line of a pod spec that gives it."""
 
-import json
-import subprocess
-
 import pytest
-from harness import CREATE, ENGINE, LEAST, RESTORE, WORKER
-from test_spine import ARCHIVE, published
-
-CTL = "/opt/dynamo_entry/bin/dynamo-entryctl"
-
-
-def doctor(*arguments, options, volumes=()):
-    done = subprocess.run(
-        ["timeout", "-s", "KILL", "60", ENGINE, "run", "--rm", "--network=none", "--pids-limit=0",
-         "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768", *options,
-         *(part for volume in volumes for part in ("-v", volume)),
-         "--entrypoint", CTL, WORKER, "doctor", "--json", *arguments],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.stdout, done.stderr
-    report = json.loads(done.stdout)
-    return done.returncode, report, {row["name"]: row for row in report["findings"]}
+from containers import CREATE, LEAST, RESTORE
+from launcher import ARCHIVE, doctor, published
 
 
 @pytest.mark.parametrize(("purpose", "options"), [("create", CREATE), ("restore", RESTORE)])

@@ -5,9 +5,9 @@ import re
 import shutil
 
 import pytest
-from harness import CREATE, RESTORE, Containers
-from test_spine import published, restore, restored
-from world import Pair, check, network, rewritten, volume
+from containers import CREATE, RESTORE, Containers
+from elsewhere import Pair, check, network, rewritten, volume
+from launcher import published, restore, restored
 
 HELD = (
     "mapped_file_of_a_volume", "log_on_a_volume", "shared_anonymous", "posix_shm", "unlinked_while_open",

@@ -6,36 +6,8 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import CREATE, RESTORE, WORKER, Containers
-
-ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
-SETTINGS = {"STORAGE_TYPE": "pvc", "LOCATION": ARCHIVE, "PATH": ARCHIVE, "HASH": "d936422b4f953f99"}
-SIGNAL = {"SIGNAL_FILE": "/tmp/ready"}
-COMMAND = ("python3", "/tiny.py")
-
-
-def create(containers: Containers, *, env=None, settings=None, options=CREATE, command=COMMAND):
-    return containers.start(
-        *command, options=options, settings={**SETTINGS, **SIGNAL, **(settings or {})}, env=env
-    )
-
-
-def restore(containers: Containers, *, env=None, settings=None, options=RESTORE, command=COMMAND):
-    return containers.start(*command, options=options, settings={**SETTINGS, **(settings or {})}, env=env)
-
-
-def published(containers: Containers, **kwargs):
-    """A creation that succeeded; returns its container."""
-    creator = create(containers, **kwargs)
-    assert creator.exit_code() == 0, creator.output()
-    assert creator.event("Checkpoint published"), creator.output()
-    return creator
-
-
-def restored(containers: Containers, **kwargs):
-    container = restore(containers, **kwargs)
-    container.wait_for_event("Restored")
-    return container
+from containers import CREATE, RESTORE, WORKER
+from launcher import ARCHIVE, COMMAND, SETTINGS, SIGNAL, create, published, restore, restored
 
 
 def test_an_engine_is_created_here_and_restored_there(containers):

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-from harness import CREATE, RESTORE, TAG, Containers
-from test_spine import SETTINGS
+from containers import CREATE, RESTORE, TAG, Containers
+from launcher import SETTINGS
 
 
 @dataclass(frozen=True)

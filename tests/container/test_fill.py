@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import CREATE
-from test_spine import create, published, restore, restored
+from containers import CREATE
+from launcher import create, published, restore, restored
 
 KINDS = {"BALLAST_MIB": "48", "SHARED_MIB": "24", "MEMFD_MIB": "24", "SHM_MIB": "8", "UNLINKED_MIB": "8"}
 

@@ -6,8 +6,8 @@ One engine holds all of it at once, so that each thing is one request; what it d
 import contextlib
 
 import pytest
-from harness import CREATE, RESTORE, Containers
-from world import HELD, Pair, network, volume
+from containers import CREATE, RESTORE, Containers
+from elsewhere import HELD, Pair, network, volume
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import socket
 import tempfile
 
 import pytest
-from harness import CREATE, ROOT
-from world import SETTINGS
+from containers import CREATE, ROOT
+from elsewhere import SETTINGS
 
 UNDUMPABLE = ROOT / "tests" / "container" / "undumpable.py"
 

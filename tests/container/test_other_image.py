@@ -4,8 +4,8 @@ import subprocess
 import uuid
 
 import pytest
-from harness import CREATE, ENGINE, RESTORE, WORKER
-from test_spine import SETTINGS, SIGNAL
+from containers import CREATE, ENGINE, RESTORE, WORKER
+from launcher import SETTINGS, SIGNAL
 
 SITE = "/usr/local/lib/python3.13/dist-packages"
 

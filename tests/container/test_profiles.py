@@ -4,9 +4,8 @@ import errno
 import json
 
 import pytest
-from harness import CREATE, LEAST, ROOT
-from test_doctor import doctor
-from test_spine import COMMAND, published, restore, restored
+from containers import CREATE, LEAST, ROOT
+from launcher import COMMAND, doctor, published, restore, restored
 
 PROFILE = ROOT / "images" / "seccomp" / "restore.json"
 DROPPED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges")

@@ -1,7 +1,7 @@
 """A bad archive costs one attempt, not one a container restart."""
 
-from harness import RESTORE
-from test_spine import COMMAND, SETTINGS, published, restored
+from containers import RESTORE
+from launcher import COMMAND, SETTINGS, published, restored
 
 
 def fail(containers, command=COMMAND):

@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import CREATE, ENGINE, RESTORE
-from test_spine import SETTINGS, SIGNAL
+from containers import CREATE, ENGINE, RESTORE
+from launcher import SETTINGS, SIGNAL
 
 pytestmark = pytest.mark.skipif(
     ENGINE != "podman", reason="needs podman's log drivers: scripts/test container"

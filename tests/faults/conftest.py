@@ -1,15 +1,9 @@
 """The same containers as the container tests."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
-
 import pytest
-from conftest_shared import containers, worker_image  # noqa: F401
-from harness import Containers
-from test_create_is_all_or_nothing import NAME
-from test_spine import published
+from containers import Containers
+from fixtures import containers, worker_image  # noqa: F401
+from launcher import NAME, published
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,8 @@ import signal
 import time
 
 import pytest
-from harness import CREATE, LEAST
-from test_restore_falls_back import worker_of
-from test_spine import create, published, restored
-
-from dynamo_entry.archive import Archive
-from dynamo_entry.storage import open_store
-
-NAME = "d936422b4f953f99.tar"
-
-
-def assert_all_or_nothing(containers):
-    path = containers.checkpoints / NAME
-    if path.exists():
-        with Archive.open(open_store(str(path))) as archive:
-            archive.verify()
-    return path.exists()
+from containers import CREATE, LEAST
+from launcher import NAME, assert_all_or_nothing, create, published, restored, worker_of
 
 
 def test_no_dump_under_a_seccomp_profile(containers):

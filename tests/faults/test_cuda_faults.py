@@ -6,11 +6,10 @@ import signal
 import time
 
 import pytest
+from containers import Containers
 from gpu_containers import create, published, restore
-from harness import Containers
+from launcher import FALLBACK, assert_all_or_nothing, worker_of
 from stub_node import Node, gpu
-from test_create_is_all_or_nothing import assert_all_or_nothing
-from test_restore_falls_back import FALLBACK, worker_of
 
 RANKS = {"RANKS": "4", "GPU_MIB": "4"}
 SOON = {"GPU_TIMEOUT": "1"}

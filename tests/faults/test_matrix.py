@@ -5,7 +5,6 @@ A phase is held where it is by a CRIU that waits (``gate/criu``), an engine that
 does not return; then the fault comes. What the system refuses in each phase, and short reads: test_matrix_errors.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -13,144 +12,34 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import CREATE, RESTORE
-from test_create_is_all_or_nothing import NAME, assert_all_or_nothing
-from test_restore_falls_back import FALLBACK
-from test_spine import COMMAND, create, restore
-
-GATE = Path(__file__).parent / "gate"
+from containers import CREATE
+from gate import (
+    CREATE_PHASES,
+    GATE,
+    RESTORE_PHASES,
+    TOLD,
+    assert_clean,
+    assert_hidden,
+    begin,
+    faults,
+    held,
+    hold,
+    kill,
+    status,
+    visible,
+)
+from launcher import COMMAND, FALLBACK, NAME, assert_all_or_nothing, create, restore
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]
 
 #: The tiny engine's own end: a handler for SIGTERM, Python's for SIGINT, none for the others.
 ENGINE_CODE = {signal.SIGTERM: 0, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGQUIT: 131}
 
-#: Phase → what holds the launcher there, the file or text that says that it is held.
-CREATE_PHASES = {
-    "prepare": {"env": {"GATE": "version"}},
-    "wait-ready": {
-        "settings": {"MODE": "create", "SIGNAL_FILE": "", "READY_URL": "http://127.0.0.1:9/never"},
-        "held": "tiny: listening",
-    },
-    "pre-dump": {"settings": {"PRE_DUMP": "touch /checkpoints/gate/hook; sleep 60"}},
-    "dump": {"env": {"GATE": "start"}},
-    "frozen": {"env": {"GATE": "before", "GATE_STAGE": "post-dump"}},
-    "written": {"env": {"GATE": "after", "GATE_STAGE": "post-dump"}},
-}
-RESTORE_PHASES = {
-    "open": {"env": {"GATE": "version"}},
-    "restore": {"env": {"GATE": "start"}},
-    "rebuilt": {"env": {"GATE": "before", "GATE_STAGE": "pre-resume"}},
-    "filled": {"env": {"GATE": "after", "GATE_STAGE": "pre-resume"}},
-    "settle": {"settings": {"POST_RESTORE": "touch /checkpoints/gate/hook; sleep 60"}},
-}
-
 
 @pytest.fixture(scope="module")
 def archive(stored):
     """Made once for all restores."""
     return stored(BALLAST_MIB="16")
-
-
-#: What the launcher calls a phase of these where it has another name for it.
-TOLD = {"frozen": "dump", "rebuilt": "restore", "filled": "fill"}
-
-
-def begin(containers, start, phase, more=(), **settings):
-    """A container, with ``more`` options, whose launcher is going to stand still in that phase."""
-    gate = containers.checkpoints / "gate"
-    gate.mkdir()
-    options = (*(CREATE if start is create else RESTORE), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
-               "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro", *more)  # fmt: skip
-    return start(
-        containers, options=options, env=phase.get("env"),
-        settings={"STATUS_FILE": "/checkpoints/gate/status", **phase.get("settings", {}), **settings},
-    )  # fmt: skip
-
-
-def hold(container, containers, phase):
-    if "held" in phase:
-        container.wait_for_text(phase["held"])
-    else:
-        gate = containers.checkpoints / "gate"
-        container.wait(lambda: any(entry.name != "status" for entry in gate.iterdir()), "gate")
-
-
-def release(containers):
-    """Let CRIU go on."""
-    (gate,) = (path for path in (containers.checkpoints / "gate").iterdir() if path.is_fifo())
-    gate.write_text("go\n")
-
-
-def held(places, start, phase, archive=None, **settings):
-    """(key, its place, its container), all of them held in that phase."""
-    started = []
-    for key, containers in places.items():
-        if archive is not None:
-            shutil.copy(archive, containers.checkpoints)
-        limits = {"STALL_TIMEOUT": "1", "RESTORE_TIMEOUT": "2"} if key == "deadline" else {}
-        started.append((key, containers, begin(containers, start, phase, **settings, **limits)))
-    for _, containers, container in started:
-        hold(container, containers, phase)
-    return started
-
-
-def status(containers):
-    """The result object, as the termination message has it."""
-    return json.loads((containers.checkpoints / "gate" / "status").read_text())
-
-
-def visible(containers):
-    return sorted(path.name for path in containers.checkpoints.iterdir() if path.name != "gate")
-
-
-def assert_hidden(containers):
-    """Of a writer that was killed a file may be left that nobody takes for an archive, and the next creation sweeps."""
-    assert all(name.endswith(".partial") for name in visible(containers) if name != NAME)
-
-
-def kill(container, victim):
-    """With kill -9, and at least one; a deadline comes by itself."""
-    words = {
-        "criu": ("criu dump", "criu restore", "bin/criu", "at-the-gate"),
-        "worker": ("dynamo_entry.worker",),
-    }
-    if victim in words:
-        found = [
-            pid for pid, line in container.processes().items() if any(word in line for word in words[victim])
-        ]
-        assert found
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
-
-
-def faults(phase):
-    """``criu`` runs in no phase before the dump, and whoever waits for an engine has another deadline."""
-    without = {"wait-ready": ["worker"], "pre-dump": ["worker"], "settle": ["worker", "deadline"]}
-    return without.get(phase, ["criu", "worker", "deadline"])
-
-
-#: Scratch files that say nothing to a later attempt: it makes its own in their place. CRIU's logs stay for people.
-SCRATCH = {"reached", "verdict", "streamer-capture.sock", "streamer-serve.sock", "root.pid", "stats-dump",
-           "stats-restore", "dump.log", "restore.log"}  # fmt: skip
-
-#: All that may be left in files, one path a line.
-LEFT = (
-    "find /dev/shm /tmp /var/tmp /run/dynamo_entry -mindepth 1 2>/dev/null; "
-    "find / -xdev '(' -name 'link_remap.*' -o -name '*.cr.*.ghost' ')' -not -path '/proc/*'"
-)
-
-
-def assert_clean(container, own=()):
-    """One launcher, one engine, not even a zombie beside them, and no file but the engine's ``own``.
-
-    (Nobody has the right to mount anything but in the cell that has it.)
-    """
-    container.wait(lambda: len(container.processes()) == 2, "end of everything but launcher and engine", 10)
-    assert all("/tiny.py" in line for line in container.processes().values()), container.processes()
-    found = {Path(line) for line in container.run_inside("sh", "-c", LEFT).splitlines()}
-    scratch = {Path("/run/dynamo_entry", name) for name in SCRATCH}
-    assert found - scratch <= {Path("/tmp/ready"), *map(Path, own)}, found
 
 
 def signalled(started, limit_s):

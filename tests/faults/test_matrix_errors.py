@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from harness import CREATE, RESTORE, ROOT
-from test_create_is_all_or_nothing import NAME
-from test_matrix import (
+from containers import CREATE, RESTORE, ROOT
+from gate import (
     CREATE_PHASES,
     GATE,
     RESTORE_PHASES,
@@ -26,8 +25,7 @@ from test_matrix import (
     status,
     visible,
 )
-from test_restore_falls_back import FALLBACK
-from test_spine import create, published, restore, restored
+from launcher import FALLBACK, NAME, create, published, restore, restored
 
 REFUSE = ROOT / ".build" / "refuse.so"
 

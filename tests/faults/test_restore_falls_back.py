@@ -4,13 +4,10 @@ import json
 import os
 import re
 import signal
-import time
 
 import pytest
-from harness import CREATE, RESTORE
-from test_spine import ARCHIVE, COMMAND, SETTINGS, published, restore, restored
-
-FALLBACK = "Falling back to cold start"
+from containers import CREATE, RESTORE
+from launcher import ARCHIVE, COMMAND, FALLBACK, SETTINGS, published, restore, restored, worker_of
 
 
 def flip(path, at):
@@ -247,16 +244,6 @@ def test_an_engine_that_ends_right_after_its_restore_is_started_cold(containers)
     container.wait(
         lambda: any(line.startswith("python3 -c") for line in container.processes().values()), "cold engine"
     )
-
-
-def worker_of(container):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for pid, line in container.processes().items():
-            if "dynamo_entry.worker" in line:
-                return pid
-        time.sleep(0.005)
-    raise AssertionError(f"no worker\n{container.output()}")
 
 
 def test_a_worker_that_hangs_costs_a_cold_start(containers):

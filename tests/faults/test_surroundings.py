@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from containers import CREATE, RESTORE
 from garbage import SAYINGS
-from harness import CREATE, RESTORE
-from test_create_is_all_or_nothing import NAME
-from test_restore_falls_back import FALLBACK
-from test_spine import COMMAND, create, published, restore, restored
+from launcher import COMMAND, FALLBACK, NAME, create, published, restore, restored
 
 LAUNCHER = ("/opt/dynamo_entry/bin/python", "-m", "dynamo_entry", "--")
 MAIN = "/opt/dynamo_entry/lib/python3.13/site-packages/dynamo_entry/worker/__main__.py"

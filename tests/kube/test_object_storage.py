@@ -13,7 +13,7 @@ import engines
 import images
 from relay import Relay
 
-sys.path.insert(0, str(images.ROOT / "tests" / "storage"))
+sys.path.insert(0, str(images.ROOT / "tests" / "support"))
 
 NAMESPACE = "s3-tests"
 BUCKET = "models"
@@ -23,7 +23,7 @@ BUCKET = "models"
 def endpoint(cluster, node, tmp_path_factory):
     """A real S3 server with a bucket; its URL for pods."""
     if shutil.which("radosgw") is None:
-        pytest.skip("needs radosgw: tests/storage/servers/install")
+        pytest.skip("needs radosgw: tests/support/servers/install")
     from servers.s3 import ACCESS_KEY, SECRET_KEY, Rgw
 
     server = Rgw(tmp_path_factory.mktemp("rgw"), memory_bytes=2 << 30)

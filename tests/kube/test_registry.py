@@ -21,7 +21,7 @@ import images
 import relay
 from dynamo_entry.identity import identity_hash
 
-sys.path.insert(0, str(images.ROOT / "tests" / "storage"))
+sys.path.insert(0, str(images.ROOT / "tests" / "support"))
 
 NAMESPACE = "oci-tests"
 REPOSITORY = "models/checkpoints"
@@ -61,7 +61,7 @@ def worker(name):
 def server(cluster, node, tmp_path_factory):
     """A registry, and the way to it for pods."""
     if shutil.which("docker-registry") is None:
-        pytest.skip("needs Docker's registry: tests/storage/servers/install")
+        pytest.skip("needs Docker's registry: tests/support/servers/install")
     from servers.registry import Registry
 
     registry = Registry(tmp_path_factory.mktemp("registry"), f"IP:{relay.address(cluster)}")

@@ -7,10 +7,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit")]
-
-# ruff: noqa: E402 - found by the line above
 from servers.s3 import ACCESS_KEY, SECRET_KEY, Rclone, Rgw
 from servers.wire import Wire
 
@@ -24,7 +20,7 @@ RETRY = Retry(limit_s=8, stall_s=2)
 @pytest.fixture(scope="session")
 def rgw(tmp_path_factory):
     if shutil.which("radosgw") is None:
-        pytest.skip("needs Ceph's RADOS Gateway: tests/storage/servers/install")
+        pytest.skip("needs Ceph's RADOS Gateway: tests/support/servers/install")
     server = Rgw(tmp_path_factory.mktemp("rgw"))
     yield server
     server.stop()
@@ -41,7 +37,7 @@ def wire(rgw):
 @pytest.fixture(scope="session")
 def rclone(tmp_path_factory):
     if not Path(sys.executable).with_name("rclone").exists():
-        pytest.skip("needs rclone: tests/storage/servers/install")
+        pytest.skip("needs rclone: tests/support/servers/install")
     server = Rclone(tmp_path_factory.mktemp("rclone") / "data")
     yield server
     server.stop()

@@ -1,15 +1,10 @@
 """The main job through a registry: created into it here, restored from it there, and a cold start without it."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
-
-from conftest_shared import containers, worker_image  # noqa: F401
-from harness import CREATE, RESTORE
+from containers import CREATE, RESTORE
+from fixtures import containers, worker_image  # noqa: F401
 from registries import log_in_also_at, new_location, registries, registry  # noqa: F401
 from servers import process
 from servers.wire import Wire

@@ -3,19 +3,14 @@
 import os
 import re
 import signal
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
-
-from conftest_shared import containers, worker_image  # noqa: F401
-from harness import CREATE, RESTORE
+from containers import CREATE, RESTORE
+from fixtures import containers, worker_image  # noqa: F401
 from servers import process
 from servers.s3 import ACCESS_KEY, SECRET_KEY
+from typer.testing import CliRunner
 
 from conftest import RETRY, let_read
 from dynamo_entry.ctl import app

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from harness import CREATE, ENGINE, RESTORE, Container, Containers
+from containers import CREATE, ENGINE, RESTORE, Container, Containers
 from messy.things import THINGS
 from msgspec import structs
 
@@ -26,7 +26,7 @@ MESSY = Path(__file__).with_name("messy")
 ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
 SETTINGS = {"LOCATION": ARCHIVE, "HASH": "d936422b4f953f99"}
 
-#: What is refused: test_world_refusals.py.
+#: What is refused: test_not_dumpable.py.
 NOT_HERE = frozenset(("credentials",))
 HELD = tuple(name for name in THINGS if name not in NOT_HERE)
 

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import pytest
-from harness import ENGINE, WORKER, Containers
+from containers import ENGINE, WORKER, Containers
 
 
 @pytest.fixture(scope="session", autouse=True)

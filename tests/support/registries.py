@@ -18,7 +18,7 @@ RETRY = Retry(limit_s=8, stall_s=2)
 def registries(tmp_path_factory):
     """By way of login; started when first asked for."""
     if shutil.which("docker-registry") is None:
-        pytest.skip("needs Docker's registry: tests/storage/servers/install")
+        pytest.skip("needs Docker's registry: tests/support/servers/install")
     started = {}
 
     def get(kind):

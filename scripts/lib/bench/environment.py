@@ -20,4 +20,4 @@ def provide():
 
 def provide_servers():
     """Those of the storage tests, and rclone."""
-    subprocess.run([ROOT / "tests/storage/servers/install"], check=True, stdout=sys.stderr)
+    subprocess.run([ROOT / "tests/support/servers/install"], check=True, stdout=sys.stderr)

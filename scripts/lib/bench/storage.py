@@ -22,7 +22,7 @@ from pathlib import Path
 import environment
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tests/storage"))
+sys.path.insert(0, str(ROOT / "tests/support"))
 
 from servers.registry import PASSWORD, USER, Registry  # noqa: E402 - found by the line above
 from servers.s3 import ACCESS_KEY, SECRET_KEY, Rgw  # noqa: E402

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import stub_node
-from harness import CREATE, RESTORE, Container, Containers
-from test_spine import SETTINGS, SIGNAL
+from containers import CREATE, RESTORE, Container, Containers
+from launcher import SETTINGS, SIGNAL
 
 
 def options(node: stub_node.Node) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "stub"
-BUILT = HERE.parents[1] / ".build" / "cuda-stub"
+BUILT = HERE.parents[2] / ".build" / "cuda-stub"
 ENGINE = HERE / "gpu_engine.py"
 
 H100 = "NVIDIA_H100_80GB_HBM3"

@@ -1,0 +1,75 @@
+"""The launcher in containers: an archive created here, restored there, and what tests ask about both."""
+
+import json
+import subprocess
+import time
+
+from containers import CREATE, ENGINE, RESTORE, WORKER, Containers
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.storage import open_store
+
+NAME = "d936422b4f953f99.tar"
+FALLBACK = "Falling back to cold start"
+ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
+SETTINGS = {"STORAGE_TYPE": "pvc", "LOCATION": ARCHIVE, "PATH": ARCHIVE, "HASH": "d936422b4f953f99"}
+SIGNAL = {"SIGNAL_FILE": "/tmp/ready"}
+COMMAND = ("python3", "/tiny.py")
+
+
+def create(containers: Containers, *, env=None, settings=None, options=CREATE, command=COMMAND):
+    return containers.start(
+        *command, options=options, settings={**SETTINGS, **SIGNAL, **(settings or {})}, env=env
+    )
+
+
+def restore(containers: Containers, *, env=None, settings=None, options=RESTORE, command=COMMAND):
+    return containers.start(*command, options=options, settings={**SETTINGS, **(settings or {})}, env=env)
+
+
+def published(containers: Containers, **kwargs):
+    """A creation that succeeded; returns its container."""
+    creator = create(containers, **kwargs)
+    assert creator.exit_code() == 0, creator.output()
+    assert creator.event("Checkpoint published"), creator.output()
+    return creator
+
+
+def restored(containers: Containers, **kwargs):
+    container = restore(containers, **kwargs)
+    container.wait_for_event("Restored")
+    return container
+
+
+def worker_of(container):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for pid, line in container.processes().items():
+            if "dynamo_entry.worker" in line:
+                return pid
+        time.sleep(0.005)
+    raise AssertionError(f"no worker\n{container.output()}")
+
+
+def assert_all_or_nothing(containers):
+    path = containers.checkpoints / NAME
+    if path.exists():
+        with Archive.open(open_store(str(path))) as archive:
+            archive.verify()
+    return path.exists()
+
+
+CTL = "/opt/dynamo_entry/bin/dynamo-entryctl"
+
+
+def doctor(*arguments, options, volumes=()):
+    done = subprocess.run(
+        ["timeout", "-s", "KILL", "60", ENGINE, "run", "--rm", "--network=none", "--pids-limit=0",
+         "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768", *options,
+         *(part for volume in volumes for part in ("-v", volume)),
+         "--entrypoint", CTL, WORKER, "doctor", "--json", *arguments],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout)
+    return done.returncode, report, {row["name"]: row for row in report["findings"]}

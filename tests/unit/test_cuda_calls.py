@@ -554,7 +554,7 @@ def test_a_helper_that_does_not_attach_in_time_is_killed(node):
 
 def test_gpu_check_without_containers_makes_the_drivers_calls_alone(node):
     """There and back, and with the GPUs exchanged: for a machine that has GPUs and nothing else."""
-    root = stub_node.HERE.parents[1]
+    root = stub_node.HERE.parents[2]
     done = subprocess.run(
         [sys.executable, root / "scripts/lib/gpu_driver_check.py", "--gpu-mib=4"],
         env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
@@ -566,7 +566,7 @@ def test_gpu_check_without_containers_makes_the_drivers_calls_alone(node):
 
 
 def test_gpu_check_without_containers_says_so_when_the_gpu_cannot_be_used(node):
-    root = stub_node.HERE.parents[1]
+    root = stub_node.HERE.parents[2]
     node.faults("init 0 error=100")
     done = subprocess.run(
         [sys.executable, root / "scripts/lib/gpu_driver_check.py", "--gpu-mib=4"],

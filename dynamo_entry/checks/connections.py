@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psutil
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.worker import manifest_head
+from dynamo_entry.linux import proc
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_DONE, _NLMSG_ERROR = 4, 20, 3, 2
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
@@ -37,7 +37,7 @@ def check(processes: list[psutil.Process]) -> None:
     owners = {
         int(target[8:-1]): process.pid
         for process in processes
-        for target in manifest_head.descriptors(process.pid).values()
+        for target in proc.descriptors(process.pid).values()
         if target.startswith("socket:[")
     }
     try:

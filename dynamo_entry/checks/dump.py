@@ -8,8 +8,7 @@ import stat
 import psutil
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities
-from dynamo_entry.worker import manifest_head
+from dynamo_entry.linux import capabilities, proc
 
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
 _INODES = frozenset(
@@ -65,9 +64,9 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
     """Raises NotDumpable that names the process and the thing."""
     for process in processes:
         pid = process.pid
-        for descriptor, target in manifest_head.descriptors(pid).items():
+        for descriptor, target in proc.descriptors(pid).items():
             _check_descriptor(pid, descriptor, target)
-        if any("/SYSV" in line for line in manifest_head.maps(pid)):
+        if any("/SYSV" in line for line in proc.maps(pid)):
             raise NotDumpable(
                 f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
                 hint="let the engine use POSIX shared memory",
@@ -117,22 +116,19 @@ def _is_unknown_device(path: str) -> bool:
 
 
 def _check_status(pid: int, effective: frozenset[int]) -> None:
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            status = dict(line.split(":", 1) for line in file if ":" in line)
-    except OSError:
+    if not (status := proc.status(pid)):
         return  # it is gone
     if tracer := int(status.get("TracerPid", "0")):
         raise NotDumpable(
             f"process {pid} is traced by process {tracer}", hint="detach the debugger", reason="Traced"
         )
-    if status.get("State", "").startswith("\tZ") and int(status.get("Threads", "1")) > 1:
+    if status.get("State", "").startswith("Z") and int(status.get("Threads", "1")) > 1:
         raise NotDumpable(
             f"the main thread of process {pid} has ended while others go on, which CRIU cannot dump",
             hint="let its main thread wait for the others",
             reason="MainThreadEnded",
         )
-    if status.get("Seccomp", "0").strip() != "0" and capabilities.SYS_ADMIN not in effective:
+    if status.get("Seccomp", "0") != "0" and capabilities.SYS_ADMIN not in effective:
         raise NotDumpable(
             f"process {pid} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",
             hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dynamo_entry.linux import environ
+from dynamo_entry.linux import proc
 
 _SECRET = re.compile(
     r"(.+_)?(ACCESS_KEY|API_KEY|SECRET_KEY|PRIVATE_KEY|SECRET|TOKEN)|.*PASSWORD", flags=re.IGNORECASE
@@ -17,7 +17,7 @@ def in_environments(pids: Iterable[int]) -> list[str]:
     names = set()
     for pid in pids:
         try:
-            variables = environ.read(pid)
+            variables = proc.environment(pid)
         except OSError:
             continue  # it ended
         for name, value in variables:

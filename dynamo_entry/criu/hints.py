@@ -10,8 +10,7 @@ import psutil
 
 from dynamo_entry.criu.options import Hints
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import mounts
-from dynamo_entry.worker import manifest_head
+from dynamo_entry.linux import mounts, proc
 
 #: Below a volume, watches are looked for this deep: it may hold millions of files, and be far away.
 _VOLUME_DEPTH = 2
@@ -44,7 +43,7 @@ def _watched_paths(processes: list[psutil.Process], roots: list[str]) -> Iterato
     """CRIU opens watched inodes by handle, which takes CAP_DAC_READ_SEARCH, or by the paths it is told."""
     wanted: dict[tuple[int, int], int] = {}
     for process in processes:
-        for descriptor, target in manifest_head.descriptors(process.pid).items():
+        for descriptor, target in proc.descriptors(process.pid).items():
             if target == "anon_inode:inotify":
                 wanted.update(dict.fromkeys(_watches(process.pid, descriptor), process.pid))
     if not wanted:

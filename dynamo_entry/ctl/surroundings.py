@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.checks import facts, privileges
-from dynamo_entry.criu import process, records
+from dynamo_entry.criu import images, process
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.linux import cgroup, timens
 from dynamo_entry.scratch import work_directory
@@ -65,7 +65,7 @@ def look(settings: Settings) -> Surroundings:
         has_time_namespaces=os.path.exists("/proc/self/timens_offsets"),
         may_set_clocks=timens.may_be_set(),
         criu=criu,
-        pycriu=_told(lambda: records.message("core", "core_entry") and ""),
+        pycriu=_told(lambda: images.message("core", "core_entry") and ""),
         scratch=_told(lambda: work_directory(settings)),
         status_file=settings.status_file,
         status_is_writable=_is_writable(settings.status_file),

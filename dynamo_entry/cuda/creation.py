@@ -20,6 +20,7 @@ from dynamo_entry.cuda.client import Answer
 from dynamo_entry.cuda.recovery import Pids
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, NotDumpable
+from dynamo_entry.linux import proc
 
 
 @dataclass
@@ -117,7 +118,7 @@ class Creation:
 
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
         # They are known from now on: a lock may take hold after its call was given up.
-        processes.update((pid, _Process(processes_cuda.resident_bytes(pid))) for pid in pids)
+        processes.update((pid, _Process(proc.resident_bytes(pid))) for pid in pids)
         for pid, answer in self._session.each("lock", pids, DumpFailed, is_fine=_is_uninitialised).items():
             processes[pid].lock_s = answer.seconds
             if answer.code:
@@ -131,7 +132,7 @@ class Creation:
         rows = [
             facts.Process(
                 pid=pid, lock_s=it.lock_s, checkpoint_s=it.checkpoint_s or 0,
-                host_bytes=max(0, processes_cuda.resident_bytes(pid) - it.resident_before),
+                host_bytes=max(0, proc.resident_bytes(pid) - it.resident_before),
             )
             for pid, it in sorted(processes.items())
         ]  # fmt: skip

@@ -1,11 +1,9 @@
-"""The engine that a worker waits for: readiness, and its tree of processes."""
+"""The engine that a worker waits for: readiness."""
 
 from __future__ import annotations
 
 import os
 import time
-
-import psutil
 
 from dynamo_entry.errors import NotDumpable, NotReady
 from dynamo_entry.settings import Settings
@@ -78,12 +76,3 @@ def answers(url: str) -> bool:
             return int(response.status) == 200
     except (OSError, ValueError, urllib.error.HTTPError):
         return False
-
-
-def tree(root: int) -> list[psutil.Process]:
-    """The engine's process and all below it."""
-    try:
-        process = psutil.Process(root)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []

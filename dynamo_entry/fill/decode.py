@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from dynamo_entry.criu import records
+from dynamo_entry.criu import images
 from dynamo_entry.fill import ranges, unlinked
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
@@ -44,7 +44,7 @@ class Source(NamedTuple):
     def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
         """Every record of an image, as ``module``'s message ``kind``; none of an image that is not there."""
         if name in self.names:
-            yield from map(records.message(module, kind).FromString, records.split(self.read(name))[1])
+            yield from map(images.message(module, kind).FromString, images.split(self.read(name))[1])
 
 
 def read(source: Source) -> Tree:
@@ -61,13 +61,13 @@ def read(source: Source) -> Tree:
 
 def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
     """A pagemap image with ``runs`` in place of its own."""
-    head, (first, *_) = records.split(image)
-    entry = records.message("pagemap", "pagemap_entry")
+    head, (first, *_) = images.split(image)
+    entry = images.message("pagemap", "pagemap_entry")
     entries = [
         entry(vaddr=run.start, compat_nr_pages=0, flags=run.flags, nr_pages=(run.end - run.start) // PAGE)
         for run in runs
     ]
-    return records.join(head, [first, *(one.SerializeToString() for one in entries)])
+    return images.join(head, [first, *(one.SerializeToString() for one in entries)])
 
 
 def _inodes(source: Source) -> dict[int, int]:
@@ -146,8 +146,8 @@ def _inode(vma: Any, inodes: dict[int, int]) -> int:
 
 
 def _pagemap(source: Source, name: str) -> Pagemap:
-    _, (first, *rest) = records.split(source.read(name))
-    parse = records.message("pagemap", "pagemap_entry").FromString
+    _, (first, *rest) = images.split(source.read(name))
+    parse = images.message("pagemap", "pagemap_entry").FromString
     runs: list[Run] = []
     offset = 0
     for entry in map(parse, rest):
@@ -161,4 +161,4 @@ def _pagemap(source: Source, name: str) -> Pagemap:
             runs.append(Run(start, start + size, flags, offset))
         if flags & PRESENT:
             offset += size
-    return Pagemap(name, records.message("pagemap", "pagemap_head").FromString(first).pages_id, runs)
+    return Pagemap(name, images.message("pagemap", "pagemap_head").FromString(first).pages_id, runs)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import stat
-import struct
 from collections.abc import Callable
 
-from dynamo_entry.criu import records
+from dynamo_entry.criu import images
 from dynamo_entry.fill.values import PRESENT, Run, Unlinked
 
 #: More than a record about a file or a piece of it ever takes.
@@ -25,10 +24,10 @@ def read(image: str, inode: int, piece: Piece) -> Unlinked | None:
     Nothing but the records is read.
     """
     data, head = _record(piece, _MAGIC_BYTES)
-    entry = records.message("ghost_file", "ghost_file_entry").FromString(data)
+    entry = images.message("ghost_file", "ghost_file_entry").FromString(data)
     if not entry.chunks or not stat.S_ISREG(entry.mode):
         return None
-    parse = records.message("ghost_file", "ghost_chunk_entry").FromString
+    parse = images.message("ghost_file", "ghost_chunk_entry").FromString
     runs: list[Run] = []
     data, at = _record(piece, head)
     while data:
@@ -43,7 +42,5 @@ def _record(piece: Piece, at: int) -> tuple[bytes, int]:
     data = piece(at, _RECORD_BYTES)
     if not data:
         return b"", at
-    if len(data) < 4 or len(data) < 4 + struct.unpack_from("<I", data)[0]:
-        raise ValueError("an image ends inside a record")
-    end = 4 + struct.unpack_from("<I", data)[0]
-    return data[4:end], at + end
+    message, length = images.record(data, 0)
+    return message, at + length

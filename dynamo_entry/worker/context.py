@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dynamo_entry import context
 from dynamo_entry.checks import facts
-from dynamo_entry.linux import environ
+from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.scratch import work_directory
@@ -56,7 +56,7 @@ def remove(settings: Settings) -> None:
 
 def changed(settings: Settings, pid: int) -> list[str]:
     """Names, never values, of variables that are new here or other than those of the restored process."""
-    theirs = dict(environ.read(pid))
+    theirs = dict(proc.environment(pid))
     return sorted(os.fsdecode(name) for name, value in _here(settings).items() if theirs.get(name) != value)
 
 
@@ -77,6 +77,6 @@ def _path(settings: Settings) -> str:
 
 def _here(settings: Settings) -> dict[bytes, bytes]:
     """What a cold start would give the engine, less the store's credentials."""
-    given = dict(environ.read(os.getppid()))
+    given = dict(proc.environment(os.getppid()))
     withheld = {*environment_changes(given, settings, additions={}, is_create=False), *_CREDENTIALS}
     return {name: value for name, value in given.items() if name not in withheld}

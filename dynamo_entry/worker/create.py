@@ -15,7 +15,7 @@ from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import connections, image, privileges, secrets
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
-from dynamo_entry.criu import hints, options, process, records
+from dynamo_entry.criu import hints, images, options, process
 from dynamo_entry.engine import canary, hooks, readiness
 from dynamo_entry.errors import (
     AlreadyExists,
@@ -25,8 +25,9 @@ from dynamo_entry.errors import (
     NotDumpable,
     NotFound,
 )
-from dynamo_entry.linux import affinity, mounts, shared
-from dynamo_entry.linux.cores import cores
+from dynamo_entry.fill import ranges
+from dynamo_entry.linux import affinity, mounts, proc
+from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.scratch import work_directory
@@ -105,7 +106,7 @@ class _Creation:
             canary.load(self._settings.canary)
         try:
             self._criu_version = process.version()
-            records.message("core", "core_entry")
+            images.message("core", "core_entry")
         except CheckpointError as error:
             raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
         self._store.check_writable()
@@ -137,7 +138,7 @@ class _Creation:
     def wake(self) -> None:
         """An engine that PRE_DUMP put to sleep and that is to serve on is woken as after a restore."""
         settings = self._settings
-        if not settings.pre_dump or settings.after_dump != "continue" or not readiness.tree(self._pid):
+        if not settings.pre_dump or settings.after_dump != "continue" or not proc.tree(self._pid):
             return
         try:
             hooks.call("POST_RESTORE", settings.post_restore, settings.stall_timeout)
@@ -148,7 +149,7 @@ class _Creation:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
         # Anew: the engine may have taken longer to start than the credentials were good for.
         self._store = open_store(self._settings, self._settings.location)
-        processes = readiness.tree(self._pid)
+        processes = proc.tree(self._pid)
         expected = manifest_head.needs(processes)["memory_bytes"] + self._gpu.used_bytes()
         sink = self._store.open_writer(replace=self._settings.force, expected_size=expected)
         try:
@@ -169,13 +170,13 @@ class _Creation:
         stall_s = self._settings.stall_timeout
         self._channel.limit(self._settings.dump_timeout)
         with self._channel.phase("freeze", stall_s=stall_s):
-            processes = readiness.tree(self._pid)
+            processes = proc.tree(self._pid)
             dump_checks.check(processes, self._have.effective)
             self._warn_of_secrets(process.pid for process in processes)
             self._hints = hints.find(processes, self._roots, manifest_head.container_stdio(self._pid))
         with self._gpu.frozen(self._pids, stall_s) as gpu:
-            connections.check(readiness.tree(self._pid))  # a GPU's driver may have let go of some
-            head = self._head(readiness.tree(self._pid), gpu)
+            connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
+            head = self._head(proc.tree(self._pid), gpu)
             return self._dump_and_publish(writer, sink, head)
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
@@ -188,7 +189,7 @@ class _Creation:
             )  # fmt: skip
 
     def _pids(self) -> list[int]:
-        return [process.pid for process in readiness.tree(self._pid)]
+        return [process.pid for process in proc.tree(self._pid)]
 
     def _dump_and_publish(self, writer: ArchiveWriter, sink: storage.Writer, head: Head) -> dict[str, Any]:
         stall_s = self._settings.stall_timeout
@@ -220,10 +221,12 @@ class _Creation:
     def _shared_ranges(self) -> dict[str, list[tuple[int, int]]]:
         """Only a process with relatives can share memory with them."""
         pids = self._pids()
-        return shared.record(pids) if len(pids) > 1 else {}
+        if len(pids) < 2:
+            return {}
+        return {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
 
     def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
-        mapped = manifest_head.mapped(processes)
+        mapped = proc.mapped_files(process.pid for process in processes)
         return Head(
             hash=self._settings.hash,
             created_at=timestamp(),

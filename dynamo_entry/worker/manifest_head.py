@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from dynamo_entry.linux import mounts
+from dynamo_entry.linux import mounts, proc
 
 
 def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
@@ -38,18 +38,10 @@ def needs(processes: list[psutil.Process]) -> dict[str, int]:
             threads += process.num_threads()
         except psutil.NoSuchProcess:
             continue
-    return {"memory_bytes": sum(_own_memory(process.pid) for process in processes), "tasks": threads}
-
-
-def _own_memory(pid: int) -> int:
-    """A process's share of anonymous and shared memory, swapped or not, in bytes (proc_pid_smaps_rollup(5))."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-            rows = (line.split() for line in file)
-            wanted = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
-            return sum(int(row[1]) << 10 for row in rows if row[0] in wanted)
-    except OSError:
-        return 0
+    return {
+        "memory_bytes": sum(proc.own_memory_bytes(process.pid) for process in processes),
+        "tasks": threads,
+    }
 
 
 def container_stdio(root: int) -> dict[str, str]:
@@ -77,7 +69,7 @@ def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[
     here = mounts.read()
     paths = set(mapped)
     for process in processes:
-        paths.update(descriptors(process.pid).values())
+        paths.update(proc.descriptors(process.pid).values())
     found = []
     for path in sorted(
         path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/proc/", "/sys/"))
@@ -86,32 +78,3 @@ def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[
         if volume and os.path.isfile(path):
             found.append({"path": path, "mount": volume, "size": os.path.getsize(path)})
     return found
-
-
-def descriptors(pid: int) -> dict[int, str]:
-    """Open descriptors of a process and what they lead to; nothing for one that is gone."""
-    found = {}
-    try:
-        for entry in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
-            except OSError:
-                continue
-    except OSError:
-        pass
-    return found
-
-
-def mapped(processes: list[psutil.Process]) -> set[str]:
-    """The files that are mapped into processes."""
-    lines = (line for process in processes for line in maps(process.pid))
-    return {"/" + path for path in (line.partition(" /")[2] for line in lines) if path}
-
-
-def maps(pid: int) -> list[str]:
-    """Lines of a process's memory map (proc_pid_maps(5)); nothing for one that is gone."""
-    try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []

@@ -22,7 +22,7 @@ from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
 from dynamo_entry.linux import affinity, timens
-from dynamo_entry.linux.cores import cores
+from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel, Phase

@@ -14,7 +14,7 @@ from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit
-from dynamo_entry.criu import process, records
+from dynamo_entry.criu import images, process
 from dynamo_entry.engine import canary, hooks, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.archived import Images
@@ -44,7 +44,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         have = privileges.read()
         privileges.check_restore(have)
         version = process.version()
-        records.message("core", "core_entry")
+        images.message("core", "core_entry")
         archive = _open_first(sources, settings, channel)
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
@@ -52,13 +52,13 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         with channel.phase("check"):
             refusals.check(settings, archive.digest)
             gpu.check(archive.manifest.head.gpu)
-            images = Images(archive)
-            admitted = admit(archive, images, have, version, channel)
+            archived = Images(archive)
+            admitted = admit(archive, archived, have, version, channel)
         restoration = _Restoration(settings, channel, archive, admitted)
         restoration.write_context()
         with refusals.remembered(settings, archive.digest):
             with channel.phase("plan", stall_s=settings.stall_timeout):
-                rebuild = Rebuild(settings, channel, archive, images, admitted)
+                rebuild = Rebuild(settings, channel, archive, archived, admitted)
             with channel.phase("delta", stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
             pid = rebuild.run()

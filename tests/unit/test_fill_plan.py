@@ -23,7 +23,7 @@ from dynamo_entry.fill.values import (
     Tree,
     Unlinked,
 )
-from dynamo_entry.linux import shared
+from dynamo_entry.linux import proc
 
 BIG = 4 * LEAST_BYTES
 AT = 0x7F0000000000
@@ -189,4 +189,4 @@ Shared_Dirty:          0 kB
 Private_Dirty:      1024 kB
 VmFlags: rd wr mr mw me ac sd
 """.splitlines()
-    assert shared.parse(lines) == [(0x7F0000000000, 0x7F0000100000)]
+    assert proc.parse_shared(lines) == [(0x7F0000000000, 0x7F0000100000)]

@@ -1,0 +1,102 @@
+"""What proc(5) says of processes. A process that is gone has nothing, unless a function says otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import psutil
+
+
+def tree(root: int) -> list[psutil.Process]:
+    """The process and all its descendants."""
+    try:
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def read(pid: int, name: str) -> bytes:
+    """A whole file of the process's directory."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def status(pid: int) -> dict[str, str]:
+    """The fields of proc_pid_status(5), without surrounding blanks."""
+    lines = read(pid, "status").decode("utf-8", "replace").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def environment(pid: int) -> list[tuple[bytes, bytes]]:
+    """(name, value) of the variables that it began with, in order; a name may be there twice. Raises OSError."""
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
+    return [(name, value) for name, found, value in entries if found]
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """Open descriptors and what they lead to."""
+    found = {}
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return found
+
+
+def maps(pid: int) -> list[str]:
+    """Lines of the memory map (proc_pid_maps(5))."""
+    return read(pid, "maps").decode("utf-8", "surrogateescape").splitlines()
+
+
+def mapped_files(pids: Iterable[int]) -> set[str]:
+    """Files and devices that are mapped into processes."""
+    return {"/" + path for pid in pids for line in maps(pid) if (path := line.partition(" /")[2])}
+
+
+def own_memory_bytes(pid: int) -> int:
+    """Its share of anonymous and shared memory, swapped or not (proc_pid_smaps_rollup(5))."""
+    rows = (line.split() for line in read(pid, "smaps_rollup").decode("ascii", "replace").splitlines())
+    return sum(int(row[1]) << 10 for row in rows if row[0] in ("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that is not of a file: what a dump has to hold."""
+    fields = status(pid)
+    return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+
+def shared_mappings(pid: int) -> list[tuple[int, int]]:
+    """Address ranges of mappings with pages that another process maps as well (proc_pid_smaps(5)).
+
+    Where that cannot be read, the process shares nothing: its memory becomes its own in a restore, which is right
+    and only takes more room.
+    """
+    return parse_shared(read(pid, "smaps").decode("utf-8", "replace").splitlines())
+
+
+def parse_shared(lines: Iterable[str]) -> list[tuple[int, int]]:
+    """The ranges of such mappings in a smaps file.
+
+    Shared_* counts pages of files and shared memory, too; they have no business in a plan.
+    """
+    found: list[tuple[int, int]] = []
+    current = (0, 0)
+    for line in lines:
+        field, _, rest = line.partition(" ")
+        if field in ("Shared_Clean:", "Shared_Dirty:"):
+            if not rest.strip().startswith("0 ") and current not in found[-1:]:
+                found.append(current)
+        elif not field.endswith(":"):
+            start, _, end = field.partition("-")
+            current = (int(start, 16), int(end, 16))
+    return found

@@ -1,0 +1,44 @@
+"""CRIU's images are read whole or refused: a record that is cut short is never taken for a shorter one."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynamo_entry.criu import images
+
+MAGIC = struct.pack("<II", 0x54564319, 0x56565656)
+
+
+class Message(bytes):
+    """Stands for a message class of pycriu's: what it holds is what was encoded."""
+
+    FromString = classmethod(lambda cls, data: cls(data))
+    SerializeToString = bytes
+
+
+@given(st.lists(st.binary(max_size=20), max_size=4))
+def test_splitting_is_the_reverse_of_joining(records):
+    assert images.split(images.join(MAGIC, records)) == (MAGIC, records)
+
+
+@pytest.mark.parametrize("decode", [images.split, lambda image: images.Image(image, Message)])
+@pytest.mark.parametrize("cut", range(9, 8 + 4 + 9))
+def test_a_cut_record_is_refused(decode, cut):
+    image = images.join(MAGIC, [b"123456789"])
+    with pytest.raises(ValueError, match="inside a record"):
+        decode(image[:cut])
+
+
+def test_cut_bytes_behind_a_record_are_refused():
+    image = images.join(MAGIC, [b"3"])
+    assert images.Image(image + b"abc", Message, int).entries == [(b"3", b"abc")]
+    with pytest.raises(ValueError, match="follows a record"):
+        images.Image(image + b"ab", Message, int)
+
+
+@pytest.mark.parametrize("image", [b"", b"\0" * 7])
+def test_what_is_too_short_for_an_image_is_refused(image):
+    with pytest.raises(ValueError, match="too short"):
+        images.split(image)

@@ -45,34 +45,34 @@ class CheckpointError(Exception):
 
 
 class UsageError(CheckpointError):
-    """The command line cannot be understood."""
+    """Invalid command line."""
 
     exit_code = 2
     retry = False
 
 
 class SettingsError(CheckpointError):
-    """One or more environment variables are invalid; the message lists all of them."""
+    """Invalid settings; the message lists all of them."""
 
     exit_code = 170
     retry = False
 
 
 class NotDumpable(CheckpointError):
-    """This container or engine cannot be frozen, whatever is tried."""
+    """This container or engine cannot be frozen."""
 
     exit_code = 171
     retry = False
 
 
 class EngineEnded(CheckpointError):
-    """The engine ended before it was ready."""
+    """The engine ended before a checkpoint was made."""
 
     exit_code = 172
 
 
 class NotReady(CheckpointError):
-    """The engine did not become ready in time."""
+    """The engine was not ready within SIGNAL_TIMEOUT."""
 
     exit_code = 173
 
@@ -84,7 +84,10 @@ class DumpFailed(CheckpointError):
 
 
 class StorageError(CheckpointError):
-    """The store failed for good. ``status`` and ``request_id`` are the server's, where it answered over HTTP."""
+    """The store failed.
+
+    ``status`` and ``request_id`` are the server's, where it answered over HTTP.
+    """
 
     exit_code = 175
 
@@ -113,20 +116,20 @@ class AlreadyExists(StorageError):
 
 
 class StorageDenied(StorageError):
-    """The store refused: credentials, permission, or the bucket or repository does not exist."""
+    """The store denied access: credentials, permission, or no such bucket or repository."""
 
     exit_code = 176
     retry = False
 
 
 class RestoreFailed(CheckpointError):
-    """The engine could not be rebuilt from an intact archive."""
+    """The restore of an intact archive failed."""
 
     exit_code = 180
 
 
 class ArchiveError(CheckpointError):
-    """The archive cannot be used."""
+    """The archive is corrupt, or does not fit this host."""
 
     exit_code = 181
     retry = False
@@ -137,4 +140,4 @@ class Corrupt(ArchiveError):
 
 
 class Incompatible(ArchiveError):
-    """The archive is intact but not for this place: version, hash, host."""
+    """The archive is intact but does not fit this host: version, hash, hardware."""

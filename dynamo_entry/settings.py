@@ -138,67 +138,75 @@ class Variable(Value):
 
 
 VARIABLES: dict[str, Variable] = {
-    "STORAGE_TYPE": Variable(_one_of("pvc", "s3", "oci"), "pvc, s3 or oci; must agree with the location"),
-    "LOCATION": Variable(_text, "where the archive lives: /dir/<hash>.tar, s3://…, oci://…"),
-    "PATH": Variable(_absolute, "local path of the archive; for pvc the same as the location"),
-    "HASH": Variable(_text, "identity hash; an archive of another hash is refused"),
-    "SIGNAL_FILE": Variable(_absolute, "the engine creates this file when it is ready: creation mode"),
-    "MODE": Variable(_one_of("auto", "create", "restore", "cold"), "what to do; auto decides by the above"),
-    "ON_FAILURE": Variable(
-        _one_of("cold", "fail"), "a restore that fails: start cold, or exit with its code"
+    "STORAGE_TYPE": Variable(_one_of("pvc", "s3", "oci"), "pvc, s3 or oci; must agree with LOCATION"),
+    "LOCATION": Variable(_text, "location of the archive: /dir/<hash>.tar, s3://…, oci://…"),
+    "PATH": Variable(_absolute, "local path of the archive; for pvc the same as LOCATION"),
+    "HASH": Variable(_text, "identity hash; an archive with another hash is refused"),
+    "SIGNAL_FILE": Variable(
+        _absolute, "file that the engine creates when it is ready; selects creation mode"
     ),
-    "AFTER_DUMP": Variable(_one_of("exit", "continue"), "a creation that succeeded: exit 0, or serve on"),
-    "READY_URL": Variable(_url, "polled until it answers 200: the engine is ready"),
-    "FORCE": Variable(_flag, "create although a valid archive is there"),
-    "WAIT": Variable(_seconds, "how long a restore waits for an archive that is not there yet"),
+    "MODE": Variable(
+        _one_of("auto", "create", "restore", "cold"), "auto: inferred from SIGNAL_FILE, PATH and LOCATION"
+    ),
+    "ON_FAILURE": Variable(
+        _one_of("cold", "fail"), "after a failed restore: start cold, or exit with the error's code"
+    ),
+    "AFTER_DUMP": Variable(_one_of("exit", "continue"), "after a creation: exit 0, or keep serving"),
+    "READY_URL": Variable(_url, "URL polled until it returns 200: the engine is ready"),
+    "FORCE": Variable(_flag, "create even if a valid archive exists, and replace it"),
+    "WAIT": Variable(_seconds, "how long a restore waits for an archive that does not exist yet"),
     "SIGNAL_TIMEOUT": Variable(_seconds, "how long a creation waits for the engine to become ready"),
     "DUMP_TIMEOUT": Variable(
-        _seconds, "limit from the freeze to the published archive; 0: no limit but STALL_TIMEOUT"
+        _seconds, "limit from the freeze to the published archive; 0 = STALL_TIMEOUT only"
     ),
     "RESTORE_TIMEOUT": Variable(
-        _seconds, "limit of a restore, once there is an archive; 0: no limit but STALL_TIMEOUT"
+        _seconds, "limit of a restore, counted once an archive exists; 0 = STALL_TIMEOUT only"
     ),
     "STALL_TIMEOUT": Variable(
-        _seconds_or_never, "no progress for so long means that a phase hangs; 0: none ever does"
+        _seconds_or_never, "abort a phase after this many seconds without progress; 0 = never"
     ),
     "GPU_TIMEOUT": Variable(
-        _seconds, "limit of one GPU call (lock, checkpoint, restore); 0: 30 s for a lock, else by memory"
+        _seconds,
+        "limit of one GPU call (lock, checkpoint, restore); 0 = 30 s for a lock, otherwise by memory size",
     ),
-    "STOP_GRACE": Variable(_seconds, "between TERM and KILL for what the engine left running"),
-    "SIGNAL_TARGET": Variable(_one_of("group", "engine"), "who gets forwarded signals"),
+    "STOP_GRACE": Variable(_seconds, "time between TERM and KILL for processes that the engine left running"),
+    "SIGNAL_TARGET": Variable(
+        _one_of("group", "engine"), "forward signals to the engine, or to its process group"
+    ),
     "COMPRESSION": Variable(_compression, "auto, none, zstd or zstd:LEVEL"),
-    "CONCURRENCY": Variable(_count, "worker threads; 0: the cores the cgroup allows"),
+    "CONCURRENCY": Variable(_count, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PRE_DUMP": Variable(
         _text,
-        "command or URL called when the engine is ready, before the freeze; or vllm-sleep, sglang-release",
+        "command or URL called before the freeze, when the engine is ready; or vllm-sleep, sglang-release",
     ),
     "POST_RESTORE": Variable(
-        _text, "command or URL called when the engine runs again; or vllm-wake, sglang-resume"
+        _text, "command or URL called after a restore, when the engine runs; or vllm-wake, sglang-resume"
     ),
     "CANARY": Variable(
-        _absolute, "file with a request; its answer at creation must be the answer after a restore"
+        _absolute, "JSON request, sent at creation and after each restore; responses must match"
     ),
     "PRESET": Variable(
         _one_of("auto", "none", "vllm", "sglang", "trtllm"),
-        "variables that make an engine on GPUs fit for a checkpoint, set where unset; auto: by its command",
+        "environment that makes an engine on GPUs safe to checkpoint, set only where unset; auto: by its command",
     ),
-    "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) that the filesystem delta leaves out"),
-    "CAPTURE_PATHS": Variable(_paths, "paths (a:b) of other mounts that the filesystem delta takes along"),
-    "DROP_ENV": Variable(_names, "variables (a,b) withheld from the engine"),
-    "STATUS_FILE": Variable(_absolute, "where the result object is written"),
-    "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, else json"),
-    "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "the least that is logged"),
+    "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
+    "CAPTURE_PATHS": Variable(_paths, "paths (a:b) on other mounts to include in the filesystem delta"),
+    "DROP_ENV": Variable(_names, "variables (a,b) to withhold from the engine"),
+    "STATUS_FILE": Variable(_absolute, "file for the result object"),
+    "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, otherwise json"),
+    "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "minimum log level"),
     "WORK_DIR": Variable(_absolute, "scratch directory for sockets and CRIU's log"),
     "STATE_DIR": Variable(
-        _absolute, "directory that outlives the container (an emptyDir): what failed there is not tried again"
+        _absolute,
+        "directory that outlives the container (an emptyDir); an archive that failed to restore is not retried there",
     ),
-    "KEY_FILE": Variable(_absolute, "a key (32 bytes or more) that encrypts and authenticates archives"),
+    "KEY_FILE": Variable(_absolute, "key (32 bytes or more) that encrypts and authenticates archives"),
     "CA_FILE": Variable(
-        _absolute, "the authorities that storage servers are trusted by; the engine's stay its own"
+        _absolute, "CA bundle (PEM) for storage servers; does not change the engine's trust store"
     ),
     "CREDENTIALS_DIR": Variable(
         _absolute,
-        "a mounted secret: files named after the variables (AWS_…) that the store needs and the engine must not have",
+        "mounted secret with one file per variable (AWS_…) that the store needs; hidden from the engine",
     ),
 }
 

@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import timeline
+
 ENGINE = os.environ["CONTAINER_ENGINE"]
 TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
 IDENTITY = "d936422b4f953f99"
@@ -196,6 +198,9 @@ def demonstrate(name: str, directory: Path) -> dict[str, str]:
     fallback.stop()
     print(f"   {line['event']}: {line['message']}")
 
+    if picture := os.environ.get("TIMELINE"):
+        title = f"{name}: from container start to the first answer"
+        Path(picture).write_text(timeline.svg(title, cold_s, restored_s, report["seconds"]))
     return {
         "cold: first answer": f"{cold_s:.2f} s",
         "restored: first answer": f"{restored_s:.2f} s",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX
@@ -19,7 +19,6 @@ from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
-from dynamo_entry.worker.channel import Channel
 
 
 class Admitted(NamedTuple):
@@ -32,14 +31,12 @@ class Admitted(NamedTuple):
     may_write: Callable[[int], bool]
 
 
-def admit(
-    archive: Archive, images: Images, have: Privileges, criu_version: str, channel: Channel
-) -> Admitted:
-    """Raises Incompatible for the first property that rules a restore out."""
+def admit(archive: Archive, images: Images, have: Privileges, criu_version: str, log: Any) -> Admitted:
+    """Check property by property; ``log`` gets what differs and does not matter. Raises Incompatible for the first that does."""
     head = archive.manifest.head
     here = facts.host_facts(criu_version)
     for note in host.check_host(head.host, here):
-        channel.log.warning("host differs", difference=note)
+        log.warning("host differs", difference=note)
     host.check_room(head.needs, cgroup.room())
     index = pack.Index(**json.loads(archive.read(DELTA_INDEX)))
     rewriter = _rewriter(archive, images, have)
@@ -52,9 +49,7 @@ def admit(
     rewriter.continue_logs(logs)
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
     if moved:
-        channel.log.info(
-            "sockets moved", count=moved, addresses=[address for _, address in here["addresses"]]
-        )
+        log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
     ports.check_ports(rewriter.ports())
     return Admitted(rewriter, index, logs, offsets, have.may_write)
 
@@ -65,8 +60,8 @@ def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
         return Rewriter(Source(images.read, images.source.names, head.root_pid, head.stdio), _grants(have))
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise Corrupt(
-            f"the images in {archive.location} make no sense: {type(error).__name__}: {error}",
-            hint="is criu here as new as the one that made them?", reason="ImagesInvalid",
+            f"cannot decode the CRIU images in {archive.location}: {type(error).__name__}: {error}",
+            hint="use a CRIU at least as new as the one that created the archive", reason="ImagesInvalid",
         ) from error  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from dynamo_entry.errors import NotDumpable, NotReady
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker.channel import Channel
 
 _POLL_S = 0.1
 
@@ -35,11 +35,14 @@ def _invalid_signal_file(path: str, error: OSError) -> NotDumpable:
     )
 
 
-def wait_until_ready(settings: Settings, channel: Channel) -> None:
-    """Wait for the signal file or READY_URL. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
+def wait_until_ready(settings: Settings, pause: Callable[[float], None]) -> None:
+    """Wait for the signal file or READY_URL. ``pause`` waits so many seconds and raises where waiting is over.
+
+    Raises NotReady, NotDumpable, and what ``pause`` raises.
+    """
     deadline = time.monotonic() + settings.signal_timeout
     while not _is_ready(settings):
-        channel.check_engine(_POLL_S)
+        pause(_POLL_S)
         if time.monotonic() > deadline:
             raise NotReady(
                 f"the engine was not ready within {settings.signal_timeout:g} s",

@@ -52,7 +52,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     creation.start_engine()
     with channel.phase("wait-ready", stall_s=settings.signal_timeout + readiness.PROBE_S):
         creation.check_gpu()
-        readiness.wait_until_ready(settings, channel)
+        readiness.wait_until_ready(settings, channel.check_engine)
     if settings.canary:
         creation.ask_canary()
     if settings.pre_dump:

@@ -67,8 +67,8 @@ class Rebuild:
             return plan.make(tree, shared, may_write=self._admitted.may_write)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Corrupt(
-                f"the images in {self._archive.location} make no sense: {type(error).__name__}: {error}",
-                hint="is criu here as new as the one that made them?", reason="ImagesInvalid",
+                f"cannot decode the CRIU images in {self._archive.location}: {type(error).__name__}: {error}",
+                hint="use a CRIU at least as new as the one that created the archive", reason="ImagesInvalid",
             ) from error  # fmt: skip
 
     def run(self) -> int:

@@ -53,7 +53,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             refusals.check(settings, archive.digest)
             gpu.check(archive.manifest.head.gpu)
             archived = Images(archive)
-            admitted = admit(archive, archived, have, version, channel)
+            admitted = admit(archive, archived, have, version, channel.log)
         restoration = _Restoration(settings, channel, archive, admitted)
         restoration.write_context()
         with refusals.remembered(settings, archive.digest):

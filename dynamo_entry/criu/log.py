@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from dynamo_entry.criu.remedies import REMEDIES
@@ -40,6 +41,14 @@ def explain(text: str) -> tuple[str, str]:
             if re.search(pattern, error):
                 return error, remedy
     return found[0], ""
+
+
+def size(path: str) -> int:
+    """How much a log has in it, in bytes; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def tail(path: str, limit_bytes: int = 1 << 16) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dynamo_entry.criu import log
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.linux import proc
 
 #: `--stream` with a restore of inet sockets on current kernels; see the README's requirements.
 OLDEST = (4, 2)
@@ -93,6 +94,13 @@ class Criu:
         if not text and self._process.stderr is not None and self.poll() is not None:
             text = self._process.stderr.read().decode("utf-8", "replace")
         return log.explain(text)
+
+    def steps(self) -> int:
+        """A number that changes while CRIU, or a task that it makes, gets anywhere.
+
+        ``--restore-sibling`` makes its tasks children of this process, as it is one itself.
+        """
+        return proc.steps(os.getpid()) + log.size(self.log_path)
 
     def is_stuck(self) -> bool:
         """Whether its log has shown for a while an error after which it may wait for ever."""

@@ -27,6 +27,9 @@ _F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size, what an unprivileged process may ask for
 _NAME_LIMIT_BYTES = 4096
 
+#: While CRIU sends nothing, whoever captures is asked this often whether that is enough.
+_ASK_S = 1.0
+
 #: protobuf: field 1, varint, true or false
 _EXISTS = b"\x08\x01"
 _ABSENT = b"\x08\x00"
@@ -90,10 +93,10 @@ class Capture:
     def run(self, until: Callable[[], bool]) -> None:
         """Take images in until ``until()`` holds and every image begun is complete.
 
-        ``until`` is asked again after every event. Raises what a sink or a callback raises.
+        ``until`` is asked again after every event, and now and then. Raises what a sink or a callback raises.
         """
         while not (until() and not self._open_images):
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(_ASK_S):
                 key.data(key.fileobj)
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ def for_creation(channel: Any, limit_s: float) -> Creation | absent.NoCreation:
     from dynamo_entry.cuda.creation import Creation  # noqa: PLC0415 - ctypes and a process, only for a GPU
     from dynamo_entry.cuda.session import Session  # noqa: PLC0415
 
-    return Creation(Session(lambda: channel.send(progress=0), limit_s), channel)
+    return Creation(Session(channel.waits, limit_s), channel)
 
 
 def for_restore(channel: Any, limit_s: float) -> Restoration | absent.NoRestoration:
@@ -41,4 +41,4 @@ def for_restore(channel: Any, limit_s: float) -> Restoration | absent.NoRestorat
     from dynamo_entry.cuda.restoration import Restoration  # noqa: PLC0415
     from dynamo_entry.cuda.session import Session  # noqa: PLC0415
 
-    return Restoration(Session(lambda: channel.send(progress=0), limit_s), channel)
+    return Restoration(Session(channel.waits, limit_s), channel)

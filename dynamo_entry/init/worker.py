@@ -39,6 +39,7 @@ class Worker:
         self._default_stall_s = self._stall_s = stall_s
         self._phase_began = time.monotonic()
         self._phase_end = float("inf")
+        self._done: float | None = None
         self._silence_end = self._phase_began + stall_s
         self.events, events_writer = os.pipe2(os.O_CLOEXEC)
         control_reader, self._control = os.pipe2(os.O_CLOEXEC)
@@ -60,7 +61,11 @@ class Worker:
         return min(self._phase_end, self._silence_end) + BACKSTOP_S
 
     def heard(self, message: dict[str, Any] | None) -> None:
-        """Take in one message: a phase begins, something progressed, or the result."""
+        """Take in one message: a phase begins, something progressed, or the result.
+
+        Here alone is decided whether a phase stalls: a worker that goes on talking while its number stays the same
+        makes no progress.
+        """
         if message is None or not _makes_sense(message):
             self.is_garbled = True
             return
@@ -71,6 +76,11 @@ class Worker:
             self._phase_began = now
             self._phase_end = now + (_number(message, "limit_s") or float("inf"))
             self._stall_s = _number(message, "stall_s") or self._default_stall_s
+            self._done = None
+        elif "progress" in message:
+            if message["progress"] == self._done:
+                return
+            self._done = message["progress"]
         if "result" in message:
             self.result = message
         self._silence_end = now + self._stall_s

@@ -75,6 +75,21 @@ def resident_bytes(pid: int) -> int:
     return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
 
 
+def steps(root: int) -> int:
+    """A number that changes while anything below ``root`` gets anywhere, and stays the same while all of it sleeps.
+
+    Counted are processes, threads, page faults, the size of memory, and calls and bytes of read(2) and write(2).
+    """
+    return sum(_steps(process.pid) for process in tree(root)[1:])
+
+
+def _steps(pid: int) -> int:
+    fields = read(pid, "stat").rpartition(b")")[2].split()
+    io = read(pid, "io").split()[1:8:2]
+    # minflt, majflt, num_threads, vsize, rss of proc_pid_stat(5); rchar, wchar, syscr, syscw of proc_pid_io(5)
+    return 1 + sum(int(fields[number - 3]) for number in (10, 12, 20, 23, 24) if fields) + sum(map(int, io))
+
+
 def shared_mappings(pid: int) -> list[tuple[int, int]]:
     """Address ranges of mappings with pages that another process maps as well (proc_pid_smaps(5)).
 

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,13 +40,18 @@ class Phase:
         """Since the phase began."""
         return time.monotonic() - self._began
 
-    def progress(self, done_bytes: int, total_bytes: int | None = None) -> None:
-        """Tell PID 1 that the phase is alive, and people how far it is, both now and then."""
+    def progress(
+        self, done_bytes: int, total_bytes: int | None = None, *, steps: Callable[[], int] = int
+    ) -> None:
+        """Tell PID 1, which notices when nothing changes any more, and people how far the phase is; now and then.
+
+        ``steps`` counts what is done besides the bytes.
+        """
         now = time.monotonic()
         self.fields["bytes"] = done_bytes
         if now - self._heard >= _PROGRESS_S:
             self._heard = now
-            self._channel.send(progress=done_bytes)
+            self._channel.send(progress=done_bytes + steps())
         if now - self._shown >= _LOG_S:
             self._shown = now
             fields = {"bytes": done_bytes, "seconds": round(self.seconds, 1)}
@@ -63,6 +68,7 @@ class Channel:
         self.phase_name = "start"
         self.seconds: dict[str, float] = {}
         self._words = b""
+        self._waits = 0
         self._deadline = float("inf")
         self._is_shielded = False
         self._was_called_off = False
@@ -95,6 +101,11 @@ class Channel:
         if self._deadline == float("inf"):
             return 0
         return max(0.001, self._deadline - time.monotonic())
+
+    def waits(self) -> None:
+        """Tell PID 1 that something with a limit of its own is waited for, and has not reached it."""
+        self._waits += 1
+        self.send(progress=self._waits)
 
     @contextmanager
     def shielded(self) -> Iterator[None]:

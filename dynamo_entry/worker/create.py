@@ -199,7 +199,7 @@ class _Creation:
         )  # fmt: skip
         with dump, _giving_up(dump, writer, sink):
             with self._channel.phase("dump", stall_s=stall_s) as phase:
-                dump.take_images(phase.progress)
+                dump.take_images(phase)
                 facts = {
                     **head.facts,
                     "shared_ranges": self._shared_ranges(),

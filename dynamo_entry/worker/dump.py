@@ -12,6 +12,7 @@ from dynamo_entry.criu.process import Criu
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
 from dynamo_entry.linux import timens
+from dynamo_entry.worker.channel import Phase
 
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4
@@ -54,11 +55,11 @@ class Dump:
         self._capture.close()
         self._hold.close()
 
-    def take_images(self, progress: Callable[[int], None]) -> None:
+    def take_images(self, phase: Phase) -> None:
         """Stream every image; returns when all are complete and the tasks frozen. Raises DumpFailed."""
 
         def is_over() -> bool:
-            progress(self._capture.received_bytes)
+            phase.progress(self._capture.received_bytes, steps=self._criu.steps)
             return self._is_frozen or self._has_exited
 
         self._capture.run(until=is_over)

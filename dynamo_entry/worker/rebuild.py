@@ -112,7 +112,7 @@ class Rebuild:
     def _wait_until_held(self, criu: process.Criu, reached: int, exited: int, phase: Phase) -> None:
         """Until every task is there, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
         while reached not in (ready := _readable(reached, exited)):
-            phase.progress(self._served_bytes)
+            phase.progress(self._served_bytes, steps=criu.steps)
             self._filler.wait(0)
             if self._failure is not None:
                 raise self._failure

@@ -16,6 +16,7 @@ from containers import CREATE
 from gate import (
     CREATE_PHASES,
     GATE,
+    LIMITS,
     RESTORE_PHASES,
     TOLD,
     assert_clean,
@@ -91,16 +92,15 @@ def test_an_engine_goes_on_when_its_creation_fails(side_by_side, phase):
     for fault, containers, container in started:
         container.wait_for_text("Checkpoint ", limit_s=30)
         assert container.json("/health", limit_s=10) == {"status": "ok"}, container.output()
-        if (
-            fault == "deadline"
-        ):  # the worker knows how long letting the engine go may take; PID 1 knows the others
-            told = "engine not let go by criu" if phase == "written" else "worker hangs"
+        if fault in LIMITS:
+            # The worker, unless it is stopped, knows how long letting the engine go may take; PID 1 knows the others.
+            told = "engine not let go by criu" if (phase, fault) == ("written", "hangs") else "worker hangs"
             assert container.event(told), container.output()
         assert_clean(container)
         if phase == "written":
             assert container.event("Checkpoint published"), container.output()
             assert assert_all_or_nothing(containers)
-        elif fault == "worker":
+        elif fault in ("worker", "stops"):
             assert_hidden(containers)
         else:
             assert visible(containers) == [], container.output()

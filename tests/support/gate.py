@@ -68,7 +68,7 @@ def held(places, start, phase, archive=None, **settings):
     for key, containers in places.items():
         if archive is not None:
             shutil.copy(archive, containers.checkpoints)
-        limits = {"STALL_TIMEOUT": "1", "RESTORE_TIMEOUT": "2"} if key == "deadline" else {}
+        limits = LIMITS.get(key, {})
         started.append((key, containers, begin(containers, start, phase, **settings, **limits)))
     for _, containers, container in started:
         hold(container, containers, phase)
@@ -90,10 +90,11 @@ def assert_hidden(containers):
 
 
 def kill(container, victim):
-    """With kill -9, and at least one; a deadline comes by itself."""
+    """With kill -9, and at least one; ``stops`` stops the worker. What hangs is ended by a limit."""
     words = {
         "criu": ("criu dump", "criu restore", "bin/criu", "at-the-gate"),
         "worker": ("dynamo_entry.worker",),
+        "stops": ("dynamo_entry.worker",),
     }
     if victim in words:
         found = [
@@ -101,13 +102,28 @@ def kill(container, victim):
         ]
         assert found
         for pid in found:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGSTOP if victim == "stops" else signal.SIGKILL)
+
+
+#: What ends a phase in which nothing happens any more: the one limit that is set.
+LIMITS = {
+    "hangs": {"STALL_TIMEOUT": "1"},
+    "stops": {"STALL_TIMEOUT": "1"},
+    "deadline": {"RESTORE_TIMEOUT": "2", "DUMP_TIMEOUT": "2"},
+}
 
 
 def faults(phase):
-    """``criu`` runs in no phase before the dump, and whoever waits for an engine has another deadline."""
-    without = {"wait-ready": ["worker"], "pre-dump": ["worker"], "settle": ["worker", "deadline"]}
-    return without.get(phase, ["criu", "worker", "deadline"])
+    """``criu`` runs in no phase before the dump; readiness and PRE_DUMP have limits of their own.
+
+    A deadline is that of a whole dump or restore, not of what comes before and after.
+    """
+    found = {
+        "wait-ready": ["worker"],
+        "pre-dump": ["worker"],
+        "settle": ["worker", "hangs", "stops"],
+    }.get(phase, ["criu", "worker", "hangs", "stops"])
+    return [*found, "deadline"] if phase in ("dump", "frozen", "restore", "rebuilt", "filled") else found
 
 
 #: Scratch files that say nothing to a later attempt: it makes its own in their place. CRIU's logs stay for people.

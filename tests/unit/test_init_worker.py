@@ -41,6 +41,19 @@ def test_silence_is_counted_from_the_last_word(started):
     assert hear(following, phase="thaw") == pytest.approx(60 + BACKSTOP_S, abs=0.5)
 
 
+def test_only_a_number_that_changed_is_progress(started, monkeypatch):
+    """A worker that goes on talking while nothing moves hangs all the same."""
+    now = time.monotonic()
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now)
+    following = started(60)
+    following.heard({"phase": "fill", "stall_s": 2})
+    for done, moved in ((5, True), (5, False), (6, True), (0, True), (0, False)):
+        now += 1
+        before = following.deadline
+        following.heard({"progress": done})
+        assert (following.deadline > before) == moved, done
+
+
 @pytest.mark.parametrize("stall_s", [math.inf, 0])
 def test_without_a_stall_timeout_no_phase_hangs(started, stall_s):
     """STALL_TIMEOUT=0; a limit of its own counts all the same."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import zstandard
 from blake3 import blake3
@@ -36,8 +36,7 @@ _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
-@dataclass(frozen=True)
-class Compression:
+class Compression(NamedTuple):
     """How chunks are compressed: a zstd level, or None for not at all."""
 
     level: int | None

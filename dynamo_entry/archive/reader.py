@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, groupby
 from types import TracebackType
-from typing import NamedTuple
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source
@@ -23,6 +21,9 @@ from dynamo_entry.archive.spans import Wanted
 from dynamo_entry.buffers import PRIVATE, Buffers
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: One read of the end serves trailer, manifest and what the writer kept back, for most archives of up to 10 GiB.
 _TAIL_BYTES = 1 << 20

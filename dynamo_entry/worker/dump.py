@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from dynamo_entry.criu import hold, options
 from dynamo_entry.criu.process import Criu
@@ -13,6 +12,9 @@ from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
 from dynamo_entry.linux import timens
 from dynamo_entry.worker.channel import Phase
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4

@@ -7,7 +7,7 @@ from dynamo_entry.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class Cold(Value):
@@ -67,14 +67,19 @@ def engine_command(argv: list[str]) -> list[str]:
 
 
 def environment_changes(
-    names: Iterable[bytes], settings: Settings, *, additions: dict[str, str], is_create: bool
+    names: Iterable[bytes],
+    settings: Settings,
+    *,
+    additions: dict[str, str],
+    is_create: bool,
+    forced: Mapping[str, str | None],
 ) -> dict[bytes, bytes | None]:
     """How the engine's environment differs from the launcher's, whose ``names`` are given; None: withheld.
 
     The engine's memory is part of the archive: what only the launcher needs must not be in there.
     ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create. An engine that
     is a launcher itself is told to be no more than an init, and then passes ``SIGNAL_FILE`` on. What creation
-    mode adds is added where unset.
+    mode adds is added where unset; ``forced`` is set whatever is there, or withheld where it is None.
     """
     given = set(names)
     kept = {PREFIX.encode() + b"SIGNAL_FILE"} if is_create or settings.mode == "cold" else set()
@@ -83,6 +88,9 @@ def environment_changes(
     added = {name.encode(): text.encode() for name, text in additions.items()}
     return {
         **{name: text for name, text in added.items() if name not in given},
-        **dict.fromkeys(sorted(dropped & given)),
+        **dict.fromkeys(
+            sorted((dropped | {name.encode() for name, text in forced.items() if text is None}) & given)
+        ),
+        **{name.encode(): text.encode() for name, text in forced.items() if text is not None},
         **({PREFIX.encode() + b"MODE": b"cold"} if is_create else {}),
     }

@@ -250,8 +250,6 @@ def contradictions(settings: Settings) -> list[str]:
     creates = settings.mode == "create" or (settings.mode == "auto" and settings.signal_file)
     if creates and not (settings.path or settings.location):
         found.append(f"creation mode: needs {PREFIX}LOCATION (or {PREFIX}PATH for pvc)")
-    if settings.mode == "create" and not (settings.signal_file or settings.ready_url):
-        found.append(f"{PREFIX}MODE='create': needs {PREFIX}SIGNAL_FILE or {PREFIX}READY_URL")
     return found
 
 

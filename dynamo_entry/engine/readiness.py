@@ -6,8 +6,8 @@ import os
 import time
 from collections.abc import Callable
 
+from dynamo_entry.engine import http
 from dynamo_entry.errors import NotDumpable, NotReady
-from dynamo_entry.settings import Settings
 
 _POLL_S = 0.1
 
@@ -35,29 +35,37 @@ def _invalid_signal_file(path: str, error: OSError) -> NotDumpable:
     )
 
 
-def wait_until_ready(settings: Settings, pause: Callable[[float], None]) -> None:
-    """Wait for the signal file or READY_URL. ``pause`` waits so many seconds and raises where waiting is over.
+def wait_until(
+    is_ready: Callable[[], object], *, expected: str, limit_s: float, pause: Callable[[float], None]
+) -> None:
+    """Poll until the engine is ready. ``pause`` waits so many seconds and raises where waiting is over.
 
-    Raises NotReady, NotDumpable, and what ``pause`` raises.
+    Raises NotReady, saying what was ``expected`` of the engine, and what ``is_ready`` or ``pause`` raises.
     """
-    deadline = time.monotonic() + settings.signal_timeout
-    while not _is_ready(settings):
+    deadline = time.monotonic() + limit_s
+    while not is_ready():
         pause(_POLL_S)
         if time.monotonic() > deadline:
             raise NotReady(
-                f"the engine was not ready within {settings.signal_timeout:g} s",
-                hint=f"it must create {settings.signal_file or settings.ready_url}, or SIGNAL_TIMEOUT be raised",
+                f"the engine was not ready within {limit_s:g} s",
+                hint=f"the engine must {expected}; raise SIGNAL_TIMEOUT if it takes longer",
             )
 
 
-def _is_ready(settings: Settings) -> bool:
-    if settings.ready_url:
-        if not answers(settings.ready_url):
-            return False
-        if settings.signal_file:
-            _create_signal(settings.signal_file)
-        return True
-    return os.path.exists(settings.signal_file)
+def expected(ready_url: str, signal_file: str) -> str:
+    """What an engine without a protocol of its own does when it is ready."""
+    return f"answer {ready_url} with 200" if ready_url else f"create {signal_file}"
+
+
+def is_ready(ready_url: str, signal_file: str) -> bool:
+    """Whether the URL answers, else whether the file is there. Raises NotDumpable."""
+    if not ready_url:
+        return os.path.exists(signal_file)
+    if not answers(ready_url):
+        return False
+    if signal_file:
+        _create_signal(signal_file)
+    return True
 
 
 def _create_signal(path: str) -> None:
@@ -71,11 +79,4 @@ def _create_signal(path: str) -> None:
 
 def answers(url: str) -> bool:
     """Whether an HTTP GET answers 200 right now."""
-    import urllib.error  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
-    import urllib.request  # noqa: PLC0415
-
-    try:
-        with urllib.request.urlopen(url, timeout=PROBE_S) as response:
-            return int(response.status) == 200
-    except (OSError, ValueError, urllib.error.HTTPError):
-        return False
+    return http.answers(url, limit_s=PROBE_S)

@@ -62,6 +62,7 @@ class _Creation:
         self._start_error = ""
         self._called_off = 0
         self._is_hanging = False
+        self._is_paused = False
         self._call_off_end = float("inf")
         supervisor.loop.listen(worker.events)
 
@@ -107,12 +108,13 @@ class _Creation:
         if message is None or self._worker.is_garbled:
             self._worker.kill()
         elif message.get("engine") == "start" and not self._it.engine_pid and not self._called_off:
-            self._start_engine()
+            self._start_engine(message.get("environment") or {})
 
-    def _start_engine(self) -> None:
+    def _start_engine(self, forced: dict[str, str | None]) -> None:
         """The worker is set up: the engine may begin, and is what the worker waits for next."""
+        self._is_paused = bool(forced)  # a Dynamo worker waits to be told that it may go on
         try:
-            self._it.start_for_creation({**ADDITIONS, **self._preset()}, LAST_HELPER_PID)
+            self._it.start_for_creation({**ADDITIONS, **self._preset()}, forced, LAST_HELPER_PID)
         except engine.StartFailed as error:
             self._start_error = str(error)
             self._engine_code = error.code
@@ -178,7 +180,7 @@ class _Creation:
         """Nothing was published. The engine goes on, or ends, as configured; its end is never hidden."""
         self._wait_for_helpers()
         if self._worker.result is None and self._it.settings.after_dump == "continue":
-            self._give_gpus_back()
+            self._release_engine()
         if self._engine_code is not None:
             ended = self._start_error or f"the engine ended with {self._engine_code}"
             result.update(
@@ -197,16 +199,17 @@ class _Creation:
         self._it.end_rest()
         return int(result.get("exit_code") or EXIT_DUMP_FAILED)
 
-    def _give_gpus_back(self) -> None:
-        """What a lost worker had locked is unlocked by another one; an engine that cannot be helped is ended."""
+    def _release_engine(self) -> None:
+        """What a lost worker held is given back by another one; an engine that cannot be helped is ended."""
         from dynamo_entry import cuda  # noqa: PLC0415 - only after a failure
 
-        if self._engine_code is not None or self._worker.phase not in FROZEN or not cuda.is_present():
+        holds_gpus = self._worker.phase in FROZEN and cuda.is_present()
+        if self._engine_code is not None or not self._it.engine_pid or not (holds_gpus or self._is_paused):
             return
         try:
-            worker = Worker("thaw", self._it.settings.stall_timeout)
+            worker = Worker("release", self._it.settings.stall_timeout)
         except OSError as error:
-            self._it.log.error("GPUs not given back", message=error.strerror)  # noqa: TRY400 - not logging
+            self._it.log.error("engine not released", message=error.strerror)  # noqa: TRY400 - not logging
             return
         self._it.loop.listen(worker.events)
         worker.tell(f"engine {self._it.engine_pid}")
@@ -222,8 +225,8 @@ class _Creation:
         worker.kill()
         self._it.loop.stop_listening()
         worker.close()
-        if worker.result is None or worker.result["result"] != "thawed":
-            self._it.log.error("GPUs not given back", **_reportable(worker.result or {}))
+        if worker.result is None or worker.result["result"] != "released":
+            self._it.log.error("engine not released", **_reportable(worker.result or {}))
 
     def _wait_for_helpers(self) -> None:
         """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
@@ -260,7 +263,7 @@ class _Creation:
             self._it.end_rest()
             return self._engine_code
         if not self._it.engine_pid:
-            return self._it.cold(self._held)
+            return self._it.cold_instead(self._held)
         for number in self._held:
             self._it.forward(number)
         return self._it.follow()

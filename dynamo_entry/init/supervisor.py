@@ -30,11 +30,13 @@ class Supervisor:
         self._has_terminal = False
         self._began = time.monotonic()
 
-    def cold(self, held: list[int] | None = None) -> int:
-        """Start the engine, deliver the signals that came too early, follow it to its end."""
+    def cold(self, held: list[int] | None = None, *, withheld: tuple[str, ...] = ()) -> int:
+        """Start the engine without the variables ``withheld``, deliver the signals that came too early, follow it."""
         self._has_terminal = terminal.is_controlling()
         try:
-            self.engine_pid = start(Start(self.argv, self._environment_changes({}, is_create=False)))
+            self.engine_pid = start(
+                Start(self.argv, self._environment_changes({}, dict.fromkeys(withheld), is_create=False))
+            )
         except StartFailed as error:
             write_line(f"dynamo-entry: {error}")
             return error.code
@@ -44,16 +46,26 @@ class Supervisor:
             self.forward(number)
         return self.follow()
 
-    def start_for_creation(self, additions: dict[str, str], last_pid: int) -> None:
+    def cold_instead(self, held: list[int] | None = None) -> int:
+        """A cold start where a checkpoint was meant to be: without what would make a Dynamo worker wait for one."""
+        from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD  # noqa: PLC0415 - not on the way of a plain start
+
+        return self.cold(held, withheld=WITHHELD_FROM_COLD)
+
+    def start_for_creation(
+        self, additions: dict[str, str], forced: dict[str, str | None], last_pid: int
+    ) -> None:
         """Start an engine that is going to be frozen. Raises StartFailed."""
-        changes = self._environment_changes(additions, is_create=True)
+        changes = self._environment_changes(additions, forced, is_create=True)
         pids.raise_above(last_pid)
         self.engine_pid = start(Start(self.argv, changes, own_session=True, stdin="/dev/null"))
 
     def _environment_changes(
-        self, additions: dict[str, str], *, is_create: bool
+        self, additions: dict[str, str], forced: dict[str, str | None], *, is_create: bool
     ) -> dict[bytes, bytes | None]:
-        changes = environment_changes(os.environb, self.settings, additions=additions, is_create=is_create)
+        changes = environment_changes(
+            os.environb, self.settings, additions=additions, is_create=is_create, forced=forced
+        )
         return {**uncoerced_locale(), **changes}
 
     def follow(self) -> int:
@@ -131,7 +143,7 @@ class Supervisor:
         )  # fmt: skip
         result = {"phase": phase, "reason": reason, "message": message, "retry": retry, **fields}
         self.report({"result": "failed" if fails else "cold", **result})
-        return code if fails else self.cold(held)
+        return code if fails else self.cold_instead(held)
 
     def report(self, result: dict[str, Any]) -> None:
         """Write the result object; a place that cannot be written to is a warning, unless it is the default."""

@@ -32,6 +32,16 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether it has a handler for a signal."""
+    return bool(int(status(pid).get("SigCgt", "0"), 16) >> (number - 1) & 1)
+
+
+def command(pid: int) -> list[str]:
+    """The command line (proc_pid_cmdline(5))."""
+    return [word.decode("utf-8", "surrogateescape") for word in read(pid, "cmdline").split(b"\0")[:-1]]
+
+
 def environment(pid: int) -> list[tuple[bytes, bytes]]:
     """(name, value) of the variables that it began with, in order; a name may be there twice. Raises OSError."""
     with open(f"/proc/{pid}/environ", "rb") as file:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dynamo_entry import context
 from dynamo_entry.checks import facts
+from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD
 from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
@@ -78,5 +79,7 @@ def _path(settings: Settings) -> str:
 def _here(settings: Settings) -> dict[bytes, bytes]:
     """What a cold start would give the engine, less the store's credentials."""
     given = dict(proc.environment(os.getppid()))
-    withheld = {*environment_changes(given, settings, additions={}, is_create=False), *_CREDENTIALS}
+    dropped = dict.fromkeys(WITHHELD_FROM_COLD)
+    changes = environment_changes(given, settings, additions={}, is_create=False, forced=dropped)
+    withheld = {*changes, *_CREDENTIALS}
     return {name: value for name, value in given.items() if name not in withheld}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from dynamo_entry.checks import connections, image, privileges, secrets
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.criu import hints, images, options, process
-from dynamo_entry.engine import canary, hooks, readiness
+from dynamo_entry.engine import canary, dynamo, hooks, readiness
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -24,6 +25,7 @@ from dynamo_entry.errors import (
     DumpFailed,
     NotDumpable,
     NotFound,
+    SettingsError,
 )
 from dynamo_entry.fill import ranges
 from dynamo_entry.linux import affinity, mounts, proc
@@ -50,19 +52,16 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             return found
         creation.prepare()
     creation.start_engine()
-    with channel.phase("wait-ready", stall_s=settings.signal_timeout + readiness.PROBE_S):
-        creation.check_gpu()
-        readiness.wait_until_ready(settings, channel.check_engine)
-    if settings.canary:
-        creation.ask_canary()
-    if settings.pre_dump:
-        with channel.phase("pre-dump", stall_s=settings.signal_timeout):
-            hooks.call("PRE_DUMP", settings.pre_dump, settings.signal_timeout)
     try:
+        with channel.phase("wait-ready", stall_s=settings.signal_timeout + readiness.PROBE_S):
+            creation.check_gpu()
+            creation.wait_until_ready()
+        if settings.canary:
+            creation.ask_canary()
+        if settings.pre_dump:
+            with channel.phase("pre-dump", stall_s=settings.signal_timeout):
+                creation.call_pre_dump()
         return creation.freeze_and_publish()
-    except CheckpointError:
-        criu_log.keep(settings, channel, DUMP_LOG)
-        raise
     finally:
         creation.wake()
 
@@ -75,6 +74,11 @@ class _Creation:
         self._key = read_key(settings.key_file)
         self._pid = 0
         self._canary: dict[str, Any] = {}
+        self._handshake = dynamo.Handshake.of_pod(
+            proc.command(os.getppid()), os.environ, work_directory(settings)
+        )
+        self._release = dynamo.RELEASES[0]
+        self._is_asleep = False
 
     def existing(self) -> dict[str, Any] | None:
         """A result if a valid archive is there already: whoever made it, there is nothing to do."""
@@ -101,6 +105,7 @@ class _Creation:
         """Everything that can be refused is refused here, before minutes of engine start are spent."""
         self._have = privileges.read()
         privileges.check_dump(self._have)
+        self._check_settings()
         self._gpu = cuda.for_creation(self._channel, self._settings.gpu_timeout)
         if self._settings.canary:
             canary.load(self._settings.canary)
@@ -113,17 +118,65 @@ class _Creation:
         work = work_directory(self._settings)
         self._places = options.Places(work, work, DUMP_LOG)
         readiness.remove_stale_signal(self._settings.signal_file)
+        if self._handshake:
+            self._handshake.prepare_creation()
         self._mounts = mounts.read()
         self._roots = mounts.captured_roots(self._mounts, self._settings.capture_paths)
         self._starts = changes.mark(self._roots)
 
+    def _check_settings(self) -> None:
+        """What the command decides about the settings. Raises SettingsError."""
+        settings = self._settings
+        if self._handshake:
+            dynamo.check_settings(
+                ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump
+            )
+        elif not (settings.signal_file or settings.ready_url):
+            raise SettingsError(
+                "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
+                hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) says by itself when it is ready",
+                reason="SettingsInvalid",
+            )
+
     def start_engine(self) -> None:
         """Ask PID 1 for the engine, and learn its pid."""
-        self._channel.send(engine="start")
+        self._channel.send(
+            engine="start", environment=self._handshake.environment() if self._handshake else {}
+        )
         while not (word := self._channel.wait_for_word(60)).startswith("engine "):
             if word == "ended":
                 raise CheckpointError("the engine could not be started", reason="EngineEnded")
         self._pid = int(word.split()[1])
+
+    def wait_until_ready(self) -> None:
+        """Until the engine says so, each in its own way. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
+        settings = self._settings
+        if not self._handshake:
+            readiness.wait_until(
+                lambda: readiness.is_ready(settings.ready_url, settings.signal_file),
+                expected=readiness.expected(settings.ready_url, settings.signal_file),
+                limit_s=settings.signal_timeout, pause=self._channel.check_engine,
+            )  # fmt: skip
+            return
+        readiness.wait_until(
+            self._has_paused, expected=f"write a ready file to {self._handshake.directory}",
+            limit_s=settings.signal_timeout, pause=self._channel.check_engine,
+        )  # fmt: skip
+        self._channel.log.info("dynamo worker paused", ready_file=self._release.ready)
+
+    def _has_paused(self) -> bool:
+        assert self._handshake is not None
+        found = self._handshake.ready(self._open_files)
+        self._release = found or self._release
+        return found is not None
+
+    def _open_files(self) -> set[str]:
+        return {path for pid in self._pids() for path in proc.descriptors(pid).values()}
+
+    def call_pre_dump(self) -> None:
+        """Raises CheckpointError where the hook fails."""
+        self._is_asleep = True
+        hooks.call("PRE_DUMP", self._settings.pre_dump, self._settings.signal_timeout)
 
     def check_gpu(self) -> None:
         """Refuse a GPU that cannot be checkpointed; its driver was attached while the engine started."""
@@ -136,14 +189,18 @@ class _Creation:
             self._canary = canary.record(asked)
 
     def wake(self) -> None:
-        """An engine that PRE_DUMP put to sleep and that is to serve on is woken as after a restore."""
+        """An engine that paused, or that PRE_DUMP put to sleep, and that is to serve on is woken as after a restore."""
         settings = self._settings
-        if not settings.pre_dump or settings.after_dump != "continue" or not proc.tree(self._pid):
+        if settings.after_dump != "continue" or not proc.tree(self._pid):
+            return
+        if self._handshake:
+            self._handshake.let_go_or_warn(self._release, os.environ, self._pids(), self._channel.log)
+        if not self._is_asleep:
             return
         try:
             hooks.call("POST_RESTORE", settings.post_restore, settings.stall_timeout)
         except CheckpointError as error:
-            self._channel.log.warning("engine not woken", message=str(error))
+            self._channel.log.warning("POST_RESTORE hook failed after the dump", message=str(error))
 
     def freeze_and_publish(self) -> dict[str, Any]:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
@@ -162,8 +219,10 @@ class _Creation:
             raise
         try:
             return self._transaction(writer, sink)
-        except BaseException:
+        except BaseException as error:
             _drop(writer, sink)
+            if isinstance(error, CheckpointError):
+                criu_log.keep(self._settings, self._channel, DUMP_LOG)
             raise
 
     def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
@@ -238,7 +297,11 @@ class _Creation:
             volume_files=manifest_head.volume_files(processes, mapped, self._roots),
             gpu=gpu,
             canary=self._canary,
-            facts={"packages": image.packages(mapped)},
+            facts={
+                "packages": image.packages(mapped),
+                "ready_url": self._settings.ready_url,
+                **(self._handshake.facts(self._release) if self._handshake else {}),
+            },
             needs=manifest_head.needs(processes),
         )
 
@@ -246,6 +309,8 @@ class _Creation:
         """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
         skip = {mount.point for mount in self._mounts}
         skip |= {self._places.work, context.directory(), *self._settings.exclude_paths}
+        if self._handshake:
+            skip.add(self._handshake.directory)
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
         try:

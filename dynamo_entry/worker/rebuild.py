@@ -21,7 +21,7 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
-from dynamo_entry.linux import affinity, timens
+from dynamo_entry.linux import affinity, proc, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
@@ -126,12 +126,14 @@ class Rebuild:
 
         A stop signal stays pending while CRIU holds them. SIGCONT takes it back as if it had never been: of a
         task that did not stop yet nobody is told that it goes on (Linux: prepare_signal). What job control had
-        stopped has a stop signal of CRIU's pending, which is left to it.
+        stopped has a stop signal of CRIU's pending, which is left to it. A task with a handler for SIGCONT would be
+        told: an engine may take it for the word that the restore is over (ai-dynamo 1.0). It is not stopped.
         """
+        stopped = [pid for pid in self._plan.running if not proc.catches(pid, signal.SIGCONT)]
         try:
-            self._signal(self._plan.running, signal.SIGSTOP)
+            self._signal(stopped, signal.SIGSTOP)
             yield
-            self._signal(self._plan.running, signal.SIGCONT)
+            self._signal(stopped, signal.SIGCONT)
         except BaseException:
             self._signal(self._plan.pids, signal.SIGKILL)
             raise

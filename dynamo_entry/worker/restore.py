@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,9 +15,10 @@ from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit
 from dynamo_entry.criu import images, process
-from dynamo_entry.engine import canary, hooks, readiness
+from dynamo_entry.engine import canary, dynamo, hooks, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.archived import Images
+from dynamo_entry.linux import proc
 from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
@@ -56,6 +57,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             admitted = admit(archive, archived, have, version, channel.log)
         restoration = _Restoration(settings, channel, archive, admitted)
         restoration.write_context()
+        restoration.prepare_handshake()
         with refusals.remembered(settings, archive.digest):
             with channel.phase("plan", stall_s=settings.stall_timeout):
                 rebuild = Rebuild(settings, channel, archive, archived, admitted)
@@ -63,7 +65,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
                 restoration.apply_delta(phase)
             pid = rebuild.run()
             gpu.thaw()
-            with channel.phase("settle", stall_s=2 * settings.stall_timeout + readiness.PROBE_S):
+            with channel.phase("settle", stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)
 
@@ -104,6 +106,7 @@ class _Restoration:
         self._archive = archive
         self._admitted = admitted
         self._work = work_directory(settings)
+        self._handshake = dynamo.recorded(archive.manifest.head.facts)
 
     def apply_delta(self, phase: Phase) -> None:
         """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
@@ -129,24 +132,26 @@ class _Restoration:
                 reason="ContextNotWritten",
             ) from None
 
+    def prepare_handshake(self) -> None:
+        """A Dynamo worker wakes up in its control directory. Raises RestoreFailed."""
+        if self._handshake:
+            handshake, release = self._handshake
+            handshake.prepare_restore(release)
+
     def settle(self, pid: int) -> None:
         """Say "restored" only of an engine that stays. Raises RestoreFailed."""
-        deadline = time.monotonic() + _SETTLE_S
+        began = time.monotonic()
         with suppress(OSError):  # it ended: said below
             self._channel.log.info("environment", changed=context.changed(self._settings, pid))
+        if self._handshake:
+            self._wake(pid, *self._handshake)
         if self._settings.post_restore:
             told = self._context._asdict()
             hooks.call("POST_RESTORE", self._settings.post_restore, self._settings.stall_timeout, told)
-        while time.monotonic() < deadline or not self._answers():
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                raise RestoreFailed(
-                    f"the engine (pid {pid}) ended right after it was restored", reason="EngineDied"
-                )
-            if time.monotonic() > deadline + self._settings.stall_timeout:
-                raise RestoreFailed(
-                    f"the restored engine does not answer {self._settings.ready_url}", reason="NotReady"
-                )
-            time.sleep(0.02)
+        url = self._settings.ready_url or self._archive.manifest.head.facts.get("ready_url", "")
+        self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, "")
+        if url:
+            self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}")
         if self._archive.manifest.head.canary:
             recorded = canary.parse(self._archive.manifest.head.canary)
             with self._channel.phase("canary", stall_s=recorded.request.timeout):
@@ -154,8 +159,35 @@ class _Restoration:
             self._channel.log.info("canary answered as at creation")
         apply.forget(self._work)
 
-    def _answers(self) -> bool:
-        return not self._settings.ready_url or readiness.answers(self._settings.ready_url)
+    def _wake(self, pid: int, handshake: dynamo.Handshake, release: dynamo.Release) -> None:
+        """The GPU is back: tell a Dynamo worker who it is now, and wait until it has registered."""
+        pids = [process.pid for process in proc.tree(pid)]
+        try:
+            handshake.let_go(release, os.environ, pids)
+        except OSError as error:
+            raise RestoreFailed(
+                f"{handshake.directory} cannot be written to: {error.strerror}",
+                reason="ControlDirectoryInvalid",
+            ) from None
+        self._wait(
+            pid,
+            lambda: handshake.has_reacted(release),
+            f"does not react to {handshake.directory}/restore-complete",
+        )
+        if url := dynamo.health_url(os.environ):
+            self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: it has not registered")
+
+    def _wait(self, pid: int, condition: Callable[[], bool], lack: str) -> None:
+        """Until the engine has done something, or ended, or STALL_TIMEOUT is over. Raises RestoreFailed."""
+        deadline = time.monotonic() + self._settings.stall_timeout
+        while not condition():
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                raise RestoreFailed(
+                    f"the engine (pid {pid}) ended right after it was restored", reason="EngineDied"
+                )
+            if time.monotonic() > deadline:
+                raise RestoreFailed(f"the restored engine {lack}", reason="NotReady")
+            time.sleep(0.02)
 
     def result(self, pid: int) -> dict[str, Any]:
         """What PID 1 is told: the engine is up, and is its from now on."""

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -122,13 +121,25 @@ def test_tasks_would_stop_if_criu_died_and_nobody_is_told_that_they_did_not(cont
     assert "told 1" not in container.stdout
 
 
-def worker_of(container):
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        for pid, line in container.processes().items():
-            if "dynamo_entry.worker" in line:
-                return pid
-    raise AssertionError(container.output())
+HANDLED = """
+import os, pathlib, signal, time
+told = []
+signal.signal(signal.SIGCONT, lambda *_: told.append(1))
+held = bytearray(b'text') * (20 << 20)
+pathlib.Path(os.environ["DYNAMO_CHECKPOINT_SIGNAL_FILE"]).touch()
+while True:
+    time.sleep(0.1)
+    print("told", len(told), flush=True)
+"""
+
+
+def test_a_handler_for_sigcont_is_not_called_by_a_restore(containers):
+    """Workers of ai-dynamo 1.0 take it for the word that their GPU is back."""
+    command = ("python3", "-c", HANDLED)
+    published(containers, command=command)
+    container = restored(containers, command=command)
+    container.wait_for_text("told")
+    assert "told 1" not in container.stdout
 
 
 @pytest.mark.parametrize("victim", ["worker", "criu", "root"])

@@ -48,19 +48,30 @@ def test_one_string_with_blanks_is_a_shell_command(argv, expected):
 def test_the_engine_does_not_see_the_launchers_variables():
     names = [b"HOME", b"DYNAMO_CHECKPOINT_LOCATION", b"AWS_SECRET_ACCESS_KEY"]
     changes = environment_changes(
-        names, Settings(drop_env=("AWS_SECRET_ACCESS_KEY", "ABSENT")), additions={}, is_create=False
+        names,
+        Settings(drop_env=("AWS_SECRET_ACCESS_KEY", "ABSENT")),
+        additions={},
+        is_create=False,
+        forced={},
     )
     assert changes == {b"AWS_SECRET_ACCESS_KEY": None, b"DYNAMO_CHECKPOINT_LOCATION": None}
 
 
 def test_a_launcher_told_to_be_an_init_passes_the_signal_file_on():
     names = [b"DYNAMO_CHECKPOINT_SIGNAL_FILE", b"DYNAMO_CHECKPOINT_MODE"]
-    changes = environment_changes(names, Settings(mode="cold"), additions={}, is_create=False)
+    changes = environment_changes(names, Settings(mode="cold"), additions={}, is_create=False, forced={})
     assert changes == {b"DYNAMO_CHECKPOINT_MODE": None}
 
 
 def test_creation_adds_where_unset_and_keeps_the_signal_file_from_another_launcher():
     names = [b"DYNAMO_CHECKPOINT_SIGNAL_FILE", b"UV_USE_IO_URING"]
     additions = {"UV_USE_IO_URING": "0", "A": "b"}
-    changes = environment_changes(names, Settings(), additions=additions, is_create=True)
+    changes = environment_changes(names, Settings(), additions=additions, is_create=True, forced={})
     assert changes == {b"A": b"b", b"DYNAMO_CHECKPOINT_MODE": b"cold"}
+
+
+def test_what_a_protocol_needs_is_set_or_withheld_whatever_is_there():
+    names = [b"DYN_SNAPSHOT_CONTROL_DIR", b"SNAPSHOT_RESTORE_STANDBY"]
+    forced = {"DYN_SNAPSHOT_CONTROL_DIR": "/c", "SNAPSHOT_RESTORE_STANDBY": None, "ABSENT": None}
+    changes = environment_changes(names, Settings(), additions={}, is_create=False, forced=forced)
+    assert changes == {b"DYN_SNAPSHOT_CONTROL_DIR": b"/c", b"SNAPSHOT_RESTORE_STANDBY": None}

@@ -1,0 +1,225 @@
+"""The snapshot handshake of NVIDIA Dynamo's workers: ai-dynamo 1.0 to 1.6, and ai-dynamo/snapshot.
+
+A worker that finds a control directory in its environment loads the model, pauses itself, and writes a ready file. It
+has no server and no connection yet. It then waits, without a limit, for ``restore-complete``, takes its new identity
+from ``restore-context.json`` beside it, registers, and serves. Sources, all in the wheels of ai-dynamo:
+dynamo/common/snapshot/{constants,lifecycle,restore_context}.py (1.3 to 1.6.1), dynamo/common/utils/snapshot.py (1.1,
+1.2), dynamo/vllm/snapshot.py (1.0); file names also in ai-dynamo/snapshot, api/podcontract/protocol.go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
+
+
+class Release(NamedTuple):
+    """What differs by release: the name of the ready file, and how a worker learns that it may go on."""
+
+    ready: str
+    is_signalled: bool = False
+
+
+#: Newest first: 1.3 and later, 1.1 and 1.2, 1.0. The latter is given the name in a variable.
+RELEASES = (
+    Release("ready-for-snapshot"),
+    Release("ready-for-checkpoint"),
+    Release("ready", is_signalled=True),
+)
+
+#: 1.1 to 1.6 read the first name, ai-dynamo/snapshot's contract has the second one as well.
+DIRECTORY_VARIABLES = ("DYN_SNAPSHOT_CONTROL_DIR", "SNAPSHOT_CONTROL_DIR")
+
+#: A worker with one of these set to 1 does nothing but sleep: it waits to be replaced by NVIDIA's node agent.
+_STANDBY = ("SNAPSHOT_RESTORE_STANDBY", "DYN_SNAPSHOT_RESTORE_STANDBY")
+
+#: 1.0 enters its checkpoint path where the first is set, and insists on a location that is not a directory.
+_READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHECKPOINT_LOCATION"
+
+#: With any of these a worker that starts cold would pause and wait for ever.
+WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *_STANDBY, _READY_VARIABLE)
+
+_CONTEXT, _COMPLETE, _ABANDONED = "restore-context.json", "restore-complete", "snapshot-complete"
+
+#: The names that 1.6.1 takes; earlier releases ignore those that they do not know.
+CONTEXT_NAMES = (
+    "DYN_NAMESPACE", "DYN_COMPONENT", "DYN_PARENT_DGD_K8S_NAME", "DYN_PARENT_DGD_K8S_NAMESPACE",
+    "POD_NAME", "POD_NAMESPACE", "POD_UID", "DYN_NAMESPACE_WORKER_SUFFIX",
+    "DYN_DISCOVERY_BACKEND", "DYN_REQUEST_PLANE", "DYN_EVENT_PLANE", "DYN_EVENT_PLANE_HOST",
+    "DYN_TCP_RPC_HOST", "DYN_TCP_RPC_PORT", "DYN_TCP_RESPONSE_STREAM_HOST", "DYN_TCP_RESPONSE_STREAM_PORT",
+    "DYN_TCP_LISTEN_BACKLOG", "NATS_SERVER", "ETCD_ENDPOINTS",
+    "DYN_SYSTEM_PORT", "DYN_HEALTH_CHECK_ENABLED", "DYN_SYSTEM_STARTING_HEALTH_STATUS",
+    "DYN_SYSTEM_USE_ENDPOINT_HEALTH_STATUS", "DYN_SYSTEM_HOST", "DYN_SYSTEM_HEALTH_PATH", "DYN_SYSTEM_LIVE_PATH",
+    "DYN_KUBE_DISCOVERY_MODE", "CONTAINER_NAME", "ENGINE_ID", "FAILOVER_LOCK_PATH",
+    "DYN_VLLM_GMS_SHADOW_MODE", "DYN_GMS_USE_V1", "MODEL_EXPRESS_URL", "PROMETHEUS_ENDPOINT",
+)  # fmt: skip
+
+#: ``python -m dynamo.vllm``, or the path of that package or of its main module, anywhere in a command or shell line.
+_WORKER = re.compile(
+    r"(?:-m\s*['\"]?dynamo\.|(?:^|[\s'\"/])dynamo/)(vllm|sglang|trtllm)"
+    r"(?:[./](?:__main__|main)(?:\.py)?)?(?=$|[\s'\";&|)])"
+)
+
+
+def is_worker(argv: Sequence[str]) -> bool:
+    """Whether a command starts one of Dynamo's workers that can be checkpointed: vLLM, SGLang or TensorRT-LLM."""
+    return bool(_WORKER.search(" ".join(argv)))
+
+
+def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether an engine is to be checkpointed by this handshake: its command or its environment says so."""
+    return is_worker(argv) or any(environ.get(name) for name in DIRECTORY_VARIABLES)
+
+
+def check_settings(*, ready_url: str, canary: str, pre_dump: str) -> None:
+    """Refuse what needs a server, which such a worker has only after a restore. Raises SettingsError."""
+    needs = {"READY_URL": ready_url, "CANARY": canary, "PRE_DUMP": pre_dump.startswith(("vllm-", "sglang-"))}
+    if found := [f"DYNAMO_CHECKPOINT_{name}" for name, value in needs.items() if value]:
+        raise SettingsError(
+            f"{' and '.join(found)} cannot be used to create a checkpoint of a Dynamo worker: it pauses itself, and has "
+            "no HTTP server until it is restored",
+            hint="unset on the creating pod; the worker tells the launcher when it is ready",
+            reason="SettingsInvalid",
+        )
+
+
+class Handshake:
+    """The launcher's half, in one control directory, which is part of a frozen engine's memory."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    @classmethod
+    def of_pod(cls, argv: Sequence[str], environ: Mapping[str, str], scratch: str) -> Handshake | None:
+        """In the directory that the pod names, or in one below ``scratch``; None where the engine speaks otherwise."""
+        if not is_spoken(argv, environ):
+            return None
+        given = (environ.get(name) for name in DIRECTORY_VARIABLES)
+        return cls(next(filter(None, given), f"{scratch}/control"))
+
+    def facts(self, release: Release) -> dict[str, dict[str, str]]:
+        """What an archive records."""
+        return {"dynamo": {"directory": self.directory, "ready": release.ready}}
+
+    def environment(self) -> dict[str, str | None]:
+        """What an engine that is going to be frozen is given; None: withheld."""
+        return {
+            **dict.fromkeys(DIRECTORY_VARIABLES, self.directory),
+            **dict.fromkeys(_STANDBY),
+            _READY_VARIABLE: self._path(RELEASES[-1].ready),
+            _LOCATION_VARIABLE: self._path("none"),
+        }
+
+    def prepare_creation(self) -> None:
+        """An empty directory: what an earlier engine left says nothing about this one. Raises NotDumpable."""
+        try:
+            self._clear()
+        except OSError as error:
+            raise NotDumpable(
+                f"the control directory {self.directory} cannot be prepared: {error.strerror}",
+                hint=f"mount a writable emptyDir there, or unset {DIRECTORY_VARIABLES[0]}",
+                reason="ControlDirectoryInvalid",
+            ) from None
+
+    def ready(self, open_files: Callable[[], Iterable[str]]) -> Release | None:
+        """The release whose ready file is written and, by ``open_files``, closed; None while there is none."""
+        for release in RELEASES:
+            try:
+                is_written = os.path.getsize(self._path(release.ready)) > 0
+            except OSError:
+                continue
+            if is_written and self._path(release.ready) not in open_files():
+                return release
+        return None
+
+    def prepare_restore(self, release: Release) -> None:
+        """The directory as the frozen engine knows it, with the ready file whose removal says that it goes on.
+
+        Raises RestoreFailed.
+        """
+        try:
+            self._clear()
+            self._write(release.ready, "ready")
+        except OSError as error:
+            raise RestoreFailed(
+                f"the control directory {self.directory} cannot be prepared: {error.strerror}",
+                hint="mount a writable emptyDir there, as on the creating pod",
+                reason="ControlDirectoryInvalid",
+            ) from None
+
+    def let_go(self, release: Release, environ: Mapping[str, str], pids: Iterable[int]) -> None:
+        """Tell a paused engine who it is now and that it may go on; ``pids`` is its tree. Raises OSError."""
+        self._write(_CONTEXT, json.dumps({"env": {name: environ.get(name) for name in CONTEXT_NAMES}}))
+        self._write(_COMPLETE, "done\n")
+        if release.is_signalled:
+            from dynamo_entry.linux import proc  # noqa: PLC0415 - PID 1 imports this module for its names alone
+
+            for pid in pids:
+                if proc.catches(pid, signal.SIGCONT):
+                    os.kill(pid, signal.SIGCONT)
+
+    def let_go_or_warn(
+        self, release: Release, environ: Mapping[str, str], pids: Iterable[int], log: Any
+    ) -> None:
+        """``let_go`` where nothing depends on its success."""
+        try:
+            self.let_go(release, environ, pids)
+        except OSError as error:
+            log.warning("dynamo worker still paused", directory=self.directory, message=str(error))
+
+    def has_reacted(self, release: Release) -> bool:
+        """Whether the engine has seen that it may go on."""
+        return not os.path.exists(self._path(release.ready))
+
+    def _path(self, name: str) -> str:
+        return f"{self.directory}/{name}"
+
+    def _clear(self) -> None:
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        for name in (*(release.ready for release in RELEASES), _CONTEXT, _COMPLETE, _ABANDONED):
+            try:
+                os.unlink(self._path(name))
+            except FileNotFoundError:
+                pass
+        probe = self._path(".writable")
+        with open(probe, "wb"):
+            pass
+        os.unlink(probe)
+
+    def _write(self, name: str, text: str) -> None:
+        """Whole or not at all: the engine polls."""
+        new = self._path(f".{name}.new")
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(new, self._path(name))
+
+
+def recorded(facts: Mapping[str, Any]) -> tuple[Handshake, Release] | None:
+    """What an archive's ``facts`` say of the handshake; None of another engine. Raises Corrupt."""
+    if not (found := facts.get("dynamo")):
+        return None
+    try:
+        directory, ready = str(found["directory"]), found["ready"]
+        release = next(release for release in RELEASES if release.ready == ready)
+    except (TypeError, KeyError, StopIteration):
+        raise Corrupt(f"the archive's record of the Dynamo handshake is invalid: {found!r:.200}") from None
+    if not directory.startswith("/") or ".." in directory.split("/"):
+        raise Corrupt(f"the archive names an invalid control directory: {directory!r:.200}")
+    return Handshake(directory), release
+
+
+def health_url(environ: Mapping[str, str]) -> str:
+    """Where a worker answers 200 once it has registered; empty where it has no such port, or may be a standby.
+
+    With FAILOVER_LOCK_PATH it registers when another engine has ended, which may be never.
+    """
+    port = environ.get("DYN_SYSTEM_PORT", "")
+    if not port.isdecimal() or port == "0" or environ.get("FAILOVER_LOCK_PATH"):
+        return ""
+    return f"http://127.0.0.1:{port}{environ.get('DYN_SYSTEM_HEALTH_PATH') or '/health'}"

@@ -1,0 +1,201 @@
+"""Dynamo's handshake: whose command speaks it, and the files that the launcher and a worker leave for each other."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dynamo_entry.engine import dynamo
+from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
+
+COMPLETE, CONTEXT = "restore-complete", "restore-context.json"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["python3", "-m", "dynamo.vllm", "--model", "m"],
+        ["python3 -m dynamo.sglang --model m"],
+        ["/opt/venv/bin/python3", "-u", "-m", "dynamo.trtllm"],
+        ["/bin/sh", "-c", "exec python -m dynamo.vllm"],
+        ["sh", "-c", "cd /workspace && python3 -m dynamo.vllm --model m; echo ended"],
+        ["env", "A=b", "python3", "-mdynamo.vllm"],
+        ["bash", "-c", 'python3 -m "dynamo.vllm" --model m'],
+        ["python3", "/opt/dynamo/venv/lib/python3.12/site-packages/dynamo/vllm/__main__.py"],
+        ["python3", "-m", "dynamo.vllm.main"],
+        ["python", "-m", "dynamo_entry", "--", "python3", "-m", "dynamo.vllm"],
+    ],
+)
+def test_a_worker_is_known_by_its_command(command):
+    assert dynamo.is_worker(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["vllm", "serve", "m"],
+        ["python3", "-m", "dynamo.frontend"],
+        ["python3", "-m", "dynamo.mocker"],
+        ["python3", "-m", "dynamo.vllm_omni"],
+        ["python3", "-m", "vllm.entrypoints.openai.api_server", "--model", "dynamo.vllm"],
+        ["python3", "/models/dynamo/vllm-notes.py"],
+        ["python3", "-m", "dynamo_entry"],
+        [],
+    ],
+)
+def test_other_commands_are_not_workers(command):
+    assert not dynamo.is_worker(command)
+
+
+def test_a_control_directory_in_the_environment_is_enough():
+    handshake = dynamo.Handshake.of_pod(["serve"], {"SNAPSHOT_CONTROL_DIR": "/snapshot-control"}, "/run/x")
+    assert handshake is not None
+    assert handshake.directory == "/snapshot-control"
+    assert dynamo.Handshake.of_pod(["serve"], {"SNAPSHOT_CONTROL_DIR": ""}, "/run/x") is None
+    of_command = dynamo.Handshake.of_pod(["python3", "-m", "dynamo.vllm"], {}, "/run/x")
+    assert of_command is not None
+    assert of_command.directory == "/run/x/control"
+
+
+def test_a_worker_to_be_frozen_gets_every_releases_variables_and_is_no_standby():
+    given = dynamo.Handshake("/c").environment()
+    assert given["DYN_SNAPSHOT_CONTROL_DIR"] == given["SNAPSHOT_CONTROL_DIR"] == "/c"
+    assert given["DYN_READY_FOR_CHECKPOINT_FILE"] == "/c/ready"
+    assert given["SNAPSHOT_RESTORE_STANDBY"] is None
+    assert given["DYN_SNAPSHOT_RESTORE_STANDBY"] is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ready_url": "http://127.0.0.1:8000/health"},
+        {"canary": "/canary.json"},
+        {"pre_dump": "vllm-sleep"},
+        {"pre_dump": "sglang-release:30000"},
+    ],
+)
+def test_what_needs_a_server_is_refused_before_the_start(settings):
+    with pytest.raises(SettingsError, match="pauses itself"):
+        dynamo.check_settings(**{"ready_url": "", "canary": "", "pre_dump": "", **settings})
+
+
+def test_a_command_as_pre_dump_is_fine():
+    dynamo.check_settings(ready_url="", canary="", pre_dump="touch /tmp/x")
+
+
+@pytest.fixture
+def handshake(tmp_path):
+    made = dynamo.Handshake(str(tmp_path / "control"))
+    made.prepare_creation()
+    return made
+
+
+@pytest.mark.parametrize("release", dynamo.RELEASES, ids=lambda release: release.ready)
+def test_ready_is_a_file_that_is_written_and_closed(handshake, release):
+    path = f"{handshake.directory}/{release.ready}"
+    assert handshake.ready(tuple) is None
+    with open(path, "w", encoding="ascii"):
+        assert handshake.ready(tuple) is None, "nothing is in it yet"
+    with open(path, "w", encoding="ascii") as file:
+        file.write("ready")
+        file.flush()
+        assert handshake.ready(lambda: [path]) is None, "it is still open"
+    assert handshake.ready(tuple) == release
+
+
+@pytest.mark.parametrize("name", [COMPLETE, CONTEXT, "snapshot-complete", "ready-for-snapshot", "ready"])
+def test_what_an_earlier_container_left_is_removed(handshake, name):
+    """A stale restore-complete would wake the worker before its GPU and its identity are there."""
+    path = f"{handshake.directory}/{name}"
+    for prepare in (handshake.prepare_creation, lambda: handshake.prepare_restore(dynamo.RELEASES[1])):
+        with open(path, "w", encoding="ascii") as file:
+            file.write("old")
+        prepare()
+        assert not os.path.exists(path)
+
+
+def test_a_restored_worker_finds_its_ready_file_and_reacts_by_removing_it(handshake):
+    release = dynamo.RELEASES[0]
+    handshake.prepare_restore(release)
+    assert not handshake.has_reacted(release)
+    os.unlink(f"{handshake.directory}/{release.ready}")
+    assert handshake.has_reacted(release)
+
+
+def test_the_new_identity_names_every_variable(handshake):
+    handshake.let_go(dynamo.RELEASES[0], {"POD_UID": "new", "HF_TOKEN": "secret"}, [])
+    with open(f"{handshake.directory}/{CONTEXT}", encoding="utf-8") as file:
+        context = json.load(file)
+    assert set(context["env"]) == set(dynamo.CONTEXT_NAMES)
+    assert context["env"]["POD_UID"] == "new"
+    assert context["env"]["DYN_NAMESPACE"] is None, "null clears what the worker had"
+    assert sorted(os.listdir(handshake.directory)) == [COMPLETE, CONTEXT]
+
+
+def test_a_worker_of_the_first_release_is_signalled_and_others_of_its_tree_are_not(handshake):
+    waits = "import signal, sys, time; {}; print('set', flush=True); time.sleep(20)"
+    handler = "signal.signal(signal.SIGCONT, lambda *_: sys.exit(7))"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", waits.format(what)], stdout=subprocess.PIPE)
+        for what in (handler, "pass")
+    ]
+    try:
+        for process in processes:
+            process.stdout.readline()
+        handshake.let_go(dynamo.RELEASES[-1], {}, [process.pid for process in processes])
+        assert processes[0].wait(10) == 7
+        assert processes[1].poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def test_a_directory_that_cannot_be_used_is_refused_by_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    handshake = dynamo.Handshake(str(tmp_path / "file"))
+    with pytest.raises(NotDumpable, match="control directory") as refused:
+        handshake.prepare_creation()
+    assert refused.value.reason == "ControlDirectoryInvalid"
+    with pytest.raises(RestoreFailed, match="control directory"):
+        handshake.prepare_restore(dynamo.RELEASES[0])
+
+
+@pytest.mark.parametrize("release", dynamo.RELEASES, ids=lambda release: release.ready)
+def test_an_archive_records_directory_and_release(release):
+    found = dynamo.recorded(dynamo.Handshake("/c").facts(release))
+    assert found is not None
+    assert (found[0].directory, found[1]) == ("/c", release)
+    assert dynamo.recorded({}) is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"directory": "/c"},
+        {"directory": "/c", "ready": "other"},
+        "text",
+        {"directory": "c", "ready": "ready"},
+        {"directory": "/c/../etc", "ready": "ready"},
+    ],
+)
+def test_a_record_that_makes_no_sense_is_corrupt(record):
+    with pytest.raises(Corrupt):
+        dynamo.recorded({"dynamo": record})
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({"DYN_SYSTEM_PORT": "9090"}, "http://127.0.0.1:9090/health"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HEALTH_PATH": "/h"}, "http://127.0.0.1:9090/h"),
+        ({"DYN_SYSTEM_PORT": "-1"}, ""),
+        ({}, ""),
+        ({"DYN_SYSTEM_PORT": "9090", "FAILOVER_LOCK_PATH": "/lock"}, ""),
+    ],
+)
+def test_a_registered_worker_answers_on_its_system_port(environ, url):
+    assert dynamo.health_url(environ) == url

@@ -91,7 +91,6 @@ def test_a_remote_location_keeps_its_local_copy_apart():
     "variables",
     [
         {"SIGNAL_FILE": "/tmp/ready"},
-        {"MODE": "create", "LOCATION": "/c/a.tar"},
         {"MODE": "restore"},
     ],
 )

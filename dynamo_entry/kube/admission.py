@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from dynamo_entry.engine.dynamo import is_worker
 from dynamo_entry.identity import identity_hash, normalised
 from dynamo_entry.kube import api, graphs, podspec, storage
 from dynamo_entry.kube.config import Config
@@ -96,7 +97,9 @@ def _injected(
 ) -> Object:
     metadata, spec = pod["metadata"], pod["spec"]
     annotations = metadata.get("annotations") or {}
-    wired = storage.wiring(config, hash_, namespace, creates=False)
+    wired = storage.with_state(storage.wiring(config, hash_, namespace, creates=False))
+    if is_worker([*container.get("command", ()), *container.get("args", ())]):
+        wired = storage.with_control(wired)
     env = list(wired.env)
     if wait := annotations.get(api.WAIT_SECONDS):
         env.append({"name": "DYNAMO_CHECKPOINT_WAIT", "value": wait})

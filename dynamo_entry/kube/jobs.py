@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from dynamo_entry.engine.dynamo import DIRECTORY_VARIABLES, is_worker
 from dynamo_entry.kube import api, podspec, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.podspec import Unfit
@@ -65,7 +66,8 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
         "SIGNAL_TIMEOUT": str(max(deadline - _RESERVE_S, deadline // 2)),
         "STATUS_FILE": "/dev/termination-log",
     }
-    if url := _ready_url(config, checkpoint, container):
+    is_dynamo = is_worker([*container.get("command", ()), *container.get("args", ())])
+    if url := _ready_url(config, checkpoint, container, is_dynamo=is_dynamo):
         signal["READY_URL"] = url
     if force:
         signal["FORCE"] = "1"
@@ -73,6 +75,9 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
         *wired.env,
         *({"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in signal.items()),
     ]
+    if is_dynamo:
+        wired = storage.with_control(wired)
+        env.append({"name": DIRECTORY_VARIABLES[0], "value": storage.CONTROL_PATH})
     _refuse_two_truths(container, env)
     container = podspec.without_secrets_in_dump(container, wired)
     container = podspec.with_env(container, env)
@@ -118,11 +123,18 @@ def _refuse_two_truths(container: Object, env: list[Object]) -> None:
             )
 
 
-def _ready_url(config: Config, checkpoint: Object, container: Object) -> str:
-    """Where the launcher asks whether the engine is ready: for engines that do not write the signal file."""
+def _ready_url(config: Config, checkpoint: Object, container: Object, *, is_dynamo: bool) -> str:
+    """Where the launcher asks whether the engine is ready: for engines that do not write the signal file.
+
+    A probe of a Dynamo worker succeeds when it has registered, and must not be frozen any more.
+    """
     annotations = checkpoint["metadata"].get("annotations") or {}
-    if given := annotations.get(api.READY_URL) or config.job.ready_url:
+    if given := annotations.get(api.READY_URL):
         return str(given)
+    if is_dynamo:
+        return ""
+    if config.job.ready_url:
+        return config.job.ready_url
     for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
         get = container.get(probe, {}).get("httpGet")
         if get:

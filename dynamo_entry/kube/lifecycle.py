@@ -20,7 +20,7 @@ from dynamo_entry.kube.api import (
     RETRY,
     job_name,
 )
-from dynamo_entry.kube.pods import failed_helper, launcher_result, moment, progress, succeeded_at
+from dynamo_entry.kube.pods import failed_helper, has_settled, launcher_result, moment, progress, succeeded_at
 
 Object = dict[str, Any]
 
@@ -245,8 +245,9 @@ def _creating(seen: Observed) -> Decision:
         for one in seen.job.get("status", {}).get("conditions", ())
         if one["status"] == "True"
     }
-    if "Failed" in conditions:
-        return _job_failed(seen, conditions["Failed"], result)
+    # Since Kubernetes 1.31 the second one comes at once, the first when all pods are gone.
+    if failed := conditions.get("Failed") or conditions.get("FailureTarget"):
+        return _job_failed(seen, failed, result)
     if "Complete" in conditions or (_published(result) and _lingers(seen)):
         if _published(result):
             after = () if "Complete" in conditions else (Action.STOP,)
@@ -256,6 +257,8 @@ def _creating(seen: Observed) -> Decision:
                 FAILED, "NoArchive", result.get("message") or "the Job ended without publishing an archive"
             )
     if result.get("result") == "failed" and result.get("retry") is False:
+        if not has_settled(seen.pods, seen.target):
+            return Decision(CREATING, "JobRunning", _earlier(result), again_s=_SOON_S)
         return Decision(
             FAILED, result.get("reason", "Failed"), result.get("message", ""), after=(Action.STOP,)
         )

@@ -65,6 +65,19 @@ def succeeded_at(pods: Sequence[Object], target: str) -> float | None:
     return next((moment(terminated.get("finishedAt")) for terminated in succeeded), None)
 
 
+def has_settled(pods: Sequence[Object], target: str) -> bool:
+    """Whether every pod whose target container ended has ended itself.
+
+    A kubelet reports the container first and the pod's phase a second or two later. A Job that is told to have no pods
+    deletes those that have not ended, logs and all, and then goes on for ever.
+    """
+    return all(
+        pod["status"].get("phase") in ("Failed", "Succeeded")
+        for pod in pods
+        if next(_ended([pod], target), None)
+    )
+
+
 def _ended(pods: Sequence[Object], target: str) -> Iterator[tuple[Object, str]]:
     """How the target's container ended, in each pod where it did, and the image that it ran."""
     for pod in pods:

@@ -125,6 +125,8 @@ def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[
 
 
 def _is_same(volume: Object, source: Object) -> bool:
+    if "emptyDir" in source:
+        return False  # another one is another directory
     if "persistentVolumeClaim" in source:
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
         return bool(claim == source["persistentVolumeClaim"]["claimName"])

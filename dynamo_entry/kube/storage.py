@@ -19,6 +19,10 @@ _CA_PATH = "/var/run/dynamo-checkpoint/ca"
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 
 
+#: emptyDirs of the engine's container.
+CONTROL_PATH, _STATE_PATH = "/checkpoint-control", "/checkpoint-state"
+
+
 class Wiring(NamedTuple):
     """A location, and the environment, volumes and mounts through which it is reached."""
 
@@ -26,6 +30,24 @@ class Wiring(NamedTuple):
     env: tuple[Object, ...]
     volumes: tuple[Object, ...]
     mounts: tuple[Object, ...]
+
+
+def with_control(wiring: Wiring) -> Wiring:
+    """Beside it the directory of Dynamo's handshake, at a path that the frozen worker remembers."""
+    return _with_directory(wiring, "checkpoint-control", CONTROL_PATH)
+
+
+def with_state(wiring: Wiring) -> Wiring:
+    """Beside it a directory that outlives the container: what failed to restore there is not tried again."""
+    made = _with_directory(wiring, "checkpoint-state", _STATE_PATH)
+    return made._replace(env=(*made.env, {"name": "DYNAMO_CHECKPOINT_STATE_DIR", "value": _STATE_PATH}))
+
+
+def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:
+    return wiring._replace(
+        volumes=(*wiring.volumes, {"name": name, "emptyDir": {"sizeLimit": "16Mi"}}),
+        mounts=(*wiring.mounts, {"name": name, "mountPath": path}),
+    )
 
 
 def location(config: Config, hash_: str, namespace: str) -> str:

@@ -54,8 +54,8 @@ def running(name="main"):
     return {"name": name, "state": {"running": {}}}
 
 
-def pods(*containers):
-    return [{"metadata": {"name": "p"}, "status": {"containerStatuses": list(containers)}}]
+def pods(*containers, phase="Running"):
+    return [{"metadata": {"name": "p"}, "status": {"phase": phase, "containerStatuses": list(containers)}}]
 
 
 PUBLISHED = {"result": "published", "location": LOCATION, "digest": "d", "size_bytes": 7}
@@ -99,7 +99,11 @@ ROWS = [
     ("again and again", see(status("Pending", attempts=4), found=ABSENT, verdict=OK), "Failed", "JobLost"),
     ("it runs", see(CREATING, job=job(), pods=pods(running())), "Creating", "JobRunning"),
     ("one pod failed, the Job goes on", see(CREATING, job=job(), pods=pods(ended(RETRY, 173))), "Creating", "JobRunning"),
-    ("a retry is pointless", see(CREATING, job=job(), pods=pods(ended(FAILED, 171))), "Failed", "NotDumpable"),
+    ("a retry is pointless", see(CREATING, job=job(), pods=pods(ended(FAILED, 171), phase="Failed")), "Failed", "NotDumpable"),
+    ("its pod has not ended yet", see(CREATING, job=job(), pods=pods(ended(FAILED, 171))), "Creating", "JobRunning"),
+    ("another pod was started already", see(CREATING, job=job(), pods=pods(ended(FAILED, 171), phase="Failed") + pods(running())), "Failed", "NotDumpable"),
+    ("a server since 1.31, its pods still end", see(CREATING, job=job(("FailureTarget", "DeadlineExceeded")), pods=pods(running())), "Failed", "DeadlineExceeded"),
+    ("a server since 1.31 says first that it is going to be complete", see(CREATING, job=job(("SuccessCriteriaMet", "")), pods=pods(ended(PUBLISHED), phase="Succeeded")), "Creating", "JobRunning"),
     ("backoff used up", see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "NotReady"),
     ("without a word", see(CREATING, job=job(("Failed", "BackoffLimitExceeded"))), "Failed", "BackoffLimitExceeded"),
     ("deadline", see(CREATING, job=job(("Failed", "DeadlineExceeded")), pods=pods(ended(RETRY, 173))), "Failed", "DeadlineExceeded"),

@@ -137,6 +137,7 @@ def test_the_job_of_the_guide():
         "DYNAMO_CHECKPOINT_SIGNAL_FILE": f"/checkpoint-signal/{HASH}.ready",
         "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT": "3300",
         "DYNAMO_CHECKPOINT_STATUS_FILE": "/dev/termination-log",
+        "DYN_SNAPSHOT_CONTROL_DIR": "/checkpoint-control",
     }
     assert main["securityContext"] == {
         "capabilities": {"add": ["CHECKPOINT_RESTORE", "SYS_PTRACE"]}, "seccompProfile": {"type": "Unconfined"}
@@ -165,13 +166,27 @@ def test_probes_of_the_engine():
                 "livenessProbe": get,
                 "readinessProbe": get,
                 "startupProbe": get,
+                "command": ["vllm", "serve"],
             }
         )
     )
     assert not main.keys() & {"livenessProbe", "startupProbe", "readinessProbe"}
     assert environ(main)["DYNAMO_CHECKPOINT_READY_URL"] == "http://127.0.0.1:9090/health"
+    assert "DYN_SNAPSHOT_CONTROL_DIR" not in environ(main)
     _, _, main = created(checkpoint({"readinessProbe": {"exec": {"command": ["touch", "x"]}}}))
     assert "readinessProbe" in main
+
+
+def test_a_worker_of_dynamo_is_not_asked_by_its_probe():
+    """It succeeds when the worker has registered: too late to be frozen. The worker says by itself when it has paused."""
+    get = {"httpGet": {"path": "/health", "port": 9090}}
+    _, pod, main = created(
+        checkpoint({"readinessProbe": get}), config=config.parse("job: {readyUrl: 'http://127.0.0.1:1/'}")
+    )
+    assert "DYNAMO_CHECKPOINT_READY_URL" not in environ(main)
+    mounted = {one["mountPath"]: one["name"] for one in main["volumeMounts"]}
+    volume = next(one for one in pod["spec"]["volumes"] if one["name"] == mounted["/checkpoint-control"])
+    assert "emptyDir" in volume
 
 
 def test_the_template_of_the_user_is_not_changed():
@@ -362,10 +377,33 @@ def test_only_the_engine_is_touched_and_once():
     assert main["securityContext"]["capabilities"]["add"] == ["CHECKPOINT_RESTORE", "SYS_PTRACE"]
     assert "seccompProfile" not in main["securityContext"]
     assert after["metadata"]["labels"]["nvidia.com/checkpoint-hash"] == HASH
+    assert environ(main)["DYNAMO_CHECKPOINT_STATE_DIR"] == "/checkpoint-state"
+    mounted = {one["mountPath"]: one["name"] for one in main["volumeMounts"]}
+    assert "/checkpoint-control" not in mounted
+    assert {"name": mounted["/checkpoint-state"], "emptyDir": {"sizeLimit": "16Mi"}} in after["spec"][
+        "volumes"
+    ]
     assert mutate(PVC, after, "n", known(REF, [READY])).reason == "configured"
     undone = podspec.undone(after["spec"], after["metadata"]["annotations"]["dynamo-entry/injected"])
     assert undone["containers"][0] == before["spec"]["containers"][0] | {"volumeMounts": []}
     assert undone["volumes"] == []
+
+
+def test_a_restored_worker_of_dynamo_finds_its_directory():
+    """An emptyDir of its own at the path that it was frozen with; the variable is the launcher's to set."""
+    before = pod(
+        {"command": ["python3", "-m", "dynamo.vllm"]},
+        volumes=[{"name": "x", "emptyDir": {"sizeLimit": "16Mi"}}],
+    )
+    after = mutate(PVC, before, "n", known(REF, [READY])).pod
+    main = after["spec"]["containers"][0]
+    names = {
+        one["name"]
+        for one in main["volumeMounts"]
+        if one["mountPath"] in ("/checkpoint-control", "/checkpoint-state")
+    }
+    assert len(names - {"x"}) == 2
+    assert "DYN_SNAPSHOT_CONTROL_DIR" not in environ(main)
 
 
 def test_probes_ask_more_often_within_the_same_time():

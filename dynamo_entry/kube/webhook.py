@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,17 @@ from typing import Any
 
 Object = dict[str, Any]
 
-#: An AdmissionReview of the largest object that etcd takes is smaller.
-_BODY_LIMIT = 8 << 20
+#: An AdmissionReview holds the object twice in an update; etcd takes objects of up to 1.5 MiB.
+_BODY_LIMIT = 3 << 20 | 64 << 10
+
+#: Values in it. Ours have a few thousand; each takes some 100 bytes once decoded, whatever it took in JSON.
+_VALUES_LIMIT = 100_000
+
+#: Reviews that are decoded at the same time, and connections that are open; anybody in the cluster can open one.
+_AT_ONCE, _CONNECTIONS = 8, 128
+
+#: A request's body, and a turn; the API server waits for 10 s at most.
+_REQUEST_S = 10.0
 
 #: The changed object, or None; the reason for it; whether the object is refused.
 Reviewer = Callable[[Object], "tuple[Object | None, str, bool]"]
@@ -34,10 +44,26 @@ class Server(ThreadingHTTPServer):
         self.note = note
         self.log = log
         self.context = context
+        self.turns = threading.BoundedSemaphore(_AT_ONCE)
+        self._connections = threading.BoundedSemaphore(_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for each connection, as long as there are not too many."""
+        if not self._connections.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread's whole life."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._connections.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """The handshake belongs to the connection's own thread: a slow client must not hold up the others."""
-        request.settimeout(10)
+        request.settimeout(_REQUEST_S)
         with self.context.wrap_socket(request, server_side=True) as secured:
             super().finish_request(secured, client_address)
 
@@ -50,13 +76,48 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
+        length = self.headers.get("Content-Length") or ""
         reviewer = self.server.reviewers.get(self.path.partition("?")[0])
-        if reviewer is None or not 0 < length <= _BODY_LIMIT:
-            self.send_error(404 if reviewer is None else 413)
+        if reviewer is None:
+            self._refuse(404)
+        elif not length.isdecimal() or not 0 < int(length) <= _BODY_LIMIT:
+            self._refuse(413)
+        elif len(data := self._body(int(length))) < int(length):
+            self._refuse(408)
+        elif sum(map(data.count, (b",", b"[", b"{"))) > _VALUES_LIMIT:
+            self._refuse(413)
+        else:
+            self._review(data, reviewer)
+
+    def _body(self, length: int) -> bytes:
+        """The request's body, as far as it comes in time."""
+        data, deadline = bytearray(), time.monotonic() + _REQUEST_S
+        while len(data) < length and time.monotonic() < deadline:
+            try:
+                piece = self.rfile.read1(length - len(data))
+            except TimeoutError:
+                break
+            if not piece:
+                break
+            data += piece
+        return bytes(data)
+
+    def _refuse(self, status: int) -> None:
+        """What is left of the request must not be taken for the next one."""
+        self.close_connection = True
+        self.send_error(status)
+
+    def _review(self, data: bytes, reviewer: Reviewer) -> None:
+        if not self.server.turns.acquire(timeout=_REQUEST_S):
+            self._refuse(503)
             return
-        review = json.loads(self.rfile.read(length))
-        body = json.dumps(answer(review, reviewer, self.server.note, self.server.log)).encode()
+        try:
+            body = json.dumps(answer(json.loads(data), reviewer, self.server.note, self.server.log)).encode()
+        except (ValueError, RecursionError, LookupError, TypeError):
+            self._refuse(400)
+            return
+        finally:
+            self.server.turns.release()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -274,3 +274,12 @@ def test_the_webhook_can_refuse_nothing():
     for webhook in configuration["webhooks"]:
         assert webhook["failurePolicy"] == "Ignore"
         assert webhook["timeoutSeconds"] <= 2
+
+
+def test_a_network_policy_keeps_all_but_the_api_servers_from_the_webhook():
+    """Where their addresses are given; metrics stay reachable."""
+    assert ("NetworkPolicy", "dynamo-entry-webhook") not in render(GUIDE)
+    made = render(GUIDE + "webhook: {allowFrom: [10.0.0.0/28]}")["NetworkPolicy", "dynamo-entry-webhook"]
+    first, second = made["spec"]["ingress"]
+    assert first["from"] == [{"ipBlock": {"cidr": "10.0.0.0/28"}}]
+    assert [one["port"] for one in first["ports"] + second["ports"]] == ["webhook", "metrics"]

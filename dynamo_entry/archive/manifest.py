@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from dynamo_entry.archive import codec, tar
+from dynamo_entry.archive.bounds import check_items
 from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
 from dynamo_entry.errors import Corrupt, Incompatible
 
@@ -28,8 +29,14 @@ _CHUNK_SIZE_LIMITS = range(4 << 10, (64 << 20) + 1)
 #: header, JSON padded to a block, end of tar
 TRAILER_BYTES = 2 * tar.BLOCK + len(tar.END)
 
-#: About 3 TiB of dense chunks; keeps a hostile trailer from filling the memory.
+#: About 3 TiB of dense chunks.
 _MANIFEST_LIMIT_BYTES = 64 << 20
+
+#: Streams may be empty; what else a manifest says is of chunks, and each of those takes 4 KiB of the archive or more.
+_STREAMS_LIMIT = 100_000
+_HEAD_LIMIT_BYTES = 4 << 20
+_BASE_BYTES, _BYTES_A_CHUNK = 24 << 20, 512
+_BASE_ITEMS, _ITEMS_A_CHUNK = 250_000, 10
 
 #: What fits in front of the sequence number in a ustar header (prefix of 155, less "streams/").
 _NAME_LIMIT = 147
@@ -72,6 +79,16 @@ class Head(Struct, frozen=True, kw_only=True):
     canary: dict[str, Any] = field(default_factory=dict)
     needs: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+class _Document(Struct, frozen=True, kw_only=True):
+    """A manifest whose head is not decoded yet."""
+
+    version: int
+    creator: str
+    chunk_size: int
+    head: msgspec.Raw
+    streams: dict[str, Stream]
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -170,7 +187,8 @@ def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"the trailer cannot be read: {error}", hint=_HINT, reason="TrailerInvalid") from None
     end = location.offset + tar.round_up(location.length, tar.BLOCK)
-    if end != archive_size - TRAILER_BYTES or location.length > _MANIFEST_LIMIT_BYTES:
+    most = min(_MANIFEST_LIMIT_BYTES, _BASE_BYTES + _BYTES_A_CHUNK * (location.offset // tar.ALIGNMENT))
+    if end != archive_size - TRAILER_BYTES or location.length > most:
         raise Corrupt(
             f"the trailer puts the manifest at {location.offset}+{location.length}, which cannot be",
             hint=_HINT, reason="TrailerInvalid",
@@ -220,13 +238,28 @@ def parse(data: bytes, location: Location, key: bytes | None = None) -> tuple[Ma
         raise Corrupt("the manifest differs from its digest", hint=_HINT, reason="ManifestDigestMismatch")
     seal = _checked_seal(data, location, key)
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        manifest = _decode(data, location.offset)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _invalid(f"the manifest cannot be read: {error}", "ManifestInvalid") from None
     _check_version(manifest.version)
     _check_streams(manifest)
     _check_places(manifest, location.offset - tar.BLOCK, codec.SEALED if seal else 0)
     return manifest, seal
+
+
+def _decode(data: bytes, offset: int) -> Manifest:
+    """Raises ValueError, MsgspecError for what is no manifest, or more of one than belongs to ``offset`` bytes of chunks."""
+    check_items(data, _BASE_ITEMS + _ITEMS_A_CHUNK * (offset // tar.ALIGNMENT))
+    document = msgspec.json.decode(data, type=_Document)
+    if len(document.head) > _HEAD_LIMIT_BYTES:
+        raise ValueError(f"its head has {len(document.head)} bytes, at most {_HEAD_LIMIT_BYTES} are taken")
+    if len(document.streams) > _STREAMS_LIMIT:
+        raise ValueError(f"it has {len(document.streams)} streams, at most {_STREAMS_LIMIT} are taken")
+    head = msgspec.json.decode(document.head, type=Head)
+    return Manifest(
+        version=document.version, creator=document.creator, chunk_size=document.chunk_size,
+        head=head, streams=document.streams,
+    )  # fmt: skip
 
 
 def _check_streams(manifest: Manifest) -> None:
@@ -236,6 +269,8 @@ def _check_streams(manifest: Manifest) -> None:
     for name, stream in manifest.streams.items():
         if not is_stream_name(name):
             raise _invalid(f"stream name {name!r} is not allowed", "StreamName")
+        if any(isinstance(one, int) and isinstance(other, int) for one, other in pairwise(stream.chunks)):
+            raise _invalid(f"stream {name!r} has two runs of zeros in a row", "ManifestInvalid")
         count = sum(chunk if isinstance(chunk, int) else 1 for chunk in stream.chunks)
         if count != -(-stream.size // size):
             raise _invalid(f"stream {name!r} has {stream.size} bytes but {count} chunks", "SizeLies")

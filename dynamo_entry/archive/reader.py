@@ -34,6 +34,9 @@ _THREADS_LIMIT = 8
 #: What may be on its way or waiting, for all streams that are read in order, and for all of ``fetch``.
 _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
+#: What is read whole, and not chunk by chunk: all small images together, by far.
+READ_BYTES = 256 << 20
+
 _HINT = "the archive is damaged: remove it and create the checkpoint again"
 
 
@@ -120,8 +123,9 @@ class Archive:
         """
         return self._raw(self._wanted(name, index), None)
 
-    def read(self, name: str) -> bytes:
-        """A whole stream, for small ones. Raises Corrupt like ``chunk``."""
+    def read(self, name: str, *, most: int = READ_BYTES) -> bytes:
+        """A whole stream, of at most so many bytes. Raises Corrupt like ``chunk``, and for a larger one."""
+        self._check_sizes([name], most)
         return b"".join(self.chunk(name, index) for index in range(self.count_of(name)))
 
     def chunks(self, name: str, *, ahead: int = 2) -> Iterator[Bytes]:
@@ -157,14 +161,21 @@ class Archive:
             for _, first, last in group:
                 yield name, view[first:last]
 
-    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Several small streams whole, read side by side. Raises Corrupt like ``chunk``."""
+    def read_all(self, names: Iterable[str], *, most: int = READ_BYTES) -> dict[str, bytes]:
+        """Several streams whole, read side by side, of at most so many bytes together. Raises Corrupt like ``read``."""
         wanted = list(names)
+        self._check_sizes(wanted, most)
         jobs = [(name, index) for name in wanted for index in range(self.count_of(name))]
         found = dict.fromkeys(wanted, b"")
         for (name, _), data in zip(jobs, self._in_order(iter(jobs), 4 * self._threads), strict=True):
             found[name] += data
         return found
+
+    def _check_sizes(self, names: list[str], most: int) -> None:
+        size = sum(map(self.size_of, names))
+        if size > most:
+            what = names[0] if len(names) == 1 else f"{len(names)} streams"
+            raise Corrupt(f"{what} of {size} bytes: at most {most} are read", hint=_HINT, reason="TooLarge")
 
     def fetch(self, chunks: Iterable[tuple[str, int]]) -> Fetch:
         """Bring chunks in, given as (name, index), in about that order, for any number of threads to take."""

@@ -8,13 +8,19 @@ from collections.abc import Iterable, Mapping
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import mounts
 
+#: Headers, extended attributes and padding of a member, at most and mostly far less.
+_OVERHEAD_BYTES = 4096
 
-def check_delta(touched: Iterable[str], sizes: Mapping[str, int], here: list[mounts.Mount]) -> None:
+
+def check_delta(
+    touched: Iterable[str], sizes: Mapping[str, int], here: list[mounts.Mount], *, data_bytes: int = 0
+) -> None:
     """``touched`` are paths that are going to be made or removed, ``sizes`` the bytes that files below a directory take.
 
-    Raises Incompatible.
+    ``data_bytes`` is what there is to write at most, whatever ``sizes`` say. Raises Incompatible.
     """
-    for directory, path in {os.path.dirname(path): path for path in touched}.items():
+    paths = list(touched)
+    for directory, path in {os.path.dirname(path): path for path in paths}.items():
         if os.statvfs(_existing(directory)).f_flag & os.ST_RDONLY:
             volume = mounts.volume_of(path, here, mounts.captured_roots(here))
             raise Incompatible(
@@ -23,14 +29,25 @@ def check_delta(touched: Iterable[str], sizes: Mapping[str, int], here: list[mou
                 reason="VolumeReadOnly" if volume else "RootReadOnly",
             )
     for root, size in sizes.items():
-        status = os.statvfs(_existing(root))
-        free = status.f_bavail * status.f_frsize
-        if size > free:
-            raise Incompatible(
-                f"the engine's files in {root} take {_mib(size)}, {_mib(free)} are free here",
-                hint="give it as much room as at creation, an emptyDir for example: medium: Memory for /dev/shm",
-                reason="NotEnoughSpace",
-            )
+        _check_room(root, size, _free(root))
+    unaccounted = data_bytes - sum(sizes.values()) - _OVERHEAD_BYTES * (len(paths) + 1)
+    if unaccounted > 0:
+        roots = {*sizes, "/"}
+        _check_room(", ".join(sorted(roots)), data_bytes, sum(map(_free, roots)))
+
+
+def _check_room(where: str, size: int, free: int) -> None:
+    if size > free:
+        raise Incompatible(
+            f"the engine's files in {where} take {_mib(size)}, {_mib(free)} are free here",
+            hint="give it as much room as at creation, an emptyDir for example: medium: Memory for /dev/shm",
+            reason="NotEnoughSpace",
+        )
+
+
+def _free(directory: str) -> int:
+    status = os.statvfs(_existing(directory))
+    return status.f_bavail * status.f_frsize
 
 
 def _existing(path: str) -> str:

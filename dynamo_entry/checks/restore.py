@@ -5,13 +5,12 @@ The manifest is read already; what else is needed is small: which files, pids an
 
 from __future__ import annotations
 
-import json
 import resource
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
-from dynamo_entry.archive.streams import DELTA_INDEX
+from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
 from dynamo_entry.checks import clock, delta, facts, files, host, image, pids, ports, privileges
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
@@ -19,39 +18,46 @@ from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
+from dynamo_entry.rootfs.guard import Land
 
 
 class Admitted(NamedTuple):
     """What a restore goes on with: rewritten images, the files to put in place, how the clock is kept."""
 
     rewriter: Rewriter
-    delta: pack.Index
+    delta: apply.Plan
     logs: dict[str, int]
     clock: clock.Offsets | None
     may_write: Callable[[int], bool]
 
 
-def admit(archive: Archive, images: Images, have: Privileges, criu_version: str, log: Any) -> Admitted:
+def admit(
+    archive: Archive, images: Images, have: Privileges, criu_version: str, *, land: Land, log: Any
+) -> Admitted:
     """Check property by property; ``log`` gets what differs and does not matter. Raises Incompatible for the first that does."""
     head = archive.manifest.head
     here = facts.host_facts(criu_version)
     for note in host.check_host(head.host, here):
         log.warning("host differs", difference=note)
     host.check_room(head.needs, cgroup.room())
-    index = pack.Index(**json.loads(archive.read(DELTA_INDEX)))
+    index = pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
     rewriter = _rewriter(archive, images, have)
     offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     pids.check_pids(rewriter.pids())
     travelling = frozenset(index.paths)
     logs = files.check_files(rewriter.regular_files(), travelling, mounts.read())
-    delta.check_delta(apply.touched(index), head.facts.get("delta_bytes", {}), mounts.read())
+    changes = apply.plan(index, land)
+    data_bytes = archive.size_of(DELTA_TAR)
+    delta.check_delta(
+        changes.touched(), head.facts.get("delta_bytes", {}), mounts.read(), data_bytes=data_bytes
+    )
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
     ports.check_ports(rewriter.ports())
-    return Admitted(rewriter, index, logs, offsets, have.may_write)
+    return Admitted(rewriter, changes, logs, offsets, have.may_write)
 
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:

@@ -1,126 +1,220 @@
-"""Applying a delta so that it can be taken back: a cold start after a failed restore finds what it would have."""
+"""A delta as a transaction: what it may touch is decided first, what was there is kept until it is settled or undone."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
+from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.linux import mounts
-from dynamo_entry.rootfs import pack
-from dynamo_entry.rootfs.changes import Change
-
-_JOURNAL = "undo.json"
-_SAVED = "undo.tar"
+from dynamo_entry.rootfs import journal, nodes
+from dynamo_entry.rootfs.guard import Guard, Land
+from dynamo_entry.rootfs.pack import Index
+from dynamo_entry.rootfs.unpack import Expected, member_path, unpack
 
 #: Made by container runtimes in the root filesystem itself.
 _RUNTIME_FILES = {
     "/.dockerenv", "/dev", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/run", "/sys",
 }  # fmt: skip
 
+_SAME_PLACE = "restore in the image and with the mounts that the checkpoint was made with"
 
-def apply(index: pack.Index, tar_file: IO[bytes], work_directory: str) -> None:
-    """Save what is going to change, then remove what was deleted and unpack the rest.
+
+class Plan(NamedTuple):
+    """What an ``apply`` is going to do: members to unpack, and what is here and was deleted there."""
+
+    expected: Expected
+    doomed: tuple[str, ...]
+
+    def touched(self) -> Iterator[str]:
+        """What is made, replaced or removed. Of a directory that is here no more than attributes change."""
+        yield from self.expected.files
+        yield from (path for path in self.expected.directories if not nodes.is_directory(path))
+        yield from self.doomed
+
+
+def plan(index: Index, land: Land) -> Plan:
+    """Raises Corrupt for an index that contradicts itself, Incompatible for one that asks for what is not the engine's."""
+    return _Planning(index, land).plan()
+
+
+def apply(what: Plan, tar_file: IO[bytes], work_directory: str, empty: Iterable[str] = ()) -> None:
+    """Move aside what is in the way, unpack the rest, and make ``empty`` files where there are none.
 
     Raises Corrupt, OSError; ``undo`` takes back what was done until then.
     """
-    doomed = list(_deleted(index))
-    _save(index, doomed, work_directory)
-    for path in doomed:
-        pack.remove(path)
-    pack.unpack(tar_file)
-
-
-def touched(index: pack.Index) -> Iterator[str]:
-    """What ``apply`` makes, replaces or removes. Of a directory that is here it changes no more than attributes.
-
-    Raises Corrupt, Incompatible for a path that leads elsewhere here.
-    """
-    checked: set[str] = set()
-    for path in index.paths:
-        if (directory := os.path.dirname(path)) not in checked:
-            pack.checked_path(path)
-            checked.add(directory)
-        if path not in index.directories or not os.path.isdir(path):
-            yield path
-    yield from _deleted(index)
-
-
-def create_empty(paths: Iterable[str]) -> None:
-    """Files that the engine writes to and that are not here: logs on a fresh volume. Raises OSError."""
-    for path in paths:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+    files, directories, _ = what.expected
+    place = _Place(files, directories)
+    lacking = [path for path in map(_resolved, empty) if path not in files and place.add_file(path)]
+    notes = journal.Journal(work_directory)
+    try:
+        in_the_way = [*what.doomed, *place.in_the_way]
+        new = [*place.new_directories, *place.new_files]
+        changed = {*map(os.path.dirname, (*in_the_way, *new)), *directories}.difference(place.new_directories)
+        notes.begin(new, changed)
+        notes.move_aside(in_the_way)
+        for path in place.new_directories:
+            os.mkdir(path)
+        unpack(tar_file, what.expected)
+        for path in lacking:
+            os.close(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            )
+    finally:
+        notes.close()
 
 
 def undo(work_directory: str) -> bool:
-    """Take back an ``apply`` that was begun; False where there is none. Raises OSError."""
-    journal = f"{work_directory}/{_JOURNAL}"
-    try:
-        with open(journal, encoding="utf-8") as file:
-            created = json.load(file)["created"]
-    except FileNotFoundError:
-        forget(work_directory)  # what was saved before the journal could be written
+    """Take back an ``apply`` that was begun; False where there is none. Raises OSError, RestoreFailed."""
+    found = journal.read(work_directory)
+    if found is None:
         return False
-    for path in filter(os.path.lexists, sorted(created, key=len, reverse=True)):
-        pack.remove(path)
-    with open(f"{work_directory}/{_SAVED}", "rb") as saved:
-        pack.unpack(saved)
-    forget(work_directory)
+    found.restore(_mount_points())
+    journal.forget(work_directory)
     return True
 
 
-def forget(work_directory: str) -> None:
-    """Drop what was saved: it is not needed any more."""
-    for name in (_JOURNAL, f"{_JOURNAL}.partial", _SAVED):
-        pack.remove(f"{work_directory}/{name}")
+def settle(work_directory: str) -> None:
+    """What was kept is not needed any more. Raises OSError, RestoreFailed."""
+    found = journal.read(work_directory)
+    journal.forget(work_directory)
+    if found is not None:
+        found.drop(_mount_points())
 
 
-def _deleted(index: pack.Index) -> Iterator[str]:
-    """What is here in directories of the delta and was not there.
+def _mount_points() -> frozenset[str]:
+    return frozenset(mount.point for mount in mounts.read())
 
-    Only in the root filesystem: tmpfs mounts of a fresh container hold nothing but what its runtime put
-    there. Mounts, what leads to them, and the runtime's own files are not the engine's to delete.
-    """
-    here = mounts.read()
-    for directory, names in index.directories.items():
-        path = pack.checked_path(directory)
-        if mounts.volume_of(path, here, ["/"]):
-            continue
-        try:
-            present = os.listdir(path)
-        except OSError:
-            continue
-        for name in set(present).difference(names):
-            doomed = os.path.join(path, name)
-            if doomed not in _RUNTIME_FILES and not any(
-                f"{mount.point}/".startswith(f"{doomed}/") for mount in here
+
+def _resolved(path: str) -> str:
+    """A path of a file that is to be made, without links that lead to it."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+class _Place:
+    """What is to be made, and what is there instead."""
+
+    def __init__(self, files: Iterable[str], directories: Iterable[str]) -> None:
+        self.in_the_way: list[str] = []
+        self.new_files: list[str] = []
+        #: Parents first, with all that leads to what is to be made.
+        self.new_directories: dict[str, None] = {}
+        self._present = {"/"}
+        for path in directories:
+            self._add_directory(path)
+        for path in files:
+            if not self.add_file(path):
+                self.in_the_way.append(path)
+
+    def _add_directory(self, path: str) -> bool:
+        """Whether it is not there."""
+        if path in self._present:
+            return False
+        if path in self.new_directories:
+            return True
+        if not self._add_directory(os.path.dirname(path)):
+            if nodes.is_directory(path):
+                self._present.add(path)
+                return False
+            if os.path.lexists(path):
+                self.in_the_way.append(path)
+        self.new_directories[path] = None
+        return True
+
+    def add_file(self, path: str) -> bool:
+        """Whether nothing is there."""
+        if not self._add_directory(os.path.dirname(path)) and os.path.lexists(path):
+            return False
+        self.new_files.append(path)
+        return True
+
+
+class _Planning:
+    def __init__(self, index: Index, land: Land) -> None:
+        self._guard = Guard(land)
+        self._listed = {member_path(path): names for path, names in index.directories.items()}
+        self._paths = [member_path(path) for path in index.paths]
+        self._known = {*self._paths}
+        self._parents: dict[str, None] = {"/": None}
+        if len(self._known) != len(self._paths) or not self._listed.keys() <= self._known:
+            raise Corrupt("the index of the filesystem delta contradicts itself", reason="BadDelta")
+
+    def plan(self) -> Plan:
+        files, directories, passed_over = [], [], []
+        for path in self._paths:
+            self._check_parents(os.path.dirname(path))
+            if self._is_passed_over(path):
+                passed_over.append(path)
+            elif path in self._listed:
+                directories.append(path)
+            else:
+                files.append(path)
+        expected = Expected(frozenset(files), frozenset(directories), frozenset(passed_over))
+        return Plan(expected, tuple(self._doomed()))
+
+    def _check_parents(self, directory: str) -> None:
+        """Every directory above is one: in the delta, or here."""
+        while directory not in self._parents:
+            if directory in self._known and directory not in self._listed:
+                raise Corrupt(f"{directory} is no directory in the filesystem delta", reason="BadDelta")
+            if (
+                directory not in self._listed
+                and os.path.lexists(directory)
+                and not nodes.is_directory(directory)
             ):
-                yield doomed
+                raise Incompatible(
+                    f"{directory} is a symbolic link or a file here and was a directory where the checkpoint was made",
+                    hint="restore in the image that the checkpoint was made with", reason="FilesystemDiffers",
+                )  # fmt: skip
+            self._parents[directory] = None
+            directory = os.path.dirname(directory)
+
+    def _is_passed_over(self, path: str) -> bool:
+        """Whether it stays as it is here. Raises Incompatible for what may not be changed and would be."""
+        guard, parent = self._guard, os.path.dirname(path)
+        is_directory = path in self._listed
+        if is_directory and nodes.is_directory(path):
+            return bool(guard.volume_of(path)) or guard.is_reserved(path)
+        if guard.holds_reserved(path):
+            if "__pycache__" in path.split("/"):
+                return True
+            raise Incompatible(
+                f"the engine had changed {path}, which the launcher or the system needs as it is",
+                hint="leave it out with DYNAMO_CHECKPOINT_EXCLUDE_PATHS when creating", reason="PathReserved",
+            )  # fmt: skip
+        if guard.holds_mount(path) or (path != "/" and guard.volume_of(parent)):
+            raise Incompatible(
+                f"the engine had changed {path}, and {guard.volume_of(parent) or 'what is mounted there'} "
+                "is a volume here", hint=_SAME_PLACE, reason="VolumeInTheWay",
+            )  # fmt: skip
+        if path == "/":
+            raise Corrupt("the filesystem delta replaces the root directory", reason="BadDelta")
+        return False
+
+    def _doomed(self) -> Iterator[str]:
+        """What is here in directories of the delta and was not there.
+
+        Only in the root filesystem: tmpfs mounts of a fresh container hold nothing but what its runtime put
+        there. Mounts, what leads to them, the launcher's own and the runtime's are not the engine's to delete.
+        """
+        leads_to = self._parents.keys() | self._known
+        for directory, names in self._listed.items():
+            if not nodes.is_directory(directory) or self._guard.is_mounted(directory):
+                continue
+            for name in _names(directory).difference(names):
+                path = os.path.join(directory, name)
+                if not (
+                    path in leads_to
+                    or path in _RUNTIME_FILES
+                    or self._guard.holds_mount(path)
+                    or self._guard.holds_reserved(path)
+                ):
+                    yield path
 
 
-def _save(index: pack.Index, doomed: list[str], work_directory: str) -> None:
-    """Write the journal last: without it nothing has been changed yet."""
-    created: list[str] = []
-    kept: list[str] = []
-    for path in map(pack.checked_path, index.paths):
-        (kept if os.path.lexists(path) else created).append(path)
-    with open(f"{work_directory}/{_SAVED}", "wb") as file:
-        pack.pack(_as_they_are(kept, doomed), file)
-    partial = f"{work_directory}/{_JOURNAL}.partial"
-    with open(partial, "w", encoding="utf-8") as journal:
-        json.dump({"created": created}, journal)
-    os.rename(partial, f"{work_directory}/{_JOURNAL}")
-
-
-def _as_they_are(kept: list[str], doomed: list[str]) -> Iterator[Change]:
-    for path in kept:
-        yield Change(path, os.lstat(path))
-    for path in doomed:
-        yield Change(path, os.lstat(path))
-        if os.path.isdir(path) and not os.path.islink(path):
-            for directory, directories, files in os.walk(path):
-                for name in (*directories, *files):
-                    inside = os.path.join(directory, name)
-                    yield Change(inside, os.lstat(inside))
+def _names(directory: str) -> set[str]:
+    try:
+        return {*os.listdir(directory)}
+    except OSError:
+        return set()

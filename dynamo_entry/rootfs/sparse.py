@@ -10,9 +10,13 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 _BLOCK = 512
+
+#: Twice 19 digits and line ends each, in less than what a reader takes for a header.
+_MOST_PIECES = 20_000
 
 
 def has_holes(status: os.stat_result) -> bool:
@@ -20,13 +24,19 @@ def has_holes(status: os.stat_result) -> bool:
     return status.st_blocks * _BLOCK < status.st_size
 
 
+def pieces(descriptor: int, size: int) -> list[tuple[int, int]] | None:
+    """(offset, length) of what is no hole, in order, and the end; None for more than a header has room for."""
+    found = list(islice(_pieces(descriptor, size), _MOST_PIECES + 1))
+    return found if len(found) <= _MOST_PIECES else None
+
+
 class Packed(io.RawIOBase):
     """A file with holes as its map and its data, which is what becomes the member's content."""
 
-    def __init__(self, file: Any, info: tarfile.TarInfo) -> None:
+    def __init__(self, file: Any, info: tarfile.TarInfo, pieces: list[tuple[int, int]]) -> None:
         """Also makes ``info`` the header of such a member; ``file`` is unbuffered, ``info.size`` its size."""
         self._file = file
-        self._pieces = list(_pieces(file.fileno(), info.size))
+        self._pieces = pieces
         self._map = _map(self._pieces)
         info.pax_headers = {
             **info.pax_headers, "GNU.sparse.major": "1", "GNU.sparse.minor": "0",
@@ -75,19 +85,3 @@ def _map(pieces: list[tuple[int, int]]) -> bytes:
     numbers = [len(pieces), *(number for piece in pieces for number in piece)]
     text = "".join(f"{number}\n" for number in numbers).encode("ascii")
     return text.ljust(-(-len(text) // _BLOCK) * _BLOCK, b"\0")
-
-
-def unpack(tar: tarfile.TarFile, info: tarfile.TarInfo, target: Any, copy_bytes: int) -> None:
-    """Write a sparse member's data where it belongs, and nothing else (as TarFile.makefile does)."""
-    source: Any = tar.fileobj
-    source.seek(info.offset_data)
-    pieces: list[tuple[int, int]] = info.sparse or []  # type: ignore[assignment]
-    for offset, left in pieces:
-        target.seek(offset)
-        while left:
-            part = source.read(min(left, copy_bytes))
-            if not part:
-                raise tarfile.ReadError("unexpected end of data")
-            target.write(part)
-            left -= len(part)  # noqa: PLW2901
-    target.truncate(info.size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -323,7 +322,7 @@ class _Creation:
             ) from None
         tar.close()
         listing = writer.stream(DELTA_INDEX)
-        listing.write(json.dumps(index._asdict()).encode("utf-8", "surrogateescape"))
+        listing.write(index.encode())
         listing.close()
         log = writer.stream(DUMP_LOG)
         with open(f"{self._places.work}/{DUMP_LOG}", "rb") as file:

@@ -20,6 +20,7 @@ from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, Restore
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import proc
 from dynamo_entry.rootfs import apply
+from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -53,8 +54,11 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         with channel.phase("check"):
             refusals.check(settings, archive.digest)
             gpu.check(archive.manifest.head.gpu)
+            apply.undo(
+                work_directory(settings)
+            )  # a container that was killed in a restore, and started again
             archived = Images(archive)
-            admitted = admit(archive, archived, have, version, channel.log)
+            admitted = admit(archive, archived, have, version, land=_land(settings, archive), log=channel.log)
         restoration = _Restoration(settings, channel, archive, admitted)
         restoration.write_context()
         restoration.prepare_handshake()
@@ -68,6 +72,12 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             with channel.phase("settle", stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)
+
+
+def _land(settings: Settings, archive: Archive) -> Land:
+    """Mounts whose files travelled at creation do so here; what the launcher writes itself is not the engine's."""
+    captured = (*settings.capture_paths, *archive.manifest.head.facts.get("delta_bytes", {}))
+    return Land.here(captured, (work_directory(settings), settings.state_dir, context.directory()))
 
 
 def _sources(channel: Channel) -> list[str]:
@@ -112,8 +122,8 @@ class _Restoration:
         """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
         try:
-            apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work)
-            apply.create_empty(path for path, size in self._admitted.logs.items() if not size)
+            empty = [path for path, size in self._admitted.logs.items() if not size]
+            apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, empty)
         except OSError as error:
             raise RestoreFailed(
                 f"{error.filename or 'a file'} of the engine cannot be put in place: {error.strerror}",
@@ -157,7 +167,7 @@ class _Restoration:
             with self._channel.phase("canary", stall_s=recorded.request.timeout):
                 canary.verify(recorded)
             self._channel.log.info("canary answered as at creation")
-        apply.forget(self._work)
+        apply.settle(self._work)
 
     def _wake(self, pid: int, handshake: dynamo.Handshake, release: dynamo.Release) -> None:
         """The GPU is back: tell a Dynamo worker who it is now, and wait until it has registered."""

@@ -1,0 +1,104 @@
+"""Which paths are the engine's to change here: not a volume's, and not those that the launcher runs from."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import dynamo_entry
+from dynamo_entry.linux import mounts, proc
+
+#: The kernel's, not files.
+_KERNEL = ("/proc", "/sys", "/dev")
+
+
+class Land(NamedTuple):
+    """Mount points here, those whose files travel, and paths that stay as they are, but for ``exempt`` ones below."""
+
+    points: frozenset[str]
+    roots: frozenset[str]
+    reserved: frozenset[str]
+    exempt: frozenset[str] = frozenset()
+
+    @classmethod
+    def here(cls, captured: Iterable[str] = (), scratch: Iterable[str] = ()) -> Land:
+        """``captured`` are further mounts whose files travel, ``scratch`` are directories of the launcher's."""
+        found = mounts.read()
+        return cls(
+            frozenset(mount.point for mount in found) - {"/"},
+            frozenset(mounts.captured_roots(found, tuple(captured))),
+            frozenset((*_KERNEL, *_launcher(), *filter(None, scratch))),
+            frozenset(("/dev/shm", *(f"{_LIBRARY}/{name}" for name in ("site-packages", "dist-packages")))),
+        )
+
+
+class Guard:
+    """Answers for one ``Land``. Paths are absolute and plain."""
+
+    def __init__(self, land: Land) -> None:
+        self._land = land
+        self._marked = land.reserved | land.exempt
+        self._above_points = _above(land.points)
+        self._above_reserved = _above(land.reserved)
+        self.volume_of = lru_cache(maxsize=1024)(self._volume_of)
+        self.is_reserved = lru_cache(maxsize=1024)(self._is_reserved)
+
+    def _volume_of(self, directory: str) -> str:
+        """The mount that holds what is in ``directory``, if its files do not travel."""
+        nearest = _nearest(directory, self._land.points)
+        return "" if not nearest or nearest in self._land.roots else nearest
+
+    def holds_mount(self, path: str) -> bool:
+        """Whether a mount is there or below: it cannot be replaced."""
+        return path in self._land.points or path in self._above_points
+
+    def _is_reserved(self, path: str) -> bool:
+        """Whether it belongs to the launcher or to the kernel."""
+        return _nearest(path, self._marked) in self._land.reserved
+
+    def holds_reserved(self, path: str) -> bool:
+        """Whether the launcher's own is there or below."""
+        return path in self._above_reserved or self.is_reserved(path)
+
+    def is_mounted(self, directory: str) -> bool:
+        """Whether it is not of the root filesystem."""
+        return _nearest(directory, self._land.points) != ""
+
+
+_LIBRARY = os.path.dirname(os.__file__)
+
+
+def _launcher() -> set[str]:
+    """What an undo and a cold start need: this package, its environment, interpreter and libraries, CRIU."""
+    criu = shutil.which("criu")
+    pycriu = importlib.util.find_spec("pycriu")
+    found = {
+        os.path.dirname(os.path.abspath(dynamo_entry.__file__)), _LIBRARY, sys.executable,
+        *((sys.prefix,) if sys.prefix != sys.base_prefix else ()),
+        *(path for path in proc.mapped_files([os.getpid()]) if path.startswith("/") and not path.startswith("/dev/")),
+        *((criu,) if criu else ()),
+        *((pycriu.submodule_search_locations or ()) if pycriu else ()),
+    }  # fmt: skip
+    return found | {os.path.realpath(path) for path in found}
+
+
+def _nearest(path: str, points: frozenset[str]) -> str:
+    """The longest of ``points`` that is ``path`` or above it."""
+    while path != "/":
+        if path in points:
+            return path
+        path = os.path.dirname(path)
+    return ""
+
+
+def _above(paths: Iterable[str]) -> set[str]:
+    found = set()
+    for path in paths:
+        while (path := os.path.dirname(path)) not in found:
+            found.add(path)
+    return found

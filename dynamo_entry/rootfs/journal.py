@@ -1,0 +1,194 @@
+"""What was here before a delta is applied: written down and kept aside first, so that all of it can come back.
+
+A JSON array a line, each written before what it tells of is done:
+
+- ``["made", path]``: nothing was there;
+- ``["moved", path, aside]``: what was there gets another name in its directory;
+- ``["directory", path, uid, gid, mode, mtime, {extended attributes}]``: names in it, or these, are going to change;
+- ``["parting", path, …]``: the same, as its content has to be moved one by one;
+- ``["parted", path]``: that was done with all that it held.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from typing import Any
+
+from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.rootfs import nodes
+from dynamo_entry.rootfs.nodes import Attributes
+
+_NAME = "undo.json"
+
+#: More is no journal of ours: so much is written for a million paths.
+_LIMIT_BYTES = 512 << 20
+
+
+class Journal:
+    """That of an apply under way. Raises OSError throughout."""
+
+    def __init__(self, directory: str) -> None:
+        self._token = os.urandom(4).hex()
+        self._count = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(f"{directory}/{_NAME}", flags, 0o600)
+
+    def close(self) -> None:
+        """Nothing more is going to be changed."""
+        os.close(self._descriptor)
+
+    def begin(self, made: Iterable[str], directories: Iterable[str]) -> None:
+        """What will be made, and directories that are here and that will change."""
+        self._write([*(["made", path] for path in made), *map(_row, directories)])
+
+    def move_aside(self, paths: Iterable[str]) -> None:
+        """Give what is at these paths another name."""
+        moves = [(path, self._aside(path)) for path in paths]
+        self._write([["moved", *move] for move in moves])
+        for path, aside in moves:
+            try:
+                os.rename(path, aside)
+            except OSError as error:
+                # overlayfs(rst): directories of lower layers are not renamed
+                if error.errno != errno.EXDEV or not nodes.is_directory(path):
+                    raise
+                inside = [directory for directory, _, _ in os.walk(path)]
+                self._write([_row(directory, "parting") for directory in inside])
+                _take_apart(path, aside)
+                self._write([["parted", path]])
+
+    def _aside(self, path: str) -> str:
+        self._count += 1
+        return f"{os.path.dirname(path).rstrip('/')}/.dynamo_entry-{self._token}-{self._count}"
+
+    def _write(self, rows: Iterable[list[Any]]) -> None:
+        data = "".join(f"{json.dumps(row)}\n" for row in rows).encode("ascii")
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+
+class Record:
+    """What a journal says. Raises OSError."""
+
+    def __init__(self, rows: Iterable[list[Any]]) -> None:
+        self._made: list[str] = []
+        self._moved: dict[str, str] = {}
+        self._parting: dict[str, Attributes] = {}
+        self._directories: dict[str, Attributes] = {}
+        for row in rows:
+            self._take(*row)
+
+    def _take(self, kind: str, path: str, *rest: Any) -> None:
+        if kind == "made":
+            self._made.append(path)
+        elif kind == "moved":
+            (self._moved[path],) = rest
+        elif kind == "parting":
+            self._parting[path] = _attributes(*rest)
+        elif kind == "parted":
+            self._parting = {}
+        elif kind == "directory":
+            self._directories[path] = _attributes(*rest)
+        else:
+            raise ValueError(f"it has a row of kind {kind!r}")
+
+    def restore(self, keep: frozenset[str]) -> None:
+        """Bring everything back; ``keep`` are mount points. Can be done again where it was interrupted.
+
+        Raises RestoreFailed, before anything else, where a directory of before is none any more.
+        """
+        for path in self._directories:
+            if os.path.realpath(path) != path or not nodes.is_directory(path):
+                raise RestoreFailed(f"{path} was a directory before the restore", reason="NotUndone")
+        for path, aside in self._moved.items():
+            if os.path.lexists(aside):
+                self._bring_back(path, aside, keep)
+        for path in self._topmost_made():
+            nodes.remove(path, keep)
+        directories = self._directories | self._parting
+        for path in sorted(directories, key=len, reverse=True):
+            nodes.set_on_directory(path, directories[path], exactly=True)
+
+    def _topmost_made(self) -> list[str]:
+        """Without those below: whatever is at their paths now was not there when they were made."""
+        new = {*self._made} | self._moved.keys()
+        return [path for path in self._made if path not in self._moved and os.path.dirname(path) not in new]
+
+    def _bring_back(self, path: str, aside: str, keep: frozenset[str]) -> None:
+        if path in self._parting:
+            _merge(aside, path)
+        else:
+            nodes.remove(path, keep)
+            os.rename(aside, path)
+
+    def drop(self, keep: frozenset[str]) -> None:
+        """Remove what was kept aside; directories it was in keep their times."""
+        times = {os.path.dirname(aside): 0 for aside in self._moved.values()}
+        for directory in times:
+            times[directory] = os.lstat(directory).st_mtime_ns
+        for aside in self._moved.values():
+            nodes.remove(aside, keep)
+        for directory, mtime_ns in times.items():
+            os.utime(directory, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+
+
+def read(directory: str) -> Record | None:
+    """The journal that an apply left. Raises OSError; RestoreFailed for one that nobody can have written."""
+    try:
+        descriptor = os.open(f"{directory}/{_NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        lines = file.read(_LIMIT_BYTES).split(b"\n")
+    try:
+        # The last line may be cut: what it tells of was not done.
+        return Record(json.loads(line) for line in lines[:-1])
+    except (ValueError, TypeError) as error:
+        raise RestoreFailed(f"{directory}/{_NAME} cannot be read: {error}", reason="NotUndone") from None
+
+
+def forget(directory: str) -> None:
+    """Remove the journal, whatever it says. Raises OSError."""
+    try:
+        os.unlink(f"{directory}/{_NAME}")
+    except FileNotFoundError:
+        pass
+
+
+def _row(path: str, kind: str = "directory") -> list[Any]:
+    uid, gid, mode, mtime_ns, extended = Attributes.of(path)
+    encoded = {name: b64encode(value).decode("ascii") for name, value in extended.items()}
+    return [kind, path, uid, gid, mode, mtime_ns, encoded]
+
+
+def _attributes(uid: int, gid: int, mode: int, mtime_ns: int, encoded: dict[str, str]) -> Attributes:
+    return Attributes(uid, gid, mode, mtime_ns, {name: b64decode(text) for name, text in encoded.items()})
+
+
+def _take_apart(path: str, aside: str) -> None:
+    """Move a directory that cannot be renamed: the same one, made anew, gets what is in it."""
+    attributes = Attributes.of(path)
+    os.mkdir(aside, 0o700)
+    for name in os.listdir(path):
+        try:
+            os.rename(f"{path}/{name}", f"{aside}/{name}")
+        except OSError as error:
+            if error.errno != errno.EXDEV or not nodes.is_directory(f"{path}/{name}"):
+                raise
+            _take_apart(f"{path}/{name}", f"{aside}/{name}")
+    nodes.set_on_directory(aside, attributes)
+    os.rmdir(path)
+
+
+def _merge(aside: str, path: str) -> None:
+    """The reverse of a ``_take_apart`` that was interrupted."""
+    if not os.path.lexists(path):
+        os.rename(aside, path)
+        return
+    for name in os.listdir(aside):
+        _merge(f"{aside}/{name}", f"{path}/{name}")
+    os.rmdir(aside)

@@ -1,0 +1,146 @@
+"""Files and directories, handled without following a link or leaving a filesystem."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import NamedTuple
+
+#: Never set by hand: the kernel's own, or a filesystem's bookkeeping.
+_FOREIGN_ATTRIBUTES = ("trusted.", "system.nfs", "system.cifs")
+
+_AS_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Attributes(NamedTuple):
+    """Owner, mode, time of the last change and extended attributes."""
+
+    uid: int
+    gid: int
+    mode: int
+    mtime_ns: int
+    extended: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, path: str) -> Attributes:
+        """Those of a path. Raises OSError."""
+        status = os.lstat(path)
+        mode = stat.S_IMODE(status.st_mode)
+        return cls(status.st_uid, status.st_gid, mode, status.st_mtime_ns, extended_attributes(path))
+
+
+def extended_attributes(path: str) -> dict[str, bytes]:
+    """All of a path that can be read; none where its filesystem has none."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return {
+            name: os.getxattr(path, name, follow_symlinks=False)
+            for name in names
+            if not name.startswith(_FOREIGN_ATTRIBUTES)
+        }
+    except OSError:
+        return {}
+
+
+def set_by_descriptor(descriptor: int, wanted: Attributes) -> None:
+    """Owner first (it clears set-id bits), then mode, extended attributes, times. Raises OSError."""
+    status = os.fstat(descriptor)
+    changes_owner = (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid)
+    if changes_owner:
+        os.fchown(descriptor, wanted.uid, wanted.gid)
+    if changes_owner or stat.S_IMODE(status.st_mode) != wanted.mode:
+        os.fchmod(descriptor, wanted.mode)
+    for name, value in wanted.extended.items():
+        os.setxattr(descriptor, name, value)
+    os.utime(descriptor, ns=(wanted.mtime_ns, wanted.mtime_ns))
+
+
+def set_on_path(path: str, wanted: Attributes) -> None:
+    """As ``set_by_descriptor``, for what cannot be opened: a link, a fifo. A link has no mode. Raises OSError."""
+    status = os.lstat(path)
+    if (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid):
+        os.chown(path, wanted.uid, wanted.gid, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", wanted.mode)
+        finally:
+            os.close(descriptor)
+    for name, value in wanted.extended.items():
+        os.setxattr(path, name, value, follow_symlinks=False)
+    os.utime(path, ns=(wanted.mtime_ns, wanted.mtime_ns), follow_symlinks=False)
+
+
+def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) -> None:
+    """Raises OSError, but not for times that cannot be set. ``exactly``: no other extended attributes are left."""
+    have = Attributes.of(path)
+    lacking = {name: value for name, value in wanted.extended.items() if have.extended.get(name) != value}
+    excess = have.extended.keys() - wanted.extended.keys() if exactly else set()
+    try:
+        descriptor = os.open(path, _AS_DIRECTORY)
+        try:
+            for name in excess:
+                os.removexattr(descriptor, name)
+            set_by_descriptor(descriptor, wanted._replace(extended=lacking))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if lacking or excess or (wanted.uid, wanted.gid, wanted.mode) != (have.uid, have.gid, have.mode):
+            raise
+
+
+def is_directory(path: str) -> bool:
+    """Whether it is one itself, and not a link to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def remove(path: str, keep: frozenset[str] = frozenset()) -> None:
+    """Remove what is at ``path``; what is not there is fine. Raises OSError.
+
+    What is mounted at or below it stays, and so do the directories that lead there: ``keep`` are mount points, and a
+    directory of another filesystem than that of ``path`` is not entered.
+    """
+    try:
+        device = os.lstat(path).st_dev
+        parent = os.open(os.path.dirname(path) or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        _remove_at(parent, path, device, keep)
+    finally:
+        os.close(parent)
+
+
+def _remove_at(parent: int, path: str, device: int, keep: frozenset[str]) -> bool:
+    """Whether nothing of it had to stay."""
+    name = os.path.basename(path)
+    try:
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if path in keep:
+            return False
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(name, dir_fd=parent)
+            return True
+        if status.st_dev != device or not _empty(parent, path, device, keep):
+            return False
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def _empty(parent: int, path: str, device: int, keep: frozenset[str]) -> bool:
+    descriptor = os.open(os.path.basename(path), _AS_DIRECTORY, dir_fd=parent)
+    try:
+        left = [
+            name
+            for name in os.listdir(descriptor)
+            if not _remove_at(descriptor, f"{path}/{name}", device, keep)
+        ]
+        return not left
+    finally:
+        os.close(descriptor)

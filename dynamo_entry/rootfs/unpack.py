@@ -1,0 +1,189 @@
+"""A delta's tar → files, none but those that the plan names, each of them once."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.rootfs import nodes
+from dynamo_entry.rootfs.nodes import Attributes
+
+#: How pax archives carry extended attributes (star, GNU tar, bsdtar).
+XATTR = "SCHILY.xattr."
+
+_COPY_BYTES = 1 << 20
+
+#: What describes a member: pax records with all its extended attributes, the map of a file with holes.
+HEADER_BYTES = 1 << 20
+
+
+class Members:
+    """Those of a tar that is read once, from front to back. Raises Corrupt throughout."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = _Forward(file)
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        try:
+            with tarfile.open(fileobj=self._file, mode="r:") as tar:
+                while True:
+                    self._file.left = HEADER_BYTES
+                    info = tar.next()
+                    if info is None:
+                        return
+                    tar.members = []  # type: ignore[attr-defined] # it would keep all of them
+                    yield info
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError, IndexError) as error:
+            raise Corrupt(f"the filesystem delta cannot be read: {error}", reason="BadDelta") from None
+
+    def copy(self, info: tarfile.TarInfo, descriptor: int) -> None:
+        """Write a regular member's data, and nothing where it has holes (as TarFile.makefile does)."""
+        self._file.seek(info.offset_data)
+        if info.sparse is None:
+            self._file.copy(info.size, descriptor)
+            return
+        pieces: list[tuple[int, int]] = info.sparse  # type: ignore[assignment]
+        for offset, length in pieces:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            self._file.copy(length, descriptor)
+        os.ftruncate(descriptor, info.size)
+
+
+class _Forward(io.RawIOBase):
+    """A file that goes forward only, and gives no more than ``left`` bytes for one header."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._at = 0
+        self.left = HEADER_BYTES
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, to: int, _whence: int = 0, /) -> int:
+        if to < self._at:
+            raise Corrupt("the filesystem delta has a member of negative size", reason="BadDelta")
+        while self._at < to:
+            self._next(min(to - self._at, _COPY_BYTES))
+        return to
+
+    def read(self, size: int = -1, /) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise Corrupt(
+                f"the filesystem delta has a header of more than {HEADER_BYTES} bytes", reason="BadDelta"
+            )
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
+
+    def copy(self, length: int, descriptor: int) -> None:
+        while length > 0:
+            part = memoryview(self._next(min(length, _COPY_BYTES)))
+            length -= len(part)
+            while part:
+                part = part[os.write(descriptor, part) :]
+
+    def _next(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if not data:
+            raise Corrupt("the filesystem delta ends inside a member", reason="BadDelta")
+        self._at += len(data)
+        return data
+
+
+class Expected(NamedTuple):
+    """Absolute paths of members: to be made, and to be read past."""
+
+    files: frozenset[str]
+    directories: frozenset[str]
+    passed_over: frozenset[str]
+
+
+def unpack(file: IO[bytes], expected: Expected) -> None:
+    """Make every file, and give every directory, which is there already, what it had.
+
+    Nothing is at the paths of files. Raises Corrupt for a member that is not expected, before anything of it is made,
+    and for one that is missing; OSError.
+    """
+    try:
+        _Unpacking(Members(file), expected).run()
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # what the system does not even take for a name, owner or time
+        raise Corrupt(f"the filesystem delta cannot be unpacked: {error}", reason="BadDelta") from None
+
+
+class _Unpacking:
+    def __init__(self, members: Members, expected: Expected) -> None:
+        self._members = members
+        self._expected = expected
+        self._left = set(expected.files | expected.directories | expected.passed_over)
+        self._directories: dict[str, Attributes] = {}
+
+    def run(self) -> None:
+        for info in self._members:
+            path = member_path(info.name)
+            wrong = self._expected.files if info.isdir() else self._expected.directories
+            if path not in self._left or path in wrong:
+                raise Corrupt(f"the filesystem delta holds {path} unannounced", reason="BadDelta")
+            self._left.remove(path)
+            if path in self._expected.passed_over:
+                continue
+            if info.isdir():
+                self._directories[path] = _attributes(info)
+            else:
+                self._make(info, path)
+        if self._left:
+            raise Corrupt(f"the filesystem delta lacks {min(self._left)}", reason="BadDelta")
+        for path in sorted(self._directories, key=len, reverse=True):  # a child made later changes its times
+            nodes.set_on_directory(path, self._directories[path])
+
+    def _make(self, info: tarfile.TarInfo, path: str) -> None:
+        if info.islnk():
+            target = member_path(info.linkname)
+            if target not in self._expected.files or target in self._left:
+                raise Corrupt(f"the filesystem delta links {path} to {target}", reason="BadDelta")
+            os.link(target, path, follow_symlinks=False)
+        elif info.isreg():
+            self._write(info, path)
+        elif info.issym():
+            os.symlink(info.linkname, path)
+            nodes.set_on_path(path, _attributes(info))
+        elif info.isfifo():
+            os.mkfifo(path, 0o600)
+            nodes.set_on_path(path, _attributes(info))
+        else:
+            raise Corrupt(f"the filesystem delta holds a member of type {info.type!r}", reason="BadDelta")
+
+    def _write(self, info: tarfile.TarInfo, path: str) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self._members.copy(info, descriptor)
+            nodes.set_by_descriptor(descriptor, _attributes(info))
+        finally:
+            os.close(descriptor)
+
+
+def member_path(name: str) -> str:
+    """The absolute path of a member. Raises Corrupt for one that could lead elsewhere."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in name:
+        raise Corrupt(f"the filesystem delta holds the path {name!r}", reason="PathEscapes")
+    return "/" + "/".join(parts)
+
+
+def _attributes(info: tarfile.TarInfo) -> Attributes:
+    extended = {
+        key.removeprefix(XATTR): value.encode("utf-8", "surrogateescape")
+        for key, value in info.pax_headers.items()
+        if key.startswith(XATTR)
+    }
+    seconds, _, fraction = str(info.pax_headers.get("mtime", info.mtime)).partition(".")
+    mtime_ns = int(seconds) * 10**9 + int(fraction[:9].ljust(9, "0"))
+    return Attributes(info.uid, info.gid, info.mode & 0o7777, mtime_ns, extended)

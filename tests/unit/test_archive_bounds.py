@@ -1,0 +1,165 @@
+"""A small archive costs little memory, whatever it claims: every size has a bound that is checked before use."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from archive_store import build, forge
+
+from dynamo_entry.archive.streams import CRIU, DELTA_INDEX
+
+_MIB = 1 << 20
+
+#: What refusing a hostile archive may cost beyond opening a harmless one.
+_MOST_MIB = 64
+
+_SMALL = build({"s": b"x" * 5000, DELTA_INDEX: b'{"paths": [], "directories": {}}'})
+
+
+def with_body(body):
+    """An archive whose manifest is ``body``, with every digest right."""
+    from dynamo_entry.archive import manifest, tar
+
+    location = manifest.find_manifest(_SMALL[-manifest.TRAILER_BYTES :], len(_SMALL))
+    forged = _SMALL[: location.offset - tar.BLOCK]
+    place = manifest.Location(location.offset, len(body), manifest.digest_text(body))
+    for name, content in (
+        (manifest.MANIFEST_MEMBER, body), (manifest.TRAILER_MEMBER, manifest.trailer_json(place)),
+    ):  # fmt: skip
+        forged += tar.header(name, len(content), 0) + content + tar.padding(len(content))
+    return forged + tar.END
+
+
+def with_streams(**streams):
+    def change(document):
+        document["streams"].update(streams)
+
+    return forge(_SMALL, change)
+
+
+def of_zeros(size):
+    return {"size": size, "chunks": [-(-size // 4096)]}
+
+
+def document(**fields):
+    return json.dumps(
+        {"version": 1, "creator": "x", "chunk_size": 4096, "head": {}, "streams": {}, **fields}
+    ).encode()
+
+
+def repeated(before, piece, after, size=60 * _MIB):
+    """A manifest of about ``size`` bytes, most of them the same ``piece``."""
+    return with_body(before + piece * (size // len(piece)) + after)
+
+
+HEAD = b'{"version":1,"creator":"x","chunk_size":4096,"head":{"facts":{"x":['
+CHUNKS = b'{"version":1,"creator":"x","chunk_size":4096,"head":{},"streams":{"a":{"size":1,"chunks":['
+
+HOSTILE = {
+    "an index of a terabyte of zeros": lambda: with_streams(**{DELTA_INDEX: of_zeros(1 << 40)}),
+    "a CRIU image of a terabyte of zeros": lambda: with_streams(**{f"{CRIU}core-1.img": of_zeros(1 << 40)}),
+    "CRIU images that are too much together": lambda: with_streams(
+        **{f"{CRIU}core-{number}.img": of_zeros(100 * _MIB) for number in range(3)}
+    ),
+    "a manifest of lists": lambda: repeated(HEAD, b"[],", b'1]}},"streams":{}}'),
+    "a manifest of lists, small": lambda: repeated(HEAD, b"[],", b'1]}},"streams":{}}', 23 * _MIB),
+    "a manifest of strings": lambda: repeated(HEAD, b'"ab",', b'"x"]}},"streams":{}}', 23 * _MIB),
+    "a manifest of runs of zeros": lambda: repeated(CHUNKS, b"1,", b"1]}}}", 23 * _MIB),
+    "a manifest of empty streams": lambda: with_body(
+        document(streams={f"s{number}": {"size": 0, "chunks": []} for number in range(150_000)})
+    ),
+    "a head of many bytes": lambda: with_body(document(head={"creator": "x", "argv": ["y" * (5 * _MIB)]})),
+    "few runs of zeros in a row": lambda: with_body(document(streams={"a": {"size": 8192, "chunks": [1, 1]}})),
+    "nested lists": lambda: with_body(HEAD + b"[" * 100_000),
+}  # fmt: skip
+
+READER = """
+import resource, sys
+from dynamo_entry.archive import Archive
+from dynamo_entry.archive.streams import DELTA_INDEX
+from dynamo_entry.errors import ArchiveError
+from dynamo_entry.fill.archived import Images
+from dynamo_entry.rootfs import pack
+from dynamo_entry.storage import open_store
+
+def read(path):
+    try:
+        with Archive.open(open_store(path)) as archive:
+            pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
+            for name in Images(archive).source.names:
+                Images(archive).read(name)
+    except ArchiveError as error:
+        return error.reason
+
+read(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+reason = read(sys.argv[2])
+print(reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_refusing_costs_little(tmp_path, what):
+    (tmp_path / "small.tar").write_bytes(_SMALL)
+    (tmp_path / "hostile.tar").write_bytes(HOSTILE[what]())
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(tmp_path / "small.tar"), str(tmp_path / "hostile.tar")],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    reason, mib = done.stdout.split()
+    assert reason in {"TooLarge", "ManifestInvalid", "TrailerInvalid"}, what
+    assert int(mib) < _MOST_MIB, what
+
+
+DELTAS = {
+    "a header of a gigabyte": "header(b'x', 1 << 30)",
+    "a long name of a gigabyte": "header(b'L', 1 << 30)",
+    "a sparse map without end": "sparse()",
+}
+
+UNPACKER = """
+import io, resource, sys, tarfile, tempfile
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.rootfs.unpack import Expected, unpack
+
+class Endless(io.RawIOBase):
+    def __init__(self, start, rest):
+        self.start, self.rest = start, rest
+    def readable(self):
+        return True
+    def readinto(self, buffer):
+        n = min(len(buffer), 65536)
+        piece = self.start[:n] or (self.rest * n)[:n]
+        self.start = self.start[n:]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+def header(kind, size):
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
+    return Endless(info.tobuf(tarfile.GNU_FORMAT), b"7")
+
+def sparse():
+    info = tarfile.TarInfo("x")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": "1"}
+    info.size = 1 << 33
+    return Endless(info.tobuf(tarfile.PAX_FORMAT) + b"99999999\\n".ljust(512, b"1"), b"1\\n")
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    unpack(io.BufferedReader(WHAT), Expected(frozenset(["/x"]), frozenset(), frozenset()))
+except Corrupt as error:
+    print(error.reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+@pytest.mark.parametrize("what", DELTAS)
+def test_a_delta_without_end_costs_little(what):
+    done = subprocess.run(
+        [sys.executable, "-c", UNPACKER.replace("WHAT", DELTAS[what])],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    reason, mib = done.stdout.split()
+    assert reason == "BadDelta"
+    assert int(mib) < _MOST_MIB

@@ -22,7 +22,7 @@ from dynamo_entry.storage import open_store
 for module in ("processes", "memory", "files", "ipc", "network", "threads"):
     import_module(f"messy.{module}")
 
-MESSY = Path(__file__).with_name("messy")
+MESSY = Path(__file__).resolve().parents[1] / "container" / "messy"
 ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
 SETTINGS = {"LOCATION": ARCHIVE, "HASH": "d936422b4f953f99"}
 

@@ -21,6 +21,7 @@ from dynamo_entry.cuda.recovery import Pids
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import DumpFailed, NotDumpable
 from dynamo_entry.linux import proc
+from dynamo_entry.protocol import Phases
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Creation:
         if here is None:
             _refuse_leftovers(pids(), f"the launcher cannot use the GPUs: {self._session.absence}")
             return {}
-        with self._channel.phase("gpu", stall_s=stall_s) as phase:
+        with self._channel.phase(Phases.GPU, stall_s=stall_s) as phase:
             free_before = self._session.free_bytes()
             self._session.busy_bytes = self._session.used_bytes()
             self._lock_and_checkpoint(pids, processes)

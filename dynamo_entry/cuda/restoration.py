@@ -13,6 +13,7 @@ from typing import Any
 from dynamo_entry.cuda import devices, facts
 from dynamo_entry.cuda.session import Session
 from dynamo_entry.errors import Incompatible, RestoreFailed
+from dynamo_entry.protocol import Phases
 
 
 class Restoration:
@@ -55,7 +56,7 @@ class Restoration:
         """
         if not self._pids:
             return
-        with self._channel.phase("gpu") as phase:
+        with self._channel.phase(Phases.GPU) as phase:
             restored = self._session.each("restore", self._pids, RestoreFailed, pairs=self._pairs)
             unlocked = self._session.each("unlock", self._pids, RestoreFailed)
             for pid in self._pids:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 import time
 
+from dynamo_entry.errors import DumpFailed, EngineEnded
 from dynamo_entry.init import engine, signals, tree
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
-from dynamo_entry.init.worker import Worker
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from dynamo_entry.init.worker import Worker, not_started
+from dynamo_entry.protocol import EngineGone, EngineIs, Message, Outcomes, Phases, Result, StartEngine, Verbs
 
 #: Engine pids begin above this; see pids.raise_above.
 LAST_HELPER_PID = 999
 
 #: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can.
 ADDITIONS = {"UV_USE_IO_URING": "0"}
-
-#: Phases in which the engine is (being) frozen: signals wait until it runs again.
-FROZEN = frozenset(("freeze", "gpu", "dump", "delta", "publish", "thaw"))
-
-EXIT_ENGINE_ENDED, EXIT_DUMP_FAILED = 172, 174
 
 #: Called off, the worker gets this long to abort the upload and to thaw the engine…
 CALL_OFF_S = 3.0
@@ -38,24 +31,22 @@ THAW_S = (5.0, 1.0, 1.0)
 def create(supervisor: Supervisor) -> int:
     """Run a creation to its end; returns the exit code."""
     try:
-        worker = Worker("create", supervisor.settings.stall_timeout)
+        worker = Worker(Verbs.CREATE, supervisor.settings.stall_timeout)
     except OSError as error:
         return _without_worker(supervisor, f"the worker cannot be started: {error.strerror}")
     return _Creation(supervisor, worker).run()
 
 
 def _without_worker(supervisor: Supervisor, message: str) -> int:
-    result = {
-        "result": "failed", "phase": "start", "reason": "WorkerLost", "retry": True, "message": message,
-    }  # fmt: skip
-    supervisor.log.error("Checkpoint not created", **result)
+    result = not_started(message, DumpFailed.exit_code)
+    supervisor.log.error("Checkpoint not created", **result.reportable())
     supervisor.report(result)
-    return EXIT_DUMP_FAILED
+    return result.exit_code
 
 
 class _Creation:
     def __init__(self, supervisor: Supervisor, worker: Worker) -> None:
-        self._it = supervisor
+        self._supervisor = supervisor
         self._worker = worker
         self._held: list[int] = []
         self._engine_code: int | None = None
@@ -68,14 +59,14 @@ class _Creation:
 
     def run(self) -> int:
         while True:
-            event = self._it.loop.next(min(self._worker.deadline, self._call_off_end))
+            event = self._supervisor.loop.next(min(self._worker.deadline, self._call_off_end))
             if isinstance(event, Signalled):
                 self._signalled(event.number)
             elif isinstance(event, Said):
                 self._said(event.message)
             elif isinstance(event, Silent):
                 self._silent()
-            elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
+            elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
                 self._engine_ended(event)
             elif isinstance(event, Ended) and event.pid == self._worker.pid:
                 return self._worker_ended(event.code)
@@ -84,10 +75,10 @@ class _Creation:
         if number in signals.TERMINATING and not self._called_off:
             self._called_off = number
             self._call_off()
-        if self._worker.phase in FROZEN or not self._it.engine_pid:
+        if self._worker.phase in Phases.FROZEN or not self._supervisor.engine_pid:
             self._held.append(number)
         else:
-            self._it.forward(number)
+            self._supervisor.forward(number)
 
     def _silent(self) -> None:
         """A worker that hangs is called off, so that it drops its upload, then killed."""
@@ -95,7 +86,7 @@ class _Creation:
             self._worker.kill()
             self._call_off_end = float("inf")
             return
-        self._it.log.error("worker hangs", phase=self._worker.phase)
+        self._supervisor.log.error("worker hangs", phase=self._worker.phase)
         self._is_hanging = True
         self._call_off()
 
@@ -103,130 +94,136 @@ class _Creation:
         self._worker.call_off()
         self._call_off_end = time.monotonic() + CALL_OFF_S
 
-    def _said(self, message: dict[str, Any] | None) -> None:
+    def _said(self, message: Message | None) -> None:
         self._worker.heard(message)
         if message is None or self._worker.is_garbled:
             self._worker.kill()
-        elif message.get("engine") == "start" and not self._it.engine_pid and not self._called_off:
-            self._start_engine(message.get("environment") or {})
+        elif isinstance(message, StartEngine) and not self._supervisor.engine_pid and not self._called_off:
+            self._start_engine(message.environment)
 
     def _start_engine(self, forced: dict[str, str | None]) -> None:
         """The worker is set up: the engine may begin, and is what the worker waits for next."""
         self._is_paused = bool(forced)  # a Dynamo worker waits to be told that it may go on
         try:
-            self._it.start_for_creation({**ADDITIONS, **self._preset()}, forced, LAST_HELPER_PID)
+            self._supervisor.start_for_creation({**ADDITIONS, **self._preset()}, forced, LAST_HELPER_PID)
         except engine.StartFailed as error:
             self._start_error = str(error)
             self._engine_code = error.code
-            self._worker.tell("ended")
+            self._worker.tell(EngineGone())
         else:
-            self._it.log.info("engine started", pid=self._it.engine_pid)
-            self._worker.tell(f"engine {self._it.engine_pid}")
+            self._supervisor.log.info("engine started", pid=self._supervisor.engine_pid)
+            self._worker.tell(EngineIs(self._supervisor.engine_pid))
 
     def _preset(self) -> dict[str, str]:
         """What makes an engine on GPUs fit for a checkpoint, where it is unset; shown in the log."""
         from dynamo_entry.engine import presets  # noqa: PLC0415 - only where there is a GPU
 
-        it = self._it
+        supervisor = self._supervisor
         gpus = sum(name[6:].isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))
-        name = it.settings.preset
+        name = supervisor.settings.preset
         if name == "auto":
-            name = presets.engine_of(it.argv) if gpus else ""
-        found = presets.environment(name, it.argv, os.environ, gpus=gpus, pre_dump=it.settings.pre_dump)
+            name = presets.engine_of(supervisor.argv) if gpus else ""
+        found = presets.environment(
+            name, supervisor.argv, os.environ, gpus=gpus, pre_dump=supervisor.settings.pre_dump
+        )
         if found:
-            it.log.info("environment preset", engine=name, **found)
-        if advice := presets.missing_option(name, it.argv, gpus=gpus):
-            it.log.warning("option missing", option=advice[0], why=advice[1])
+            supervisor.log.info("environment preset", engine=name, **found)
+        if advice := presets.missing_option(name, supervisor.argv, gpus=gpus):
+            supervisor.log.warning("option missing", option=advice[0], why=advice[1])
         return found
 
     def _engine_ended(self, event: Ended) -> None:
         """Before the freeze that ends the creation; after it, CRIU ended the engine as it should."""
         self._engine_code = event.code
-        self._worker.tell("ended")
-        if self._worker.phase not in FROZEN:  # a hook may have a long time yet
+        self._worker.tell(EngineGone())
+        if self._worker.phase not in Phases.FROZEN:  # a hook may have a long time yet
             self._call_off_end = time.monotonic() + CALL_OFF_S
 
     def _worker_ended(self, code: int) -> int:
-        self._it.loop.stop_listening()
+        self._supervisor.loop.stop_listening()
         self._worker.close()
         result = self._worker.result
-        if result is None or (self._is_hanging and result["result"] == "failed"):
+        if result is None or (self._is_hanging and result.result == Outcomes.FAILED):
             result = self._lost(code)
-        if result["result"] in ("published", "exists"):
+        if result.result in (Outcomes.PUBLISHED, Outcomes.EXISTS):
             self._wait_for_helpers()  # those of a worker that was lost, or given up on, while it let the engine go
             return self._succeeded(result)
         return self._failed(result)
 
-    def _lost(self, code: int) -> dict[str, Any]:
+    def _lost(self, code: int) -> Result:
         what = f"ended with {code}"
         if self._worker.is_garbled:
             what = "talked garbage"
         elif self._is_hanging:
             what = "made no progress and was ended"
-        return self._worker.lost(what, EXIT_DUMP_FAILED)
+        return self._worker.lost(what, DumpFailed.exit_code)
 
-    def _succeeded(self, result: dict[str, Any]) -> int:
-        self._it.report(_reportable(result))
-        what = "Checkpoint published" if result["result"] == "published" else "Checkpoint exists already"
-        self._it.log.info(
-            what, **{name: result.get(name) for name in ("location", "digest", "size_bytes", "seconds")}
-        )
-        if self._it.settings.after_dump == "continue":
+    def _succeeded(self, result: Result) -> int:
+        self._supervisor.report(result)
+        is_ours = result.result == Outcomes.PUBLISHED
+        what = "Checkpoint published" if is_ours else "Checkpoint exists already"
+        self._supervisor.log.info(what, **result.facts())
+        if self._supervisor.settings.after_dump == "continue":
             return self._go_on()
-        self._it.end_rest()
+        self._supervisor.end_rest()
         return 0
 
-    def _failed(self, result: dict[str, Any]) -> int:
+    def _failed(self, result: Result) -> int:
         """Nothing was published. The engine goes on, or ends, as configured; its end is never hidden."""
         self._wait_for_helpers()
-        if self._worker.result is None and self._it.settings.after_dump == "continue":
+        if self._worker.result is None and self._supervisor.settings.after_dump == "continue":
             self._release_engine()
         if self._engine_code is not None:
             ended = self._start_error or f"the engine ended with {self._engine_code}"
-            result.update(
+            result = result._replace(
                 reason="EngineEnded", engine_code=self._engine_code,
-                message=f"{ended} in phase {result['phase']}, before a checkpoint was made",
+                message=f"{ended} in phase {result.phase}, before a checkpoint was made",
             )  # fmt: skip
-        self._it.log.error("Checkpoint not created", **_reportable(result))
-        self._it.report(_reportable(result))
+        self._supervisor.log.error("Checkpoint not created", **result.reportable())
+        self._supervisor.report(result)
         if self._engine_code is not None:
-            self._it.end_rest()
-            return self._engine_code if self._called_off or self._start_error else EXIT_ENGINE_ENDED
-        if self._called_off and not self._it.engine_pid:
+            self._supervisor.end_rest()
+            return self._engine_code if self._called_off or self._start_error else EngineEnded.exit_code
+        if self._called_off and not self._supervisor.engine_pid:
             return 128 + self._called_off
-        if self._it.settings.after_dump == "continue" or self._called_off:
+        if self._supervisor.settings.after_dump == "continue" or self._called_off:
             return self._go_on()
-        self._it.end_rest()
-        return int(result.get("exit_code") or EXIT_DUMP_FAILED)
+        self._supervisor.end_rest()
+        return result.exit_code or DumpFailed.exit_code
 
     def _release_engine(self) -> None:
         """What a lost worker held is given back by another one; an engine that cannot be helped is ended."""
         from dynamo_entry import cuda  # noqa: PLC0415 - only after a failure
 
-        holds_gpus = self._worker.phase in FROZEN and cuda.is_present()
-        if self._engine_code is not None or not self._it.engine_pid or not (holds_gpus or self._is_paused):
+        holds_gpus = self._worker.phase in Phases.FROZEN and cuda.is_present()
+        if (
+            self._engine_code is not None
+            or not self._supervisor.engine_pid
+            or not (holds_gpus or self._is_paused)
+        ):
             return
         try:
-            worker = Worker("release", self._it.settings.stall_timeout)
+            worker = Worker(Verbs.RELEASE, self._supervisor.settings.stall_timeout)
         except OSError as error:
-            self._it.log.error("engine not released", message=error.strerror)  # noqa: TRY400 - not logging
+            self._supervisor.log.error("engine not released", message=error.strerror)  # noqa: TRY400 - not logging
             return
-        self._it.loop.listen(worker.events)
-        worker.tell(f"engine {self._it.engine_pid}")
-        while not isinstance(event := self._it.loop.next(worker.deadline), Silent):
+        self._supervisor.loop.listen(worker.events)
+        worker.tell(EngineIs(self._supervisor.engine_pid))
+        while not isinstance(event := self._supervisor.loop.next(worker.deadline), Silent):
             if isinstance(event, Signalled):
                 self._held.append(event.number)
             elif isinstance(event, Said):
                 worker.heard(event.message)
-            elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
+            elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
                 self._engine_code = event.code
             elif isinstance(event, Ended) and event.pid == worker.pid:
                 break
         worker.kill()
-        self._it.loop.stop_listening()
+        self._supervisor.loop.stop_listening()
         worker.close()
-        if worker.result is None or worker.result["result"] != "released":
-            self._it.log.error("engine not released", **_reportable(worker.result or {}))
+        if worker.result is None or worker.result.result != Outcomes.RELEASED:
+            shown = worker.result.reportable() if worker.result else {}
+            self._supervisor.log.error("engine not released", **shown)
 
     def _wait_for_helpers(self) -> None:
         """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
@@ -242,7 +239,7 @@ class _Creation:
             tree.send(self._helpers(), signal.SIGKILL)
 
     def _helpers(self) -> list[int]:
-        spare = frozenset((self._it.engine_pid,)) if self._it.engine_pid else frozenset()
+        spare = frozenset((self._supervisor.engine_pid,)) if self._supervisor.engine_pid else frozenset()
         return tree.descendants(os.getpid(), spare=spare)
 
     def _helpers_end_within(self, limit_s: float) -> bool:
@@ -250,24 +247,20 @@ class _Creation:
         while self._helpers():
             if time.monotonic() > deadline:
                 return False
-            event = self._it.loop.next(time.monotonic() + 0.02)
+            event = self._supervisor.loop.next(time.monotonic() + 0.02)
             if isinstance(event, Signalled):
                 self._held.append(event.number)
-            elif isinstance(event, Ended) and event.pid == self._it.engine_pid:
+            elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
                 self._engine_code = event.code
         return True
 
     def _go_on(self) -> int:
         """Serve on with the engine that is there, or start it where the creation ended before that."""
         if self._engine_code is not None:
-            self._it.end_rest()
+            self._supervisor.end_rest()
             return self._engine_code
-        if not self._it.engine_pid:
-            return self._it.cold_instead(self._held)
+        if not self._supervisor.engine_pid:
+            return self._supervisor.cold_instead(self._held)
         for number in self._held:
-            self._it.forward(number)
-        return self._it.follow()
-
-
-def _reportable(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name != "exit_code"}
+            self._supervisor.forward(number)
+        return self._supervisor.follow()

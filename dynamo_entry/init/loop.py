@@ -13,7 +13,7 @@ from dynamo_entry.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from dynamo_entry.protocol import Message
 
 
 class Signalled(Value):
@@ -37,9 +37,9 @@ class Stopped(Value):
 
 
 class Said(Value):
-    """A whole line from the worker: its message, or None where that is not a JSON object."""
+    """A whole line from the worker: its message, or None where that is garbage."""
 
-    message: dict[str, Any] | None
+    message: Message | None
 
 
 class Silent(Value):
@@ -68,7 +68,7 @@ class Loop:
         self._line = b""
 
     def listen(self, descriptor: int) -> None:
-        """Read lines of JSON from a worker's pipe until its end."""
+        """Read messages from a worker's pipe until its end."""
         os.set_blocking(descriptor, False)
         self._worker = descriptor
         self._line = b""
@@ -132,17 +132,9 @@ class Loop:
                 self.stop_listening()
                 return
             *lines, self._line = (self._line + data).split(b"\n")
-            self._ready.extend(Said(_parsed(line)) for line in lines)
+            from dynamo_entry.protocol import decode  # noqa: PLC0415 - a cold start has no worker and never pays for it
+
+            self._ready.extend(Said(decode(line)) for line in lines)
             if len(self._line) > LINE_LIMIT_BYTES:
                 self._ready.append(Said(None))
                 self._line = b""
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    import json  # noqa: PLC0415 - a cold start has no worker and never pays for it
-
-    try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None

@@ -36,14 +36,7 @@ def launch(loop: Loop, argv: list[str]) -> int:
 
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
     if isinstance(plan, Cold):
-        if plan.reason:
-            return supervisor.fall_back("resolve", plan.reason, plan.message, code=StorageError.exit_code)
-        if (
-            supervisor.settings.status_file != TERMINATION_LOG
-        ):  # which is the engine's own as long as nobody asks
-            supervisor.report({"result": "cold", "phase": "resolve", "reason": "NotAsked", "retry": False,
-                               "message": "no checkpoint was asked for"})  # fmt: skip
-        return supervisor.cold()
+        return _cold(supervisor, plan)
     if isinstance(plan, Create):
         from dynamo_entry.init.create import create  # noqa: PLC0415 - a cold start needs none of it
 
@@ -53,10 +46,35 @@ def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
     return restore(supervisor, plan)
 
 
+def _cold(supervisor: Supervisor, plan: Cold) -> int:
+    """Nobody is told of a plain cold start who did not ask: TERMINATION_LOG is the engine's own."""
+    if not plan.reason and supervisor.settings.status_file == TERMINATION_LOG:
+        return supervisor.cold()
+    from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
+
+    if plan.reason:
+        return supervisor.fall_back(
+            Result(
+                Outcomes.FAILED, Phases.RESOLVE, reason=plan.reason, message=plan.message, retry=True,
+                exit_code=StorageError.exit_code,
+            )
+        )  # fmt: skip
+    message = "no checkpoint was asked for"
+    supervisor.report(Result(Outcomes.COLD, Phases.RESOLVE, reason="NotAsked", message=message, retry=False))
+    return supervisor.cold()
+
+
 def _with_invalid_settings(loop: Loop, argv: list[str], mine: dict[str, str], error: SettingsError) -> int:
     """A creation with a wrong setting ends here; a worker pod serves all the same, unless told not to."""
+    from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
+
     creates = PREFIX + "SIGNAL_FILE" in mine or mine.get(PREFIX + "MODE") == "create"
     must_fail = creates or mine.get(PREFIX + "ON_FAILURE") == "fail"
     settings = Settings(on_failure="fail" if must_fail else "cold")
     supervisor = Supervisor(loop, Log(), settings, engine_command(argv))
-    return supervisor.fall_back("settings", error.reason, str(error), code=error.exit_code, retry=error.retry)
+    return supervisor.fall_back(
+        Result(
+            Outcomes.FAILED, Phases.SETTINGS, reason=error.reason, message=str(error), retry=error.retry,
+            exit_code=error.exit_code,
+        )
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from dynamo_entry.settings import TERMINATION_LOG, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from dynamo_entry.protocol import Result
 
 
 class Supervisor:
@@ -124,28 +124,18 @@ class Supervisor:
                 break
         tree.kill_all()
 
-    def fall_back(
-        self,
-        phase: str,
-        reason: str,
-        message: str,
-        *,
-        code: int = 180,
-        retry: bool = True,
-        held: list[int] | None = None,
-        **fields: Any,
-    ) -> int:
-        """A restore that cannot be: start cold, or exit with ``code`` where ON_FAILURE says so."""
-        fails = self.settings.on_failure == "fail"
-        self.log.warning(
-            "Restore failed" if fails else "Falling back to cold start",
-            phase=phase, reason=reason, message=message, **fields,
-        )  # fmt: skip
-        result = {"phase": phase, "reason": reason, "message": message, "retry": retry, **fields}
-        self.report({"result": "failed" if fails else "cold", **result})
-        return code if fails else self.cold_instead(held)
+    def fall_back(self, failure: Result, held: list[int] | None = None) -> int:
+        """A restore that cannot be: start cold, or exit with its code where ON_FAILURE says so."""
+        from dynamo_entry.protocol import Outcomes  # noqa: PLC0415 - a plain cold start reports nothing
 
-    def report(self, result: dict[str, Any]) -> None:
+        fails = self.settings.on_failure == "fail"
+        fields = failure.reportable()
+        del fields["result"], fields["retry"]
+        self.log.warning("Restore failed" if fails else "Falling back to cold start", **fields)
+        self.report(failure._replace(result=Outcomes.FAILED if fails else Outcomes.COLD))
+        return failure.exit_code if fails else self.cold_instead(held)
+
+    def report(self, result: Result) -> None:
         """Write the result object; a place that cannot be written to is a warning, unless it is the default."""
         from dynamo_entry.report import status  # noqa: PLC0415 - a plain cold start reports nothing
 
@@ -153,6 +143,6 @@ class Supervisor:
         if path == TERMINATION_LOG and not os.path.exists(path):
             return
         try:
-            status.write(path, {"elapsed_s": round(time.monotonic() - self._began, 3), **result})
+            status.write(path, {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()})
         except OSError as error:
             self.log.warning("status not written", path=path, error=error.strerror)

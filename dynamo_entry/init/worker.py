@@ -8,10 +8,7 @@ import time
 
 from dynamo_entry.init import signals
 from dynamo_entry.init.signals import signal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from dynamo_entry.protocol import Began, Message, Moved, Outcomes, Phases, Result
 
 #: The worker keeps its own deadlines; PID 1 steps in when it is this much later.
 BACKSTOP_S = 5.0
@@ -27,19 +24,19 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 class Worker:
     """A running worker process (``dynamo_entry.worker``), in its own session. Raises OSError if it cannot run.
 
-    It says JSON lines on descriptor 3 and is told things by lines on its standard input.
+    What both say to each other: protocol.py.
     """
 
     def __init__(self, verb: str, stall_s: float) -> None:
-        self.phase = "start"
+        self.phase = Phases.START
         self.seconds: dict[str, float] = {}
-        self.result: dict[str, Any] | None = None
+        self.result: Result | None = None
         self.is_garbled = False
         self._is_ending = False
         self._default_stall_s = self._stall_s = stall_s
         self._phase_began = time.monotonic()
         self._phase_end = float("inf")
-        self._done: float | None = None
+        self._done: int | None = None
         self._silence_end = self._phase_began + stall_s
         self.events, events_writer = os.pipe2(os.O_CLOEXEC)
         control_reader, self._control = os.pipe2(os.O_CLOEXEC)
@@ -60,43 +57,41 @@ class Worker:
             return float("inf")
         return min(self._phase_end, self._silence_end) + BACKSTOP_S
 
-    def heard(self, message: dict[str, Any] | None) -> None:
+    def heard(self, message: Message | None) -> None:
         """Take in one message: a phase begins, something progressed, or the result.
 
         Here alone is decided whether a phase stalls: a worker that goes on talking while its number stays the same
         makes no progress.
         """
-        if message is None or not _makes_sense(message):
+        now = time.monotonic()
+        if message is None:
             self.is_garbled = True
             return
-        now = time.monotonic()
-        if "phase" in message and "result" not in message:
+        if isinstance(message, Began):
             self.seconds[self.phase] = round(now - self._phase_began, 3)
-            self.phase = message["phase"]
+            self.phase = message.phase
             self._phase_began = now
-            self._phase_end = now + (_number(message, "limit_s") or float("inf"))
-            self._stall_s = _number(message, "stall_s") or self._default_stall_s
+            self._phase_end = now + (_limit(message.limit_s) or float("inf"))
+            self._stall_s = _limit(message.stall_s) or self._default_stall_s
             self._done = None
-        elif "progress" in message:
-            if message["progress"] == self._done:
+        elif isinstance(message, Moved):
+            if message.done == self._done:
                 return
-            self._done = message["progress"]
-        if "result" in message:
+            self._done = message.done
+        elif isinstance(message, Result):
             self.result = message
         self._silence_end = now + self._stall_s
 
-    def lost(self, what: str, exit_code: int) -> dict[str, Any]:
+    def lost(self, what: str, exit_code: int) -> Result:
         """The result of a worker that gave none itself."""
         seconds = {**self.seconds, self.phase: round(time.monotonic() - self._phase_began, 3)}
-        return {
-            "result": "failed", "phase": self.phase, "reason": "WorkerLost", "retry": True, "seconds": seconds,
-            "message": f"the worker {what} in phase {self.phase}", "exit_code": exit_code,
-        }  # fmt: skip
+        message = f"the worker {what} in phase {self.phase}"
+        return not_started(message, exit_code)._replace(phase=self.phase, seconds=seconds)
 
-    def tell(self, line: str) -> None:
-        """Send one line to the worker; one that is gone will be noticed by its end."""
+    def tell(self, message: Message) -> None:
+        """Send a message to the worker; one that is gone will be noticed by its end."""
         try:
-            os.write(self._control, line.encode() + b"\n")
+            os.write(self._control, message.encode())
         except OSError:
             pass
 
@@ -120,21 +115,16 @@ class Worker:
         os.close(self._control)
 
 
-def _makes_sense(message: dict[str, Any]) -> bool:
-    """Whether everything that is relied upon is there: garbage must not get any further than this."""
-    if "result" not in message:
-        return isinstance(message.get("phase", ""), str)
-    return (
-        isinstance(message["result"], str)
-        and isinstance(message.get("phase"), str)
-        and isinstance(message.get("exit_code", 0), int)
-        and (message["result"] != "restored" or isinstance(message.get("pid"), int))
+def not_started(message: str, exit_code: int) -> Result:
+    """The result where there is no worker."""
+    return Result(
+        Outcomes.FAILED, Phases.START, reason="WorkerLost", message=message, retry=True, exit_code=exit_code
     )
 
 
-def _number(message: dict[str, Any], name: str) -> float:
-    value = message.get(name)
-    return float(value) if isinstance(value, int | float) and 0 < value < _LONGEST_S else 0.0
+def _limit(seconds: float) -> float:
+    """0 for none: a worker's limit that is never reached, or makes no sense."""
+    return seconds if 0 < seconds < _LONGEST_S else 0.0
 
 
 def _spawn(verb: str, control: int, events: int) -> int:

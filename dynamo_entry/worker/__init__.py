@@ -1,1 +1,1 @@
-"""The short-lived process that does the heavy work: create, restore, undo; each reads top to bottom."""
+"""The short-lived process that does the heavy work: one module a verb, which reads top to bottom."""

@@ -1,4 +1,4 @@
-"""``python -m dynamo_entry.worker create|restore|undo``: started by PID 1, not by people."""
+"""``python -m dynamo_entry.worker VERB``: started by PID 1, not by people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 
 from dynamo_entry.errors import CheckpointError, RestoreFailed
+from dynamo_entry.protocol import Outcomes, Result, Verbs
 from dynamo_entry.report.lines import Log
 from dynamo_entry.settings import from_environment
 from dynamo_entry.worker.channel import Channel
@@ -30,7 +31,7 @@ def main() -> None:
         result = _failed(channel, verb, error)
     except Exception as error:  # the outermost frame: a defect must end in a cold start, and be seen
         result = _failed(channel, verb, _refusal(error) or _defect(channel, error))
-    channel.send(**result)
+    channel.send(result)
     os._exit(0)  # threads that still wait for a store or for CRIU have nothing left to wait for
 
 
@@ -48,14 +49,14 @@ def _defect(channel: Channel, error: Exception) -> CheckpointError:
     return CheckpointError(f"{type(error).__name__}: {error}", reason="InternalError")
 
 
-def _failed(channel: Channel, verb: str, error: CheckpointError) -> dict[str, object]:
+def _failed(channel: Channel, verb: str, error: CheckpointError) -> Result:
     # An error of no kind of its own (a hook's, the system's) has the code of what it made fail.
     is_plain = type(error) is CheckpointError
-    code = RestoreFailed.exit_code if is_plain and verb == "restore" else error.exit_code
-    return {
-        "result": "failed", "phase": channel.phase_name, "reason": error.reason, "message": str(error),
-        "retry": error.retry, "exit_code": code, "seconds": channel.seconds,
-    }  # fmt: skip
+    code = RestoreFailed.exit_code if is_plain and verb == Verbs.RESTORE else error.exit_code
+    return Result(
+        Outcomes.FAILED, channel.phase_name, reason=error.reason, message=str(error), retry=error.retry,
+        exit_code=code, seconds=channel.seconds,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

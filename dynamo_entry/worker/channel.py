@@ -1,8 +1,7 @@
-"""The worker's end of its line to PID 1: phases, progress and the result go up, a few words come down."""
+"""The worker's end of its line to PID 1 (protocol.py); it keeps the timings of every phase."""
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dynamo_entry.errors import CheckpointError, EngineEnded
+from dynamo_entry.protocol import Began, EngineGone, Message, Moved, Phases, decode
 
 EVENTS_DESCRIPTOR = 3
 
@@ -51,7 +51,7 @@ class Phase:
         self.fields["bytes"] = done_bytes
         if now - self._heard >= _PROGRESS_S:
             self._heard = now
-            self._channel.send(progress=done_bytes + steps())
+            self._channel.send(Moved(done_bytes + steps()))
         if now - self._shown >= _LOG_S:
             self._shown = now
             fields = {"bytes": done_bytes, "seconds": round(self.seconds, 1)}
@@ -61,13 +61,13 @@ class Phase:
 
 
 class Channel:
-    """Sends JSON lines to PID 1, reads its words, and keeps the timings of every phase."""
+    """Sends messages to PID 1, reads its own, and keeps the timings of every phase."""
 
     def __init__(self, log: Any) -> None:
         self.log = log
-        self.phase_name = "start"
+        self.phase_name = Phases.START
         self.seconds: dict[str, float] = {}
-        self._words = b""
+        self._received = b""
         self._waits = 0
         self._deadline = float("inf")
         self._is_shielded = False
@@ -76,9 +76,9 @@ class Channel:
         os.set_blocking(0, False)
         signal.signal(signal.SIGTERM, self._terminated)
 
-    def send(self, **message: Any) -> None:
+    def send(self, message: Message) -> None:
         """One message. A PID 1 that is gone has ended the container: nothing is left to do."""
-        os.write(EVENTS_DESCRIPTOR, json.dumps(message, default=str).encode() + b"\n")
+        os.write(EVENTS_DESCRIPTOR, message.encode())
 
     def limit(self, seconds: float) -> None:
         """The phases that begin from now on have ``seconds`` in all; 0: no limit."""
@@ -88,7 +88,7 @@ class Channel:
     def phase(self, name: str, *, stall_s: float = 0) -> Iterator[Phase]:
         """Announce a phase and how long it may stall (0: STALL_TIMEOUT), time it, log it when it is done."""
         self.phase_name = name
-        self.send(phase=name, limit_s=self._left_s(), stall_s=stall_s)
+        self.send(Began(name, self._left_s(), stall_s))
         phase = Phase(self, name)
         try:
             yield phase
@@ -105,7 +105,7 @@ class Channel:
     def waits(self) -> None:
         """Tell PID 1 that something with a limit of its own is waited for, and has not reached it."""
         self._waits += 1
-        self.send(progress=self._waits)
+        self.send(Moved(self._waits))
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
@@ -116,22 +116,22 @@ class Channel:
         finally:
             self._is_shielded = False
 
-    def wait_for_word(self, limit_s: float) -> str:
-        """The next line from PID 1, or nothing within ``limit_s``."""
-        if b"\n" not in self._words and select.select([0], [], [], limit_s)[0]:
+    def receive(self, limit_s: float) -> Message | None:
+        """The next message from PID 1, or None within ``limit_s``."""
+        if b"\n" not in self._received and select.select([0], [], [], limit_s)[0]:
             data = os.read(0, 4096)
             if not data:
                 raise CalledOff("PID 1 is gone")
-            self._words += data
-        line, found, rest = self._words.partition(b"\n")
+            self._received += data
+        line, found, rest = self._received.partition(b"\n")
         if not found:
-            return ""
-        self._words = rest
-        return line.decode()
+            return None
+        self._received = rest
+        return decode(line)
 
     def check_engine(self, limit_s: float = 0) -> None:
         """Wait a moment. Raises EngineEnded as soon as PID 1 says so."""
-        if self.wait_for_word(limit_s) == "ended":
+        if isinstance(self.receive(limit_s), EngineGone):
             raise EngineEnded("the engine ended")
 
     def _terminated(self, _number: int, _frame: object) -> None:

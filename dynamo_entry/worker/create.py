@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import structs
 
@@ -15,6 +15,7 @@ from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import connections, image, privileges, secrets
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
+from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import hints, images, options, process
 from dynamo_entry.engine import canary, dynamo, hooks, readiness
 from dynamo_entry.errors import (
@@ -29,6 +30,7 @@ from dynamo_entry.errors import (
 from dynamo_entry.fill import ranges
 from dynamo_entry.linux import affinity, mounts, proc
 from dynamo_entry.linux.cgroup import cores
+from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.scratch import work_directory
@@ -38,114 +40,150 @@ from dynamo_entry.worker import context, criu_log, manifest_head
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.dump import Dump
 
+if TYPE_CHECKING:
+    from dynamo_entry.cuda.absent import NoCreation
+    from dynamo_entry.cuda.creation import Creation
+
 #: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
 _PUBLISH_STALLS = 10
 
 
-def run(settings: Settings, channel: Channel) -> dict[str, Any]:
+class Prepared(NamedTuple):
+    """What is known, open and under way before the engine is started."""
+
+    store: storage.Store
+    key: bytes | None
+    have: Privileges
+    gpu: Creation | NoCreation
+    criu_version: str
+    places: options.Places
+    mounts: list[mounts.Mount]
+    roots: list[str]
+    starts: list[changes.Start]
+    handshake: dynamo.Handshake | None
+
+
+class Frozen(NamedTuple):
+    """A tree that is about to be dumped: what the manifest says of it, and what CRIU has to be told."""
+
+    head: Head
+    hints: options.Hints
+
+
+def run(settings: Settings, channel: Channel) -> Result:
     """Create and publish one archive; returns the result message. Raises CheckpointError."""
-    creation = _Creation(settings, channel)
-    with channel.phase("prepare"):
-        found = creation.existing()
-        if found:
-            return found
-        creation.prepare()
-    creation.start_engine()
+    with channel.phase(Phases.PREPARE):
+        store, key = open_store(settings, settings.location), read_key(settings.key_file)
+        if not settings.force:
+            try:
+                return _theirs(channel, store, settings.hash, key)
+            except NotFound:
+                pass
+        prepared = _prepare(settings, channel, store, key)
+    creation = _Creation(settings, channel, prepared, _start_engine(channel, prepared.handshake))
     try:
-        with channel.phase("wait-ready", stall_s=settings.signal_timeout + readiness.PROBE_S):
-            creation.check_gpu()
+        with channel.phase(Phases.WAIT_READY, stall_s=settings.signal_timeout + readiness.PROBE_S):
+            prepared.gpu.check()  # its driver was attached while the engine started
             creation.wait_until_ready()
         if settings.canary:
             creation.ask_canary()
         if settings.pre_dump:
-            with channel.phase("pre-dump", stall_s=settings.signal_timeout):
+            with channel.phase(Phases.PRE_DUMP, stall_s=settings.signal_timeout):
                 creation.call_pre_dump()
         return creation.freeze_and_publish()
     finally:
         creation.wake()
 
 
+def _theirs(channel: Channel, store: storage.Store, expected_hash: str, key: bytes | None) -> Result:
+    """The result where a valid archive is there: whoever made it, nothing is left to do. Raises NotFound, DumpFailed."""
+    try:
+        with Archive.open(store, expected_hash=expected_hash, key=key) as archive:
+            return _result(channel, Outcomes.EXISTS, store.location, archive.size, archive.digest)
+    except ArchiveError as error:
+        raise DumpFailed(
+            f"{store.location} holds something that is not the wanted archive: {error.message}",
+            hint="remove it, choose another location, or set DYNAMO_CHECKPOINT_FORCE=1 to replace it",
+            reason="LocationTaken",
+        ) from None
+
+
+def _result(channel: Channel, outcome: str, location: str, size: int, digest: str) -> Result:
+    return Result(
+        outcome,
+        channel.phase_name,
+        location=location,
+        digest=digest,
+        size_bytes=size,
+        seconds=channel.seconds,
+    )
+
+
+def _prepare(settings: Settings, channel: Channel, store: storage.Store, key: bytes | None) -> Prepared:
+    """Everything that can be refused is refused here, before minutes of engine start are spent."""
+    have = privileges.read()
+    privileges.check_dump(have)
+    work = work_directory(settings)
+    handshake = dynamo.Handshake.of_pod(proc.command(os.getppid()), os.environ, work)
+    _check_settings(settings, handshake)
+    gpu = cuda.for_creation(channel, settings.gpu_timeout)
+    if settings.canary:
+        canary.load(settings.canary)
+    try:
+        criu_version = process.version()
+        images.message("core", "core_entry")
+    except CheckpointError as error:
+        raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
+    store.check_writable()
+    readiness.remove_stale_signal(settings.signal_file)
+    if handshake:
+        handshake.prepare_creation()
+    here = mounts.read()
+    roots = mounts.captured_roots(here, settings.capture_paths)
+    places = options.Places(work, work, DUMP_LOG)
+    return Prepared(
+        store, key, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake
+    )  # fmt: skip
+
+
+def _check_settings(settings: Settings, handshake: dynamo.Handshake | None) -> None:
+    """What the command decides about the settings. Raises SettingsError."""
+    if handshake:
+        dynamo.check_settings(
+            ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump
+        )
+    elif not (settings.signal_file or settings.ready_url):
+        raise SettingsError(
+            "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
+            hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) says by itself when it is ready",
+            reason="SettingsInvalid",
+        )
+
+
+def _start_engine(channel: Channel, handshake: dynamo.Handshake | None) -> int:
+    """Ask PID 1 for the engine; returns its pid."""
+    channel.send(StartEngine(handshake.environment() if handshake else {}))
+    while True:
+        said = channel.receive(60)
+        if isinstance(said, EngineIs):
+            return said.pid
+        if isinstance(said, EngineGone):
+            raise CheckpointError("the engine could not be started", reason="EngineEnded")
+
+
 class _Creation:
-    def __init__(self, settings: Settings, channel: Channel) -> None:
+    """From a started engine to an archive."""
+
+    def __init__(self, settings: Settings, channel: Channel, prepared: Prepared, pid: int) -> None:
         self._settings = settings
         self._channel = channel
-        self._store = open_store(settings, settings.location)
-        self._key = read_key(settings.key_file)
-        self._pid = 0
+        self._prepared = prepared
+        self._pid = pid
+        self._store = prepared.store
+        self._handshake = prepared.handshake
         self._canary: dict[str, Any] = {}
-        self._handshake = dynamo.Handshake.of_pod(
-            proc.command(os.getppid()), os.environ, work_directory(settings)
-        )
         self._release = dynamo.RELEASES[0]
         self._is_asleep = False
-
-    def existing(self) -> dict[str, Any] | None:
-        """A result if a valid archive is there already: whoever made it, there is nothing to do."""
-        if self._settings.force:
-            return None
-        try:
-            return self._theirs()
-        except NotFound:
-            return None
-
-    def _theirs(self) -> dict[str, Any]:
-        """The result where somebody else's archive is at the location. Raises NotFound, DumpFailed."""
-        try:
-            with Archive.open(self._store, expected_hash=self._settings.hash, key=self._key) as archive:
-                return self._result("exists", archive.size, archive.digest)
-        except ArchiveError as error:
-            raise DumpFailed(
-                f"{self._store.location} holds something that is not the wanted archive: {error.message}",
-                hint="remove it, choose another location, or set DYNAMO_CHECKPOINT_FORCE=1 to replace it",
-                reason="LocationTaken",
-            ) from None
-
-    def prepare(self) -> None:
-        """Everything that can be refused is refused here, before minutes of engine start are spent."""
-        self._have = privileges.read()
-        privileges.check_dump(self._have)
-        self._check_settings()
-        self._gpu = cuda.for_creation(self._channel, self._settings.gpu_timeout)
-        if self._settings.canary:
-            canary.load(self._settings.canary)
-        try:
-            self._criu_version = process.version()
-            images.message("core", "core_entry")
-        except CheckpointError as error:
-            raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
-        self._store.check_writable()
-        work = work_directory(self._settings)
-        self._places = options.Places(work, work, DUMP_LOG)
-        readiness.remove_stale_signal(self._settings.signal_file)
-        if self._handshake:
-            self._handshake.prepare_creation()
-        self._mounts = mounts.read()
-        self._roots = mounts.captured_roots(self._mounts, self._settings.capture_paths)
-        self._starts = changes.mark(self._roots)
-
-    def _check_settings(self) -> None:
-        """What the command decides about the settings. Raises SettingsError."""
-        settings = self._settings
-        if self._handshake:
-            dynamo.check_settings(
-                ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump
-            )
-        elif not (settings.signal_file or settings.ready_url):
-            raise SettingsError(
-                "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
-                hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) says by itself when it is ready",
-                reason="SettingsInvalid",
-            )
-
-    def start_engine(self) -> None:
-        """Ask PID 1 for the engine, and learn its pid."""
-        self._channel.send(
-            engine="start", environment=self._handshake.environment() if self._handshake else {}
-        )
-        while not (word := self._channel.wait_for_word(60)).startswith("engine "):
-            if word == "ended":
-                raise CheckpointError("the engine could not be started", reason="EngineEnded")
-        self._pid = int(word.split()[1])
 
     def wait_until_ready(self) -> None:
         """Until the engine says so, each in its own way. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
@@ -177,14 +215,10 @@ class _Creation:
         self._is_asleep = True
         hooks.call("PRE_DUMP", self._settings.pre_dump, self._settings.signal_timeout)
 
-    def check_gpu(self) -> None:
-        """Refuse a GPU that cannot be checkpointed; its driver was attached while the engine started."""
-        self._gpu.check()
-
     def ask_canary(self) -> None:
         """Keep the engine's answer for the restores. Raises DumpFailed."""
         asked = canary.load(self._settings.canary)
-        with self._channel.phase("canary", stall_s=2 * asked.timeout):
+        with self._channel.phase(Phases.CANARY, stall_s=2 * asked.timeout):
             self._canary = canary.record(asked)
 
     def wake(self) -> None:
@@ -201,17 +235,17 @@ class _Creation:
         except CheckpointError as error:
             self._channel.log.warning("POST_RESTORE hook failed after the dump", message=str(error))
 
-    def freeze_and_publish(self) -> dict[str, Any]:
+    def freeze_and_publish(self) -> Result:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
         # Anew: the engine may have taken longer to start than the credentials were good for.
         self._store = open_store(self._settings, self._settings.location)
         processes = proc.tree(self._pid)
-        expected = manifest_head.needs(processes)["memory_bytes"] + self._gpu.used_bytes()
+        expected = manifest_head.needs(processes)["memory_bytes"] + self._prepared.gpu.used_bytes()
         sink = self._store.open_writer(replace=self._settings.force, expected_size=expected)
         try:
             writer = ArchiveWriter(
                 sink, compression=Compression.parse(self._settings.compression),
-                threads=self._settings.concurrency or cores(), key=self._key,
+                threads=self._settings.concurrency or cores(), key=self._prepared.key,
             )  # fmt: skip
         except BaseException:  # its first bytes did not fit
             sink.abort()
@@ -224,22 +258,22 @@ class _Creation:
                 criu_log.keep(self._settings, self._channel, DUMP_LOG)
             raise
 
-    def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> dict[str, Any]:
+    def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> Result:
         stall_s = self._settings.stall_timeout
         self._channel.limit(self._settings.dump_timeout)
-        with self._channel.phase("freeze", stall_s=stall_s):
+        with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
             processes = proc.tree(self._pid)
-            dump_checks.check(processes, self._have.effective)
+            dump_checks.check(processes, self._prepared.have.effective)
             self._warn_of_secrets(process.pid for process in processes)
-            self._hints = hints.find(processes, self._roots, manifest_head.container_stdio(self._pid))
-        with self._gpu.frozen(self._pids, stall_s) as gpu:
+            found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pid))
+        with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
-            head = self._head(proc.tree(self._pid), gpu)
-            return self._dump_and_publish(writer, sink, head)
+            frozen = Frozen(self._head(proc.tree(self._pid), gpu), found)
+            return self._dump_and_publish(writer, sink, frozen)
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
         """An engine's environment is part of its memory, and so of an archive that is not sealed."""
-        if self._key is None and (names := secrets.in_environments(pids)):
+        if self._prepared.key is None and (names := secrets.in_environments(pids)):
             self._channel.log.warning(
                 "secrets in the archive", names=names,
                 hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
@@ -249,32 +283,32 @@ class _Creation:
     def _pids(self) -> list[int]:
         return [process.pid for process in proc.tree(self._pid)]
 
-    def _dump_and_publish(self, writer: ArchiveWriter, sink: storage.Writer, head: Head) -> dict[str, Any]:
+    def _dump_and_publish(self, writer: ArchiveWriter, sink: storage.Writer, frozen: Frozen) -> Result:
         stall_s = self._settings.stall_timeout
         dump = Dump(
-            self._pid, self._places, self._hints,
+            self._pid, self._prepared.places, frozen.hints,
             open_sink=lambda name: writer.stream(CRIU + name),
         )  # fmt: skip
         with dump, _giving_up(dump, writer, sink):
-            with self._channel.phase("dump", stall_s=stall_s) as phase:
+            with self._channel.phase(Phases.DUMP, stall_s=stall_s) as phase:
                 dump.take_images(phase)
                 facts = {
-                    **head.facts,
+                    **frozen.head.facts,
                     "shared_ranges": self._shared_ranges(),
                     "affinity": affinity.record(self._pids()),
                 }
-            with self._channel.phase("delta", stall_s=stall_s) as phase:
+            with self._channel.phase(Phases.DELTA, stall_s=stall_s) as phase:
                 facts["delta_bytes"] = self._add_delta(writer, phase)
-            with self._channel.phase("publish", stall_s=_PUBLISH_STALLS * stall_s):
-                finished = writer.finish(structs.replace(head, facts=facts))
-                sink.describe(finished.document, _annotations(head, finished.digest))
+            with self._channel.phase(Phases.PUBLISH, stall_s=_PUBLISH_STALLS * stall_s):
+                finished = writer.finish(structs.replace(frozen.head, facts=facts))
+                sink.describe(finished.document, _annotations(frozen.head, finished.digest))
                 result = self._commit(sink, finished.digest)
-            self._channel.send(**result)  # whatever happens from here on, there is an archive
+            self._channel.send(result)  # whatever happens from here on, there is an archive
             self._channel.limit(0)
             limit_s = dump.end_limit_s(stall_s)
-            with self._channel.phase("thaw", stall_s=limit_s), self._channel.shielded():
+            with self._channel.phase(Phases.THAW, stall_s=limit_s), self._channel.shielded():
                 self._let_go(dump, limit_s)
-        return {**result, "seconds": self._channel.seconds}
+        return result._replace(seconds=self._channel.seconds)
 
     def _shared_ranges(self) -> dict[str, list[tuple[int, int]]]:
         """Only a process with relatives can share memory with them."""
@@ -289,11 +323,11 @@ class _Creation:
             hash=self._settings.hash,
             created_at=timestamp(),
             argv=processes[0].cmdline() if processes else [],
-            host=host_facts(self._criu_version),
+            host=host_facts(self._prepared.criu_version),
             processes=manifest_head.summary(processes),
             stdio=manifest_head.container_stdio(self._pid),
             root_pid=self._pid,
-            volume_files=manifest_head.volume_files(processes, mapped, self._roots),
+            volume_files=manifest_head.volume_files(processes, mapped, self._prepared.roots),
             gpu=gpu,
             canary=self._canary,
             facts={
@@ -306,14 +340,16 @@ class _Creation:
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
         """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
-        skip = {mount.point for mount in self._mounts}
-        skip |= {self._places.work, context.directory(), *self._settings.exclude_paths}
+        skip = {mount.point for mount in self._prepared.mounts}
+        skip |= {self._prepared.places.work, context.directory(), *self._settings.exclude_paths}
         if self._handshake:
             skip.add(self._handshake.directory)
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
         try:
-            index = pack.pack(changes.find_all(self._starts, frozenset(skip), sizes), _Told(tar, phase))
+            index = pack.pack(
+                changes.find_all(self._prepared.starts, frozenset(skip), sizes), _Told(tar, phase)
+            )
         except OSError as error:
             raise DumpFailed(
                 f"{error.filename or 'a file'} of the engine cannot be read: {error.strerror}",
@@ -325,20 +361,20 @@ class _Creation:
         listing.write(index.encode())
         listing.close()
         log = writer.stream(DUMP_LOG)
-        with open(f"{self._places.work}/{DUMP_LOG}", "rb") as file:
+        with open(f"{self._prepared.places.work}/{DUMP_LOG}", "rb") as file:
             log.write(file.read())
         log.close()
         phase.fields["paths"] = len(index.paths)
         return sizes
 
-    def _commit(self, sink: storage.Writer, digest: str) -> dict[str, Any]:
+    def _commit(self, sink: storage.Writer, digest: str) -> Result:
         """Publish; an archive that somebody else published meanwhile is as good as ours."""
         try:
             with self._channel.shielded():
                 published = sink.commit()
         except AlreadyExists:
-            return self._theirs()
-        return self._result("published", published.size, digest)
+            return _theirs(self._channel, self._store, self._settings.hash, self._prepared.key)
+        return _result(self._channel, Outcomes.PUBLISHED, self._store.location, published.size, digest)
 
     def _let_go(self, dump: Dump, limit_s: float) -> None:
         """The archive is safe; an engine that then resists is PID 1's to end."""
@@ -349,12 +385,6 @@ class _Creation:
                 dump.end(limit_s)
         except (DumpFailed, TimeoutError) as error:
             self._channel.log.warning("engine not let go by criu", message=str(error))
-
-    def _result(self, result: str, size: int, digest: str) -> dict[str, Any]:
-        return {
-            "result": result, "phase": self._channel.phase_name, "location": self._store.location,
-            "digest": digest, "size_bytes": size, "seconds": self._channel.seconds,
-        }  # fmt: skip
 
 
 class _Told:

@@ -23,6 +23,7 @@ from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
 from dynamo_entry.linux import affinity, proc, timens
 from dynamo_entry.linux.cgroup import cores
+from dynamo_entry.protocol import Phases
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel, Phase
@@ -76,14 +77,14 @@ class Rebuild:
         stall_s = self._settings.stall_timeout
         with ExitStack() as stack:
             stack.callback(self._filler.close)
-            with self._channel.phase("restore", stall_s=stall_s) as phase:
+            with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
                 held = stack.enter_context(closing(self._hold()))
                 criu = self._start(held)
                 stack.callback(criu.kill)
                 exited = os.pidfd_open(criu.pid)
                 stack.callback(os.close, exited)
                 self._wait_until_held(criu, held.reached, exited, phase)
-            with self._channel.phase("fill", stall_s=stall_s) as phase, self._stopping_tasks():
+            with self._channel.phase(Phases.FILL, stall_s=stall_s) as phase, self._stopping_tasks():
                 self._fill(exited, phase)
                 self._finish_tasks()
             held.go_on(yes=True)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from dynamo_entry import cuda
 from dynamo_entry.engine import dynamo
 from dynamo_entry.linux import proc
+from dynamo_entry.protocol import EngineIs, Outcomes, Result
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel
 
 
-def run(settings: Settings, channel: Channel) -> dict[str, Any]:
-    """PID 1 says ``engine PID``; returns the result message. An engine that cannot be helped is ended."""
-    root = int(channel.wait_for_word(10).split()[1])
+def run(settings: Settings, channel: Channel) -> Result:
+    """PID 1 says which engine; returns the result message. An engine that cannot be helped is ended."""
+    root = channel.receive(10)
+    assert isinstance(root, EngineIs)
 
     def pids() -> list[int]:
-        return [process.pid for process in proc.tree(root)]
+        return [process.pid for process in proc.tree(root.pid)]
 
     if cuda.is_present():
         cuda.for_creation(channel, settings.gpu_timeout).recover(pids)
@@ -26,4 +27,4 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
     if handshake:
         release = handshake.ready(tuple) or dynamo.RELEASES[0]
         handshake.let_go_or_warn(release, os.environ, pids(), channel.log)
-    return {"result": "released", "phase": channel.phase_name}
+    return Result(Outcomes.RELEASED, channel.phase_name)

@@ -19,6 +19,7 @@ from dynamo_entry.engine import canary, dynamo, hooks, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import proc
+from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
 from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.scratch import work_directory
@@ -38,11 +39,11 @@ _WAIT_POLL_S = 1.0
 _AHEAD = 3
 
 
-def run(settings: Settings, channel: Channel) -> dict[str, Any]:
+def run(settings: Settings, channel: Channel) -> Result:
     """Restore the engine as a child of this process; returns the result message. Raises CheckpointError."""
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
-    with channel.phase("open", stall_s=settings.stall_timeout + settings.wait) as phase:
+    with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
         have = privileges.read()
         privileges.check_restore(have)
         version = process.version()
@@ -51,7 +52,7 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
     with archive:
-        with channel.phase("check"):
+        with channel.phase(Phases.CHECK):
             refusals.check(settings, archive.digest)
             gpu.check(archive.manifest.head.gpu)
             apply.undo(
@@ -59,17 +60,17 @@ def run(settings: Settings, channel: Channel) -> dict[str, Any]:
             )  # a container that was killed in a restore, and started again
             archived = Images(archive)
             admitted = admit(archive, archived, have, version, land=_land(settings, archive), log=channel.log)
-        restoration = _Restoration(settings, channel, archive, admitted)
-        restoration.write_context()
+        written = _write_context(settings, archive.digest)
+        restoration = _Restoration(settings, channel, archive, admitted, written)
         restoration.prepare_handshake()
         with refusals.remembered(settings, archive.digest):
-            with channel.phase("plan", stall_s=settings.stall_timeout):
+            with channel.phase(Phases.PLAN, stall_s=settings.stall_timeout):
                 rebuild = Rebuild(settings, channel, archive, archived, admitted)
-            with channel.phase("delta", stall_s=settings.stall_timeout) as phase:
+            with channel.phase(Phases.DELTA, stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
             pid = rebuild.run()
             gpu.thaw()
-            with channel.phase("settle", stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
+            with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)
 
@@ -81,12 +82,10 @@ def _land(settings: Settings, archive: Archive) -> Land:
 
 
 def _sources(channel: Channel) -> list[str]:
-    """PID 1 decided where to look: a line ``sources``, a location a line, an empty line."""
-    sources: list[str] = []
-    channel.wait_for_word(10)
-    while line := channel.wait_for_word(10):
-        sources.append(line)
-    return sources
+    """PID 1 decided where to look."""
+    said = channel.receive(10)
+    assert isinstance(said, Sources)
+    return said.locations
 
 
 def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Archive:
@@ -106,15 +105,35 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
                     )
         if not isinstance(failure, NotFound) or time.monotonic() >= deadline:
             raise failure
-        channel.wait_for_word(min(_WAIT_POLL_S, max(0.0, deadline - time.monotonic())))
+        channel.receive(min(_WAIT_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def _write_context(settings: Settings, digest: str) -> context.Written:
+    """Tell the engine, before it goes on, where it is going to wake up. Raises RestoreFailed."""
+    try:
+        return context.write(settings, digest)
+    except OSError as error:
+        raise RestoreFailed(
+            f"context.json cannot be written: {error}",
+            hint="mount a writable tmpfs at /run",
+            reason="ContextNotWritten",
+        ) from None
 
 
 class _Restoration:
-    def __init__(self, settings: Settings, channel: Channel, archive: Archive, admitted: Admitted) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        channel: Channel,
+        archive: Archive,
+        admitted: Admitted,
+        written: context.Written,
+    ) -> None:
         self._settings = settings
         self._channel = channel
         self._archive = archive
         self._admitted = admitted
+        self._written = written
         self._work = work_directory(settings)
         self._handshake = dynamo.recorded(archive.manifest.head.facts)
 
@@ -131,17 +150,6 @@ class _Restoration:
                 reason="FileNotRestored",
             ) from None
 
-    def write_context(self) -> None:
-        """Tell the engine, before it goes on, where it is going to wake up. Raises RestoreFailed."""
-        try:
-            self._context = context.write(self._settings, self._archive.digest)
-        except OSError as error:
-            raise RestoreFailed(
-                f"context.json cannot be written: {error}",
-                hint="mount a writable tmpfs at /run",
-                reason="ContextNotWritten",
-            ) from None
-
     def prepare_handshake(self) -> None:
         """A Dynamo worker wakes up in its control directory. Raises RestoreFailed."""
         if self._handshake:
@@ -156,7 +164,7 @@ class _Restoration:
         if self._handshake:
             self._wake(pid, *self._handshake)
         if self._settings.post_restore:
-            told = self._context._asdict()
+            told = self._written._asdict()
             hooks.call("POST_RESTORE", self._settings.post_restore, self._settings.stall_timeout, told)
         url = self._settings.ready_url or self._archive.manifest.head.facts.get("ready_url", "")
         self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, "")
@@ -164,7 +172,7 @@ class _Restoration:
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}")
         if self._archive.manifest.head.canary:
             recorded = canary.parse(self._archive.manifest.head.canary)
-            with self._channel.phase("canary", stall_s=recorded.request.timeout):
+            with self._channel.phase(Phases.CANARY, stall_s=recorded.request.timeout):
                 canary.verify(recorded)
             self._channel.log.info("canary answered as at creation")
         apply.settle(self._work)
@@ -199,12 +207,12 @@ class _Restoration:
                 raise RestoreFailed(f"the restored engine {lack}", reason="NotReady")
             time.sleep(0.02)
 
-    def result(self, pid: int) -> dict[str, Any]:
+    def result(self, pid: int) -> Result:
         """What PID 1 is told: the engine is up, and is its from now on."""
-        return {
-            "result": "restored", "phase": "settle", "pid": pid, "location": self._archive.location,
-            "digest": self._archive.digest, "size_bytes": self._archive.size, "seconds": self._channel.seconds,
-        }  # fmt: skip
+        return Result(
+            Outcomes.RESTORED, Phases.SETTLE, pid=pid, location=self._archive.location,
+            digest=self._archive.digest, size_bytes=self._archive.size, seconds=self._channel.seconds,
+        )  # fmt: skip
 
 
 class _Chunks(io.RawIOBase):

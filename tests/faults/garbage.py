@@ -8,10 +8,10 @@ SAYINGS = {
     "binary": b"\x00\xff\xfe\x80" * 500 + b"\n",
     "a number": b"42\n",
     "nested": b"[" * 100_000 + b"\n",
-    "another type": b'{"result": 5, "phase": {}}\n',
+    "another type": b'{"kind": "Result", "result": 5, "phase": {}}\n',
     "without end": b"x" * (8 << 20),
-    "no pid": b'{"result": "restored", "phase": "settle"}\n',
-    "half a line": b'{"phase": "du',
+    "no pid": b'{"kind": "Result", "result": "restored", "phase": "settle"}\n',
+    "half a line": b'{"kind": "Began", "phase": "du',
 }
 
 

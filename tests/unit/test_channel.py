@@ -1,9 +1,10 @@
 """What the worker tells PID 1 of its phases."""
 
-import json
 import os
 import subprocess
 import sys
+
+from dynamo_entry.protocol import decode
 
 SCRIPT = """
 import time
@@ -30,8 +31,8 @@ def limits(limit, pause=0.0):
     script = f"import os; os.dup2({writer}, 3)\n{SCRIPT.format(limit=limit, pause=pause)}"
     subprocess.run([sys.executable, "-c", script], pass_fds=[writer], stdin=subprocess.DEVNULL, check=True)
     os.close(writer)
-    with open(events) as file:
-        return {message["phase"]: message["limit_s"] for message in map(json.loads, file)}
+    with open(events, "rb") as file:
+        return {message.phase: message.limit_s for message in map(decode, file)}
 
 
 def test_phases_share_one_limit():

@@ -1,6 +1,5 @@
 """How PID 1 follows a worker: when silence means that it hangs."""
 
-import json
 import math
 import subprocess
 import sys
@@ -9,8 +8,8 @@ import time
 import pytest
 
 from dynamo_entry.init import worker
-from dynamo_entry.init.loop import _parsed
 from dynamo_entry.init.worker import BACKSTOP_S, Worker
+from dynamo_entry.protocol import Began, Moved, decode
 
 
 @pytest.fixture
@@ -28,17 +27,17 @@ def started(monkeypatch):
         each.close()
 
 
-def hear(worker, **message):
+def hear(worker, message):
     """As it comes through the pipe."""
-    worker.heard(_parsed(json.dumps(message).encode()))
+    worker.heard(decode(message.encode()))
     return worker.deadline - time.monotonic()
 
 
 def test_silence_is_counted_from_the_last_word(started):
     following = started(60)
-    assert hear(following, phase="dump", stall_s=2) == pytest.approx(2 + BACKSTOP_S, abs=0.5)
-    assert hear(following, progress=5) == pytest.approx(2 + BACKSTOP_S, abs=0.5)
-    assert hear(following, phase="thaw") == pytest.approx(60 + BACKSTOP_S, abs=0.5)
+    assert hear(following, Began("dump", stall_s=2)) == pytest.approx(2 + BACKSTOP_S, abs=0.5)
+    assert hear(following, Moved(5)) == pytest.approx(2 + BACKSTOP_S, abs=0.5)
+    assert hear(following, Began("thaw")) == pytest.approx(60 + BACKSTOP_S, abs=0.5)
 
 
 def test_only_a_number_that_changed_is_progress(started, monkeypatch):
@@ -46,11 +45,11 @@ def test_only_a_number_that_changed_is_progress(started, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(worker.time, "monotonic", lambda: now)
     following = started(60)
-    following.heard({"phase": "fill", "stall_s": 2})
+    following.heard(Began("fill", stall_s=2))
     for done, moved in ((5, True), (5, False), (6, True), (0, True), (0, False)):
         now += 1
         before = following.deadline
-        following.heard({"progress": done})
+        following.heard(Moved(done))
         assert (following.deadline > before) == moved, done
 
 
@@ -59,8 +58,10 @@ def test_without_a_stall_timeout_no_phase_hangs(started, stall_s):
     """STALL_TIMEOUT=0; a limit of its own counts all the same."""
     following = started(math.inf)
     assert following.deadline == math.inf
-    assert hear(following, phase="dump", stall_s=stall_s) == math.inf
-    assert hear(following, phase="dump", stall_s=stall_s, limit_s=3) == pytest.approx(3 + BACKSTOP_S, abs=0.5)
+    assert hear(following, Began("dump", stall_s=stall_s)) == math.inf
+    assert hear(following, Began("dump", stall_s=stall_s, limit_s=3)) == pytest.approx(
+        3 + BACKSTOP_S, abs=0.5
+    )
 
 
 #: Waits for ten milliseconds at most in one go, as poll(2) for 24 days.

@@ -1,0 +1,64 @@
+"""What PID 1 and the worker say to each other: whole messages, or nothing."""
+
+import importlib.util
+
+import pytest
+
+from dynamo_entry.protocol import (
+    Began,
+    EngineGone,
+    EngineIs,
+    Moved,
+    Result,
+    Sources,
+    StartEngine,
+    Verbs,
+    decode,
+)
+
+MESSAGES = [
+    Began("dump", 3, 4.5),
+    Began("dump", stall_s=float("inf")),
+    Moved(1 << 40),
+    StartEngine({"A": "1", "B": None}),
+    Result(
+        "failed", "check", reason="Corrupt", message="é\n", retry=False, seconds={"open": 0.1}, exit_code=181
+    ),
+    Result("restored", "settle", pid=1000, size_bytes=5, location="/a", digest="d"),
+    Sources(["/a b", "s3://c"]),
+    EngineIs(1000),
+    EngineGone(),
+]
+
+GARBAGE = [
+    b"", b"42", b"null", b"[]", b"{}", b"\x00\xff", b"[" * 100_000, b'{"kind": "Began"}', b'{"kind": "Moved", "done": "1"}',
+    b'{"kind": "Moved", "done": 1, "more": 2}', b'{"kind": "Result", "result": 5, "phase": {}}', b'{"kind": []}',
+    b'{"kind": "Message"}', b'{"kind": "Result", "result": "restored", "phase": "settle"}', b'{"kind": "Sources", "locations": "/a"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=repr)
+def test_a_message_is_one_line_and_comes_out_as_it_went_in(message):
+    line = message.encode()
+    assert line.count(b"\n") == 1
+    assert decode(line) == message
+
+
+@pytest.mark.parametrize("line", GARBAGE)
+def test_everything_else_is_garbage(line):
+    assert decode(line) is None
+
+
+def test_every_verb_is_a_module_of_the_worker():
+    verbs = [name for key, name in vars(Verbs).items() if key.isupper()]
+    assert len(verbs) == 4
+    for verb in verbs:
+        assert importlib.util.find_spec(f"dynamo_entry.worker.{verb}"), verb
+
+
+def test_a_result_object_holds_what_is_known_and_nothing_private():
+    failed = Result("failed", "check", reason="Corrupt", message="m", retry=False, exit_code=181)
+    assert failed.reportable() == {
+        "result": "failed", "phase": "check", "reason": "Corrupt", "message": "m", "retry": False
+    }  # fmt: skip
+    assert "pid" not in Result("restored", "settle", pid=7).reportable()

@@ -49,6 +49,7 @@ class Settings(Value):
     preset: str = "auto"
     exclude_paths: tuple[str, ...] = ()
     capture_paths: tuple[str, ...] = ()
+    cache_directories: tuple[str, ...] = ("__pycache__",)
     drop_env: tuple[str, ...] = ()
     status_file: str = TERMINATION_LOG
     log_format: str = "auto"
@@ -191,6 +192,9 @@ VARIABLES: dict[str, Variable] = {
     ),
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
     "CAPTURE_PATHS": Variable(_paths, "paths (a:b) on other mounts to include in the filesystem delta"),
+    "CACHE_DIRECTORIES": Variable(
+        _names, "names (a,b) of directories to leave out of the filesystem delta: caches that are rebuilt"
+    ),
     "DROP_ENV": Variable(_names, "variables (a,b) to withhold from the engine"),
     "STATUS_FILE": Variable(_absolute, "file for the result object"),
     "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, otherwise json"),

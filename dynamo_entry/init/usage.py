@@ -38,4 +38,6 @@ def _variables() -> list[str]:
 def _shown(default: object) -> str:
     if not default:
         return ""
+    if isinstance(default, tuple):
+        default = ",".join(default)
     return f" [{default:g}]" if isinstance(default, float | int) else f" [{default}]"

@@ -53,21 +53,24 @@ def mark(roots: list[str]) -> list[Start]:
     return starts
 
 
-def find_all(starts: Iterable[Start], skip: frozenset[str], sizes: dict[str, int]) -> Iterator[Change]:
+def find_all(
+    starts: Iterable[Start], skip: frozenset[str], caches: frozenset[str], sizes: dict[str, int]
+) -> Iterator[Change]:
     """Every change below every start; ``sizes`` gets the bytes that changed files take there."""
     for start in starts:
         sizes[start.root] = 0
-        for change in find(start, skip):
+        for change in find(start, skip, caches):
             if stat.S_ISREG(change.status.st_mode):
                 # stat(2): of 512 bytes, whatever the filesystem's blocks are
                 sizes[start.root] += change.status.st_blocks * 512
             yield change
 
 
-def find(start: Start, skip: frozenset[str]) -> Iterator[Change]:
-    """Every change below ``start.root``, parents before children. Paths in ``skip`` are not entered.
+def find(start: Start, skip: frozenset[str], caches: frozenset[str] = frozenset()) -> Iterator[Change]:
+    """Every change below ``start.root``, parents before children.
 
-    ``skip`` holds mount points, excluded paths and the launcher's own.
+    Paths in ``skip`` (mount points, excluded paths, the launcher's own) and directories with a name in ``caches`` are
+    not entered.
     """
     waiting = [start.root]
     while waiting:
@@ -87,6 +90,8 @@ def find(start: Start, skip: frozenset[str]) -> Iterator[Change]:
             except OSError:
                 continue
             if stat.S_ISDIR(entry_status.st_mode):
+                if entry.name in caches:
+                    continue
                 waiting.append(entry.path)
             elif entry_status.st_ctime_ns >= start.ctime_ns:
                 yield Change(entry.path, entry_status)

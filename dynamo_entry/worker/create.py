@@ -348,7 +348,10 @@ class _Creation:
         tar = writer.stream(DELTA_TAR)
         try:
             index = pack.pack(
-                changes.find_all(self._prepared.starts, frozenset(skip), sizes), _Told(tar, phase)
+                changes.find_all(
+                    self._prepared.starts, frozenset(skip), frozenset(self._settings.cache_directories), sizes
+                ),
+                _Told(tar, phase),
             )
         except OSError as error:
             raise DumpFailed(

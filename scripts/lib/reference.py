@@ -75,6 +75,8 @@ def _variables() -> list[str]:
 def _shown(default: object) -> str:
     if type(default) in (int, float):
         return f"`{default:g}`"
+    if isinstance(default, tuple):
+        default = ",".join(default)
     return f"`{default}`" if default else ""
 
 

@@ -64,6 +64,19 @@ def found(tree, start, skip=()):
     return {change.path: change for change in changes.find(start, frozenset(map(str, skip)))}
 
 
+def test_caches_that_are_rebuilt_are_left_out(tmp_path):
+    """Byte code of thousands of modules would be most of a delta; a file of that name is a file like any other."""
+    (start,) = changes.mark([str(tmp_path)])
+    (tmp_path / "package" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "package" / "__pycache__" / "a.pyc").touch()
+    (tmp_path / "package" / "a.py").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__pycache__").touch()
+    found = changes.find(start, frozenset(), frozenset(("__pycache__",)))
+    names = {os.path.relpath(change.path, tmp_path) for change in found}
+    assert names == {".", "package", "package/a.py", "other", "other/__pycache__"}
+
+
 def test_changes_are_found_by_ctime_alone(tree):
     (start,) = changes.mark([str(tree)])
     (tree / "written").write_text("other")

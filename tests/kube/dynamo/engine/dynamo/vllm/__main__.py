@@ -48,4 +48,5 @@ if __name__ == "__main__":
     print("dynamo.vllm:", *sys.argv[1:], file=sys.stderr, flush=True)
     os.environ.setdefault("PORT", os.environ.get("DYN_SYSTEM_PORT", "9090"))
     server.FastAPI, server.Server = Worker, PausedServer
+    server.say_ready = lambda: None  # no release of ai-dynamo creates SIGNAL_FILE
     server.main()

@@ -1,26 +1,63 @@
-"""The worker's scratch directory: the same for every worker of a container, so that undo finds it."""
+"""The launcher's own directories, where nobody else may leave files: scratch, and what outlives the container."""
 
 from __future__ import annotations
 
 import os
+import stat
 
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.settings import Settings
 
 _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry", "/dev/shm/dynamo_entry")
 
+#: How a file is made in a directory that others may write to: a new one, never what a link leads to.
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def work_directory(settings: Settings) -> str:
-    """A private directory for sockets, CRIU's log and the undo journal. Raises CheckpointError."""
-    for path in (settings.work_dir,) if settings.work_dir else _CANDIDATES:
-        try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(path, os.W_OK):
-            return path
+    """A private directory for sockets, CRIU's log and the undo journal, the same for every worker of a container.
+
+    Raises CheckpointError.
+    """
+    if settings.work_dir:
+        found = private_directory(settings.work_dir)
+    else:
+        found = next(filter(is_private, _CANDIDATES), "")
+    if found and os.access(found, os.W_OK):
+        return found
     raise CheckpointError(
-        "no directory for scratch files can be created",
+        "no directory for scratch files can be created that belongs to this user alone",
         hint="mount a tmpfs at /run or set DYNAMO_CHECKPOINT_WORK_DIR",
         reason="NoWorkDir",
     )
+
+
+def private_directory(path: str) -> str:
+    """``path`` where it belongs to this user alone, else a directory of this user in it; nothing if there is none."""
+    return next(filter(is_private, (path, f"{path}/dynamo_entry-{os.geteuid()}")), "")
+
+
+def is_private(path: str) -> bool:
+    """Whether this is a directory, made now or there already, that nobody else owns or may write to."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
+
+
+def write_new(path: str, text: str, mode: int = 0o600) -> None:
+    """Put a file at ``path`` in place of what is there. Raises OSError."""
+    partial = f"{path}.new"
+    try:
+        os.unlink(partial)
+    except FileNotFoundError:
+        pass
+    with open(os.open(partial, NEW_FILE, mode), "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    os.rename(partial, path)

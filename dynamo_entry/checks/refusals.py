@@ -13,10 +13,17 @@ from blake3 import blake3
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.report.lines import timestamp
+from dynamo_entry.scratch import private_directory, write_new
 from dynamo_entry.settings import Settings
 
 #: What made it fail may have been the node's: after a day an archive gets another chance.
 _EXPIRES_S = 24 * 3600
+
+#: A container that was killed may have been killed for something else, a probe of the kubelet's for one.
+_ATTEMPT_EXPIRES_S = 3600
+
+#: How names of the files begin.
+_REFUSED, ATTEMPT = "refused-", "attempt-"
 
 #: A full disk or a missing right that could not be found out beforehand.
 _OF_THIS_PLACE = "FileNotRestored"
@@ -24,21 +31,38 @@ _OF_THIS_PLACE = "FileNotRestored"
 
 def check(settings: Settings, digest: str) -> None:
     """Raises RestoreFailed where this archive made this command fail before."""
-    path = _path(settings, digest)
+    for kind, expires_s in ((_REFUSED, _EXPIRES_S), (ATTEMPT, _ATTEMPT_EXPIRES_S)):
+        path = _path(settings, kind, digest)
+        try:
+            with open(path, encoding="utf-8") as file:
+                if time.time() - os.fstat(file.fileno()).st_mtime > expires_s:
+                    continue
+                first = json.load(file)
+                before = f"{first['reason']}: {first['message']}"
+                when = first["at"]
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that cannot be trusted
+            continue
+        raise RestoreFailed(
+            f"a restore from this archive failed at {when}: {before}",
+            hint=f"create another one; to try this one again remove {path}",
+            reason="RefusedBefore",
+        )
+
+
+@contextmanager
+def attempt(settings: Settings, digest: str) -> Iterator[None]:
+    """What is inside may end the container, for want of memory say: it is known to be under way while it is.
+
+    A worker that is killed leaves it behind. PID 1 forgets it where somebody asked for the end.
+    """
+    path = _path(settings, ATTEMPT, digest)
+    _remember(path, "Interrupted", "the container or the worker was killed while the restore was under way")
     try:
-        with open(path, encoding="utf-8") as file:
-            if time.time() - os.fstat(file.fileno()).st_mtime > _EXPIRES_S:
-                return
-            first = json.load(file)
-            before = f"{first['reason']}: {first['message']}"
-            when = first["at"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one that cannot be trusted
-        return
-    raise RestoreFailed(
-        f"a restore from this archive failed at {when}: {before}",
-        hint=f"create another one; to try this one again remove {path}",
-        reason="RefusedBefore",
-    )
+        yield
+    finally:
+        if path:
+            with suppress(OSError):
+                os.unlink(path)
 
 
 @contextmanager
@@ -47,24 +71,22 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
     try:
         yield
     except (RestoreFailed, Corrupt) as error:
-        path = _path(settings, digest)
-        if path and error.reason != _OF_THIS_PLACE:
-            with suppress(OSError):  # the failure itself is the news
-                _write(path, {"reason": error.reason, "message": error.message, "at": timestamp()})
+        if error.reason != _OF_THIS_PLACE:
+            _remember(_path(settings, _REFUSED, digest), error.reason, error.message)
         raise
 
 
-def _path(settings: Settings, digest: str) -> str:
+def _path(settings: Settings, kind: str, digest: str) -> str:
     """A file for archive and command together; nothing where no directory outlives the container."""
-    if not settings.state_dir:
+    directory = private_directory(settings.state_dir) if settings.state_dir else ""
+    if not directory:
         return ""
     with open(f"/proc/{os.getppid()}/cmdline", "rb") as file:
         key = blake3(b"\0".join((digest.encode(), __version__.encode(), file.read())))
-    return f"{settings.state_dir}/refused-{key.hexdigest()[:16]}.json"
+    return f"{directory}/{kind}{key.hexdigest()[:16]}.json"
 
 
-def _write(path: str, fields: dict[str, str]) -> None:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(fields, file)
-    os.rename(f"{path}.new", path)
+def _remember(path: str, reason: str, message: str) -> None:
+    if path:
+        with suppress(OSError):  # what is to be remembered is the news
+            write_new(path, json.dumps({"reason": reason, "message": message, "at": timestamp()}))

@@ -71,8 +71,7 @@ def is_ready(ready_url: str, signal_file: str) -> bool:
 def _create_signal(path: str) -> None:
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="ascii"):
-            pass
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     except OSError as error:
         raise _invalid_signal_file(path, error) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from dynamo_entry.errors import RestoreFailed
@@ -77,6 +78,7 @@ class _Restoration:
 
     def _called_off(self, number: int) -> int:
         self._clear()
+        _forget_attempts(self._supervisor.settings.state_dir)
         return self._report_called_off(number)
 
     def _report_called_off(self, number: int) -> int:
@@ -133,3 +135,14 @@ class _Restoration:
             elif isinstance(event, Ended) and event.pid == worker.pid:
                 break
         return 0
+
+
+def _forget_attempts(state_dir: str) -> None:
+    """A restore that somebody ended is not one that ended the container (checks/refusals.py)."""
+    for directory in (state_dir, f"{state_dir}/dynamo_entry-{os.geteuid()}"):
+        try:
+            for name in os.listdir(directory) if state_dir else ():
+                if name.startswith("attempt-"):
+                    os.unlink(f"{directory}/{name}")
+        except OSError:
+            continue

@@ -31,9 +31,9 @@ def write(path: str, result: dict[str, Any]) -> None:
     """Write the result object to ``path``. Raises OSError.
 
     In place, because Kubernetes bind-mounts the termination log: a file renamed over it is not seen. Without
-    waiting: a fifo that nobody reads is an error.
+    waiting: a fifo that nobody reads is an error. A link is not followed: others may write to its directory.
     """
-    flags = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o644)
     try:
         os.write(descriptor, encode(result) + b"\n")

@@ -13,7 +13,7 @@ from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD
 from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
-from dynamo_entry.scratch import work_directory
+from dynamo_entry.scratch import is_private, work_directory, write_new
 from dynamo_entry.settings import Settings
 
 #: For the launcher's stores; an engine that needs its own has them in its own place.
@@ -40,16 +40,15 @@ def write(settings: Settings, archive_digest: str) -> Written:
     }
     path = _path(settings)
     remove(settings)
-    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(fields, file)
-    os.rename(f"{path}.new", path)
+    write_new(path, json.dumps(fields))
     return Written(path, activation_id)
 
 
 def remove(settings: Settings) -> None:
     """An engine that starts cold was not restored. Raises OSError."""
     for path in (*context.PATHS, f"{work_directory(settings)}/context.json"):
+        if not os.path.isdir(os.path.dirname(path)) or not is_private(os.path.dirname(path)):
+            continue
         for name in (path, f"{path}.new"):
             with suppress(FileNotFoundError):
                 os.unlink(name)
@@ -68,11 +67,8 @@ def directory() -> str:
 
 def _path(settings: Settings) -> str:
     """/run/dynamo_entry whatever WORK_DIR says, as engines know it; else the scratch directory."""
-    try:
-        os.makedirs(directory(), mode=0o700, exist_ok=True)
-    except OSError:
-        pass
-    where = directory() if os.access(directory(), os.W_OK) else work_directory(settings)
+    is_ours = is_private(directory()) and os.access(directory(), os.W_OK)
+    where = directory() if is_ours else work_directory(settings)
     return f"{where}/context.json"
 
 

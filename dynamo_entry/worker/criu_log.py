@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from dynamo_entry.criu import log
-from dynamo_entry.scratch import work_directory
+from dynamo_entry.scratch import private_directory, work_directory, write_new
 from dynamo_entry.settings import TERMINATION_LOG, Settings
 from dynamo_entry.worker.channel import Channel
 
@@ -27,8 +27,7 @@ def keep(settings: Settings, channel: Channel, name: str) -> None:
         with suppress(OSError):  # the failure itself is the news
             os.makedirs(directory, mode=0o700, exist_ok=True)
             kept = f"{directory}/criu-{name}"
-            with open(kept, "w", encoding="utf-8") as file:
-                file.write(text)
+            write_new(kept, text)
             os.unlink(path)
             path = kept
     channel.log.info("criu's log", path=path)
@@ -36,5 +35,5 @@ def keep(settings: Settings, channel: Channel, name: str) -> None:
 
 def _directory(settings: Settings) -> str:
     if settings.state_dir:
-        return settings.state_dir
+        return private_directory(settings.state_dir)
     return "" if settings.status_file == TERMINATION_LOG else os.path.dirname(settings.status_file)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
+from dynamo_entry.checks import clock
 from dynamo_entry.checks.restore import Admitted
 from dynamo_entry.criu import hold, options, process
 from dynamo_entry.criu.rewrite import pipes
@@ -21,7 +22,7 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
-from dynamo_entry.linux import affinity, proc, timens
+from dynamo_entry.linux import affinity, oom, proc, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import Phases
 from dynamo_entry.scratch import work_directory
@@ -49,6 +50,7 @@ class Rebuild:
         work = work_directory(settings)
         self._places = options.Places(work, work, RESTORE_LOG)
         self._pid_file = options.pid_file(self._places)
+        self._oom_before = oom.volunteer()
         self._failure: Exception | None = None
         self._served_bytes = 0
         self._images = images
@@ -107,8 +109,14 @@ class Rebuild:
             f"{self._places.work}/{self._places.log}",
             keep=tuple(stdio),
             extra=held.environment,
-            before=(lambda: timens.enter_new(*offsets)) if offsets else None,
+            before=lambda: self._prepare(offsets),
         )
+
+    def _prepare(self, offsets: clock.Offsets | None) -> None:
+        """In the process that becomes CRIU: the tasks inherit what applies there."""
+        oom.withdraw(self._oom_before)
+        if offsets:
+            timens.enter_new(*offsets)
 
     def _wait_until_held(self, criu: process.Criu, reached: int, exited: int, phase: Phase) -> None:
         """Until every task is there, our side fails, or CRIU's restorer does and CRIU would wait for ever."""

@@ -6,7 +6,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from dynamo_entry import cuda
@@ -51,9 +51,10 @@ def run(settings: Settings, channel: Channel) -> Result:
         archive = _open_first(sources, settings, channel)
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
-    with archive:
+    with archive, ExitStack() as stack:
         with channel.phase(Phases.CHECK):
             refusals.check(settings, archive.digest)
+            stack.enter_context(refusals.attempt(settings, archive.digest))
             gpu.check(archive.manifest.head.gpu)
             apply.undo(
                 work_directory(settings)

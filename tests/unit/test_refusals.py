@@ -2,11 +2,12 @@
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 
 from dynamo_entry.checks import refusals
-from dynamo_entry.errors import Corrupt, RestoreFailed, StorageUnavailable
+from dynamo_entry.errors import CheckpointError, Corrupt, Incompatible, RestoreFailed, StorageUnavailable
 from dynamo_entry.settings import Settings
 
 
@@ -55,3 +56,52 @@ def test_a_file_that_makes_no_sense_refuses_nothing(tmp_path):
 def test_without_a_directory_nothing_is_kept():
     attempt(Settings(), Corrupt("bad"))
     refusals.check(Settings(), "d1")
+
+
+def test_an_attempt_that_was_killed_is_remembered(tmp_path):
+    """Out of memory, PID 1 dies with the worker: nobody is left to say anything."""
+    settings = Settings(state_dir=str(tmp_path))
+    killed = refusals.attempt(settings, "d1")
+    killed.__enter__()
+    with pytest.raises(RestoreFailed, match="Interrupted") as refused:
+        refusals.check(settings, "d1")
+    assert refused.value.reason == "RefusedBefore"
+    refusals.check(settings, "d2")
+    [file] = tmp_path.iterdir()
+    os.utime(file, (time.time() - 2 * 3600,) * 2)
+    refusals.check(settings, "d1")
+
+
+@pytest.mark.parametrize("error", [None, Incompatible("not here"), StorageUnavailable("down")])
+def test_an_attempt_that_ended_is_forgotten(tmp_path, error):
+    settings = Settings(state_dir=str(tmp_path))
+    with suppress(CheckpointError), refusals.attempt(settings, "d1"):
+        assert os.listdir(tmp_path)
+        if error:
+            raise error
+    refusals.check(settings, "d1")
+    assert not os.listdir(tmp_path)
+
+
+def test_an_attempt_that_was_called_off_is_forgotten(tmp_path):
+    """The pod was deleted, or somebody pressed Ctrl-C: no fault of the archive's."""
+    from dynamo_entry.init import restore
+
+    settings = Settings(state_dir=str(tmp_path))
+    attempt(settings, Corrupt("bad"), "d2")
+    with refusals.attempt(settings, "d1"):
+        restore._forget_attempts(str(tmp_path))
+        assert len(os.listdir(tmp_path)) == 1
+    refusals.check(settings, "d1")
+    restore._forget_attempts("")
+
+
+def test_others_cannot_have_an_archive_refused(tmp_path):
+    """An emptyDir is everybody's; what counts lies in a directory of the launcher's own."""
+    settings = Settings(state_dir=str(tmp_path))
+    tmp_path.chmod(0o777)
+    attempt(settings, Corrupt("bad"))
+    [own] = tmp_path.iterdir()
+    assert own.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(RestoreFailed):
+        refusals.check(settings, "d1")

@@ -1,0 +1,86 @@
+"""Where the launcher writes, nobody else has put anything: links, directories or files of others are not used."""
+
+import os
+
+import pytest
+
+from dynamo_entry import scratch
+from dynamo_entry.engine import readiness
+from dynamo_entry.errors import CheckpointError, NotDumpable
+from dynamo_entry.report import status
+from dynamo_entry.settings import Settings
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users")
+
+
+@pytest.fixture
+def victim(tmp_path):
+    path = tmp_path / "victim"
+    path.write_text("precious")
+    yield path
+    assert path.read_text() == "precious"
+
+
+def test_a_directory_of_ones_own_is_used(tmp_path):
+    path = str(tmp_path / "new" / "work")
+    assert scratch.work_directory(Settings(work_dir=path)) == path
+    assert os.stat(path).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
+def test_where_others_may_write_a_directory_of_ones_own_is_made(tmp_path, mode):
+    """An emptyDir is everybody's."""
+    tmp_path.chmod(mode)
+    found = scratch.private_directory(str(tmp_path))
+    assert found == f"{tmp_path}/dynamo_entry-{os.geteuid()}"
+    assert os.stat(found).st_mode & 0o777 == 0o700
+
+
+@needs_root
+@pytest.mark.parametrize("plant", ["directory of another", "link", "writable", "file"])
+def test_what_somebody_planted_there_is_not_used(tmp_path, victim, plant):
+    place = tmp_path / "shared"
+    place.mkdir()
+    place.chmod(0o777)
+    own = place / f"dynamo_entry-{os.geteuid()}"
+    if plant == "link":
+        own.symlink_to(tmp_path)
+    elif plant == "file":
+        own.touch()
+    else:
+        own.mkdir()
+        own.chmod(0o777 if plant == "writable" else 0o700)
+        os.chown(own, 0 if plant == "writable" else 1000, 0)
+    assert scratch.private_directory(str(place)) == ""
+    with pytest.raises(CheckpointError) as caught:
+        scratch.work_directory(Settings(work_dir=str(place)))
+    assert caught.value.reason == "NoWorkDir"
+
+
+def test_the_next_candidate_is_taken_where_one_is_not_ours(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path)
+    places = (str(tmp_path / "link"), str(tmp_path / "mine"))
+    monkeypatch.setattr(scratch, "_CANDIDATES", places)
+    assert scratch.work_directory(Settings()) == places[1]
+
+
+@pytest.mark.parametrize("name", ["f", "f.new"])
+def test_a_new_file_takes_the_place_of_a_link(tmp_path, victim, name):
+    (tmp_path / name).symlink_to(victim)
+    scratch.write_new(str(tmp_path / "f"), "text")
+    assert (tmp_path / "f").read_text() == "text"
+    assert not (tmp_path / "f").is_symlink()
+
+
+def test_a_status_is_not_written_through_a_link(tmp_path, victim):
+    (tmp_path / "status").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic"):
+        status.write(str(tmp_path / "status"), {"result": "cold"})
+
+
+def test_a_signal_file_is_not_made_through_a_link(tmp_path, victim):
+    (tmp_path / "ready").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotDumpable) as caught:
+        readiness._create_signal(str(tmp_path / "ready"))
+    assert caught.value.reason == "SignalFileInvalid"
+    assert not (tmp_path / "elsewhere").exists()

@@ -39,10 +39,11 @@ def plan(index: Index, land: Land) -> Plan:
     return _Planning(index, land).plan()
 
 
-def apply(what: Plan, tar_file: IO[bytes], work_directory: str, empty: Iterable[str] = ()) -> None:
+def apply(what: Plan, tar_file: IO[bytes], work_directory: str, empty: Iterable[str] = ()) -> dict[str, str]:
     """Move aside what is in the way, unpack the rest, and make ``empty`` files where there are none.
 
-    Raises Corrupt, OSError; ``undo`` takes back what was done until then.
+    Returns extended attributes that this place does not take, each with a path. Raises Corrupt, OSError; ``undo`` takes
+    back what was done until then.
     """
     files, directories, _ = what.expected
     place = _Place(files, directories)
@@ -53,16 +54,17 @@ def apply(what: Plan, tar_file: IO[bytes], work_directory: str, empty: Iterable[
         new = [*place.new_directories, *place.new_files]
         changed = {*map(os.path.dirname, (*in_the_way, *new)), *directories}.difference(place.new_directories)
         notes.begin(new, changed)
-        notes.move_aside(in_the_way)
+        rewritten = notes.move_aside(in_the_way)
         for path in place.new_directories:
             os.mkdir(path)
-        unpack(tar_file, what.expected)
+        lost = unpack(tar_file, what.expected, rewritten)
         for path in lacking:
             os.close(
                 os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             )
     finally:
         notes.close()
+    return lost
 
 
 def undo(work_directory: str) -> bool:

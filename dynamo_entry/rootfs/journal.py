@@ -4,6 +4,8 @@ A JSON array a line, each written before what it tells of is done:
 
 - ``["made", path]``: nothing was there;
 - ``["moved", path, aside]``: what was there gets another name in its directory;
+- ``["rewritten", path, copy, uid, gid, mode, mtime, {extended attributes}]``: the same where no name can be given, as in
+  a directory of another user: its content was copied;
 - ``["directory", path, uid, gid, mode, mtime, {extended attributes}]``: names in it, or these, are going to change;
 - ``["parting", path, …]``: the same, as its content has to be moved one by one;
 - ``["parted", path]``: that was done with all that it held.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from typing import Any
@@ -32,6 +35,7 @@ class Journal:
     """That of an apply under way. Raises OSError throughout."""
 
     def __init__(self, directory: str) -> None:
+        self._directory = directory
         self._token = os.urandom(4).hex()
         self._count = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -45,13 +49,19 @@ class Journal:
         """What will be made, and directories that are here and that will change."""
         self._write([*(["made", path] for path in made), *map(_row, directories)])
 
-    def move_aside(self, paths: Iterable[str]) -> None:
-        """Give what is at these paths another name."""
+    def move_aside(self, paths: Iterable[str]) -> frozenset[str]:
+        """Give what is at these paths another name. Returns files that only can be written to, which were copied."""
+        copied = set()
         moves = [(path, self._aside(path)) for path in paths]
         self._write([["moved", *move] for move in moves])
         for path, aside in moves:
             try:
                 os.rename(path, aside)
+            except PermissionError:
+                if not nodes.is_writable_file(path):
+                    raise
+                self._copy(path, f"{self._directory}/{os.path.basename(aside)}")
+                copied.add(path)
             except OSError as error:
                 # overlayfs(rst): directories of lower layers are not renamed
                 if error.errno != errno.EXDEV or not nodes.is_directory(path):
@@ -60,6 +70,12 @@ class Journal:
                 self._write([_row(directory, "parting") for directory in inside])
                 _take_apart(path, aside)
                 self._write([["parted", path]])
+        return frozenset(copied)
+
+    def _copy(self, path: str, copy: str) -> None:
+        """The row comes last: with it the copy is whole, without it the file is as it was."""
+        shutil.copyfile(path, copy, follow_symlinks=False)
+        self._write([["rewritten", path, copy, *_row(path)[2:]]])
 
     def _aside(self, path: str) -> str:
         self._count += 1
@@ -77,6 +93,7 @@ class Record:
     def __init__(self, rows: Iterable[list[Any]]) -> None:
         self._made: list[str] = []
         self._moved: dict[str, str] = {}
+        self._rewritten: dict[str, tuple[str, Attributes]] = {}
         self._parting: dict[str, Attributes] = {}
         self._directories: dict[str, Attributes] = {}
         for row in rows:
@@ -87,6 +104,9 @@ class Record:
             self._made.append(path)
         elif kind == "moved":
             (self._moved[path],) = rest
+        elif kind == "rewritten":
+            copy, *attributes = rest
+            self._rewritten[path] = copy, _attributes(*attributes)
         elif kind == "parting":
             self._parting[path] = _attributes(*rest)
         elif kind == "parted":
@@ -109,6 +129,8 @@ class Record:
                 self._bring_back(path, aside, keep)
         for path in self._topmost_made():
             nodes.remove(path, keep)
+        for path, (copy, attributes) in self._rewritten.items():
+            _write_back(path, copy, attributes)
         directories = self._directories | self._parting
         for path in sorted(directories, key=len, reverse=True):
             nodes.set_on_directory(path, directories[path], exactly=True)
@@ -134,6 +156,8 @@ class Record:
             nodes.remove(aside, keep)
         for directory, mtime_ns in times.items():
             os.utime(directory, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+        for copy, _ in self._rewritten.values():
+            nodes.remove(copy, keep)
 
 
 def read(directory: str) -> Record | None:
@@ -167,6 +191,20 @@ def _row(path: str, kind: str = "directory") -> list[Any]:
 
 def _attributes(uid: int, gid: int, mode: int, mtime_ns: int, encoded: dict[str, str]) -> Attributes:
     return Attributes(uid, gid, mode, mtime_ns, {name: b64decode(text) for name, text in encoded.items()})
+
+
+def _write_back(path: str, copy: str, attributes: Attributes) -> None:
+    """Bring a file back that was rewritten in place, then drop the copy: without one that was done before."""
+    try:
+        source = os.open(copy, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    target = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        shutil.copyfileobj(reader, writer)
+        writer.flush()
+        nodes.set_by_descriptor(target, attributes)
+    os.unlink(copy)
 
 
 def _take_apart(path: str, aside: str) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
-#: Never set by hand: the kernel's own, or a filesystem's bookkeeping.
-_FOREIGN_ATTRIBUTES = ("trusted.", "system.nfs", "system.cifs")
+#: Never taken and never set: they say what a file is on its own host (a label of SELinux differs from pod to pod,
+#: IMA and EVM sign with the host's key), or are a filesystem's bookkeeping.
+_FOREIGN_ATTRIBUTES = (
+    "trusted.", "system.nfs", "system.cifs", "security.selinux", "security.ima", "security.evm", "security.SMACK64",
+    "security.apparmor",
+)  # fmt: skip
 
 _AS_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -43,20 +48,34 @@ def extended_attributes(path: str) -> dict[str, bytes]:
         return {}
 
 
-def set_by_descriptor(descriptor: int, wanted: Attributes) -> None:
-    """Owner first (it clears set-id bits), then mode, extended attributes, times. Raises OSError."""
+def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
+    """Owner first (it clears set-id bits), then mode, extended attributes, times. Raises OSError.
+
+    Returns the extended attributes that this place does not take: a capability without SETFCAP, ``user.*`` on a tmpfs.
+    """
     status = os.fstat(descriptor)
     changes_owner = (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid)
     if changes_owner:
         os.fchown(descriptor, wanted.uid, wanted.gid)
     if changes_owner or stat.S_IMODE(status.st_mode) != wanted.mode:
         os.fchmod(descriptor, wanted.mode)
-    for name, value in wanted.extended.items():
-        os.setxattr(descriptor, name, value)
+    lost = _set_extended(descriptor, wanted.extended)
     os.utime(descriptor, ns=(wanted.mtime_ns, wanted.mtime_ns))
+    return lost
 
 
-def set_on_path(path: str, wanted: Attributes) -> None:
+def _set_extended(target: int | str, extended: Mapping[str, bytes]) -> list[str]:
+    lost = []
+    for name, value in extended.items():
+        try:
+            if not name.startswith(_FOREIGN_ATTRIBUTES):
+                os.setxattr(target, name, value, follow_symlinks=isinstance(target, int))
+        except OSError:
+            lost.append(name)
+    return lost
+
+
+def set_on_path(path: str, wanted: Attributes) -> list[str]:
     """As ``set_by_descriptor``, for what cannot be opened: a link, a fifo. A link has no mode. Raises OSError."""
     status = os.lstat(path)
     if (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid):
@@ -67,13 +86,16 @@ def set_on_path(path: str, wanted: Attributes) -> None:
             os.chmod(f"/proc/self/fd/{descriptor}", wanted.mode)
         finally:
             os.close(descriptor)
-    for name, value in wanted.extended.items():
-        os.setxattr(path, name, value, follow_symlinks=False)
+    lost = _set_extended(path, wanted.extended)
     os.utime(path, ns=(wanted.mtime_ns, wanted.mtime_ns), follow_symlinks=False)
+    return lost
 
 
-def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) -> None:
-    """Raises OSError, but not for times that cannot be set. ``exactly``: no other extended attributes are left."""
+def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) -> list[str]:
+    """Raises OSError, but not for times that cannot be set. ``exactly``: no other extended attributes are left.
+
+    Returns the extended attributes that it does not take, as ``set_by_descriptor``.
+    """
     have = Attributes.of(path)
     lacking = {name: value for name, value in wanted.extended.items() if have.extended.get(name) != value}
     excess = have.extended.keys() - wanted.extended.keys() if exactly else set()
@@ -81,13 +103,16 @@ def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) ->
         descriptor = os.open(path, _AS_DIRECTORY)
         try:
             for name in excess:
-                os.removexattr(descriptor, name)
-            set_by_descriptor(descriptor, wanted._replace(extended=lacking))
+                with suppress(OSError):
+                    os.removexattr(descriptor, name)
+            return set_by_descriptor(descriptor, wanted._replace(extended=lacking))
         finally:
             os.close(descriptor)
     except OSError:
-        if lacking or excess or (wanted.uid, wanted.gid, wanted.mode) != (have.uid, have.gid, have.mode):
+        if (wanted.uid, wanted.gid, wanted.mode) != (have.uid, have.gid, have.mode):
             raise
+        found = extended_attributes(path)
+        return [name for name, value in lacking.items() if found.get(name) != value]
 
 
 def is_directory(path: str) -> bool:
@@ -96,6 +121,17 @@ def is_directory(path: str) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
+
+
+def is_writable_file(path: str) -> bool:
+    """Whether it is a regular file, with no other name, that may be written to."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return (
+        stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and os.access(path, os.W_OK, effective_ids=True)
+    )
 
 
 def remove(path: str, keep: frozenset[str] = frozenset()) -> None:

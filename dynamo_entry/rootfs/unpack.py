@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO, NamedTuple
 
 from dynamo_entry.errors import Corrupt
@@ -104,25 +104,30 @@ class Expected(NamedTuple):
     passed_over: frozenset[str]
 
 
-def unpack(file: IO[bytes], expected: Expected) -> None:
+def unpack(file: IO[bytes], expected: Expected, rewritten: Collection[str] = frozenset()) -> dict[str, str]:
     """Make every file, and give every directory, which is there already, what it had.
 
-    Nothing is at the paths of files. Raises Corrupt for a member that is not expected, before anything of it is made,
-    and for one that is missing; OSError.
+    Nothing is at the paths of files, but for those ``rewritten`` in place. Returns extended attributes that could not be
+    set, each with a path. Raises Corrupt for a member that is not expected, before anything of it is made, and for one
+    that is missing; OSError.
     """
+    unpacking = _Unpacking(Members(file), expected, rewritten)
     try:
-        _Unpacking(Members(file), expected).run()
+        unpacking.run()
     except (
         ValueError,
         OverflowError,
     ) as error:  # what the system does not even take for a name, owner or time
         raise Corrupt(f"the filesystem delta cannot be unpacked: {error}", reason="BadDelta") from None
+    return unpacking.lost
 
 
 class _Unpacking:
-    def __init__(self, members: Members, expected: Expected) -> None:
+    def __init__(self, members: Members, expected: Expected, rewritten: Collection[str]) -> None:
         self._members = members
         self._expected = expected
+        self._rewritten = rewritten
+        self.lost: dict[str, str] = {}
         self._left = set(expected.files | expected.directories | expected.passed_over)
         self._directories: dict[str, Attributes] = {}
 
@@ -142,7 +147,10 @@ class _Unpacking:
         if self._left:
             raise Corrupt(f"the filesystem delta lacks {min(self._left)}", reason="BadDelta")
         for path in sorted(self._directories, key=len, reverse=True):  # a child made later changes its times
-            nodes.set_on_directory(path, self._directories[path])
+            self._note(path, nodes.set_on_directory(path, self._directories[path]))
+
+    def _note(self, path: str, lost: list[str]) -> None:
+        self.lost = {**dict.fromkeys(lost, path), **self.lost}
 
     def _make(self, info: tarfile.TarInfo, path: str) -> None:
         if info.islnk():
@@ -154,18 +162,19 @@ class _Unpacking:
             self._write(info, path)
         elif info.issym():
             os.symlink(info.linkname, path)
-            nodes.set_on_path(path, _attributes(info))
+            self._note(path, nodes.set_on_path(path, _attributes(info)))
         elif info.isfifo():
             os.mkfifo(path, 0o600)
-            nodes.set_on_path(path, _attributes(info))
+            self._note(path, nodes.set_on_path(path, _attributes(info)))
         else:
             raise Corrupt(f"the filesystem delta holds a member of type {info.type!r}", reason="BadDelta")
 
     def _write(self, info: tarfile.TarInfo, path: str) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        how = os.O_TRUNC if path in self._rewritten else os.O_CREAT | os.O_EXCL
+        descriptor = os.open(path, os.O_WRONLY | how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._members.copy(info, descriptor)
-            nodes.set_by_descriptor(descriptor, _attributes(info))
+            self._note(path, nodes.set_by_descriptor(descriptor, _attributes(info)))
         finally:
             os.close(descriptor)
 

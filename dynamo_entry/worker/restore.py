@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import time
@@ -37,6 +38,15 @@ _WAIT_POLL_S = 1.0
 
 #: Verified chunks of the filesystem delta kept ready.
 _AHEAD = 3
+
+#: Why a file of the engine could not be put in place → what to do about it.
+_PLACING = {
+    errno.EPERM: "its owner or mode takes CHOWN or FOWNER here: add them, or let the engine's user own what it changes",
+    errno.EACCES: "its directory is not writable for this user: mount a volume there, or EXCLUDE_PATHS when creating",
+    errno.EROFS: "mount it writable, as at creation",
+    errno.ENOSPC: "give the filesystem more room",
+    errno.EDQUOT: "give the filesystem more room",
+}
 
 
 def run(settings: Settings, channel: Channel) -> Result:
@@ -143,13 +153,15 @@ class _Restoration:
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
         try:
             empty = [path for path, size in self._admitted.logs.items() if not size]
-            apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, empty)
+            lost = apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, empty)
         except OSError as error:
             raise RestoreFailed(
                 f"{error.filename or 'a file'} of the engine cannot be put in place: {error.strerror}",
-                hint="user, mounts and their sizes must be as at creation",
+                hint=_PLACING.get(error.errno or 0, ""),
                 reason="FileNotRestored",
             ) from None
+        if lost:
+            self._channel.log.warning("file attributes not restored", paths=lost)
 
     def prepare_handshake(self) -> None:
         """A Dynamo worker wakes up in its control directory. Raises RestoreFailed."""

@@ -1,0 +1,139 @@
+"""Attributes and rights of another host never end a restore or an undo; what cannot be had is named."""
+
+import errno
+import io
+import os
+
+import pytest
+
+from dynamo_entry.rootfs import apply, changes, nodes, pack
+from dynamo_entry.rootfs.guard import Land
+
+LAND = Land(frozenset(), frozenset({"/"}), frozenset())
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A directory with a file, and a delta in which both are other than here."""
+    (tmp_path / "work").mkdir()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "file").write_text("of the image")
+    return tmp_path
+
+
+def delta_of(root, change):
+    """What ``change`` does to the root, which is as before afterwards."""
+    (start,) = changes.mark([str(root)])
+    change()
+    output = io.BytesIO()
+    index = pack.pack(changes.find(start, frozenset()), output)
+    output.seek(0)
+    return index, output
+
+
+def refusing(monkeypatch, *names):
+    """A place that does not take these attributes, by whatever call."""
+    real = os.setxattr
+
+    def setxattr(target, name, value, *flags, **how):
+        if name in names:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), target)
+        real(target, name, value, *flags, **how)
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+
+
+@pytest.mark.parametrize("where", ["file", "."])
+def test_an_attribute_that_cannot_be_set_is_named_and_all_else_is_there(place, monkeypatch, where):
+    root = place / "root"
+
+    def change():
+        (root / "file").write_text("of the engine")
+        os.setxattr(root / where, "user.etag", b"1")
+        os.setxattr(root / where, "user.kept", b"2")
+
+    index, tar = delta_of(root, change)
+    for name in ("user.etag", "user.kept"):
+        os.removexattr(root / where, name)
+    (root / "file").write_text("of the image")
+    refusing(monkeypatch, "user.etag")
+
+    lost = apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+
+    assert lost == {"user.etag": os.path.normpath(root / where)}
+    assert (root / "file").read_text() == "of the engine"
+    assert os.getxattr(root / where, "user.kept") == b"2"
+    assert apply.undo(str(place / "work"))
+    assert (root / "file").read_text() == "of the image"
+
+
+def test_an_undo_goes_on_without_an_attribute_that_cannot_be_set(place, monkeypatch):
+    root = place / "root"
+    index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))
+    (root / "file").write_text("of the image")
+    os.setxattr(root, "user.label", b"here")
+    apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+    os.removexattr(root, "user.label")
+    refusing(monkeypatch, "user.label")
+
+    assert apply.undo(str(place / "work"))
+    assert (root / "file").read_text() == "of the image"
+
+
+@pytest.mark.parametrize("name", ["security.selinux", "security.ima", "security.evm", "trusted.overlay.x"])
+def test_labels_of_a_host_are_neither_taken_nor_set(tmp_path, monkeypatch, name):
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr(os, "listxattr", lambda *_, **__: [name, "user.own"])
+    monkeypatch.setattr(os, "getxattr", lambda *_, **__: b"value")
+    assert nodes.extended_attributes(str(path)) == {"user.own": b"value"}
+
+    done = []
+    monkeypatch.setattr(os, "setxattr", lambda _, name, *__, **___: done.append(name))
+    wanted = nodes.Attributes(os.getuid(), os.getgid(), 0o600, 1, {name: b"value", "user.own": b"value"})
+    assert nodes.set_on_path(str(path), wanted) == []
+    assert done == ["user.own"]
+
+
+def test_a_file_whose_directory_is_somebody_elses_is_written_in_place(place, monkeypatch):
+    """As a user of the image does with a file of its own, and OpenShift's with /etc/passwd."""
+    root = place / "root"
+    index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))
+    (root / "file").write_text("of the image, and longer")
+    os.utime(root / "file", ns=(1, 1))
+    number = (root / "file").stat().st_ino
+    forbid_names(monkeypatch, root)
+
+    assert apply.apply(apply.plan(index, LAND), tar, str(place / "work")) == {}
+    assert (root / "file").read_text() == "of the engine"
+    assert (root / "file").stat().st_ino == number
+
+    assert apply.undo(str(place / "work"))
+    assert (root / "file").read_text() == "of the image, and longer"
+    assert (root / "file").stat().st_mtime_ns == 1
+    assert os.listdir(place / "work") == []
+
+
+def test_what_was_written_in_place_stays_once_it_is_settled(place, monkeypatch):
+    root = place / "root"
+    index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))
+    forbid_names(monkeypatch, root)
+    apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+
+    apply.settle(str(place / "work"))
+
+    assert (root / "file").read_text() == "of the engine"
+    assert os.listdir(place / "work") == []
+
+
+def forbid_names(monkeypatch, directory):
+    """Nothing in this directory can be renamed."""
+    real = os.rename
+
+    def rename(old, new, **how):
+        if os.path.dirname(old) == str(directory):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), old)
+        real(old, new, **how)
+
+    monkeypatch.setattr(os, "rename", rename)

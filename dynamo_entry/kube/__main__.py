@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -39,16 +40,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _operator(log: Any, *path: str) -> None:
-    from dynamo_entry.kube import config, operator  # noqa: PLC0415 - each role imports its own
+    from dynamo_entry.kube import config  # noqa: PLC0415 - each role imports its own
+    from dynamo_entry.kube.operator import run  # noqa: PLC0415
 
-    operator.run(config.parse(config.read(*path)), log)
+    run.run(config.parse(config.read(*path)), log)
 
 
 def _agent(log: Any, *path: str) -> None:
     from dynamo_entry.kube import config  # noqa: PLC0415
     from dynamo_entry.kube.agent import run, settings  # noqa: PLC0415
 
-    run.run(settings.parse(config.read(*path)), log)
+    run.run(settings.from_config(config.parse(config.read(*path)), os.environ), log)
 
 
 def _probe(_log: Any, location: str) -> None:

@@ -1,7 +1,8 @@
-"""The operator's settings file, which the Helm chart renders → frozen values."""
+"""The settings file of operator and agent, which the Helm chart renders → frozen values."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -66,9 +67,12 @@ class Launcher(_Section, frozen=True):
 
 
 class Collection(_Section, frozen=True):
-    """Deletion of archives."""
+    """Deletion of archives, and of what killed creations left. Durations."""
 
-    give_up_after: str = "1h"
+    give_up_after: str | int = "1h"
+    orphans: Literal["Report", "Delete"] = "Report"
+    grace: str | int = "24h"
+    orphan_grace: str | int = "7d"
 
 
 class Operator(_Section, frozen=True):
@@ -99,18 +103,26 @@ class Webhook(_Section, frozen=True):
 
 
 class Cache(_Section, frozen=True):
-    """The agent's copies, as far as pods see them."""
+    """The agent's copies: ``host_path`` as pods see them, ``directory`` as the agent does. Sizes are quantities."""
 
     enabled: bool = True
     pvc: bool = False
     host_path: str = "/var/lib/dynamo-checkpoint/cache"
+    directory: str = "/var/cache/dynamo-checkpoint"
+    size_limit: str | int = "200Gi"
+    min_free: str | int = "10%"
 
 
 class Agent(_Section, frozen=True):
-    """The node agent."""
+    """The node agent. ``rate_limit`` is a quantity, the intervals are durations."""
 
     enabled: bool = True
     cache: Cache = Cache()
+    rate_limit: str | int = "0"
+    sweep_interval: str | int = "10m"
+    verify_interval: str | int = "24h"
+    key_file: str = ""
+    port: int = 9102
 
 
 class Config(_Section, frozen=True):
@@ -130,6 +142,41 @@ class Config(_Section, frozen=True):
     agent: Agent = Agent()
 
 
+#: Of durations.
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+#: Kubernetes' resource.Quantity, as far as bytes go.
+_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
+    f"{letter}i": 1024**power for power, letter in enumerate("KMGTP", start=1)
+}
+
+
+def seconds(text: str | int) -> float:
+    """Seconds of ``90``, ``90s``, ``15m``, ``24h`` or ``7d``. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]+)([smhd]?)", str(text))
+    if not match:
+        raise ValueError(f"expected a duration such as 15m, found {text!r}")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def size(text: str | int) -> int:
+    """Bytes of a quantity such as ``200Gi``. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)", str(text))
+    if not match:
+        raise ValueError(f"expected a quantity such as 200Gi, found {text!r}")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
+def size_or_share(text: str | int) -> int | float:
+    """Bytes of a quantity, or the share that ``10%`` is. Raises ValueError."""
+    if not str(text).endswith("%"):
+        return size(text)
+    share = float(str(text)[:-1]) / 100
+    if not 0 <= share < 1:
+        raise ValueError(f"expected a percentage below 100, found {text!r}")
+    return share
+
+
 def read(path: str = FILE) -> str:
     """The file's text. Raises SettingsError."""
     try:
@@ -144,8 +191,8 @@ def parse(text: str) -> Config:
     try:
         config = msgspec.convert(yaml.safe_load(text) or {}, type=Config)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise SettingsError(f"the operator's settings: {error}", hint="correct the chart's values") from None
+        raise SettingsError(f"the settings file: {error}", hint="correct the chart's values") from None
     storage = config.storage
     if storage.type != "pvc" and not getattr(storage, storage.type).uri:
-        raise SettingsError(f"the operator's settings: storage.{storage.type}.uri is empty")
+        raise SettingsError(f"the settings file: storage.{storage.type}.uri is empty")
     return config

@@ -9,8 +9,6 @@ from typing import Any
 from dynamo_entry.kube import api
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
-_COMPONENT = "dynamo-entry"
-
 #: What a person should look at.
 _WARNINGS = frozenset(
     [
@@ -27,6 +25,7 @@ _WARNINGS = frozenset(
         "AdoptedDiffers",
         "InvalidCheckpoint",
         "WaitingForCheckpoint",
+        "CacheCorrupt",
     ]
 )
 
@@ -39,8 +38,9 @@ def now() -> str:
 class Recorder:
     """Thread-safe. An event that cannot be written is logged: nothing depends on it."""
 
-    def __init__(self, cluster: Cluster, log: Any) -> None:
+    def __init__(self, cluster: Cluster, log: Any, component: str = "dynamo-entry") -> None:
         self._cluster = cluster
+        self._component = component
         self._log = log
         self._lock = threading.Lock()
         self._written: dict[tuple[str, str], tuple[str, Object]] = {}
@@ -57,9 +57,9 @@ class Recorder:
         event: Object = {
             "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
             "involvedObject": {name: metadata[name] for name in ("namespace", "name", "uid")}
-            | {"apiVersion": api.API_VERSION, "kind": subject["kind"]},
+            | {"apiVersion": api.API_VERSION, "kind": subject.get("kind", api.CHECKPOINT_KIND)},
             "type": "Warning" if reason in _WARNINGS else "Normal", "reason": reason, "message": message[:1024],
-            "source": {"component": _COMPONENT}, "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
+            "source": {"component": self._component}, "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
         }  # fmt: skip
         try:
             if path:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from dynamo_entry.identity import identity_hash, normalised
 from dynamo_entry.kube import api, podspec
+from dynamo_entry.kube.identity import identity_hash, normalised
 
 Object = dict[str, Any]
 

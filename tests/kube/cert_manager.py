@@ -8,7 +8,7 @@ import threading
 from datetime import timedelta
 from typing import Any
 
-from dynamo_entry.kube.certificates import self_signed
+from dynamo_entry.kube.webhook.certificates import self_signed
 
 
 def _crd(plural: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:

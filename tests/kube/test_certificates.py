@@ -10,7 +10,7 @@ import yaml
 
 import images
 from cert_manager import CertManager
-from dynamo_entry.kube.certificates import self_signed
+from dynamo_entry.kube.webhook.certificates import self_signed
 
 SECRET = "dynamo-entry-webhook-tls"
 

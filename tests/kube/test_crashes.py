@@ -10,9 +10,9 @@ from kubernetes.config import kube_config
 import operators
 from checkpoints import checkpoint
 from dynamo_entry.kube import config
-from dynamo_entry.kube.checkpoints import Checkpoints, known
 from dynamo_entry.kube.cluster import ApiError, Cluster
 from dynamo_entry.kube.events import Recorder
+from dynamo_entry.kube.operator.checkpoints import Checkpoints, known
 
 NAMESPACE = "crash-tests"
 

@@ -8,7 +8,7 @@ import yaml
 import images
 from archives import publish
 from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim
-from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube.identity import identity_hash
 
 NAMESPACE = "deletion-tests"
 

@@ -15,8 +15,9 @@ import engines
 import guide
 import images
 import operators
-from dynamo_entry.identity import identity_hash
-from dynamo_entry.kube import config, graphs, jobs
+from dynamo_entry.kube import config, graphs
+from dynamo_entry.kube.identity import identity_hash
+from dynamo_entry.kube.operator import jobs
 from guide.run import Guide, say
 
 NAMESPACE = guide.NAMESPACE

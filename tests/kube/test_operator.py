@@ -9,7 +9,7 @@ import yaml
 import images
 import operators
 from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim, says
-from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube.identity import identity_hash
 
 NAMESPACE = "operator-tests"
 

@@ -19,7 +19,7 @@ import archives
 import engines
 import images
 import relay
-from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube.identity import identity_hash
 
 sys.path.insert(0, str(images.ROOT / "tests" / "support"))
 

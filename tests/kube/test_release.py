@@ -6,7 +6,7 @@ import yaml
 
 import archives
 import images
-from dynamo_entry.identity import identity_hash
+from dynamo_entry.kube.identity import identity_hash
 from test_chart import umbrella
 
 CLAIM = "checkpoint-storage"

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from dynamo_entry.identity import identity_hash
-from dynamo_entry.kube import config, jobs
-from dynamo_entry.kube.admission import Known, mutate
+from dynamo_entry.kube import config
+from dynamo_entry.kube.identity import identity_hash
+from dynamo_entry.kube.operator import jobs
+from dynamo_entry.kube.webhook.admission import Known, mutate
 from test_chart import GUIDE, OCI, S3, render
 
 VERSIONS = sorted(set(utils.all_versions()), key=lambda text: int(text.split(".")[1]))

@@ -19,9 +19,9 @@ import images
 import operators
 from checkpoints import checkpoint
 from dynamo_entry.kube import config
-from dynamo_entry.kube.certificates import Certificates, self_signed
 from dynamo_entry.kube.cluster import Cluster
-from dynamo_entry.kube.webhook import Server
+from dynamo_entry.kube.webhook.certificates import Certificates, self_signed
+from dynamo_entry.kube.webhook.server import Server
 
 NAMESPACE = "webhook-tests"
 CONFIGURATION = f"dynamo-entry-{NAMESPACE}"

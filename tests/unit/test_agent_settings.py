@@ -1,12 +1,18 @@
 """The agent's settings, from the file it shares with the operator."""
 
 import pytest
+import yaml
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.kube.agent.settings import from_config, size, size_or_share
-from dynamo_entry.kube.duration import seconds
+from dynamo_entry.kube import config
+from dynamo_entry.kube.agent import settings as agent
+from dynamo_entry.kube.config import seconds, size, size_or_share
 
 POD = {"NODE_NAME": "node-1", "POD_NAMESPACE": "system"}
+
+
+def from_config(sections, environ):
+    return agent.from_config(config.parse(yaml.safe_dump(sections)), environ)
 
 
 @pytest.mark.parametrize(
@@ -49,18 +55,18 @@ def test_defaults():
 )
 def test_object_storage_is_cached(kind, uri, storage):
     """Unless it is switched off."""
-    config = {"storage": {"type": kind, kind: {"uri": uri}}, "agent": {"cache": {"sizeLimit": "1Gi"}}}
-    settings = from_config(config, POD)
+    sections = {"storage": {"type": kind, kind: {"uri": uri}}, "agent": {"cache": {"sizeLimit": "1Gi"}}}
+    settings = from_config(sections, POD)
     assert (settings.storage, settings.cache_directory) == (storage, "/var/cache/dynamo-checkpoint")
     assert settings.cache_limit == 1 << 30
-    config["agent"]["cache"]["enabled"] = False
-    assert from_config(config, POD).cache_directory == ""
+    sections["agent"]["cache"]["enabled"] = False
+    assert from_config(sections, POD).cache_directory == ""
 
 
 def test_all_mistakes_at_once():
     """Each with the place where it is."""
-    config = {"agent": {"cache": {"sizeLimit": "lots", "minFree": "120%"}}, "gc": {"grace": "soon"}}
+    sections = {"agent": {"cache": {"sizeLimit": "lots", "minFree": "120%"}}, "gc": {"grace": "soon"}}
     with pytest.raises(SettingsError) as caught:
-        from_config(config, {})
+        from_config(sections, {})
     for part in ("agent.cache.sizeLimit", "agent.cache.minFree", "gc.grace", "NODE_NAME", "POD_NAMESPACE"):
         assert part in str(caught.value)

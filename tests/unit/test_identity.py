@@ -2,7 +2,7 @@
 
 import pytest
 
-from dynamo_entry.identity import identity_hash, normalised
+from dynamo_entry.kube.identity import identity_hash, normalised
 
 LLAMA = {"model": "meta-llama/Llama-3-8B", "framework": "vllm"}
 

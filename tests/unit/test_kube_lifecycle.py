@@ -1,4 +1,4 @@
-"""A checkpoint's way through its phases: one case per row of the table in kube/lifecycle.py."""
+"""A checkpoint's way through its phases: one case per row of the table in kube/operator/lifecycle.py."""
 
 import dataclasses
 import json
@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from dynamo_entry.kube.conditions import new_status
-from dynamo_entry.kube.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
+from dynamo_entry.kube.operator.conditions import new_status
+from dynamo_entry.kube.operator.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
 
 HASH, LOCATION = "h" * 16, "/checkpoints/hhh.tar"
 NOW = 1_700_000_000.0

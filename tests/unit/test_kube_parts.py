@@ -12,10 +12,10 @@ from cryptography import x509
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import config
-from dynamo_entry.kube.certificates import self_signed
-from dynamo_entry.kube.operator import Operator
-from dynamo_entry.kube.queue import Queue
-from dynamo_entry.kube.webhook import answer, difference
+from dynamo_entry.kube.operator.run import Operator
+from dynamo_entry.kube.operator.workqueue import WorkQueue
+from dynamo_entry.kube.webhook.certificates import self_signed
+from dynamo_entry.kube.webhook.server import answer, difference
 
 
 class Log:
@@ -91,7 +91,7 @@ def test_a_key_is_with_one_worker_at_a_time_and_never_forgotten():
         assert go_on.wait(30)
         return 0
 
-    queue = Queue(work, 3, Log(), lambda: None)
+    queue = WorkQueue(work, 3, Log(), lambda: None)
     queue.add("a")
     assert began.wait(30)
     for _ in range(5):
@@ -114,7 +114,7 @@ def test_a_failure_is_tried_again_and_counted():
             raise RuntimeError("server away")
         return 0
 
-    queue = Queue(work, 1, Log(), lambda: failures.append(1))
+    queue = WorkQueue(work, 1, Log(), lambda: failures.append(1))
     queue.add("a")
     wait_until(lambda: len(times) == 2)
     assert times[1] - times[0] > 0.7
@@ -129,7 +129,7 @@ def test_looking_again_when_asked_for():
         calls.append(key)
         return 0.05 if len(calls) < 3 else 0
 
-    Queue(work, 2, Log(), lambda: None).add("a")
+    WorkQueue(work, 2, Log(), lambda: None).add("a")
     wait_until(lambda: len(calls) == 3)
 
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_entry.kube import api, config, graphs, jobs, podspec, storage
-from dynamo_entry.kube.admission import Known, mutate, validate
-from dynamo_entry.kube.automatic import Graphs
+from dynamo_entry.kube import api, config, graphs, podspec, storage
+from dynamo_entry.kube.operator import jobs
+from dynamo_entry.kube.operator.automatic import Graphs
 from dynamo_entry.kube.podspec import Unfit
+from dynamo_entry.kube.webhook.admission import Known, mutate, validate
 
 HASH = "d936422b4f953f99"
 IDENTITY = {
@@ -448,7 +449,7 @@ def test_what_a_service_wants(fields, expected):
     """A reference goes before an identity; Auto is read in either case."""
     want = graphs.wants(graph(**fields)).get("Worker")
     if isinstance(expected, tuple) and not isinstance(expected, graphs.Want):
-        from dynamo_entry.identity import identity_hash
+        from dynamo_entry.kube.identity import identity_hash
 
         assert (want.creates, identity_hash(want.identity)) == expected
     else:

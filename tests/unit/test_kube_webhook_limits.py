@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from dynamo_entry.kube import webhook
-from dynamo_entry.kube.certificates import self_signed
+from dynamo_entry.kube.webhook import server as server_webhook
+from dynamo_entry.kube.webhook.certificates import self_signed
 
 REVIEW = {
     "apiVersion": "admission.k8s.io/v1",
@@ -41,7 +41,7 @@ def server(tmp_path, decoded):
         decoded.append(request)
         return None, "seen", False
 
-    served = webhook.Server(0, context, {"/": reviewer}, lambda *_: None, Log())
+    served = server_webhook.Server(0, context, {"/": reviewer}, lambda *_: None, Log())
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield served
     served.shutdown()
@@ -89,7 +89,7 @@ def test_what_is_no_review_of_ours_is_refused_and_the_next_one_answered(server, 
 
 
 def test_a_body_that_does_not_come_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(webhook, "_REQUEST_S", 0.3)
+    monkeypatch.setattr(server_webhook, "_REQUEST_S", 0.3)
     assert post(server, b"", headers={"Content-Length": "100"})[0] == 408
 
 

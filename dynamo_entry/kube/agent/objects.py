@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from dynamo_entry.kube.agent.prefetch import Wanted
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named
 from dynamo_entry.kube.api import (
-    API_VERSION,
     ARCHIVE_MISSING,
-    CHECKPOINT_KIND,
     GROUP,
     HASH_LABEL,
     PREFETCH,
     VERSION,
 )
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
-
-_COMPONENT = "dynamo-checkpoint-agent"
+from dynamo_entry.kube.events import now
 
 
 def seconds(text: str | None) -> float:
@@ -92,7 +89,7 @@ def with_condition(checkpoint: Object, is_missing: bool, now: str) -> list[Objec
 
 
 class Reports:
-    """The agent's writes: conditions and events. What cannot be written is logged."""
+    """The agent's conditions. What cannot be written is logged."""
 
     def __init__(self, cluster: Cluster, log: Any) -> None:
         self._cluster = cluster
@@ -100,7 +97,7 @@ class Reports:
 
     def archive_missing(self, checkpoint: Object, is_missing: bool) -> None:
         """Set or clear the condition ArchiveMissing."""
-        conditions = with_condition(checkpoint, is_missing, _now())
+        conditions = with_condition(checkpoint, is_missing, now())
         if conditions is None:
             return
         metadata = checkpoint["metadata"]
@@ -111,25 +108,9 @@ class Reports:
         path = f"/apis/{GROUP}/{VERSION}/namespaces/{metadata['namespace']}/dynamocheckpoints/{metadata['name']}/status"
         self._try(self._cluster.merge, path, body)
 
-    def event(self, checkpoint: Object, reason: str, message: str) -> None:
-        """A Warning on a checkpoint."""
-        metadata = checkpoint["metadata"]
-        subject = {key: metadata[key] for key in ("namespace", "name", "uid")}
-        event = {
-            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
-            "involvedObject": subject | {"apiVersion": API_VERSION, "kind": CHECKPOINT_KIND},
-            "type": "Warning", "reason": reason, "message": message[:1024], "source": {"component": _COMPONENT},
-            "firstTimestamp": _now(), "lastTimestamp": _now(), "count": 1,
-        }  # fmt: skip
-        self._try(self._cluster.create, f"/api/v1/namespaces/{metadata['namespace']}/events", event)
-
     def _try(self, write: Callable[[str, Object], Object], path: str, body: Object) -> None:
         try:
             write(path, body)
         except ApiError as error:
             if error.status not in (404, 409):  # gone, or changed meanwhile: the next round sees it
                 self._log.warning("Not reported", path=path, message=error.message)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

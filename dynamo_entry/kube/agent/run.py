@@ -22,9 +22,10 @@ from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Sweeper
 from dynamo_entry.kube.api import GROUP, HASH_LABEL, VERSION
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.health import serve
-from dynamo_entry.kube.lease import Lease
-from dynamo_entry.kube.mirror import Mirror
+from dynamo_entry.kube.informer import Informer
+from dynamo_entry.kube.leader_election import Lease
 
 LEASE = "dynamo-checkpoint-sweep"
 
@@ -62,6 +63,7 @@ class Agent:
         self._changed = threading.Event()
         self._is_stopped = False
         self._reports = objects.Reports(cluster, log)
+        self._recorder = Recorder(cluster, log, "dynamo-checkpoint-agent")
         self._sweeper = Sweeper(settings, self.metrics, log)
         self._lease = Lease(
             cluster, settings.namespace, LEASE, settings.node, int(settings.sweep_every_s * 3)
@@ -88,8 +90,8 @@ class Agent:
     def _scopes(self) -> list[str]:
         return [f"namespaces/{name}/" for name in self._settings.watch_namespaces] or [""]
 
-    def _mirror(self, path: str, **query: Any) -> Mirror:
-        return Mirror(self._cluster, path, changed=lambda _: self._changed.set(), log=self._log, **query)
+    def _mirror(self, path: str, **query: Any) -> Informer:
+        return Informer(self._cluster, path, changed=lambda _: self._changed.set(), log=self._log, **query)
 
     def stop(self) -> None:
         """End ``work`` after the round it is in."""
@@ -150,7 +152,7 @@ class Agent:
             self._log.error("Copy damaged", checkpoint=name, reason=error.reason, message=str(error))
             for one in checkpoints:
                 if one.get("status", {}).get("identityHash") == name.rpartition("/")[2]:
-                    self._reports.event(
+                    self._recorder.event(
                         one,
                         "CacheCorrupt",
                         f"the copy on node {self._settings.node} was damaged and is removed: {error}",
@@ -161,7 +163,7 @@ class Agent:
             if not self._lease.acquire():
                 return
         except ApiError as error:
-            self._log.warning("Lease not to be had", name=LEASE, message=error.message)
+            self._log.warning("Lease not acquired", name=LEASE, message=error.message)
             return
         named = objects.named(self._settings, checkpoints)
         self._sweeper.sweep(named)

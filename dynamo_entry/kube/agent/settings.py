@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import yaml
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.kube.duration import seconds
+from dynamo_entry.kube.config import Config, seconds, size, size_or_share
 
-#: Kubernetes' resource.Quantity, as far as bytes go.
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} | {
-    f"{letter}i": 1024**power for power, letter in enumerate("KMGTP", start=1)
-}
+_T = TypeVar("_T")
 
 
 class AgentSettings(NamedTuple):
@@ -48,80 +41,53 @@ class AgentSettings(NamedTuple):
     verify_every_s: float = 24 * 3600
 
 
-def size(text: str | int) -> int:
-    """Bytes of a quantity such as ``200Gi``. Raises ValueError."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)", str(text))
-    if not match:
-        raise ValueError(f"expected a quantity such as 200Gi, found {text!r}")
-    return int(float(match[1]) * _UNITS[match[2]])
+def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
+    """What the settings file says to the agent; ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod.
 
-
-def size_or_share(text: str | int) -> int | float:
-    """Bytes of a quantity, or the share that ``10%`` is. Raises ValueError."""
-    if not str(text).endswith("%"):
-        return size(text)
-    share = float(str(text)[:-1]) / 100
-    if not 0 <= share < 1:
-        raise ValueError(f"expected a percentage below 100, found {text!r}")
-    return share
-
-
-def parse(text: str) -> AgentSettings:
-    """The settings in a file's text. Raises SettingsError."""
-    return from_config(yaml.safe_load(text) or {}, os.environ)
-
-
-def from_config(config: Mapping[str, Any], environ: Mapping[str, str]) -> AgentSettings:
-    """The settings in the file's sections ``storage``, ``agent``, ``gc`` and ``operator``.
-
-    ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod. Raises SettingsError that lists every mistake.
+    Raises SettingsError that lists every mistake.
     """
-    mistakes: list[str] = []
+    mistakes = [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
 
-    def read(path: str, parse: Any, default: Any) -> Any:
-        value: Any = config
-        for name in path.split("."):
-            value = (value or {}).get(name)
+    def value(path: str, parse: Callable[[str | int], _T], text: str | int) -> _T | None:
         try:
-            return parse(default if value in (None, "") else value)
+            return parse(text)
         except ValueError as error:
             mistakes.append(f"{path}: {error}")
+            return None
 
-    kind = read("storage.type", str, "pvc")
-    is_cache_on = read("agent.cache.enabled", bool, True) and (
-        kind != "pvc" or read("agent.cache.pvc", bool, False)
-    )
-    settings = AgentSettings(
-        node=environ.get("NODE_NAME", ""),
-        namespace=environ.get("POD_NAMESPACE", ""),
-        cache_directory=read("agent.cache.directory", str, "/var/cache/dynamo-checkpoint")
-        if is_cache_on
-        else "",
-        cache_limit=read("agent.cache.sizeLimit", size, "200Gi"),
-        min_free=read("agent.cache.minFree", size_or_share, "10%"),
-        rate_limit=read("agent.rateLimit", size, "0"),
-        storage=_storage(config, kind),
-        is_claim=kind == "pvc",
-        isolates_namespaces=read("storage.isolateNamespaces", bool, False),
-        watch_namespaces=read("operator.watchNamespaces", tuple, ()),
-        deletes_orphans=read("gc.orphans", str, "Report") == "Delete",
-        key_file=read("agent.keyFile", str, ""),
-        port=read("agent.port", int, 9102),
-        sweep_every_s=read("agent.sweepInterval", seconds, "10m"),
-        grace_s=read("gc.grace", seconds, "24h"),
-        orphan_grace_s=read("gc.orphanGrace", seconds, "7d"),
-        verify_every_s=read("agent.verifyInterval", seconds, "24h"),
-    )
-    mistakes += [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
+    agent, cache, gc = config.agent, config.agent.cache, config.gc
+    is_claim = config.storage.type == "pvc"
+    keeps_copies = cache.enabled and (not is_claim or cache.pvc)
+    measures = {
+        "cache_limit": value("agent.cache.sizeLimit", size, cache.size_limit),
+        "min_free": value("agent.cache.minFree", size_or_share, cache.min_free),
+        "rate_limit": value("agent.rateLimit", size, agent.rate_limit),
+        "sweep_every_s": value("agent.sweepInterval", seconds, agent.sweep_interval),
+        "verify_every_s": value("agent.verifyInterval", seconds, agent.verify_interval),
+        "grace_s": value("gc.grace", seconds, gc.grace),
+        "orphan_grace_s": value("gc.orphanGrace", seconds, gc.orphan_grace),
+    }
     if mistakes:
         raise SettingsError("; ".join(mistakes), hint="correct the settings file or the DaemonSet")
-    return settings
+    return AgentSettings(
+        node=environ["NODE_NAME"],
+        namespace=environ["POD_NAMESPACE"],
+        cache_directory=cache.directory if keeps_copies else "",
+        storage=_any_archive(config),
+        is_claim=is_claim,
+        isolates_namespaces=config.storage.isolate_namespaces,
+        watch_namespaces=config.operator.watch_namespaces,
+        deletes_orphans=gc.orphans == "Delete",
+        key_file=agent.key_file,
+        port=agent.port,
+        **measures,  # type: ignore[arg-type]
+    )
 
 
-def _storage(config: Mapping[str, Any], kind: str) -> str:
+def _any_archive(config: Config) -> str:
     """A location in the configured storage: what is beside it is what there is."""
-    options = config.get("storage", {}).get(kind) or {}
-    if kind == "pvc":
-        return f"{options.get('basePath', '/checkpoints').rstrip('/')}/any.tar"
-    uri = options.get("uri", "").rstrip("/")
-    return (f"{uri}/any.tar" if kind == "s3" else f"{uri}:any") if uri else ""
+    storage = config.storage
+    if storage.type == "pvc":
+        return f"{storage.pvc.base_path.rstrip('/')}/any.tar"
+    uri = getattr(storage, storage.type).uri.rstrip("/")
+    return f"{uri}/any.tar" if storage.type == "s3" else f"{uri}:any"

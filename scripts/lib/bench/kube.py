@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests" / "kube"))
 import operators  # noqa: E402 - tests/kube
 from cluster.api import Api, ApiError  # noqa: E402
 from cluster.control_plane import ControlPlane, NotInstalled  # noqa: E402
-from dynamo_entry.identity import identity_hash  # noqa: E402
+from dynamo_entry.kube.identity import identity_hash  # noqa: E402
 
 NAMESPACE = "bench"
 NODE = "bench"

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.identity import identity_hash
-from dynamo_entry.kube import api, conditions, jobs, podspec, storage
+from dynamo_entry.kube import api, podspec, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
-from dynamo_entry.kube.config import Config
-from dynamo_entry.kube.duration import seconds
+from dynamo_entry.kube.config import Config, seconds
 from dynamo_entry.kube.events import Recorder, now
-from dynamo_entry.kube.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
+from dynamo_entry.kube.identity import identity_hash
+from dynamo_entry.kube.operator import conditions, jobs
+from dynamo_entry.kube.operator.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
 
 #: A dry run changes what ``decide`` sees, once.
 _ROUNDS = 2

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.identity import identity_hash
 from dynamo_entry.kube import api, graphs, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.graphs import Want
+from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.podspec import Unfit
 
 #: A pod that does not come is looked for again.

@@ -20,7 +20,14 @@ from dynamo_entry.kube.api import (
     RETRY,
     job_name,
 )
-from dynamo_entry.kube.pods import failed_helper, has_settled, launcher_result, moment, progress, succeeded_at
+from dynamo_entry.kube.operator.pods import (
+    failed_helper,
+    has_settled,
+    launcher_result,
+    moment,
+    progress,
+    succeeded_at,
+)
 
 Object = dict[str, Any]
 

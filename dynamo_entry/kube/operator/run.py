@@ -9,18 +9,20 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from dynamo_entry.kube import admission, api, checkpoints, foreign, graphs, storage
-from dynamo_entry.kube.automatic import Graphs
-from dynamo_entry.kube.certificates import Certificates
+from dynamo_entry.kube import api, graphs, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.health import serve
-from dynamo_entry.kube.lease import Lease
-from dynamo_entry.kube.metrics import Metrics
-from dynamo_entry.kube.mirror import Mirror
-from dynamo_entry.kube.queue import Queue
-from dynamo_entry.kube.webhook import Server
+from dynamo_entry.kube.informer import Informer
+from dynamo_entry.kube.leader_election import Lease
+from dynamo_entry.kube.operator import checkpoints, foreign
+from dynamo_entry.kube.operator.automatic import Graphs
+from dynamo_entry.kube.operator.metrics import Metrics
+from dynamo_entry.kube.operator.workqueue import WorkQueue
+from dynamo_entry.kube.webhook import admission
+from dynamo_entry.kube.webhook.certificates import Certificates
+from dynamo_entry.kube.webhook.server import Server
 
 _WORKERS = 4
 
@@ -79,7 +81,7 @@ class Operator:
         everything = checkpoints.Checkpoints(config, acting, recorder, log, self._all_checkpoints)
         wanting = Graphs(config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing)
         self._work = {"checkpoint": everything.reconcile, "graph": wanting.reconcile}
-        self._queue: Queue[tuple[str, str, str]] | None = None
+        self._queue: WorkQueue[tuple[str, str, str]] | None = None
         self._serves_graphs = self._has_graphs()
         self._checkpoints = self._watch(
             f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed, keep=checkpoints.known
@@ -123,10 +125,10 @@ class Operator:
             lambda: len(self._queue) if self._queue else 0,
         )
 
-    def _watch(self, path: str, changed: Any, **options: Any) -> list[Mirror]:
+    def _watch(self, path: str, changed: Any, **options: Any) -> list[Informer]:
         scopes = [f"namespaces/{name}/" for name in self._config.operator.watch_namespaces] or [""]
         return [
-            Mirror(self._cluster, path.format(scope), changed=changed, log=self._log, **options)
+            Informer(self._cluster, path.format(scope), changed=changed, log=self._log, **options)
             for scope in scopes
         ]
 
@@ -157,7 +159,7 @@ class Operator:
         try:
             leads = self._lease is None or self._lease.acquire()
         except ApiError as error:
-            self._log.warning("Lease not to be had", message=error.message)
+            self._log.warning("Lease not acquired", message=error.message)
             leads = self._lease is not None and self._lease.is_held
         if self.is_leader and not leads:
             self._log.error("Lease lost")
@@ -165,7 +167,7 @@ class Operator:
         self.is_leader = leads
         self._metrics.leader.set(leads)
         if leads and self._queue is None:
-            self._queue = Queue(self._look, _WORKERS, self._log, self._metrics.errors.inc)
+            self._queue = WorkQueue(self._look, _WORKERS, self._log, self._metrics.errors.inc)
 
     def resign(self) -> None:
         """Let another replica begin at once."""

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from dynamo_entry.kube.mirror import Mirror
+from dynamo_entry.kube.informer import Informer
 
 
 class Api:
@@ -33,7 +33,7 @@ def test_a_list_of_nothing():
     """Older servers answer null where only the metadata was asked for."""
     for items in (None, []):
         log = Log()
-        mirror = Mirror(Api(items), "/pods", changed=lambda _: None, log=log, metadata_only=True)
+        mirror = Informer(Api(items), "/pods", changed=lambda _: None, log=log, metadata_only=True)
         deadline = time.monotonic() + 30
         while not mirror.is_synced and not log.warnings:
             assert time.monotonic() < deadline
@@ -61,7 +61,9 @@ def test_an_object_that_is_not_what_it_should_be_harms_no_other():
             last.set()
 
     api = Api([named("bad-1"), named("good", spec=1)], changes)
-    mirror = Mirror(api, "/things", changed=changed, log=log, keep=lambda item: item | {"spec": item["spec"]})
+    mirror = Informer(
+        api, "/things", changed=changed, log=log, keep=lambda item: item | {"spec": item["spec"]}
+    )
     assert last.wait(10)
     assert seen == [("good", 1), ("good", 2), ("last", 3)]
     assert mirror.get("n", "bad-1") is mirror.get("n", "bad-2") is None

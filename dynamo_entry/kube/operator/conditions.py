@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo_entry.kube import api
-from dynamo_entry.kube.lifecycle import Decision, Observed
+from dynamo_entry.kube.operator.lifecycle import Decision, Observed
 
 Object = dict[str, Any]
 

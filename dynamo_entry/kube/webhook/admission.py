@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.engine.dynamo import is_worker
-from dynamo_entry.identity import identity_hash, normalised
 from dynamo_entry.kube import api, graphs, podspec, storage
 from dynamo_entry.kube.config import Config
+from dynamo_entry.kube.identity import identity_hash, normalised
 
 Object = dict[str, Any]
 

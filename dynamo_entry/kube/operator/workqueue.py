@@ -13,7 +13,7 @@ K = TypeVar("K")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 
 
-class Queue(Generic[K]):
+class WorkQueue(Generic[K]):
     """``work(key)`` returns the seconds after which to look again, or 0; what it raises is tried again later."""
 
     def __init__(

@@ -15,7 +15,7 @@ _WATCH_S = 300
 _PAUSE_S, _LONGEST_PAUSE_S = 1, 60
 
 
-class Mirror:
+class Informer:
     """The objects at a list's path, of each what ``keep`` returns.
 
     ``changed`` is called with each that came or went, or of which something changed that is kept.

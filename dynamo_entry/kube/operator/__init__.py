@@ -1,0 +1,1 @@
+"""The operator: DynamoCheckpoints are reconciled, a pure decision (``lifecycle``) at a time."""

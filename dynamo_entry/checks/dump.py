@@ -7,6 +7,7 @@ import stat
 
 import psutil
 
+from dynamo_entry.checks import io_uring
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, proc
 
@@ -52,7 +53,7 @@ _GPU = "/dev/nvidia"
 
 #: What to do about those that engines are seen with.
 _REMEDIES = {
-    "io_uring": "switch io_uring off in the engine (UV_USE_IO_URING=0 is set already), or add SYS_ADMIN to the creating pod",
+    "io_uring": io_uring.REMEDY,
     "MPTCP": "set GODEBUG=multipathtcp=0 for an engine written in Go",
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }

@@ -91,7 +91,7 @@ def _become_engine(how: Start, failure_writer: int) -> None:
         if how.own_session:
             from dynamo_entry.init import freezable  # noqa: PLC0415 - only a creation loads ctypes
 
-            freezable.prepare()
+            freezable.prepare(how.argv)
         if how.stdin:
             descriptor = os.open(how.stdin, os.O_RDONLY)
             os.dup2(descriptor, 0)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import time
 
-from dynamo_entry.linux import seccomp, timens
+from dynamo_entry.linux import memlock, seccomp, timens
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -14,7 +18,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _CLOCK_START_S = 1.0
 
 
-def prepare() -> None:
+def prepare(argv: Sequence[str]) -> None:
     """Keep the tree together; off io_uring and with clocks near zero where that is allowed. Raises OSError.
 
     A daemon of the engine, whose parent has ended, becomes a child of the engine instead of PID 1, out of
@@ -26,3 +30,5 @@ def prepare() -> None:
         timens.enter_new(*(_CLOCK_START_S - reading for reading in now))
     if seccomp.may_be_kept_off():
         seccomp.keep_off()
+    elif memlock.may_be_withheld(argv):
+        memlock.withhold()

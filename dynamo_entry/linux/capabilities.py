@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DAC_OVERRIDE = 1
+IPC_LOCK = 14
 SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, SYS_TIME = 19, 21, 24, 25
 CHECKPOINT_RESTORE = 40
 

@@ -12,7 +12,7 @@ from msgspec import structs
 from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, StreamWriter, read_key
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
-from dynamo_entry.checks import connections, image, privileges, secrets
+from dynamo_entry.checks import connections, image, io_uring, privileges, secrets
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
@@ -28,7 +28,7 @@ from dynamo_entry.errors import (
     SettingsError,
 )
 from dynamo_entry.fill import ranges
-from dynamo_entry.linux import affinity, mounts, proc
+from dynamo_entry.linux import affinity, memlock, mounts, proc
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report.lines import timestamp
@@ -124,8 +124,11 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, key: by
     have = privileges.read()
     privileges.check_dump(have)
     work = work_directory(settings)
-    handshake = dynamo.Handshake.of_pod(proc.command(os.getppid()), os.environ, work)
+    argv = proc.command(os.getppid())
+    handshake = dynamo.Handshake.of_pod(argv, os.environ, work)
     _check_settings(settings, handshake)
+    if io_uring.is_to_be_had(argv):
+        channel.log.warning("io_uring not withheld", hint=io_uring.REMEDY)
     gpu = cuda.for_creation(channel, settings.gpu_timeout)
     if settings.canary:
         canary.load(settings.canary)
@@ -226,6 +229,7 @@ class _Creation:
         settings = self._settings
         if settings.after_dump != "continue" or not proc.tree(self._pid):
             return
+        self._give_back_memlock()
         if self._handshake:
             self._handshake.let_go_or_warn(self._release, os.environ, self._pids(), self._channel.log)
         if not self._is_asleep:
@@ -264,12 +268,20 @@ class _Creation:
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
             processes = proc.tree(self._pid)
             dump_checks.check(processes, self._prepared.have.effective)
+            self._give_back_memlock()
             self._warn_of_secrets(process.pid for process in processes)
             found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pid))
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
             frozen = Frozen(self._head(proc.tree(self._pid), gpu), found)
             return self._dump_and_publish(writer, sink, frozen)
+
+    def _give_back_memlock(self) -> None:
+        """The engine was started without it, which kept it off io_uring."""
+        try:
+            memlock.give_back(self._pids())
+        except PermissionError as error:
+            self._channel.log.warning("memlock limit not given back", pid=self._pid, message=str(error))
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
         """An engine's environment is part of its memory, and so of an archive that is not sealed."""

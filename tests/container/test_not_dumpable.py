@@ -11,7 +11,7 @@ UNDUMPABLE = ROOT / "tests" / "container" / "undumpable.py"
 
 #: What an engine holds → reason, and words of the message.
 HELD = {
-    "io_uring": ("IoUring", "UV_USE_IO_URING"),
+    "io_uring": ("IoUring", "SYS_ADMIN"),
     "sysv_shm": ("SysvShm", "POSIX shared memory"),
     "userfaultfd": ("AnonymousInode", "userfaultfd"),
     "multipath_tcp": ("SocketKind", "MPTCP"),
@@ -30,7 +30,7 @@ def test_an_engine_that_cannot_be_frozen_is_refused_by_name(containers, thing):
     """Before the freeze; nothing is published, and the message says what to do."""
     reason, words = HELD[thing]
     container = containers.start(
-        "python3", "/undumpable.py", thing,
+        "python3", "/undumpable.py", thing, *(("--mlock",) if thing == "io_uring" else ()),
         options=(*CREATE, *(("--device", "/dev/fuse") if thing == "device" else ())),
         settings={**SETTINGS, "SIGNAL_FILE": "/tmp/ready"}, volumes=(f"{UNDUMPABLE}:/undumpable.py:ro",),
     )  # fmt: skip
@@ -41,6 +41,8 @@ def test_an_engine_that_cannot_be_frozen_is_refused_by_name(containers, thing):
     assert (code, event["reason"], event["phase"]) == (171, reason, "freeze"), container.output()
     assert words in event["message"]
     assert list(containers.checkpoints.iterdir()) == []
+    foretold = container.event("io_uring not withheld")
+    assert bool(foretold) == (thing == "io_uring"), "before the engine was started"
 
 
 def test_a_connection_that_leads_out_of_the_container(containers):

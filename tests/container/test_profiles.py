@@ -39,6 +39,17 @@ def test_where_a_filter_can_be_suspended_the_engine_is_kept_off_io_uring_for_its
     assert filters[: len(filters) // 2] == filters[len(filters) // 2 : -1]
 
 
+def test_without_a_filter_the_engine_gets_no_io_uring_for_want_of_memory_to_lock(containers):
+    """The restored engine may lock as much as one that started cold."""
+    limits = ("grep", "Max locked memory", "/proc/1000/limits")
+    creator = published(containers, command=TRIES_IO_URING)
+    assert not creator.event("io_uring not withheld")
+    container = restored(containers, command=TRIES_IO_URING)
+    assert container.run_inside("cat", "/tmp/tried").strip() in (str(errno.ENOMEM), str(errno.ENOSYS))
+    own = container.run_inside("grep", "Max locked memory", "/proc/1/limits")
+    assert container.run_inside(*limits) == own
+
+
 @pytest.mark.parametrize("call", ["io_uring_setup", "mount", "unshare", "setns", "bpf", "init_module"])
 def test_the_profile_allows_no_more_than_a_default_one(call):
     allowed = {

@@ -83,7 +83,9 @@ class Archive:
         if location is None:
             raise _no_trailer(store, size)
         place = location.offset, location.length
-        content, seal = manifest.parse(bytes(end.piece(*place) or store.read_range(*place)), location, key)
+        body = bytes(end.piece(*place) or store.read_range(*place))
+        store.check_manifest(body)
+        content, seal = manifest.parse(body, location, key)
         _check_hash(content.head, expected_hash)
         return cls(store, end, content, digest=location.digest, seal=seal, threads=threads)
 

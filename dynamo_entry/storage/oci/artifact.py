@@ -36,11 +36,15 @@ class Layer(NamedTuple):
 
 
 class Artifact(NamedTuple):
-    """An artifact as it is in a registry; ``digest`` is its manifest's, ``created`` what it says of its time."""
+    """An artifact as it is in a registry; ``digest`` is its manifest's, ``created`` what it says of its time.
+
+    ``config_digest`` is that of the archive's own manifest, which is the artifact's config.
+    """
 
     digest: str
     layers: list[Layer]
     created: str = ""
+    config_digest: str = ""
 
     @property
     def size(self) -> int:
@@ -89,6 +93,7 @@ def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
         document = json.loads(body)
         layers = [_layer(entry) for entry in document["layers"]]
         kind = document.get("artifactType") or document["config"]["mediaType"]
+        config = str(document["config"]["digest"])
         created = str((document.get("annotations") or {}).get(CREATED, ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Corrupt(
@@ -96,7 +101,7 @@ def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
         ) from None
     if kind != ARTIFACT_TYPE:
         raise Corrupt(f"{name} is an artifact of type {kind}", hint=_HINT, reason="NotAnArchive")
-    return Artifact(digest, layers, created)
+    return Artifact(digest, layers, created, config)
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

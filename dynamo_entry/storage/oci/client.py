@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from dynamo_entry.errors import StorageError
+from dynamo_entry.errors import StorageDenied, StorageError
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Connections, Response, Server
@@ -61,8 +61,9 @@ class Client:
         self._connections: dict[Server, Connections] = {}
         self._lock = threading.Lock()
         self._home = location.server
+        self._scope = f"repository:{location.repository}"
         self._authorization = Authorization(
-            name, f"repository:{location.repository}:pull,push",
+            name, f"{self._scope}:pull",
             lambda: credentials.find(location.registry, location.repository), self._fetch,
         )  # fmt: skip
 
@@ -108,7 +109,7 @@ class Client:
         url = self.url(path)
         logins = 0
         for _ in range(_REDIRECTS + _LOGINS + 1):
-            server, target = _split(url)
+            server, target = self._split(url)
             login = self._authorization.header() if server == self._home else ""
             given = {**headers, "Authorization": login} if login else dict(headers)
             with self._to(server).exchange(what, method, target, given, body) as response:
@@ -128,8 +129,14 @@ class Client:
         raise StorageError(f"{what}: redirected too often", reason="TooManyRedirects")
 
     def url(self, path: str) -> str:
-        """The whole URL of a path below the repository, or of a Location header."""
-        return urljoin(self._base, path)
+        """The whole URL of a path below the repository, or of a Location header. Raises StorageDenied for an insecure one."""
+        url = urljoin(self._base, path)
+        self._split(url)
+        return url
+
+    def will_write(self) -> None:
+        """Ask for the right to push, too, where a registry does not say itself what a request takes."""
+        self._authorization.default_scope = f"{self._scope}:pull,push"
 
     def close(self) -> None:
         """Close idle connections."""
@@ -139,27 +146,42 @@ class Client:
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
         """A request to the server that gives out tokens."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
-        server, target = _split(url)
+        server, target = self._split(url)
         with self._to(server).exchange(what, method, target, headers, [body] if body else ()) as response:
             document = response.read()
             if response.status >= 300:
                 raise _failure(what, response, document)
             return document
 
+    def _split(self, url: str) -> tuple[Server, str]:
+        """Server and target. What begins with https stays with it, whatever the registry says.
+
+        A registry behind a proxy that ends TLS may call itself http: that is mended. Any other http is refused.
+        Raises StorageError, StorageDenied.
+        """
+        parts = urlsplit(url)
+        try:
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError:
+            scheme, host, port = "", None, None
+        if scheme not in ("http", "https") or not host:
+            raise StorageError(f"{self.name}: the registry leads to {url!r}, not a URL", reason="BadLocation")
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if scheme == "http" and self._home.scheme == "https":
+            if host != self._home.host or port not in (None, 80, self._home.port):
+                raise StorageDenied(
+                    f"{self.name} is reached by https, and the registry leads to {scheme}://{parts.netloc}, in the clear",
+                    hint="let the registry, or the proxy before it, name its https address (X-Forwarded-Proto: https)",
+                    reason="InsecureLocation",
+                )
+            return self._home, target
+        return Server(scheme, host, port or {"http": 80, "https": 443}[scheme]), target
+
     def _to(self, server: Server) -> Connections:
         with self._lock:
             if server not in self._connections:
                 self._connections[server] = Connections(server, stall_s=self.retry.stall_s)
             return self._connections[server]
-
-
-def _split(url: str) -> tuple[Server, str]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise StorageError(f"the registry leads to {url!r}, which is no URL", reason="BadLocation")
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Server(parts.scheme, parts.hostname, port), target
 
 
 def _failure(what: str, response: Response, body: bytes) -> StorageError:

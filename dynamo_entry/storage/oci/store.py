@@ -53,18 +53,34 @@ class OciStore(Store):
             done += piece.length
         return view
 
+    def check_manifest(self, document: bytes) -> None:
+        """A digest pins the artifact, which names the archive's own manifest, and so every byte that is used."""
+        if not self._place.digest:
+            return
+        found, _ = self._resolved()
+        if found.config_digest != artifact.digest_of(document):
+            raise Corrupt(
+                f"{self.location}: the archive is not the one that the pinned artifact names",
+                hint="do not use it: the registry's blobs, or the way to them, were tampered with",
+                reason="PinMismatch",
+            )
+
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> OciWriter:
+        self._client.will_write()
         return OciWriter(self._client, self._tag(), replace=replace, expected_size=expected_size)
 
     def check_writable(self) -> None:
         """Begin the upload of a blob, and call it off: a writer asks for nothing before its first layer is full."""
         self._tag()
+        self._client.will_write()
         begun = self._client.call("upload", "POST", "blobs/uploads/", keep=("Location",))
+        session = self._client.url(begun.headers["Location"])  # an insecure one is refused now
         with suppress(StorageError):  # not every registry can; it forgets the session by itself
-            self._client.once("upload", "DELETE", begun.headers["Location"])
+            self._client.once("upload", "DELETE", session)
 
     def delete(self) -> None:
         """Remove the artifact, by its digest: with it go all its tags. The registry collects the layers."""
+        self._client.will_write()
         self._client.call("manifest", "DELETE", f"manifests/{self.stat().version}")
 
     def leftovers(self) -> Iterator[Leftover]:

@@ -20,6 +20,9 @@ _LIFE_S, _MARGIN_S = 60.0, 10.0
 
 _PARAMETER = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
 
+#: A challenge begins with its scheme; several may follow each other, in any order (RFC 9110, section 11.6.1).
+_SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]*)(?=\s+[A-Za-z_]+\s*=|\s*(?:,|$))")
+
 #: ``fetch(method, url, headers, body)`` → body of a 2xx answer; raises StorageError for any other.
 Fetch = Callable[[str, str, "dict[str, str]", bytes], bytes]
 
@@ -29,7 +32,7 @@ class Authorization:
 
     def __init__(self, what: str, scope: str, find: Callable[[], Credentials], fetch: Fetch) -> None:
         self._what = what
-        self._scope = scope
+        self.default_scope = scope
         self._find = find
         self._fetch = fetch
         self._lock = threading.Lock()
@@ -54,17 +57,19 @@ class Authorization:
             return self._header != before
 
     def _answer(self, challenge: str) -> None:
-        kind = challenge.partition(" ")[0].lower()
+        challenges = parse(challenge)
         self._challenge = challenge
         credentials = self._find()
-        if kind == "basic":
+        if "realm" in challenges.get("bearer", {}):
+            self._header = f"Bearer {self._token(challenges['bearer'], credentials)}"
+        elif "basic" in challenges:
             self._header = credentials.basic() if credentials.user else ""
-        elif kind == "bearer":
-            self._header = f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), credentials)}"
 
     def _token(self, parameters: dict[str, str], credentials: Credentials) -> str:
         realm = parameters.get("realm", "")
-        query = {"service": parameters.get("service", ""), "scope": self._scope}
+        # What the registry says that this request takes: a login that may only read asks for no more.
+        scope = parameters.get("scope") or self.default_scope
+        query = {"service": parameters.get("service", ""), "scope": scope}
         if credentials.identity:
             form = {
                 **query,
@@ -86,3 +91,14 @@ class Authorization:
             raise StorageDenied(f"{self._what}: {realm} gave no token", reason="NoToken") from None
         self._expires = time.monotonic() + max(life - _MARGIN_S, life / 2)
         return token
+
+
+def parse(challenge: str) -> dict[str, dict[str, str]]:
+    """The challenges of a WWW-Authenticate header: scheme, in lower case → parameters."""
+    bare = re.sub(r'"[^"]*"', lambda text: '"' + "x" * (len(text[0]) - 2) + '"', challenge)
+    starts = [(match.start(1), match[1].lower()) for match in _SCHEME.finditer(bare)]
+    ends = [*(start for start, _ in starts[1:]), len(challenge)]
+    return {
+        scheme: dict(_PARAMETER.findall(challenge[start:end]))
+        for (start, scheme), end in zip(starts, ends, strict=False)
+    }

@@ -1,0 +1,162 @@
+"""What a registry, or somebody in its place, may lead to: https stays https, a pin holds, logins ask for no more."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from archive_store import build
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.errors import Corrupt, StorageDenied, StorageError
+from dynamo_entry.storage import Retry
+from dynamo_entry.storage.oci import OciStore, artifact, tokens
+from dynamo_entry.storage.oci.client import Client
+from dynamo_entry.storage.oci.credentials import Credentials
+from dynamo_entry.storage.oci.location import parse
+
+
+def client(url="oci://registry.example.com:5000/team/ck:tag"):
+    return Client(parse(url), url, Retry(limit_s=1))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://blobs.example.com/x",
+        "http://registry.example.com:8080/v2/x",
+        "http://token.example.com/token",
+        "http://registry.example.com.evil.example/x",
+    ],
+)
+def test_https_is_never_continued_in_the_clear(url):
+    """An upload's place, a redirect, a server of tokens: they all go this way."""
+    with pytest.raises(StorageDenied, match="in the clear") as refused:
+        client().url(url)
+    assert refused.value.reason == "InsecureLocation"
+    assert refused.value.exit_code == 176
+    with pytest.raises(StorageDenied):
+        client()._fetch("GET", url, {"Authorization": "Basic secret"}, b"")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://registry.example.com/v2/x?y=z",
+        "http://registry.example.com:80/v2/x?y=z",
+        "http://registry.example.com:5000/v2/x?y=z",
+    ],
+)
+def test_a_registry_that_does_not_know_of_its_tls_proxy_is_understood(url):
+    server, target = client()._split(url)
+    assert (server.scheme, server.host, server.port, target) == (
+        "https",
+        "registry.example.com",
+        5000,
+        "/v2/x?y=z",
+    )
+
+
+def test_other_hosts_over_https_are_fine():
+    """Docker Hub gives tokens and blobs elsewhere."""
+    assert client()._split("https://auth.docker.io/token?a=b")[0].host == "auth.docker.io"
+
+
+def test_plain_http_stays_possible_where_it_was_asked_for():
+    plain = client("oci+http://localhost:5000/ck:tag")
+    assert plain._split("http://localhost:5000/v2/x")[0].scheme == "http"
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "https://", "https://host:port/", "//"])
+def test_what_is_not_a_url_is_refused(url):
+    with pytest.raises(StorageError) as refused:
+        client()._split(url)
+    assert refused.value.reason == "BadLocation"
+
+
+def test_an_insecure_upload_is_refused_before_the_engine_starts(monkeypatch):
+    store = OciStore("oci://registry.example.com/ck:tag")
+    answer = SimpleNamespace(headers={"Location": "http://elsewhere.example.com/upload"})
+    monkeypatch.setattr(store._client, "call", lambda *_, **__: answer)
+    with pytest.raises(StorageDenied, match="in the clear"):
+        store.check_writable()
+
+
+BEARER = {"realm": "https://auth.example.com/token", "service": "registry.example.com"}
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer realm="https://auth.example.com/token",service="registry.example.com"',
+        'Basic realm="Basic, Bearer realm", Bearer realm="https://auth.example.com/token", service="registry.example.com"',
+        'bearer realm="https://auth.example.com/token",service="registry.example.com", basic realm="x"',
+        'Negotiate, Bearer realm="https://auth.example.com/token",service="registry.example.com"',
+    ],
+)
+def test_challenges_come_in_any_order(challenge):
+    assert tokens.parse(challenge)["bearer"] == BEARER
+
+
+def test_a_challenge_without_parameters():
+    assert tokens.parse("Basic") == {"basic": {}}
+    assert tokens.parse("") == {}
+
+
+@pytest.mark.parametrize(
+    ("challenged", "default", "asked"),
+    [
+        ("repository:ck:pull", "repository:ck:pull,push", "repository:ck:pull"),
+        ("", "repository:ck:pull", "repository:ck:pull"),
+        ("", "repository:ck:pull,push", "repository:ck:pull,push"),
+    ],
+)
+def test_a_token_is_asked_for_what_the_request_takes(challenged, default, asked):
+    """A login that may only read is refused by some servers where it asks for more."""
+    fetched = []
+
+    def fetch(method, url, headers, body):
+        fetched.append(url)
+        return b'{"token": "t"}'
+
+    login = tokens.Authorization("x", default, lambda: Credentials("user", "password"), fetch)
+    scope = f',scope="{challenged}"' if challenged else ""
+    assert login.challenged(f'Bearer realm="https://auth.example.com/token",service="s"{scope}', "")
+    assert fetched[0].endswith("scope=" + asked.replace(":", "%3A").replace(",", "%2C"))
+
+
+class Pinned(OciStore):
+    """An artifact of a registry, without one: the layer holds ``data``."""
+
+    def __init__(self, data, config, pin=None):
+        self._data = data
+        body = artifact.manifest([artifact.Layer(artifact.digest_of(data), len(data))], config, {})
+        digest = pin or artifact.digest_of(body)
+        super().__init__(f"oci://registry.example.com/ck@{digest}")
+        self._found = artifact.parse(body, "x", digest), None
+
+    def stat(self):
+        return SimpleNamespace(size=len(self._data), version="")
+
+    def read_range(self, offset, length):
+        return self._data[offset : offset + length]
+
+
+def manifest_of(data):
+    trailer = json.loads(data[-1536:-1024])["manifest"]
+    return data[trailer["offset"] : trailer["offset"] + trailer["length"]]
+
+
+def test_a_pinned_artifact_holds_the_archive_that_it_names():
+    data = build({"a": b"x" * 100})
+    with Archive.open(Pinned(data, manifest_of(data))) as archive:
+        assert archive.read("a") == b"x" * 100
+
+
+@pytest.mark.parametrize("config", ["another archive's", "none"])
+def test_another_archive_in_the_layers_of_a_pinned_artifact_is_refused(config):
+    """Whoever controls the blobs, but not the pinned manifest, would choose the code otherwise."""
+    data = build({"a": b"x" * 100})
+    other = manifest_of(build({"a": b"y" * 100})) if config == "another archive's" else None
+    with pytest.raises(Corrupt, match="pinned") as refused:
+        Archive.open(Pinned(data, other))
+    assert refused.value.reason == "PinMismatch"

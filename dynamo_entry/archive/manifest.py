@@ -132,7 +132,7 @@ def format_json(creator: str) -> bytes:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON. What is no Unicode in it (argv, paths) becomes question marks."""
+    """The manifest as JSON. Bytes that are not UTF-8 (argv, paths) are replaced by "?"."""
     try:
         return msgspec.json.encode(manifest)
     except UnicodeEncodeError:
@@ -190,7 +190,7 @@ def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
     most = min(_MANIFEST_LIMIT_BYTES, _BASE_BYTES + _BYTES_A_CHUNK * (location.offset // tar.ALIGNMENT))
     if end != archive_size - TRAILER_BYTES or location.length > most:
         raise Corrupt(
-            f"the trailer puts the manifest at {location.offset}+{location.length}, which cannot be",
+            f"manifest offset {location.offset} + length {location.length} is outside the archive",
             hint=_HINT, reason="TrailerInvalid",
         )  # fmt: skip
     return location
@@ -199,7 +199,7 @@ def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
 def _check_version(version: int) -> None:
     if version != VERSION:
         raise Incompatible(
-            f"the archive has format version {version}, known is {VERSION}",
+            f"format version {version} is not supported (supported: {VERSION})",
             hint="use the version of dynamo-entry that created it, or create the checkpoint again",
             reason="UnsupportedVersion",
         )
@@ -292,9 +292,9 @@ def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
                 reason="UnknownCodec",
             )
         if not 0 < chunk.stored_length <= longest:
-            raise _invalid(f"a chunk of {chunk.stored_length} bytes cannot be", "SizeLies")
+            raise _invalid(f"invalid chunk length {chunk.stored_length}", "SizeLies")
         if chunk.offset % tar.ALIGNMENT or chunk.offset < tar.ALIGNMENT:
-            raise _invalid(f"a chunk cannot lie at {chunk.offset}", "OffsetOutOfRange")
+            raise _invalid(f"chunk offset {chunk.offset} is not aligned", "OffsetOutOfRange")
         if chunk.offset < free:
             raise _invalid(f"the chunk at {chunk.offset} lies over another one", "OffsetsOverlap")
         free = chunk.offset + chunk.stored_length

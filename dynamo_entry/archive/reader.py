@@ -340,7 +340,7 @@ def _no_trailer(store: Store, size: int) -> Corrupt:
 def _check_hash(head: Head, expected: str) -> None:
     if expected and head.hash != expected:
         raise Incompatible(
-            f"the archive has hash {head.hash!r}, wanted is {expected!r}",
+            f"the archive has hash {head.hash!r}, expected {expected!r}",
             hint="DYNAMO_CHECKPOINT_HASH and the location do not belong together",
             reason="HashMismatch",
         )

@@ -47,7 +47,7 @@ def check(processes: list[psutil.Process]) -> None:
     if found := leads_out(there, frozenset(owners)):
         inode, where = found
         raise NotDumpable(
-            f"process {owners[inode]} is connected to {where} by a unix socket, which CRIU cannot dump by half",
+            f"process {owners[inode]} has a unix socket connected to {where}, outside the engine; CRIU cannot dump one end of it",
             hint="let the engine, or PRE_DUMP, close it before the dump",
             reason="PeerOutside",
         )

@@ -23,7 +23,7 @@ class Privileges(NamedTuple):
     has_seccomp: bool
 
     def may_write(self, owner: int) -> bool:
-        """Whether a file of this user that only its owner may write to can be written to."""
+        """Whether we may write a 0600 file owned by ``owner``."""
         return owner == os.geteuid() or capabilities.DAC_OVERRIDE in self.effective
 
 
@@ -57,7 +57,7 @@ def check_dump(have: Privileges) -> None:
     """Raises NotDumpable with the line of a pod spec that mends it."""
     if have.has_seccomp:
         raise NotDumpable(
-            "this container runs under a seccomp profile, from under which the kernel lets nobody dump a process",
+            "a seccomp profile is active; the kernel does not allow CRIU to dump under one",
             hint="set securityContext.seccompProfile.type: Unconfined on the creating pod",
             reason="SeccompProfile",
         )

@@ -34,7 +34,7 @@ def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> N
     if not left:
         return
     if why := _thaw(session, left):
-        log.error("engine ended: its GPU state cannot be brought back", pids=left, why=why)
+        log.error("engine ended: GPU state lost", pids=left, why=why)
         for pid in pids():
             os.kill(pid, signal.SIGKILL)
         return

@@ -86,7 +86,7 @@ def verify(recorded: Recorded) -> None:
     found = _fields(recorded.request, RestoreFailed)
     if difference := _difference(recorded.request, recorded.answer, found):
         raise RestoreFailed(
-            f"the restored engine answers the canary otherwise: {difference}",
+            f"canary response differs after restore: {difference}",
             hint="do not use this archive on such a machine",
             reason="CanaryDiffers",
         )

@@ -1,4 +1,4 @@
-"""PRE_DUMP and POST_RESTORE: a command or a URL that prepares the engine, or wakes it; its outcome counts."""
+"""PRE_DUMP and POST_RESTORE: a command or a URL that prepares the engine, or wakes it. A hook that fails makes its phase fail."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) ->
 def _failed(name: str, hook: str, why: str) -> CheckpointError:
     return CheckpointError(
         f"{name} hook {hook!r} failed: {why}",
-        hint="its outcome counts: mend or unset it",
+        hint="the hook must succeed: fix it, or unset the variable",
         reason="HookFailed",
     )

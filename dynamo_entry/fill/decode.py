@@ -48,7 +48,7 @@ class Source(NamedTuple):
 
 
 def read(source: Source) -> Tree:
-    """The tree that the images describe. Raises ValueError for images that make no sense."""
+    """The tree that the images describe. Raises ValueError for images that contradict each other."""
     inodes = _inodes(source)
     tasks = list(source.all("pstree.img", "pstree", "pstree_entry"))
     processes = [
@@ -109,7 +109,7 @@ def _process(source: Source, task: Any, inodes: dict[int, int]) -> Process:
 
 
 def _reserved(source: Source, threads: Iterable[int]) -> Iterator[Range]:
-    """A thread that was inside a restartable sequence gets the pointer to it back at the very end (rseq(2))."""
+    """CRIU writes rseq_cs last, so its page must stay with CRIU (rseq(2))."""
     for thread in threads:
         for core in source.all(f"core-{thread}.img", "core", "core_entry"):
             rseq = core.thread_core.rseq_entry

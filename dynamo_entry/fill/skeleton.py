@@ -1,4 +1,4 @@
-"""What CRIU is served: the images that the plan takes pages out of without them, and the pages that are left."""
+"""The images CRIU gets: pagemaps without the ranges we fill, and the remaining pages."""
 
 from __future__ import annotations
 

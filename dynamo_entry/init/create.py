@@ -153,9 +153,9 @@ class _Creation:
     def _lost(self, code: int) -> Result:
         what = f"ended with {code}"
         if self._worker.is_garbled:
-            what = "talked garbage"
+            what = "sent malformed messages"
         elif self._is_hanging:
-            what = "made no progress and was ended"
+            what = "was killed after making no progress"
         return self._worker.lost(what, DumpFailed.exit_code)
 
     def _succeeded(self, result: Result) -> int:

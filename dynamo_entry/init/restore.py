@@ -46,7 +46,7 @@ class _Restoration:
             elif isinstance(event, Said):
                 self._worker.heard(event.message)
                 if self._worker.is_garbled:
-                    return self._failed(self._lost("talked garbage"))
+                    return self._failed(self._lost("sent malformed messages"))
             elif isinstance(event, Silent):
                 return self._failed(self._lost("made no progress"))
             elif isinstance(event, Ended) and event.pid == self._worker.pid:

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         }  # fmt: skip
         roles[verb](log, *rest)
     except CheckpointError as error:
-        log.error("Settings invalid", reason=error.reason, message=str(error))  # noqa: TRY400 - the user's mistake
+        log.error("settings invalid", reason=error.reason, message=str(error))  # noqa: TRY400 - the user's mistake
         sys.exit(error.exit_code)
 
 

@@ -68,7 +68,7 @@ class Recorder:
             else:
                 event = self._cluster.create(listing, event)
         except ApiError as error:
-            self._log.warning("Event not written", reason=reason, message=error.message)
+            self._log.warning("event not written", reason=reason, message=error.message)
             with self._lock:
                 self._written.pop(key, None)
             return

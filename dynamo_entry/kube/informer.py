@@ -65,7 +65,7 @@ class Informer:
                 if isinstance(error, ApiError) and error.status == 410:
                     continue  # too old a version: what was missed, a list tells
                 message = error.message if isinstance(error, ApiError) else repr(error)
-                self._log.warning("Watch interrupted", path=self._path, message=message.partition("\n")[0])
+                self._log.warning("watch interrupted", path=self._path, message=message.partition("\n")[0])
                 time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
                 failures += 1
 
@@ -98,7 +98,7 @@ class Informer:
             return self._keep(item)
         except Exception as error:
             self._log.warning(
-                "Object not understood", path=self._path, name="/".join(_key(item)), message=repr(error)
+                "object not understood", path=self._path, name="/".join(_key(item)), message=repr(error)
             )
             return None
 

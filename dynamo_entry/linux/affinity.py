@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 def record(pids: Iterable[int]) -> dict[str, list[int]]:
-    """Thread id → its processors, of every thread that may not use all that this one may."""
+    """CPU mask of each thread whose mask is narrower than ours."""
     everything = os.sched_getaffinity(0)
     found = {}
     for pid in pids:

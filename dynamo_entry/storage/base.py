@@ -89,7 +89,7 @@ class Store(ABC):
         """
 
     def check_writable(self) -> None:
-        """Find out now, at little cost and leaving nothing behind, what ``open_writer`` and its writer would be refused.
+        """Fail early if nothing can be written here; leaves no trace.
 
         Raises StorageError, StorageDenied above all.
         """

@@ -68,7 +68,7 @@ def unanswered(what: str, error: Exception) -> StorageError:
             reason="HostNotFound",
         )
     if isinstance(error, (TimeoutError, BlockingIOError)):
-        return StorageUnavailable(f"{what} failed: no byte was moved in time", reason="Stalled")
+        return StorageUnavailable(f"{what} timed out: no data transferred", reason="Stalled")
     if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
         hint = "is the server up, and the endpoint's port right?"
         return StorageUnavailable(f"{what} failed: connection refused", hint=hint, reason="ConnectionRefused")

@@ -1,4 +1,4 @@
-"""One policy for every request to a store: what a later attempt may survive is tried again, until time is up."""
+"""Retries transient storage errors until a deadline; one policy for every store."""
 
 from __future__ import annotations
 

@@ -399,7 +399,7 @@ class _Creation:
             else:
                 dump.end(limit_s)
         except (DumpFailed, TimeoutError) as error:
-            self._channel.log.warning("engine not let go by criu", message=str(error))
+            self._channel.log.warning("CRIU did not release the engine", message=str(error))
 
 
 class _Told:

@@ -30,7 +30,7 @@ def keep(settings: Settings, channel: Channel, name: str) -> None:
             write_new(kept, text)
             os.unlink(path)
             path = kept
-    channel.log.info("criu's log", path=path)
+    channel.log.info("CRIU log kept", path=path)
 
 
 def _directory(settings: Settings) -> str:

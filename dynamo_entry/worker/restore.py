@@ -187,7 +187,7 @@ class _Restoration:
             recorded = canary.parse(self._archive.manifest.head.canary)
             with self._channel.phase(Phases.CANARY, stall_s=recorded.request.timeout):
                 canary.verify(recorded)
-            self._channel.log.info("canary answered as at creation")
+            self._channel.log.info("canary matched")
         apply.settle(self._work)
 
     def _wake(self, pid: int, handshake: dynamo.Handshake, release: dynamo.Release) -> None:

@@ -33,7 +33,7 @@ def test_of_a_restore(containers):
     published(containers)
     container, log = fail(containers, RESTORE, STATE_DIR="/state", ON_FAILURE="fail")
     assert container.exit_code() == 180
-    assert container.event("criu's log")["path"] == "/state/criu-restore.log"
+    assert container.event("CRIU log kept")["path"] == "/state/criu-restore.log"
     assert (log / "criu-restore.log").read_text().endswith("new trouble\n")
 
 

@@ -118,7 +118,7 @@ def test_an_engine_sleeps_through_its_checkpoint_and_is_woken(containers, nodes,
     creator.kill()
 
     container = restored(containers, there, settings=hooks)
-    assert container.event("canary answered as at creation")
+    assert container.event("canary matched")
     assert there.memory() == {uuid(3): (8 + 96) << 20}
     assert container.json("/generate", body=b'{"prompt": "?"}')["text"] == answer["text"]
 

@@ -134,7 +134,7 @@ def test_an_engine_that_stays_locked_is_ended(containers, node):
     node.faults("checkpoint 1 hang")
     container = create(containers, node, env=RANKS, settings={**SOON, "AFTER_DUMP": "continue"})
     assert container.exit_code() != 0
-    ended = container.event("engine ended: its GPU state cannot be brought back")
+    ended = container.event("engine ended: GPU state lost")
     assert "does not answer" in ended["why"]
     assert not assert_all_or_nothing(containers)
 

@@ -94,7 +94,11 @@ def test_an_engine_goes_on_when_its_creation_fails(side_by_side, phase):
         assert container.json("/health", limit_s=10) == {"status": "ok"}, container.output()
         if fault in LIMITS:
             # The worker, unless it is stopped, knows how long letting the engine go may take; PID 1 knows the others.
-            told = "engine not let go by criu" if (phase, fault) == ("written", "hangs") else "worker hangs"
+            told = (
+                "CRIU did not release the engine"
+                if (phase, fault) == ("written", "hangs")
+                else "worker hangs"
+            )
             assert container.event(told), container.output()
         assert_clean(container)
         if phase == "written":

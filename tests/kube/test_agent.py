@@ -172,4 +172,4 @@ def test_the_agent_at_work(cluster, node, namespace, agent, tmp_path):
     assert wait_for(condition)[0]["status"] == "True"
     log = cluster.kubectl("logs", "daemonset/dynamo-checkpoint-agent", "-n", namespace)
     assert '"level": "error"' not in log
-    assert "Copy complete" in log
+    assert "copy completed" in log

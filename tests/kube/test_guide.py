@@ -210,7 +210,7 @@ def test_a_replaced_pod_restores(world):
 def test_the_agent_shows_the_storage(world):
     """The troubleshooting section's commands."""
     log = world.kubectl("logs", "daemonset/dynamo-checkpoint-agent")
-    assert "Agent started" in log
+    assert "agent started" in log
     say("kubectl logs daemonset/dynamo-checkpoint-agent: " + log.splitlines()[0])
     listing = world.kubectl("exec", "daemonset/dynamo-checkpoint-agent", "--", "ls", "-la", "/checkpoints")
     archive = f"{world.checkpoint()['status']['identityHash']}.tar"

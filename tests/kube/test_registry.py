@@ -214,7 +214,7 @@ def test_through_a_registry(world, server):
     # Its readiness is the storage's reachability.
     cluster.kubectl("rollout", "status", AGENT, "--timeout=60s", "-n", NAMESPACE)
     said = cluster.kubectl("logs", AGENT, "-n", NAMESPACE)
-    assert "Leftovers out of reach" in said, "it sweeps"
+    assert "leftovers not listed" in said, "it sweeps"
     assert '"level": "warning"' not in said, said
 
 

@@ -139,7 +139,7 @@ def test_a_leader_that_was_asleep_does_not_act(world):
         first.send(signal.SIGCONT)
         assert first.process.wait(30) == 1
         assert world.phases("tempting") == [None], first.log()
-        assert "Lease lost" in first.log()
+        assert "lease lost" in first.log()
         second.send(signal.SIGCONT)
         world.wait(lambda: world.phases("tempting") == ["Creating"], 60, second)
 

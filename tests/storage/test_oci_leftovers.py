@@ -123,9 +123,9 @@ def test_the_node_agent_sweeps_a_registry(repository):
     log = Log()
     value = sweep(repository + "any", [Named("1", repository + "a", is_ready=True)], log)
     assert (value("orphan_archives"), value("orphan_bytes")) == (2, 12)
-    (said,) = (fields for event, fields in log.lines if event == "Leftovers out of reach")
+    (said,) = (fields for event, fields in log.lines if event == "leftovers not listed")
     assert "garbage collection" in said["message"]
-    assert "Sweep incomplete" not in [event for event, _ in log.lines]
+    assert "sweep not completed" not in [event for event, _ in log.lines]
 
 
 def test_old_orphans_go_where_that_was_asked_for(repository):
@@ -138,7 +138,7 @@ def test_old_orphans_go_where_that_was_asked_for(repository):
     assert neighbours(repository + "any").keys() == {repository + name for name in ("a", "c", "stable")}
     with pytest.raises(NotFound):
         store(repository + "old").stat()
-    assert "Sweep incomplete" not in [event for event, _ in log.lines]
+    assert "sweep not completed" not in [event for event, _ in log.lines]
 
 
 def test_prune_says_whose_the_rest_is(repository):

@@ -146,7 +146,7 @@ def test_a_failure_is_counted_and_waits():
     cache.go_on.set()
     prefetcher = Prefetcher(cache, metrics, log, Limiter(0), threading.Event())
     prefetcher.follow(Plan((want("bad"),), ()))
-    wait_until(lambda: "Copy failed" in log.lines)
+    wait_until(lambda: "copy failed" in log.lines)
     wait_until(lambda: not prefetcher._running)
     prefetcher.follow(Plan((want("bad"),), ()))
     assert cache.begun == ["bad"]

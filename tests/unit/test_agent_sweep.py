@@ -91,7 +91,7 @@ def test_a_store_that_does_not_answer_proves_nothing(tmp_path, sweeper, monkeypa
     monkeypatch.setattr("dynamo_entry.storage.local.LocalStore.stat", fail)
     swept.sweep(named)
     assert swept.missing == set()
-    assert ("Sweep incomplete", "StorageUnavailable") in [
+    assert ("sweep not completed", "StorageUnavailable") in [
         (event, fields.get("reason")) for event, fields in swept._log.lines
     ]
 

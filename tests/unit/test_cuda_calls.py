@@ -288,7 +288,7 @@ def test_an_engine_that_cannot_be_helped_is_ended(node, start, session, fault):
     with pytest.raises(DumpFailed), frozen(session(0.5), engine, channel):
         pass
     assert engine.process.wait(5) == -signal.SIGKILL
-    assert "engine ended: its GPU state cannot be brought back" in [event for event, _ in channel.lines]
+    assert "engine ended: GPU state lost" in [event for event, _ in channel.lines]
 
 
 def test_a_process_that_dies_while_locked_does_not_keep_the_others(node, start, session):

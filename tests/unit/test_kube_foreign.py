@@ -58,7 +58,7 @@ def test_it_is_said_once_and_nothing_is_done_until_the_end():
     log, ended = Log(), threading.Event()
     ended.set()
     foreign.stand_aside(Cluster(THEIRS), "why", ended, log)
-    assert log.said == [("Operator stands aside", "why")]
+    assert log.said == [("operator on standby", "why")]
 
 
 def test_the_operator_begins_anew_when_the_definition_is_ours(monkeypatch):

@@ -68,5 +68,5 @@ def test_an_object_that_is_not_what_it_should_be_harms_no_other():
     assert seen == [("good", 1), ("good", 2), ("last", 3)]
     assert mirror.get("n", "bad-1") is mirror.get("n", "bad-2") is None
     assert [(event, fields["name"]) for event, fields in log.warnings] == [
-        ("Object not understood", "n/bad-1"), ("Object not understood", "n/bad-2"),
+        ("object not understood", "n/bad-1"), ("object not understood", "n/bad-2"),
     ]  # fmt: skip

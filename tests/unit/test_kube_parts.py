@@ -45,7 +45,7 @@ def test_a_bug_in_the_webhook_admits_the_object_as_it_is():
     response, note, log = review(bug)
     assert response == {"uid": "1", "allowed": True}
     assert note == ("unchanged", "error")
-    assert log.lines == ["Review failed"]
+    assert log.lines == ["review failed"]
 
 
 def test_a_change_is_a_patch():

@@ -113,4 +113,4 @@ class Reports:
             write(path, body)
         except ApiError as error:
             if error.status not in (404, 409):  # gone, or changed meanwhile: the next round sees it
-                self._log.warning("Not reported", path=path, message=error.message)
+                self._log.warning("condition not reported", path=path, message=error.message)

@@ -131,7 +131,7 @@ class Prefetcher:
         for name in plan.evict:
             self._cache.remove(name)
             self._metrics.evictions.inc()
-            self._log.info("Copy evicted", checkpoint=name)
+            self._log.info("copy evicted", checkpoint=name)
         now = time.monotonic()
         with self._lock:
             for one in plan.fetch:
@@ -151,7 +151,7 @@ class Prefetcher:
         else:
             seconds = time.monotonic() - began
             self._metrics.prefetch_seconds.observe(seconds)
-            self._log.info("Copy complete", checkpoint=one.name, location=one.location, digest=entry.digest,
+            self._log.info("copy completed", checkpoint=one.name, location=one.location, digest=entry.digest,
                            size_bytes=entry.size, seconds=round(seconds, 2))  # fmt: skip
             with self._lock:
                 self._failures.pop(one.name, None)
@@ -168,7 +168,7 @@ class Prefetcher:
         """``kind`` is one of ours: a reason may be any word of the server's, and a label must not."""
         self._metrics.prefetch_errors.labels(kind).inc()
         self._log.warning(
-            "Copy failed", checkpoint=one.name, location=one.location, reason=reason, message=message
+            "copy failed", checkpoint=one.name, location=one.location, reason=reason, message=message
         )
         with self._lock:
             count = self._failures.get(one.name, (0, 0.0))[0]

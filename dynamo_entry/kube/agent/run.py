@@ -48,7 +48,7 @@ def run(settings: AgentSettings, log: Any) -> None:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
-    log.info("Agent started", node=settings.node, cache=settings.cache_directory, storage=settings.storage)
+    log.info("agent started", node=settings.node, cache=settings.cache_directory, storage=settings.storage)
     agent.work()
     server.shutdown()
     os._exit(0)  # reads under way may take their time; what they wrote is of use to the next process
@@ -149,7 +149,7 @@ class Agent:
         except CheckpointError as error:
             self.metrics.verify_failures.inc()
             self._changed.set()  # there is room for a copy that is intact
-            self._log.error("Copy damaged", checkpoint=name, reason=error.reason, message=str(error))
+            self._log.error("copy damaged", checkpoint=name, reason=error.reason, message=str(error))
             for one in checkpoints:
                 if one.get("status", {}).get("identityHash") == name.rpartition("/")[2]:
                     self._recorder.event(
@@ -163,7 +163,7 @@ class Agent:
             if not self._lease.acquire():
                 return
         except ApiError as error:
-            self._log.warning("Lease not acquired", name=LEASE, message=error.message)
+            self._log.warning("lease not acquired", name=LEASE, message=error.message)
             return
         named = objects.named(self._settings, checkpoints)
         self._sweeper.sweep(named)
@@ -226,4 +226,4 @@ class Chore:
         try:
             self._action(checkpoints)
         except Exception as error:
-            self._log.error("Chore failed", chore=self._action.__name__.strip("_"), message=repr(error))
+            self._log.error("chore failed", chore=self._action.__name__.strip("_"), message=repr(error))

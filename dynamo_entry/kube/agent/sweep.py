@@ -63,25 +63,25 @@ class Sweeper:
                 step(named)
             except StorageError as error:
                 self._log.warning(
-                    "Sweep incomplete", step=step.__name__[1:], reason=error.reason, message=str(error)
+                    "sweep not completed", step=step.__name__[1:], reason=error.reason, message=str(error)
                 )
 
     def _leftovers(self, _named: list[Named]) -> None:
         with storage.open_store(self._settings.storage) as store:
             if store.out_of_reach and not self._has_told:
                 self._has_told = True
-                self._log.info("Leftovers out of reach", message=store.out_of_reach)
+                self._log.info("leftovers not listed", message=store.out_of_reach)
             for leftover in store.leftovers():
                 if leftover.age_s < self._settings.grace_s:
                     continue
                 try:
                     store.remove_leftover(leftover)
                 except StorageError as error:
-                    self._log.warning("Leftover not removed", name=leftover.name, message=str(error))
+                    self._log.warning("leftover not removed", name=leftover.name, message=str(error))
                     continue
                 self._metrics.aborted_uploads.inc()
                 self._log.info(
-                    "Leftover removed",
+                    "leftover removed",
                     name=leftover.name,
                     size_bytes=leftover.size,
                     age_s=round(leftover.age_s),
@@ -99,11 +99,11 @@ class Sweeper:
         self._metrics.orphan_bytes.set(sum(archive.size for archive in found.all))
         for archive in found.old:
             if not self._settings.deletes_orphans:
-                self._log.info("Orphan archive", location=archive.location, size_bytes=archive.size)
+                self._log.info("orphan archive found", location=archive.location, size_bytes=archive.size)
                 continue
             with suppress(NotFound), storage.open_store(archive.location) as store:
                 store.delete()
-            self._log.warning("Orphan archive deleted", location=archive.location, size_bytes=archive.size)
+            self._log.warning("orphan archive deleted", location=archive.location, size_bytes=archive.size)
 
 
 def _is_absent(location: str) -> bool:

@@ -93,7 +93,7 @@ class Graphs:
         except ApiError as error:
             if error.status != 409:  # another replica, or another graph of this identity, was faster
                 raise
-        self._log.info("Checkpoint wanted", graph=f"{namespace}/{graph['metadata']['name']}", service=service,
+        self._log.info("checkpoint wanted", graph=f"{namespace}/{graph['metadata']['name']}", service=service,
                        checkpoint=made["metadata"]["name"])  # fmt: skip
         return True
 

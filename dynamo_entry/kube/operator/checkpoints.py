@@ -234,7 +234,7 @@ class Checkpoints:
         old = (seen.checkpoint.get("status") or {}).get("phase")
         if old != decision.phase:
             self._log.info(
-                "Checkpoint", checkpoint="/".join(_key(seen.checkpoint)), phase=decision.phase, reason=decision.reason,
+                "checkpoint changed", checkpoint="/".join(_key(seen.checkpoint)), phase=decision.phase, reason=decision.reason,
                 message=decision.message, hash=seen.hash,
             )  # fmt: skip
         if decision.phase == api.FAILED and old != api.FAILED:

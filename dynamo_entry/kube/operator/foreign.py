@@ -29,10 +29,10 @@ def problem(cluster: Cluster) -> str:
 
 def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any) -> None:
     """Say why, and do nothing until SIGTERM; begin anew once the definition is ours."""
-    log.error("Operator stands aside", message=reason)
+    log.error("operator on standby", message=reason)
     while not ended.wait(_POLL_S):
         if not problem(cluster):
-            log.info("DynamoCheckpoints are served now; starting again")
+            log.info("DynamoCheckpoints are served now; restarting")
             os._exit(0)
 
 

@@ -56,12 +56,12 @@ def run(config: Config, log: Any) -> None:
     serve(metrics.registry, config.operator.metrics_port, questions)
     operator.start()
     log.info(
-        "Operator started", storage=config.storage.type, namespaces=config.operator.watch_namespaces or "all"
+        "operator started", storage=config.storage.type, namespaces=config.operator.watch_namespaces or "all"
     )
     while not ended.wait(_RENEW_S if operator.is_leader else _RETRY_S):
         operator.tick()
     operator.resign()
-    log.info("Operator ends")
+    log.info("operator stopped")
     os._exit(0)  # every step is idempotent: nothing has to be finished
 
 
@@ -159,10 +159,10 @@ class Operator:
         try:
             leads = self._lease is None or self._lease.acquire()
         except ApiError as error:
-            self._log.warning("Lease not acquired", message=error.message)
+            self._log.warning("lease not acquired", message=error.message)
             leads = self._lease is not None and self._lease.is_held
         if self.is_leader and not leads:
-            self._log.error("Lease lost")
+            self._log.error("lease lost")
             os._exit(1)
         self.is_leader = leads
         self._metrics.leader.set(leads)
@@ -175,7 +175,7 @@ class Operator:
             try:
                 self._lease.release()
             except ApiError as error:
-                self._log.warning("Lease not given back", message=error.message)
+                self._log.warning("lease not released", message=error.message)
 
     def _resync(self, *, everything: bool) -> None:
         """Look again at what is not at rest; at everything when this replica begins to work."""
@@ -200,7 +200,7 @@ class Operator:
         try:
             self._certificates.refresh()
         except ApiError as error:
-            self._log.warning("Certificate not refreshed", message=error.message)
+            self._log.warning("certificate not refreshed", message=error.message)
             self._refresh_at = time.monotonic() + _RETRY_S
         else:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
@@ -211,7 +211,7 @@ class Operator:
     def _notice_graphs(self) -> None:
         """Dynamo was installed after us: begin anew, with a watch on its graphs."""
         if not self._serves_graphs and self._has_graphs():
-            self._log.info("DynamoGraphDeployments are served now; starting again")
+            self._log.info("DynamoGraphDeployments are served now; restarting")
             os._exit(0)
 
     def liveness(self) -> str:
@@ -318,7 +318,7 @@ class Operator:
             metadata = request["object"]["metadata"]
             name = metadata.get("name") or metadata.get("generateName", "")
             self._log.info(
-                "Pod wired",
+                "pod injected",
                 pod=f"{request['namespace']}/{name}",
                 hash=pod["metadata"]["labels"][api.HASH_LABEL],
             )

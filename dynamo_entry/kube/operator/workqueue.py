@@ -72,7 +72,7 @@ class WorkQueue(Generic[K]):
             self._failures[key] = count + 1
             pause: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**count) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
             self._log.warning(
-                "Reconcile failed",
+                "reconcile failed",
                 key=str(key),
                 attempt=count + 1,
                 message=str(error),

@@ -73,13 +73,13 @@ class Certificates:
                 for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
                     context.load_cert_chain(file.name)
         except (ssl.SSLError, KeyError) as error:  # somebody may be about to put it right
-            self._log.warning("Webhook certificate unusable", secret=name, message=str(error))
+            self._log.warning("webhook certificate not usable", secret=name, message=str(error))
             return
         self._serial = data["tls.crt"]
-        self._log.info("Webhook certificate loaded", secret=name)
+        self._log.info("webhook certificate loaded", secret=name)
         if not has_authority:
             self._log.warning(
-                "Webhook not trusted",
+                "webhook not trusted",
                 secret=name,
                 message="without ca.crt the API server calls no webhook: add it",
             )

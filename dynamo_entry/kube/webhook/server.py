@@ -147,7 +147,7 @@ def answer(review: Object, reviewer: Reviewer, note: Callable[[str, str, float],
             patch = json.dumps(difference(request["object"], changed)).encode()
             response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch).decode()}
     except Exception as error:
-        log.error("Review failed", kind=request.get("kind", {}).get("kind"), message=repr(error))  # noqa: TRY400 - one line
+        log.error("review failed", kind=request.get("kind", {}).get("kind"), message=repr(error))  # noqa: TRY400 - one line
     note(outcome, reason, time.monotonic() - began)
     return {"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response}
 

@@ -104,4 +104,6 @@ class Layers:
 def _check_range(name: str, response: Response, start: int) -> None:
     found = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))
     if not found or int(found[1]) != start:
-        raise StorageError(f"{name}: blob was answered with another range than asked for", reason="NoRanges")
+        raise StorageError(
+            f"{name}: the registry returned a different byte range than requested", reason="NoRanges"
+        )

@@ -107,7 +107,7 @@ class OciStore(Store):
         """What a new artifact goes by."""
         if not self._place.tag:
             raise SettingsError(
-                f"{self.location} names a digest, which only what is there already can have",
+                f"{self.location} is pinned by digest; a new archive needs a tag",
                 hint="create under a tag: oci://registry/repository:tag",
             )
         return self._place.tag

@@ -101,7 +101,7 @@ class S3Store(Store):
         got = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))  # rclone says 200, but this, too
         if not got or int(got[1]) != start:
             raise StorageError(
-                f"{self.location}: GetObject was answered with another range than asked for",
+                f"{self.location}: GetObject returned a different byte range than requested",
                 hint="the server, or a proxy before it, does not support ranged reads", reason="NoRanges",
             )  # fmt: skip
         if int(got[2]) + 1 != end:

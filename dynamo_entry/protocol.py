@@ -1,7 +1,7 @@
 """What PID 1 and its worker say to each other: one JSON object a line, each a type of this module.
 
 Standard library only, and not imported by a plain cold start. Up, on the worker's descriptor 3: Began, Moved,
-StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone.
+StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone, ChildGone.
 """
 
 from __future__ import annotations
@@ -111,6 +111,13 @@ class EngineIs(Message):
 
 class EngineGone(Message):
     """The engine ended, or could not be started."""
+
+
+class ChildGone(Message):
+    """A child of PID 1 ended in a restore: CRIU, or what it made."""
+
+    pid: int
+    code: int
 
 
 _KINDS = {kind.__name__: kind for kind in Message.__subclasses__()}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from dynamo_entry.criu import log
 from dynamo_entry.errors import CheckpointError
@@ -45,66 +47,118 @@ _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 _STUCK_S = 2.0
 
 
-class Criu:
-    """A running CRIU."""
+class _Running:
+    """A CRIU that runs, or ran: what its log and its standard error say of it."""
+
+    def __init__(self, log_path: str) -> None:
+        self._log_path = log_path
+        self._stderr, self._stderr_writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._stderr, False)
+        self._stuck_since = 0.0
+
+    def failure(self) -> tuple[str, str]:
+        """(what failed, what to do) from its log, or from its standard error where it wrote no log."""
+        text = log.tail(self._log_path)
+        if not text:
+            with suppress(BlockingIOError):
+                text = os.read(self._stderr, 1 << 16).decode("utf-8", "replace")
+        return log.explain(text)
+
+    def is_stuck(self) -> bool:
+        """Whether its log has shown for a while an error after which it may wait for ever."""
+        if not log.is_stuck(log.tail(self._log_path)):
+            return False
+        self._stuck_since = self._stuck_since or time.monotonic()
+        return time.monotonic() - self._stuck_since > _STUCK_S
+
+    def _spawn(
+        self, argv: list[str], *, stdout: int, keep: tuple[int, ...] = (), extra: dict[str, str],
+        before: Callable[[], None] | None,
+    ) -> subprocess.Popen[bytes]:  # fmt: skip
+        """``before`` runs in the new process; ``keep`` are descriptors it inherits."""
+        try:
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=self._stderr_writer, pass_fds=keep,
+                env={**os.environ, "CRIU_LIBS_DIR": _NO_PLUGINS, **extra},
+                preexec_fn=before,  # noqa: PLW1509 - it makes system calls, and takes no lock
+            )  # fmt: skip
+        finally:
+            os.close(self._stderr_writer)
+
+
+class Dumping(_Running):
+    """A CRIU that dumps: a child of this process."""
 
     def __init__(
-        self,
-        argv: list[str],
-        log_path: str,
-        *,
-        keep: tuple[int, ...] = (),
-        extra: dict[str, str] | None = None,
-        before: Callable[[], None] | None = None,
+        self, argv: list[str], log_path: str, *, extra: dict[str, str], before: Callable[[], None] | None
     ) -> None:
-        """``before`` runs in the new process; ``keep`` are descriptors it inherits."""
-        self.log_path = log_path
-        self._stuck_since = 0.0
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            pass_fds=keep, env={**os.environ, "CRIU_LIBS_DIR": _NO_PLUGINS, **(extra or {})},
-            preexec_fn=before,  # noqa: PLW1509 - it makes system calls, and takes no lock
-        )  # fmt: skip
+        super().__init__(log_path)
+        self._process = self._spawn(argv, stdout=subprocess.DEVNULL, extra=extra, before=before)
 
     @property
     def pid(self) -> int:
         """CRIU's pid."""
         return self._process.pid
 
-    def poll(self) -> int | None:
-        """The exit code, or None while it runs."""
-        return self._process.poll()
-
     def wait(self, limit_s: float) -> int:
         """The exit code; a CRIU that does not end in time is killed. Raises TimeoutError then."""
         try:
             return self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._process.kill()
+            self._process.wait()
             raise TimeoutError(f"criu did not end within {limit_s:.3g} s") from None
 
-    def kill(self) -> None:
-        """SIGKILL, and reap."""
-        self._process.kill()
-        self._process.wait()
+    def steps(self) -> int:
+        """A number that changes while CRIU gets anywhere."""
+        return proc.steps([self.pid]) + log.size(self._log_path)
 
-    def failure(self) -> tuple[str, str]:
-        """(what failed, what to do) from its log, or from its standard error where it wrote no log."""
-        text = log.tail(self.log_path)
-        if not text and self._process.stderr is not None and self.poll() is not None:
-            text = self._process.stderr.read().decode("utf-8", "replace")
-        return log.explain(text)
+
+#: Starts CRIU as an orphan, and says which pid it has.
+_ORPHAN = '"$@" >/dev/null & echo $!'
+
+
+class Restoring(_Running):
+    """A CRIU that restores: a child of PID 1, and so is the root of what it restores, its sibling.
+
+    Were the root a child of this process, it would lose its parent with it, and die of that where it has asked for a
+    signal then (PR_SET_PDEATHSIG). What CRIU's exit code is, PID 1 has to say.
+    """
+
+    def __init__(
+        self, argv: list[str], log_path: str, *, keep: tuple[int, ...], extra: dict[str, str],
+        before: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(log_path)
+        with self._spawn(
+            ["/bin/sh", "-c", _ORPHAN, "sh", *argv], stdout=subprocess.PIPE, keep=keep, extra=extra, before=before
+        ) as shell:  # fmt: skip
+            assert shell.stdout is not None
+            self.pid = int(shell.stdout.readline())
+        #: readable once CRIU has ended
+        self.exited = _pidfd(self.pid)
+
+    def kill(self) -> None:
+        """SIGKILL; PID 1 reaps it."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.exited, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Free what is open here."""
+        os.close(self.exited)
+        os.close(self._stderr)
 
     def steps(self) -> int:
-        """A number that changes while CRIU, or a task that it makes, gets anywhere.
+        """A number that changes while CRIU, or a task that it makes, gets anywhere."""
+        siblings = [pid for pid in proc.children(os.getppid()) if pid != os.getpid()]
+        return proc.steps(siblings) + log.size(self._log_path)
 
-        ``--restore-sibling`` makes its tasks children of this process, as it is one itself.
-        """
-        return proc.steps(os.getpid()) + log.size(self.log_path)
 
-    def is_stuck(self) -> bool:
-        """Whether its log has shown for a while an error after which it may wait for ever."""
-        if not log.is_stuck(log.tail(self.log_path)):
-            return False
-        self._stuck_since = self._stuck_since or time.monotonic()
-        return time.monotonic() - self._stuck_since > _STUCK_S
+def _pidfd(pid: int) -> int:
+    """One that is readable once the process has ended, or at once where it has by now."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.close(writer)
+        return reader

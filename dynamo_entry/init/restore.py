@@ -11,7 +11,7 @@ from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
 from dynamo_entry.plan import Restore
-from dynamo_entry.protocol import Outcomes, Result, Sources, Verbs
+from dynamo_entry.protocol import ChildGone, Outcomes, Result, Sources, Verbs
 
 #: What undoing a filesystem delta may take at most.
 UNDO_LIMIT_S = 60
@@ -53,6 +53,7 @@ class _Restoration:
                 return self._worker_ended(event.code)
             elif isinstance(event, Ended):
                 self._ended[event.pid] = event.code
+                self._worker.tell(ChildGone(event.pid, event.code))
 
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")

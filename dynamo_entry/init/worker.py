@@ -40,6 +40,7 @@ class Worker:
         self._silence_end = self._phase_began + stall_s
         self.events, events_writer = os.pipe2(os.O_CLOEXEC)
         control_reader, self._control = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._control, False)
         try:
             self.pid = _spawn(verb, control_reader, events_writer)
         except OSError:
@@ -89,7 +90,7 @@ class Worker:
         return not_started(message, exit_code)._replace(phase=self.phase, seconds=seconds)
 
     def tell(self, message: Message) -> None:
-        """Send a message to the worker; one that is gone will be noticed by its end."""
+        """Send a message to the worker. One that is gone will be noticed by its end, and one that does not read hangs."""
         try:
             os.write(self._control, message.encode())
         except OSError:

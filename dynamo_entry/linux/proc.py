@@ -85,12 +85,25 @@ def resident_bytes(pid: int) -> int:
     return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
 
 
-def steps(root: int) -> int:
-    """A number that changes while anything below ``root`` gets anywhere, and stays the same while all of it sleeps.
+def has_ended(pid: int) -> bool:
+    """Whether it is gone, or a zombie."""
+    return status(pid).get("State", "Z")[:1] in "ZX"
+
+
+def children(pid: int) -> list[int]:
+    """Pids of its children."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def steps(roots: Iterable[int]) -> int:
+    """A number that changes while any of ``roots`` or their descendants gets anywhere, and stays while all sleep.
 
     Counted are processes, threads, page faults, the size of memory, and calls and bytes of read(2) and write(2).
     """
-    return sum(_steps(process.pid) for process in tree(root)[1:])
+    return sum(_steps(process.pid) for root in roots for process in tree(root))
 
 
 def _steps(pid: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dynamo_entry.criu import hold, options
-from dynamo_entry.criu.process import Criu
+from dynamo_entry.criu.process import Dumping
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
 from dynamo_entry.linux import timens
@@ -33,7 +33,7 @@ class Dump:
         self._is_frozen = False
         self._has_exited = False
         self._hold = hold.Hold(places.work, hold.POST_DUMP)
-        self._criu = Criu(
+        self._criu = Dumping(
             options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._hold.environment,
             before=(lambda: timens.enter(pid)) if timens.is_another(pid) else None,
         )  # fmt: skip

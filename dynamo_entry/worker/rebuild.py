@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
@@ -24,7 +26,7 @@ from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
 from dynamo_entry.linux import affinity, oom, proc, timens
 from dynamo_entry.linux.cgroup import cores
-from dynamo_entry.protocol import Phases
+from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel, Phase
@@ -51,6 +53,8 @@ class Rebuild:
         self._places = options.Places(work, work, RESTORE_LOG)
         self._pid_file = options.pid_file(self._places)
         self._oom_before = oom.volunteer()
+        #: CRIU gets nothing, and so makes nothing, before it is an orphan
+        self._may_serve = threading.Event()
         self._failure: Exception | None = None
         self._served_bytes = 0
         self._images = images
@@ -75,36 +79,35 @@ class Rebuild:
             ) from error  # fmt: skip
 
     def run(self) -> int:
-        """Returns the root's pid, a running child of this process. Raises RestoreFailed, Corrupt, StorageError."""
+        """Returns the root's pid, a running child of PID 1. Raises RestoreFailed, Corrupt, StorageError."""
         stall_s = self._settings.stall_timeout
         with ExitStack() as stack:
             stack.callback(self._filler.close)
             with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
                 held = stack.enter_context(closing(self._hold()))
-                criu = self._start(held)
+                criu = stack.enter_context(closing(self._start(held)))
                 stack.callback(criu.kill)
-                exited = os.pidfd_open(criu.pid)
-                stack.callback(os.close, exited)
-                self._wait_until_held(criu, held.reached, exited, phase)
+                self._may_serve.set()
+                self._wait_until_held(criu, held.reached, phase)
             with self._channel.phase(Phases.FILL, stall_s=stall_s) as phase, self._stopping_tasks():
-                self._fill(exited, phase)
+                self._fill(criu.exited, phase)
                 self._finish_tasks()
             held.go_on(yes=True)
-            self._wait_for_end(criu, exited)
+            self._wait_for_end(criu)
         with open(self._pid_file, encoding="ascii") as file:
             return int(file.read())
 
     def _hold(self) -> hold.Hold:
         return hold.Hold(self._places.work, hold.PRE_RESUME, pids=self._plan.pids)
 
-    def _start(self, held: hold.Hold) -> process.Criu:
+    def _start(self, held: hold.Hold) -> process.Restoring:
         with suppress(FileNotFoundError):
             os.unlink(self._pid_file)  # of an earlier restore, in a container that was started again
         self._skeleton.fetch_early()
         Serve(self._places.images, self._image, self._note_failure)
         stdio = self._new_stdio()
         offsets = self._admitted.clock
-        return process.Criu(
+        return process.Restoring(
             options.restore(self._places, inherit=stdio),
             f"{self._places.work}/{self._places.log}",
             keep=tuple(stdio),
@@ -118,14 +121,14 @@ class Rebuild:
         if offsets:
             timens.enter_new(*offsets)
 
-    def _wait_until_held(self, criu: process.Criu, reached: int, exited: int, phase: Phase) -> None:
+    def _wait_until_held(self, criu: process.Restoring, reached: int, phase: Phase) -> None:
         """Until every task is there, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
-        while reached not in (ready := _readable(reached, exited)):
+        while reached not in (ready := _readable(reached, criu.exited)):
             phase.progress(self._served_bytes, steps=criu.steps)
             self._filler.wait(0)
             if self._failure is not None:
                 raise self._failure
-            if exited in ready or criu.is_stuck():
+            if criu.exited in ready or criu.is_stuck():
                 raise _failed(criu)
         phase.fields["bytes"] = self._served_bytes
 
@@ -172,12 +175,21 @@ class Rebuild:
         if missed:
             self._channel.log.warning("threads not pinned: their processors are not here", threads=missed)
 
-    def _wait_for_end(self, criu: process.Criu, exited: int) -> None:
-        while not _readable(exited):
+    def _wait_for_end(self, criu: process.Restoring) -> None:
+        while not _readable(criu.exited):
             if criu.is_stuck():
                 raise _failed(criu)
-        if criu.poll() != 0:
+        if self._exit_code(criu.pid) != 0:
             raise _failed(criu)
+
+    def _exit_code(self, pid: int) -> int | None:
+        """Of a child of PID 1, which says so of every one."""
+        deadline = time.monotonic() + _POLL_S * 100
+        while time.monotonic() < deadline:
+            said = self._channel.receive(_POLL_S)
+            if isinstance(said, ChildGone) and said.pid == pid:
+                return said.code
+        return None
 
     def _new_stdio(self) -> dict[int, str]:
         """Our descriptors → what they replace of the engine's: its lines go to our log."""
@@ -189,6 +201,7 @@ class Rebuild:
         return inherit
 
     def _image(self, name: str) -> Iterable[Any] | None:
+        self._may_serve.wait()
         rewritten = self._admitted.rewriter.image(name)
         if rewritten is not None:
             return [rewritten]
@@ -204,7 +217,7 @@ class Rebuild:
         self._failure = self._failure or error
 
 
-def _failed(criu: process.Criu) -> RestoreFailed:
+def _failed(criu: process.Restoring) -> RestoreFailed:
     what, remedy = criu.failure()
     return RestoreFailed(
         f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed"

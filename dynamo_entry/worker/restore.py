@@ -212,7 +212,7 @@ class _Restoration:
         """Until the engine has done something, or ended, or STALL_TIMEOUT is over. Raises RestoreFailed."""
         deadline = time.monotonic() + self._settings.stall_timeout
         while not condition():
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            if proc.has_ended(pid):
                 raise RestoreFailed(
                     f"the engine (pid {pid}) ended right after it was restored", reason="EngineDied"
                 )

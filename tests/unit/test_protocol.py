@@ -6,6 +6,7 @@ import pytest
 
 from dynamo_entry.protocol import (
     Began,
+    ChildGone,
     EngineGone,
     EngineIs,
     Moved,
@@ -28,6 +29,7 @@ MESSAGES = [
     Sources(["/a b", "s3://c"]),
     EngineIs(1000),
     EngineGone(),
+    ChildGone(12, 137),
 ]
 
 GARBAGE = [

@@ -110,9 +110,9 @@ class Supervisor:
 
     def end_rest(self) -> None:
         """TERM, then after the grace period KILL, for what is left below this process."""
-        left = tree.descendants(os.getpid())
-        if not left:
+        if not tree.has_children():
             return
+        left = tree.descendants(os.getpid())
         tree.send(left, signal.SIGTERM)
         tree.send(left, signal.SIGCONT)
         deadline = time.monotonic() + self.settings.stop_grace

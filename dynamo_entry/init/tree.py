@@ -7,6 +7,9 @@ import time
 
 from dynamo_entry.init.signals import signal
 
+#: How often the processes are read at most until every parent is among them; some may be hidden (proc(5), hidepid).
+_READS = 4
+
 
 def become_subreaper() -> str:
     """Where this is not PID 1, orphans of the engine come to us all the same; returns what went wrong, if so.
@@ -26,16 +29,7 @@ def become_subreaper() -> str:
 
 def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[int]:
     """Pids of all processes below ``root`` that still run, less ``spare`` and what is below those."""
-    children: dict[int, list[int]] = {}
-    try:
-        entries = os.listdir("/proc")
-    except OSError:
-        return []
-    for entry in entries:
-        if entry.isdecimal():
-            parent = _parent_of_living(entry)
-            if parent is not None:
-                children.setdefault(parent, []).append(int(entry))
+    running, children = _read_tree()
     found: list[int] = []
     waiting = [root]
     while waiting:
@@ -43,16 +37,46 @@ def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[int]:
             if child not in spare:
                 found.append(child)
                 waiting.append(child)
-    return found
+    return [pid for pid in found if pid in running]
 
 
-def _parent_of_living(pid: str) -> int | None:
+def _read_tree() -> tuple[set[int], dict[int, list[int]]]:
+    """What runs, and the children of each process, those included that have ended and are not reaped.
+
+    Processes are read one after another. Of one whose parent ended meanwhile the old parent may be read: it leads
+    on as long as it is there, and all are read again where it is not.
+    """
+    for _ in range(_READS):
+        running: set[int] = set()
+        children: dict[int, list[int]] = {}
+        there = {0}
+        for pid in _pids():
+            if (found := _state(pid)) is not None:
+                state, parent = found
+                there.add(pid)
+                children.setdefault(parent, []).append(pid)
+                if state not in (b"Z", b"X"):
+                    running.add(pid)
+        if children.keys() <= there:
+            break
+    return running, children
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> tuple[bytes, int] | None:
+    """(state, parent), None for a process that is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             state, parent = file.read().rpartition(b")")[2].split()[:2]
     except (OSError, ValueError):
         return None
-    return None if state in (b"Z", b"X") else int(parent)
+    return state, int(parent)
 
 
 def send(pids: list[int], number: int) -> None:
@@ -96,10 +120,14 @@ def _is_there(kind: int, pid: int) -> bool:
 
 
 def kill_all(limit_s: float = 5) -> None:
-    """SIGKILL everything below this process and reap it; a task stuck in the kernel is left after a while."""
+    """SIGKILL everything below this process and reap it, what is orphaned meanwhile included.
+
+    A task stuck in the kernel is left after a while.
+    """
     deadline = time.monotonic() + limit_s
-    while (left := descendants(os.getpid())) and time.monotonic() < deadline:
-        send(left, signal.SIGKILL)  # ends stopped tasks, too; half-restored ones must not run before that
+    while has_children() and time.monotonic() < deadline:
+        # Ends stopped tasks, too; half-restored ones must not run before that.
+        send(descendants(os.getpid()), signal.SIGKILL)
         reap()
         time.sleep(0.005)
     reap()

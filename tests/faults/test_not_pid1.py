@@ -1,0 +1,115 @@
+"""Under another init (shareProcessNamespace, a shell): what the launcher leaves when it ends is nobody's to clean up."""
+
+import os
+import shutil
+import signal
+
+import pytest
+from containers import CREATE, RESTORE
+from gate import CREATE_PHASES, GATE, RESTORE_PHASES, TOLD, hold
+from launcher import COMMAND, NAME, SETTINGS, SIGNAL
+
+#: The container's PID 1: it reaps, says how the launcher ended, and stays.
+INIT = """
+import os, subprocess, sys, time
+launcher = subprocess.Popen(["/opt/dynamo_entry/bin/python", "-m", "dynamo_entry", "--", *sys.argv[1:]])
+while True:
+    pid, status = os.wait()
+    if pid == launcher.pid:
+        print("launcher ended with", os.waitstatus_to_exitcode(status), flush=True)
+        break
+time.sleep(0.5)
+while True:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(stored):
+    return stored(BALLAST_MIB="16")
+
+
+def begin(containers, phase, *, create, **settings):
+    (containers.checkpoints / "gate").mkdir()
+    options = (
+        *(CREATE if create else RESTORE), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
+        "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro", "--entrypoint", "/usr/bin/python3",
+    )  # fmt: skip
+    return containers.start(
+        "-c", INIT, *COMMAND, options=options, env=phase.get("env"),
+        settings={**SETTINGS, **(SIGNAL if create else {}), **phase.get("settings", {}), **settings},
+    )  # fmt: skip
+
+
+def launcher_of(container):
+    (found,) = [
+        pid
+        for pid, line in container.processes().items()
+        if "-m dynamo_entry --" in line and "-c" not in line
+    ]
+    return found
+
+
+def assert_nothing_but_init(container):
+    container.wait(lambda: len(container.processes()) == 1, "end of all but the init", 10)
+
+
+@pytest.mark.parametrize("phase", RESTORE_PHASES)
+def test_a_restore_that_is_called_off_leaves_nothing(side_by_side, archive, phase):
+    """Several at once: what is missed only now and then is missed."""
+    started = []
+    for containers in side_by_side(*range(3)).values():
+        shutil.copy(archive, containers.checkpoints / NAME)
+        started.append((containers, begin(containers, RESTORE_PHASES[phase], create=False)))
+    for containers, container in started:
+        hold(container, containers, RESTORE_PHASES[phase])
+    for _, container in started:
+        os.kill(launcher_of(container), signal.SIGTERM)
+    for _, container in started:
+        container.wait_for_text("launcher ended with 143", 20)
+        assert_nothing_but_init(container)
+
+
+@pytest.mark.parametrize("phase", CREATE_PHASES)
+def test_a_creation_that_is_called_off_leaves_nothing(side_by_side, phase):
+    started = [
+        (containers, begin(containers, CREATE_PHASES[phase], create=True))
+        for containers in side_by_side(*range(2)).values()
+    ]
+    for containers, container in started:
+        hold(container, containers, CREATE_PHASES[phase])
+    for _, container in started:
+        os.kill(launcher_of(container), signal.SIGTERM)
+    for _, container in started:
+        container.wait_for_text("launcher ended with", 20)
+        assert_nothing_but_init(container)
+
+
+def hanging(side_by_side, phases, archive=None, **settings):
+    """(phase, its container), each of which hangs in it; STALL_TIMEOUT is the one limit that is set."""
+    started = []
+    for phase, containers in side_by_side(*phases).items():
+        if archive:
+            shutil.copy(archive, containers.checkpoints / NAME)
+        container = begin(containers, phases[phase], create=not archive, STALL_TIMEOUT="1", **settings)
+        started.append((phase, container))
+    return started
+
+
+def test_a_restore_that_hangs_leaves_nothing(side_by_side, archive):
+    for phase, container in hanging(side_by_side, RESTORE_PHASES, archive, ON_FAILURE="fail"):
+        container.wait_for_text("launcher ended with 180", 30)
+        assert_nothing_but_init(container)
+        assert container.event("Restore failed")["phase"] == TOLD.get(phase, phase)
+
+
+def test_a_creation_that_hangs_leaves_nothing(side_by_side):
+    """Readiness and PRE_DUMP have limits of their own."""
+    phases = {phase: held for phase, held in CREATE_PHASES.items() if phase not in ("wait-ready", "pre-dump")}
+    for phase, container in hanging(side_by_side, phases, AFTER_DUMP="exit"):
+        container.wait_for_text("launcher ended with " + ("0" if phase == "written" else "174"), 30)
+        assert_nothing_but_init(container)

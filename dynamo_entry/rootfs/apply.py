@@ -39,22 +39,40 @@ def plan(index: Index, land: Land) -> Plan:
     return _Planning(index, land).plan()
 
 
-def apply(what: Plan, tar_file: IO[bytes], work_directory: str, empty: Iterable[str] = ()) -> dict[str, str]:
-    """Move aside what is in the way, unpack the rest, and make ``empty`` files where there are none.
+class Others(NamedTuple):
+    """What is not in a delta and is made along with it.
+
+    ``empty`` files are made here where there are none. ``bound`` and ``passing`` is what CRIU makes later: sockets in
+    place of whatever is there, and files that come and go.
+    """
+
+    empty: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
+    passing: tuple[str, ...] = ()
+
+
+NOTHING_ELSE = Others()
+
+
+def apply(
+    what: Plan, tar_file: IO[bytes], work_directory: str, others: Others = NOTHING_ELSE
+) -> dict[str, str]:
+    """Move aside what is in the way, unpack the rest, and make the empty files of ``others``.
 
     Returns extended attributes that this place does not take, each with a path. Raises Corrupt, OSError; ``undo`` takes
     back what was done until then.
     """
     files, directories, _ = what.expected
     place = _Place(files, directories)
-    lacking = [path for path in map(_resolved, empty) if path not in files and place.add_file(path)]
+    lacking = [path for path in map(_resolved, others.empty) if path not in files and place.add_file(path)]
     notes = journal.Journal(work_directory)
     try:
         in_the_way = [*what.doomed, *place.in_the_way]
         new = [*place.new_directories, *place.new_files]
         changed = {*map(os.path.dirname, (*in_the_way, *new)), *directories}.difference(place.new_directories)
-        notes.begin(new, changed)
-        rewritten = notes.move_aside(in_the_way)
+        bound, made = _later(others, {*new, *files}, in_the_way)
+        notes.begin([*new, *made], changed)
+        rewritten = notes.move_aside([*in_the_way, *bound])
         for path in place.new_directories:
             os.mkdir(path)
         lost = unpack(tar_file, what.expected, rewritten)
@@ -65,6 +83,21 @@ def apply(what: Plan, tar_file: IO[bytes], work_directory: str, empty: Iterable[
     finally:
         notes.close()
     return lost
+
+
+def _later(others: Others, known: set[str], in_the_way: list[str]) -> tuple[list[str], list[str]]:
+    """(what gives way to a socket, what will be made where nothing is)."""
+    gives_way: list[str] = []
+    made: list[str] = []
+    for path in dict.fromkeys(map(_resolved, (*others.bound, *others.passing))):
+        if path in known:
+            continue
+        is_gone = any(f"{path}/".startswith(f"{doomed}/") for doomed in in_the_way)
+        if is_gone or not os.path.lexists(path):
+            made.append(path)
+        elif path in others.bound and not nodes.is_directory(path):
+            gives_way.append(path)
+    return gives_way, made
 
 
 def undo(work_directory: str) -> bool:

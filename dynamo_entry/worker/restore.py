@@ -152,8 +152,9 @@ class _Restoration:
         """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
         try:
-            empty = [path for path, size in self._admitted.logs.items() if not size]
-            lost = apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, empty)
+            empty = tuple(path for path, size in self._admitted.logs.items() if not size)
+            others = apply.Others(empty, *self._admitted.rewriter.traces())
+            lost = apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, others)
         except OSError as error:
             raise RestoreFailed(
                 f"{error.filename or 'a file'} of the engine cannot be put in place: {error.strerror}",

@@ -268,3 +268,27 @@ def test_files_with_holes_keep_them(tree, tmp_path_factory, case):
     path.unlink()
     subprocess.run(["tar", "-xf", "-", "-C", "/", str(path)[1:]], input=output.getvalue(), check=True)
     assert path.read_bytes() == expected
+
+
+def test_what_is_made_later_is_taken_back_too(tmp_path, tmp_path_factory):
+    """A socket gives way to CRIU's, which is bound anew; a file that comes and goes was not there."""
+    work = str(tmp_path_factory.mktemp("work"))
+    taken, fresh, passing, kept = (str(tmp_path / name) for name in ("taken", "fresh", "passing", "kept"))
+    for path in (taken, kept):
+        with open(path, "w") as file:
+            file.write("before")
+    before = snapshot(tmp_path)
+    (start,) = changes.mark([str(tmp_path_factory.mktemp("empty"))])
+    index, tar = delta(start)
+    apply.apply(
+        apply.plan(index, LAND), tar, work, apply.Others(bound=(taken, fresh), passing=(passing, kept))
+    )
+    assert not os.path.lexists(taken)
+    assert os.path.lexists(kept)
+    for path in (taken, fresh, passing):
+        with open(path, "w") as file:
+            file.write("CRIU's")
+    assert apply.undo(work)
+    assert {path: row[3] for path, row in snapshot(tmp_path).items()} == {
+        path: row[3] for path, row in before.items()
+    }

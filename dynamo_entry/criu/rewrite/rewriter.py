@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
-from dynamo_entry.criu.rewrite import pipes, regular, sockets, stdio, tasks, timers
+from dynamo_entry.criu.rewrite import pipes, regular, sockets, stdio, tasks, timers, traces
 
 
 class Source(NamedTuple):
@@ -48,10 +48,17 @@ class Rewriter:
 
     def regular_files(self) -> list[regular.Regular]:
         """What CRIU will open by path."""
-        remapped = set(self._stdio.ids)
-        if "remap-fpath.img" in self._source.names:
-            remapped |= {row.orig_id for row in images.remaps(self._source.read("remap-fpath.img")).messages}
+        remapped = {*self._stdio.ids, *(row.orig_id for row in self._remaps())}
         return regular.regular_files(self._files.messages, frozenset(remapped))
+
+    def traces(self) -> traces.Traces:
+        """See ``traces.find``."""
+        return traces.find(self._files.messages, self._remaps())
+
+    def _remaps(self) -> list[Any]:
+        if "remap-fpath.img" not in self._source.names:
+            return []
+        return images.remaps(self._source.read("remap-fpath.img")).messages
 
     def continue_logs(self, sizes: dict[str, int]) -> None:
         """See ``regular.continue_logs``."""

@@ -72,7 +72,10 @@ class StartEngine(Message):
 
 
 class Result(Message):
-    """How it went, and for a restore the ``pid`` of the engine; ``exit_code`` is that of a failure."""
+    """How it went; ``exit_code`` is that of a failure.
+
+    For a restore: the ``pid`` of the engine, and the path where it is remembered that this archive is no good.
+    """
 
     result: str
     phase: str
@@ -86,10 +89,11 @@ class Result(Message):
     engine_code: int | None = None
     exit_code: int = 0
     pid: int = 0
+    refusal: str = ""
 
     def reportable(self) -> dict[str, Any]:
         """The result object: what is known, for people and operators."""
-        shown = {**self._asdict(), "exit_code": None, "pid": None}
+        shown = {**self._asdict(), "exit_code": None, "pid": None, "refusal": ""}
         return {name: value for name, value in shown.items() if value not in ("", None)}
 
     def facts(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Settings(Value):
     restore_timeout: float = 0
     stall_timeout: float = 60
     gpu_timeout: float = 0
+    min_uptime: float = 10
     stop_grace: float = 5
     signal_target: str = "group"
     compression: str = "auto"
@@ -169,6 +170,9 @@ VARIABLES: dict[str, Variable] = {
     "GPU_TIMEOUT": Variable(
         _seconds,
         "limit of one GPU call (lock, checkpoint, restore); 0 = 30 s for a lock, otherwise by memory size",
+    ),
+    "MIN_UPTIME": Variable(
+        _seconds, "a restored engine that ends by itself sooner than this failed to be restored; 0: never"
     ),
     "STOP_GRACE": Variable(_seconds, "time between TERM and KILL for processes that the engine left running"),
     "SIGNAL_TARGET": Variable(

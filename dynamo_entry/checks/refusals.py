@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from blake3 import blake3
-
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.report.lines import timestamp
@@ -32,9 +30,9 @@ _OF_THIS_PLACE = "FileNotRestored"
 def check(settings: Settings, digest: str) -> None:
     """Raises RestoreFailed where this archive made this command fail before."""
     for kind, expires_s in ((_REFUSED, _EXPIRES_S), (ATTEMPT, _ATTEMPT_EXPIRES_S)):
-        path = _path(settings, kind, digest)
+        known = _path(settings, kind, digest)
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(known, encoding="utf-8") as file:
                 if time.time() - os.fstat(file.fileno()).st_mtime > expires_s:
                     continue
                 first = json.load(file)
@@ -44,7 +42,7 @@ def check(settings: Settings, digest: str) -> None:
             continue
         raise RestoreFailed(
             f"a restore from this archive failed at {when}: {before}",
-            hint=f"create another one; to try this one again remove {path}",
+            hint=f"create another one; to try this one again remove {known}",
             reason="RefusedBefore",
         )
 
@@ -55,14 +53,14 @@ def attempt(settings: Settings, digest: str) -> Iterator[None]:
 
     A worker that is killed leaves it behind. PID 1 forgets it where somebody asked for the end.
     """
-    path = _path(settings, ATTEMPT, digest)
-    _remember(path, "Interrupted", "the container or the worker was killed while the restore was under way")
+    begun = _path(settings, ATTEMPT, digest)
+    remember(begun, "Interrupted", "the container or the worker was killed while the restore was under way")
     try:
         yield
     finally:
-        if path:
+        if begun:
             with suppress(OSError):
-                os.unlink(path)
+                os.unlink(begun)
 
 
 @contextmanager
@@ -72,12 +70,19 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
         yield
     except (RestoreFailed, Corrupt) as error:
         if error.reason != _OF_THIS_PLACE:
-            _remember(_path(settings, _REFUSED, digest), error.reason, error.message)
+            remember(place(settings, digest), error.reason, error.message)
         raise
+
+
+def place(settings: Settings, digest: str) -> str:
+    """Where a failure is remembered; nothing where no directory outlives the container."""
+    return _path(settings, _REFUSED, digest)
 
 
 def _path(settings: Settings, kind: str, digest: str) -> str:
     """A file for archive and command together; nothing where no directory outlives the container."""
+    from blake3 import blake3  # noqa: PLC0415 - PID 1 uses the standard library alone, and imports this module
+
     directory = private_directory(settings.state_dir) if settings.state_dir else ""
     if not directory:
         return ""
@@ -86,7 +91,8 @@ def _path(settings: Settings, kind: str, digest: str) -> str:
     return f"{directory}/{kind}{key.hexdigest()[:16]}.json"
 
 
-def _remember(path: str, reason: str, message: str) -> None:
+def remember(path: str, reason: str, message: str) -> None:
+    """Write down that a restore failed; nothing where there is no path."""
     if path:
         with suppress(OSError):  # what is to be remembered is the news
             write_new(path, json.dumps({"reason": reason, "message": message, "at": timestamp()}))

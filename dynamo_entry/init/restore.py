@@ -65,14 +65,33 @@ class _Restoration:
         self._supervisor.engine_pid = result.pid
         self._supervisor.report(result)
         self._supervisor.log.info("Restored", **result.facts(), pid=result.pid)
-        if (
-            self._supervisor.engine_pid in self._ended
-        ):  # in the moment between the worker's last word and its end
+        began = time.monotonic()
+        if result.pid in self._ended:  # in the moment between the worker's last word and its end
+            code, end = self._ended[result.pid], began
             self._supervisor.end_rest()
-            return self._ended[self._supervisor.engine_pid]
-        for number in self._held:
-            self._supervisor.forward(number)
-        return self._supervisor.follow()
+        else:
+            for number in self._held:
+                self._supervisor.forward(number)
+            code = self._supervisor.follow()
+            end = self._supervisor.engine_end
+        if end - began < self._supervisor.settings.min_uptime and not self._supervisor.is_asked_to_end:
+            self._ended_early(result, code, end - began)
+        return code
+
+    def _ended_early(self, result: Result, code: int, seconds: float) -> None:
+        """Restored, but good for nothing, whatever its code: the container's next start is to be a cold one."""
+        from dynamo_entry.checks import refusals  # noqa: PLC0415 - where it is needed, nobody waits
+
+        failure = result._replace(
+            result=Outcomes.FAILED, reason="EngineDied", engine_code=code, retry=True,
+            message=f"the engine ended with {code} {seconds:.1f} s after it was restored",
+        )  # fmt: skip
+        refusals.remember(result.refusal, failure.reason, failure.message)
+        self._supervisor.report(failure)
+        self._supervisor.log.warning(
+            "restored engine ended early", reason=failure.reason, message=failure.message, engine_code=code,
+            remembered=result.refusal,
+        )  # fmt: skip
 
     def _lost(self, what: str) -> Result:
         return self._worker.lost(what, RestoreFailed.exit_code)

@@ -27,6 +27,9 @@ class Supervisor:
         self.settings = settings
         self.argv = argv
         self.engine_pid = 0
+        #: when the engine ended, and whether somebody had asked for that
+        self.engine_end = 0.0
+        self.is_asked_to_end = False
         self._has_terminal = False
         self._began = time.monotonic()
 
@@ -77,6 +80,7 @@ class Supervisor:
             elif isinstance(event, Stopped) and event.pid == self.engine_pid:
                 self._stopped(event.number)
             elif isinstance(event, Ended) and event.pid == self.engine_pid:
+                self.engine_end = time.monotonic()
                 if self._has_terminal:
                     terminal.take_back(self.engine_pid)
                 self.end_rest()
@@ -86,6 +90,7 @@ class Supervisor:
         """Pass a signal on to the engine's process group (or the engine alone)."""
         if number == signal.SIGCONT and self._has_terminal and terminal.is_foreground():
             terminal.give(self.engine_pid)  # a shell brought us back to the foreground
+        self.is_asked_to_end |= number in signals.TERMINATING
         sent = signal.SIGSTOP if number in signals.STOPPING else number
         try:
             if self.settings.signal_target == "group":

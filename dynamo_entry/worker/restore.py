@@ -224,7 +224,8 @@ class _Restoration:
     def result(self, pid: int) -> Result:
         """What PID 1 is told: the engine is up, and is its from now on."""
         return Result(
-            Outcomes.RESTORED, Phases.SETTLE, pid=pid, location=self._archive.location,
+            Outcomes.RESTORED, Phases.SETTLE, pid=pid,
+            refusal=refusals.place(self._settings, self._archive.digest), location=self._archive.location,
             digest=self._archive.digest, size_bytes=self._archive.size, seconds=self._channel.seconds,
         )  # fmt: skip
 

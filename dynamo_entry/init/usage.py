@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynamo_entry import __version__
+from dynamo_entry.init import signals
 from dynamo_entry.report.lines import write_line
 from dynamo_entry.settings import PREFIX, VARIABLES, Settings
 
@@ -16,6 +17,7 @@ EXIT_USAGE = 2
 
 def answer(arguments: list[str]) -> int:
     """Answer a command line without a command; returns the exit code."""
+    signals.ignore(signals.signal.SIGTTOU)  # in the background of a terminal, too (stty tostop)
     if arguments[:1] in (["-h"], ["--help"]):
         print(USAGE + "\n\nenvironment:\n" + "\n".join(_variables()))
         return 0

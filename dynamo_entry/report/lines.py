@@ -13,8 +13,11 @@ import time
 
 TYPE_CHECKING = False  # what is imported for types alone costs PID 1 nothing
 if TYPE_CHECKING:
+    import signal
     from collections.abc import MutableMapping
     from typing import Any
+else:
+    import _signal as signal  # see init/signals.py
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -67,6 +70,8 @@ def write_line(line: str) -> None:
     """
     data = line.encode("utf-8", "backslashreplace")[: PIPE_BUF - 1] + b"\n"
     descriptor = _opened_anew()
+    # On a terminal that has `tostop` the kernel would stop a process in the background for it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
@@ -76,6 +81,7 @@ def write_line(line: str) -> None:
     except OSError:
         pass
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if descriptor != 2:
             os.close(descriptor)
 

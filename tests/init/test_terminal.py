@@ -199,3 +199,12 @@ def test_who_comes_after_the_engine_can_read_from_the_terminal(shell):
     time.sleep(0.3)
     shell.type("hello\n")
     shell.expect("got hello")
+
+
+@pytest.mark.parametrize("arguments", ["no-such-command", "--help", "--wrong"])
+def test_in_the_background_it_has_its_say_and_ends(shell, arguments):
+    """`stty tostop`: the kernel stops who writes from the background, unless that was thought of."""
+    code = {"no-such-command": 127, "--help": 0, "--wrong": 2}[arguments]
+    launcher = "$LAUNCHER" if arguments == "no-such-command" else "${LAUNCHER% --}"
+    shell.type(f"stty tostop; {launcher} {arguments} & wait $!; echo ended with $?\n")
+    shell.expect(f"ended with {code}\n")

@@ -41,7 +41,7 @@ class Settings(Value):
     gpu_timeout: float = 0
     min_uptime: float = 10
     stop_grace: float = 5
-    signal_target: str = "group"
+    signal_target: str = "engine"
     compression: str = "auto"
     concurrency: int = 0
     pre_dump: str = ""
@@ -176,7 +176,8 @@ VARIABLES: dict[str, Variable] = {
     ),
     "STOP_GRACE": Variable(_seconds, "time between TERM and KILL for processes that the engine left running"),
     "SIGNAL_TARGET": Variable(
-        _one_of("group", "engine"), "forward signals to the engine, or to its process group"
+        _one_of("group", "engine"),
+        "forward signals to the engine alone, or to its process group: for a wrapper that passes none on",
     ),
     "COMPRESSION": Variable(_compression, "auto, none, zstd or zstd:LEVEL"),
     "CONCURRENCY": Variable(_count, "number of worker threads; 0 = the cores that the cgroup allows"),

@@ -11,7 +11,7 @@ else:
     import _signal as signal  # what `signal` wraps in enums, a tenth of what PID 1 has to import
 
 __all__ = [
-    "STOPPING", "TERMINATING", "block_all", "catch_all", "clean_for_exec", "forwardable", "ignore", "name",
+    "JOB_CONTROL", "STOPPING", "TERMINATING", "block_all", "catch_all", "clean_for_exec", "forwardable", "ignore", "name",
     "restore_mask", "signal",
 ]  # fmt: skip
 
@@ -27,6 +27,10 @@ TERMINATING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SI
 #: The kernel ignores these in an orphaned process group, which the engine's is; SIGSTOP it obeys
 #: (as dumb-init does).
 STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
+
+
+#: Are about a whole job: part of one that stopped is of no use to whoever stopped it.
+JOB_CONTROL = STOPPING | {signal.SIGCONT}
 
 
 def forwardable() -> list[int]:

@@ -87,13 +87,13 @@ class Supervisor:
                 return event.code
 
     def forward(self, number: int) -> None:
-        """Pass a signal on to the engine's process group (or the engine alone)."""
+        """Pass a signal on to the engine, as it would get it without us, or to its process group."""
         if number == signal.SIGCONT and self._has_terminal and terminal.is_foreground():
             terminal.give(self.engine_pid)  # a shell brought us back to the foreground
         self.is_asked_to_end |= number in signals.TERMINATING
         sent = signal.SIGSTOP if number in signals.STOPPING else number
         try:
-            if self.settings.signal_target == "group":
+            if self.settings.signal_target == "group" or number in signals.JOB_CONTROL:
                 os.killpg(self.engine_pid, sent)
             else:
                 os.kill(self.engine_pid, sent)

@@ -63,7 +63,7 @@ def start(mode, probe, installed, tmp_path):
 
     def run(*command, target="group", env=None, settings=None, prefix=(), **options):
         settings = dict(settings or {})
-        if LAUNCHER.python and target != "group":
+        if LAUNCHER.python and target != "engine":
             settings["SIGNAL_TARGET"] = target
         variables = {
             "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": str(installed),

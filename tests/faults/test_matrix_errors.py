@@ -127,11 +127,9 @@ RESTORE_FAULTS = {
         "no right to the context": Fault("ContextNotWritten", 180, worker("rename", "context.json", errno.EPERM)),
     },
     "delta": {
-        "no room for what is saved": Fault("FileNotRestored", 180, worker("open", "undo.tar", errno.ENOSPC)),
-        "no room for the journal": Fault("FileNotRestored", 180, worker("open", "undo.json.partial", errno.ENOSPC)),
+        "no room for the journal": Fault("FileNotRestored", 180, worker("open", "undo.json", errno.ENOSPC, 1)),
         "no right to make a directory": Fault("FileNotRestored", 180, worker("mkdir", "/var/lib/engine", errno.EPERM)),
         "no right to write a file": Fault("FileNotRestored", 180, worker("open", "/var/lib/engine/notes", errno.EACCES)),
-        "no right to give a file away": Fault("FileNotRestored", 180, worker("chown", "/dev/shm/s", errno.EPERM)),
         "no room for a file": Fault("FileNotRestored", 180, worker("open", "/dev/shm/s", errno.ENOSPC)),
     },
     "restore": {

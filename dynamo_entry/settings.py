@@ -179,7 +179,7 @@ VARIABLES: dict[str, Variable] = {
         _one_of("group", "engine"),
         "forward signals to the engine alone, or to its process group: for a wrapper that passes none on",
     ),
-    "COMPRESSION": Variable(_compression, "auto, none, zstd or zstd:LEVEL"),
+    "COMPRESSION": Variable(_compression, "auto, none, zstd (level 1) or zstd:LEVEL"),
     "CONCURRENCY": Variable(_count, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PRE_DUMP": Variable(
         _text,

@@ -27,8 +27,8 @@ _WORTH = 7 / 8
 _HOPELESS = 31 / 32
 _SAMPLES, _SAMPLE_BYTES = 8, 8192
 
-#: Level 1 keeps up with what CRIU delivers on two cores; 3 is zstd's own default.
-_AUTO_LEVEL, _ZSTD_LEVEL = 1, 3
+#: It keeps up with what CRIU delivers on two cores. Higher ones are slower and leave more of an engine's weights (bf16).
+_LEVEL = 1
 _LEVELS = range(-50, 20)
 
 _ZERO_PAGE = bytes(4096)
@@ -44,7 +44,7 @@ class Compression(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Compression:
         """``none``, ``zstd``, ``zstd:LEVEL`` or ``auto``. Raises SettingsError."""
-        fixed = {"none": None, "auto": _AUTO_LEVEL, "zstd": _ZSTD_LEVEL}
+        fixed = {"none": None, "auto": _LEVEL, "zstd": _LEVEL}
         if text in fixed:
             return cls(fixed[text])
         kind, _, level = text.partition(":")

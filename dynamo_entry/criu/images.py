@@ -120,6 +120,11 @@ def core(data: bytes) -> Image:
     return Image(data, message("core", "core_entry"))
 
 
+def memory(data: bytes) -> Image:
+    """A ``mm-*.img``: the mappings of a task."""
+    return Image(data, message("mm", "mm_entry"))
+
+
 def files(data: bytes) -> Image:
     """``files.img``: every open file description, and every mapped file."""
     return Image(data, message("fdinfo", "file_entry"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from dynamo_entry.criu import log
 from dynamo_entry.errors import CheckpointError
@@ -47,6 +48,17 @@ _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 _STUCK_S = 2.0
 
 
+@contextmanager
+def _all_descriptors() -> Iterator[None]:
+    """What is started inside may open as many files as anything here: CRIU needs more than the engine has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 class _Running:
     """A CRIU that runs, or ran: what its log and its standard error say of it."""
 
@@ -77,11 +89,12 @@ class _Running:
     ) -> subprocess.Popen[bytes]:  # fmt: skip
         """``before`` runs in the new process; ``keep`` are descriptors it inherits."""
         try:
-            return subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=self._stderr_writer, pass_fds=keep,
-                env={**os.environ, "CRIU_LIBS_DIR": _NO_PLUGINS, **extra},
-                preexec_fn=before,  # noqa: PLW1509 - it makes system calls, and takes no lock
-            )  # fmt: skip
+            with _all_descriptors():
+                return subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=self._stderr_writer, pass_fds=keep,
+                    env={**os.environ, "CRIU_LIBS_DIR": _NO_PLUGINS, **extra},
+                    preexec_fn=before,  # noqa: PLW1509 - it makes system calls, and takes no lock
+                )  # fmt: skip
         finally:
             os.close(self._stderr_writer)
 

@@ -17,14 +17,14 @@ SIGNAL = {"SIGNAL_FILE": "/tmp/ready"}
 COMMAND = ("python3", "/tiny.py")
 
 
-def create(containers: Containers, *, env=None, settings=None, options=CREATE, command=COMMAND):
+def create(containers: Containers, *, settings=None, options=CREATE, command=COMMAND, **how):
     return containers.start(
-        *command, options=options, settings={**SETTINGS, **SIGNAL, **(settings or {})}, env=env
+        *command, options=options, settings={**SETTINGS, **SIGNAL, **(settings or {})}, **how
     )
 
 
-def restore(containers: Containers, *, env=None, settings=None, options=RESTORE, command=COMMAND):
-    return containers.start(*command, options=options, settings={**SETTINGS, **(settings or {})}, env=env)
+def restore(containers: Containers, *, settings=None, options=RESTORE, command=COMMAND, **how):
+    return containers.start(*command, options=options, settings={**SETTINGS, **(settings or {})}, **how)
 
 
 def published(containers: Containers, **kwargs):

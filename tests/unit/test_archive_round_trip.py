@@ -291,7 +291,7 @@ def build_end(content, start):
 
 @pytest.mark.parametrize(
     ("text_", "level"),
-    [("none", None), ("auto", 1), ("zstd", 3), ("zstd:7", 7), ("zstd:-5", -5), ("zstd:19", 19)],
+    [("none", None), ("auto", 1), ("zstd", 1), ("zstd:7", 7), ("zstd:-5", -5), ("zstd:19", 19)],
 )
 def test_compression_settings(text_, level):
     """What the setting may say."""

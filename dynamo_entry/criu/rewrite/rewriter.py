@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
-from dynamo_entry.criu.rewrite import pipes, regular, sockets, stdio, tasks, timers, traces
+from dynamo_entry.criu.rewrite import mappings, pipes, regular, sockets, stdio, tasks, timers, traces
 
 
 class Source(NamedTuple):
@@ -27,6 +27,8 @@ class Rewriter:
         self._files = images.files(source.read("files.img"))
         self._stdio = stdio.find(self._files.messages, self._table(source.root_pid), source.stdio)
         self._our_filters = self._find_our_filters()
+        self._tasks = images.tree(source.read("pstree.img")).messages
+        self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
         stdio.replug(self._files, self._stdio)
         timers.rearm(self._files.messages)
@@ -34,7 +36,7 @@ class Rewriter:
     def pids(self) -> list[int]:
         """Every pid that the engine takes: of tasks, threads, and leaders of groups and sessions."""
         found: set[int] = set()
-        for task in images.tree(self._source.read("pstree.img")).messages:
+        for task in self._tasks:
             found |= {task.pid, task.pgid, task.sid, *task.threads}
         return sorted(found - {0})
 
@@ -85,15 +87,25 @@ class Rewriter:
         if name == "files.img":
             return self._files.encode()
         if name.startswith("core-"):
-            is_root = name == f"core-{self._source.root_pid}.img"
-            return tasks.granted(
-                self._source.read(name), self._grants, is_root=is_root, our_filters=self._our_filters
-            )
+            return self._core(name, int(name[5:-4]))
+        if name.startswith("mm-"):
+            return mappings.unreserved(self._source.read(name))
         if name.startswith("fdinfo-") and self._stdio.ids:
             return stdio.replugged(self._source.read(name), self._stdio)
         if name in ("pipes-data.img", "fifo-data.img") and name in self._source.names:
             return self._without_pipe_data(name)
         return None
+
+    def _core(self, name: str, pid: int) -> bytes:
+        image = images.core(self._source.read(name))
+        tasks.grant(
+            image.messages, self._grants,
+            is_root=pid == self._source.root_pid, our_filters=self._our_filters,
+        )  # fmt: skip
+        for entry in image.messages:
+            if entry.HasField("tc"):
+                timers.drop_of_ended_threads(entry.tc, self._threads.get(pid, ()))
+        return image.encode()
 
     def _find_our_filters(self) -> frozenset[int]:
         if "seccomp.img" not in self._source.names:

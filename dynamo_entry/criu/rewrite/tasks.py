@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
@@ -34,16 +35,15 @@ def our_filters(seccomp: bytes) -> frozenset[int]:
     )
 
 
-def granted(core: bytes, grants: Grants, *, is_root: bool, our_filters: frozenset[int]) -> bytes:
-    """A ``core-*.img`` whose task asks for nothing that this container does not have.
+def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters: frozenset[int]) -> None:
+    """Let a ``core-*.img`` ask for nothing that this container does not have.
 
     CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition does. Labels, the
     audit id and the OOM score are the place's, not the engine's: they are inherited. The root was made a subreaper
     for its creation (init/freezable.py): from now on orphans are PID 1's again, which reaps them. ``our_filters`` were put
     in place for it, too; an engine that has added its own keeps both, and needs what it takes to put them in place.
     """
-    image = images.core(core)
-    for entry in image.messages:
+    for entry in entries:
         if entry.thread_core.HasField("creds"):  # a zombie has none
             _restrict(entry.thread_core.creds, grants)
         if entry.thread_core.HasField("seccomp_filter") and entry.thread_core.seccomp_filter in our_filters:
@@ -55,7 +55,6 @@ def granted(core: bytes, grants: Grants, *, is_root: bool, our_filters: frozense
             if is_root:
                 entry.tc.ClearField("child_subreaper")
             _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
-    return image.encode()
 
 
 def _restrict(creds: Any, grants: Grants) -> None:

@@ -1,0 +1,269 @@
+"""An engine that holds one thing which the kernel tells nobody about: named by its argument.
+
+It says ``before VALUE`` when it is ready, and ``after VALUE`` once it was restored. A thing that is to be refused is
+only held.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+libc.shmat.restype = ctypes.c_void_p
+
+#: System calls that libc has no function for, of x86_64 and of arm64.
+_NUMBERS = {
+    "x86_64": {
+        "timer_create": 222,
+        "timer_settime": 223,
+        "io_setup": 206,
+        "io_submit": 209,
+        "io_getevents": 208,
+    },
+    "aarch64": {"timer_create": 107, "timer_settime": 110, "io_setup": 0, "io_submit": 2, "io_getevents": 4},
+}[os.uname().machine]
+MEMFD_SECRET, PIDFD_OPEN = 447, 434
+
+MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 2, 0x20, 0x4000
+CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
+IPC_CREAT = 0o1000
+
+CONTEXT = Path("/run/dynamo_entry/context.json")
+
+kept: list[Any] = []
+Check = Callable[[], Any]
+
+
+def checked(result: int) -> int:
+    if result < 0:
+        sys.exit(f"forgotten: not on this machine: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def in_thread(work: Callable[[], object]) -> int:
+    """Run it in a thread that stays; returns its id."""
+    ready = threading.Event()
+
+    def run() -> None:
+        work()
+        ready.set()
+        time.sleep(1e6)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    ready.wait()
+    return thread.native_id or 0
+
+
+def reserved(prot: int) -> Check:
+    """More address space than any machine has memory."""
+    size = 400 << 30
+    address = libc.mmap(None, size, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        sys.exit("forgotten: not on this machine: no 400 GiB of address space")
+    return lambda: any(
+        line.startswith(f"{address:x}-{address + size:x} ") for line in open("/proc/self/maps")
+    )
+
+
+def reservation() -> Check:
+    return reserved(0)
+
+
+def reservation_to_be_read() -> Check:
+    return reserved(mmap.PROT_READ)
+
+
+def timer(tid: int) -> int:
+    number = ctypes.c_int(-1)
+    event = ctypes.create_string_buffer(struct.pack("QiiI", 0, signal.SIGUSR2, 4, tid).ljust(64, b"\0"))
+    checked(libc.syscall(_NUMBERS["timer_create"], 1, event, ctypes.byref(number)))
+    return number.value
+
+
+def arm(number: int, seconds: float) -> None:
+    nanoseconds = int(seconds * 1e9)
+    value = struct.pack("qqqq", *[*divmod(nanoseconds, 10**9)] * 2)
+    checked(libc.syscall(_NUMBERS["timer_settime"], number, 0, ctypes.create_string_buffer(value), None))
+
+
+def timers_of_threads(*, is_armed: bool) -> Check:
+    """One of a thread that ended, one of a thread that lives."""
+    hits: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda *_: hits.append(1))
+    tids: list[int] = []
+    thread = threading.Thread(target=lambda: (tids.append(threading.get_native_id()), time.sleep(0.3)))
+    thread.start()
+    time.sleep(0.1)
+    ended = timer(tids[0])
+    if is_armed:
+        arm(ended, 1000)
+    thread.join()
+    arm(timer(in_thread(lambda: None)), 0.1)
+
+    def check() -> bool:
+        hits.clear()
+        time.sleep(0.5)
+        return len(hits) > 1
+
+    return check
+
+
+def timer_of_an_ended_thread() -> Check:
+    return timers_of_threads(is_armed=False)
+
+
+def armed_timer_of_an_ended_thread() -> Check:
+    return timers_of_threads(is_armed=True)
+
+
+def many_descriptors() -> Check:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    kept.extend(os.eventfd(0) for _ in range(int(sys.argv[2])))
+    return lambda: len(os.listdir("/proc/self/fd"))
+
+
+def sysv_semaphore() -> None:
+    checked(libc.semget(0x5151, 1, IPC_CREAT | 0o600))
+
+
+def sysv_queue() -> None:
+    checked(libc.msgget(0x5152, IPC_CREAT | 0o600))
+
+
+def sysv_shm_detached() -> None:
+    checked(libc.shmget(0x5153, 4096, IPC_CREAT | 0o600))
+
+
+def posix_queue() -> None:
+    checked(libc.mq_open(b"/queue", os.O_RDWR | os.O_CREAT, 0o600, None))
+
+
+def posix_queue_closed() -> None:
+    libc.mq_close(checked(libc.mq_open(b"/queue", os.O_RDWR | os.O_CREAT, 0o600, None)))
+
+
+def secret_memory() -> None:
+    descriptor = checked(libc.syscall(MEMFD_SECRET, 0))
+    os.ftruncate(descriptor, 4096)
+    kept.append(mmap.mmap(descriptor, 4096))
+    os.close(descriptor)
+
+
+def secret_memory_open() -> None:
+    checked(libc.syscall(MEMFD_SECRET, 0))
+
+
+def thread_with_its_own_directory() -> None:
+    in_thread(lambda: (checked(libc.unshare(CLONE_FS)), os.chdir("/usr")))
+
+
+def thread_with_its_own_descriptors() -> None:
+    in_thread(lambda: checked(libc.unshare(CLONE_FILES)))
+
+
+def child_in_the_same_memory() -> None:
+    """As vfork leaves one, for good."""
+    stack = mmap.mmap(-1, 1 << 16)
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    pause = {
+        "x86_64": b"\xb8\x22\x00\x00\x00\x0f\x05\xeb\xf7",
+        "aarch64": struct.pack("<IIII", 0xD2800928, 0xD2800000, 0xD4000001, 0x17FFFFFD),
+    }
+    code.write(pause[os.uname().machine])
+    start, top = (ctypes.addressof(ctypes.c_char.from_buffer(area)) for area in (code, stack))
+    kept.extend((stack, code))
+    checked(libc.clone(ctypes.c_void_p(start), ctypes.c_void_p(top + 65536 - 256), CLONE_VM | 17, None))
+
+
+def descriptor_of_a_process_outside() -> None:
+    kept.append(os.pidfd_open(1))
+
+
+def descriptor_of_a_thread() -> None:
+    tid = in_thread(lambda: None)
+    checked(libc.syscall(PIDFD_OPEN, tid, os.O_EXCL))
+
+
+def program_in_memory() -> None:
+    descriptor = os.memfd_create("program", 0)
+    with open(shutil.which("sleep") or "", "rb") as file:
+        os.write(descriptor, file.read())
+    kept.append(subprocess.Popen([f"/proc/self/fd/{descriptor}", "300"], pass_fds=[descriptor]))
+
+
+def file_of_a_volume_with_another_name() -> None:
+    Path("/volume/one").write_text("one")
+    os.link("/volume/one", "/volume/two")
+    kept.append(os.open("/volume/one", os.O_RDONLY))
+    os.unlink("/volume/one")
+
+
+def executable(directory: str) -> Path:
+    path = Path(directory) / "kernel.so"
+    shutil.copy(next(Path("/usr/lib").glob("*-linux-gnu/libz.so.1*")).resolve(), path)
+    return path
+
+
+def library_in_tmp() -> Check:
+    library = ctypes.CDLL(str(executable("/tmp")))
+    return lambda: library.zlibVersion is not None
+
+
+def deleted_library_in_tmp() -> Check:
+    path = executable("/tmp")
+    library = ctypes.CDLL(str(path))
+    path.unlink()
+    return lambda: library.zlibVersion is not None
+
+
+def program_in_tmp() -> Check:
+    shutil.copy("/bin/sleep", "/tmp/program")
+    child = subprocess.Popen(["/tmp/program", "300"])
+    return child.poll
+
+
+def times() -> Check:
+    """When it began, and how long it has run, as the kernel has it."""
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        pass
+    began = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+
+    def check() -> dict[str, bool]:
+        now = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        return {"start time": now == began, "CPU time": time.process_time() >= 1}
+
+    return check
+
+
+def main() -> None:
+    check = globals()[sys.argv[1]]() or (lambda: None)
+    time.sleep(0.2)  # children are where they are going to be
+    print("before", json.dumps(check()), flush=True)
+    Path(os.environ.get("DYNAMO_CHECKPOINT_SIGNAL_FILE", "/tmp/ready")).touch()
+    while not CONTEXT.exists():
+        time.sleep(0.05)
+    print("after", json.dumps(check()), flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Parse the command line, run the engine, exit with its status."""
-    _forget_working_directory()
+    _forget_engines_directories()
     from dynamo_entry.init import descriptors
     from dynamo_entry.init.loop import Loop
 
@@ -29,14 +29,18 @@ def main() -> None:
     os._exit(run.launch(loop, command))
 
 
-def _forget_working_directory() -> None:
-    """``python -m`` puts it first in the path: what lies there must not shadow a module of PID 1."""
+def _forget_engines_directories() -> None:
+    """Without ``-I`` the working directory and PYTHONPATH come first: what lies there must not shadow a module of PID 1."""
+    if sys.flags.isolated:
+        return
+    theirs = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
     try:
-        here = ("", os.getcwd())
+        theirs |= {"", os.getcwd()}
     except OSError:  # deleted
-        here = ("", "")
-    if sys.path[0] in here and not os.path.isdir(os.path.join(sys.path[0], "dynamo_entry")):
-        del sys.path[0]
+        theirs.add("")
+    sys.path[:] = [
+        path for path in sys.path if path not in theirs or os.path.isdir(os.path.join(path, "dynamo_entry"))
+    ]
 
 
 if __name__ == "__main__":

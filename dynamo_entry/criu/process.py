@@ -20,17 +20,21 @@ from dynamo_entry.linux import proc
 OLDEST = (4, 2)
 
 
-def version() -> str:
-    """CRIU's version, ``4.2.1``. Raises CheckpointError where it is missing or too old."""
+def version(environ: dict[str, str] | None = None) -> str:
+    """CRIU's version, ``4.2.1``. Raises CheckpointError where it is missing, too old, or does not start."""
     path = shutil.which("criu")
     if path is None:
         raise CheckpointError(
             "criu is not installed", hint="install criu 4.2 or newer in the image", reason="CriuMissing"
         )
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
-    match = re.search(r"Version: (\d+(?:\.\d+)+)", said)
+    done = subprocess.run(
+        [path, "--version"], capture_output=True, text=True, errors="replace", check=False, timeout=10,
+        env={**os.environ} if environ is None else environ,
+    )  # fmt: skip
+    match = re.search(r"Version: (\d+(?:\.\d+)+)", done.stdout)
     if match is None:
-        raise CheckpointError(f"{path} does not say its version", hint="reinstall criu", reason="CriuMissing")
+        said, remedy = _not_started(done.stderr or f"exit code {done.returncode}")
+        raise CheckpointError(f"{path} does not start: {said}", hint=remedy, reason="CriuBroken")
     if tuple(int(part) for part in match[1].split(".")) < OLDEST:
         raise CheckpointError(
             f"criu {match[1]} is too old, 4.2 is needed",
@@ -38,6 +42,19 @@ def version() -> str:
             reason="CriuTooOld",
         )
     return match[1]
+
+
+def _not_started(said: str) -> tuple[str, str]:
+    """(why, what to do) of a program that wrote no log: the dynamic loader's words, as a rule."""
+    what = (said.strip().splitlines() or ["it said nothing"])[-1]
+    is_loader = re.search(
+        "error while loading shared libraries|symbol lookup error|version .* not found", what
+    )
+    remedy = (
+        "it needs the libraries of its own distribution: keep others out of /etc/ld.so.conf.d, /etc/ld.so.preload and "
+        "the loader's directories of the image"
+    )
+    return what, remedy if is_loader else ""
 
 
 #: Where CRIU looks for plugins: none. Its CUDA plugin would checkpoint GPUs as well, and one owner is enough.
@@ -71,10 +88,14 @@ class _Running:
     def failure(self) -> tuple[str, str]:
         """(what failed, what to do) from its log, or from its standard error where it wrote no log."""
         text = log.tail(self._log_path)
-        if not text:
+        if not log.errors(text):
+            said = ""
             with suppress(BlockingIOError):
-                text = os.read(self._stderr, 1 << 16).decode("utf-8", "replace")
-        return log.explain(text)
+                said = os.read(self._stderr, 1 << 16).decode("utf-8", "replace")
+            if said.strip() and not log.errors(said):
+                return _not_started(said)
+            text = said or text
+        return log.explain(text) if text else ("criu ended and said nothing", "")
 
     def is_stuck(self) -> bool:
         """Whether its log has shown for a while an error after which it may wait for ever."""

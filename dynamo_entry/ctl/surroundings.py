@@ -11,7 +11,7 @@ from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.checks import facts, privileges
 from dynamo_entry.criu import images, process
 from dynamo_entry.errors import CheckpointError
-from dynamo_entry.linux import cgroup, timens
+from dynamo_entry.linux import cgroup, loader, timens
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -56,7 +56,9 @@ class Stored(NamedTuple):
 
 def look(settings: Settings) -> Surroundings:
     """Read everything that needs no store."""
-    criu = _told(process.version)
+    theirs = {os.fsdecode(name) for name in loader.variables(os.environb, settings.drop_env)}
+    clean = {name: value for name, value in os.environ.items() if name not in theirs}
+    criu = _told(lambda: process.version(clean))
     return Surroundings(
         python=platform.python_version(),
         privileges=privileges.read(),

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from dynamo_entry.linux import proc
+
 #: Isolated from the engine's PYTHON* variables, and yet the same package as ours.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.cuda.helper import main; main()"
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -20,6 +22,8 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 #: What the engine is given and the helper is not. The first two restrict and reorder the devices of the process
 #: that has them; a map between GPUs needs all of them. The third names a descriptor that the helper has not.
 _WITHHELD = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CHECKPOINT_JOB_FILE")
+
+_LIBRARY_PATH = "LD_LIBRARY_PATH"
 
 #: How long attaching to the GPUs may take: seconds, and tens of them where no persistence daemon runs.
 ATTACH_LIMIT_S = 120
@@ -29,6 +33,16 @@ _TICK_S = 0.5
 
 #: How long a killed helper is waited for. One that hangs where the kernel heeds no signal is PID 1's to reap.
 _END_S = 1
+
+
+def _environment() -> dict[str, str]:
+    """With the directories of the driver's libraries, where the container names those in LD_LIBRARY_PATH."""
+    given = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
+    path = proc.loader_variables(os.getppid()).get(_LIBRARY_PATH, given.get(_LIBRARY_PATH, ""))
+    directories = [
+        directory for directory in path.split(":") if os.path.exists(f"{directory or '.'}/libcuda.so.1")
+    ]
+    return {**given, **({_LIBRARY_PATH: ":".join(directories)} if directories else {})}
 
 
 class Answer(NamedTuple):
@@ -58,7 +72,7 @@ class Helper:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-            env={name: value for name, value in os.environ.items() if name not in _WITHHELD},
+            env=_environment(),
             start_new_session=True,
         )  # fmt: skip
 

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 
 from dynamo_entry.engine import protocols
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.linux import proc
 
 #: What poll(2), which waits for commands and for sockets, can count: 24 days.
 _LONGEST_S = 0x7FFF_FFFF // 1000
 
-#: The container's own: what CREDENTIALS_DIR adds later is the launcher's alone.
-_ENVIRONMENT = dict(os.environ)
+#: The container's own, with the loader's variables, which this process was not given; what CREDENTIALS_DIR adds later
+#: is the launcher's alone.
+_ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 
 def call(name: str, hook: str, limit_s: float, context: Mapping[str, str] | None = None) -> None:

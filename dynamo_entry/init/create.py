@@ -31,7 +31,7 @@ THAW_S = (5.0, 1.0, 1.0)
 def create(supervisor: Supervisor) -> int:
     """Run a creation to its end; returns the exit code."""
     try:
-        worker = Worker(Verbs.CREATE, supervisor.settings.stall_timeout)
+        worker = Worker(Verbs.CREATE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:
         return _without_worker(supervisor, f"the worker cannot be started: {error.strerror}")
     return _Creation(supervisor, worker).run()
@@ -203,7 +203,8 @@ class _Creation:
         ):
             return
         try:
-            worker = Worker(Verbs.RELEASE, self._supervisor.settings.stall_timeout)
+            settings = self._supervisor.settings
+            worker = Worker(Verbs.RELEASE, settings.stall_timeout, settings.drop_env)
         except OSError as error:
             self._supervisor.log.error("engine not released", message=error.strerror)  # noqa: TRY400 - not logging
             return

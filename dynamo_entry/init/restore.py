@@ -20,7 +20,7 @@ UNDO_LIMIT_S = 60
 def restore(supervisor: Supervisor, plan: Restore) -> int:
     """Run a restore to the engine's end, or fall back; returns the exit code."""
     try:
-        worker = Worker(Verbs.RESTORE, supervisor.settings.stall_timeout)
+        worker = Worker(Verbs.RESTORE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:
         message = f"the worker cannot be started: {error.strerror}"
         return supervisor.fall_back(not_started(message, RestoreFailed.exit_code))
@@ -129,7 +129,7 @@ class _Restoration:
         Returns a signal that asked for the end meanwhile, or 0.
         """
         try:
-            worker = Worker(Verbs.UNDO, UNDO_LIMIT_S)
+            worker = Worker(Verbs.UNDO, UNDO_LIMIT_S, self._supervisor.settings.drop_env)
         except OSError as error:
             self._supervisor.log.warning("filesystem delta not undone", message=error.strerror)
             return 0

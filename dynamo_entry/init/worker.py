@@ -8,7 +8,12 @@ import time
 
 from dynamo_entry.init import signals
 from dynamo_entry.init.signals import signal
+from dynamo_entry.linux import loader
 from dynamo_entry.protocol import Began, Message, Moved, Outcomes, Phases, Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 #: The worker keeps its own deadlines; PID 1 steps in when it is this much later.
 BACKSTOP_S = 5.0
@@ -27,7 +32,8 @@ class Worker:
     What both say to each other: protocol.py.
     """
 
-    def __init__(self, verb: str, stall_s: float) -> None:
+    def __init__(self, verb: str, stall_s: float, drop_env: Collection[str] = ()) -> None:
+        """``drop_env`` are variables that are the launcher's alone; the rest of the loader's are the engine's alone."""
         self.phase = Phases.START
         self.seconds: dict[str, float] = {}
         self.result: Result | None = None
@@ -42,7 +48,7 @@ class Worker:
         control_reader, self._control = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._control, False)
         try:
-            self.pid = _spawn(verb, control_reader, events_writer)
+            self.pid = _spawn(verb, control_reader, events_writer, loader.variables(os.environb, drop_env))
         except OSError:
             os.close(self.events)
             os.close(self._control)
@@ -128,20 +134,20 @@ def _limit(seconds: float) -> float:
     return seconds if 0 < seconds < _LONGEST_S else 0.0
 
 
-def _spawn(verb: str, control: int, events: int) -> int:
+def _spawn(verb: str, control: int, events: int, withheld: list[bytes]) -> int:
     """Fork and exec the worker with stdin from ``control`` and descriptor 3 to ``events``. Raises OSError."""
     argv = [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT, verb]
     signals.block_all()
     try:
         pid = os.fork()
         if pid == 0:
-            _become_worker(argv, control, events)
+            _become_worker(argv, control, events, withheld)
     finally:
         signals.restore_mask()
     return pid
 
 
-def _become_worker(argv: list[str], control: int, events: int) -> None:
+def _become_worker(argv: list[str], control: int, events: int, withheld: list[bytes]) -> None:
     """The child's half; never returns."""
     try:
         os.setsid()
@@ -150,6 +156,8 @@ def _become_worker(argv: list[str], control: int, events: int) -> None:
         os.dup2(saved, 3)
         for descriptor in (1, 2):  # where ours were closed, the worker's are what occupies them
             os.set_inheritable(descriptor, True)
+        for name in withheld:
+            os.unsetenv(name)
         signals.clean_for_exec()
         os.execv(argv[0], argv)
     finally:

@@ -15,7 +15,14 @@ Object = dict[str, Any]
 MAIN = "main"
 
 #: Commands that are the launcher already.
-_LAUNCHERS = (["dynamo-entry"], ["python3", "-m", "dynamo_entry"], ["python", "-m", "dynamo_entry"])
+_LAUNCHERS = (
+    ["dynamo-entry"],
+    *(
+        [python, *isolated, "-m", "dynamo_entry"]
+        for python in ("python3", "python")
+        for isolated in ([], ["-I"])
+    ),
+)
 
 #: A worker image without the launcher must start as if nobody had asked for it: one shell, replaced by exec.
 _GUARD = (

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import psutil
 
+from dynamo_entry.linux import loader
+
 
 def tree(root: int) -> list[psutil.Process]:
     """The process and all its descendants."""
@@ -47,6 +49,15 @@ def environment(pid: int) -> list[tuple[bytes, bytes]]:
     with open(f"/proc/{pid}/environ", "rb") as file:
         entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
     return [(name, value) for name, found, value in entries if found]
+
+
+def loader_variables(pid: int) -> dict[str, str]:
+    """Of its environment, what the dynamic loader reads; nothing where that cannot be read."""
+    try:
+        given = dict(environment(pid))
+    except OSError:
+        return {}
+    return {os.fsdecode(name): os.fsdecode(given[name]) for name in loader.variables(given)}
 
 
 def descriptors(pid: int) -> dict[int, str]:

@@ -1,0 +1,15 @@
+"""Variables by which programs load other files than those they came with: ld.so(8). Standard library only."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_OTHERS = frozenset((b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH"))
+
+
+def variables(names: Iterable[bytes], kept: Collection[str] = ()) -> list[bytes]:
+    """Those among ``names`` that are meant for the engine: all but the ones ``kept`` for the launcher."""
+    ours = {name.encode() for name in kept}
+    return sorted(name for name in names if (name.startswith(b"LD_") or name in _OTHERS) and name not in ours)

@@ -13,6 +13,7 @@ CheckpointError
 │   ├── AlreadyExists            … somebody else published at this location first
 │   └── StorageDenied       176  … refused: credentials, permission, no such bucket
 ├── RestoreFailed           180  CRIU or a later step could not rebuild the engine
+│   └── PlaceFailed              … because of this place as it is now: another one, or a later moment, may do
 └── ArchiveError            181
     ├── Corrupt                  never use this archive again
     └── Incompatible             intact, but not for this place
@@ -126,6 +127,14 @@ class RestoreFailed(CheckpointError):
     """The restore of an intact archive failed."""
 
     exit_code = 180
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "", retry: bool = True) -> None:
+        super().__init__(message, hint=hint, reason=reason)
+        self.retry = retry
+
+
+class PlaceFailed(RestoreFailed):
+    """A right, room or name is lacking here and now: the archive is not to blame."""
 
 
 class ArchiveError(CheckpointError):

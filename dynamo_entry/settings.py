@@ -51,6 +51,7 @@ class Settings(Value):
     exclude_paths: tuple[str, ...] = ()
     capture_paths: tuple[str, ...] = ()
     cache_directories: tuple[str, ...] = ("__pycache__",)
+    reopen_paths: tuple[str, ...] = ()
     drop_env: tuple[str, ...] = ()
     status_file: str = TERMINATION_LOG
     log_format: str = "auto"
@@ -199,6 +200,9 @@ VARIABLES: dict[str, Variable] = {
     "CAPTURE_PATHS": Variable(_paths, "paths (a:b) on other mounts to include in the filesystem delta"),
     "CACHE_DIRECTORIES": Variable(
         _names, "names (a,b) of directories to leave out of the filesystem delta: caches that are rebuilt"
+    ),
+    "REOPEN_PATHS": Variable(
+        _paths, "paths (a:b) on volumes that a restored engine finds as they are there, whatever they hold"
     ),
     "DROP_ENV": Variable(_names, "variables (a,b) to withhold from the engine"),
     "STATUS_FILE": Variable(_absolute, "file for the result object"),

@@ -9,7 +9,7 @@ import psutil
 
 from dynamo_entry.checks import io_uring
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, proc
+from dynamo_entry.linux import capabilities, mounts, proc
 
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
 _INODES = frozenset(
@@ -58,6 +58,10 @@ _REMEDIES = {
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }
 
+#: As proc(5) shows it; and what looks like a deleted file and is none.
+_DELETED = " (deleted)"
+_NO_FILES = ("/memfd:", "/SYSV", "/dev/", "/proc/", "/sys/", "/anon_hugepage", "/[aio]")
+
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
@@ -67,6 +71,15 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
         pid = process.pid
         for descriptor, target in proc.descriptors(pid).items():
             _check_descriptor(pid, descriptor, target)
+        for path in _deleted(pid):
+            if mounts.is_read_only(path):
+                raise NotDumpable(
+                    f"process {pid} holds {path}, which was deleted, and whose volume is read-only: it cannot be made "
+                    "anew there",
+                    hint="create when the volume does not change, as a configMap does that was updated; or let the "
+                    "engine, or PRE_DUMP, open the file again",
+                    reason="DeletedReadOnly",
+                )
         if any("/SYSV" in line for line in proc.maps(pid)):
             raise NotDumpable(
                 f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
@@ -75,6 +88,21 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             )
         _check_status(pid, effective)
         _check_namespaces(pid)
+
+
+def _deleted(pid: int) -> set[str]:
+    """Paths of deleted files that it has open, mapped, or works in."""
+    lines = (line.partition(" /")[2] for line in proc.maps(pid))
+    held = {
+        *proc.descriptors(pid).values(),
+        *(f"/{line}" for line in lines if line),
+        proc.working_directory(pid),
+    }
+    return {
+        path.removesuffix(_DELETED)
+        for path in held
+        if path.startswith("/") and path.endswith(_DELETED) and not path.startswith(_NO_FILES)
+    }
 
 
 def _check_descriptor(pid: int, descriptor: int, target: str) -> None:

@@ -11,12 +11,15 @@ from dynamo_entry.linux import elf, mounts
 
 
 def check_files(
-    files: Iterable[Regular], travelling: Collection[str], here: list[mounts.Mount]
+    files: Iterable[Regular],
+    travelling: Collection[str],
+    here: list[mounts.Mount],
+    reopened: tuple[str, ...] = (),
 ) -> dict[str, int]:
-    """Sizes of the logs here (path → bytes; 0 for one to be created). Raises Incompatible.
+    """Sizes of files that may have any (path → bytes; 0 for one to be created). Raises Incompatible.
 
     ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, but for
-    files that are only written to: those go on at their end, whatever is in there.
+    files that are written to at their end, whatever is in there, and those at or below ``reopened`` paths.
     """
     logs: dict[str, int] = {}
     for file in files:
@@ -28,7 +31,7 @@ def check_files(
             if not _may_be_created(file):
                 raise _missing(file, error, here) from None
             size = 0
-        if file.is_log or _may_be_created(file):
+        if file.is_log or _may_be_created(file) or mounts.is_below(file.path, reopened):
             logs[file.path] = size
         elif file.size is not None and size != file.size:
             raise Incompatible(
@@ -39,6 +42,14 @@ def check_files(
             _check_build_id(file, here)
         _check_access(file, here)
     return logs
+
+
+def check_watches(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:
+    """Raises Incompatible for a path that the engine watches and that is not here."""
+    for path in paths:
+        whole = f"/{path.lstrip('/')}"
+        if whole not in travelling and not os.path.lexists(whole):
+            raise _missing(Regular(whole, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
 
 
 def _may_be_created(file: Regular) -> bool:

@@ -16,11 +16,17 @@ _SYS_CLONE3 = 435
 
 
 class Privileges(NamedTuple):
-    """From /proc/self/status: effective and permitted capabilities, and whether a seccomp filter is on."""
+    """From /proc/self/status: capabilities, and whether a seccomp filter is on.
+
+    ``bounding`` are those that a program can get, by root's user or by its file's capabilities; under
+    ``no_new_privileges`` files give none.
+    """
 
     effective: frozenset[int]
     permitted: frozenset[int]
     has_seccomp: bool
+    bounding: frozenset[int] = frozenset()
+    no_new_privileges: bool = False
 
     def may_write(self, owner: int) -> bool:
         """Whether we may write a 0600 file owned by ``owner``."""
@@ -31,8 +37,13 @@ def read() -> Privileges:
     """The privileges of this process."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
-    permitted = capabilities.parse(fields["CapPrm"])
-    return Privileges(capabilities.effective(), permitted, fields.get("Seccomp", "0").strip() != "0")
+    return Privileges(
+        capabilities.parse(fields["CapEff"]),
+        capabilities.parse(fields["CapPrm"]),
+        fields.get("Seccomp", "0").strip() != "0",
+        capabilities.parse(fields["CapBnd"]),
+        fields.get("NoNewPrivs", "0").strip() == "1",
+    )
 
 
 def known_capabilities() -> frozenset[int]:
@@ -53,6 +64,35 @@ def may_write_last_pid() -> bool:
     return os.access("/proc/sys/kernel/ns_last_pid", os.W_OK, effective_ids=True)
 
 
+class Lack(NamedTuple):
+    """What is wrong about capabilities, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+def lack(have: Privileges, uid: int) -> Lack | None:
+    """Which capabilities CRIU would not have, and why not: a pod that was given them may not have them in effect."""
+    missing = options.missing_capabilities(have.effective)
+    if not missing:
+        return None
+    numbers = [number for number, name in options.REQUIRED.items() if name in missing]
+    if not have.bounding.issuperset(numbers):
+        names = ", ".join(missing)
+        return Lack(
+            f"this container lacks the capabilities {names}",
+            f"add securityContext.capabilities.add: [{names}]",
+        )
+    names, are = ", ".join(missing), "are" if len(missing) > 1 else "is"
+    what = f"{names} {are} in the bounding set and not in effect, as this is user {uid} and not root"
+    if have.no_new_privileges:
+        return Lack(
+            f"{what}, and no_new_privs keeps a program from getting them of its file",
+            "set runAsUser: 0; or allowPrivilegeEscalation: true with an image built with --build-arg FILE_CAPABILITIES=1",
+        )
+    return Lack(what, "set runAsUser: 0, or build the image with --build-arg FILE_CAPABILITIES=1")
+
+
 def check_dump(have: Privileges) -> None:
     """Raises NotDumpable with the line of a pod spec that mends it."""
     if have.has_seccomp:
@@ -61,26 +101,19 @@ def check_dump(have: Privileges) -> None:
             hint="set securityContext.seccompProfile.type: Unconfined on the creating pod",
             reason="SeccompProfile",
         )
-    if missing := options.missing_capabilities(have.effective):
-        raise NotDumpable(
-            f"this container lacks the capabilities {', '.join(missing)}",
-            hint=f"add securityContext.capabilities.add: [{', '.join(missing)}]",
-            reason="CapabilityMissing",
-        )
+    if found := lack(have, os.geteuid()):
+        raise NotDumpable(found.what, hint=found.remedy, reason="CapabilityMissing")
 
 
 def check_restore(have: Privileges) -> None:
     """Raises RestoreFailed with the line of a pod spec that mends it."""
-    if missing := options.missing_capabilities(have.effective):
-        raise RestoreFailed(
-            f"this container lacks the capabilities {', '.join(missing)}",
-            hint=f"add securityContext.capabilities.add: [{', '.join(missing)}]",
-            reason="CapabilityMissing",
-        )
+    if found := lack(have, os.geteuid()):
+        raise RestoreFailed(found.what, hint=found.remedy, reason="CapabilityMissing", retry=False)
     if not has_clone3() and not may_write_last_pid():
         raise RestoreFailed(
             "this container may not choose the pids of its processes: its seccomp profile has no clone3, as Docker's "
             "and containerd's default have none",
             hint="set seccompProfile: {type: Localhost, localhostProfile: restore.json} (images/seccomp)",
             reason="NoChoiceOfPids",
+            retry=False,
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from dynamo_entry import __version__
-from dynamo_entry.errors import Corrupt, RestoreFailed
+from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
 from dynamo_entry.report.lines import timestamp
 from dynamo_entry.scratch import private_directory, write_new
 from dynamo_entry.settings import Settings
@@ -24,7 +24,7 @@ _ATTEMPT_EXPIRES_S = 3600
 _REFUSED, ATTEMPT = "refused-", "attempt-"
 
 #: A full disk or a missing right that could not be found out beforehand.
-_OF_THIS_PLACE = "FileNotRestored"
+_OF_THIS_PLACE = frozenset(("FileNotRestored", "ContextNotWritten"))
 
 
 def check(settings: Settings, digest: str) -> None:
@@ -44,6 +44,7 @@ def check(settings: Settings, digest: str) -> None:
             f"a restore from this archive failed at {when}: {before}",
             hint=f"create another one; to try this one again remove {known}",
             reason="RefusedBefore",
+            retry=False,
         )
 
 
@@ -69,7 +70,7 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
     try:
         yield
     except (RestoreFailed, Corrupt) as error:
-        if error.reason != _OF_THIS_PLACE:
+        if not isinstance(error, PlaceFailed) and error.reason not in _OF_THIS_PLACE:
             remember(place(settings, digest), error.reason, error.message)
         raise
 

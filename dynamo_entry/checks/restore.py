@@ -5,13 +5,27 @@ The manifest is read already; what else is needed is small: which files, pids an
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
-from dynamo_entry.checks import clock, delta, facts, files, host, image, pids, ports, privileges
+from dynamo_entry.checks import (
+    clock,
+    delta,
+    facts,
+    files,
+    host,
+    image,
+    locks,
+    names,
+    pids,
+    ports,
+    privileges,
+    volumes,
+)
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.errors import Corrupt
@@ -32,7 +46,14 @@ class Admitted(NamedTuple):
 
 
 def admit(
-    archive: Archive, images: Images, have: Privileges, criu_version: str, *, land: Land, log: Any
+    archive: Archive,
+    images: Images,
+    have: Privileges,
+    criu_version: str,
+    *,
+    land: Land,
+    reopened: tuple[str, ...],
+    log: Any,
 ) -> Admitted:
     """Check property by property; ``log`` gets what differs and does not matter. Raises Incompatible for the first that does."""
     head = archive.manifest.head
@@ -45,7 +66,11 @@ def admit(
     offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     pids.check_pids(rewriter.pids())
     travelling = frozenset(index.paths)
-    logs = files.check_files(rewriter.regular_files(), travelling, mounts.read())
+    logs = files.check_files(rewriter.regular_files(), travelling, mounts.read(), reopened)
+    files.check_watches(rewriter.watched(), travelling, mounts.read())
+    for path in volumes.check_content(head.volume_files, reopened):
+        log.warning("volume file has another time", path=path)
+    locks.check_locks(rewriter.locks(), travelling)
     changes = apply.plan(index, land)
     data_bytes = archive.size_of(DELTA_TAR)
     delta.check_delta(
@@ -57,6 +82,10 @@ def admit(
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
     ports.check_ports(rewriter.ports())
+    names.check_names(rewriter.names())
+    rewriter.own_sockets(
+        os.geteuid(), {os.getegid(), *os.getgroups()}, may_give_away=capabilities.CHOWN in have.effective
+    )
     return Admitted(rewriter, changes, logs, offsets, have.may_write)
 
 

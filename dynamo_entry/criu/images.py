@@ -160,6 +160,11 @@ def clocks(data: bytes) -> Image:
     return Image(data, message("timens", "timens_entry"))
 
 
+def locks(data: bytes) -> Image:
+    """``filelocks.img``: every lock on a file, by the descriptor that holds it."""
+    return Image(data, message("file_lock", "file_lock_entry"))
+
+
 def pipe_data(data: bytes) -> Image:
     """``pipes-data.img`` or ``fifo-data.img``: what was in the pipes and not yet read."""
     return Image(data, message("pipe_data", "pipe_data_entry"), lambda entry: int(entry.bytes))

@@ -35,7 +35,7 @@ def explain(text: str) -> tuple[str, str]:
     """(what failed, what to do) of a log; the first error that is known is the cause, later ones follow from it."""
     found = errors(text)
     if not found:
-        return "criu gave no reason", "its log says more"
+        return "criu gave no reason", "its log, of which the launcher says where it is, has all that it said"
     for error in found:
         for pattern, remedy in REMEDIES:
             if re.search(pattern, error):

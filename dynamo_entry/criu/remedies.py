@@ -6,13 +6,21 @@ Every pattern is part of a message of CRIU 4.2 (its sources: pr_err, pr_perror),
 
 from __future__ import annotations
 
+import re
+
 #: Of a dump.
 _DUMP = (
     (
         "suspending seccomp failed",
-        "a dump cannot run under a seccomp profile: set seccompProfile: Unconfined",
+        (
+            "a process of the engine is under a seccomp filter: switch its sandbox off; where it is the container's profile, "
+            "set seccompProfile: {type: Unconfined}"
+        ),
     ),
-    ("Unseizable non-zombie", "a process may not be traced: detach its debugger; SYS_PTRACE must be there"),
+    (
+        "Unseizable non-zombie",
+        "a process may not be traced: detach its debugger, and let the whole engine run as one user",
+    ),
     (
         "Zombies with threads",
         "the main thread of a process has ended while others go on: let it wait for them",
@@ -49,7 +57,7 @@ _DUMP = (
     ),
     (
         "Can't find suitable path for handle|Can't dump that handle",
-        "the path of an inotify watch cannot be found: watch what is there, or add DAC_READ_SEARCH",
+        "the path of an inotify watch cannot be found: let the engine watch what is there",
     ),
     (
         "A session leader of|ctty inheritance detected|Found dangling tty",
@@ -57,7 +65,13 @@ _DUMP = (
     ),
     ("SysVIPC", "SysV shared memory cannot be dumped from inside a container"),
     ("Can't dump ghost file", "an unlinked file is too large"),
-    ("was killed by 9 unexpectedly", "most likely memory ran out: raise the container's memory limit"),
+    (
+        "was killed by 9 unexpectedly",
+        (
+            "the kernel ended a process, most likely as memory ran out: see the pod's OOMKilled, and raise the memory limit "
+            "where there is one"
+        ),
+    ),
 )
 
 #: Of a restore.
@@ -72,7 +86,7 @@ _RESTORE = (
     ),
     (
         r"Can't fork for \d+: (Operation not permitted|Function not implemented)|ns_last_pid|Can't set last_pid",
-        "the container may not choose pids: allow clone3 in the seccomp profile",
+        "the container may not choose pids: CHECKPOINT_RESTORE and clone3 in the seccomp profile allow it",
     ),
     (
         "Can't bind inet socket .*: Permission denied",
@@ -85,8 +99,16 @@ _RESTORE = (
     ("Can't bind inet socket", "the engine listens on an address that this pod does not have"),
     ("Can't connect inet socket", "a peer of the engine is out of reach from this pod"),
     (
+        "unix: Can't bind id .*: Address already in use",
+        "the name of a unix socket is taken by another process: containers of one pod need names of their own",
+    ),
+    (
         "unix: Can't bind id",
-        "the name of a unix socket is taken, or its directory is not here: mount the same volumes",
+        "the directory of a unix socket is not here, or not writable: mount the same volumes",
+    ),
+    (
+        r"Unable to change \S+ ownership",
+        "a socket's file cannot be given to the engine's user here: add CHOWN, or use the same user and group",
     ),
     (
         "sockets: Can't set .*: Operation not permitted",
@@ -110,7 +132,10 @@ _RESTORE = (
     ),
     (
         "Unable to (restore capabilities|drop capability|raise ambient capability)",
-        "this container has fewer capabilities than the engine: give it those of the creating one",
+        (
+            "a process of the engine has capabilities that are not in this container's bounding set: add those of the "
+            "creating one"
+        ),
     ),
     (
         "Can't setgroups|Unable to set real, effective and saved",
@@ -118,11 +143,17 @@ _RESTORE = (
     ),
     (
         "seccomp: SECCOMP_SET_MODE_FILTER returned",
-        "the engine's own seccomp filter cannot be put back: set allowPrivilegeEscalation: false, or add SYS_ADMIN",
+        (
+            "the engine's own seccomp filter cannot be put back: it takes no_new_privs (allowPrivilegeEscalation: false) or "
+            "SYS_ADMIN"
+        ),
     ),
     (
         r"killed by signal 9|: Cannot allocate memory|mapping with fffffffffffffff4|Unable to reserve memory",
-        "most likely memory ran out: raise the container's memory limit",
+        (
+            "most likely memory ran out, of the container's limit or of the node: the pod's OOMKilled and the node's "
+            "overcommit (vm.overcommit_memory) say which"
+        ),
     ),
     (
         "cpu: .*do not match run time|FPU feature required by image|CPU xsave (max )?size mismatch|CPU xfeatures",
@@ -130,6 +161,19 @@ _RESTORE = (
     ),
     ("vdso: |vdso VMAs", "this CRIU does not know this kernel's vdso: use a newer CRIU"),
 )
+
+#: What passes, or is another thing in another place: a name, a lock or a pid that somebody has, room, rights.
+_OF_THIS_PLACE = re.compile(
+    r"Address already in use|Can't fork for \d+: (File exists|Resource temporarily unavailable)|Pid \d+ do not match"
+    r"|Unable to create a thread: -11|Can not set (flock|posix lock|ofd lock)|Can't create inotify for"
+    r"|killed by signal 9|Cannot allocate memory|No space left|Operation not permitted|Permission denied"
+)
+
+
+def is_of_this_place(error: str) -> bool:
+    """Whether an error of a restore says nothing about the archive."""
+    return _OF_THIS_PLACE.search(error) is not None
+
 
 #: (pattern, what it means and what to do), the more particular ones first.
 REMEDIES = (*_DUMP, *_RESTORE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dynamo_entry.checks import host
-from dynamo_entry.criu import options
+from dynamo_entry.checks.privileges import lack
 from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
 from dynamo_entry.errors import Incompatible
 
@@ -57,13 +57,10 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
 
 
 def _capabilities(here: Surroundings) -> Finding:
-    missing = options.missing_capabilities(here.privileges.effective)
-    if not missing:
+    lacking = lack(here.privileges, int(here.host.get("uid", 0)))
+    if lacking is None:
         return Finding("capabilities", "sufficient")
-    names = ", ".join(missing)
-    return Finding(
-        "capabilities", f"without {names}", (CREATE, RESTORE), f"securityContext.capabilities.add: [{names}]"
-    )
+    return Finding("capabilities", lacking.what, (CREATE, RESTORE), lacking.remedy)
 
 
 def _seccomp(here: Surroundings) -> Finding:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, read_key
 from dynamo_entry.checks import facts, privileges
-from dynamo_entry.criu import images, process
+from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import CheckpointError
-from dynamo_entry.linux import cgroup, loader, timens
+from dynamo_entry.linux import capabilities, cgroup, loader, timens
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -56,6 +56,7 @@ class Stored(NamedTuple):
 
 def look(settings: Settings) -> Surroundings:
     """Read everything that needs no store."""
+    capabilities.take_effect(frozenset(options.REQUIRED))  # as a worker does
     theirs = {os.fsdecode(name) for name in loader.variables(os.environb, settings.drop_env)}
     clean = {name: value for name, value in os.environ.items() if name not in theirs}
     criu = _told(lambda: process.version(clean))

@@ -16,8 +16,9 @@ from dynamo_entry.protocol import EngineGone, EngineIs, Message, Outcomes, Phase
 #: Engine pids begin above this; see pids.raise_above.
 LAST_HELPER_PID = 999
 
-#: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can.
-ADDITIONS = {"UV_USE_IO_URING": "0"}
+#: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can. onnxruntime keeps a
+#: locked database in the cache directory for its telemetry: on a volume every other process changes it.
+ADDITIONS = {"UV_USE_IO_URING": "0", "ORT_DISABLE_TELEMETRY": "1"}
 
 #: Called off, the worker gets this long to abort the upload and to thaw the engine…
 CALL_OFF_S = 3.0

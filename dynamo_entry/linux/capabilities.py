@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-DAC_OVERRIDE = 1
+CHOWN, DAC_OVERRIDE = 0, 1
 IPC_LOCK = 14
 SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, SYS_TIME = 19, 21, 24, 25
 CHECKPOINT_RESTORE = 40
+
+#: capset(2), and PR_CAP_AMBIENT(2const).
+_VERSION_3 = 0x20080522
+_PR_CAP_AMBIENT, _RAISE = 47, 2
 
 
 def effective() -> frozenset[int]:
@@ -18,3 +22,23 @@ def parse(mask: str) -> frozenset[int]:
     """From the hexadecimal mask of /proc/PID/status."""
     bits = int(mask, 16)
     return frozenset(number for number in range(64) if bits >> number & 1)
+
+
+def take_effect(wanted: frozenset[int]) -> None:
+    """Put capabilities that this thread may have into effect, and let a program that it starts inherit them.
+
+    A file's capabilities are permitted alone, so that it starts where the container has none.
+    """
+    import ctypes  # noqa: PLC0415 - PID 1 reads capabilities and changes none
+
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line)
+    sets = [parse(fields[name]) for name in ("CapEff", "CapPrm", "CapInh")]
+    if wanted <= sets[0] or not wanted <= sets[1]:
+        return
+    masks = [sum(1 << number for number in found) for found in (sets[0] | wanted, sets[1], sets[2] | wanted)]
+    data = (ctypes.c_uint32 * 6)(*(mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in masks))
+    libc = ctypes.CDLL(None)
+    libc.capset((ctypes.c_uint32 * 2)(_VERSION_3, 0), data)
+    for number in wanted:
+        libc.prctl(_PR_CAP_AMBIENT, _RAISE, number, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import NamedTuple
 
@@ -54,6 +55,18 @@ def captured_roots(mounts: list[Mount], extra: tuple[str, ...] = ()) -> list[str
     top = {mount.point: mount for mount in mounts}
     roots = [point for point, mount in top.items() if mount.is_private]
     return ["/", *sorted(roots), *(path for path in extra if path not in roots)]
+
+
+def is_below(path: str, paths: tuple[str, ...]) -> bool:
+    """Whether a path is one of ``paths``, or inside of one."""
+    return any(path == other or path.startswith(f"{other.rstrip('/')}/") for other in paths)
+
+
+def is_read_only(path: str) -> bool:
+    """Whether the nearest directory of a path that is there lies on a read-only filesystem."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:

@@ -60,6 +60,14 @@ def loader_variables(pid: int) -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(given[name]) for name in loader.variables(given)}
 
 
+def working_directory(pid: int) -> str:
+    """Its path, as readlink(2) shows it."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return ""
+
+
 def descriptors(pid: int) -> dict[int, str]:
     """Open descriptors and what they lead to."""
     found = {}
@@ -72,6 +80,13 @@ def descriptors(pid: int) -> dict[int, str]:
     except OSError:
         pass
     return found
+
+
+def descriptor_state(pid: int, number: int) -> tuple[int, bool]:
+    """Flags of an open descriptor, and whether it holds a lock (proc_pid_fdinfo(5))."""
+    text = read(pid, f"fdinfo/{number}").decode("ascii", "replace")
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return int(fields.get("flags", "0"), 8), "lock" in fields
 
 
 def maps(pid: int) -> list[str]:

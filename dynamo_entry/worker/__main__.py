@@ -7,7 +7,10 @@ import importlib
 import os
 import sys
 
+from dynamo_entry.criu import options
 from dynamo_entry.errors import CheckpointError, RestoreFailed
+from dynamo_entry.init import hidden
+from dynamo_entry.linux import capabilities
 from dynamo_entry.protocol import Outcomes, Result, Verbs
 from dynamo_entry.report.lines import Log
 from dynamo_entry.settings import from_environment
@@ -23,6 +26,8 @@ _REFUSALS = {
 def main() -> None:
     """Run one verb and say how it went; the exit code matters only where nothing could be said."""
     verb = sys.argv[1]
+    capabilities.take_effect(frozenset(options.REQUIRED))
+    hidden.reveal()
     settings = from_environment(os.environ)
     channel = Channel(Log(settings.log_level, settings.log_format))
     try:

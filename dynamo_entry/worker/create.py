@@ -270,6 +270,11 @@ class _Creation:
             dump_checks.check(processes, self._prepared.have.effective)
             self._give_back_memlock()
             self._warn_of_secrets(process.pid for process in processes)
+            if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):
+                self._channel.log.warning(
+                    "restores will need these files unchanged", paths=bound,
+                    hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
+                )  # fmt: skip
             found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pid))
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some

@@ -7,7 +7,12 @@ from typing import Any
 
 import psutil
 
+from dynamo_entry.checks import volumes
+from dynamo_entry.criu.rewrite.regular import is_log
 from dynamo_entry.linux import mounts, proc
+
+#: Kernel file systems.
+_KERNELS = ("/dev/", "/proc/", "/sys/")
 
 
 def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
@@ -67,14 +72,48 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[str]) -> list[dict[str, Any]]:
     """Files on volumes that the engine holds open or has ``mapped``: a restore needs the same ones there."""
     here = mounts.read()
+    written = {path for path, flags, _ in _regular(processes) if _is_writable(flags)}
     paths = set(mapped)
     for process in processes:
         paths.update(proc.descriptors(process.pid).values())
     found = []
-    for path in sorted(
-        path for path in paths if path.startswith("/") and not path.startswith(("/dev/", "/proc/", "/sys/"))
-    ):
+    for path in sorted(path for path in paths if path.startswith("/") and not path.startswith(_KERNELS)):
         volume = mounts.volume_of(path, here, roots)
         if volume and os.path.isfile(path):
-            found.append({"path": path, "mount": volume, "size": os.path.getsize(path)})
+            file = {"path": path, "mount": volume, "size": os.path.getsize(path)}
+            found.append(file if path in written else file | _content(path))
     return found
+
+
+def _content(path: str) -> dict[str, Any]:
+    """What a file is told apart by that the engine only reads."""
+    try:
+        return {"mtime_ns": os.stat(path).st_mtime_ns, "sample": volumes.sample(path)}
+    except OSError:
+        return {}
+
+
+def binding(processes: list[psutil.Process], roots: list[str], reopened: tuple[str, ...]) -> list[str]:
+    """Files on volumes that bind restores: read and written to at positions that the engine knows, or locked by it."""
+    here = mounts.read()
+    return sorted(
+        path
+        for path, flags, is_locked in _regular(processes)
+        if mounts.volume_of(path, here, roots)
+        and not mounts.is_below(path, reopened)
+        and (is_locked or (_is_writable(flags) and not is_log(flags) and os.path.getsize(path)))
+    )
+
+
+def _regular(processes: list[psutil.Process]) -> set[tuple[str, int, bool]]:
+    """(path, flags, whether it is locked) of open regular files."""
+    return {
+        (path, *proc.descriptor_state(process.pid, number))
+        for process in processes
+        for number, path in proc.descriptors(process.pid).items()
+        if path.startswith("/") and not path.startswith(_KERNELS) and os.path.isfile(path)
+    }
+
+
+def _is_writable(flags: int) -> bool:
+    return flags & os.O_ACCMODE != os.O_RDONLY

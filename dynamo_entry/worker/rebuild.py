@@ -15,10 +15,10 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.checks import clock
 from dynamo_entry.checks.restore import Admitted
-from dynamo_entry.criu import hold, options, process
+from dynamo_entry.criu import hold, options, process, remedies
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
-from dynamo_entry.errors import Corrupt, RestoreFailed
+from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
 from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
@@ -219,9 +219,8 @@ class Rebuild:
 
 def _failed(criu: process.Restoring) -> RestoreFailed:
     what, remedy = criu.failure()
-    return RestoreFailed(
-        f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed"
-    )
+    kind = PlaceFailed if remedies.is_of_this_place(what) else RestoreFailed
+    return kind(f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed")
 
 
 def _readable(*descriptors: int, limit_s: float = _POLL_S) -> list[int]:

@@ -70,7 +70,15 @@ def run(settings: Settings, channel: Channel) -> Result:
                 work_directory(settings)
             )  # a container that was killed in a restore, and started again
             archived = Images(archive)
-            admitted = admit(archive, archived, have, version, land=_land(settings, archive), log=channel.log)
+            admitted = admit(
+                archive,
+                archived,
+                have,
+                version,
+                land=_land(settings, archive),
+                reopened=settings.reopen_paths,
+                log=channel.log,
+            )
         written = _write_context(settings, archive.digest)
         restoration = _Restoration(settings, channel, archive, admitted, written)
         restoration.prepare_handshake()
@@ -126,7 +134,9 @@ def _write_context(settings: Settings, digest: str) -> context.Written:
     except OSError as error:
         raise RestoreFailed(
             f"context.json cannot be written: {error}",
-            hint="mount a writable tmpfs at /run",
+            hint=""
+            if str(error.filename).startswith("/proc/")
+            else "mount a writable tmpfs at /run, or set WORK_DIR",
             reason="ContextNotWritten",
         ) from None
 

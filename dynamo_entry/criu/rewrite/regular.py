@@ -29,8 +29,14 @@ class Regular(NamedTuple):
 
     @property
     def is_log(self) -> bool:
-        """Whether the engine writes without ever reading: what is in there says nothing about its memory."""
-        return self.flags & os.O_ACCMODE == os.O_WRONLY
+        """Whether the engine writes without ever reading, or at the end alone: its memory knows no position in it."""
+        return is_log(self.flags)
+
+
+def is_log(flags: int) -> bool:
+    """Whether a file opened with these flags is written to as a log is."""
+    how = flags & os.O_ACCMODE
+    return how == os.O_WRONLY or (how == os.O_RDWR and bool(flags & os.O_APPEND))
 
 
 def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regular]:
@@ -50,12 +56,12 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
 
 
 def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
-    """Let write-only files go on at their present end (path → bytes): they may be longer here, or new."""
+    """Let files (path → bytes) have whatever size they have here: they may be longer, or new.
+
+    What is only written to goes on at the present end.
+    """
     for entry in entries:
-        if (
-            entry.HasField("reg")
-            and entry.reg.name in sizes
-            and entry.reg.flags & os.O_ACCMODE == os.O_WRONLY
-        ):
+        if entry.HasField("reg") and entry.reg.name in sizes:
             entry.reg.ClearField("size")
-            entry.reg.pos = sizes[entry.reg.name]
+            if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY:
+                entry.reg.pos = sizes[entry.reg.name]

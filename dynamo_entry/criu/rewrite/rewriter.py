@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
-from dynamo_entry.criu.rewrite import mappings, pipes, regular, sockets, stdio, tasks, timers, traces
+from dynamo_entry.criu.rewrite import (
+    locks,
+    mappings,
+    pipes,
+    projected,
+    regular,
+    sockets,
+    stdio,
+    tasks,
+    timers,
+    traces,
+    unix,
+)
 
 
 class Source(NamedTuple):
@@ -32,6 +44,7 @@ class Rewriter:
         self._refills: dict[str, list[pipes.Refill]] = {}
         stdio.replug(self._files, self._stdio)
         timers.rearm(self._files.messages)
+        projected.follow(self._files.messages)
 
     def pids(self) -> list[int]:
         """Every pid that the engine takes: of tasks, threads, and leaders of groups and sessions."""
@@ -73,6 +86,34 @@ class Rewriter:
     def ports(self) -> list[sockets.Bound]:
         """See ``sockets.bound``."""
         return sockets.bound(self._files.messages)
+
+    def names(self) -> list[unix.Named]:
+        """See ``unix.named``."""
+        return unix.named(self._files.messages)
+
+    def own_sockets(self, uid: int, groups: Collection[int], *, may_give_away: bool) -> None:
+        """See ``unix.own``."""
+        unix.own(self._files.messages, uid, groups, may_give_away=may_give_away)
+
+    def watched(self) -> list[str]:
+        """See ``projected.watched``."""
+        return projected.watched(self._files.messages)
+
+    def locks(self) -> list[locks.Lock]:
+        """See ``locks.locks``."""
+        if "filelocks.img" not in self._source.names:
+            return []
+        entries = images.locks(self._source.read("filelocks.img")).messages
+        paths = {file.reg.id: file.reg.name for file in self._files.messages if file.HasField("reg")}
+        return locks.locks(
+            entries,
+            {
+                (pid, row.fd): paths[row.id]
+                for pid in {entry.pid for entry in entries}
+                for row in self._table(pid).messages
+                if row.id in paths
+            },
+        )
 
     def inherited(self) -> dict[int, str]:
         """Our descriptors that CRIU has to inherit, by the name it knows them by."""

@@ -1,0 +1,68 @@
+"""Names of unix sockets (``files.img``): what CRIU is going to bind, and whose their files become."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+#: criu/images/sk-unix.proto and linux/tcp_states.h: what a socket that others can reach looks like.
+_LISTEN, _CLOSE = 10, 7
+
+
+class Named(NamedTuple):
+    """A name that CRIU is going to bind; it is a path unless its first byte is 0."""
+
+    kind: int
+    name: bytes
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether it belongs to the network namespace, and not to a directory."""
+        return self.name.startswith(b"\0")
+
+    @property
+    def shown(self) -> str:
+        """As ss(8) shows it."""
+        return self.name.replace(b"\0", b"@").decode("utf-8", "replace")
+
+
+def named(entries: Iterable[Any]) -> list[Named]:
+    """Of sockets that others can reach: not of connections, which have the name of the one that accepted them."""
+    found = {}
+    for usk in _sockets(entries):
+        name = bytes(usk.name)
+        is_path = name.startswith(b"/")
+        if usk.state in (_LISTEN, _CLOSE) and not usk.deleted and (is_path or name.startswith(b"\0")):
+            found[usk.type, name] = Named(usk.type, name.rstrip(b"\0") if is_path else name)
+    return list(found.values())
+
+
+def own(entries: Iterable[Any], uid: int, groups: Collection[int], *, may_give_away: bool) -> None:
+    """Files of sockets get an owner that this process may give them: itself, and a group of its own or its directory's."""
+    for usk in _sockets(entries):
+        if may_give_away or not usk.HasField("file_perms") or not usk.name.startswith(b"/"):
+            continue
+        usk.file_perms.uid = uid
+        if usk.file_perms.gid not in groups:
+            usk.file_perms.gid = _group_of_new(os.path.dirname(os.fsdecode(bytes(usk.name))))
+
+
+def _group_of_new(directory: str) -> int:
+    """The group of a file that this process makes in a directory (inode(7), set-group-ID)."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return os.getegid()
+    return status.st_gid if status.st_mode & stat.S_ISGID else os.getegid()
+
+
+def _sockets(entries: Iterable[Any]) -> Iterable[Any]:
+    return (entry.usk for entry in entries if entry.HasField("usk"))
+
+
+def is_stream(kind: int) -> bool:
+    """Whether connecting to such a socket makes a connection that somebody has to accept."""
+    return kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)

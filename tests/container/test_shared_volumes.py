@@ -1,0 +1,171 @@
+"""Files on volumes that belong to every pod: projected ones, those that everybody writes to, locks, and models."""
+
+import os
+import shutil
+
+import pytest
+from containers import CREATE, RESTORE
+from launcher import create
+
+from engines import Engine
+
+FIRST, SECOND = "..2026_11_28_10_00_00.111", "..2026_11_28_11_00_00.222"
+
+
+def projected(directory, dated, text="layers: 4\n"):
+    """A configMap as a kubelet puts it into a volume."""
+    (directory / dated).mkdir(parents=True)
+    (directory / dated / "model.yaml").write_text(text)
+    (directory / "..data").symlink_to(dated)
+    (directory / "model.yaml").symlink_to("..data/model.yaml")
+    return ("-v", f"{directory}:/etc/cfg:ro")
+
+
+HOLDS = {
+    "open": 'f = open("/etc/cfg/model.yaml")',
+    "mapped": 'import mmap; f = open("/etc/cfg/model.yaml", "rb"); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()',
+    "directory": 'f = os.open("/etc/cfg/..data", os.O_RDONLY)',
+    "cwd": 'os.chdir("/etc/cfg/..data")',
+    "watch": """
+import ctypes
+libc = ctypes.CDLL(None)
+assert libc.inotify_add_watch(libc.inotify_init1(0), b"/etc/cfg/..data", 0xfff) > 0
+""",
+    "watch_of_a_file": """
+import ctypes
+libc = ctypes.CDLL(None)
+assert libc.inotify_add_watch(libc.inotify_init1(0), b"/etc/cfg/model.yaml", 0xfff) > 0
+""",
+}
+READ = '\nwait()\nif "f" in globals() and hasattr(f, "seek") and not f.closed: f.seek(0); print(f.read())\ndone(open("/etc/cfg/model.yaml").read().strip(), os.getcwd())'
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_what_a_config_map_holds_is_found_in_the_new_pods(containers, tmp_path, hold):
+    engine = Engine(containers, HOLDS[hold] + READ)
+    engine.created(options=(*CREATE, *projected(tmp_path / "a", FIRST)))
+    container = engine.restored(options=(*RESTORE, *projected(tmp_path / "b", SECOND)))
+    assert "after layers: 4" in container.stdout, container.output()
+    if hold == "cwd":
+        assert SECOND in container.stdout
+
+
+def test_a_config_map_with_other_content_is_refused_by_name(containers, tmp_path):
+    engine = Engine(containers, HOLDS["open"] + READ)
+    engine.created(options=(*CREATE, *projected(tmp_path / "a", FIRST)))
+    event = engine.refused(options=(*RESTORE, *projected(tmp_path / "b", SECOND, "layers: 40\n")))
+    assert event["reason"] == "VolumeDiffers" and "model.yaml" in event["message"]
+
+
+@pytest.mark.parametrize("hold", ["open", "mapped", "cwd"])
+def test_what_was_deleted_on_a_read_only_volume_is_refused_before_the_freeze(containers, tmp_path, hold):
+    """A configMap that was updated while the engine started."""
+    wait = '\nprint("held", flush=True)\nwhile os.path.exists("/etc/cfg/..2026_11_28_10_00_00.111"): time.sleep(.1)'
+    engine = Engine(containers, HOLDS[hold] + wait + READ)
+    options = (*CREATE, *projected(tmp_path / "a", FIRST))
+    creator = create(containers, command=engine.command, options=options)
+    creator.wait_for_text("held")
+    shutil.rmtree(tmp_path / "a" / FIRST)
+    event = creator.wait_for_event("Checkpoint not created")
+    assert event["reason"] == "DeletedReadOnly" and "/etc/cfg/" in event["message"], creator.output()
+
+
+WRITERS = {
+    "append_and_read": """
+f = open("/volume/state.log", "a+")
+def write(text): f.write(text + "\\n"); f.flush(); f.seek(0); return f.read().split()
+""",
+    "append_beside_a_reader": """
+f, r = open("/volume/state.log", "a"), open("/volume/state.log")
+def write(text): f.write(text + "\\n"); f.flush(); r.seek(0); return r.read().split()
+""",
+    "read_and_write": """
+pathlib.Path("/volume/state.log").touch(); f = open("/volume/state.log", "r+")
+def write(text): f.seek(0, 2); f.write(text + "\\n"); f.flush(); f.seek(0); return f.read().split()
+""",
+    "sqlite": """
+import sqlite3
+db = sqlite3.connect("/volume/db.sqlite", isolation_level=None)
+db.execute("create table if not exists t (x text)")
+def write(text):
+    db.execute("insert into t values (?)", (text + " " * 9000,))
+    assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
+    return [row[0].strip() for row in db.execute("select x from t")]
+""",
+}
+WRITES = '\nwrite("cold")\nwait()\ndone(*write(os.environ["WHO"] + "-goes-on"))'
+
+
+@pytest.mark.parametrize("kind", ["append_and_read", "append_beside_a_reader"])
+def test_a_log_that_everybody_appends_to_is_no_obstacle(containers, tmp_path, kind):
+    engine = Engine(containers, WRITERS[kind] + WRITES)
+    options = ("-v", f"{tmp_path}:/volume", "-e", "WHO=engine")
+    creator = engine.created(options=(*CREATE, *options))
+    assert not creator.event("restores will need these files unchanged")
+    for count in (1, 2):
+        container = engine.restored(options=(*RESTORE, *options))
+        assert (
+            container.stdout.split("after ")[1].split("DONE")[0].split()
+            == ["cold"] + ["engine-goes-on"] * count
+        )
+
+
+@pytest.mark.parametrize("kind", ["read_and_write", "sqlite"])
+def test_what_binds_restores_is_named_and_can_be_reopened(containers, tmp_path, kind):
+    engine = Engine(containers, WRITERS[kind] + WRITES)
+    options = ("-v", f"{tmp_path}:/volume", "-e", "WHO=engine")
+    creator = engine.created(options=(*CREATE, *options))
+    event = creator.event("restores will need these files unchanged")
+    assert event and all(path.startswith("/volume/") for path in event["paths"]), creator.output()
+    engine.restored(options=(*RESTORE, *options)).kill()
+    assert engine.refused(options=(*RESTORE, *options))["reason"] == "VolumeDiffers"
+    container = engine.restored(options=(*RESTORE, *options), settings={"REOPEN_PATHS": "/volume"})
+    assert container.stdout.count("engine-goes-on") == 2, container.output()
+
+
+LOCKS = {
+    "flock": "import fcntl; f = open('/volume/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX)",
+    "posix": "import fcntl; f = open('/volume/lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)",
+    "open_file_description": """
+import fcntl, struct
+f = open('/volume/lock', 'w'); fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+""",
+}
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_a_lock_that_another_replica_holds_is_refused_by_name(containers, tmp_path, kind):
+    """CRIU would wait for it as long as the other one lives."""
+    engine = Engine(containers, LOCKS[kind] + "\nwait()\ndone()")
+    options = ("-v", f"{tmp_path}:/volume")
+    creator = engine.created(options=(*CREATE, *options))
+    assert creator.event("restores will need these files unchanged")["paths"] == ["/volume/lock"]
+    first = engine.restored(options=(*RESTORE, *options))
+    event = engine.refused(options=(*RESTORE, *options))
+    assert event["reason"] == "LockTaken" and "/volume/lock" in event["message"]
+    first.kill()
+    engine.restored(options=(*RESTORE, *options))
+
+
+MAPPED = """
+import mmap
+f = open("/volume/model", "rb"); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()
+wait()
+done(m[:4], m[-4:])
+"""
+
+
+@pytest.mark.parametrize("size", [1 << 16, 16 << 20])
+def test_a_model_of_the_same_size_and_other_content_is_refused_by_name(containers, tmp_path, size):
+    """A copy of the same, with another time, is a line in the log where it is large."""
+    engine = Engine(containers, MAPPED)
+    places = {name: tmp_path / name for name in ("made", "copied", "other")}
+    for name, content in (("made", b"weights "), ("copied", b"weights "), ("other", b"biases  ")):
+        places[name].mkdir()
+        (places[name] / "model").write_bytes(content * (size // 8))
+        os.utime(places[name] / "model", (len(name), len(name)))
+    engine.created(options=(*CREATE, "-v", f"{places['made']}:/volume"))
+    container = engine.restored(options=(*RESTORE, "-v", f"{places['copied']}:/volume"))
+    assert container.event("volume file has another time")["path"] == "/volume/model"
+    event = engine.refused(options=(*RESTORE, "-v", f"{places['other']}:/volume"))
+    assert event["reason"] == "VolumeDiffers" and "/volume/model" in event["message"]

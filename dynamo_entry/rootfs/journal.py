@@ -19,6 +19,7 @@ import os
 import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.errors import RestoreFailed
@@ -149,13 +150,14 @@ class Record:
 
     def drop(self, keep: frozenset[str]) -> None:
         """Remove what was kept aside; directories it was in keep their times."""
-        times = {os.path.dirname(aside): 0 for aside in self._moved.values()}
+        times = {os.path.dirname(aside): 0 for aside in self._moved.values() if os.path.lexists(aside)}
         for directory in times:
             times[directory] = os.lstat(directory).st_mtime_ns
         for aside in self._moved.values():
             nodes.remove(aside, keep)
         for directory, mtime_ns in times.items():
-            os.utime(directory, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
+            with suppress(PermissionError):  # somebody else's, as /tmp is for most users
+                os.utime(directory, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
         for copy, _ in self._rewritten.values():
             nodes.remove(copy, keep)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 #: criu/include/file-lock.h, and F_RDLCK of fcntl.h.
-_POSIX, _FLOCK, _OFD = 1, 2, 1024
+_POSIX, _FLOCK, _OFD = 1, 2, 4
 _READ = 0
 
 #: linux/fcntl.h: ask who has a lock in the way, of any open file description but this one.

@@ -59,7 +59,6 @@ def apply(
 ) -> dict[str, str]:
     """Move aside what is in the way, unpack the rest, and make the empty files of ``others``.
 
-    ``sockets`` are paths at which CRIU is going to make some: those are taken back with the rest.
     Returns extended attributes that this place does not take, each with a path. Raises Corrupt, OSError; ``undo`` takes
     back what was done until then.
     """

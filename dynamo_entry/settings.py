@@ -58,7 +58,10 @@ class Settings(Value):
     log_level: str = "info"
     work_dir: str = ""
     state_dir: str = ""
+    digest: str = ""
     key_file: str = ""
+    sign_key_file: str = ""
+    verify_key_file: str = ""
     ca_file: str = ""
     credentials_dir: str = ""
 
@@ -124,6 +127,13 @@ def _compression(value: str) -> str:
         level and (kind != "zstd" or not level.lstrip("-").isdecimal())
     ):
         raise ValueError("expected auto, none, zstd or zstd:LEVEL")
+    return value
+
+
+def _digest(value: str) -> str:
+    kind, _, digits = value.partition(":")
+    if kind != "blake3" or len(digits) != 64 or digits.strip("0123456789abcdef"):
+        raise ValueError("expected blake3: and 64 hexadecimal digits")
     return value
 
 
@@ -213,7 +223,16 @@ VARIABLES: dict[str, Variable] = {
         _absolute,
         "directory that outlives the container (an emptyDir); an archive that failed to restore is not retried there",
     ),
-    "KEY_FILE": Variable(_absolute, "key (32 bytes or more) that encrypts and authenticates archives"),
+    "DIGEST": Variable(_digest, "digest of the archive; a restore refuses any other"),
+    "KEY_FILE": Variable(
+        _absolute,
+        "key (32 bytes or more) that encrypts and authenticates archives; a directory: the first seals, all open",
+    ),
+    "SIGN_KEY_FILE": Variable(_absolute, "Ed25519 private key (PEM) that signs new archives"),
+    "VERIFY_KEY_FILE": Variable(
+        _absolute,
+        "Ed25519 public key (PEM), or a directory of them; an archive that none of them signed is refused",
+    ),
     "CA_FILE": Variable(
         _absolute, "CA bundle (PEM) for storage servers; does not change the engine's trust store"
     ),
@@ -263,7 +282,19 @@ def contradictions(settings: Settings) -> list[str]:
     creates = settings.mode == "create" or (settings.mode == "auto" and settings.signal_file)
     if creates and not (settings.path or settings.location):
         found.append(f"creation mode: needs {PREFIX}LOCATION (or {PREFIX}PATH for pvc)")
-    return found
+    return found + _unbound(settings, is_create=bool(creates))
+
+
+def _unbound(settings: Settings, *, is_create: bool) -> list[str]:
+    """A key says who made an archive, not which one it is: any other of the same key would do."""
+    if is_create or settings.mode == "cold" or not (settings.path or settings.location):
+        return []
+    keys = [name for name in ("KEY_FILE", "VERIFY_KEY_FILE") if getattr(settings, name.lower())]
+    if not keys or settings.hash or settings.digest:
+        return []
+    return [
+        f"{PREFIX}{keys[0]}: needs {PREFIX}HASH or {PREFIX}DIGEST, which say which archive of that key is meant"
+    ]
 
 
 def complete(settings: Settings) -> Settings:

@@ -12,11 +12,16 @@ from msgspec import Meta, Struct, field
 
 from dynamo_entry.archive import codec, tar
 from dynamo_entry.archive.bounds import check_items
+from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
 from dynamo_entry.errors import Corrupt, Incompatible
 
 MAGIC = "dynamo-entry-archive"
-VERSION = 1
+#: Of archives that show what they are, and of those whose head is sealed.
+VERSION, SEALED_VERSION = 1, 2
+
+#: The stream of a sealed archive that has its head.
+HEAD_STREAM = "head.json"
 
 FORMAT_MEMBER = "dynamo/format.json"
 MANIFEST_MEMBER = "dynamo/manifest.json"
@@ -34,13 +39,15 @@ _MANIFEST_LIMIT_BYTES = 64 << 20
 
 #: Streams may be empty; what else a manifest says is of chunks, and each of those takes 4 KiB of the archive or more.
 _STREAMS_LIMIT = 100_000
-_HEAD_LIMIT_BYTES = 4 << 20
+HEAD_LIMIT_BYTES = 4 << 20
 _BASE_BYTES, _BYTES_A_CHUNK = 24 << 20, 512
 _BASE_ITEMS, _ITEMS_A_CHUNK = 250_000, 10
 
 #: What fits in front of the sequence number in a ustar header (prefix of 155, less "streams/").
 _NAME_LIMIT = 147
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+NO_KEYS = Keys()
 
 _HINT = "the archive is damaged or forged: remove it and create the checkpoint again"
 
@@ -106,6 +113,14 @@ class Signature(Struct, frozen=True):
 
     salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
     hmac: bytes
+    key: str = ""
+
+
+class Signed(Struct, frozen=True):
+    """An Ed25519 signature of the manifest, and which key verifies it."""
+
+    key: str
+    value: bytes
 
 
 class Location(Struct, frozen=True, omit_defaults=True):
@@ -115,6 +130,7 @@ class Location(Struct, frozen=True, omit_defaults=True):
     length: _Size
     digest: str
     seal: Signature | None = None
+    signature: Signed | None = None
 
 
 class _Versioned(Struct, frozen=True):
@@ -126,22 +142,22 @@ class _Trailer(_Versioned, frozen=True):
     manifest: Location
 
 
-def format_json(creator: str) -> bytes:
+def format_json(creator: str, version: int) -> bytes:
     """The body of the first member."""
-    return msgspec.json.encode({"magic": MAGIC, "version": VERSION, "creator": creator}) + b"\n"
+    return msgspec.json.encode({"magic": MAGIC, "version": version, "creator": creator}) + b"\n"
 
 
-def encode(manifest: Manifest) -> bytes:
-    """The manifest as JSON. Bytes that are not UTF-8 (argv, paths) are replaced by "?"."""
+def encode(manifest: Manifest | Head) -> bytes:
+    """The manifest, or its head, as JSON. Bytes that are not UTF-8 (argv, paths) are replaced by "?"."""
     try:
         return msgspec.json.encode(manifest)
     except UnicodeEncodeError:
         return json.dumps(msgspec.to_builtins(manifest), ensure_ascii=False).encode("utf-8", "replace")
 
 
-def trailer_json(location: Location) -> bytes:
+def trailer_json(location: Location, version: int = VERSION) -> bytes:
     """The body of the last member, padded to one block."""
-    body = msgspec.json.encode(_Trailer(MAGIC, VERSION, location))
+    body = msgspec.json.encode(_Trailer(MAGIC, version, location))
     return body.ljust(tar.BLOCK - 1) + b"\n"
 
 
@@ -197,20 +213,20 @@ def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
 
 
 def _check_version(version: int) -> None:
-    if version != VERSION:
+    if version not in (VERSION, SEALED_VERSION):
         raise Incompatible(
-            f"format version {version} is not supported (supported: {VERSION})",
+            f"format version {version} is not supported (supported: {VERSION}, {SEALED_VERSION})",
             hint="use the version of dynamo-entry that created it, or create the checkpoint again",
             reason="UnsupportedVersion",
         )
 
 
-def _checked_seal(data: bytes, location: Location, key: bytes | None) -> Seal | None:
+def _checked_seal(data: bytes, location: Location, secrets: tuple[bytes, ...]) -> Seal | None:
     """The seal that the manifest in ``data`` was found to bear; None where neither key nor seal is there.
 
     Raises Incompatible where only one of them is, or they do not belong together.
     """
-    if location.seal is None and key is None:
+    if location.seal is None and not secrets:
         return None
     if location.seal is None:
         raise Incompatible(
@@ -218,25 +234,26 @@ def _checked_seal(data: bytes, location: Location, key: bytes | None) -> Seal | 
             hint="create it again with DYNAMO_CHECKPOINT_KEY_FILE, or unset that to trust the store",
             reason="NotSealed",
         )
-    if key is None:
+    if not secrets:
+        named = f" (key {location.seal.key})" if location.seal.key else ""
         raise Incompatible(
-            "the archive is sealed, and no key is set",
+            f"the archive is sealed{named}, and no key is set",
             hint="set DYNAMO_CHECKPOINT_KEY_FILE to the key that it was created with",
             reason="KeyMissing",
         )
-    seal = Seal(key, location.seal.salt)
-    seal.check(data, location.seal.hmac)
-    return seal
+    return Seal.opened(secrets, location.seal.salt, data, location.seal.hmac)
 
 
-def parse(data: bytes, location: Location, key: bytes | None = None) -> tuple[Manifest, Seal | None]:
-    """The manifest in ``data``, checked in itself, against its place and the key, and what opens its chunks.
+def parse(data: bytes, location: Location, keys: Keys = NO_KEYS) -> tuple[Manifest, Seal | None]:
+    """The manifest in ``data``, checked in itself, against its place and the keys, and what opens its chunks.
 
     Raises Corrupt, Incompatible.
     """
     if digest_text(data) != location.digest:
         raise Corrupt("the manifest differs from its digest", hint=_HINT, reason="ManifestDigestMismatch")
-    seal = _checked_seal(data, location, key)
+    signature = location.signature or Signed("", b"")
+    keys.verify(data, signature.key, signature.value)
+    seal = _checked_seal(data, location, keys.secrets)
     try:
         manifest = _decode(data, location.offset)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -251,15 +268,35 @@ def _decode(data: bytes, offset: int) -> Manifest:
     """Raises ValueError, MsgspecError for what is no manifest, or more of one than belongs to ``offset`` bytes of chunks."""
     check_items(data, _BASE_ITEMS + _ITEMS_A_CHUNK * (offset // tar.ALIGNMENT))
     document = msgspec.json.decode(data, type=_Document)
-    if len(document.head) > _HEAD_LIMIT_BYTES:
-        raise ValueError(f"its head has {len(document.head)} bytes, at most {_HEAD_LIMIT_BYTES} are taken")
     if len(document.streams) > _STREAMS_LIMIT:
         raise ValueError(f"it has {len(document.streams)} streams, at most {_STREAMS_LIMIT} are taken")
-    head = msgspec.json.decode(document.head, type=Head)
+    head = decode_head(document.head)
     return Manifest(
         version=document.version, creator=document.creator, chunk_size=document.chunk_size,
         head=head, streams=document.streams,
     )  # fmt: skip
+
+
+def decode_head(data: bytes | msgspec.Raw) -> Head:
+    """Raises ValueError, MsgspecError for what is no head."""
+    if len(data) > HEAD_LIMIT_BYTES:
+        raise ValueError(f"its head has {len(data)} bytes, at most {HEAD_LIMIT_BYTES} are taken")
+    return msgspec.json.decode(data, type=Head)
+
+
+def open_head(manifest: Manifest, data: bytes) -> Manifest:
+    """With the head that was sealed. Raises Corrupt."""
+    try:
+        check_items(data, _BASE_ITEMS)
+        head = decode_head(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _invalid(f"the head cannot be read: {error}", "ManifestInvalid") from None
+    return msgspec.structs.replace(manifest, head=head)
+
+
+def shown(head: Head) -> Head:
+    """What of the head of a sealed archive everybody may see."""
+    return Head(hash=head.hash, created_at=head.created_at)
 
 
 def _check_streams(manifest: Manifest) -> None:

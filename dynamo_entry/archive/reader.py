@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source
+from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import Seal
 from dynamo_entry.archive.spans import Wanted
@@ -67,13 +68,19 @@ class Archive:
 
     @classmethod
     def open(
-        cls, store: Store, *, expected_hash: str = "", key: bytes | None = None, threads: int = 0
+        cls,
+        store: Store,
+        *,
+        expected_hash: str = "",
+        expected_digest: str = "",
+        key: Keys | bytes | None = None,
+        threads: int = 0,
     ) -> Archive:
         """Read and check the manifest; ``threads`` verify and decompress, by default one a processor, 2 to 8.
 
         Stores that are not mapped are read by threads of their own, as many as ``Store.parallel_reads`` says.
 
-        Raises Incompatible for another format version, key or hash than the expected one, Corrupt for
+        Raises Incompatible for another format version, key, hash or digest than the expected one, Corrupt for
         anything that is not a complete archive, StorageError otherwise.
         """
         size = store.stat().size
@@ -83,17 +90,32 @@ class Archive:
         if location is None:
             raise _no_trailer(store, size)
         place = location.offset, location.length
+        _check_digest(location.digest, expected_digest)
         body = bytes(end.piece(*place) or store.read_range(*place))
         store.check_manifest(body)
-        content, seal = manifest.parse(body, location, key)
+        content, seal = manifest.parse(body, location, Keys.of(key))
         _check_hash(content.head, expected_hash)
-        return cls(store, end, content, digest=location.digest, seal=seal, threads=threads)
+        archive = cls(store, end, content, digest=location.digest, seal=seal, threads=threads)
+        if content.version == manifest.SEALED_VERSION:
+            archive._open_head()
+        return archive
+
+    def _open_head(self) -> None:
+        try:
+            data = self.read(manifest.HEAD_STREAM, most=manifest.HEAD_LIMIT_BYTES)
+            self.manifest = manifest.open_head(self.manifest, data)
+        except BaseException:
+            self._shut_down()
+            raise
 
     def close(self) -> None:
         """Stop reading ahead and close the store."""
+        self._shut_down()
+        self._store.close()
+
+    def _shut_down(self) -> None:
         for pool in (self._pool, self._in_order_lane.pool, self._fetch_lane.pool):
             pool.shutdown(cancel_futures=True)
-        self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +126,8 @@ class Archive:
         self.close()
 
     def names(self) -> list[str]:
-        """The streams, in the order in which they were begun."""
-        return list(self._tables)
+        """The streams that hold the checkpoint, in the order in which they were begun."""
+        return [name for name in self._tables if name != manifest.HEAD_STREAM]
 
     def __contains__(self, name: object) -> bool:
         return name in self._tables
@@ -335,6 +357,15 @@ def _no_trailer(store: Store, size: int) -> Corrupt:
     if manifest.looks_like_ours(bytes(store.read_range(0, min(size, 2 * tar.BLOCK)))):
         return Corrupt("the archive is incomplete: its end is missing", hint=_HINT, reason="Incomplete")
     return Corrupt(f"{store.location} is not an archive of dynamo_entry", reason="NotAnArchive")
+
+
+def _check_digest(found: str, expected: str) -> None:
+    if expected and found != expected:
+        raise Incompatible(
+            f"the archive has digest {found}, expected is {expected}",
+            hint="it was replaced: DYNAMO_CHECKPOINT_DIGEST and the location do not belong together",
+            reason="DigestMismatch",
+        )
 
 
 def _check_hash(head: Head, expected: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dynamo_entry.errors import Corrupt, Incompatible, SettingsError
+from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes
 
 if TYPE_CHECKING:
@@ -22,29 +22,10 @@ SALT_BYTES = 16
 NONCE_BYTES, TAG_BYTES = 12, 16
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 
-#: Shorter content of a key file can be guessed.
-_KEY_BYTES = 32
 
-
-def read_key(path: str) -> bytes | None:
-    """The content of a key file; None where no path is given. Raises SettingsError."""
-    if not path:
-        return None
-    hint = "create one with: head -c 32 /dev/urandom >FILE, and mount it from a secret"
-    try:
-        with open(path, "rb") as file:
-            key = file.read()
-    except OSError as error:
-        raise SettingsError(
-            f"key file {path}: {error.strerror}", hint=hint, reason="KeyFileInvalid"
-        ) from None
-    if len(key) < _KEY_BYTES:
-        raise SettingsError(
-            f"key file {path} holds {len(key)} bytes, at least {_KEY_BYTES} are needed",
-            hint=hint,
-            reason="KeyFileInvalid",
-        )
-    return key
+def number(key: bytes) -> str:
+    """A short name of a secret, which says nothing about it."""
+    return _hmac(key, b"dynamo-entry key number")[:8].hex()
 
 
 class Seal:
@@ -64,16 +45,20 @@ class Seal:
         """HMAC-SHA256 of the manifest's JSON, 32 bytes."""
         return _hmac(self._manifest_key, manifest)
 
-    def check(self, manifest: bytes, signature: bytes) -> None:
-        """Raises Incompatible where the manifest was not signed with this key."""
+    @classmethod
+    def opened(cls, secrets: tuple[bytes, ...], salt: bytes, manifest: bytes, signature: bytes) -> Seal:
+        """That of an archive which was sealed with one of ``secrets``. Raises Incompatible."""
         from hmac import compare_digest  # noqa: PLC0415 - as below
 
-        if not compare_digest(self.sign(manifest), signature):
-            raise Incompatible(
-                "the archive was sealed with another key, or forged",
-                hint="give the creating and the restoring pods the same DYNAMO_CHECKPOINT_KEY_FILE",
-                reason="SealMismatch",
-            )
+        for secret in secrets:
+            seal = cls(secret, salt)
+            if compare_digest(seal.sign(manifest), signature):
+                return seal
+        raise Incompatible(
+            f"the archive was sealed with another key, or forged; {', '.join(map(number, secrets))} known here",
+            hint="give the creating and the restoring pods the same DYNAMO_CHECKPOINT_KEY_FILE",
+            reason="SealMismatch",
+        )
 
     def encrypt(self, stored: Bytes, stream: str, index: int) -> bytes:
         """Nonce, ciphertext and tag of a chunk, bound to its place."""

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
-from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Stream
-from dynamo_entry.archive.seal import Seal
+from dynamo_entry.archive.keys import Keys
+from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Signed, Stream
+from dynamo_entry.archive.seal import Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.storage.base import Bytes, Writer
 
@@ -46,7 +47,7 @@ class _Encoded(NamedTuple):
 class ArchiveWriter:
     """One archive in the making, appended to ``sink`` by up to ``threads`` threads, one at a time.
 
-    With a ``key`` (see seal) its chunks are encrypted and its manifest is signed.
+    With a ``key`` (see keys, seal) its chunks are encrypted and its manifest is authenticated, or signed.
 
     The first failure, of a thread or of the sink, is raised from every later call on the archive or on one
     of its streams; only ``abort`` is right then. Memory: about 80 MiB at the default compression, and a
@@ -60,10 +61,12 @@ class ArchiveWriter:
         compression: codec.Compression,
         threads: int,
         chunk_size: int = manifest.CHUNK_SIZE,
-        key: bytes | None = None,
+        key: Keys | bytes | None = None,
     ) -> None:
         self._sink = sink
-        self._seal = Seal.new(key) if key else None
+        self._keys = Keys.of(key)
+        self._seal = Seal.new(self._keys.secrets[0]) if self._keys.secrets else None
+        self._version = manifest.SEALED_VERSION if self._seal else manifest.VERSION
         self._chunk_size = chunk_size
         each = chunk_size + compression.working_bytes(chunk_size)
         threads = max(1, min(threads, _WORKING_BYTES // each))
@@ -78,7 +81,7 @@ class ArchiveWriter:
         self._failure: BaseException | None = None
         self._position = 0
         self._time = int(time.time())
-        self._append_member(manifest.FORMAT_MEMBER, manifest.format_json(_CREATOR))
+        self._append_member(manifest.FORMAT_MEMBER, manifest.format_json(_CREATOR, self._version))
 
     def stream(self, name: str) -> StreamWriter:
         """Begin a stream. One that was there under this name and is closed is replaced.
@@ -101,23 +104,37 @@ class ArchiveWriter:
         self.check()
         if still_open := [name for name, stream in self._streams.items() if not stream.is_closed]:
             raise ValueError(f"streams are still open: {still_open}")
+        if self._seal:
+            sealed = self.stream(manifest.HEAD_STREAM)
+            sealed.write(manifest.encode(head))
+            sealed.close()
+            head = manifest.shown(head)
         self._pool.shutdown()
         self.check()
         self._append_kept_back()
         result = Manifest(
-            version=manifest.VERSION,
+            version=self._version,
             creator=_CREATOR,
             chunk_size=self._chunk_size,
             head=head,
             streams={name: stream.table() for name, stream in self._streams.items()},
         )
         body = manifest.encode(result)
-        signature = Signature(self._seal.salt, self._seal.sign(body)) if self._seal else None
-        location = Location(self._position + tar.BLOCK, len(body), manifest.digest_text(body), signature)
+        place = self._position + tar.BLOCK, len(body)
+        location = Location(*place, manifest.digest_text(body), self._sealed(body), self._signed(body))
         self._append_member(manifest.MANIFEST_MEMBER, body)
-        self._append_member(manifest.TRAILER_MEMBER, manifest.trailer_json(location))
+        self._append_member(manifest.TRAILER_MEMBER, manifest.trailer_json(location, self._version))
         self._append(tar.END)
         return Finished(result, body, location.digest, self._position)
+
+    def _sealed(self, body: bytes) -> Signature | None:
+        if self._seal is None:
+            return None
+        return Signature(self._seal.salt, self._seal.sign(body), number(self._keys.secrets[0]))
+
+    def _signed(self, body: bytes) -> Signed | None:
+        signer = self._keys.signer
+        return Signed(signer.number, signer.sign(body)) if signer else None
 
     def abort(self) -> None:
         """Stop and forget; returns when no thread touches the sink any more. Idempotent."""

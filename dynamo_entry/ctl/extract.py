@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, open_store
+from dynamo_entry.archive import Archive, read_keys
+from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, VerifyKeyFile, open_store
 from dynamo_entry.errors import UsageError
 
 
@@ -17,6 +17,7 @@ def command(
     directory: Annotated[str, typer.Argument(help="a new or empty directory")],
     *,
     key_file: KeyFile = "",
+    verify_key_file: VerifyKeyFile = "",
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
 ) -> None:
@@ -25,7 +26,7 @@ def command(
     if os.listdir(directory):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
     store = open_store(location, ca_file, credentials_dir)
-    with Archive.open(store, key=read_key(key_file)) as archive:
+    with Archive.open(store, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive:
         for name in archive.names():
             _write(archive, name, os.path.join(directory, name))
         print(f"{len(archive.names())} files in {directory}")

@@ -11,8 +11,8 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, open_store
+from dynamo_entry.archive import Archive, read_keys
+from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, VerifyKeyFile, open_store
 from dynamo_entry.cuda import facts as facts_cuda
 
 
@@ -24,12 +24,13 @@ def command(
     ] = False,
     streams: Annotated[bool, typer.Option("--streams", help="list every stream")] = False,
     key_file: KeyFile = "",
+    verify_key_file: VerifyKeyFile = "",
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
 ) -> None:
     """Show what an archive holds: identity, engine, host, sizes."""
     store = open_store(location, ca_file, credentials_dir)
-    with Archive.open(store, key=read_key(key_file)) as archive:
+    with Archive.open(store, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive:
         head = msgspec.to_builtins(archive.manifest.head)
         sizes = {name: archive.size_of(name) for name in archive.names()}
     facts = {"location": archive.location, "digest": archive.digest, "size_bytes": archive.size, **head}

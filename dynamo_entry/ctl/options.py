@@ -19,6 +19,7 @@ def _option(name: str) -> Any:
 
 Location = Annotated[str, typer.Argument(help="path, s3://… or oci://… of an archive")]
 KeyFile = Annotated[str, _option("KEY_FILE")]
+VerifyKeyFile = Annotated[str, _option("VERIFY_KEY_FILE")]
 CaFile = Annotated[str, _option("CA_FILE")]
 CredentialsDir = Annotated[str, _option("CREDENTIALS_DIR")]
 

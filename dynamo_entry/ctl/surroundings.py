@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.checks import facts, privileges
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import CheckpointError
@@ -81,8 +81,13 @@ def look(settings: Settings) -> Surroundings:
 def open_archive(location: str, settings: Settings) -> Stored:
     """The trailer and the manifest: two small reads."""
     try:
-        key = read_key(settings.key_file)
-        with Archive.open(open_store(settings, location), expected_hash=settings.hash, key=key) as archive:
+        key = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
+        with Archive.open(
+            open_store(settings, location),
+            expected_hash=settings.hash,
+            expected_digest=settings.digest,
+            key=key,
+        ) as archive:
             head = archive.manifest.head
             return Stored(archive.location, archive.digest, archive.size, head.needs, head.host)
     except CheckpointError as error:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dynamo_entry.archive import Archive, read_key
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, open_store
+from dynamo_entry.archive import Archive, read_keys
+from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, VerifyKeyFile, open_store
 
 
 def command(
@@ -21,13 +21,14 @@ def command(
         str, typer.Option("--hash", help="also refuse an archive of another identity hash")
     ] = "",
     key_file: KeyFile = "",
+    verify_key_file: VerifyKeyFile = "",
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
 ) -> None:
     """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
     store = open_store(location, ca_file, credentials_dir)
     with (
-        Archive.open(store, expected_hash=expected_hash, key=read_key(key_file)) as archive,
+        Archive.open(store, expected_hash=expected_hash, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive,
         Progress(
             BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
             console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from dynamo_entry import storage
-from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.archive import Archive, Keys, read_key
 from dynamo_entry.errors import ArchiveError, CheckpointError, Incompatible, NotFound
 
 TERMINATION_LOG = "/dev/termination-log"
@@ -59,7 +59,7 @@ def delete(location: str, hash_: str) -> None:
         _answer({"deleted": True})
 
 
-def _key() -> bytes | None:
+def _key() -> Keys:
     return read_key(os.environ.get("DYNAMO_CHECKPOINT_KEY_FILE", ""))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec import structs
 
 from dynamo_entry import __version__, cuda, storage
-from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, StreamWriter, read_key
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import connections, image, io_uring, privileges, secrets
 from dynamo_entry.checks import dump as dump_checks
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
     """What is known, open and under way before the engine is started."""
 
     store: storage.Store
-    key: bytes | None
+    keys: Keys
     have: Privileges
     gpu: Creation | NoCreation
     criu_version: str
@@ -73,13 +73,13 @@ class Frozen(NamedTuple):
 def run(settings: Settings, channel: Channel) -> Result:
     """Create and publish one archive; returns the result message. Raises CheckpointError."""
     with channel.phase(Phases.PREPARE):
-        store, key = open_store(settings, settings.location), read_key(settings.key_file)
+        store, keys = open_store(settings, settings.location), _keys(settings)
         if not settings.force:
             try:
-                return _theirs(channel, store, settings.hash, key)
+                return _theirs(channel, store, settings.hash, keys)
             except NotFound:
                 pass
-        prepared = _prepare(settings, channel, store, key)
+        prepared = _prepare(settings, channel, store, keys)
     creation = _Creation(settings, channel, prepared, _start_engine(channel, prepared.handshake))
     try:
         with channel.phase(Phases.WAIT_READY, stall_s=settings.signal_timeout + readiness.PROBE_S):
@@ -95,10 +95,14 @@ def run(settings: Settings, channel: Channel) -> Result:
         creation.wake()
 
 
-def _theirs(channel: Channel, store: storage.Store, expected_hash: str, key: bytes | None) -> Result:
+def _keys(settings: Settings) -> Keys:
+    return read_keys(settings.key_file, settings.sign_key_file, settings.verify_key_file)
+
+
+def _theirs(channel: Channel, store: storage.Store, expected_hash: str, keys: Keys) -> Result:
     """The result where a valid archive is there: whoever made it, nothing is left to do. Raises NotFound, DumpFailed."""
     try:
-        with Archive.open(store, expected_hash=expected_hash, key=key) as archive:
+        with Archive.open(store, expected_hash=expected_hash, key=keys) as archive:
             return _result(channel, Outcomes.EXISTS, store.location, archive.size, archive.digest)
     except ArchiveError as error:
         raise DumpFailed(
@@ -119,7 +123,7 @@ def _result(channel: Channel, outcome: str, location: str, size: int, digest: st
     )
 
 
-def _prepare(settings: Settings, channel: Channel, store: storage.Store, key: bytes | None) -> Prepared:
+def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Keys) -> Prepared:
     """Everything that can be refused is refused here, before minutes of engine start are spent."""
     have = privileges.read()
     privileges.check_dump(have)
@@ -145,7 +149,7 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, key: by
     roots = mounts.captured_roots(here, settings.capture_paths)
     places = options.Places(work, work, DUMP_LOG)
     return Prepared(
-        store, key, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake
+        store, keys, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake
     )  # fmt: skip
 
 
@@ -249,7 +253,7 @@ class _Creation:
         try:
             writer = ArchiveWriter(
                 sink, compression=Compression.parse(self._settings.compression),
-                threads=self._settings.concurrency or cores(), key=self._prepared.key,
+                threads=self._settings.concurrency or cores(), key=self._prepared.keys,
             )  # fmt: skip
         except BaseException:  # its first bytes did not fit
             sink.abort()
@@ -290,7 +294,7 @@ class _Creation:
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
         """An engine's environment is part of its memory, and so of an archive that is not sealed."""
-        if self._prepared.key is None and (names := secrets.in_environments(pids)):
+        if not self._prepared.keys.secrets and (names := secrets.in_environments(pids)):
             self._channel.log.warning(
                 "secrets in the archive", names=names,
                 hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
@@ -393,7 +397,7 @@ class _Creation:
             with self._channel.shielded():
                 published = sink.commit()
         except AlreadyExists:
-            return _theirs(self._channel, self._store, self._settings.hash, self._prepared.key)
+            return _theirs(self._channel, self._store, self._settings.hash, self._prepared.keys)
         return _result(self._channel, Outcomes.PUBLISHED, self._store.location, published.size, digest)
 
     def _let_go(self, dump: Dump, limit_s: float) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from dynamo_entry import cuda
-from dynamo_entry.archive import Archive, read_key
+from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit
@@ -110,12 +110,17 @@ def _sources(channel: Channel) -> list[str]:
 def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Archive:
     """The first source with a valid archive; a later one only where the earlier ones failed."""
     deadline = time.monotonic() + settings.wait
-    key = read_key(settings.key_file)
+    keys = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
     while True:
         failure: CheckpointError = NotFound("no source for the archive is given")
         for source in sources:
             try:
-                return Archive.open(open_store(settings, source), expected_hash=settings.hash, key=key)
+                return Archive.open(
+                    open_store(settings, source),
+                    expected_hash=settings.hash,
+                    expected_digest=settings.digest,
+                    key=keys,
+                )
             except (StorageError, ArchiveError) as error:
                 failure = error
                 if source != sources[-1]:

@@ -146,7 +146,7 @@ def _same_place_twice(document):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (_update(version=2), "UnsupportedVersion"),
+        (_update(version=9), "UnsupportedVersion"),
         (_update(version="1"), "ManifestInvalid"),
         (_update(chunk_size=5000), "ManifestInvalid"),
         (_update(chunk_size=0), "ManifestInvalid"),
@@ -207,7 +207,7 @@ def test_another_major_version(at):
     """A newer format is called that, by the trailer, or by the first member where the trailer differs."""
     data = bytearray(INTACT if at < 0 else INTACT[:-2048] + bytes(2048))
     place = data.index(b'"version":1', len(data) + at if at < 0 else at)
-    data[place : place + 11] = b'"version":2'
+    data[place : place + 11] = b'"version":9'
     assert refused(bytes(data)) == "UnsupportedVersion"
 
 

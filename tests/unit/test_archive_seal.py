@@ -4,11 +4,12 @@ import json
 import subprocess
 import tarfile
 from io import BytesIO
+from pathlib import Path
 
 import pytest
-from archive_store import CHUNK, build, forge, noise, open_bytes, text
+from archive_store import CHUNK, build, forge, manifest_of, noise, open_bytes, text
 
-from dynamo_entry.archive import manifest, read_key
+from dynamo_entry.archive import Head, Keys, manifest, read_key, seal
 from dynamo_entry.errors import ArchiveError, SettingsError
 
 KEY = b"k" * 32
@@ -100,7 +101,15 @@ def test_it_is_a_tar_that_openssl_could_open(tmp_path):
     assert AESGCM(key).decrypt(stored[:12], stored[12:], b"small/0") == b"x"
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"short", "5 bytes"), (None, "No such file")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"short", "5 bytes"),
+        (None, "No such file"),
+        (b"e" * 32, "can be guessed"),
+        (b"abc123" * 8, "can be guessed"),
+    ],
+)
 def test_a_bad_key_file_is_named(tmp_path, content, says):
     path = tmp_path / "key"
     if content is not None:
@@ -111,4 +120,47 @@ def test_a_bad_key_file_is_named(tmp_path, content, says):
 
 
 def test_no_key_file_is_no_key():
-    assert read_key("") is None
+    assert read_key("") == Keys()
+
+
+def test_a_sealed_archive_shows_nothing_of_the_engine():
+    """Arguments and the canary's answer may be secrets; which checkpoint it is and when it was made are none."""
+    secret = Head(
+        hash="abc", created_at="2026-01-01T00:00:00Z", argv=["serve", "--api-key", "sk-SECRET"], root_pid=7,
+        canary={"text": "the answer is SECRET"}, host={"addresses": [["eth0", "SECRET"]]},
+    )  # fmt: skip
+    data = build(STREAMS, head=secret, key=KEY)
+    assert b"SECRET" not in data
+    shown = manifest_of(data)["head"]
+    assert {name for name, value in shown.items() if value} == {"hash", "created_at"}
+    with open_bytes(data, key=KEY, expected_hash="abc") as archive:
+        assert archive.manifest.head == secret
+
+
+def test_a_sealed_archive_of_before_opens():
+    """Its head was shown, and its trailer named no key (written by the version before)."""
+    data = (Path(__file__).parent / "data" / "sealed-v1.tar").read_bytes()
+    with open_bytes(data, key=KEY, expected_hash="abc") as archive:
+        assert archive.manifest.head.argv == ["serve"]
+        assert archive.read("small") == b"x"
+
+
+def test_keys_are_exchanged_while_both_are_known(tmp_path):
+    """The first seals, all open: creators get the new one in front, and the old one goes when it is used no more."""
+    (tmp_path / "1-new").write_bytes(bytes(range(32)))
+    (tmp_path / "2-old").write_bytes(bytes(range(100, 132)))
+    (tmp_path / "..data").mkdir()
+    both, old = read_key(str(tmp_path)), read_key(str(tmp_path / "2-old"))
+    for made in (build(STREAMS, key=old), build(STREAMS, key=both)):
+        with open_bytes(made, key=both) as archive:
+            assert archive.read("small") == b"x"
+    with pytest.raises(ArchiveError) as caught:
+        open_bytes(build(STREAMS, key=both), key=old)
+    assert caught.value.reason == "SealMismatch"
+    trailer = json.loads(build(STREAMS, key=both)[-manifest.TRAILER_BYTES + 512 : -1024])
+    assert trailer["manifest"]["seal"]["key"] == seal.number(both.secrets[0])
+
+
+def test_an_empty_directory_of_keys_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="empty"):
+        read_key(str(tmp_path))

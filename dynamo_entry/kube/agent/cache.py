@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import msgspec
 
 from dynamo_entry import storage
-from dynamo_entry.archive import Archive
+from dynamo_entry.archive import Archive, Keys
 from dynamo_entry.archive.segments import Segment, check, segments
 from dynamo_entry.errors import Corrupt, StorageError, UsageError
 from dynamo_entry.storage import posix
@@ -49,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class Cache:
     """The copies below ``directory``. Thread-safe."""
 
-    def __init__(self, directory: str, *, key: bytes | None = None) -> None:
+    def __init__(self, directory: str, *, key: Keys | None = None) -> None:
         self.directory = directory
         self._key = key
         posix.make_directories(directory)

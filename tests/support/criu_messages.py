@@ -5,7 +5,7 @@ from __future__ import annotations
 #: From its sources, with the prefix of the file it is in; what comes of pr_perror has ``: %s`` at its end.
 MESSAGES = [
     ("suspending seccomp failed: %s", ("Operation not permitted",), "Unconfined"),
-    ("Unseizable non-zombie %d found, state %c, err %d/%d", (1001, "S", -1, 1), "SYS_PTRACE"),
+    ("Unseizable non-zombie %d found, state %c, err %d/%d", (1001, "S", -1, 1), "debugger"),
     ("Zombies with threads are not supported", (), "main thread"),
     ("Individually stopped threads not supported", (), "one thread"),
     (
@@ -35,7 +35,7 @@ MESSAGES = [
     (
         "fsnotify: Can't find suitable path for handle (dev %#x ino %#lx): %d",
         (0x801, 0x11, -2),
-        "DAC_READ_SEARCH",
+        "watch what is there",
     ),
     ("A session leader of %d(%d) is outside of its pid namespace", (1000, 1000), "tty: false"),
     ("Task %d with SysVIPC shmem map @%lx doesn't live in IPC ns", (1000, 0x7F00), "SysV"),
@@ -62,8 +62,18 @@ MESSAGES = [
     ("inet: Can't connect inet socket back: %s", ("Network is unreachable",), "out of reach"),
     (
         "unix: Can't bind id %#x ino %u addr %s: %s",
+        (7, 9, "@engine", "Address already in use"),
+        "names of their own",
+    ),
+    (
+        "unix: Can't bind id %#x ino %u addr %s: %s",
         (0x12, 77, "/data/engine.sock", "No such file or directory"),
         "mount the same volumes",
+    ),
+    (
+        "Unable to change [%d]/%s ownership to (%d, %d): %s",
+        (5, "run/engine.sock", 1000, 1000, "Operation not permitted"),
+        "add CHOWN",
     ),
     ("sockets: Can't set %d:%d (len %d): %s", (1, 36, 4, "Operation not permitted"), "NET_ADMIN"),
     ("Can not set flock!", (), "file lock"),
@@ -86,9 +96,9 @@ MESSAGES = [
     ("Can't setgroups([%zu gids]): %d", (2, -1), "SETGID"),
     ("Unable to set real, effective and saved user ID: %d", (-1,), "SETUID"),
     ("seccomp: SECCOMP_SET_MODE_FILTER returned %d on tid %d", (-13, 1000), "allowPrivilegeEscalation"),
-    ("%d killed by signal %d: %s", (1000, 9, "Killed"), "memory limit"),
-    ("Unable to reserve memory (%lu bytes): %s", (4096, "Cannot allocate memory"), "memory limit"),
-    ("Can't restore %lx mapping with %lx", (0x7F00, 0xFFFFFFFFFFFFFFF4), "memory limit"),
+    ("%d killed by signal %d: %s", (1000, 9, "Killed"), "memory ran out"),
+    ("Unable to reserve memory (%lu bytes): %s", (4096, "Cannot allocate memory"), "memory ran out"),
+    ("Can't restore %lx mapping with %lx", (0x7F00, 0xFFFFFFFFFFFFFFF4), "memory ran out"),
     ("cpu: CPU capabilities do not match run time", (), "least capable"),
     ("cpu: CPU xsave size mismatch (%u/%u)", (2440, 832), "least capable"),
     ("Can't fixup vdso VMAs (pid: %d)", (1000,), "newer CRIU"),

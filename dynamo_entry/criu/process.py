@@ -19,6 +19,9 @@ from dynamo_entry.linux import proc
 #: `--stream` with a restore of inet sockets on current kernels; see the README's requirements.
 OLDEST = (4, 2)
 
+#: It says it at once.
+_VERSION_S = 10
+
 
 def version(environ: dict[str, str] | None = None) -> str:
     """CRIU's version, ``4.2.1``. Raises CheckpointError where it is missing, too old, or does not start."""
@@ -27,13 +30,10 @@ def version(environ: dict[str, str] | None = None) -> str:
         raise CheckpointError(
             "criu is not installed", hint="install criu 4.2 or newer in the image", reason="CriuMissing"
         )
-    done = subprocess.run(
-        [path, "--version"], capture_output=True, text=True, errors="replace", check=False, timeout=10,
-        env={**os.environ} if environ is None else environ,
-    )  # fmt: skip
-    match = re.search(r"Version: (\d+(?:\.\d+)+)", done.stdout)
+    stdout, stderr = _said_of_version(path, environ)
+    match = re.search(r"Version: (\d+(?:\.\d+)+)", stdout)
     if match is None:
-        said, remedy = _not_started(done.stderr or f"exit code {done.returncode}")
+        said, remedy = _not_started(stderr)
         raise CheckpointError(f"{path} does not start: {said}", hint=remedy, reason="CriuBroken")
     if tuple(int(part) for part in match[1].split(".")) < OLDEST:
         raise CheckpointError(
@@ -42,6 +42,18 @@ def version(environ: dict[str, str] | None = None) -> str:
             reason="CriuTooOld",
         )
     return match[1]
+
+
+def _said_of_version(path: str, environ: dict[str, str] | None) -> tuple[str, str]:
+    """What it writes to standard output, and why where that is nothing."""
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", check=False,
+            timeout=_VERSION_S, env={**os.environ} if environ is None else environ,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "", f"it did not say its version within {_VERSION_S:g} s"
+    return done.stdout, done.stderr or f"exit code {done.returncode}"
 
 
 def _not_started(said: str) -> tuple[str, str]:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_entry.criu import log, options, streamer
+from dynamo_entry.criu import log, options, process, streamer
 from dynamo_entry.criu.remedies import REMEDIES
+from dynamo_entry.errors import CheckpointError
 
 PLACES = options.Places("/run/i", "/run/w", "criu.log")
 
@@ -262,3 +263,15 @@ def test_errors_of_the_restorer_mean_that_criu_hangs():
         "(00.2) pie: 1004: Error (criu/pie/restorer.c:317): Unable to drop capability 2: -1\n"
     )
     assert not log.is_stuck("(00.2) pie: 1004: Warn something\n")
+
+
+def test_a_criu_that_does_not_say_its_version_in_time_is_named(tmp_path, monkeypatch):
+    """It hangs in the container's file system, say: no defect of ours, and no traceback."""
+    program = tmp_path / "criu"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(process, "_VERSION_S", 0.2)
+    with pytest.raises(CheckpointError, match="did not say its version") as caught:
+        process.version()
+    assert caught.value.reason == "CriuBroken"

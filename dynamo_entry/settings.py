@@ -48,6 +48,7 @@ class Settings(Value):
     post_restore: str = ""
     canary: str = ""
     preset: str = "auto"
+    engine_connections: str = "close"
     exclude_paths: tuple[str, ...] = ()
     capture_paths: tuple[str, ...] = ()
     cache_directories: tuple[str, ...] = ("__pycache__",)
@@ -205,6 +206,10 @@ VARIABLES: dict[str, Variable] = {
     "PRESET": Variable(
         _one_of("auto", "none", "vllm", "sglang", "trtllm"),
         "environment that makes an engine on GPUs safe to checkpoint, set only where unset; auto: by its command",
+    ),
+    "ENGINE_CONNECTIONS": Variable(
+        _one_of("close", "refuse"),
+        "TCP connections that a restore would not bring back: close them and say so, or make (restore) no archive",
     ),
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
     "CAPTURE_PATHS": Variable(_paths, "paths (a:b) on other mounts to include in the filesystem delta"),

@@ -1,53 +1,61 @@
-"""Unix sockets whose other end is outside of the engine: CRIU cannot dump half of a connection.
+"""Connections, by whether both ends are in the engine.
 
-Asked of the kernel by sock_diag(7): /proc/net/unix does not say who is connected to whom.
+Unix sockets whose other end is outside cannot be dumped: CRIU cannot dump half of a connection. TCP connections that
+lead out are closed; those inside are kept where the kernel allows it. Asked of the kernel by sock_diag(7):
+/proc/net/unix does not say who is connected to whom.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import psutil
 
-from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import proc
-
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_DONE, _NLMSG_ERROR = 4, 20, 3, 2
-_REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
-_SHOW_NAME_AND_PEER = 0x1 | 0x4  # linux/unix_diag.h
-_NAME, _PEER = 0, 2
+from dynamo_entry.errors import Incompatible, NotDumpable
+from dynamo_entry.linux import proc, sock_diag
+from dynamo_entry.linux.sock_diag import End, Unix
 
 _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
+#: Connections that a message names.
+_NAMED = 5
 
-class Unix(NamedTuple):
-    """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted."""
+#: Which libraries miss a connection that was closed under them, and what keeps it.
+DO_NOT_RECONNECT = (
+    "gloo, TCPStore, multiprocessing's managers, Ray and zmq's requests under way do not reconnect"
+)
+KEEP = "add NET_ADMIN to the capabilities of the creating and of the restoring pod"
 
-    inode: int
-    kind: int
-    name: bytes = b""
-    peer: int = 0
+
+class Tcp(NamedTuple):
+    """TCP connections of an engine: those with both ends in it, a row each, and those that lead out of it."""
+
+    inside: list[Connection]
+    outside: list[Connection]
+
+
+class Connection(NamedTuple):
+    """The process that has this end of it (the one with the lower port is taken), its descriptor, and both addresses."""
+
+    pid: int
+    descriptor: int
+    here: str
+    there: str
 
 
 def check(processes: list[psutil.Process]) -> None:
     """Raises NotDumpable that names the process and where its connection leads."""
-    owners = {
-        int(target[8:-1]): process.pid
-        for process in processes
-        for target in proc.descriptors(process.pid).values()
-        if target.startswith("socket:[")
-    }
+    owners = _owners(processes)
     try:
-        there = list(_sockets())
+        there = list(sock_diag.unix())
     except OSError:
         return  # a kernel without sock_diag for unix sockets
     if found := leads_out(there, frozenset(owners)):
         inode, where = found
         raise NotDumpable(
-            f"process {owners[inode]} has a unix socket connected to {where}, outside the engine; CRIU cannot dump one end of it",
+            f"process {owners[inode][0]} has a unix socket connected to {where}, outside the engine; CRIU cannot dump one end of it",
             hint="let the engine, or PRE_DUMP, close it before the dump",
             reason="PeerOutside",
         )
@@ -72,33 +80,91 @@ def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | 
     return None
 
 
-def _sockets() -> Iterator[Unix]:
-    """Raises OSError."""
-    body = struct.pack(
-        "=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME_AND_PEER, 0xFFFFFFFF, 0xFFFFFFFF
-    )
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(5)
-        kernel.send(struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
-        while True:
-            for kind, message in _split(kernel.recv(1 << 17), "=IH", 16):
-                if kind == _NLMSG_DONE:
-                    return
-                if kind == _NLMSG_ERROR:
-                    raise OSError("sock_diag")
-                yield _parsed(message)
+def tcp(processes: list[psutil.Process]) -> Tcp:
+    """The engine's connections; none where the kernel cannot list them."""
+    try:
+        there = list(sock_diag.tcp())
+    except OSError:
+        return Tcp([], [])
+    return told_apart(there, _owners(processes))
 
 
-def _parsed(message: bytes) -> Unix:
-    _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
-    attributes = dict(_split(message[16:], "=HH", 4))
-    (peer,) = struct.unpack("=I", attributes.get(_PEER, b"\0\0\0\0"))
-    return Unix(inode, kind, attributes.get(_NAME, b""), peer)
+def told_apart(there: Iterable[End], owners: Mapping[int, tuple[int, int]]) -> Tcp:
+    """Connections of ``owners`` (inode → pid and descriptor) by where the other end is; pure.
+
+    An end that is still to be accepted is nobody's: it is dropped, whoever's the other one is.
+    """
+    ours = {(end.here, end.there): end for end in there if end.inode in owners}
+    found = Tcp([], [])
+    for (here, other), end in sorted(ours.items(), key=lambda item: (item[0][0][1], item[0])):
+        row = Connection(*owners[end.inode], _address(here), _address(other))
+        if (other, here) not in ours:
+            found.outside.append(row)
+        elif (here[1], here) < (other[1], other):
+            found.inside.append(row)
+    return found
 
 
-def _split(data: bytes, head: str, head_size: int) -> Iterator[tuple[int, bytes]]:
-    """(type, contents) of netlink messages or attributes, each padded to four bytes (netlink(7))."""
-    while len(data) >= head_size:
-        length, kind = struct.unpack_from(head, data)
-        yield kind, data[head_size:length]
-        data = data[-(-max(length, head_size) // 4) * 4 :]
+def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
+    """Say what is going to be lost of them, or raise NotDumpable where none may be (``policy`` is refuse)."""
+    lost = found.outside if may_keep else found.inside + found.outside
+    if policy == "refuse" and lost:
+        raise NotDumpable(
+            f"the engine has {len(lost)} TCP connections that a restore does not bring back: {listed(lost)}",
+            hint="let the engine, or PRE_DUMP, close them"
+            + ("" if may_keep or not found.inside else f", or {KEEP}"),
+            reason="ConnectionsOpen",
+        )
+    if found.inside and may_keep:
+        log.info("connections kept", count=len(found.inside), connections=listed(found.inside))
+    elif found.inside:
+        log.warning(
+            "connections inside the engine will be closed", count=len(found.inside),
+            connections=listed(found.inside), hint=f"{DO_NOT_RECONNECT}: {KEEP}",
+        )  # fmt: skip
+    if found.outside:
+        log.warning("connections will be closed", count=len(found.outside), connections=listed(found.outside))
+
+
+def check_kept(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log: Any) -> bool:
+    """Whether connections inside the engine are kept. Raises Incompatible where they are lost, and none may be."""
+    count = recorded.get("inside", 0)
+    if not count:
+        return False
+    if recorded["kept"] and may_keep:
+        return True
+    if policy == "refuse":
+        raise Incompatible(
+            f"{count} TCP connections inside the engine cannot be kept "
+            + ("without NET_ADMIN" if recorded["kept"] else "by this archive"),
+            hint=KEEP, reason="ConnectionsOpen",
+        )  # fmt: skip
+    log.warning("connections inside the engine are closed", count=count, hint=f"{DO_NOT_RECONNECT}: {KEEP}")
+    return False
+
+
+def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
+    """What a restore has to know of them."""
+    ends = [(row.pid, row.descriptor) for row in found.outside]
+    return {"inside": len(found.inside), "kept": kept, "outside": ends}
+
+
+def listed(connections: list[Connection]) -> str:
+    """The first few, for a message."""
+    shown = ", ".join(f"{row.here} to {row.there} (process {row.pid})" for row in connections[:_NAMED])
+    return f"{shown} and {len(connections) - _NAMED} more" if len(connections) > _NAMED else shown
+
+
+def _address(end: tuple[str, int]) -> str:
+    host, port = end
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _owners(processes: list[psutil.Process]) -> dict[int, tuple[int, int]]:
+    """Inode → pid and descriptor of every socket that the processes hold."""
+    return {
+        int(target[8:-1]): (process.pid, descriptor)
+        for process in processes
+        for descriptor, target in proc.descriptors(process.pid).items()
+        if target.startswith("socket:[")
+    }

@@ -14,6 +14,7 @@ from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
 from dynamo_entry.checks import (
     clock,
+    connections,
     delta,
     facts,
     files,
@@ -43,6 +44,7 @@ class Admitted(NamedTuple):
     logs: dict[str, int]
     clock: clock.Offsets | None
     may_write: Callable[[int], bool]
+    keeps_connections: bool
 
 
 def admit(
@@ -53,6 +55,7 @@ def admit(
     *,
     land: Land,
     reopened: tuple[str, ...],
+    policy: str,
     log: Any,
 ) -> Admitted:
     """Check property by property; ``log`` gets what differs and does not matter. Raises Incompatible for the first that does."""
@@ -78,6 +81,11 @@ def admit(
     )
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
+    keeps_connections = connections.check_kept(
+        head.facts.get("connections", {}), policy, may_keep=capabilities.NET_ADMIN in have.effective, log=log
+    )
+    if keeps_connections:
+        rewriter.close_what_leads_out()
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
@@ -86,7 +94,7 @@ def admit(
     rewriter.own_sockets(
         os.geteuid(), {os.getegid(), *os.getgroups()}, may_give_away=capabilities.CHOWN in have.effective
     )
-    return Admitted(rewriter, changes, logs, offsets, have.may_write)
+    return Admitted(rewriter, changes, logs, offsets, have.may_write, keeps_connections)
 
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:

@@ -16,10 +16,12 @@ _GHOST_LIMIT_BYTES = str((1 << 63) - 1)
 
 #: ``--unprivileged``, whatever the container has: one way of working, seen to work with two capabilities and
 #: with all of them. What more capabilities buy (clocks) is ours to do.
-#: Established connections are closed, so that clients reconnect; cgroups are the container runtime's.
-_COMMON = (
-    "--unprivileged", "--tcp-close", "--file-locks", "--ext-unix-sk", "--link-remap", "--manage-cgroups=ignore",
-)  # fmt: skip
+#: cgroups are the container runtime's.
+_COMMON = ("--unprivileged", "--file-locks", "--ext-unix-sk", "--link-remap", "--manage-cgroups=ignore")
+
+#: Established connections are closed, so that clients reconnect, or kept, which takes CAP_NET_ADMIN. Both ends of those
+#: that are kept are frozen: no network has to be locked.
+_CLOSE, _KEEP = ("--tcp-close",), ("--tcp-established", "--network-lock", "skip")
 
 #: Standard input of what is dumped is never a terminal of ours, but a session may begin above it.
 _SHELL_JOB = "--shell-job"
@@ -43,6 +45,7 @@ class Hints(NamedTuple):
 
     external: tuple[str, ...] = ()
     watched: tuple[str, ...] = ()
+    keeps_connections: bool = False
 
 
 def missing_capabilities(effective: frozenset[int]) -> list[str]:
@@ -53,7 +56,7 @@ def missing_capabilities(effective: frozenset[int]) -> list[str]:
 def dump(pid: int, places: Places, hints: Hints) -> list[str]:
     """argv of a streamed dump of the tree below ``pid``; one that waits to be accepted is dropped."""
     argv = [
-        *_base("dump", places),
+        *_base("dump", places, keeps_connections=hints.keeps_connections),
         "--tree", str(pid), "--skip-in-flight", "--ghost-limit", _GHOST_LIMIT_BYTES,
     ]  # fmt: skip
     for resource in hints.external:
@@ -63,14 +66,14 @@ def dump(pid: int, places: Places, hints: Hints) -> list[str]:
     return argv
 
 
-def restore(places: Places, *, inherit: Mapping[int, str]) -> list[str]:
+def restore(places: Places, *, inherit: Mapping[int, str], keeps_connections: bool) -> list[str]:
     """argv of a streamed restore whose root becomes a child of the caller.
 
     ``inherit`` maps our descriptors (3 and up) to what they replace, in CRIU's words. Sizes of files are
     compared by us and by CRIU; their permissions may differ from volume to volume.
     """
     argv = [
-        *_base("restore", places),
+        *_base("restore", places, keeps_connections=keeps_connections),
         "--restore-detached", "--restore-sibling", "--pidfile", pid_file(places), "--skip-file-rwx-check",
     ]  # fmt: skip
     for descriptor, resource in inherit.items():
@@ -78,9 +81,9 @@ def restore(places: Places, *, inherit: Mapping[int, str]) -> list[str]:
     return argv
 
 
-def _base(verb: str, places: Places) -> list[str]:
+def _base(verb: str, places: Places, *, keeps_connections: bool) -> list[str]:
     return [
         "criu", verb, "--stream", "--images-dir", places.images, "--work-dir", places.work,
         "--log-file", places.log, "-v2", "--no-default-config", "--action-script", hold.SCRIPT,
-        *_COMMON, _SHELL_JOB,
+        *_COMMON, *(_KEEP if keeps_connections else _CLOSE), _SHELL_JOB,
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from dynamo_entry.errors import (
     SettingsError,
 )
 from dynamo_entry.fill import ranges
-from dynamo_entry.linux import affinity, memlock, mounts, proc
+from dynamo_entry.linux import affinity, capabilities, memlock, mounts, proc
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report.lines import timestamp
@@ -41,6 +41,8 @@ from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.dump import Dump
 
 if TYPE_CHECKING:
+    import psutil
+
     from dynamo_entry.cuda.absent import NoCreation
     from dynamo_entry.cuda.creation import Creation
 
@@ -279,10 +281,13 @@ class _Creation:
                     "restores will need these files unchanged", paths=bound,
                     hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
                 )  # fmt: skip
+            kept = self._check_connections(processes)
             found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pid))
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
-            frozen = Frozen(self._head(proc.tree(self._pid), gpu), found)
+            frozen = Frozen(
+                self._head(proc.tree(self._pid), gpu, kept), found._replace(keeps_connections=kept["kept"])
+            )
             return self._dump_and_publish(writer, sink, frozen)
 
     def _give_back_memlock(self) -> None:
@@ -291,6 +296,15 @@ class _Creation:
             memlock.give_back(self._pids())
         except PermissionError as error:
             self._channel.log.warning("memlock limit not given back", pid=self._pid, message=str(error))
+
+    def _check_connections(self, processes: list[psutil.Process]) -> dict[str, Any]:
+        """What a restore has to know of the engine's connections. Raises NotDumpable where none may be lost."""
+        found = connections.tcp(processes)
+        may_keep = capabilities.NET_ADMIN in self._prepared.have.effective
+        connections.check_tcp(
+            found, self._settings.engine_connections, may_keep=may_keep, log=self._channel.log
+        )
+        return connections.record(found, kept=may_keep and bool(found.inside))
 
     def _warn_of_secrets(self, pids: Iterable[int]) -> None:
         """An engine's environment is part of its memory, and so of an archive that is not sealed."""
@@ -338,7 +352,7 @@ class _Creation:
             return {}
         return {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
 
-    def _head(self, processes: list[Any], gpu: dict[str, Any]) -> Head:
+    def _head(self, processes: list[Any], gpu: dict[str, Any], tcp: dict[str, Any]) -> Head:
         mapped = proc.mapped_files(process.pid for process in processes)
         return Head(
             hash=self._settings.hash,
@@ -353,6 +367,7 @@ class _Creation:
             canary=self._canary,
             facts={
                 "packages": image.packages(mapped),
+                "connections": tcp,
                 "ready_url": self._settings.ready_url,
                 **(self._handshake.facts(self._release) if self._handshake else {}),
             },

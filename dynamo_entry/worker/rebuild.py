@@ -24,7 +24,7 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
-from dynamo_entry.linux import affinity, oom, proc, timens
+from dynamo_entry.linux import affinity, connections, oom, proc, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
@@ -108,7 +108,7 @@ class Rebuild:
         stdio = self._new_stdio()
         offsets = self._admitted.clock
         return process.Restoring(
-            options.restore(self._places, inherit=stdio),
+            options.restore(self._places, inherit=stdio, keeps_connections=self._admitted.keeps_connections),
             f"{self._places.work}/{self._places.log}",
             keep=tuple(stdio),
             extra=held.environment,
@@ -171,6 +171,9 @@ class Rebuild:
     def _finish_tasks(self) -> None:
         """What CRIU leaves out, while nothing runs yet."""
         pipes.refill(self._admitted.rewriter.refills())
+        if self._admitted.keeps_connections:
+            ends = self._archive.manifest.head.facts["connections"]["outside"]
+            connections.shut_down((pid, number) for pid, number in ends if pid in self._plan.pids)
         missed = affinity.pin(self._archive.manifest.head.facts.get("affinity", {}))
         if missed:
             self._channel.log.warning("threads not pinned: their processors are not here", threads=missed)

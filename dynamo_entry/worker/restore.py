@@ -76,6 +76,7 @@ def run(settings: Settings, channel: Channel) -> Result:
                 have,
                 version,
                 land=_land(settings, archive),
+                policy=settings.engine_connections,
                 reopened=settings.reopen_paths,
                 log=channel.log,
             )

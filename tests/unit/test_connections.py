@@ -3,8 +3,12 @@
 import os
 import socket
 
+import pytest
+
 from dynamo_entry.checks import connections
-from dynamo_entry.checks.connections import Unix
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.linux import sock_diag
+from dynamo_entry.linux.sock_diag import End, Unix
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
@@ -37,6 +41,55 @@ def test_what_criu_can_dump_is_left_to_it():
 def test_the_kernel_says_who_is_connected_to_whom():
     one, other = socket.socketpair()
     with one, other:
-        rows = {row.inode: row for row in connections._sockets()}
+        rows = {row.inode: row for row in sock_diag.unix()}
         inodes = [os.fstat(end.fileno()).st_ino for end in (one, other)]
         assert [rows[inode].peer for inode in inodes] == inodes[::-1]
+
+
+A, B, C = ("127.0.0.1", 5000), ("127.0.0.1", 40000), ("10.0.0.9", 2379)
+
+
+def test_a_connection_with_both_ends_in_the_engine_is_told_from_one_that_leads_out():
+    there = [End(1, A, B), End(2, B, A), End(3, B, C), End(9, C, ("10.0.0.8", 1))]
+    found = connections.told_apart(there, {1: (11, 4), 2: (22, 5), 3: (22, 6)})
+    assert [(row.pid, row.here, row.there) for row in found.inside] == [
+        (11, "127.0.0.1:5000", "127.0.0.1:40000")
+    ]
+    assert [(row.pid, row.there) for row in found.outside] == [(22, "10.0.0.9:2379")]
+
+
+def test_a_connection_that_nobody_has_accepted_leads_out():
+    found = connections.told_apart([End(1, B, A), End(0, A, B)], {1: (11, 4)})
+    assert (found.inside, len(found.outside)) == ([], 1)
+
+
+def test_a_process_may_be_connected_to_itself():
+    assert len(connections.told_apart([End(1, A, B), End(2, B, A)], {1: (11, 4), 2: (11, 5)}).inside) == 1
+
+
+def test_the_kernel_lists_connections_a_mapped_address_as_that_of_ipv4():
+    with (
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server,
+        socket.create_connection(("127.0.0.1", server.getsockname()[1])) as one,
+        server.accept()[0] as other,
+    ):
+        owners = {os.fstat(end.fileno()).st_ino: (1, 1) for end in (one, other)}
+        assert len(connections.told_apart(sock_diag.tcp(), owners).inside) == 1
+
+
+@pytest.mark.parametrize(
+    ("may_keep", "lost"), [(True, ["10.0.0.9:2379"]), (False, ["10.0.0.9:2379", "127.0.0.1:5000"])]
+)
+def test_where_no_connection_may_be_lost_those_that_would_be_are_named(may_keep, lost):
+    found = connections.told_apart(
+        [End(1, A, B), End(2, B, A), End(3, B, C)], {1: (11, 4), 2: (22, 5), 3: (22, 6)}
+    )
+    with pytest.raises(NotDumpable) as refused:
+        connections.check_tcp(found, "refuse", may_keep=may_keep, log=None)
+    assert refused.value.reason == "ConnectionsOpen"
+    assert all(address in refused.value.message for address in lost)
+    assert f"has {len(lost)} TCP" in refused.value.message
+
+
+def test_what_this_kernel_cannot_list_is_known():
+    assert sock_diag.lacking().keys() <= {"raw", "netlink", "packet", "udp"}

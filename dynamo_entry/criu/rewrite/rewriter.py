@@ -83,6 +83,10 @@ class Rewriter:
         """See ``sockets.move``. Raises Incompatible."""
         return sockets.move(self._files.messages, network)
 
+    def close_what_leads_out(self) -> None:
+        """See ``sockets.close_what_leads_out``."""
+        sockets.close_what_leads_out(self._files.messages)
+
     def ports(self) -> list[sockets.Bound]:
         """See ``sockets.bound``."""
         return sockets.bound(self._files.messages)

@@ -1,7 +1,4 @@
-"""Sockets move to the new pod's addresses (``files.img``).
-
-TCP connections are not in the images (``--tcp-close``), so this is the one place with inet addresses.
-"""
+"""Sockets move to the new pod's addresses (``files.img``), the one place of the images with inet addresses."""
 
 from __future__ import annotations
 
@@ -103,6 +100,8 @@ def _move(isk: Any, network: Network) -> None:
             isk.dst_addr[:] = [0] * len(isk.dst_addr)
         else:
             isk.dst_addr[:] = _encoded(peer, len(isk.dst_addr))
+    if isk.proto == _TCP and peer in network.addresses:
+        isk.dst_addr[:] = _encoded(network.addresses[peer], len(isk.dst_addr))
     if source in network.lost:
         raise Incompatible(
             f"the engine's port {isk.src_port} is bound to {source}, and this pod has no such address",
@@ -111,6 +110,18 @@ def _move(isk: Any, network: Network) -> None:
         )
     if source in network.addresses:
         isk.src_addr[:] = _encoded(network.addresses[source], len(isk.src_addr))
+
+
+def close_what_leads_out(entries: Iterable[Any]) -> None:
+    """Let TCP connections come back as sockets that are not connected, but for those with both ends among ``entries``."""
+    ends = {
+        (_decoded(isk.src_addr), isk.src_port, _decoded(isk.dst_addr), isk.dst_port): isk
+        for isk in (entry.isk for entry in entries if entry.HasField("isk"))
+        if isk.proto == _TCP and isk.dst_port
+    }
+    for (source, source_port, peer, port), isk in ends.items():
+        if (peer, port, source, source_port) not in ends:
+            isk.state, isk.src_port, isk.dst_port = _CLOSE, 0, 0
 
 
 class Bound(NamedTuple):

@@ -1,0 +1,122 @@
+"""What the kernel says of sockets beyond /proc: who is connected to whom (sock_diag(7))."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_DONE, _NLMSG_ERROR = 4, 20, 3, 2
+_REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+_SHOW_NAME_AND_PEER = 0x1 | 0x4  # linux/unix_diag.h
+_NAME, _PEER = 0, 2
+_ALL = 0xFFFFFFFF
+_NDIAG_PROTO_ALL = 255
+_LISTEN = 1 << 10  # of linux/tcp_states.h
+_ADDRESSES = struct.Struct("!HH16s16s")
+
+#: What a listing of each kind takes: family and protocol, and the kernel's module that gives it.
+_KINDS = {
+    "unix": (socket.AF_UNIX, 0, "unix_diag"),
+    "tcp": (socket.AF_INET, socket.IPPROTO_TCP, "tcp_diag"),
+    "udp": (socket.AF_INET, socket.IPPROTO_UDP, "udp_diag"),
+    "raw": (socket.AF_INET, socket.IPPROTO_RAW, "raw_diag"),
+    "netlink": (socket.AF_NETLINK, _NDIAG_PROTO_ALL, "netlink_diag"),
+    "packet": (socket.AF_PACKET, 0, "af_packet_diag"),
+}
+
+
+class Unix(NamedTuple):
+    """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted."""
+
+    inode: int
+    kind: int
+    name: bytes = b""
+    peer: int = 0
+
+
+class End(NamedTuple):
+    """One end of a TCP connection; inode 0 where nobody has accepted it, or nobody has it any more."""
+
+    inode: int
+    here: tuple[str, int]
+    there: tuple[str, int]
+
+
+def unix() -> Iterator[Unix]:
+    """Raises OSError."""
+    body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW_NAME_AND_PEER, _ALL, _ALL)
+    for message in _listed(body):
+        _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
+        attributes = dict(_split(message[16:], "=HH", 4))
+        (peer,) = struct.unpack("=I", attributes.get(_PEER, b"\0\0\0\0"))
+        yield Unix(inode, kind, attributes.get(_NAME, b""), peer)
+
+
+def tcp() -> Iterator[End]:
+    """Every end of a connection in this network namespace. Raises OSError."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for message in _listed(_inet(family, socket.IPPROTO_TCP, _ALL & ~_LISTEN)):
+            source_port, port, source, address = _ADDRESSES.unpack_from(message, 4)
+            (inode,) = struct.unpack_from("=I", message, 68)
+            if port:
+                yield End(inode, (_text(family, source), source_port), (_text(family, address), port))
+
+
+def lacking() -> dict[str, str]:
+    """Kinds of sockets (``unix``, ``tcp``, …) that this kernel cannot list, each with the module that is missing."""
+    return {kind: module for kind, (family, protocol, module) in _KINDS.items() if not _has(family, protocol)}
+
+
+def _has(family: int, protocol: int) -> bool:
+    """Whether there is an answer at all; ENOENT is the kernel's for a module that is not there."""
+    body = {
+        socket.AF_UNIX: struct.pack("=BBHIIIII", family, 0, 0, 0, 0, 0, _ALL, _ALL),
+        socket.AF_INET: _inet(family, protocol, 0),
+        socket.AF_NETLINK: struct.pack("=BBHIIII", family, protocol, 0, 0, 0, _ALL, _ALL),
+        socket.AF_PACKET: struct.pack("=BBHIIII", family, 0, 0, 0, 0, _ALL, _ALL),
+    }[socket.AddressFamily(family)]
+    try:
+        for _ in _listed(body):
+            break
+    except OSError as error:
+        return error.errno != errno.ENOENT
+    return True
+
+
+def _inet(family: int, protocol: int, states: int) -> bytes:
+    return struct.pack("=BBBBI", family, protocol, 0, 0, states) + bytes(48)
+
+
+def _text(family: int, address: bytes) -> str:
+    """A mapped address as that of IPv4: the other end may have it so."""
+    if family == socket.AF_INET:
+        return socket.inet_ntop(family, address[:4])
+    return socket.inet_ntop(family, address).removeprefix("::ffff:")
+
+
+def _listed(body: bytes) -> Iterator[bytes]:
+    """The messages that answer a request. Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(5)
+        head = struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
+        kernel.sendmsg([head + body])
+        while True:
+            for kind, message in _split(kernel.recv(1 << 17), "=IHHII", 16):
+                if kind not in (_NLMSG_DONE, _NLMSG_ERROR):
+                    yield message
+                elif number := -struct.unpack_from("=i", message)[0]:
+                    raise OSError(number, os.strerror(number), "sock_diag")
+                else:
+                    return
+
+
+def _split(data: bytes, head: str, head_size: int) -> Iterator[tuple[int, bytes]]:
+    """(type, contents) of netlink messages or attributes, each padded to four bytes (netlink(7))."""
+    while len(data) >= head_size:
+        length, kind = struct.unpack_from(head, data)[:2]
+        yield kind, data[head_size:length]
+        data = data[-(-max(length, head_size) // 4) * 4 :]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
+import struct
 
 import psutil
 
@@ -62,15 +64,34 @@ _REMEDIES = {
 _DELETED = " (deleted)"
 _NO_FILES = ("/memfd:", "/SYSV", "/dev/", "/proc/", "/sys/", "/anon_hugepage", "/[aio]")
 
+#: How the kernel shows what is no file: secret memory, pidfds, POSIX message queues (linux/magic.h).
+_HIDDEN = "/secretmem"
+_PIDFD = "anon_inode:[pidfd]"
+_MQUEUE_MAGIC = 0x19800202
+
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
 def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
     """Raises NotDumpable that names the process and the thing."""
+    pids = {process.pid for process in processes}
     for process in processes:
         pid = process.pid
+        if proc.program(pid).startswith("/memfd:"):
+            raise NotDumpable(
+                f"the program of process {pid} is a file in memory (memfd), which a restore does not find",
+                hint="let the engine run it from a file",
+                reason="ProgramInMemory",
+            )
         for descriptor, target in proc.descriptors(pid).items():
             _check_descriptor(pid, descriptor, target)
+            if (
+                target == _PIDFD
+                and (theirs := proc.pidfd_target(pid, descriptor)) >= 0
+                and theirs not in pids
+            ):
+                what = f"a pidfd of {theirs or 'a process'}, a thread or a process outside of the engine,"
+                raise _holds(pid, descriptor, what, "PidfdOutside")
         for path in _deleted(pid):
             if mounts.is_read_only(path):
                 raise NotDumpable(
@@ -80,6 +101,12 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                     "engine, or PRE_DUMP, open the file again",
                     reason="DeletedReadOnly",
                 )
+        if any(_HIDDEN in line for line in proc.maps(pid)):
+            raise NotDumpable(
+                f"process {pid} has secret memory (memfd_secret), which nobody else may read",
+                hint="let the engine keep its keys in ordinary memory",
+                reason="SecretMemory",
+            )
         if any("/SYSV" in line for line in proc.maps(pid)):
             raise NotDumpable(
                 f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
@@ -112,9 +139,13 @@ def _check_descriptor(pid: int, descriptor: int, target: str) -> None:
             name = target.removeprefix("anon_inode:").strip("[]")
             raise _holds(pid, descriptor, name, "IoUring" if name == "io_uring" else "AnonymousInode")
     elif target.startswith("socket:"):
-        protocol = _protocol(path)
+        protocol = proc.protocol(path)
         if protocol and protocol not in _PROTOCOLS:
             raise _holds(pid, descriptor, f"{protocol} socket", "SocketKind", _REMEDIES.get(protocol, ""))
+    elif target.startswith(_HIDDEN):
+        raise _holds(pid, descriptor, "secret memory (memfd_secret)", "SecretMemory")
+    elif target.count("/") == 1 and _is_queue(path):
+        raise _holds(pid, descriptor, f"the POSIX message queue {target}", "PosixQueue")
     elif target.startswith("/dev/") and not target.startswith(_GPU) and _is_unknown_device(path):
         raise _holds(pid, descriptor, target, "DeviceOpen")
 
@@ -127,11 +158,11 @@ def _holds(pid: int, descriptor: int, what: str, reason: str, remedy: str = "") 
     )
 
 
-def _protocol(path: str) -> str:
-    try:
-        return os.getxattr(path, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
-    except OSError:
-        return ""
+def _is_queue(path: str) -> bool:
+    """By the type of its filesystem (statfs(2)), the first member of the answer."""
+    answer = ctypes.create_string_buffer(256)
+    found = bool(ctypes.CDLL(None).statfs(path.encode(), answer) == 0)
+    return found and bool(struct.unpack_from("l", answer)[0] == _MQUEUE_MAGIC)
 
 
 def _is_unknown_device(path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dynamo_entry.checks import host
+from dynamo_entry.checks import diag, host
 from dynamo_entry.checks.privileges import lack
 from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
 from dynamo_entry.errors import Incompatible
@@ -38,7 +38,7 @@ def examine(here: Surroundings) -> list[Finding]:
     return [
         _capabilities(here), _seccomp(here), _pids(here),
         _needed("criu", here.criu), _needed("pycriu", here.pycriu), Finding("python", here.python),
-        _clocks(here), _needed("scratch directory", here.scratch), _status(here), _shm(here), _memory(here),
+        _clocks(here), _needed("scratch directory", here.scratch), _sock_diag(here), _status(here), _shm(here), _memory(here),
     ]  # fmt: skip
 
 
@@ -85,6 +85,15 @@ def _clocks(here: Surroundings) -> Finding:
     return Finding(
         "time namespace", "clocks cannot be set: restores only on hosts that are up for longer", (), _CLOCKS
     )
+
+
+def _sock_diag(here: Surroundings) -> Finding:
+    """Every engine has unix and TCP sockets; of the others only few do."""
+    if not here.lacking:
+        return Finding("sock_diag", "every module is there")
+    modules = sorted(here.lacking.values())
+    rules_out = (CREATE,) if {"unix", "tcp"} & here.lacking.keys() else ()
+    return Finding("sock_diag", f"without {', '.join(modules)}", rules_out, diag.remedy(modules))
 
 
 def _status(here: Surroundings) -> Finding:

@@ -11,7 +11,7 @@ from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.checks import facts, privileges
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import CheckpointError
-from dynamo_entry.linux import capabilities, cgroup, loader, timens
+from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -40,6 +40,7 @@ class Surroundings(NamedTuple):
     status_is_writable: bool
     shm_bytes: int
     room: cgroup.Room
+    lacking: dict[str, str]
     host: dict[str, Any]
 
 
@@ -74,6 +75,7 @@ def look(settings: Settings) -> Surroundings:
         status_is_writable=_is_writable(settings.status_file),
         shm_bytes=_size("/dev/shm"),
         room=cgroup.room(),
+        lacking=sock_diag.lacking(),
         host=facts.host_facts(criu.value or "0"),
     )
 

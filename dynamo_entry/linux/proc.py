@@ -164,3 +164,27 @@ def parse_shared(lines: Iterable[str]) -> list[tuple[int, int]]:
             start, _, end = field.partition("-")
             current = (int(start, 16), int(end, 16))
     return found
+
+
+def protocol(path: str) -> str:
+    """The protocol of a socket (a path in a process's fd directory), as the kernel names it (net/*/proto.name)."""
+    try:
+        return os.getxattr(path, "system.sockprotoname").rstrip(b"\0").decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def program(pid: int) -> str:
+    """What its program was (proc_pid_exe(5)); of one in memory ``/memfd:NAME (deleted)``."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+def pidfd_target(pid: int, descriptor: int) -> int:
+    """The process or thread that a pidfd leads to (pidfd_open(2)); 0 outside of this pid namespace, -1 where it is gone."""
+    for line in read(pid, f"fdinfo/{descriptor}").splitlines():
+        if line.startswith(b"Pid:"):
+            return int(line.split()[1])
+    return -1

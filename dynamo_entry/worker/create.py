@@ -12,7 +12,7 @@ from msgspec import structs
 from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
-from dynamo_entry.checks import connections, image, io_uring, privileges, secrets
+from dynamo_entry.checks import connections, diag, image, io_uring, ipc, privileges, secrets, sharing
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
@@ -63,6 +63,7 @@ class Prepared(NamedTuple):
     roots: list[str]
     starts: list[changes.Start]
     handshake: dynamo.Handshake | None
+    objects: frozenset[ipc.Object]
 
 
 class Frozen(NamedTuple):
@@ -151,7 +152,8 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     roots = mounts.captured_roots(here, settings.capture_paths)
     places = options.Places(work, work, DUMP_LOG)
     return Prepared(
-        store, keys, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake
+        store, keys, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake,
+        ipc.there(),
     )  # fmt: skip
 
 
@@ -274,6 +276,9 @@ class _Creation:
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
             processes = proc.tree(self._pid)
             dump_checks.check(processes, self._prepared.have.effective)
+            sharing.check(processes)
+            ipc.check(self._prepared.objects, ipc.there())
+            diag.check(processes)
             self._give_back_memlock()
             self._warn_of_secrets(process.pid for process in processes)
             if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):

@@ -13,6 +13,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -158,6 +159,17 @@ def posix_queue() -> None:
 
 def posix_queue_closed() -> None:
     libc.mq_close(checked(libc.mq_open(b"/queue", os.O_RDWR | os.O_CREAT, 0o600, None)))
+
+
+def posix_queue_without_a_name() -> None:
+    posix_queue()
+    libc.mq_unlink(b"/queue")
+
+
+def sockets() -> None:
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    netlink.bind((0, 0))
+    kept.extend((*socket.socketpair(), socket.create_server(("127.0.0.1", 8000)), netlink))
 
 
 def secret_memory() -> None:

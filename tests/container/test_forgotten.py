@@ -1,10 +1,11 @@
 """What the kernel does not give away of a process: restored all the same, or refused by name."""
 
 import json
+import subprocess
 
 import pytest
-from containers import RESTORE, ROOT
-from launcher import FALLBACK, published, restore
+from containers import CREATE, RESTORE, ROOT
+from launcher import FALLBACK, create, doctor, published, restore
 
 ENGINE = ROOT / "tests" / "container" / "forgotten.py"
 VOLUMES = (f"{ENGINE}:/forgotten.py:ro",)
@@ -45,3 +46,83 @@ def both(containers, *arguments, options=RESTORE):
 def test_what_the_kernel_does_not_tell_is_restored(containers, arguments):
     before, after = both(containers, *arguments)
     assert after == before
+
+
+#: What an engine holds → reason, and words of the message.
+HELD = {
+    "sysv_semaphore": ("SysvSemaphore", "key 0x5151"),
+    "sysv_queue": ("SysvQueue", "key 0x5152"),
+    "sysv_shm_detached": ("SysvShm", "key 0x5153"),
+    "posix_queue": ("PosixQueue", "/queue"),
+    "posix_queue_closed": ("PosixQueue", "/queue"),
+    "posix_queue_without_a_name": ("PosixQueue", "/queue"),
+    "secret_memory": ("SecretMemory", "memfd_secret"),
+    "secret_memory_open": ("SecretMemory", "memfd_secret"),
+    "thread_with_its_own_directory": ("ThreadUnshared", "working directory"),
+    "thread_with_its_own_descriptors": ("ThreadUnshared", "descriptors"),
+    "child_in_the_same_memory": ("MemoryShared", "shares the memory"),
+    "descriptor_of_a_process_outside": ("PidfdOutside", "pidfd of 1"),
+    "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
+    "program_in_memory": ("ProgramInMemory", "memfd"),
+}
+
+
+@pytest.mark.parametrize("thing", HELD)
+def test_what_would_be_lost_unseen_is_refused_by_name(containers, thing):
+    """Before the freeze; nothing is published."""
+    reason, words = HELD[thing]
+    options = (*CREATE, "--cap-add", "IPC_LOCK") if thing == "secret_memory" else CREATE  # it is locked
+    container = create(containers, command=command(thing), volumes=VOLUMES, options=options)
+    code = container.exit_code()
+    if "not on this machine" in container.stderr:
+        pytest.skip(container.stderr.splitlines()[0])
+    event = container.event("Checkpoint not created")
+    assert (code, event["reason"], event["phase"]) == (171, reason, "freeze"), container.output()
+    assert words in event["message"]
+    assert list(containers.checkpoints.iterdir()) == []
+
+
+def test_what_others_left_in_the_ipc_namespace_is_no_harm(containers):
+    """Made before the engine was started."""
+    make = "import ctypes; ctypes.CDLL(None).semget(0x5151, 1, 0o1600)"
+    holder = containers.start("sh", "-c", f"python3 -c '{make}'; echo made; sleep 200")
+    holder.wait_for_text("made")
+    published(
+        containers, command=("python3", "/tiny.py"), options=(*CREATE, f"--ipc=container:{holder.name}")
+    )
+
+
+@pytest.fixture
+def shim(tmp_path):
+    """A library by which the kernel seems to lack one sock_diag module: preloaded, it asks for another family."""
+
+    def build(family):
+        path = tmp_path / f"shim{family}.so"
+        subprocess.run(
+            ["cc", "-shared", "-fPIC", f"-DFAMILY={family}", "-o", path, ENGINE.with_name("sock_diag.c")],
+            check=True,
+        )  # fmt: skip
+        return path
+
+    return build
+
+
+@pytest.mark.parametrize(("family", "module"), [(1, "unix_diag"), (2, "tcp_diag"), (16, "netlink_diag")])
+def test_a_node_that_lacks_a_module_is_refused_by_its_name(containers, shim, family, module):
+    library = shim(family)
+    preload = ("-v", f"{library}:/etc/shim.so:ro", "-v", f"{preloading(library)}:/etc/ld.so.preload:ro")
+    container = create(containers, command=command("sockets"), volumes=VOLUMES, options=(*CREATE, *preload))
+    assert container.exit_code() == 171, container.output()
+    event = container.event("Checkpoint not created")
+    assert (event["reason"], event["phase"]) == ("KernelLacks", "freeze")
+    assert module in event["message"]
+    code, report, rows = doctor("--for", "create", options=(*CREATE, *preload))
+    assert module in rows["sock_diag"]["value"]
+    assert (code, report["create"]) == ((1, False) if family != 16 else (0, True))
+
+
+def preloading(path):
+    """The loader's list, which no variable and no set of capabilities switches off."""
+    listed = path.with_suffix(".preload")
+    listed.write_text("/etc/shim.so\n")
+    return listed

@@ -21,7 +21,7 @@ GOOD = Surroundings(
     python="3.13.0", privileges=Privileges(ALL, ALL, has_seccomp=False), has_clone3=True, may_choose_pids=True,
     has_time_namespaces=True, may_set_clocks=True, criu=Told("4.2"), pycriu=Told(), scratch=Told("/run/x"),
     status_file="/dev/termination-log", status_is_writable=True, shm_bytes=1 << 30, room=Room(1 << 30, None),
-    host=HOST,
+    lacking={}, host=HOST,
 )  # fmt: skip
 
 
@@ -63,3 +63,8 @@ def test_an_archive_that_needs_more_memory_than_there_is_cannot_be_restored():
     stored = Stored("/a.tar", "d", 1, {"memory_bytes": 2 << 30}, HOST)
     assert checks.compare(GOOD, stored)[-1].rules_out == ("restore",)
     assert not checks.compare(GOOD, stored._replace(needs={}))[-1].rules_out
+
+
+def test_a_kernel_that_cannot_list_sockets_rules_out_creation_where_every_engine_has_such():
+    assert ruled_out(GOOD._replace(lacking={"tcp": "tcp_diag"})) == {"create"}
+    assert ruled_out(GOOD._replace(lacking={"raw": "raw_diag"})) == set()

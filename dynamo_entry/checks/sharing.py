@@ -1,0 +1,68 @@
+"""Threads that do not share what threads share, and processes that share what only threads do."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.linux import kcmp
+
+#: A child that is about to run a program shares its parent's memory until then (vfork(2)).
+_VFORK_S = 2
+
+
+def check(processes: list[psutil.Process]) -> None:
+    """Raises NotDumpable that names the process or the thread."""
+    for process in processes:
+        for thread in _threads(process.pid):
+            _check_thread(process.pid, thread)
+    for pid in {process.pid for process in processes[1:]}:
+        _check_memory(pid)
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
+    except OSError:
+        return []
+
+
+def _check_thread(pid: int, thread: int) -> None:
+    if kcmp.is_shared(pid, thread, kcmp.FILES) is False:
+        raise _own(pid, thread, "descriptors")
+    if kcmp.is_shared(pid, thread, kcmp.FS) is False and _place(pid, pid) != _place(pid, thread):
+        raise _own(pid, thread, "working directory or root")
+
+
+def _own(pid: int, thread: int, what: str) -> NotDumpable:
+    return NotDumpable(
+        f"thread {thread} of process {pid} has {what} of its own (unshare), which CRIU does not see",
+        hint="let the engine use openat and the like, or a process of its own",
+        reason="ThreadUnshared",
+    )
+
+
+def _place(pid: int, thread: int) -> list[str]:
+    return [os.readlink(f"/proc/{pid}/task/{thread}/{name}") for name in ("cwd", "root")]
+
+
+def _check_memory(pid: int) -> None:
+    deadline = time.monotonic() + _VFORK_S
+    while (parent := _parent(pid)) and kcmp.is_shared(parent, pid, kcmp.VM):
+        if time.monotonic() > deadline:
+            raise NotDumpable(
+                f"process {pid} shares the memory of process {parent}, which CRIU cannot dump",
+                hint="let the engine start its processes by fork or posix_spawn",
+                reason="MemoryShared",
+            )
+        time.sleep(0.02)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).ppid())
+    except psutil.NoSuchProcess:
+        return 0

@@ -109,13 +109,14 @@ def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
 
 
 def _grants(have: Privileges) -> tasks.Grants:
-    """Limits may be raised with CAP_SYS_RESOURCE alone."""
+    """Limits may be raised with CAP_SYS_RESOURCE alone, and groups (of fsGroup, say) changed with CAP_SETGID."""
     hard = {}
     if capabilities.SYS_RESOURCE not in have.effective:
         numbers = range(resource.RLIM_NLIMITS) if hasattr(resource, "RLIM_NLIMITS") else range(16)
         values = {number: resource.getrlimit(number)[1] for number in numbers}
         hard = {number: value for number, value in values.items() if value != resource.RLIM_INFINITY}
-    return tasks.Grants(have.permitted, privileges.known_capabilities(), hard)
+    groups = None if capabilities.SETGID in have.effective else tuple(os.getgroups())
+    return tasks.Grants(have.permitted, privileges.known_capabilities(), hard, groups)
 
 
 def _network(head: Head, here: list[list[str]]) -> sockets.Network:

@@ -49,7 +49,8 @@ def _said_of_version(path: str, environ: dict[str, str] | None) -> tuple[str, st
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, text=True, errors="replace", check=False,
-            timeout=_VERSION_S, env={**os.environ} if environ is None else environ,
+            timeout=_VERSION_S,
+            env={**(os.environ if environ is None else environ), "LD_BIND_NOW": "1"},  # every symbol, not at its first use
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "", f"it did not say its version within {_VERSION_S:g} s"

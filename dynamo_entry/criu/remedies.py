@@ -19,7 +19,10 @@ _DUMP = (
     ),
     (
         "Unseizable non-zombie",
-        "a process may not be traced: detach its debugger, and let the whole engine run as one user",
+        (
+            "a process may not be traced: detach its debugger, and run the whole engine as one user; SYS_PTRACE reaches no "
+            "other user namespace"
+        ),
     ),
     (
         "Zombies with threads",
@@ -57,7 +60,7 @@ _DUMP = (
     ),
     (
         "Can't find suitable path for handle|Can't dump that handle",
-        "the path of an inotify watch cannot be found: let the engine watch what is there",
+        "the path of an inotify watch cannot be found: let the engine watch what is there; DAC_READ_SEARCH needs no path",
     ),
     (
         "A session leader of|ctty inheritance detected|Found dangling tty",
@@ -151,8 +154,8 @@ _RESTORE = (
     (
         r"killed by signal 9|: Cannot allocate memory|mapping with fffffffffffffff4|Unable to reserve memory",
         (
-            "most likely memory ran out, of the container's limit or of the node: the pod's OOMKilled and the node's "
-            "overcommit (vm.overcommit_memory) say which"
+            "most likely memory ran out: raise the container's memory limit; where it has none, it is the node's memory, or "
+            "vm.overcommit_memory, that refuses"
         ),
     ),
     (

@@ -53,14 +53,17 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
     except Incompatible as error:
         return [*found, Finding("archive fits", error.message, (RESTORE,), error.hint)]
     needed = _mib(int(stored.needs.get("memory_bytes", 0)))
-    return [*found, Finding("archive fits", "; ".join((f"needs {needed} of memory", *notes)))]
+    found.append(Finding("archive fits", "; ".join((f"needs {needed} of memory", *notes))))
+    if stored.volumes.error:
+        return [*found, Finding("files on volumes", "differ", (RESTORE,), stored.volumes.error)]
+    return [*found, Finding("files on volumes", stored.volumes.value or "as at creation")]
 
 
 def _capabilities(here: Surroundings) -> Finding:
     lacking = lack(here.privileges, int(here.host.get("uid", 0)))
     if lacking is None:
         return Finding("capabilities", "sufficient")
-    return Finding("capabilities", lacking.what, (CREATE, RESTORE), lacking.remedy)
+    return Finding("capabilities", lacking.what, (CREATE, RESTORE), lacking.remedy.removeprefix("add "))
 
 
 def _seccomp(here: Surroundings) -> Finding:

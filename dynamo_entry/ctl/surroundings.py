@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.checks import facts, privileges
+from dynamo_entry.checks import facts, privileges, volumes
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
@@ -52,6 +52,7 @@ class Stored(NamedTuple):
     size_bytes: int = 0
     needs: dict[str, Any] = {}  # noqa: RUF012 - never changed
     host: dict[str, Any] = {}  # noqa: RUF012
+    volumes: Told = Told()
     error: str = ""
 
 
@@ -91,9 +92,17 @@ def open_archive(location: str, settings: Settings) -> Stored:
             key=key,
         ) as archive:
             head = archive.manifest.head
-            return Stored(archive.location, archive.digest, archive.size, head.needs, head.host)
+            files = _told(lambda: _volumes(head.volume_files, settings.reopen_paths))
+            return Stored(archive.location, archive.digest, archive.size, head.needs, head.host, files)
     except CheckpointError as error:
         return Stored(location, error=f"{error.reason}: {error}")
+
+
+def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:
+    """Raises Incompatible for a file that holds something else here."""
+    noted = [f"{path} has another time" for path in volumes.check_content(recorded, reopened)]
+    missing = [f"{file['path']} is not here" for file in recorded if not os.path.exists(file["path"])]
+    return "; ".join((*noted, *missing))
 
 
 def _told(ask: Callable[[], str]) -> Told:

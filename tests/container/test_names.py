@@ -31,7 +31,7 @@ def test_an_abstract_name_that_is_taken_is_refused_by_name(containers):
     )  # fmt: skip
     try:
         how = {
-            "options": (*RESTORE, "--network", f"container:{name}"),
+            "network": f"container:{name}",
             "settings": {"STATE_DIR": "/checkpoints/state"},
         }
         first = engine.restored(**how)
@@ -54,13 +54,12 @@ done(socket.socket(socket.AF_UNIX).connect_ex(sys.argv[1]), oct(os.stat(sys.argv
 def test_a_socket_on_a_volume_that_somebody_serves_is_refused_by_name(containers, tmp_path):
     """The file that an ended process left there is none: it is replaced."""
     engine = Engine(containers, PATH, "/volume/rpc.sock")
-    how = {"volumes": (f"{tmp_path}:/volume",)}
     engine.created(options=(*CREATE, "-v", f"{tmp_path}:/volume"))
     assert (tmp_path / "rpc.sock").is_socket()
     first = engine.restored(options=(*RESTORE, "-v", f"{tmp_path}:/volume"))
     event = engine.refused(options=(*RESTORE, "-v", f"{tmp_path}:/volume"))
     assert event["reason"] == "NameTaken" and "/volume/rpc.sock" in event["message"]
-    assert first.process.poll() is None and how
+    assert first.process.poll() is None
 
 
 def test_a_socket_gets_an_owner_that_can_be_given(containers, tmp_path):

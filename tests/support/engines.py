@@ -2,7 +2,8 @@
 
 from textwrap import dedent
 
-from launcher import FALLBACK, create, restore
+from containers import RESTORE
+from launcher import FALLBACK, SETTINGS, create
 
 _HEAD = """
 import os, sys, time, glob, pathlib
@@ -34,15 +35,20 @@ class Engine:
 
     def restored(self, **how):
         """A restore that succeeded, and whose engine went on."""
-        container = restore(self.containers, command=self.command, **how)
+        container = self._restore(**how)
         container.wait(lambda: container.event("Restored") or container.event(FALLBACK), "end")
         assert container.event("Restored"), container.output()
         container.wait_for_text("DONE")
         return container
 
+    def _restore(self, *, settings=None, options=RESTORE, **how):
+        return self.containers.start(
+            *self.command, settings={**SETTINGS, **(settings or {})}, options=options, **how
+        )
+
     def refused(self, phase="check", **how):
         """Why a restore was given up."""
-        container = restore(self.containers, command=self.command, **how)
+        container = self._restore(**how)
         event = container.wait_for_event(FALLBACK)
         assert event["phase"] == phase, container.output()
         container.kill()

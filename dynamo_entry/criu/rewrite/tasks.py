@@ -16,12 +16,13 @@ class Grants(NamedTuple):
     """What a task may have here.
 
     ``capabilities`` are those that it may be given, of ``known_capabilities`` of the kernel. ``hard_limits``
-    by resource number; none where limits may be raised.
+    by resource number; none where limits may be raised. ``groups`` are this container's, where it may not have others.
     """
 
     capabilities: frozenset[int]
     known_capabilities: frozenset[int]
     hard_limits: dict[int, int]
+    groups: tuple[int, ...] | None = None
 
 
 def our_filters(seccomp: bytes) -> frozenset[int]:
@@ -62,6 +63,8 @@ def _restrict(creds: Any, grants: Grants) -> None:
 
     It would drop even what is absent, which needs CAP_SETPCAP.
     """
+    if grants.groups is not None:
+        creds.groups[:] = grants.groups
     creds.cap_bnd[:] = _words(grants.known_capabilities)[: len(creds.cap_bnd)]
     permitted = _words(grants.capabilities)
     for name in ("cap_inh", "cap_prm", "cap_eff", "cap_amb"):

@@ -124,7 +124,30 @@ def test_a_file_that_is_no_canary_is_a_setting_to_mend(tmp_path, text):
 
 def test_only_http_is_spoken(load):
     with pytest.raises(DumpFailed):
-        canary.record(load(url="file:///etc/passwd"))
+        canary.record(load(url="file://localhost/etc/passwd"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest",
+        "http://example.com/",
+        "http://127.0.0.1@10.0.0.1/",
+        "http://[fd00::1]/",
+        "http://",
+    ],
+)
+def test_nobody_but_the_engine_beside_us_is_asked(load, url):
+    """An archive must not choose whom a pod sends requests to."""
+    with pytest.raises(SettingsError, match="loopback"):
+        load(url=url)
+    with pytest.raises(Corrupt):
+        canary.parse({"request": {"url": url, "compare": ["a"]}, "answer": {"a": 1}})
+
+
+@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.2:1", "[::1]:1"])
+def test_loopback_has_more_than_one_name(load, host):
+    assert load(url=f"http://{host}/").url == f"http://{host}/"
 
 
 def test_a_manifest_whose_canary_is_none_is_corrupt():

@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,13 @@ def test_the_filter_is_one_that_criu_can_be_told_by(machine):
 def test_another_machine_is_left_alone(monkeypatch):
     monkeypatch.setattr(seccomp, "MACHINES", {})
     assert not seccomp.may_be_kept_off()
+
+
+def test_the_profile_for_restores_gives_no_kernel_log_and_no_reboot():
+    """No capability is asked for them there, as the kernel asks, and nobody needs them."""
+    profile = json.loads((Path(__file__).resolve().parents[2] / "images/seccomp/restore.json").read_text())
+    allowed = {
+        name for rule in profile["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]
+    }
+    assert "clone3" in allowed
+    assert not allowed & {"syslog", "reboot", "kexec_load", "init_module", "bpf", "mount", "unshare", "setns"}

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from containers import CREATE, RESTORE
-from gate import assert_clean
+from gate import RESTORE_PHASES, assert_clean, begin, hold, release
 from launcher import FALLBACK, SIGNAL, create, published, restore
 from servers import process
 
@@ -27,13 +27,18 @@ time.sleep(300)
 """
 
 
-def test_a_lock_that_another_replica_holds(containers):
-    """CRIU waits for it for as long as it takes."""
+def test_a_lock_that_another_replica_takes(containers):
+    """After the check that would have named it: CRIU waits for as long as it takes."""
     command = ("python3", "-c", LOCKING)
     published(containers, command=command)
+    phase = RESTORE_PHASES["restore"]
+    container = begin(
+        containers, lambda *args, **more: restore(*args, command=command, **more), phase, STALL_TIMEOUT="3"
+    )
+    hold(container, containers, phase)
     with (containers.checkpoints / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        container = restore(containers, command=command, settings={"STALL_TIMEOUT": "1"})
+        release(containers)
         event = container.wait_for_event(FALLBACK)
         container.wait_for_text("somebody else has the lock", limit_s=10)
     assert (event["reason"], event["phase"]) == ("WorkerLost", "restore")

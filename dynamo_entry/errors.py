@@ -29,14 +29,17 @@ class CheckpointError(Exception):
     """What failed, on what object, and what the user can do.
 
     ``message`` is one sentence without a final stop. ``hint`` says what to do about it. ``reason`` is
-    a CamelCase word for machines: log field, status file, metric label.
+    a CamelCase word for machines: log field, status file, metric label. ``retry``: whether the same may succeed later
+    although nobody changed anything; by default what is true of its kind.
     """
 
     exit_code = 174
     retry = True
 
-    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", reason: str = "", retry: bool | None = None) -> None:
         super().__init__(message)
+        if retry is not None:
+            self.retry = retry
         self.message = message
         self.hint = hint
         self.reason = reason or type(self).__name__
@@ -127,10 +130,6 @@ class RestoreFailed(CheckpointError):
     """The restore of an intact archive failed."""
 
     exit_code = 180
-
-    def __init__(self, message: str, *, hint: str = "", reason: str = "", retry: bool = True) -> None:
-        super().__init__(message, hint=hint, reason=reason)
-        self.retry = retry
 
 
 class PlaceFailed(RestoreFailed):

@@ -29,6 +29,7 @@ def work_directory(settings: Settings) -> str:
         "no directory for scratch files can be created that belongs to this user alone",
         hint="mount a tmpfs at /run or set DYNAMO_CHECKPOINT_WORK_DIR",
         reason="NoWorkDir",
+        retry=False,
     )
 
 

@@ -41,6 +41,7 @@ def message(module: str, name: str) -> Any:
             f"pycriu cannot be imported: {error}",
             hint="install the distribution's python3-pycriu of the same version as criu",
             reason="PycriuMissing",
+            retry=False,
         ) from None
 
 

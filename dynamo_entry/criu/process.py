@@ -28,18 +28,22 @@ def version(environ: dict[str, str] | None = None) -> str:
     path = shutil.which("criu")
     if path is None:
         raise CheckpointError(
-            "criu is not installed", hint="install criu 4.2 or newer in the image", reason="CriuMissing"
+            "criu is not installed",
+            hint="install criu 4.2 or newer in the image",
+            reason="CriuMissing",
+            retry=False,
         )
     stdout, stderr = _said_of_version(path, environ)
     match = re.search(r"Version: (\d+(?:\.\d+)+)", stdout)
     if match is None:
         said, remedy = _not_started(stderr)
-        raise CheckpointError(f"{path} does not start: {said}", hint=remedy, reason="CriuBroken")
+        raise CheckpointError(f"{path} does not start: {said}", hint=remedy, reason="CriuBroken", retry=False)
     if tuple(int(part) for part in match[1].split(".")) < OLDEST:
         raise CheckpointError(
             f"criu {match[1]} is too old, 4.2 is needed",
             hint="install criu 4.2 or newer",
             reason="CriuTooOld",
+            retry=False,
         )
     return match[1]
 

@@ -22,6 +22,9 @@ _REFUSALS = {
     errno.ENOSPC: "DiskFull", errno.EDQUOT: "DiskFull",
 }  # fmt: skip
 
+#: Of those, what may pass by itself.
+_PASSING = (errno.ENOSPC, errno.EDQUOT)
+
 
 def main() -> None:
     """Run one verb and say how it went; the exit code matters only where nothing could be said."""
@@ -44,7 +47,9 @@ def _refusal(error: Exception) -> CheckpointError | None:
     """What the system refused about a file, if that is what happened."""
     if not isinstance(error, OSError) or error.filename is None or error.errno not in _REFUSALS:
         return None
-    return CheckpointError(f"{error.filename}: {error.strerror}", reason=_REFUSALS[error.errno])
+    return CheckpointError(
+        f"{error.filename}: {error.strerror}", reason=_REFUSALS[error.errno], retry=error.errno in _PASSING
+    )
 
 
 def _defect(channel: Channel, error: Exception) -> CheckpointError:

@@ -112,6 +112,7 @@ def _theirs(channel: Channel, store: storage.Store, expected_hash: str, keys: Ke
             f"{store.location} holds something that is not the wanted archive: {error.message}",
             hint="remove it, choose another location, or set DYNAMO_CHECKPOINT_FORCE=1 to replace it",
             reason="LocationTaken",
+            retry=False,
         ) from None
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from dynamo_entry.checks import names, privileges, volumes
 from dynamo_entry.checks.privileges import Privileges
+from dynamo_entry.criu import process
 from dynamo_entry.criu.rewrite import projected
 from dynamo_entry.criu.rewrite.locks import Lock
 from dynamo_entry.criu.rewrite.unix import Named
-from dynamo_entry.errors import Incompatible
+from dynamo_entry.errors import CheckpointError, Incompatible
 from dynamo_entry.linux import loader
 
 NEEDED = frozenset((19, 40))
@@ -99,3 +100,21 @@ def test_a_lock_is_held_elsewhere_if_it_does_not_go_with_ours(tmp_path, is_flock
             fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
         assert Lock(path, is_flock, is_shared=False).is_held_elsewhere()
         assert Lock(path, is_flock, is_shared=True).is_held_elsewhere() is not is_flock
+
+
+def test_what_only_another_image_can_mend_is_not_tried_again(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CheckpointError) as caught:
+        process.version()
+    assert (caught.value.reason, caught.value.retry) == ("CriuMissing", False)
+
+
+def test_the_loaders_words_are_the_message_of_a_criu_that_does_not_start(tmp_path, monkeypatch):
+    words = "criu: symbol lookup error: criu: undefined symbol: protobuf_c_message_unpack"
+    (tmp_path / "criu").write_text(f'#!/bin/sh\n[ "$LD_BIND_NOW" = 1 ] && echo "{words}" >&2\nexit 127\n')
+    (tmp_path / "criu").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(CheckpointError) as caught:
+        process.version()
+    assert (caught.value.reason, caught.value.retry) == ("CriuBroken", False)
+    assert words in caught.value.message and "ld.so.conf.d" in caught.value.hint

@@ -22,6 +22,7 @@ from dynamo_entry.checks import (
     image,
     locks,
     names,
+    noexec,
     pids,
     ports,
     privileges,
@@ -79,6 +80,7 @@ def admit(
     delta.check_delta(
         changes.touched(), head.facts.get("delta_bytes", {}), mounts.read(), data_bytes=data_bytes
     )
+    noexec.check(head.facts.get("executable", ()))
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
     keeps_connections = connections.check_kept(

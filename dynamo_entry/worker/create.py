@@ -12,7 +12,7 @@ from msgspec import structs
 from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
-from dynamo_entry.checks import connections, diag, image, io_uring, ipc, privileges, secrets, sharing
+from dynamo_entry.checks import connections, diag, image, io_uring, ipc, noexec, privileges, secrets, sharing
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
@@ -374,6 +374,7 @@ class _Creation:
             facts={
                 "packages": image.packages(mapped),
                 "connections": tcp,
+                "executable": noexec.directories(process.pid for process in processes),
                 "ready_url": self._settings.ready_url,
                 **(self._handshake.facts(self._release) if self._handshake else {}),
             },

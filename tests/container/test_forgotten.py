@@ -126,3 +126,21 @@ def preloading(path):
     listed = path.with_suffix(".preload")
     listed.write_text("/etc/shim.so\n")
     return listed
+
+
+@pytest.mark.parametrize("thing", ["library_in_tmp", "deleted_library_in_tmp", "program_in_tmp"])
+def test_what_runs_from_a_mount_that_is_noexec_here_is_refused_by_name(containers, thing):
+    options = ("--tmpfs", "/tmp:exec")
+    published(containers, command=command(thing), volumes=VOLUMES, options=(*CREATE, *options))
+    event = restore(
+        containers, command=command(thing), volumes=VOLUMES, options=(*RESTORE, "--tmpfs", "/tmp:noexec")
+    ).wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == ("MountNoexec", "check")
+    assert "/tmp" in event["message"]
+
+
+def test_start_times_and_cpu_times_are_those_of_the_new_processes(containers):
+    """Lost: psutil's objects and pid files with a start time take a restored process for another one."""
+    before, after = both(containers, "times")
+    assert before == {"start time": True, "CPU time": True}
+    assert after == {"start time": False, "CPU time": False}

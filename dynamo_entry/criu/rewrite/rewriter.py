@@ -133,7 +133,9 @@ class Rewriter:
             return self._files.encode()
         if name.startswith("core-"):
             return self._core(name, int(name[5:-4]))
-        if name.startswith("mm-"):
+        if (
+            name.startswith("mm-") and name in self._source.names
+        ):  # a zombie has none, and CRIU asks all the same
             return mappings.unreserved(self._source.read(name))
         if name.startswith("fdinfo-") and self._stdio.ids:
             return stdio.replugged(self._source.read(name), self._stdio)

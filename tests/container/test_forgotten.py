@@ -144,3 +144,9 @@ def test_start_times_and_cpu_times_are_those_of_the_new_processes(containers):
     before, after = both(containers, "times")
     assert before == {"start time": True, "CPU time": True}
     assert after == {"start time": False, "CPU time": False}
+
+
+def test_attributes_that_the_kernel_keeps_to_itself_are_lost(containers):
+    before, after = both(containers, "attributes")
+    kept = {name for name in before if before[name] == after[name]}
+    assert kept <= {"KSM", "MDWE", "memory policy"}  # where the kernel has none of these

@@ -55,7 +55,7 @@ MODULES = {"__future__", "select", "errno", "_signal"}
 #: Of this package, and nothing else: not the two flows with a worker, not what they load.
 OURS = {
     "dynamo_entry", "dynamo_entry.errors", "dynamo_entry.init", "dynamo_entry.init.descriptors",
-    "dynamo_entry.init.engine", "dynamo_entry.init.loop", "dynamo_entry.init.pids", "dynamo_entry.init.run",
+    "dynamo_entry.init.engine", "dynamo_entry.init.hidden", "dynamo_entry.init.loop", "dynamo_entry.init.pids", "dynamo_entry.init.run",
     "dynamo_entry.init.signals", "dynamo_entry.init.supervisor", "dynamo_entry.init.terminal",
     "dynamo_entry.init.tree", "dynamo_entry.plan", "dynamo_entry.report", "dynamo_entry.report.lines",
     "dynamo_entry.settings", "dynamo_entry.value",
@@ -110,11 +110,11 @@ def test_what_it_imports(spied, tmp_path):
 
 @needs_python
 def test_what_it_opens(spied):
-    """Its own modules, in /proc itself, and /dev/null in case that 0, 1 or 2 is closed."""
+    """Its own modules, in /proc itself and its variables, and /dev/null in case that 0, 1 or 2 is closed."""
     _, opened = spied(*LAUNCHER.group, "true")
     outside = [
         name for name in opened
         if not name.endswith((".py", ".pyc", ".so", ".pth", ".cfg", ".zip", ".egg-link", ".dist-info"))
         and not Path(name).is_dir()
     ]  # fmt: skip
-    assert set(outside) <= {"/proc/self/fd", "/dev/null"}
+    assert set(outside) <= {"/proc/self/fd", "/proc/self/environ", "/dev/null"}

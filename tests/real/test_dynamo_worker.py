@@ -1,0 +1,132 @@
+"""ai-dynamo's own worker, frontend and etcd, unmodified: frozen paused, restored twice, found and asked by the frontend.
+
+vLLM is the CPU build, with a model of random weights; what it lacks is patched (images/engines/vllm/patch.py).
+"""
+
+import json
+import signal
+
+import pytest
+from containers import CREATE, RESTORE, TAG, Containers
+from launcher import FALLBACK, NAME, SETTINGS
+
+IMAGE = f"localhost/dynamo-entry/vllm:{TAG}"
+MODEL = "/models/tiny"
+COMMAND = (
+    "python3", "-m", "dynamo.vllm", "--model", MODEL, "--served-model-name", "tiny",
+    "--enforce-eager", "--max-model-len", "256",
+)  # fmt: skip
+ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "OMP_NUM_THREADS": "2",
+    "ETCD_ENDPOINTS": "http://127.0.0.1:2379",
+}
+MEMORY = ("--shm-size", "1g")
+PLANE = "etcd --data-dir /tmp/etcd >/tmp/etcd.log 2>&1 & exec python3 -m dynamo.frontend --http-port 8000 --discovery-backend etcd"
+COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    made = Containers(tmp_path_factory.mktemp("real"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def archive(places):
+    """Nothing is configured but location, hash and mode; no control plane can be reached while it is made."""
+    creator = places.start(
+        *COMMAND, image=IMAGE, options=(*CREATE, *MEMORY), settings={**SETTINGS, "MODE": "create"}, env=ENV
+    )
+    assert creator.exit_code(200) == 0, creator.output()
+    published = creator.event("Checkpoint published")
+    assert published, creator.output()
+    return creator
+
+
+@pytest.fixture(scope="module")
+def plane(places, archive):
+    """etcd and Dynamo's frontend, in a network of their own."""
+    frontend = places.start("-c", PLANE, image=IMAGE, options=("--entrypoint", "sh"))
+    frontend.wait_for_text("Starting HTTP(S) service", limit_s=100)
+    return frontend
+
+
+@pytest.fixture
+def worker(places, plane):
+    """Starts a worker beside the frontend."""
+    started = []
+
+    def worker(number, **settings):
+        container = places.start(
+            *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), network=f"container:{plane.name}",
+            settings={**SETTINGS, **settings},
+            env={**ENV, "DYN_SYSTEM_PORT": str(9090 + number), "POD_UID": f"pod-{number}"},
+        )  # fmt: skip
+        started.append(container)
+        return container
+
+    yield worker
+    for container in started:
+        if container.process.poll() is None:
+            container.kill()
+
+
+def instances(plane):
+    """Workers that the frontend knows."""
+    found = json.loads(plane.get("/health"))["instances"]
+    return {one["instance_id"] for one in found if one["endpoint"] == "generate"}
+
+
+def ask(plane):
+    return json.loads(plane.get("/v1/completions", body=json.dumps(COMPLETION).encode(), limit_s=60))
+
+
+def asked(plane):
+    """Whether the frontend has an answer: workers that were killed are forgotten after a while."""
+    try:
+        return ask(plane)["choices"]
+    except AssertionError:
+        return None
+
+
+def is_registered(container, port):
+    try:
+        return container.get("/health", port=port, limit_s=1)
+    except AssertionError:
+        return None
+
+
+def test_byte_code_is_not_in_the_archive(archive):
+    """Thousands of files of it were most of the delta."""
+    assert archive.event("delta")["paths"] < 100
+
+
+def test_two_replicas_register_by_themselves_and_answer(plane, worker):
+    """Each with an instance id, address and port of its own; a TERM ends one, and the other serves on."""
+    first, second = worker(1), worker(2)
+    for container in (first, second):
+        container.wait_for_event("Restored", limit_s=120)
+    plane.wait(lambda: len(instances(plane)) == 2, "two instances", 30)
+    answers = {ask(plane)["choices"][0]["text"] for _ in range(6)}
+    assert len(answers) == 1
+    first.signal(signal.SIGTERM)
+    assert first.exit_code(60) == 0, first.output()
+    plane.wait(lambda: len(instances(plane)) == 1, "one instance left", 30)
+    assert ask(plane)["choices"][0]["text"] in answers
+
+
+def test_a_damaged_archive_is_a_cold_start_that_serves(plane, places, worker):
+    """It does not wait for a restore that is not going to come."""
+    path = places.checkpoints / NAME
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-100_000])
+        container = worker(3)
+        container.wait_for_event(FALLBACK, limit_s=60)
+        container.wait(lambda: is_registered(container, 9093), "registered worker", 150)
+        plane.wait(lambda: asked(plane), "an answer", 60)
+    finally:
+        path.write_bytes(whole)

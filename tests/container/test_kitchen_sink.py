@@ -16,8 +16,8 @@ def restored(tmp_path_factory):
     with network() as bridge, contextlib.closing(Containers(directory)) as containers:
         pair = Pair(containers)
         volumes = [(f"{volume(directory / name)}:/volume",) for name in ("first", "second")]
-        # A shell that waits for the engine is the root of the tree.
-        command = ("python3 /messy; echo after",)
+        # A shell that waits for the engine is the root of the tree. It locks memory, and says so.
+        command = ("python3 /messy --mlock ; echo after",)
         creator = pair.published(
             *HELD, network=bridge, volumes=volumes[0], command=command,
             options=(*CREATE, "--hostname", "first", "--shm-size", "16m"),

@@ -70,3 +70,14 @@ def test_all_mistakes_at_once():
         from_config(sections, {})
     for part in ("agent.cache.sizeLimit", "agent.cache.minFree", "gc.grace", "NODE_NAME", "POD_NAMESPACE"):
         assert part in str(caught.value)
+
+
+def test_what_the_chart_leaves_empty_is_the_default():
+    """`rateLimit: ""` in the values is rendered as it is."""
+    sections = {
+        "agent": {"rateLimit": "", "sweepInterval": "", "cache": {"sizeLimit": ""}},
+        "gc": {"grace": ""},
+    }
+    settings = from_config(sections, POD)
+    assert (settings.rate_limit, settings.sweep_every_s) == (0, 600)
+    assert (settings.cache_limit, settings.grace_s) == (200 << 30, 86400)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube.config import Config, seconds, size, size_or_share
 
@@ -48,9 +50,11 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
     """
     mistakes = [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
 
-    def value(path: str, parse: Callable[[str | int], _T], text: str | int) -> _T | None:
+    def value(path: str, parse: Callable[[str | int], _T], section: msgspec.Struct, name: str) -> _T | None:
+        """An empty text, which is what a chart's empty value becomes, is the default."""
+        text = getattr(section, name)
         try:
-            return parse(text)
+            return parse(getattr(type(section)(), name) if text == "" else text)
         except ValueError as error:
             mistakes.append(f"{path}: {error}")
             return None
@@ -59,13 +63,13 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
     is_claim = config.storage.type == "pvc"
     keeps_copies = cache.enabled and (not is_claim or cache.pvc)
     measures = {
-        "cache_limit": value("agent.cache.sizeLimit", size, cache.size_limit),
-        "min_free": value("agent.cache.minFree", size_or_share, cache.min_free),
-        "rate_limit": value("agent.rateLimit", size, agent.rate_limit),
-        "sweep_every_s": value("agent.sweepInterval", seconds, agent.sweep_interval),
-        "verify_every_s": value("agent.verifyInterval", seconds, agent.verify_interval),
-        "grace_s": value("gc.grace", seconds, gc.grace),
-        "orphan_grace_s": value("gc.orphanGrace", seconds, gc.orphan_grace),
+        "cache_limit": value("agent.cache.sizeLimit", size, cache, "size_limit"),
+        "min_free": value("agent.cache.minFree", size_or_share, cache, "min_free"),
+        "rate_limit": value("agent.rateLimit", size, agent, "rate_limit"),
+        "sweep_every_s": value("agent.sweepInterval", seconds, agent, "sweep_interval"),
+        "verify_every_s": value("agent.verifyInterval", seconds, agent, "verify_interval"),
+        "grace_s": value("gc.grace", seconds, gc, "grace"),
+        "orphan_grace_s": value("gc.orphanGrace", seconds, gc, "orphan_grace"),
     }
     if mistakes:
         raise SettingsError("; ".join(mistakes), hint="correct the settings file or the DaemonSet")

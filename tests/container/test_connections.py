@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from containers import CREATE, RESTORE, ROOT
-from elsewhere import network
+from containers import CREATE, RESTORE, ROOT, network
 from launcher import FALLBACK, create, published, restore
 
 ENGINE = ROOT / "tests" / "container" / "connected.py"

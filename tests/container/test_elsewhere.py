@@ -5,8 +5,8 @@ import re
 import shutil
 
 import pytest
-from containers import CREATE, RESTORE, Containers
-from elsewhere import Pair, check, network, rewritten, volume
+from containers import CREATE, RESTORE, Containers, network
+from elsewhere import Pair, check, rewritten, volume
 from launcher import published, restore, restored
 
 HELD = (

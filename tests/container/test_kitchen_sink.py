@@ -6,8 +6,8 @@ One engine holds all of it at once, so that each thing is one request; what it d
 import contextlib
 
 import pytest
-from containers import CREATE, RESTORE, Containers
-from elsewhere import HELD, Pair, network, volume
+from containers import CREATE, RESTORE, Containers, network
+from elsewhere import HELD, Pair, volume
 
 
 @pytest.fixture(scope="module")

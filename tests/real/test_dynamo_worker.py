@@ -7,7 +7,7 @@ import json
 import signal
 
 import pytest
-from containers import CREATE, RESTORE, TAG, Containers
+from containers import CREATE, RESTORE, TAG, Containers, network
 from launcher import FALLBACK, NAME, SETTINGS
 
 IMAGE = f"localhost/dynamo-entry/vllm:{TAG}"
@@ -23,7 +23,10 @@ ENV = {
     "ETCD_ENDPOINTS": "http://127.0.0.1:2379",
 }
 MEMORY = ("--shm-size", "1g")
-PLANE = "etcd --data-dir /tmp/etcd >/tmp/etcd.log 2>&1 & exec python3 -m dynamo.frontend --http-port 8000 --discovery-backend etcd"
+PLANE = (
+    "etcd --data-dir /tmp/etcd --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://127.0.0.1:2379 "
+    ">/tmp/etcd.log 2>&1 & exec python3 -m dynamo.frontend --http-port 8000 --discovery-backend etcd"
+)
 COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
 
 
@@ -47,23 +50,33 @@ def archive(places):
 
 
 @pytest.fixture(scope="module")
-def plane(places, archive):
-    """etcd and Dynamo's frontend, in a network of their own."""
-    frontend = places.start("-c", PLANE, image=IMAGE, options=("--entrypoint", "sh"))
+def bridge():
+    with network() as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def plane(places, archive, bridge):
+    """etcd and Dynamo's frontend, in a pod's network."""
+    frontend = places.start("-c", PLANE, image=IMAGE, options=("--entrypoint", "sh"), network=bridge, env=ENV)
     frontend.wait_for_text("Starting HTTP(S) service", limit_s=100)
     return frontend
 
 
 @pytest.fixture
-def worker(places, plane):
-    """Starts a worker beside the frontend."""
+def worker(places, plane, bridge):
+    """Starts a worker in another pod's network: every replica has the ports that the frozen one had."""
     started = []
+    address = plane.run_inside("hostname", "-I").split()[0]
 
     def worker(number, **settings):
         container = places.start(
-            *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), network=f"container:{plane.name}",
+            *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), network=bridge,
             settings={**SETTINGS, **settings},
-            env={**ENV, "DYN_SYSTEM_PORT": str(9090 + number), "POD_UID": f"pod-{number}"},
+            env={
+                **ENV, "ETCD_ENDPOINTS": f"http://{address}:2379", "DYN_SYSTEM_PORT": str(9090 + number),
+                "POD_UID": f"pod-{number}",
+            },
         )  # fmt: skip
         started.append(container)
         return container

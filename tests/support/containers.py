@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,17 @@ class Containers:
         for container in self._started:
             if container.process.poll() is None:
                 container.kill()
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    """A bridge on which every container gets an IPv4 and an IPv6 address of its own."""
+    tag = uuid.uuid4().hex[:8]
+    third, group = int(tag[:2], 16), tag[:4]
+    name = f"dynamo-entry-test-{tag}"
+    subnets = ("--subnet", f"10.{200 + third % 50}.{third}.0/24", "--ipv6", "--subnet", f"fd00:{group}::/64")
+    subprocess.run([ENGINE, "network", "create", *subnets, name], check=True, capture_output=True, timeout=60)
+    try:
+        yield name
+    finally:
+        subprocess.run([ENGINE, "network", "rm", "-f", name], check=False, capture_output=True, timeout=60)

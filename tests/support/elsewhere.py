@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import uuid
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from containers import CREATE, ENGINE, RESTORE, Container, Containers
+from containers import CREATE, RESTORE, Container, Containers
 from messy.things import THINGS
 from msgspec import structs
 
@@ -29,20 +25,6 @@ SETTINGS = {"LOCATION": ARCHIVE, "HASH": "d936422b4f953f99"}
 #: What is refused: test_not_dumpable.py.
 NOT_HERE = frozenset(("credentials",))
 HELD = tuple(name for name in THINGS if name not in NOT_HERE)
-
-
-@contextlib.contextmanager
-def network() -> Iterator[str]:
-    """A bridge on which every container gets an IPv4 and an IPv6 address of its own."""
-    tag = uuid.uuid4().hex[:8]
-    third, group = int(tag[:2], 16), tag[:4]
-    name = f"dynamo-entry-test-{tag}"
-    subnets = ("--subnet", f"10.{200 + third % 50}.{third}.0/24", "--ipv6", "--subnet", f"fd00:{group}::/64")
-    subprocess.run([ENGINE, "network", "create", *subnets, name], check=True, capture_output=True, timeout=60)
-    try:
-        yield name
-    finally:
-        subprocess.run([ENGINE, "network", "rm", "-f", name], check=False, capture_output=True, timeout=60)
 
 
 def volume(directory: Path) -> Path:

@@ -101,6 +101,8 @@ ROWS = [
     ("one pod failed, the Job goes on", see(CREATING, job=job(), pods=pods(ended(RETRY, 173))), "Creating", "JobRunning"),
     ("a retry is pointless", see(CREATING, job=job(), pods=pods(ended(FAILED, 171), phase="Failed")), "Failed", "NotDumpable"),
     ("its pod has not ended yet", see(CREATING, job=job(), pods=pods(ended(FAILED, 171))), "Creating", "JobRunning"),
+    ("its sidecar goes on for ever", see(CREATING, job=job(), pods=pods(ended(FAILED, 171, at="2023-11-14T22:00:00Z"), running("mesh"))), "Failed", "NotDumpable"),
+    ("for a moment it may", see(CREATING, job=job(), pods=pods(ended(FAILED, 171), running("mesh"))), "Creating", "JobRunning"),
     ("another pod was started already", see(CREATING, job=job(), pods=pods(ended(FAILED, 171), phase="Failed") + pods(running())), "Failed", "NotDumpable"),
     ("a server since 1.31, its pods still end", see(CREATING, job=job(("FailureTarget", "DeadlineExceeded")), pods=pods(running())), "Failed", "DeadlineExceeded"),
     ("a server since 1.31 says first that it is going to be complete", see(CREATING, job=job(("SuccessCriteriaMet", "")), pods=pods(ended(PUBLISHED), phase="Succeeded")), "Creating", "JobRunning"),

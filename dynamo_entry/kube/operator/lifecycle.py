@@ -21,6 +21,7 @@ from dynamo_entry.kube.api import (
     job_name,
 )
 from dynamo_entry.kube.operator.pods import (
+    ended_at,
     failed_helper,
     has_settled,
     launcher_result,
@@ -39,7 +40,7 @@ _AUTO_ATTEMPTS, _AUTO_PAUSE_S = 3, 3600.0
 
 _SOON_S, _LATER_S = 2.0, 30.0
 
-#: How long sidecars may go on after the checkpoint is published.
+#: How long sidecars may go on after the checkpoint is published, or has failed for good.
 _LINGER_S = 60.0
 
 #: The pauses after an archive could not be deleted, each as long as all that went before.
@@ -264,7 +265,8 @@ def _creating(seen: Observed) -> Decision:
                 FAILED, "NoArchive", result.get("message") or "the Job ended without publishing an archive"
             )
     if result.get("result") == "failed" and result.get("retry") is False:
-        if not has_settled(seen.pods, seen.target):
+        is_recent = seen.now - ended_at(seen.pods, seen.target) <= _LINGER_S
+        if is_recent and not has_settled(seen.pods, seen.target):
             return Decision(CREATING, "JobRunning", _earlier(result), again_s=_SOON_S)
         return Decision(
             FAILED, result.get("reason", "Failed"), result.get("message", ""), after=(Action.STOP,)

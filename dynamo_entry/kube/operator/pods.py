@@ -65,6 +65,11 @@ def succeeded_at(pods: Sequence[Object], target: str) -> float | None:
     return next((moment(terminated.get("finishedAt")) for terminated in succeeded), None)
 
 
+def ended_at(pods: Sequence[Object], target: str) -> float:
+    """When the target's container ended the last time, in Unix seconds; 0 where it did not."""
+    return max((moment(terminated.get("finishedAt")) for terminated, _ in _ended(pods, target)), default=0)
+
+
 def has_settled(pods: Sequence[Object], target: str) -> bool:
     """Whether every pod whose target container ended has ended itself.
 

@@ -265,7 +265,7 @@ def parse(data: bytes, location: Location, keys: Keys = NO_KEYS) -> tuple[Manife
 
 
 def _decode(data: bytes, offset: int) -> Manifest:
-    """Raises ValueError, MsgspecError for what is no manifest, or more of one than belongs to ``offset`` bytes of chunks."""
+    """Raises ValueError, MsgspecError for anything but a manifest in proportion to ``offset`` bytes of chunks."""
     check_items(data, _BASE_ITEMS + _ITEMS_A_CHUNK * (offset // tar.ALIGNMENT))
     document = msgspec.json.decode(data, type=_Document)
     if len(document.streams) > _STREAMS_LIMIT:
@@ -278,7 +278,7 @@ def _decode(data: bytes, offset: int) -> Manifest:
 
 
 def decode_head(data: bytes | msgspec.Raw) -> Head:
-    """Raises ValueError, MsgspecError for what is no head."""
+    """Raises ValueError, MsgspecError for anything but a head."""
     if len(data) > HEAD_LIMIT_BYTES:
         raise ValueError(f"its head has {len(data)} bytes, at most {HEAD_LIMIT_BYTES} are taken")
     return msgspec.json.decode(data, type=Head)

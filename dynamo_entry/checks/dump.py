@@ -64,7 +64,7 @@ _REMEDIES = {
 _DELETED = " (deleted)"
 _NO_FILES = ("/memfd:", "/SYSV", "/dev/", "/proc/", "/sys/", "/anon_hugepage", "/[aio]")
 
-#: How the kernel shows what is no file: secret memory, pidfds, POSIX message queues (linux/magic.h).
+#: How the kernel shows objects that are not files: secret memory, pidfds, POSIX message queues (linux/magic.h).
 _HIDDEN = "/secretmem"
 _PIDFD = "anon_inode:[pidfd]"
 _MQUEUE_MAGIC = 0x19800202

@@ -20,7 +20,7 @@ _SYSV = {
 
 
 class Object(NamedTuple):
-    """One object: what it is, how it is told from others, and the reason to refuse it."""
+    """One object: its kind, its identity, and the reason to refuse it."""
 
     kind: str
     name: str

@@ -46,7 +46,7 @@ def message(module: str, name: str) -> Any:
 
 
 def head_length(image: bytes) -> int:
-    """How many bytes the magic numbers take. Raises ValueError for what is no image."""
+    """How many bytes the magic numbers take. Raises ValueError if the data is not an image."""
     if len(image) < 8:
         raise ValueError("too short for an image")
     return 8 if _LENGTH.unpack_from(image)[0] in (_COMMON, _SERVICE) else 4
@@ -61,7 +61,7 @@ def record(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def split(image: bytes) -> tuple[bytes, list[bytes]]:
-    """The magic numbers, and each record's message. Raises ValueError for what is no such image."""
+    """The magic numbers, and each record's message. Raises ValueError if the data is not such an image."""
     at = head_length(image)
     head, found = image[:at], []
     while at < len(image):
@@ -81,7 +81,7 @@ class Image:
     def __init__(self, data: bytes, message: Any, extra: Callable[[Any], int] = lambda _: 0) -> None:
         """``message`` is the class; ``extra`` tells how many raw bytes follow one that was read.
 
-        Raises ValueError for what is no such image.
+        Raises ValueError if the data is not such an image.
         """
         at = head_length(data)
         self._head = data[:at]

@@ -48,7 +48,7 @@ def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
 
 
 def _cold(supervisor: Supervisor, plan: Cold) -> int:
-    """Nobody is told of a plain cold start who did not ask: TERMINATION_LOG is the engine's own."""
+    """A plain cold start is reported only on request: TERMINATION_LOG is the engine's own."""
     if not plan.reason and supervisor.settings.status_file == TERMINATION_LOG:
         return supervisor.cold()
     from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415

@@ -307,9 +307,9 @@ def _job_failed(seen: Observed, condition: Object, result: Object) -> Decision:
 
 def _lingers(seen: Observed) -> bool:
     """Whether the target has ended for long while others of its pod still run, and nothing waits for them."""
-    ended_at = succeeded_at(seen.pods, seen.target)
+    succeeded = succeeded_at(seen.pods, seen.target)
     is_awaited = "gpuMemoryService" in seen.checkpoint["spec"]
-    return ended_at is not None and not is_awaited and seen.now - ended_at > _LINGER_S
+    return succeeded is not None and not is_awaited and seen.now - succeeded > _LINGER_S
 
 
 def _ready(seen: Observed) -> Decision:

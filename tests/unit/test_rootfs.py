@@ -7,6 +7,7 @@ import stat
 import time
 
 import pytest
+from trees import entries
 
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import mounts
@@ -141,18 +142,9 @@ def delta(start, skip=()):
 
 def snapshot(root):
     rows = {}
-    for directory, directories, files in os.walk(root):
-        for name in (*directories, *files, "."):
-            path = os.path.normpath(os.path.join(directory, name))
-            status = os.lstat(path)
-            content = None
-            if stat.S_ISREG(status.st_mode):
-                with open(path, "rb") as file:
-                    content = file.read()
-            elif stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path)
-            mtime = status.st_mtime_ns if not stat.S_ISLNK(status.st_mode) else 0
-            rows[path] = (status.st_mode, status.st_uid, status.st_gid, content, mtime)
+    for path, status, content in entries(root):
+        mtime = status.st_mtime_ns if not stat.S_ISLNK(status.st_mode) else 0
+        rows[path] = (status.st_mode, status.st_uid, status.st_gid, content, mtime)
     return rows
 
 

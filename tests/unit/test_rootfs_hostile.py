@@ -4,13 +4,13 @@ import io
 import json
 import os
 import shutil
-import stat
 import tarfile
 import tempfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trees import entries
 
 from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible, RestoreFailed
 from dynamo_entry.rootfs import apply, journal, nodes, pack
@@ -23,20 +23,11 @@ OPEN = Land(frozenset(), frozenset({"/"}), frozenset())
 def picture(root):
     """All that lstat, readlink, read and getxattr say of a tree, but change times and numbers of inodes."""
     rows = {}
-    for directory, directories, files in os.walk(root):
-        for name in (*directories, *files, "."):
-            path = os.path.normpath(os.path.join(directory, name))
-            status = os.lstat(path)
-            content = None
-            if stat.S_ISREG(status.st_mode):
-                with open(path, "rb") as file:
-                    content = file.read()
-            elif stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path)
-            rows[path] = (
-                status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_nlink, content,
-                nodes.extended_attributes(path),
-            )  # fmt: skip
+    for path, status, content in entries(root):
+        rows[path] = (
+            status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_nlink, content,
+            nodes.extended_attributes(path),
+        )  # fmt: skip
     return rows
 
 

@@ -8,11 +8,13 @@ lead out are closed; those inside are kept where the kernel allows it. Asked of 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psutil
 
+from dynamo_entry.checks import control_planes
+from dynamo_entry.checks.control_planes import Plane
 from dynamo_entry.errors import Incompatible, NotDumpable
 from dynamo_entry.linux import proc, sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
@@ -28,6 +30,12 @@ DO_NOT_RECONNECT = (
 )
 KEEP = "add NET_ADMIN to the capabilities of the creating and of the restoring pod"
 
+#: What to do with an engine that has registered.
+FREEZE_EARLIER = (
+    "what it registered is this pod's, and gone when it is restored: let it be ready before it registers, or PRE_DUMP "
+    "take it off the list"
+)
+
 
 class Tcp(NamedTuple):
     """TCP connections of an engine: those with both ends in it, a row each, and those that lead out of it."""
@@ -37,12 +45,16 @@ class Tcp(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """The process that has this end of it (the one with the lower port is taken), its descriptor, and both addresses."""
+    """The process that has this end of it (the one with the lower port is taken), its descriptor, and both addresses.
+
+    ``plane`` is the control plane that it leads to, or empty.
+    """
 
     pid: int
     descriptor: int
     here: str
     there: str
+    plane: str = ""
 
 
 def check(processes: list[psutil.Process]) -> None:
@@ -80,16 +92,18 @@ def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | 
     return None
 
 
-def tcp(processes: list[psutil.Process]) -> Tcp:
-    """The engine's connections; none where the kernel cannot list them."""
+def tcp(processes: list[psutil.Process], environ: Mapping[str, str]) -> Tcp:
+    """The engine's connections, in a pod with this environment; none where the kernel cannot list them."""
     try:
         there = list(sock_diag.tcp())
     except OSError:
         return Tcp([], [])
-    return told_apart(there, _owners(processes))
+    return told_apart(there, _owners(processes), control_planes.known(environ))
 
 
-def told_apart(there: Iterable[End], owners: Mapping[int, tuple[int, int]]) -> Tcp:
+def told_apart(
+    there: Iterable[End], owners: Mapping[int, tuple[int, int]], planes: Sequence[Plane] = ()
+) -> Tcp:
     """Connections of ``owners`` (inode → pid and descriptor) by where the other end is; pure.
 
     An end that is still to be accepted is nobody's: it is dropped, whoever's the other one is.
@@ -99,7 +113,7 @@ def told_apart(there: Iterable[End], owners: Mapping[int, tuple[int, int]]) -> T
     for (here, other), end in sorted(ours.items(), key=lambda item: (item[0][0][1], item[0])):
         row = Connection(*owners[end.inode], _address(here), _address(other))
         if (other, here) not in ours:
-            found.outside.append(row)
+            found.outside.append(row._replace(plane=control_planes.name_of(other, planes)))
         elif (here[1], here) < (other[1], other):
             found.inside.append(row)
     return found
@@ -108,11 +122,13 @@ def told_apart(there: Iterable[End], owners: Mapping[int, tuple[int, int]]) -> T
 def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
     """Say what is going to be lost of them, or raise NotDumpable where none may be (``policy`` is refuse)."""
     lost = found.outside if may_keep else found.inside + found.outside
+    registered = [row for row in found.outside if row.plane]
     if policy == "refuse" and lost:
         raise NotDumpable(
             f"the engine has {len(lost)} TCP connections that a restore does not bring back: {listed(lost)}",
             hint="let the engine, or PRE_DUMP, close them"
-            + ("" if may_keep or not found.inside else f", or {KEEP}"),
+            + ("" if may_keep or not found.inside else f", or {KEEP}")
+            + (f"; {FREEZE_EARLIER}" if registered else ""),
             reason="ConnectionsOpen",
         )
     if found.inside and may_keep:
@@ -121,6 +137,11 @@ def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
         log.warning(
             "connections inside the engine will be closed", count=len(found.inside),
             connections=listed(found.inside), hint=f"{DO_NOT_RECONNECT}: {KEEP}",
+        )  # fmt: skip
+    if registered:
+        log.warning(
+            "engine is connected to a control plane", planes=sorted({row.plane for row in registered}),
+            connections=listed(registered), hint=FREEZE_EARLIER,
         )  # fmt: skip
     if found.outside:
         log.warning("connections will be closed", count=len(found.outside), connections=listed(found.outside))
@@ -151,7 +172,10 @@ def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
 
 def listed(connections: list[Connection]) -> str:
     """The first few, for a message."""
-    shown = ", ".join(f"{row.here} to {row.there} (process {row.pid})" for row in connections[:_NAMED])
+    shown = ", ".join(
+        f"{row.here} to {row.there} ({row.plane and f'{row.plane}, '}process {row.pid})"
+        for row in connections[:_NAMED]
+    )
     return f"{shown} and {len(connections) - _NAMED} more" if len(connections) > _NAMED else shown
 
 

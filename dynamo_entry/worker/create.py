@@ -305,7 +305,7 @@ class _Creation:
 
     def _check_connections(self, processes: list[psutil.Process]) -> dict[str, Any]:
         """What a restore has to know of the engine's connections. Raises NotDumpable where none may be lost."""
-        found = connections.tcp(processes)
+        found = connections.tcp(processes, os.environ)
         may_keep = capabilities.NET_ADMIN in self._prepared.have.effective
         connections.check_tcp(
             found, self._settings.engine_connections, may_keep=may_keep, log=self._channel.log

@@ -13,7 +13,7 @@ SERVER = """
 import socket, time
 server = socket.create_server(("", 6000))
 print("address", socket.gethostbyname(socket.gethostname()), flush=True)
-accepted = server.accept()
+accepted = [server.accept() for _ in range(2)]
 time.sleep(300)
 """
 KEPT = {"late": "answer to late", "next": "answer to next"}
@@ -83,3 +83,21 @@ def test_where_none_may_be_lost_the_creation_and_the_restore_are_refused(contain
     published(containers, command=command(), volumes=VOLUMES, options=(*CREATE, *NET_ADMIN), settings=strict)
     event = restore(containers, command=command(), volumes=VOLUMES, settings=strict).wait_for_event(FALLBACK)
     assert (event["reason"], event["phase"]) == ("ConnectionsOpen", "check")
+
+
+def test_a_registered_engine_is_named_at_its_creation_and_refused_where_none_may_be_lost(containers):
+    """The pod's environment says which address is etcd's."""
+    with network() as bridge:
+        server = containers.start("python3", "-c", SERVER, network=bridge)
+        server.wait_for_text("address ")
+        outside = server.stdout.split()[1]
+        how = {
+            "command": command("127.0.0.1", outside), "volumes": VOLUMES, "network": bridge,
+            "env": {"ETCD_ENDPOINTS": f"http://{outside}:6000"}, "options": (*CREATE, *NET_ADMIN),
+        }  # fmt: skip
+        refused = create(containers, settings={"ENGINE_CONNECTIONS": "refuse"}, **how)
+        assert refused.exit_code() == 171
+        event = refused.event("Checkpoint not created")
+        assert (event["reason"], f"{outside}:6000 (etcd" in event["message"]) == ("ConnectionsOpen", True)
+        event = published(containers, **how).event("engine is connected to a control plane")
+        assert (event["planes"], "before it registers" in event["hint"]) == (["etcd"], True)

@@ -1,0 +1,70 @@
+"""Which control plane a connection leads to: etcd, NATS or a Kubernetes API. Pure.
+
+The pod's environment says where they are, of a name at least the port; others are known by their usual ports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+ETCD, NATS, KUBERNETES = "etcd", "NATS", "the Kubernetes API"
+
+#: Port → plane, where the environment says nothing.
+_USUAL = {2379: ETCD, 2380: ETCD, 4222: NATS, 6443: KUBERNETES}
+
+_HTTPS = 443
+
+#: Of a name only the port can be compared, which says nothing where half of the world has it.
+_COMMON = (80, _HTTPS)
+
+
+class Plane(NamedTuple):
+    """Where one is reached; no host: at any address."""
+
+    name: str
+    host: str
+    port: int
+
+
+def known(environ: Mapping[str, str]) -> tuple[Plane, ...]:
+    """Those that a pod's environment names, and then the usual ports."""
+    named = [
+        Plane(name, host, port)
+        for name, variable in ((ETCD, "ETCD_ENDPOINTS"), (NATS, "NATS_SERVER"))
+        for host, port in _endpoints(environ.get(variable, ""))
+    ]
+    if host := _literal(environ.get("KUBERNETES_SERVICE_HOST", "")):
+        port = environ.get("KUBERNETES_SERVICE_PORT", "")
+        ports = {_HTTPS, int(port) if port.isdecimal() else _HTTPS}
+        named += [Plane(KUBERNETES, host, port) for port in sorted(ports)]
+    return (*named, *(Plane(name, "", port) for port, name in _USUAL.items()))
+
+
+def name_of(address: tuple[str, int], planes: Iterable[Plane]) -> str:
+    """The plane that answers at an address; empty: none that is known."""
+    host, port = _literal(address[0]), address[1]
+    return next((plane.name for plane in planes if plane.port == port and plane.host in ("", host)), "")
+
+
+def _endpoints(value: str) -> Iterable[tuple[str, int]]:
+    """Host and port of every URL, or ``host:port``, of a list; an empty host where it is a name."""
+    for part in value.split(","):
+        endpoint = part.strip()
+        try:
+            found = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+            port, host = found.port, _literal(found.hostname or "")
+        except ValueError:
+            continue
+        if port and (host or port not in _COMMON):
+            yield host, port
+
+
+def _literal(host: str) -> str:
+    """An IP address in its one spelling; empty for a name."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dynamo_entry.engine import protocols
 from dynamo_entry.errors import CheckpointError
@@ -19,18 +19,25 @@ _LONGEST_S = 0x7FFF_FFFF // 1000
 _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 
-def call(name: str, hook: str, limit_s: float, context: Mapping[str, str] | None = None) -> None:
-    """Run a shell command, POST to a URL, or what ``engine_hooks`` knows by name.
+def call(
+    name: str,
+    hook: str,
+    limit_s: float,
+    context: Mapping[str, str] | None = None,
+    commands: Sequence[Sequence[str]] = (),
+) -> None:
+    """Run a shell command, POST to a URL, or what ``protocols`` knows by name.
 
     ``context`` is the ``path`` of context.json and the ``activation_id``: a command finds the path in
-    DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. Raises CheckpointError unless exit 0 or a 2xx answer.
+    DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. ``commands`` are the command lines of the engine's processes, for
+    protocols. Raises CheckpointError unless exit 0 or a 2xx answer.
     """
     if not hook:
         return
     limit_s = min(limit_s, _LONGEST_S)
     if engine := protocols.find(hook):
         try:
-            protocols.run(*engine, limit_s)
+            protocols.run(engine, limit_s, commands)
         except (OSError, ValueError) as error:
             raise _failed(name, hook, str(error)) from None
     elif hook.startswith(("http://", "https://")):

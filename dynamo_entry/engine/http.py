@@ -7,10 +7,14 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 
+class Refused(OSError):
+    """The engine answered, with a status other than 2xx."""
+
+
 def ask(
     url: str, *, method: str, body: bytes | None = None, headers: dict[str, str] | None = None, limit_s: float
 ) -> bytes:
-    """The body of a 2xx answer. Raises OSError for any other, or none within ``limit_s``; ValueError for a bad URL."""
+    """The body of a 2xx answer. Raises Refused for any other, OSError for none in time, ValueError for a bad URL."""
     with _answer(url, method, body, headers or {}, limit_s) as response:
         return bytes(response.read())
 
@@ -42,7 +46,7 @@ def _answer(
     except urllib.error.HTTPError as error:
         with error:
             said = error.read(200).decode("utf-8", "replace").strip()
-        raise OSError(f"HTTP status {error.code}" + (f": {said}" if said else "")) from None
+        raise Refused(f"HTTP status {error.code}" + (f": {said}" if said else "")) from None
     except http.client.HTTPException as error:
         raise OSError(f"not an HTTP response: {type(error).__name__}") from None
     return response

@@ -17,7 +17,7 @@ from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import hints, images, options, process
-from dynamo_entry.engine import canary, dynamo, hooks, readiness
+from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -196,6 +196,7 @@ class _Creation:
         self._canary: dict[str, Any] = {}
         self._release = dynamo.RELEASES[0]
         self._is_asleep = False
+        self._wake_hook = ""
 
     def wait_until_ready(self) -> None:
         """Until the engine says so, each in its own way. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
@@ -224,8 +225,11 @@ class _Creation:
 
     def call_pre_dump(self) -> None:
         """Raises CheckpointError where the hook fails."""
+        hook = self._settings.pre_dump
+        self._wake_hook = protocols.wake_of(hook)
+        self._is_asleep = not self._wake_hook  # an engine that refuses a protocol is awake
+        hooks.call("PRE_DUMP", hook, self._settings.signal_timeout, commands=self._commands())
         self._is_asleep = True
-        hooks.call("PRE_DUMP", self._settings.pre_dump, self._settings.signal_timeout)
 
     def ask_canary(self) -> None:
         """Keep the engine's answer for the restores. Raises DumpFailed."""
@@ -244,7 +248,8 @@ class _Creation:
         if not self._is_asleep:
             return
         try:
-            hooks.call("POST_RESTORE", settings.post_restore, settings.stall_timeout)
+            for hook in protocols.wakes(self._wake_hook, settings.post_restore):
+                hooks.call("POST_RESTORE", hook, settings.stall_timeout, commands=self._commands())
         except CheckpointError as error:
             self._channel.log.warning("POST_RESTORE hook failed after the dump", message=str(error))
 
@@ -321,6 +326,9 @@ class _Creation:
                 "elsewhere, KEY_FILE seals the archive",
             )  # fmt: skip
 
+    def _commands(self) -> list[list[str]]:
+        return [proc.command(pid) for pid in self._pids()]
+
     def _pids(self) -> list[int]:
         return [process.pid for process in proc.tree(self._pid)]
 
@@ -376,6 +384,7 @@ class _Creation:
                 "connections": tcp,
                 "executable": noexec.directories(process.pid for process in processes),
                 "ready_url": self._settings.ready_url,
+                "wake": self._wake_hook,
                 **(self._handshake.facts(self._release) if self._handshake else {}),
             },
             needs=manifest_head.needs(processes),

@@ -16,7 +16,7 @@ from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit
 from dynamo_entry.criu import images, process
-from dynamo_entry.engine import canary, dynamo, hooks, readiness
+from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import proc
@@ -163,6 +163,7 @@ class _Restoration:
         self._written = written
         self._work = work_directory(settings)
         self._handshake = dynamo.recorded(archive.manifest.head.facts)
+        self._wake_hook = protocols.recorded(archive.manifest.head.facts)
 
     def apply_delta(self, phase: Phase) -> None:
         """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
@@ -193,9 +194,7 @@ class _Restoration:
             self._channel.log.info("environment", changed=context.changed(self._settings, pid))
         if self._handshake:
             self._wake(pid, *self._handshake)
-        if self._settings.post_restore:
-            told = self._written._asdict()
-            hooks.call("POST_RESTORE", self._settings.post_restore, self._settings.stall_timeout, told)
+        self._call_hooks(pid)
         url = self._settings.ready_url or self._archive.manifest.head.facts.get("ready_url", "")
         self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, "")
         if url:
@@ -206,6 +205,13 @@ class _Restoration:
                 canary.verify(recorded)
             self._channel.log.info("canary matched")
         apply.settle(self._work)
+
+    def _call_hooks(self, pid: int) -> None:
+        """Wake an engine that was put to sleep before its dump. Raises CheckpointError."""
+        told = self._written._asdict()
+        commands = [proc.command(process.pid) for process in proc.tree(pid)]
+        for hook in protocols.wakes(self._wake_hook, self._settings.post_restore):
+            hooks.call("POST_RESTORE", hook, self._settings.stall_timeout, told, commands)
 
     def _wake(self, pid: int, handshake: dynamo.Handshake, release: dynamo.Release) -> None:
         """The GPU is back: tell a Dynamo worker who it is now, and wait until it has registered."""

@@ -1,81 +1,134 @@
-"""PRE_DUMP and POST_RESTORE by name: what vLLM and SGLang are asked, and when it counts as done."""
-
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+"""PRE_DUMP and POST_RESTORE by name: what vLLM and SGLang are asked, in which order, and when it counts as done."""
 
 import pytest
+from servers.engines import VLLM, SGLang
 
-from dynamo_entry.engine import hooks
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.engine import hooks, protocols
+from dynamo_entry.errors import CheckpointError, Corrupt
+
+PAUSE, GO_ON = "/pause_generation", "/continue_generation"
+RELEASE, RESUME = "/release_memory_occupation", "/resume_memory_occupation"
 
 
 @pytest.fixture
-def engine():
-    """Falls asleep and wakes a few questions after it was told to, as vLLM does."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-            server.asked.append((self.path, body))
-            server.wanted = self.path.startswith(("/sleep", "/release"))
-            server.delay = server.patience
-            self.answer({}, 404 if self.path in server.unknown else 200)
-
-        def do_GET(self):
-            server.delay -= 1
-            if server.delay <= 0:
-                server.sleeps = server.wanted
-            self.answer({"is_sleeping": server.sleeps}, 200)
-
-        def answer(self, value, status):
-            body = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.unknown, server.sleeps, server.delay, server.patience = [], (), False, 0, 3
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def vllm():
+    with VLLM().serving() as engine:
+        yield engine
 
 
-def test_vllm_sleeps_and_wakes(engine):
+@pytest.fixture
+def sglang():
+    with SGLang().serving() as engine:
+        yield engine
+
+
+def sleep(engine, name, limit_s=10, commands=()):
+    hooks.call("PRE_DUMP", f"{name}:{engine.port}", limit_s, commands=commands)
+
+
+def wake(engine, name, commands=()):
+    hooks.call("POST_RESTORE", f"{name}:{engine.port}", 10, commands=commands)
+
+
+def test_vllm_sleeps_and_wakes(vllm):
     """Done is when it says so, not when the request is answered."""
-    hooks.call("PRE_DUMP", f"vllm-sleep:{engine.server_port}", 10)
-    assert engine.sleeps
-    hooks.call("POST_RESTORE", f"vllm-wake:{engine.server_port}", 10)
-    assert not engine.sleeps
-    assert engine.asked == [("/sleep?level=1", ""), ("/wake_up", "")]
+    sleep(vllm, "vllm-sleep")
+    assert vllm.is_asleep
+    wake(vllm, "vllm-wake")
+    assert not vllm.is_asleep
+    assert vllm.asked == ["/sleep", "/wake_up"]
 
 
-def test_sglang_releases_its_cache_and_keeps_its_weights(engine):
-    hooks.call("PRE_DUMP", f"sglang-release:{engine.server_port}", 10)
-    hooks.call("POST_RESTORE", f"sglang-resume:{engine.server_port}", 10)
-    tags = '{"tags": ["kv_cache"]}'
-    assert engine.asked == [("/release_memory_occupation", tags), ("/resume_memory_occupation", tags)]
+def test_sglang_is_paused_before_it_releases_and_goes_on_after_it_has_resumed(sglang):
+    """It would end if a batch were under way, or other tags came back than went."""
+    sleep(sglang, "sglang-release")
+    assert (sglang.is_paused, sglang.released) == (True, {"kv_cache"})
+    wake(sglang, "sglang-resume")
+    assert (sglang.is_paused, sglang.released, sglang.is_dead) == (False, set(), False)
+    assert sglang.asked == [PAUSE, PAUSE, RELEASE, RESUME, GO_ON]
 
 
-def test_an_engine_without_sleep_mode_fails_the_hook(engine):
-    engine.unknown = ("/sleep?level=1",)
-    with pytest.raises(CheckpointError) as caught:
-        hooks.call("PRE_DUMP", f"vllm-sleep:{engine.server_port}", 10)
+@pytest.mark.parametrize(
+    ("keys", "command"),
+    [
+        ({"admin_key": "a", "api_key": "b"}, ["--api-key", "b", "--admin-api-key", "a"]),
+        ({"admin_key": "a"}, ["--admin-api-key=a"]),
+        ({"api_key": "b"}, ["--api-key", "b"]),
+    ],
+)
+def test_sglangs_key_is_that_of_its_command(keys, command):
+    commands = [["sh", "-c", "…"], ["python3", "-m", "sglang.launch_server", *command]]
+    with SGLang(**keys).serving() as engine:
+        sleep(engine, "sglang-release", commands=commands)
+        wake(engine, "sglang-resume", commands=commands)
+        assert engine.asked == [PAUSE, PAUSE, RELEASE, RESUME, GO_ON]
+
+
+def test_a_key_that_is_not_in_the_command_is_a_refusal_that_says_so():
+    with SGLang(admin_key="a").serving() as engine, pytest.raises(CheckpointError, match="401"):
+        sleep(engine, "sglang-release", commands=[["python3", "--admin-api-key"]])
+
+
+@pytest.mark.parametrize("path", [PAUSE, RELEASE])
+def test_an_engine_that_refuses_is_awake_and_what_was_not_done_is_not_undone(sglang, path):
+    """SGLang would end if it were to resume what it had not released."""
+    sglang.refused = {path: 500}
+    with pytest.raises(CheckpointError, match="500"):
+        sleep(sglang, "sglang-release")
+    assert (sglang.is_dead, sglang.is_paused) == (False, False)
+    assert RESUME not in sglang.asked
+
+
+def test_an_engine_without_sleep_mode_fails_the_hook():
+    with VLLM(is_dev=False).serving() as engine, pytest.raises(CheckpointError) as caught:
+        sleep(engine, "vllm-sleep")
     assert caught.value.reason == "HookFailed"
     assert "404" in caught.value.message
 
 
-def test_an_engine_that_does_not_fall_asleep_fails_the_hook(engine):
-    engine.patience = 10_000
+def test_an_engine_that_does_not_fall_asleep_fails_the_hook_and_is_woken(vllm):
+    vllm.patience = 15
     with pytest.raises(CheckpointError, match="is_sleeping"):
-        hooks.call("PRE_DUMP", f"vllm-sleep:{engine.server_port}", 0.3)
+        sleep(vllm, "vllm-sleep", 0.3)
+    assert vllm.asked == ["/sleep", "/wake_up"]
+    assert not vllm.is_asleep
+
+
+def test_an_engine_that_cannot_be_woken_says_so_too(vllm):
+    vllm.patience, vllm.refused = 10_000, {"/wake_up": 503}
+    with pytest.raises(CheckpointError, match=r"is_sleeping.*nor does it go on: HTTP status 503"):
+        sleep(vllm, "vllm-sleep", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("hook", "wakes"),
+    [
+        ("vllm-sleep", "vllm-wake:8000"),
+        ("sglang-release:9000", "sglang-resume:9000"),
+        ("vllm-wake", ""),
+        ("touch /tmp/x", ""),
+        ("", ""),
+    ],
+)
+def test_the_archive_knows_how_to_wake_its_engine(hook, wakes):
+    assert protocols.wake_of(hook) == wakes
+    assert protocols.recorded({"wake": wakes}) == wakes
+
+
+def test_a_pod_that_names_such_a_hook_by_itself_has_the_last_word():
+    recorded = "vllm-wake:8000"
+    assert protocols.wakes(recorded, "") == [recorded]
+    assert protocols.wakes(recorded, "vllm-wake:9000") == ["vllm-wake:9000"]
+    assert protocols.wakes(recorded, "touch /tmp/x") == [recorded, "touch /tmp/x"]
+    assert protocols.wakes("", "") == []
+
+
+@pytest.mark.parametrize(
+    "value", ["rm -rf /", "http://10.0.0.9/", "vllm-sleep:8000", 7, ["vllm-wake"], {"a": 1}]
+)
+def test_an_archive_names_no_other_hook(value):
+    with pytest.raises(Corrupt):
+        protocols.recorded({"wake": value})
 
 
 def test_anything_else_is_a_command(tmp_path):

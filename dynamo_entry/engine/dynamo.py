@@ -37,13 +37,13 @@ RELEASES = (
 DIRECTORY_VARIABLES = ("DYN_SNAPSHOT_CONTROL_DIR", "SNAPSHOT_CONTROL_DIR")
 
 #: A worker with one of these set to 1 does nothing but sleep: it waits to be replaced by NVIDIA's node agent.
-_STANDBY = ("SNAPSHOT_RESTORE_STANDBY", "DYN_SNAPSHOT_RESTORE_STANDBY")
+STANDBY_VARIABLES = ("SNAPSHOT_RESTORE_STANDBY", "DYN_SNAPSHOT_RESTORE_STANDBY")
 
 #: 1.0 enters its checkpoint path where the first is set, and insists on a location that is not a directory.
 _READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHECKPOINT_LOCATION"
 
 #: With any of these a worker that starts cold would pause and wait for ever.
-WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *_STANDBY, _READY_VARIABLE)
+WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *STANDBY_VARIABLES, _READY_VARIABLE)
 
 _CONTEXT, _COMPLETE, _ABANDONED = "restore-context.json", "restore-complete", "snapshot-complete"
 
@@ -111,7 +111,7 @@ class Handshake:
         """What an engine that is going to be frozen is given; None: withheld."""
         return {
             **dict.fromkeys(DIRECTORY_VARIABLES, self.directory),
-            **dict.fromkeys(_STANDBY),
+            **dict.fromkeys(STANDBY_VARIABLES),
             _READY_VARIABLE: self._path(RELEASES[-1].ready),
             _LOCATION_VARIABLE: self._path("none"),
         }

@@ -368,6 +368,66 @@ def test_which_pods_are_wired(case, made, what, settings, reason):
     assert (answer.pod is not None) == (reason == "injected")
 
 
+THEIRS = [
+    ({"annotations": {"nvidia.com/restore-from": "snap"}}, {}),
+    ({"annotations": {"nvidia.com/restore-container-map": "main=engine-0"}}, {}),
+    ({"labels": {"nvidia.com/snapshot-is-checkpoint-source": "true"}}, {}),
+    ({"annotations": {"nvidia.com/snapshot-is-checkpoint-source": "true"}}, {}),
+    ({}, {"env": [{"name": "SNAPSHOT_RESTORE_STANDBY", "value": "1"}]}),
+    ({}, {"env": [{"name": "DYN_SNAPSHOT_RESTORE_STANDBY", "value": "1"}]}),
+]
+
+
+def marked(marks, container, labels):
+    made = pod(container, labels=labels)
+    for kind, values in marks.items():
+        made["metadata"][kind] = made["metadata"][kind] | values
+    return made
+
+
+@pytest.mark.parametrize(("marks", "container"), THEIRS)
+@pytest.mark.parametrize("labels", [None, {"nvidia.com/checkpoint-name": "model"}])
+def test_pods_of_nvidias_own_snapshots_are_left_alone(marks, container, labels):
+    """Their node agent captures or restores them: with our launcher in front it would find another process."""
+    answer = mutate(PVC, marked(marks, container, labels), "n", known(REF, [READY]))
+    assert answer == (None, "snapshot")
+
+
+@pytest.mark.parametrize(("marks", "container"), THEIRS)
+def test_nothing_is_created_from_a_pod_of_nvidias_own_snapshots(marks, container):
+    """Its worker waits for their agent, and would wait for ever in a Job of ours."""
+    theirs, ours = marked(marks, container, None), pod()
+    theirs["metadata"]["name"], ours["metadata"]["name"] = "theirs", "ours"
+    by_name = {"g": AUTO, "theirs": theirs, "ours": ours}
+    made = []
+    cluster = SimpleNamespace(
+        find=lambda path: by_name[path.rpartition("/")[2]], create=lambda path, body: made.append(body)
+    )
+    present = [theirs]
+    watcher = Graphs(
+        PVC, cluster, None, SimpleNamespace(info=lambda *_, **__: None), pods=lambda *_: present, sharing=lambda key: None
+    )  # fmt: skip
+    assert watcher.reconcile(("n", "g")) > 0
+    assert not made
+    present.append(ours)
+    watcher.reconcile(("n", "g"))
+    (one,) = made
+    assert (
+        one["spec"]["job"]["podTemplateSpec"]["spec"]["containers"][0]["env"]
+        == ours["spec"]["containers"][0]["env"]
+    )
+
+
+@pytest.mark.parametrize("marks", [marks for marks, _ in THEIRS if marks])
+def test_a_template_of_nvidias_own_snapshots_is_refused(marks):
+    """Two agents on one pod: it is said at once, not after the deadline."""
+    made = checkpoint()
+    made["spec"]["job"]["podTemplateSpec"]["metadata"] = marks
+    with pytest.raises(Unfit, match=r"nvidia.com/(snapshot|restore)") as caught:
+        created(made)
+    assert caught.value.reason == "TemplateInvalid"
+
+
 def test_only_the_engine_is_touched_and_once():
     """Sidecars stay; a second pass changes nothing; what was added can be taken away again."""
     before = pod({"securityContext": {"runAsUser": 0}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.kube import api, graphs, storage
+from dynamo_entry.kube import api, graphs, snapshots, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
@@ -78,9 +78,8 @@ class Graphs:
     def _create(self, graph: Object, service: str, identity: Object) -> bool:
         """Make the checkpoint from the service's first pod, if there is one."""
         namespace = graph["metadata"]["namespace"]
-        known = next(iter(self._pods(namespace, graph["metadata"]["name"], service)), None)
-        pod = known and self._cluster.find(f"/api/v1/namespaces/{namespace}/pods/{known['metadata']['name']}")
-        if not pod:
+        pod = self._first_pod(namespace, graph["metadata"]["name"], service)
+        if pod is None:
             return False
         try:
             template = graphs.template(pod, self._owner_template(pod))
@@ -96,6 +95,14 @@ class Graphs:
         self._log.info("checkpoint wanted", graph=f"{namespace}/{graph['metadata']['name']}", service=service,
                        checkpoint=made["metadata"]["name"])  # fmt: skip
         return True
+
+    def _first_pod(self, namespace: str, graph: str, service: str) -> Object | None:
+        """One that nobody else captures or restores."""
+        for known in self._pods(namespace, graph, service):
+            pod = self._cluster.find(f"/api/v1/namespaces/{namespace}/pods/{known['metadata']['name']}")
+            if pod is not None and not snapshots.is_theirs(pod):
+                return pod
+        return None
 
     def _owner_template(self, pod: Object) -> Object | None:
         for owner in pod["metadata"].get("ownerReferences", ()):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.engine.dynamo import is_worker
-from dynamo_entry.kube import api, graphs, podspec, storage
+from dynamo_entry.kube import api, graphs, podspec, snapshots, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.identity import identity_hash, normalised
 
@@ -40,6 +40,8 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
     annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
     if annotations.get(api.SKIP) == "true":
         return Answer(None, "skipped")
+    if snapshots.is_theirs(pod):
+        return Answer(None, "snapshot")
     if graphs.is_multinode(pod):
         return Answer(None, "multinode")
     checkpoint, hash_, name = _wanted(config, labels, namespace, known)

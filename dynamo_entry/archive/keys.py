@@ -69,11 +69,6 @@ class Keys(NamedTuple):
         )  # fmt: skip
 
 
-def read_key(path: str) -> Keys:
-    """Secrets alone. Raises SettingsError."""
-    return read_keys(path)
-
-
 def read_keys(key_file: str, sign_key_file: str = "", verify_key_file: str = "") -> Keys:
     """From files, or directories of files; none where no path is given. Raises SettingsError.
 

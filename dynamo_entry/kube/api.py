@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 
 GROUP, VERSION = "nvidia.com", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -43,6 +45,11 @@ _LABEL_LIMIT = 63
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def command_digest(argv: Sequence[str]) -> str:
+    """What tells commands apart without showing them: they may hold secrets. Empty for none."""
+    return hashlib.sha256(json.dumps(list(argv)).encode()).hexdigest() if argv else ""
 
 
 def job_name(checkpoint: str) -> str:

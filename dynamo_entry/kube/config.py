@@ -26,10 +26,11 @@ class Pvc(_Section, frozen=True):
 
 
 class Remote(_Section, frozen=True):
-    """A bucket's prefix or a repository; the Secret is one of the workload's namespace."""
+    """A bucket's prefix or a repository; the Secrets are of the workload's namespace, the second one may only read."""
 
     uri: str = ""
     credentials_secret_ref: str = ""
+    restore_credentials_secret_ref: str = ""
     endpoint_url: str = ""
 
 
@@ -42,6 +43,8 @@ class Storage(_Section, frozen=True):
     oci: Remote = Remote()
     isolate_namespaces: bool = False
     key_secret_ref: str = ""
+    sign_key_secret_ref: str = ""
+    verify_key_secret_ref: str = ""
     ca_secret_ref: str = ""
 
 
@@ -122,6 +125,7 @@ class Agent(_Section, frozen=True):
     sweep_interval: str | int = "10m"
     verify_interval: str | int = "24h"
     key_file: str = ""
+    verify_key_file: str = ""
     port: int = 9102
 
 

@@ -92,8 +92,8 @@ def with_env(container: Object, extra: Iterable[Object]) -> Object:
     return container | {"env": [*container.get("env", ()), *missing]} if missing else container
 
 
-def without_secrets_in_dump(container: Object, wiring: Wiring) -> Object:
-    """Storage credentials that only the launcher needs are withheld from the engine, and so from its dump."""
+def without_storage_credentials(container: Object, wiring: Wiring) -> Object:
+    """What only the launcher needs is withheld from the engine, and so from its dump."""
     present = {variable["name"] for variable in container.get("env", ())}
     ours = [
         one["name"]

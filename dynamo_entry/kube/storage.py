@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dynamo_entry.kube.config import Config
+from dynamo_entry.kube.config import Config, Remote
 
 Object = dict[str, Any]
 
@@ -12,8 +14,14 @@ Object = dict[str, Any]
 CACHE_PATH = "/var/cache/dynamo-checkpoint"
 
 _DOCKER_PATH = "/var/run/dynamo-checkpoint/docker"
-_KEY_PATH = "/var/run/dynamo-checkpoint/key"
 _CA_PATH = "/var/run/dynamo-checkpoint/ca"
+
+#: Whole Secrets: each of their entries is a key, so that keys can be exchanged without a gap (docs/security.md).
+_KEY_PATH = "/var/run/dynamo-checkpoint/key"
+_SIGN_KEY_PATH = "/var/run/dynamo-checkpoint/sign-key"
+_VERIFY_KEY_PATH = "/var/run/dynamo-checkpoint/verify-key"
+
+_DIGEST = re.compile("blake3:[0-9a-f]{64}")
 
 #: What a Secret for S3 may hold, under the names that every S3 client knows.
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
@@ -41,6 +49,28 @@ def with_state(wiring: Wiring) -> Wiring:
     """Beside it a directory that outlives the container: what failed to restore there is not tried again."""
     made = _with_directory(wiring, "checkpoint-state", _STATE_PATH)
     return made._replace(env=(*made.env, {"name": "DYNAMO_CHECKPOINT_STATE_DIR", "value": _STATE_PATH}))
+
+
+def with_signing(wiring: Wiring, config: Config) -> Wiring:
+    """Beside it the key that signs: for the creating container, and for nobody else."""
+    if not config.storage.sign_key_secret_ref:
+        return wiring
+    secret = _secret(config.storage.sign_key_secret_ref)
+    return wiring._replace(
+        env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_SIGN_KEY_FILE", "value": _SIGN_KEY_PATH}),
+        volumes=(*wiring.volumes, {"name": "checkpoint-sign-key"} | secret),
+        mounts=(
+            *wiring.mounts,
+            {"name": "checkpoint-sign-key", "mountPath": _SIGN_KEY_PATH, "readOnly": True},
+        ),
+    )
+
+
+def with_digest(wiring: Wiring, digest: str) -> Wiring:
+    """That archive and no other, whatever is put in its place. A pod must not fail for a status that is damaged."""
+    if not _DIGEST.fullmatch(digest):
+        return wiring
+    return wiring._replace(env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_DIGEST", "value": digest}))
 
 
 def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:
@@ -119,18 +149,17 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
         directory: Object = {"hostPath": {"path": config.agent.cache.host_path, "type": "DirectoryOrCreate"}}
         mount("checkpoint-cache", CACHE_PATH, directory)
     if config.storage.type == "s3":
-        env += _aws(config)
-    if config.storage.type == "oci" and config.storage.oci.credentials_secret_ref:
+        env += _aws(config.storage.s3, creates=creates)
+    if config.storage.type == "oci" and (login := _credentials(config.storage.oci, creates=creates)):
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
-        mount("checkpoint-docker", _DOCKER_PATH, _secret(config.storage.oci.credentials_secret_ref, items))
+        mount("checkpoint-docker", _DOCKER_PATH, _secret(login, items))
         env.append({"name": "DOCKER_CONFIG", "value": _DOCKER_PATH})
     if config.storage.key_secret_ref:
-        mount(
-            "checkpoint-key",
-            _KEY_PATH,
-            _secret(config.storage.key_secret_ref, [{"key": "key", "path": "key"}]),
-        )
-        settings["KEY_FILE"] = f"{_KEY_PATH}/key"
+        mount("checkpoint-key", _KEY_PATH, _secret(config.storage.key_secret_ref))
+        settings["KEY_FILE"] = _KEY_PATH
+    if config.storage.verify_key_secret_ref:
+        mount("checkpoint-verify-key", _VERIFY_KEY_PATH, _secret(config.storage.verify_key_secret_ref))
+        settings["VERIFY_KEY_FILE"] = _VERIFY_KEY_PATH
     if config.storage.ca_secret_ref:
         items = [{"key": "ca.crt", "path": "ca.crt"}]
         mount("checkpoint-ca", _CA_PATH, _secret(config.storage.ca_secret_ref, items))
@@ -139,18 +168,25 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
     return Wiring(where, (*ours, *env), tuple(volumes), tuple(mounts))
 
 
-def _aws(config: Config) -> list[Object]:
-    s3 = config.storage.s3
+def _credentials(remote: Remote, *, creates: bool) -> str:
+    """Who only restores gets the Secret that may only read, where there is one."""
+    restoring = remote.restore_credentials_secret_ref or remote.credentials_secret_ref
+    return remote.credentials_secret_ref if creates else restoring
+
+
+def _aws(s3: Remote, *, creates: bool) -> list[Object]:
     env: list[Object] = []
     if s3.endpoint_url:
         env.append({"name": "AWS_ENDPOINT_URL", "value": s3.endpoint_url})
-    if s3.credentials_secret_ref:
+    if secret := _credentials(s3, creates=creates):
         for name in _AWS:
-            reference: Object = {"name": s3.credentials_secret_ref, "key": name, "optional": True}
+            reference: Object = {"name": secret, "key": name, "optional": True}
             if not (name == "AWS_ENDPOINT_URL" and s3.endpoint_url):
                 env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
     return env
 
 
-def _secret(name: str, items: list[Object]) -> Object:
-    return {"secret": {"secretName": name, "optional": True, "items": items}}
+def _secret(name: str, items: Sequence[Object] = ()) -> Object:
+    """All of its entries, or these."""
+    chosen = {"items": list(items)} if items else {}
+    return {"secret": {"secretName": name, "optional": True} | chosen}

@@ -11,10 +11,17 @@ import sys
 from typing import Any
 
 from dynamo_entry import storage
-from dynamo_entry.archive import Archive, Keys, read_key
+from dynamo_entry.archive import Archive, Keys, read_keys
 from dynamo_entry.errors import ArchiveError, CheckpointError, Incompatible, NotFound
+from dynamo_entry.kube import api
 
 TERMINATION_LOG = "/dev/termination-log"
+
+#: A kubelet cuts at 4096 bytes, and half a JSON document is none; a character may take six of them.
+_MESSAGE_BYTES, _EXCERPT = 4000, 500
+
+#: A creation would not replace such an archive, and nobody here can restore it.
+_OF_ANOTHER_KEY = ("NotSealed", "SealMismatch", "NotSigned", "SignatureMismatch")
 
 
 def probe(location: str) -> None:
@@ -34,12 +41,13 @@ def look(location: str) -> dict[str, Any]:
             head = archive.manifest.head
             return {
                 "exists": True, "hash": head.hash, "digest": archive.digest, "size_bytes": archive.size,
-                "created_at": head.created_at, "argv": head.argv,
+                "created_at": head.created_at, "command": api.command_digest(head.argv),
             }  # fmt: skip
     except NotFound:
         return {"exists": False}
     except ArchiveError as error:
-        return {"exists": False, "message": str(error)}
+        answer = {"exists": False, "message": str(error)}
+        return answer | ({"taken": True} if error.reason in _OF_ANOTHER_KEY else {})
 
 
 def delete(location: str, hash_: str) -> None:
@@ -60,13 +68,15 @@ def delete(location: str, hash_: str) -> None:
 
 
 def _key() -> Keys:
-    return read_key(os.environ.get("DYNAMO_CHECKPOINT_KEY_FILE", ""))
+    names = ("DYNAMO_CHECKPOINT_KEY_FILE", "DYNAMO_CHECKPOINT_VERIFY_KEY_FILE")
+    key, verify_key = (os.environ.get(name, "") for name in names)
+    return read_keys(key, verify_key_file=verify_key)
 
 
 def _answer(answer: dict[str, Any]) -> None:
     text = json.dumps(answer)
     print(text)
-    if len(text) > 4000:  # a kubelet cuts at 4096, and half a JSON document is none
-        text = json.dumps({name: value for name, value in answer.items() if name != "argv"})
+    if len(text) > _MESSAGE_BYTES:
+        text = json.dumps(answer | {"message": answer["message"][:_EXCERPT]})
     with open(TERMINATION_LOG, "w", encoding="utf-8") as file:
         file.write(text)

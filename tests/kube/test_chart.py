@@ -62,7 +62,8 @@ def test_the_storage_reaches_the_operator():
     """What the guide's storage section says."""
     assert settings(render(GUIDE))["storage"]["pvc"]["pvcName"] == "checkpoint-storage"
     assert settings(render(S3))["storage"]["s3"] == {
-        "uri": "s3://bucket/prefix", "credentialsSecretRef": "keys", "endpointUrl": ""
+        "uri": "s3://bucket/prefix", "credentialsSecretRef": "keys", "restoreCredentialsSecretRef": "",
+        "endpointUrl": "",
     }  # fmt: skip
 
 
@@ -160,11 +161,13 @@ def test_the_agents_identity_for_the_cloud():
 
 def test_the_agent_has_what_sealed_archives_and_private_authorities_take():
     """Else it could copy nothing."""
-    values = "checkpoint: {enabled: true, storage: {type: s3, caSecretRef: ca, keySecretRef: key, s3: {uri: s3://b}}}"
+    values = "checkpoint: {enabled: true, storage: {type: s3, caSecretRef: ca, keySecretRef: key, signKeySecretRef: sign, verifyKeySecretRef: verify, s3: {uri: s3://b}}}"
     objects = render(values)
     (container,) = objects["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]["containers"]
     mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
-    assert settings(objects)["agent"]["keyFile"].startswith(mounts["key"])
+    assert settings(objects)["agent"]["keyFile"] == mounts["key"]
+    assert settings(objects)["agent"]["verifyKeyFile"] == mounts["verify-key"]
+    assert "sign" not in json.dumps(objects["DaemonSet", "dynamo-checkpoint-agent"])
     env = {one["name"]: one.get("value", "") for one in container["env"]}
     assert env["DYNAMO_CHECKPOINT_CA_FILE"].startswith(mounts["ca"])
 

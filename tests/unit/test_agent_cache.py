@@ -50,6 +50,16 @@ def fetch(cache, source, name=HASH, progress=lambda count: None):
     return cache.fetch(name, str(source), HASH, progress)
 
 
+def test_only_the_archive_of_the_status_is_copied(cache, source):
+    """What somebody put in its place is refused, and leaves nothing."""
+    with pytest.raises(Incompatible) as refused:
+        cache.fetch(HASH, str(source), HASH, lambda count: None, digest="blake3:" + "0" * 64)
+    assert refused.value.reason == "DigestMismatch"
+    assert not cache.entries()
+    digest = fetch(cache, source).digest
+    assert cache.fetch(HASH, str(source), HASH, lambda count: None, digest=digest).digest == digest
+
+
 def test_segments_make_up_the_archive(source):
     """Put together they are the very bytes, and each passes its check."""
     data = source.read_bytes()

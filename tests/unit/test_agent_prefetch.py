@@ -105,7 +105,7 @@ class SlowCache:
         self.begun, self.removed = [], []
         self.go_on = threading.Event()
 
-    def fetch(self, name, *_):
+    def fetch(self, name, *_, digest=""):
         self.begun.append(name)
         self.running += 1
         self.most = max(self.most, self.running)

@@ -36,6 +36,12 @@ def test_durations(text, expected):
     assert seconds(text) == expected
 
 
+def test_the_agents_keys():
+    """It opens and verifies archives; it seals and signs none."""
+    settings = from_config({"agent": {"keyFile": "/k", "verifyKeyFile": "/v"}}, POD)
+    assert (settings.key_file, settings.verify_key_file) == ("/k", "/v")
+
+
 def test_defaults():
     """An empty file is a claim at /checkpoints, and no copies of it."""
     settings = from_config({}, POD)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from archive_store import CHUNK, build, forge, manifest_of, noise, open_bytes, text
 
-from dynamo_entry.archive import Head, Keys, manifest, read_key, seal
+from dynamo_entry.archive import Head, Keys, manifest, read_keys, seal
 from dynamo_entry.errors import ArchiveError, SettingsError
 
 KEY = b"k" * 32
@@ -115,12 +115,12 @@ def test_a_bad_key_file_is_named(tmp_path, content, says):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SettingsError, match=says) as caught:
-        read_key(str(path))
+        read_keys(str(path))
     assert caught.value.reason == "KeyFileInvalid"
 
 
 def test_no_key_file_is_no_key():
-    assert read_key("") == Keys()
+    assert read_keys("") == Keys()
 
 
 def test_a_sealed_archive_shows_nothing_of_the_engine():
@@ -150,7 +150,7 @@ def test_keys_are_exchanged_while_both_are_known(tmp_path):
     (tmp_path / "1-new").write_bytes(bytes(range(32)))
     (tmp_path / "2-old").write_bytes(bytes(range(100, 132)))
     (tmp_path / "..data").mkdir()
-    both, old = read_key(str(tmp_path)), read_key(str(tmp_path / "2-old"))
+    both, old = read_keys(str(tmp_path)), read_keys(str(tmp_path / "2-old"))
     for made in (build(STREAMS, key=old), build(STREAMS, key=both)):
         with open_bytes(made, key=both) as archive:
             assert archive.read("small") == b"x"
@@ -163,4 +163,4 @@ def test_keys_are_exchanged_while_both_are_known(tmp_path):
 
 def test_an_empty_directory_of_keys_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="empty"):
-        read_key(str(tmp_path))
+        read_keys(str(tmp_path))

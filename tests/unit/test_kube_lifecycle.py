@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
+from dynamo_entry.kube.api import command_digest
 from dynamo_entry.kube.operator.conditions import new_status
 from dynamo_entry.kube.operator.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
 
@@ -68,7 +69,7 @@ UNINITIALIZED = [{"metadata": {}, "status": {"phase": "Failed", "initContainerSt
     {"name": "download", "state": {"terminated": {"exitCode": 6, "message": "no route to host"}}},
 ]}}]  # fmt: skip
 ABSENT = {"exists": False}
-THERE = {"exists": True, "hash": HASH, "digest": "d", "argv": ["serve", "m"]}
+THERE = {"exists": True, "hash": HASH, "digest": "d", "command": command_digest(["serve", "m"])}
 OK = Verdict("ok")
 
 ROWS = [
@@ -88,7 +89,8 @@ ROWS = [
     ("an earlier Job is going", see(PENDING, job=job(deletionTimestamp="now")), "Pending", "Cleaning"),
     ("not looked for an archive yet", see(PENDING), "Pending", "Probing"),
     ("an archive is there", see(PENDING, found=THERE), "Ready", "Adopted"),
-    ("of another command", see(PENDING, found=THERE | {"argv": ["x"]}), "Ready", "AdoptedDiffers"),
+    ("of another command", see(PENDING, found=THERE | {"command": command_digest(["x"])}), "Ready", "AdoptedDiffers"),
+    ("of another key", see(PENDING, found=ABSENT | {"taken": True, "message": "sealed"}), "Failed", "LocationTaken"),
     ("of another hash", see(PENDING, found=THERE | {"hash": "x"}, verdict=OK), "Creating", "JobCreated"),
     ("none is there, to be checked", see(PENDING, found=ABSENT), "Pending", "Checking"),
     ("the server refuses the Job", see(PENDING, found=ABSENT, verdict=Verdict("invalid", "field")), "Failed", "TemplateInvalid"),

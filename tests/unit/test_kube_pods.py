@@ -104,6 +104,88 @@ def test_a_private_authority_is_the_launchers_alone():
     assert all(name.startswith("DYNAMO_CHECKPOINT_") for name in env)
 
 
+SIGNED = config.parse(
+    "storage: {type: s3, keySecretRef: seal, signKeySecretRef: sign, verifyKeySecretRef: verify, s3: {uri: 's3://b',"
+    " credentialsSecretRef: write, restoreCredentialsSecretRef: read}}"
+)
+SIGNED_OCI = config.parse(
+    "storage: {type: oci, oci: {uri: 'oci://h/r', credentialsSecretRef: write, restoreCredentialsSecretRef: read}}"
+)
+
+
+def secrets(spec, container):
+    """The Secrets that a container has, mounted or as variables."""
+    mounted = {one["name"] for one in container["volumeMounts"]}
+    found = {
+        one["secret"]["secretName"] for one in spec["volumes"] if one["name"] in mounted and "secret" in one
+    }
+    for one in container["env"]:
+        if "valueFrom" in one:
+            found.add(one["valueFrom"]["secretKeyRef"]["name"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "creates", "restores"),
+    [
+        (SIGNED, {"write", "seal", "sign", "verify"}, {"read", "seal", "verify"}),
+        (SIGNED_OCI, {"write"}, {"read"}),
+        (S3, {"keys"}, {"keys"}),
+        (OCI, {"keys"}, {"keys"}),
+    ],
+)
+def test_who_has_which_secret(settings, creates, restores):
+    """Only a creating container can sign, or write where read-only credentials are given; nor can helpers sign."""
+    _, made, main = created(checkpoint(), config=settings)
+    assert secrets(made["spec"], main) == creates
+    worker = mutate(settings, pod(), "n", known(REF, [READY])).pod["spec"]
+    assert secrets(worker, worker["containers"][0]) == restores
+    for job, expected in (
+        (jobs.probe(settings, checkpoint(), HASH), restores),
+        (jobs.collection(settings, checkpoint(), HASH), creates - {"sign"}),
+    ):
+        spec = job["spec"]["template"]["spec"]
+        assert secrets(spec, spec["containers"][0]) == expected
+
+
+def test_keys_are_directories_so_that_they_can_be_exchanged():
+    """Every entry of a Secret is a key."""
+    _, made, main = created(checkpoint(), config=SIGNED)
+    mounts = {one["name"]: one["mountPath"] for one in main["volumeMounts"]}
+    for variable, volume in (("KEY", "key"), ("SIGN_KEY", "sign-key"), ("VERIFY_KEY", "verify-key")):
+        assert environ(main)[f"DYNAMO_CHECKPOINT_{variable}_FILE"] == mounts[f"checkpoint-{volume}"]
+        (source,) = (one for one in made["spec"]["volumes"] if one["name"] == f"checkpoint-{volume}")
+        assert "items" not in source["secret"]
+
+
+DIGEST = "blake3:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("status", "digest"),
+    [
+        ({"phase": "Ready", "digest": DIGEST}, DIGEST),
+        ({"phase": "Ready"}, None),
+        ({"phase": "Ready", "digest": "nonsense"}, None),
+        ({"phase": "Creating", "digest": DIGEST}, None),
+    ],
+)
+def test_a_worker_restores_the_archive_of_the_status_and_no_other(status, digest):
+    """One that is being replaced is not pinned; a damaged status ends no pod."""
+    worker = mutate(S3, pod(), "n", known(REF, [checkpoint(status=status)])).pod
+    assert environ(worker["spec"]["containers"][0]).get("DYNAMO_CHECKPOINT_DIGEST") == digest
+
+
+def test_the_engine_of_a_worker_has_no_storage_credentials():
+    """Neither restored nor started cold; its own stay."""
+    worker = mutate(S3, pod({"env": [{"name": "AWS_REGION", "value": "eu"}]}), "n", known(REF, [READY])).pod
+    main = worker["spec"]["containers"][0]
+    dropped = environ(main)["DYNAMO_CHECKPOINT_DROP_ENV"].split(",")
+    assert "AWS_SECRET_ACCESS_KEY" in dropped
+    assert "AWS_REGION" not in dropped
+    assert environ(main)["AWS_REGION"] == "eu"
+
+
 def test_a_worker_cannot_write_the_archive():
     """Its mount is read-only, the creator's is not."""
     assert storage.wiring(PVC, HASH, "n", creates=False).mounts[0]["readOnly"] is True

@@ -98,15 +98,21 @@ class Cache:
         if new != old:
             self._write(name, new)
 
-    def fetch(self, name: str, source: str, hash_: str, progress: Callable[[int], None]) -> Entry:
+    def fetch(
+        self, name: str, source: str, hash_: str, progress: Callable[[int], None], *, digest: str = ""
+    ) -> Entry:
         """Make or renew the copy of the archive at ``source``, from what an earlier attempt left.
+
+        With ``digest`` of that archive and no other.
 
         ``progress`` is told the number of bytes before each read, and may take its time. Raises Busy while
         another process does the same, Corrupt and Incompatible for a bad archive, StorageError otherwise.
         """
         part = self._path(name, _PART)
         with storage.open_store(source) as store, self._locked(part) as descriptor:
-            archive = Archive.open(store, expected_hash=hash_, key=self._key, threads=1)
+            archive = Archive.open(
+                store, expected_hash=hash_, expected_digest=digest, key=self._key, threads=1
+            )
             with posix.translated(part), archive:
                 copier = _Copier(archive, store, descriptor, progress)
                 with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:

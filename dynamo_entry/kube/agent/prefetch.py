@@ -143,7 +143,7 @@ class Prefetcher:
     def _fetch(self, one: Wanted) -> None:
         began = time.monotonic()
         try:
-            entry = self._cache.fetch(one.name, one.location, one.hash, self._progress)
+            entry = self._cache.fetch(one.name, one.location, one.hash, self._progress, digest=one.digest)
         except CheckpointError as error:
             self._failed(one, type(error).__name__, error.reason, str(error))
         except Exception as error:

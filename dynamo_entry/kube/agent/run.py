@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from dynamo_entry import storage
-from dynamo_entry.archive import read_key
+from dynamo_entry.archive import read_keys
 from dynamo_entry.errors import CheckpointError, NotFound, StorageError
 from dynamo_entry.kube.agent import objects
 from dynamo_entry.kube.agent.cache import Cache
@@ -75,7 +75,10 @@ class Agent:
         self._pods = [self._mirror(f"/api/v1/{scope}pods", **here) for scope in self._scopes()]
         self._cache: Cache | None = None
         if settings.cache_directory:
-            self._cache = Cache(settings.cache_directory, key=read_key(settings.key_file))
+            self._cache = Cache(
+                settings.cache_directory,
+                key=read_keys(settings.key_file, verify_key_file=settings.verify_key_file),
+            )
             self._prefetcher = Prefetcher(
                 self._cache, self.metrics, log, Limiter(settings.rate_limit), self._changed
             )
@@ -190,7 +193,9 @@ class Agent:
         except NotFound:
             self._unreachable = ""  # an answer
         except StorageError as error:
-            self._unreachable = str(error)
+            # Anybody may ask for readiness; what the store says may name buckets and accounts.
+            self._unreachable = "the storage cannot be used: see the log"
+            self._log.warning("storage not usable", reason=error.reason, message=str(error))
         else:
             self._unreachable = ""
 

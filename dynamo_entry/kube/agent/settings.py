@@ -36,6 +36,7 @@ class AgentSettings(NamedTuple):
     watch_namespaces: tuple[str, ...] = ()
     deletes_orphans: bool = False
     key_file: str = ""
+    verify_key_file: str = ""
     port: int = 9102
     sweep_every_s: float = 600
     grace_s: float = 24 * 3600
@@ -83,6 +84,7 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
         watch_namespaces=config.operator.watch_namespaces,
         deletes_orphans=gc.orphans == "Delete",
         key_file=agent.key_file,
+        verify_key_file=agent.verify_key_file,
         port=agent.port,
         **measures,  # type: ignore[arg-type]
     )

@@ -105,7 +105,7 @@ class Checkpoints:
             unusable=storage.unusable(self._config, namespace, claim),
             is_bound=storage.is_bound(self._config, claim), leader=self._leader(checkpoint, hash_),
             job=None if is_foreign else job, is_job_foreign=is_foreign,
-            pods=self._pods(namespace, job["metadata"]["name"]) if job is not None and not is_foreign else (),
+            pods=self._pods(job) if job is not None and not is_foreign else (),
             is_probing=self._config.probe, probe=probe, found=found, collector=collector, collected=collected,
             is_shared=any(self._sharing(checkpoint, hash_, others)),
             is_namespace_ending=is_deleted and self._is_ending(namespace),
@@ -116,11 +116,13 @@ class Checkpoints:
     def _job(self, namespace: str, name: str) -> Object | None:
         return self._cluster.find(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
 
-    def _pods(self, namespace: str, job: str) -> list[Object]:
-        found: list[Object] = self._cluster.get(
-            f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"job-name={job}"
-        )["items"]
-        return found
+    def _pods(self, job: Object) -> list[Object]:
+        """Those that the Job controller made: anybody may give a pod the same label."""
+        metadata = job["metadata"]
+        found = self._cluster.list(
+            f"/api/v1/namespaces/{metadata['namespace']}/pods", labelSelector=f"job-name={metadata['name']}"
+        )
+        return [pod for pod in found["items"] if _is_owned(pod, metadata["uid"])]
 
     def _helper(self, kind: str, namespace: str, name: str, uid: str) -> tuple[Object | None, Object | None]:
         """A probe's or collector's Job, and its answer once it has ended."""
@@ -129,7 +131,7 @@ class Checkpoints:
             return None, None
         if not any(one["status"] == "True" for one in job.get("status", {}).get("conditions", ())):
             return job, None
-        for pod in self._pods(namespace, job["metadata"]["name"]):
+        for pod in self._pods(job):
             for one in pod.get("status", {}).get("containerStatuses", ()):
                 try:
                     answer = json.loads((one.get("state", {}).get("terminated") or {}).get("message", ""))
@@ -315,5 +317,5 @@ def _age(checkpoint: Object) -> tuple[str, str, str]:
     return (checkpoint["metadata"]["creationTimestamp"], *_key(checkpoint))
 
 
-def _is_owned(job: Object, uid: str) -> bool:
-    return any(owner["uid"] == uid for owner in job["metadata"].get("ownerReferences", ()))
+def _is_owned(one: Object, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in one["metadata"].get("ownerReferences", ()))

@@ -66,6 +66,7 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
         )
     container = podspec.target(spec["containers"], job.get("targetContainerName", ""))
     wired = storage.wiring(config, hash_, metadata["namespace"], creates=True)
+    wired = storage.with_signing(wired, config)
     signal = {
         "SIGNAL_FILE": f"{_SIGNAL_PATH}/{hash_}.ready",
         "SIGNAL_TIMEOUT": str(max(deadline - _RESERVE_S, deadline // 2)),
@@ -84,7 +85,7 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
         wired = storage.with_control(wired)
         env.append({"name": DIRECTORY_VARIABLES[0], "value": storage.CONTROL_PATH})
     _refuse_two_truths(container, env)
-    container = podspec.without_secrets_in_dump(container, wired)
+    container = podspec.without_storage_credentials(container, wired)
     container = podspec.with_env(container, env)
     # A frozen engine answers nobody, and would be killed in the middle of its dump.
     container = {

@@ -18,6 +18,7 @@ from dynamo_entry.kube.api import (
     READY,
     RECREATE,
     RETRY,
+    command_digest,
     job_name,
 )
 from dynamo_entry.kube.operator.pods import (
@@ -194,6 +195,9 @@ def _pending(seen: Observed) -> Decision:
             )
         if seen.found.get("exists") and seen.found.get("hash") in ("", None, seen.hash):
             return _adopted(seen, seen.found)
+        if seen.found.get("taken"):
+            message = f"{seen.location} cannot be used: {seen.found.get('message')}; dynamo-entry/recreate replaces it"
+            return Decision(FAILED, "LocationTaken", message, after=(Action.DELETE_PROBE,))
     if attempts >= _ATTEMPTS:
         message = f"somebody deleted the Job {attempts} times; dynamo-entry/retry tries again"
         return Decision(FAILED, "JobLost", message, after=(Action.DELETE_PROBE,))
@@ -228,11 +232,12 @@ def _adopted(seen: Observed, found: Object) -> Decision:
         "sizeBytes": found.get("size_bytes"),
     }
     reason, message = "Adopted", f"{seen.location} was there already"
-    wanted = engine_command(seen.checkpoint, seen.target)
-    if wanted and found.get("argv") and found["argv"] != wanted:
+    wanted = command_digest(engine_command(seen.checkpoint, seen.target))
+    if wanted and found.get("command") and found["command"] != wanted:
         reason = "AdoptedDiffers"
         message += (
-            f", created from {found['argv']}; this template runs {wanted}; dynamo-entry/recreate replaces it"
+            f", created by another command than the template's: see dynamo-entryctl inspect {seen.location}; "
+            "dynamo-entry/recreate replaces it"
         )
     return Decision(READY, reason, message, after=(Action.DELETE_PROBE,), fields=fields)
 

@@ -57,8 +57,11 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
         container = podspec.target(pod["spec"]["containers"], name)
         if any(one["name"].startswith("DYNAMO_CHECKPOINT_") for one in container.get("env", ())):
             return Answer(None, "configured")
+        wired = storage.wiring(config, hash_, namespace, creates=False)
+        if phase == api.READY:
+            wired = storage.with_digest(wired, status.get("digest") or "")
         return Answer(
-            _injected(config, pod, container, hash_, namespace, is_ready=phase == api.READY), "injected"
+            _injected(config, pod, container, hash_, wired, is_ready=phase == api.READY), "injected"
         )
     except podspec.Unfit as problem:
         return Answer(None, problem.reason)
@@ -95,17 +98,17 @@ def _is_storage_usable(status: Object) -> bool:
 
 
 def _injected(
-    config: Config, pod: Object, container: Object, hash_: str, namespace: str, *, is_ready: bool
+    config: Config, pod: Object, container: Object, hash_: str, wired: storage.Wiring, *, is_ready: bool
 ) -> Object:
     metadata, spec = pod["metadata"], pod["spec"]
     annotations = metadata.get("annotations") or {}
-    wired = storage.with_state(storage.wiring(config, hash_, namespace, creates=False))
+    wired = storage.with_state(wired)
     if is_worker([*container.get("command", ()), *container.get("args", ())]):
         wired = storage.with_control(wired)
     env = list(wired.env)
     if wait := annotations.get(api.WAIT_SECONDS):
         env.append({"name": "DYNAMO_CHECKPOINT_WAIT", "value": wait})
-    new = podspec.with_env(container, env)
+    new = podspec.with_env(podspec.without_storage_credentials(container, wired), env)
     new = podspec.wrap(
         new, config, guard=config.launcher.guard, entrypoint=annotations.get(api.ENTRYPOINT, "")
     )

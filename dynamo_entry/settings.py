@@ -195,10 +195,12 @@ VARIABLES: dict[str, Variable] = {
     "CONCURRENCY": Variable(_count, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PRE_DUMP": Variable(
         _text,
-        "command or URL called before the freeze, when the engine is ready; or vllm-sleep, sglang-release",
+        "command or URL called before the freeze, when the engine is ready; or vllm-checkpoint (unset: where vLLM offers it; "
+        "none: never), vllm-sleep, sglang-release",
     ),
     "POST_RESTORE": Variable(
-        _text, "command or URL called after a restore, when the engine runs; or vllm-wake, sglang-resume"
+        _text,
+        "command or URL called after a restore, when the engine runs; or vllm-resume, vllm-wake, sglang-resume",
     ),
     "CANARY": Variable(
         _absolute, "JSON request, sent at creation and after each restore; responses must match"

@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from dynamo_entry.engine import protocols
+from dynamo_entry.engine import protocols, sleep
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.linux import proc
 
@@ -37,7 +37,7 @@ def call(
     limit_s = min(limit_s, _LONGEST_S)
     if engine := protocols.find(hook):
         try:
-            protocols.run(engine, limit_s, commands)
+            sleep.run(engine, limit_s, commands)
         except (OSError, ValueError) as error:
             raise _failed(name, hook, str(error)) from None
     elif hook.startswith(("http://", "https://")):

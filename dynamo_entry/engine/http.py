@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 class Refused(OSError):
     """The engine answered, with a status other than 2xx."""
 
+    def __init__(self, status: int, said: str) -> None:
+        super().__init__(f"HTTP status {status}" + (f": {said}" if said else ""))
+        self.status = status
+
 
 def ask(
     url: str, *, method: str, body: bytes | None = None, headers: dict[str, str] | None = None, limit_s: float
@@ -46,7 +50,7 @@ def _answer(
     except urllib.error.HTTPError as error:
         with error:
             said = error.read(200).decode("utf-8", "replace").strip()
-        raise Refused(f"HTTP status {error.code}" + (f": {said}" if said else "")) from None
+        raise Refused(error.code, said) from None
     except http.client.HTTPException as error:
         raise OSError(f"not an HTTP response: {type(error).__name__}") from None
     return response

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _JOB_FILE = "CUDA_CHECKPOINT_JOB_FILE"
 
@@ -49,7 +49,7 @@ _ENGINES = {
 }
 
 #: Hook → what its requests need of the engine.
-_HOOKS = {"vllm-sleep": {"VLLM_SERVER_DEV_MODE": "1"}}
+_HOOKS = {hook: {"VLLM_SERVER_DEV_MODE": "1"} for hook in ("vllm-checkpoint", "vllm-sleep")}
 
 #: What only the engine's command line can change: engine → (option, why), with more than one GPU.
 _OPTIONS = {
@@ -58,7 +58,7 @@ _OPTIONS = {
 }
 
 
-def engine_of(argv: list[str]) -> str:
+def engine_of(argv: Sequence[str]) -> str:
     """``vllm``, ``sglang``, ``trtllm``, or nothing: by the program and the module or script it runs."""
     parts = _program(" ".join(argv).split()).replace(".", " ").split()
     for engine, names in _WORDS.items():

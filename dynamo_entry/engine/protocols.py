@@ -1,23 +1,15 @@
 """What engines offer to give their GPU memory back before a dump, by name: ``PRE_DUMP=vllm-sleep``.
 
 A cache that is not in GPU memory is not in the archive: this alone takes 192 GiB to 6 GiB for a small model
-that was given a whole GPU (ai-dynamo/dynamo, docs/blogs/dynamo-snapshot).
+that was given a whole GPU (ai-dynamo/dynamo, docs/blogs/dynamo-snapshot). ``sleep`` asks. Pure.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dynamo_entry.engine import http
 from dynamo_entry.errors import Corrupt
-
-_POLL_S = 0.1
-
-#: How long an engine that could not be put to sleep is asked to go on.
-_UNDO_S = 10
 
 
 class Step(NamedTuple):
@@ -36,6 +28,14 @@ class Stage(NamedTuple):
     undo: tuple[Step, ...] = ()
 
 
+class Offer(NamedTuple):
+    """By what an engine is known to speak a protocol: its name, an option of its command, and a route that it has."""
+
+    engine: str
+    option: str
+    route: str
+
+
 class Protocol(NamedTuple):
     """An engine's way to sleep, and back. ``keys``: options of its command that hold the key it wants, first choice first."""
 
@@ -44,6 +44,7 @@ class Protocol(NamedTuple):
     port: int
     stages: tuple[Stage, ...]
     keys: tuple[str, ...] = ()
+    offer: Offer | None = None
 
 
 class Call(NamedTuple):
@@ -57,6 +58,20 @@ class Call(NamedTuple):
 _KV_CACHE = '{"tags": ["kv_cache"]}'
 
 PROTOCOLS = (
+    # vLLM 0.31 and newer, with the same needs as sleep mode: the weights stay where they are, the KV cache is dropped,
+    # and communicators between its processes are taken down.
+    Protocol(
+        "vllm-checkpoint", "vllm-resume", 8000,
+        (
+            Stage((Step("/pause?mode=wait"),), (Step("/resume"),)),
+            Stage((Step("/release_kv_cache_memory"),), (Step("/wake_up"),)),
+            Stage(
+                (Step("/collective_rpc", '{"method": "checkpoint_prepare"}'),),
+                (Step("/collective_rpc", '{"method": "checkpoint_restore"}'),),
+            ),
+        ),
+        offer=Offer("vllm", "--enable-sleep-mode", "/release_kv_cache_memory"),
+    ),
     # vLLM, sleep mode: needs --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1. Level 1 moves the weights to host
     # memory and drops the KV cache. The answer to /sleep may come before it is done; /is_sleeping tells.
     Protocol(
@@ -118,73 +133,13 @@ def recorded(facts: Mapping[str, Any]) -> str:
     return str(hook)
 
 
-def run(call: Call, limit_s: float, commands: Sequence[Sequence[str]] = ()) -> None:
-    """Put an engine to sleep, or wake it; ``commands`` are the command lines of its processes.
-
-    Raises OSError or ValueError where it refuses, or does not answer within ``limit_s``. An engine that could not be put
-    to sleep is woken.
-    """
-    key = _key(call.protocol.keys, commands)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    def ask(step: Step, until: float) -> bytes:
-        body = step.body.encode() if step.method == "POST" else None
-        return http.ask(
-            f"http://127.0.0.1:{call.port}{step.path}", method=step.method, body=body, headers=headers,
-            limit_s=max(0.1, until - time.monotonic()),
-        )  # fmt: skip
-
-    if call.is_wake:
-        _perform(ask, _back(call.protocol.stages), limit_s)
-    else:
-        _put_to_sleep(ask, call.protocol.stages, limit_s)
-
-
-def _put_to_sleep(ask: Callable[[Step, float], bytes], stages: Sequence[Stage], limit_s: float) -> None:
-    begun: list[Stage] = []
-    deadline = time.monotonic() + limit_s
-    try:
-        for stage in stages:
-            begun.append(stage)
-            for step in stage.do:
-                try:
-                    _perform(ask, [step], deadline - time.monotonic())
-                except http.Refused:
-                    if step is stage.do[0]:
-                        begun.pop()  # nothing happened, and what was not done must not be undone
-                    raise
-    except (OSError, ValueError) as error:
-        try:
-            _perform(ask, _back(begun), _UNDO_S)
-        except (OSError, ValueError) as another:
-            raise OSError(f"{error}; nor does it go on: {another}") from None
-        raise
-
-
-def _back(stages: Sequence[Stage]) -> list[Step]:
-    return [step for stage in reversed(stages) for step in stage.undo]
-
-
-def _perform(ask: Callable[[Step, float], bytes], steps: Sequence[Step], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    for step in steps:
-        while not _says(step.answer, ask(step, deadline)):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{step.path} does not say {step.answer} within {limit_s:g} s")
-            time.sleep(_POLL_S)
-
-
-def _says(answer: tuple[str, object] | None, said: bytes) -> bool:
-    return answer is None or json.loads(said).get(answer[0]) == answer[1]
-
-
-def _key(options: Sequence[str], commands: Sequence[Sequence[str]]) -> str:
-    """The value of the first of ``options`` that any command line has."""
-    for option in options:
+def option(names: Sequence[str], commands: Sequence[Sequence[str]]) -> str:
+    """The value of the first of ``names`` that any command line has."""
+    for name in names:
         for argv in commands:
             for number, word in enumerate(argv):
-                if word == option and number + 1 < len(argv):
+                if word == name and number + 1 < len(argv):
                     return argv[number + 1]
-                if word.startswith(f"{option}="):
+                if word.startswith(f"{name}="):
                     return word.partition("=")[2]
     return ""

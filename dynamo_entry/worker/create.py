@@ -17,7 +17,7 @@ from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import hints, images, options, process
-from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness
+from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness, sleep
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
     from dynamo_entry.cuda.absent import NoCreation
     from dynamo_entry.cuda.creation import Creation
+
+#: PRE_DUMP: the engine is dumped as it is, whatever it offers.
+_NO_HOOK = "none"
 
 #: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
 _PUBLISH_STALLS = 10
@@ -90,9 +93,9 @@ def run(settings: Settings, channel: Channel) -> Result:
             creation.wait_until_ready()
         if settings.canary:
             creation.ask_canary()
-        if settings.pre_dump:
+        if hook := creation.pre_dump():
             with channel.phase(Phases.PRE_DUMP, stall_s=settings.signal_timeout):
-                creation.call_pre_dump()
+                creation.call_pre_dump(hook)
         return creation.freeze_and_publish()
     finally:
         creation.wake()
@@ -223,9 +226,16 @@ class _Creation:
     def _open_files(self) -> set[str]:
         return {path for pid in self._pids() for path in proc.descriptors(pid).values()}
 
-    def call_pre_dump(self) -> None:
+    def pre_dump(self) -> str:
+        """The hook before the dump: the one that is set, or what the engine offers by itself."""
+        if self._settings.pre_dump or self._handshake:
+            return "" if self._settings.pre_dump == _NO_HOOK else self._settings.pre_dump
+        if hook := sleep.offered(self._commands()):
+            self._channel.log.info("engine is prepared for the dump", hook=hook)
+        return hook
+
+    def call_pre_dump(self, hook: str) -> None:
         """Raises CheckpointError where the hook fails."""
-        hook = self._settings.pre_dump
         self._wake_hook = protocols.wake_of(hook)
         self._is_asleep = not self._wake_hook  # an engine that refuses a protocol is awake
         hooks.call("PRE_DUMP", hook, self._settings.signal_timeout, commands=self._commands())

@@ -10,8 +10,36 @@ ASKED = ["/pause_generation", "/pause_generation", "/release_memory_occupation",
          "/resume_memory_occupation", "/continue_generation"]  # fmt: skip
 
 
+VLLM = ("python3", "/vllm", "vllm", "8000", "--enable-sleep-mode")
+
+
 def state(container, port=30000):
     return container.json("/state", port=port)
+
+
+def test_a_vllm_that_offers_it_is_prepared_and_woken_by_itself(containers):
+    volumes = (f"{ENGINES}:/vllm:ro",)
+    settings = {"SIGNAL_FILE": "", "MODE": "create", "READY_URL": "http://127.0.0.1:8000/health"}
+    creator = create(containers, command=VLLM, volumes=volumes, settings=settings)
+    assert creator.exit_code() == 0, creator.output()
+    assert creator.event("engine is prepared for the dump")["hook"] == "vllm-checkpoint:8000"
+    engine = restored(containers, command=VLLM, volumes=volumes)
+    assert state(engine, 8000)["asked"].count("/collective_rpc") == 2
+    assert {state(engine, 8000)[name] for name in ("is_paused", "is_asleep", "is_prepared")} == {"False"}
+
+
+def test_unless_it_is_told_not_to(containers):
+    volumes = (f"{ENGINES}:/vllm:ro",)
+    settings = {
+        "SIGNAL_FILE": "",
+        "MODE": "create",
+        "READY_URL": "http://127.0.0.1:8000/health",
+        "PRE_DUMP": "none",
+    }
+    creator = create(containers, command=VLLM, volumes=volumes, settings=settings)
+    assert creator.exit_code() == 0, creator.output()
+    assert not creator.event("engine is prepared for the dump")
+    assert state(restored(containers, command=VLLM, volumes=volumes), 8000)["asked"] == "[]"
 
 
 def test_sglang_is_put_to_sleep_and_woken_by_itself(containers):

@@ -1,4 +1,4 @@
-"""`vllm serve`, unmodified: created with the README's two capabilities, restored, the same answer."""
+"""`vllm serve`, unmodified: prepared by its own routes, created with the README's two capabilities, restored, the same answer."""
 
 import json
 
@@ -15,8 +15,14 @@ COMMAND = (
     "--enforce-eager",
     "--max-model-len",
     "256",
+    "--enable-sleep-mode",
 )
-ENV = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "2"}
+ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "OMP_NUM_THREADS": "2",
+}
 COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
 
 
@@ -32,6 +38,7 @@ def test_it_is_created_and_restored(containers):
         settings={**SETTINGS, "MODE": "create", "READY_URL": "http://127.0.0.1:8000/health", "AFTER_DUMP": "continue"},
     )  # fmt: skip
     creator.wait_for_event("Checkpoint published", limit_s=200)
+    assert creator.event("engine is prepared for the dump")["hook"] == "vllm-checkpoint:8000"
     expected = ask(creator)
     container = containers.start(
         *COMMAND, image=IMAGE, options=(*RESTORE, "--shm-size", "1g"), env=ENV, settings=SETTINGS

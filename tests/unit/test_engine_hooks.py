@@ -4,6 +4,7 @@ import pytest
 from servers.engines import VLLM, SGLang
 
 from dynamo_entry.engine import hooks, protocols
+from dynamo_entry.engine import sleep as asleep
 from dynamo_entry.errors import CheckpointError, Corrupt
 
 PAUSE, GO_ON = "/pause_generation", "/continue_generation"
@@ -37,6 +38,47 @@ def test_vllm_sleeps_and_wakes(vllm):
     wake(vllm, "vllm-wake")
     assert not vllm.is_asleep
     assert vllm.asked == ["/sleep", "/wake_up"]
+
+
+def test_vllm_is_paused_before_it_drops_its_cache_and_communicators_come_back_first(vllm):
+    sleep(vllm, "vllm-checkpoint")
+    assert (vllm.is_paused, vllm.is_asleep, vllm.is_prepared) == (True, True, True)
+    wake(vllm, "vllm-resume")
+    assert (vllm.is_paused, vllm.is_asleep, vllm.is_prepared) == (False, False, False)
+    rpc = "/collective_rpc"
+    assert vllm.asked == ["/pause", "/release_kv_cache_memory", rpc, rpc, "/wake_up", "/resume"]
+
+
+@pytest.mark.parametrize("path", ["/release_kv_cache_memory", "/collective_rpc"])
+def test_a_vllm_that_cannot_is_awake(vllm, path):
+    vllm.refused = {path: 500}
+    with pytest.raises(CheckpointError, match="500"):
+        sleep(vllm, "vllm-checkpoint")
+    assert (vllm.is_paused, vllm.is_asleep, vllm.is_prepared) == (False, False, False)
+
+
+SERVE = ["/usr/bin/python3", "/opt/engine/bin/vllm", "serve", "/models/tiny", "--enable-sleep-mode"]
+
+
+@pytest.mark.parametrize(
+    ("command", "offers"),
+    [
+        (SERVE, True),
+        (["python3", "-m", "vllm.entrypoints.openai.api_server", "--enable_sleep_mode"], True),
+        (SERVE[:-1], False),
+        (["python3", "server.py", "--enable-sleep-mode"], False),
+    ],
+)
+def test_a_vllm_that_can_be_prepared_says_so_by_its_command_and_its_routes(vllm, command, offers):
+    hook = asleep.offered([["sh", "-c", "…"], [*command, "--port", str(vllm.port)]])
+    assert hook == (f"vllm-checkpoint:{vllm.port}" if offers else "")
+
+
+def test_a_vllm_without_the_routes_offers_nothing():
+    with VLLM(is_dev=False).serving() as engine:
+        assert asleep.offered([[*SERVE, f"--port={engine.port}"]]) == ""
+        port = engine.port
+    assert asleep.offered([[*SERVE, f"--port={port}"]]) == ""
 
 
 def test_sglang_is_paused_before_it_releases_and_goes_on_after_it_has_resumed(sglang):
@@ -104,6 +146,7 @@ def test_an_engine_that_cannot_be_woken_says_so_too(vllm):
     ("hook", "wakes"),
     [
         ("vllm-sleep", "vllm-wake:8000"),
+        ("vllm-checkpoint:8001", "vllm-resume:8001"),
         ("sglang-release:9000", "sglang-resume:9000"),
         ("vllm-wake", ""),
         ("touch /tmp/x", ""),

@@ -59,7 +59,8 @@ def test_every_engine_goes_without_what_the_driver_cannot_checkpoint():
 def test_the_sleep_hook_needs_vllms_development_endpoints():
     """They are not opened for anything else."""
     assert "VLLM_SERVER_DEV_MODE" not in environment()
-    assert environment(pre_dump="vllm-sleep:9000")["VLLM_SERVER_DEV_MODE"] == "1"
+    for hook in ("vllm-sleep:9000", "vllm-checkpoint"):
+        assert environment(pre_dump=hook)["VLLM_SERVER_DEV_MODE"] == "1"
 
 
 def test_what_only_the_command_line_can_change_is_advised():

@@ -1,0 +1,102 @@
+"""Puts engines to sleep before a dump, and wakes them, by the protocols that they offer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from dynamo_entry.engine import http, presets
+from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, find, option
+
+_POLL_S = 0.1
+
+#: How long an engine that could not be put to sleep is asked to go on, and any is asked for a route.
+_ASK_S = 10
+
+_NOT_THE_METHOD = 405
+
+
+def offered(commands: Sequence[Sequence[str]]) -> str:
+    """The hook that puts an engine with these command lines to sleep, where its server offers one by itself."""
+    for protocol in PROTOCOLS:
+        if not protocol.offer or protocol.offer.engine not in map(presets.engine_of, commands):
+            continue
+        if not any(protocol.offer.option in (word.replace("_", "-") for word in argv) for argv in commands):
+            continue
+        port = option(("--port",), commands)
+        hook = f"{protocol.sleep}:{port if port.isdecimal() else protocol.port}"
+        if (call := find(hook)) and _has_route(f"http://127.0.0.1:{call.port}{protocol.offer.route}"):
+            return hook
+    return ""
+
+
+def run(call: Call, limit_s: float, commands: Sequence[Sequence[str]] = ()) -> None:
+    """Put an engine to sleep, or wake it; ``commands`` are the command lines of its processes.
+
+    Raises OSError or ValueError where it refuses, or does not answer within ``limit_s``. An engine that could not be put
+    to sleep is woken.
+    """
+    key = option(call.protocol.keys, commands)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def ask(step: Step, until: float) -> bytes:
+        body = step.body.encode() if step.method == "POST" else None
+        return http.ask(
+            f"http://127.0.0.1:{call.port}{step.path}", method=step.method, body=body, headers=headers,
+            limit_s=max(0.1, until - time.monotonic()),
+        )  # fmt: skip
+
+    if call.is_wake:
+        _perform(ask, _back(call.protocol.stages), limit_s)
+    else:
+        _put_to_sleep(ask, call.protocol.stages, limit_s)
+
+
+def _put_to_sleep(ask: Callable[[Step, float], bytes], stages: Sequence[Stage], limit_s: float) -> None:
+    begun: list[Stage] = []
+    deadline = time.monotonic() + limit_s
+    try:
+        for stage in stages:
+            begun.append(stage)
+            for step in stage.do:
+                try:
+                    _perform(ask, [step], deadline - time.monotonic())
+                except http.Refused:
+                    if step is stage.do[0]:
+                        begun.pop()  # nothing happened, and what was not done must not be undone
+                    raise
+    except (OSError, ValueError) as error:
+        try:
+            _perform(ask, _back(begun), _ASK_S)
+        except (OSError, ValueError) as another:
+            raise OSError(f"{error}; nor does it go on: {another}") from None
+        raise
+
+
+def _back(stages: Sequence[Stage]) -> list[Step]:
+    return [step for stage in reversed(stages) for step in stage.undo]
+
+
+def _perform(ask: Callable[[Step, float], bytes], steps: Sequence[Step], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    for step in steps:
+        while not _says(step.answer, ask(step, deadline)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{step.path} does not say {step.answer} within {limit_s:g} s")
+            time.sleep(_POLL_S)
+
+
+def _says(answer: tuple[str, object] | None, said: bytes) -> bool:
+    return answer is None or json.loads(said).get(answer[0]) == answer[1]
+
+
+def _has_route(url: str) -> bool:
+    """Of a route for POST the answer to GET is that this is not the method."""
+    try:
+        http.ask(url, method="GET", limit_s=_ASK_S)
+    except http.Refused as refused:
+        return refused.status == _NOT_THE_METHOD
+    except OSError:
+        return False
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -13,12 +13,17 @@ from msgspec import Meta, Struct, field
 from dynamo_entry.archive import codec, tar
 from dynamo_entry.archive.bounds import check_items
 from dynamo_entry.archive.keys import Keys
+from dynamo_entry.archive.layout import Layout
 from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
 from dynamo_entry.errors import Corrupt, Incompatible
 
 MAGIC = "dynamo-entry-archive"
 #: Of archives that show what they are, and of those whose head is sealed.
 VERSION, SEALED_VERSION = 1, 2
+
+#: How much larger the version is of an archive some of whose chunks are shared, or of other lengths than the rest.
+SHARING = 2
+_VERSIONS = (VERSION, SEALED_VERSION, VERSION + SHARING, SEALED_VERSION + SHARING)
 
 #: The stream of a sealed archive that has its head.
 HEAD_STREAM = "head.json"
@@ -63,11 +68,21 @@ class Chunk(Struct, frozen=True, array_like=True, gc=False):
     digest: Annotated[bytes, Meta(min_length=codec.DIGEST_BYTES, max_length=codec.DIGEST_BYTES)]
 
 
-class Stream(Struct, frozen=True):
-    """A named byte sequence: its size, and its chunks in order; a number is that many all-zero chunks."""
+class Stream(Struct, frozen=True, omit_defaults=True):
+    """A named byte sequence: its size, and its chunks in order; a number is that many all-zero chunks.
+
+    ``sizes`` are runs of (count, raw length) where the chunks have lengths of their own.
+    """
 
     size: _Size
     chunks: list[Chunk | Annotated[int, Meta(ge=1, le=1 << 62)]]
+    sizes: list[tuple[Annotated[int, Meta(ge=1, le=1 << 62)], Annotated[int, Meta(ge=1)]]] = field(
+        default_factory=list
+    )
+
+    def layout(self, chunk_size: int) -> Layout:
+        """Where its chunks begin and end."""
+        return Layout(self.sizes) if self.sizes else Layout.regular(self.size, chunk_size)
 
 
 class Head(Struct, frozen=True, kw_only=True):
@@ -213,9 +228,9 @@ def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
 
 
 def _check_version(version: int) -> None:
-    if version not in (VERSION, SEALED_VERSION):
+    if version not in _VERSIONS:
         raise Incompatible(
-            f"format version {version} is not supported (supported: {VERSION}, {SEALED_VERSION})",
+            f"format version {version} is not supported (supported: {', '.join(map(str, _VERSIONS))})",
             hint="use the version of dynamo-entry that created it, or create the checkpoint again",
             reason="UnsupportedVersion",
         )
@@ -294,6 +309,11 @@ def open_head(manifest: Manifest, data: bytes) -> Manifest:
     return msgspec.structs.replace(manifest, head=head)
 
 
+def is_sealed(manifest: Manifest) -> bool:
+    """Whether its head is in a stream of its own."""
+    return manifest.version in (SEALED_VERSION, SEALED_VERSION + SHARING)
+
+
 def shown(head: Head) -> Head:
     """What of the head of a sealed archive everybody may see."""
     return Head(hash=head.hash, created_at=head.created_at)
@@ -308,18 +328,52 @@ def _check_streams(manifest: Manifest) -> None:
             raise _invalid(f"stream name {name!r} is not allowed", "StreamName")
         if any(isinstance(one, int) and isinstance(other, int) for one, other in pairwise(stream.chunks)):
             raise _invalid(f"stream {name!r} has two runs of zeros in a row", "ManifestInvalid")
+        _check_sizes(manifest, name, stream)
         count = sum(chunk if isinstance(chunk, int) else 1 for chunk in stream.chunks)
-        if count != -(-stream.size // size):
+        layout = stream.layout(size)
+        if count != layout.count or stream.size != layout.size:
             raise _invalid(f"stream {name!r} has {stream.size} bytes but {count} chunks", "SizeLies")
+
+
+def _check_sizes(manifest: Manifest, name: str, stream: Stream) -> None:
+    """Chunks of other lengths are whole pages, but for the last one."""
+    if not stream.sizes:
+        return
+    if manifest.version <= SHARING:
+        raise _invalid(f"stream {name!r} has sizes in version {manifest.version}", "ManifestInvalid")
+    lengths = [length for _, length in stream.sizes]
+    whole = lengths if stream.sizes[-1][0] > 1 else lengths[:-1]
+    if max(lengths) > manifest.chunk_size or any(length % tar.ALIGNMENT for length in whole):
+        raise _invalid(f"stream {name!r} has chunks of an invalid size", "SizeLies")
+
+
+def _placed(manifest: Manifest) -> list[tuple[Chunk, int]]:
+    """Every stored chunk once, in the order of places, with its raw length. Raises Corrupt.
+
+    One that several streams refer to is the same for all of them.
+    """
+    found: dict[int, tuple[Chunk, int]] = {}
+    for name, stream in manifest.streams.items():
+        layout, number = stream.layout(manifest.chunk_size), 0
+        for entry in stream.chunks:
+            if isinstance(entry, int):
+                number += entry
+                continue
+            one = entry, layout.part(number).length
+            number += 1
+            if found.setdefault(entry.offset, one) is not one and not (
+                stream.sizes and found[entry.offset] == one
+            ):
+                raise _invalid(
+                    f"the chunk at {entry.offset} of {name!r} lies over another one", "OffsetsOverlap"
+                )
+    return [found[offset] for offset in sorted(found)]
 
 
 def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
     """Every chunk lies between the first member and the manifest, aligned, and over no other."""
     longest = manifest.chunk_size + (OVERHEAD_BYTES if sealed else 0)
-    entries = chain.from_iterable(stream.chunks for stream in manifest.streams.values())
-    chunks = sorted(
-        (chunk for chunk in entries if not isinstance(chunk, int)), key=lambda chunk: chunk.offset
-    )
+    chunks = [chunk for chunk, _ in _placed(manifest)]
     free = tar.ALIGNMENT
     for chunk in chunks:
         if chunk.codec - sealed not in (codec.RAW, codec.ZSTD):

@@ -6,9 +6,10 @@ import mmap
 import os
 import threading
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate, groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source
 from dynamo_entry.archive.keys import Keys
+from dynamo_entry.archive.layout import Part
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
-from dynamo_entry.archive.seal import Seal
+from dynamo_entry.archive.seal import ANYWHERE, Seal
 from dynamo_entry.archive.spans import Wanted
 from dynamo_entry.buffers import PRIVATE, Buffers
 from dynamo_entry.errors import Corrupt, Incompatible
@@ -34,6 +36,9 @@ _THREADS_LIMIT = 8
 
 #: What may be on its way or waiting, for all streams that are read in order, and for all of ``fetch``.
 _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
+
+#: Chunks with more than one place that stay at hand: whoever wants one next does so at about the same time.
+_RECENT_CHUNKS = 8
 
 #: What is read whole, and not chunk by chunk: all small images together, by far.
 READ_BYTES = 256 << 20
@@ -58,6 +63,7 @@ class Archive:
         self._end = end
         self._seal = seal
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
+        self._recent = _Recent(content)
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
         # Somebody waits for what is read in order: it must not queue behind gigabytes that are merely wanted.
@@ -96,7 +102,7 @@ class Archive:
         content, seal = manifest.parse(body, location, Keys.of(key))
         _check_hash(content.head, expected_hash)
         archive = cls(store, end, content, digest=location.digest, seal=seal, threads=threads)
-        if content.version == manifest.SEALED_VERSION:
+        if manifest.is_sealed(content):
             archive._open_head()
         return archive
 
@@ -140,6 +146,10 @@ class Archive:
         """How many chunks a stream has. Raises Corrupt where it is missing."""
         return self._table(name).count
 
+    def parts(self, name: str, start: int, end: int) -> Iterator[Part]:
+        """The chunks of a stream that hold its bytes from ``start`` to ``end``. Raises Corrupt where it is missing."""
+        return self._table(name).layout.parts(start, end)
+
     def chunk(self, name: str, index: int) -> Bytes:
         """Chunk ``index`` of a stream, verified and decompressed; it may be a view of the stored bytes.
 
@@ -171,12 +181,11 @@ class Archive:
         self, wanted: Mapping[str, list[tuple[int, int]]], *, ahead: int = 2
     ) -> Iterator[tuple[str, Bytes]]:
         """Like ``ranges`` for one stream after another: names, and bytes."""
-        size = self.manifest.chunk_size
         slices = (
-            ((name, index), max(start - index * size, 0), min(end - index * size, size))
+            ((name, part.number), max(start - part.start, 0), min(end - part.start, part.length))
             for name, ranges in wanted.items()
             for start, end in ranges
-            for index in range(start // size, -(-end // size))
+            for part in self.parts(name, start, end)
         )
         groups = [(chunk, list(group)) for chunk, group in groupby(slices, key=lambda entry: entry[0])]
         found = self._in_order((chunk for chunk, _ in groups), ahead)
@@ -224,10 +233,12 @@ class Archive:
 
         Raises the first Corrupt.
         """
-        found = [
-            (chunk, name, index) for name, table in self._tables.items() for index, chunk in table.stored()
-        ]
-        found.sort(key=lambda entry: entry[0].offset)  # disks and network file systems read ahead, too
+        once = {
+            chunk.offset: (chunk, name, index)
+            for name, table in self._tables.items()
+            for index, chunk in table.stored()
+        }
+        found = [once[offset] for offset in sorted(once)]  # disks and network file systems read ahead, too
         total, done = sum(entry[0].stored_length for entry in found), 0
         results = self._in_order(((name, index) for _, name, index in found), self._threads)
         for (chunk, _, _), _ in zip(found, results, strict=True):
@@ -236,22 +247,24 @@ class Archive:
 
     def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
         source = self._source(jobs, self._in_order_lane)
-        ready: deque[Future[Bytes]] = deque()
+        ready: deque[tuple[Wanted, Future[Bytes]]] = deque()
         try:
             while True:
                 while len(ready) <= ahead and (not ready or source.is_ready()):
                     arrival = source.take(in_order=True)
                     if arrival is None:
                         break
-                    ready.append(self._pool.submit(self._raw, *arrival))
-                    del arrival
+                    begin = partial(self._pool.submit, self._raw, *arrival)
+                    ready.append((arrival[0], self._recent.get(arrival[0], begin)))
+                    del arrival, begin
                 if not ready:
                     return
-                yield ready.popleft().result()
+                yield ready.popleft()[1].result()
         finally:
             source.close()
-            for future in ready:
-                future.cancel()
+            for wanted, future in ready:
+                if not self._recent.is_shared(wanted):
+                    future.cancel()
 
     def _source(self, jobs: Iterable[tuple[str, int]], lane: Lane) -> Source:
         wanted = (self._wanted(name, index) for name, index in jobs)
@@ -269,7 +282,8 @@ class Archive:
     def _raw(self, wanted: Wanted, stored: Bytes | None) -> Bytes:
         """Verified and decompressed; read here where that did not happen yet. Raises Corrupt, StorageError."""
         name, index, chunk = wanted
-        length = self._table(name).raw_length(index)
+        table = self._table(name)
+        length = table.layout.part(index).length
         if chunk is None:
             return self._zeros[:length]
         where = f"chunk {index} of {name} at {chunk.offset}"
@@ -280,7 +294,10 @@ class Archive:
         kind = chunk.codec
         try:
             if self._seal:
-                kind, stored = kind - codec.SEALED, self._seal.decrypt(stored, name, index)
+                kind, stored = (
+                    kind - codec.SEALED,
+                    self._seal.decrypt(stored, *(ANYWHERE if table.is_cut else (name, index))),
+                )
             raw = codec.decode(kind, stored, length, self._buffers)
         except Corrupt as error:
             raise Corrupt(f"{where}: {error.message}", hint=_HINT, reason=error.reason) from None
@@ -327,19 +344,50 @@ class _End(NamedTuple):
         return memoryview(self.data)[start : start + length] if start >= 0 else None
 
 
+class _Recent:
+    """Chunks that have several places, verified and decompressed once for those who want them together. Thread-safe."""
+
+    def __init__(self, content: Manifest) -> None:
+        places = Counter(
+            entry.offset
+            for stream in content.streams.values()
+            if stream.sizes
+            for entry in stream.chunks
+            if not isinstance(entry, int)
+        )
+        self._shared = {offset for offset, count in places.items() if count > 1}
+        self._kept: OrderedDict[int, Future[Bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, wanted: Wanted, begin: Callable[[], Future[Bytes]]) -> Future[Bytes]:
+        """One that is at hand, or else that which ``begin`` starts."""
+        if wanted.chunk is None or not self.is_shared(wanted):
+            return begin()
+        offset = wanted.chunk.offset
+        with self._lock:
+            if offset not in self._kept:
+                self._kept[offset] = begin()
+                if len(self._kept) > _RECENT_CHUNKS:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(offset)
+            return self._kept[offset]
+
+    def is_shared(self, wanted: Wanted) -> bool:
+        """Whether others may want it, too."""
+        return wanted.chunk is not None and wanted.chunk.offset in self._shared
+
+
 class _Table:
     """The chunks of one stream by index, without spelling out its runs of zeros."""
 
     def __init__(self, stream: Stream, chunk_size: int) -> None:
         self.size = stream.size
-        self.count = -(-stream.size // chunk_size)
-        self._chunk_size = chunk_size
+        self.layout = stream.layout(chunk_size)
+        self.count = self.layout.count
+        self.is_cut = bool(stream.sizes)
         self._entries = stream.chunks
         lengths = (entry if isinstance(entry, int) else 1 for entry in stream.chunks)
         self._starts = list(accumulate(lengths, initial=0))
-
-    def raw_length(self, index: int) -> int:
-        return min(self._chunk_size, self.size - index * self._chunk_size)
 
     def find(self, index: int) -> Chunk | None:
         if not 0 <= index < self.count:

@@ -20,6 +20,9 @@ SALT_BYTES = 16
 
 #: A chunk's nonce in front of it and its tag behind.
 NONCE_BYTES, TAG_BYTES = 12, 16
+
+#: The place of a chunk that several streams may refer to: their manifest says where it belongs.
+ANYWHERE = "", 0
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 
 

@@ -27,7 +27,8 @@ class Segment(NamedTuple):
 def segments(archive: Archive, *, size: int = SEGMENT_BYTES) -> Iterator[Segment]:
     """Segments of about ``size`` bytes that make up the archive, from front to back."""
     entries = chain.from_iterable(stream.chunks for stream in archive.manifest.streams.values())
-    chunks = sorted((entry for entry in entries if isinstance(entry, Chunk)), key=lambda chunk: chunk.offset)
+    found = {entry.offset: entry for entry in entries if isinstance(entry, Chunk)}
+    chunks = [found[offset] for offset in sorted(found)]
     start, inside = 0, []
     for chunk in chunks:
         inside.append(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Signed, Stream
-from dynamo_entry.archive.seal import Seal, number
+from dynamo_entry.archive.seal import ANYWHERE, Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.storage.base import Bytes, Writer
 
@@ -33,6 +34,14 @@ class Finished(NamedTuple):
     document: bytes
     digest: str
     size: int
+
+
+class _Record:
+    """A chunk that may be wanted in several places, and those that wait for it to be stored."""
+
+    def __init__(self) -> None:
+        self.chunk: Chunk | None = None
+        self.waiting: list[tuple[StreamWriter, int]] = []
 
 
 class _Encoded(NamedTuple):
@@ -76,6 +85,7 @@ class ArchiveWriter:
         # One chunk more than threads, so that none of them idles while the next is handed over.
         self._slots = threading.Semaphore(threads + 1)
         self._streams: dict[str, StreamWriter] = {}
+        self._records: dict[bytes, _Record] = {}
         self._lock = threading.Lock()
         self._kept_back_bytes = 0
         self._failure: BaseException | None = None
@@ -83,8 +93,11 @@ class ArchiveWriter:
         self._time = int(time.time())
         self._append_member(manifest.FORMAT_MEMBER, manifest.format_json(_CREATOR, self._version))
 
-    def stream(self, name: str) -> StreamWriter:
+    def stream(self, name: str, *, cuts: Sequence[int] = ()) -> StreamWriter:
         """Begin a stream. One that was there under this name and is closed is replaced.
+
+        With ``cuts``, rising positions in it, a chunk ends at each of them, and of equal chunks of all such streams
+        one is stored.
 
         Raises ValueError for a name that the format does not allow, or that is still open.
         """
@@ -93,7 +106,7 @@ class ArchiveWriter:
             raise ValueError(f"not a stream name: {name!r}")
         if name in self._streams and not self._streams[name].is_closed:
             raise ValueError(f"stream {name!r} is open already")
-        self._streams[name] = StreamWriter(self, name, self._chunk_size, self._buffers)
+        self._streams[name] = StreamWriter(self, name, self._chunk_size, self._buffers, cuts)
         return self._streams[name]
 
     def finish(self, head: Head) -> Finished:
@@ -112,6 +125,8 @@ class ArchiveWriter:
         self._pool.shutdown()
         self.check()
         self._append_kept_back()
+        if any(stream.is_cut for stream in self._streams.values()):
+            self._version += manifest.SHARING
         result = Manifest(
             version=self._version,
             creator=_CREATOR,
@@ -159,14 +174,15 @@ class ArchiveWriter:
     def _process(self, stream: StreamWriter, index: int, data: memoryview) -> None:
         try:
             if self._failure is None and not codec.is_zero(data):
-                self._store(stream, index, data)
+                store = self._store_once if stream.is_cut else self._store
+                store(stream, index, data)
         except BaseException as error:  # a thread's outermost frame: whoever calls next gets it
             self._fail(error)
         finally:
             self._slots.release()
 
     def _store(self, stream: StreamWriter, index: int, data: memoryview) -> None:
-        encoded = self._encode(stream.name, index, data)
+        encoded = self._encode(stream, index, data)
         size = len(encoded.stored)
         is_small = index == 0 and len(data) <= SMALL_BYTES and len(data) < self._chunk_size
         with self._lock:
@@ -177,13 +193,35 @@ class ArchiveWriter:
             else:
                 stream.place(index, self._append_chunk(encoded))
 
-    def _encode(self, name: str, index: int, data: memoryview) -> _Encoded:
+    def _store_once(self, stream: StreamWriter, index: int, data: memoryview) -> None:
+        raw_digest = codec.digest(data)
+        with self._lock:
+            known = self._records.get(raw_digest)
+            if known is not None:
+                if known.chunk is None:
+                    known.waiting.append((stream, index))
+                else:
+                    stream.place(index, known.chunk)
+                return
+            record = self._records[raw_digest] = _Record()
+        encoded = self._encode(stream, index, data, raw_digest)
+        with self._lock:
+            self.check()
+            record.chunk = self._append_chunk(encoded)
+            for other, number_there in [(stream, index), *record.waiting]:
+                other.place(number_there, record.chunk)
+
+    def _encode(
+        self, stream: StreamWriter, index: int, data: memoryview, raw_digest: bytes | None = None
+    ) -> _Encoded:
         kind, stored = self._encoder.encode(data)
-        member = f"streams/{name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
+        member = f"streams/{stream.name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
         if self._seal:
-            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, name, index)
+            place = ANYWHERE if stream.is_cut else (stream.name, index)
+            kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, *place)
             member += ".aes"
-        return _Encoded(member, stored, kind, codec.digest(stored))
+        is_known = raw_digest is not None and kind == codec.RAW
+        return _Encoded(member, stored, kind, raw_digest if is_known and raw_digest else codec.digest(stored))
 
     def _append_kept_back(self) -> None:
         for stream in self._streams.values():
@@ -211,15 +249,22 @@ class ArchiveWriter:
 class StreamWriter:
     """One stream of an archive, filled by one thread; another stream may be filled by another, or the same."""
 
-    def __init__(self, archive: ArchiveWriter, name: str, chunk_size: int, buffers: Buffers) -> None:
+    def __init__(
+        self, archive: ArchiveWriter, name: str, chunk_size: int, buffers: Buffers, cuts: Sequence[int] = ()
+    ) -> None:
         self.name = name
         self.size = 0
+        self.is_cut = bool(cuts)
         self.is_closed = False
         self.kept_back: _Encoded | None = None
         self._archive = archive
         self._chunk_size = chunk_size
         self._buffers = buffers
         self._chunks: list[Chunk | None] = []
+        self._sizes: list[list[int]] = []
+        self._cuts = iter(cuts)
+        self._cut = next(self._cuts, 0)
+        self._length = self._next_length()
         self._buffer: memoryview | None = None
         self._filled = 0
 
@@ -233,10 +278,10 @@ class StreamWriter:
             raise ValueError(f"stream {self.name!r} is closed")
         if self._buffer is None:
             # Most images of a dump are a few KiB: one that outgrows a small buffer is likely to go on.
-            length = self._chunk_size if self._chunks else min(SMALL_BYTES, self._chunk_size)
+            length = self._length if self._chunks else min(SMALL_BYTES, self._length)
             self._buffer = self._buffers.take(length)
         elif self._filled == len(self._buffer):
-            large = self._buffers.take(self._chunk_size)
+            large = self._buffers.take(self._length)
             large[: self._filled] = self._buffer
             self._buffer = large
         return self._buffer[self._filled :]
@@ -247,7 +292,7 @@ class StreamWriter:
             raise ValueError(f"{n} bytes were not asked for")
         self._filled += n
         self.size += n
-        if self._filled == self._chunk_size:
+        if self._filled == self._length:
             self._hand_over()
 
     def write(self, data: Bytes) -> None:
@@ -274,8 +319,23 @@ class StreamWriter:
         assert self._buffer is not None
         data, self._buffer = self._buffer[: self._filled], None
         self._chunks.append(None)
+        if self.is_cut:
+            self._note_size(self._filled)
         self._filled = 0
+        self._length = self._next_length()
         self._archive.submit(self, len(self._chunks) - 1, data)
+
+    def _next_length(self) -> int:
+        """Of the chunk that begins here, unless the stream ends before."""
+        while 0 < self._cut <= self.size:
+            self._cut = next(self._cuts, 0)
+        return min(self._chunk_size, self._cut - self.size) if self._cut else self._chunk_size
+
+    def _note_size(self, length: int) -> None:
+        if self._sizes and self._sizes[-1][1] == length:
+            self._sizes[-1][0] += 1
+        else:
+            self._sizes.append([1, length])
 
     def place(self, index: int, chunk: Chunk) -> None:
         """Where the chunk went; one that is never placed is all zeros."""
@@ -291,4 +351,4 @@ class StreamWriter:
                 chunks[-1] += 1
             else:
                 chunks.append(1)
-        return Stream(self.size, chunks)
+        return Stream(self.size, chunks, [(count, length) for count, length in self._sizes])

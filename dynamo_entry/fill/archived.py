@@ -43,9 +43,8 @@ class Images:
         return self._archive.chunks(stream, ahead=ahead) if stream in self._archive else None
 
     def _piece(self, name: str, offset: int, length: int) -> bytes:
-        stream, size = CRIU + name, self._archive.manifest.chunk_size
-        end = min(offset + length, self._archive.size_of(stream))
+        stream, end = CRIU + name, offset + length
         return b"".join(
-            memoryview(self._chunk(stream, index))[max(0, offset - index * size) : end - index * size]
-            for index in range(offset // size, -(-end // size))
+            memoryview(self._chunk(stream, part.number))[max(0, offset - part.start) : end - part.start]
+            for part in self._archive.parts(stream, offset, end)
         )

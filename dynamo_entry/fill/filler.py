@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
 from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import CRIU
 from dynamo_entry.fill.memory import Piece, Writer
-from dynamo_entry.fill.plan import Extent, Plan
+from dynamo_entry.fill.plan import Plan, Shared, Task
 from dynamo_entry.storage.base import Bytes
 
 #: Verified bytes that may wait for the tasks; the worker is to stay below 300 MiB.
 WINDOW_BYTES = 96 << 20
 
 
-class _Ready(NamedTuple):
-    """One verified chunk: its number in its stream, its bytes, and the extents that take from it."""
+#: The pieces of a chunk and where they go.
+_Uses = list[tuple[Task | Shared, Piece]]
 
-    number: int
+
+class _Ready(NamedTuple):
+    """One verified chunk and what is taken from it."""
+
     data: Bytes
-    extents: list[Extent]
+    uses: _Uses
 
 
 class Filler:
     """Fills what ``plan`` says from ``archive`` with ``threads`` threads, all of which are started here.
 
     They begin at once, and hold WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks can be
-    written to. Chunks are fetched in the order in which they lie in the archive. All-zero chunks cost nothing: memory
-    that was never touched reads as zeros.
+    written to. Chunks are fetched in the order in which they lie in the archive, and once, however many places have
+    the same bytes. All-zero chunks cost nothing: memory that was never touched reads as zeros.
     """
 
     def __init__(self, archive: Archive, plan: Plan, threads: int) -> None:
-        self._chunk_size = archive.manifest.chunk_size
-        self._extents = _by_chunk(plan, self._chunk_size)
-        self._chunks = archive.fetch(_in_place_order(archive, self._extents))
+        wanted = _by_place(archive, plan)
+        self._uses = dict(wanted.values())
+        self._chunks = archive.fetch(wanted[place][0] for place in sorted(wanted))
         self._writer = Writer()
         self._lock = threading.Lock()
         self._gate = threading.Event()
         self._ended = threading.Event()
         self._running = threads
-        self._window = max(1, WINDOW_BYTES // self._chunk_size // threads)
+        self._window = max(1, WINDOW_BYTES // archive.manifest.chunk_size // threads)
         self._failure: BaseException | None = None
         self.done_bytes = 0
         for number in range(threads):
@@ -70,7 +73,7 @@ class Filler:
         try:
             while self._failure is None and (found := self._chunks.take()):
                 stream, number, data = found
-                ready.append(_Ready(number, data, self._extents[stream, number]))
+                ready.append(_Ready(data, self._uses[stream, number]))
                 del found, data  # what is written is to be let go of, and not when the next one is there
                 if self._gate.is_set() or len(ready) == self._window:
                     self._write(ready)
@@ -89,31 +92,24 @@ class Filler:
     def _write(self, ready: list[_Ready]) -> None:
         self._gate.wait()
         while ready and self._failure is None:
-            number, data, wanted = ready.pop()
-            start = number * self._chunk_size
-            for target, extents in groupby(wanted, key=lambda extent: extent.target):
-                pieces = list(_pieces(extents, start, start + len(data)))
+            data, uses = ready.pop()
+            for target, group in groupby(uses, key=itemgetter(0)):
+                pieces = [piece for _, piece in group]
                 self._writer.write(target, data, pieces)
                 with self._lock:
                     self.done_bytes += sum(piece.length for piece in pieces)
 
 
-def _pieces(extents: Iterator[Extent], start: int, end: int) -> Iterator[Piece]:
-    for extent in extents:
-        first = max(extent.offset, start)
-        last = min(extent.offset + extent.length, end)
-        yield Piece(first - start, last - first, extent.position + first - extent.offset)
-
-
-def _by_chunk(plan: Plan, size: int) -> dict[tuple[str, int], list[Extent]]:
-    """(stream, number) of every chunk that something is taken from, and what."""
-    found: dict[tuple[str, int], list[Extent]] = {}
+def _by_place(archive: Archive, plan: Plan) -> dict[int, tuple[tuple[str, int], _Uses]]:
+    """Where a chunk lies that something is taken from → one of its names in the archive, and what is taken."""
+    found: dict[int, tuple[tuple[str, int], _Uses]] = {}
     for extent in plan.extents:
-        for number in range(extent.offset // size, -(-(extent.offset + extent.length) // size)):
-            found.setdefault((f"{CRIU}{extent.image}", number), []).append(extent)
+        stream, end = f"{CRIU}{extent.image}", extent.offset + extent.length
+        for part in archive.parts(stream, extent.offset, end):
+            place = archive.place_of(stream, part.number)
+            if place is not None:
+                first = max(extent.offset, part.start)
+                length = min(end, part.start + part.length) - first
+                piece = Piece(first - part.start, length, extent.position + first - extent.offset)
+                found.setdefault(place, ((stream, part.number), []))[1].append((extent.target, piece))
     return found
-
-
-def _in_place_order(archive: Archive, chunks: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    places = ((archive.place_of(*chunk), chunk) for chunk in chunks)
-    return [chunk for _, chunk in sorted((place, chunk) for place, chunk in places if place is not None)]

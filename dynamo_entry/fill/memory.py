@@ -6,15 +6,13 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.plan import Shared, Task
+from dynamo_entry.linux.vectors import IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 #: What is known of a failure beyond that there may be too little memory.
 _HINTS = {
@@ -26,21 +24,9 @@ _HINTS = {
 _MOST_PARTS = 1024
 
 
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Buffer(ctypes.Structure):
-    """Py_buffer (Include/pybuffer.h): ctypes gives no address of memory that Python may not write to."""
-
-    _fields_ = (
-        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t), ("rest", ctypes.c_byte * 64),
-    )  # fmt: skip
-
-
-_libc.process_vm_writev.restype = ctypes.c_ssize_t
-_libc.process_vm_writev.argtypes = [
-    ctypes.c_int, ctypes.POINTER(_IoVec), ctypes.c_ulong, ctypes.POINTER(_IoVec), ctypes.c_ulong, ctypes.c_ulong,
+libc.process_vm_writev.restype = ctypes.c_ssize_t
+libc.process_vm_writev.argtypes = [
+    ctypes.c_int, ctypes.POINTER(IoVec), ctypes.c_ulong, ctypes.POINTER(IoVec), ctypes.c_ulong, ctypes.c_ulong,
 ]  # fmt: skip
 
 
@@ -111,27 +97,16 @@ def _open_any(paths: Sequence[str]) -> int:
 def _into_task(pid: int, data: Bytes, pieces: Sequence[Piece]) -> int:
     """process_vm_writev(2): one copy, from the page cache or the decompressor's output into the task."""
     written = 0
-    with _address_of(data) as address:
+    with address_of(data) as address:
         for first in range(0, len(pieces), _MOST_PARTS):
             some = pieces[first : first + _MOST_PARTS]
-            local = (_IoVec * len(some))(*(_IoVec(address + piece.start, piece.length) for piece in some))
-            remote = (_IoVec * len(some))(*(_IoVec(piece.position, piece.length) for piece in some))
-            count = _libc.process_vm_writev(pid, local, len(some), remote, len(some), 0)
+            local = (IoVec * len(some))(*(IoVec(address + piece.start, piece.length) for piece in some))
+            remote = (IoVec * len(some))(*(IoVec(piece.position, piece.length) for piece in some))
+            count = libc.process_vm_writev(pid, local, len(some), remote, len(some), 0)
             if count < 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+                raise last_error()
             written += count
     return written
-
-
-@contextmanager
-def _address_of(data: Bytes) -> Iterator[int]:
-    buffer = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(buffer), 0)
-    try:
-        yield buffer.buf
-    finally:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
 
 
 def _failed(target: Task | Shared, why: str, number: int = 0) -> RestoreFailed:

@@ -11,7 +11,7 @@ from msgspec import structs
 
 from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
-from dynamo_entry.archive.streams import CRIU, DELTA_INDEX, DELTA_TAR, DUMP_LOG
+from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import connections, diag, image, io_uring, ipc, noexec, privileges, secrets, sharing
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
@@ -39,6 +39,7 @@ from dynamo_entry.stores import open_store
 from dynamo_entry.worker import context, criu_log, manifest_head
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.dump import Dump
+from dynamo_entry.worker.images import Images
 
 if TYPE_CHECKING:
     import psutil
@@ -346,7 +347,7 @@ class _Creation:
         stall_s = self._settings.stall_timeout
         dump = Dump(
             self._pid, self._prepared.places, frozen.hints,
-            open_sink=lambda name: writer.stream(CRIU + name),
+            open_sink=Images(writer, self._pids).open,
         )  # fmt: skip
         with dump, _giving_up(dump, writer, sink):
             with self._channel.phase(Phases.DUMP, stall_s=stall_s) as phase:

@@ -1,6 +1,8 @@
 """The CRIU driver's pure parts, and the streamer protocol against a stand-in for CRIU."""
 
 import array
+import errno
+import mmap
 import os
 import re
 import socket
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from dynamo_entry.criu import log, options, process, streamer
 from dynamo_entry.criu.remedies import REMEDIES
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.linux import vectors
 
 PLACES = options.Places("/run/i", "/run/w", "criu.log")
 
@@ -131,6 +134,44 @@ def test_serve_answers_in_any_order_and_again(tmp_path):
             assert file.read() == b"".join(images[name])
     criu.connection.close()
     assert failures == []
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+def test_what_is_mapped_is_served_as_it_is_or_copied(tmp_path, monkeypatch, withheld):
+    """Pages of a mapped file go into the pipe without a copy, unless a seccomp profile withholds the call."""
+    data = os.urandom(3_000_000)
+    (tmp_path / "archive").write_bytes(data)
+    with open(tmp_path / "archive", "rb") as file:
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    spliced = []
+    splice = vectors.splice
+
+    def traced(pipe, piece):
+        if withheld:
+            raise PermissionError(errno.EPERM, "withheld")
+        spliced.append(splice(pipe, piece))
+        return spliced[-1]
+
+    monkeypatch.setattr(vectors, "splice", traced)
+    failures: list[Exception] = []
+    images = {"pages-1.img": [mapped[100:], mapped[:100], b"end"]}
+    streamer.Serve(str(tmp_path), images.get, failures.append)
+    criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
+    for _ in range(2):
+        with os.fdopen(criu.get("pages-1.img"), "rb") as file:
+            assert file.read() == data[100:] + data[:100] + b"end"
+    criu.connection.close()
+    assert failures == []
+    assert bool(spliced) is not withheld
+
+
+def test_an_image_that_is_read_at_once_leaves_the_others_their_turn(monkeypatch):
+    """Relatives read the same pages: if one got all of its image first, nothing could be read once for all."""
+    monkeypatch.setattr(streamer.os, "write", lambda _pipe, data: len(data))
+    pieces = iter([memoryview(bytes(300_000))] * 10)
+    assert streamer._push(0, pieces, memoryview(b"")) is not None
+    assert len(list(pieces)) == 10 - 5
+    assert streamer._push(0, iter([memoryview(b"x")] * 3), memoryview(b"small")) is None
 
 
 def test_a_criu_that_ends_in_the_middle_of_a_request_tells_why_itself(tmp_path):

@@ -7,8 +7,9 @@ import sys
 import threading
 
 import pytest
-from archive_store import CHUNK, build, noise, open_bytes, text
+from archive_store import CHUNK, MemoryWriter, build, noise, open_bytes, text
 
+from dynamo_entry.archive import ArchiveWriter, Compression, Head
 from dynamo_entry.errors import Corrupt, RestoreFailed
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.memory import Piece, Writer
@@ -83,6 +84,32 @@ def test_pieces_of_a_chunk_may_go_anywhere(child, tmp_path):
     wanted[9000:9020] = data[CHUNK - 10 : CHUNK + 10]
     assert child.digest() == sha256(wanted)
     assert path.read_bytes() == bytes(50) + data[300:1000] + bytes(250)
+
+
+def test_a_chunk_that_two_processes_share_is_read_once_for_both(child, monkeypatch):
+    """A page that relatives have in common lies in the archive once."""
+    data = noise(4 * CHUNK)
+    other = Child(64 * CHUNK)
+    sink = MemoryWriter()
+    writer = ArchiveWriter(sink, compression=Compression(None), threads=2, chunk_size=CHUNK)
+    for name in ("criu/pages-1.img", "criu/pages-2.img"):
+        stream = writer.stream(name, cuts=[CHUNK])
+        stream.write(data)
+        stream.close()
+    writer.finish(Head())
+    with open_bytes(bytes(sink.data)) as archive:
+        reads = []
+        read = archive._store.read_range
+        monkeypatch.setattr(archive._store, "read_range", lambda *place: reads.append(place) or read(*place))
+        fill(
+            archive,
+            Extent("pages-1.img", 0, len(data), Task(child.pid), child.address),
+            Extent("pages-2.img", 0, len(data), Task(other.pid), other.address + CHUNK),
+        )
+        assert len(reads) == len(set(reads))
+    assert child.digest() == sha256(data.ljust(64 * CHUNK, b"\0"))
+    assert other.digest() == sha256((bytes(CHUNK) + data).ljust(64 * CHUNK, b"\0"))
+    other.end()
 
 
 def test_a_file_keeps_its_times(tmp_path):

@@ -28,6 +28,7 @@ CASES = {
     "half-compressible 1 GiB": ("restore", "--size", "1024", "--content", "half"),
     "8 processes 1 GiB": ("restore", "--size", "1024", "--processes", "8"),
     "8 processes 4 GiB": ("restore", "--size", "4096", "--processes", "8"),
+    "parent and 8 children 512 MiB": ("restore", "--size", "512", "--children", "8"),
     "from S3 1 GiB": ("restore", "--size", "1024", "--from", "s3"),
     "from OCI 1 GiB": ("restore", "--size", "1024", "--from", "oci"),
     "create 64 MiB": ("create", "--size", "64"),
@@ -35,6 +36,7 @@ CASES = {
     "create 4 GiB": ("create", "--size", "4096"),
     "create half-compressible 1 GiB": ("create", "--size", "1024", "--content", "half", *WITH_ZSTD),
     "create 8 processes 1 GiB": ("create", "--size", "1024", "--processes", "8"),
+    "create parent and 8 children 512 MiB": ("create", "--size", "512", "--children", "8"),
 }
 
 

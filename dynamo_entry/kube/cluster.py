@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
@@ -20,6 +21,9 @@ _JSON = "application/json"
 
 #: Objects without spec and status, for those who need only to know of them.
 _METADATA = f"{_JSON};as=PartialObjectMetadata{{}};g=meta.k8s.io;v=v1"
+
+#: Objects in one answer: etcd takes up to 1.5 MiB of each.
+_PAGE = 50
 
 #: A connection that cannot be made, or an answer that does not come, is an error after that long.
 _TIMEOUTS_S = (10, 60)
@@ -33,6 +37,28 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.reason = reason
+
+
+class _Page(msgspec.Struct):
+    """Its objects are not decoded yet: a thousand bytes become ten thousand, and one at a time is enough."""
+
+    metadata: Object
+    #: null: older servers, of a list without its objects' specifications that has none
+    items: list[msgspec.Raw] | None = None
+
+
+class Listed:
+    """The objects of a list; ``version`` is what a watch goes on from, once they have been read."""
+
+    def __init__(self, pages: Iterable[_Page]) -> None:
+        self._pages = pages
+        self.version = ""
+
+    def __iter__(self) -> Iterator[Object]:
+        for page in self._pages:
+            self.version = str(page.metadata.get("resourceVersion", ""))
+            for item in page.items or ():
+                yield json.loads(bytes(item))
 
 
 class Cluster:
@@ -69,8 +95,11 @@ class Cluster:
         """The answer as a dict. Raises ApiError."""
         if method != "GET":
             self.before_write()
+        headers = {"Accept": accept, "Content-Type": content_type}
+        return _decode(self._answer(method, path, body, headers, query))
+
+    def _answer(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object) -> bytes:
         try:
-            headers = {"Accept": accept, "Content-Type": content_type}
             response = self._send(method, path, body, headers, query=query, timeouts=_TIMEOUTS_S)
             data = response.read()
         except (HTTPError, OSError) as error:
@@ -80,10 +109,10 @@ class Cluster:
             self._answered(method, error.status or 0)
             raise ApiError(error.status or 0, str(error.body or error.reason)) from error
         self._answered(method, response.status)
-        answer = _decode(data)
         if response.status >= 300:
+            answer = _decode(data)
             raise ApiError(response.status, answer.get("message", ""), answer.get("reason", ""))
-        return answer
+        return data or b""
 
     def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str], *, query: Object, timeouts: Any
@@ -98,10 +127,22 @@ class Cluster:
         """GET."""
         return self.request("GET", path, **query)
 
-    def list(self, path: str, *, metadata_only: bool = False, **query: Any) -> Object:
-        """A list, whose items may lack everything but their metadata."""
-        accept = _METADATA.format("List") if metadata_only else _JSON
-        return self.request("GET", path, accept=accept, **query)
+    def list(self, path: str, *, metadata_only: bool = False, **query: Any) -> Listed:
+        """The objects at a path, a page at a time; they may lack everything but their metadata.
+
+        An ApiError is raised while they are read, 410 where the first pages are too old to be gone on from.
+        """
+        return Listed(self._pages(path, metadata_only, query))
+
+    def _pages(self, path: str, metadata_only: bool, query: Object) -> Iterator[_Page]:
+        headers = {"Accept": _METADATA.format("List") if metadata_only else _JSON, "Content-Type": _JSON}
+        after: Object = {"limit": _PAGE}
+        while True:
+            page = _page(path, self._answer("GET", path, None, headers, query | after))
+            yield page
+            if not page.metadata.get("continue"):
+                return
+            after = {"limit": _PAGE, "continue": page.metadata["continue"]}
 
     def find(self, path: str) -> Object | None:
         """The object, or None where the server says that there is none. Raises ApiError."""
@@ -155,6 +196,13 @@ class Cluster:
                     yield event["type"], event["object"]
         except (HTTPError, OSError) as error:
             raise ApiError(0, f"watch of {path}: {error}") from error
+
+
+def _page(path: str, data: bytes) -> _Page:
+    try:
+        return msgspec.json.decode(data, type=_Page)
+    except msgspec.DecodeError as error:
+        raise ApiError(0, f"GET {path}: {error}") from error
 
 
 def _decode(data: bytes | None) -> Object:

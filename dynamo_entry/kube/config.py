@@ -41,11 +41,16 @@ class Storage(_Section, frozen=True):
     pvc: Pvc = Pvc()
     s3: Remote = Remote()
     oci: Remote = Remote()
-    isolate_namespaces: bool = False
+    isolate_namespaces: bool = True
     key_secret_ref: str = ""
     sign_key_secret_ref: str = ""
     verify_key_secret_ref: str = ""
     ca_secret_ref: str = ""
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether namespaces share one storage, and each has a part of its own there. A claim has one namespace."""
+        return self.type != "pvc" and self.isolate_namespaces
 
 
 class Job(_Section, frozen=True):

@@ -71,8 +71,7 @@ class Informer:
 
     def _list(self) -> str:
         listed = self._cluster.list(self._path, **self._query)
-        # null: older servers, of a list without its objects' specifications that has none
-        kept = ((_key(item), self._kept(item)) for item in listed["items"] or ())
+        kept = ((_key(item), self._kept(item)) for item in listed)
         present = {key: item for key, item in kept if item is not None}
         with self._lock:
             before, self._objects = self._objects, present
@@ -82,7 +81,7 @@ class Informer:
                 self._changed(item)
         for key in before.keys() - present.keys():
             self._changed(before[key])
-        return str(listed["metadata"]["resourceVersion"])
+        return listed.version
 
     def _watch(self, version: str) -> str:
         """Until the server ends the watch; the version to go on from."""

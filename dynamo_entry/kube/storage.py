@@ -83,7 +83,7 @@ def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:
 def location(config: Config, hash_: str, namespace: str) -> str:
     """The archive of an identity."""
     storage = config.storage
-    inner = f"{namespace}/" if storage.isolate_namespaces else ""
+    inner = f"{namespace}/" if storage.is_isolated else ""
     if storage.type == "pvc":
         return f"{storage.pvc.base_path.rstrip('/')}/{hash_}.tar"
     if storage.type == "s3":
@@ -143,10 +143,11 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
         claim: Object = {"persistentVolumeClaim": {"claimName": config.storage.pvc.pvc_name}}
         mount("checkpoint-storage", config.storage.pvc.base_path, claim, read_only=not creates)
     elif config.agent.enabled and config.agent.cache.enabled and not creates:
-        inner = f"{namespace}/" if config.storage.isolate_namespaces else ""
-        settings["PATH"] = f"{CACHE_PATH}/{inner}{hash_}.tar"
-        # DirectoryOrCreate: on a node without an agent the pod starts as well.
-        directory: Object = {"hostPath": {"path": config.agent.cache.host_path, "type": "DirectoryOrCreate"}}
+        settings["PATH"] = f"{CACHE_PATH}/{hash_}.tar"
+        # The copies of that namespace alone. DirectoryOrCreate: on a node without an agent the pod starts as well.
+        inner = f"/{namespace}" if config.storage.is_isolated else ""
+        path = f"{config.agent.cache.host_path.rstrip('/')}{inner}"
+        directory: Object = {"hostPath": {"path": path, "type": "DirectoryOrCreate"}}
         mount("checkpoint-cache", CACHE_PATH, directory)
     if config.storage.type == "s3":
         env += _aws(config.storage.s3, creates=creates)

@@ -125,7 +125,7 @@ def test_through_a_bucket(world):
     )
     assert done.returncode == 0, cluster.kubectl("logs", "job/checkpoint-model", "-n", NAMESPACE)
     status = cluster.get("dynamocheckpoint", "model", NAMESPACE)["status"]
-    key = f"checkpoints/{status['identityHash']}.tar"
+    key = f"checkpoints/{NAMESPACE}/{status['identityHash']}.tar"
     assert status["location"] == f"s3://{BUCKET}/{key}"
     assert client.head_object(Bucket=BUCKET, Key=key)["ContentLength"] == status["sizeBytes"]
 
@@ -133,14 +133,14 @@ def test_through_a_bucket(world):
     assert "Restored" in events(cluster, "restored"), cluster.kubectl("logs", "restored", "-n", NAMESPACE)
     assert engines.post(restored["status"]["podIP"], engines.QUESTION) == answer
 
-    copy = cache / f"{status['identityHash']}.tar"
+    copy = cache / NAMESPACE / f"{status['identityHash']}.tar"
     deadline = time.monotonic() + 60
     while not copy.exists():
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert copy.stat().st_size == status["sizeBytes"]
     listing = cluster.kubectl(
-        "-n", NAMESPACE, "exec", "daemonset/dynamo-checkpoint-agent", "--", "ls", "-la", "/checkpoints"
+        "-n", NAMESPACE, "exec", "daemonset/dynamo-checkpoint-agent", "--", "ls", "-laR", "/checkpoints"
     )
     assert copy.name in listing
     start(cluster, "from-copy")

@@ -108,7 +108,7 @@ def world(cluster, server, helm_install, tmp_path_factory):
         namespace=NAMESPACE,
     )  # fmt: skip
     storage = {
-        "type": "oci", "caSecretRef": "authority",
+        "type": "oci", "caSecretRef": "authority", "isolateNamespaces": False,
         "oci": {"uri": f"oci://{reachable.name}/{REPOSITORY}", "credentialsSecretRef": "login"},
     }  # fmt: skip
     copies = tmp_path_factory.mktemp("copies")

@@ -7,7 +7,10 @@ from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim
 
 NAMESPACES = ("sharing-tests-a", "sharing-tests-b")
 
-STORAGE = {"s3": {"type": "s3", "s3": {"uri": "s3://bucket/prefix"}}, "pvc": {"type": "pvc"}}
+STORAGE = {
+    "s3": {"type": "s3", "isolateNamespaces": False, "s3": {"uri": "s3://bucket/prefix"}},
+    "pvc": {"type": "pvc"},
+}
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,14 @@ def test_only_the_archive_of_the_status_is_copied(cache, source):
     assert cache.fetch(HASH, str(source), HASH, lambda count: None, digest=digest).digest == digest
 
 
+def test_a_namespaces_copies_can_be_read_by_its_pods(cache, source):
+    """Whatever their user: its directory alone is mounted in them."""
+    fetch(cache, source, "team-a/" + HASH)
+    path = cache.path("team-a/" + HASH)
+    assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o755
+    assert os.stat(path).st_mode & 0o777 == 0o644
+
+
 def test_segments_make_up_the_archive(source):
     """Put together they are the very bytes, and each passes its check."""
     data = source.read_bytes()

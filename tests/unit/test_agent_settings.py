@@ -36,6 +36,20 @@ def test_durations(text, expected):
     assert seconds(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "uri", "shares", "expected"),
+    [
+        ("s3", "s3://bucket/prefix/", False, "s3://bucket/prefix/team/any.tar"),
+        ("oci", "oci://registry:5000/repository", False, "oci://registry:5000/repository/team:any"),
+        ("s3", "s3://bucket/prefix", True, "s3://bucket/prefix/any.tar"),
+    ],
+)
+def test_a_namespaces_part_of_the_storage(kind, uri, shares, expected):
+    """It is swept like the whole."""
+    storage = {"type": kind, kind: {"uri": uri}, "isolateNamespaces": not shares}
+    assert agent.place(from_config({"storage": storage}, POD), "team") == expected
+
+
 def test_the_agents_keys():
     """It opens and verifies archives; it seals and signs none."""
     settings = from_config({"agent": {"keyFile": "/k", "verifyKeyFile": "/v"}}, POD)

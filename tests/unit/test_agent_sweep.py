@@ -117,6 +117,18 @@ def test_old_orphans_are_deleted_where_that_is_the_policy(tmp_path, sweeper):
     assert os.listdir(tmp_path) == ["young.tar"]
 
 
+def test_each_namespaces_part_is_looked_through(tmp_path, sweeper):
+    """Also when its last checkpoint is gone; a part of a namespace that never had one is not."""
+    for name in ("team", "left", "never"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "orphan.tar").write_bytes(b"x")
+        age(tmp_path / name / "orphan.tar", 8 * DAY)
+    swept = sweeper(is_claim=False, isolates_namespaces=True)
+    swept.sweep([], ["team", "left", "empty"])
+    swept.sweep([], ["team"])
+    assert value(swept, "orphan_archives") == 2
+
+
 def checkpoint(name="a", namespace="system", phase="Ready", annotations=None, **status):
     return {
         "metadata": {"name": name, "namespace": namespace, "uid": name, "annotations": annotations or {}},
@@ -141,6 +153,23 @@ def test_what_is_wanted(tmp_path):
         ("ha", 7, "blake3:1", 1733911500.0, None),
         ("hb", 0, "", 0, False),
     ]
+
+
+def test_what_the_agent_keeps_of_objects():
+    """Neither a checkpoint's template nor a pod's specification: there may be thousands, of a megabyte each."""
+    metadata = {"namespace": "n", "name": "c", "uid": "u", "resourceVersion": "1", "managedFields": [1]}
+    kept = objects.known_checkpoint({"metadata": metadata, "spec": {"job": {}}, "status": {"phase": "Ready"}})
+    assert kept == {
+        "metadata": {"namespace": "n", "name": "c", "uid": "u", "resourceVersion": "1"},
+        "status": {"phase": "Ready"},
+    }
+    pod = {
+        "metadata": {"namespace": "n", "name": "p", "labels": {"nvidia.com/checkpoint-hash": "h"}},
+        "spec": {"containers": []}, "status": {"startTime": "2024-01-01T00:00:00Z", "conditions": []},
+    }  # fmt: skip
+    assert objects.known_pod(pod) == {
+        "metadata": pod["metadata"], "status": {"startTime": "2024-01-01T00:00:00Z"}
+    }  # fmt: skip
 
 
 def test_copies_are_kept_apart_where_namespaces_are(tmp_path):

@@ -1,8 +1,13 @@
 """What a watch makes of the API server's answers."""
 
+import json
 import threading
 import time
 
+import msgspec
+
+from dynamo_entry.kube.cluster import Listed
+from dynamo_entry.kube.cluster import _Page as Page
 from dynamo_entry.kube.informer import Informer
 
 
@@ -14,7 +19,10 @@ class Api:
         self.changes = changes
 
     def list(self, _path, **_query):
-        return {"items": self.items, "metadata": {"resourceVersion": "1"}}
+        return Listed([msgspec.json.decode(self.page(), type=Page)])
+
+    def page(self):
+        return json.dumps({"items": self.items, "metadata": {"resourceVersion": "1"}})
 
     def watch(self, *_args, **_query):
         yield from self.changes

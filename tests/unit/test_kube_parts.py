@@ -12,6 +12,7 @@ from cryptography import x509
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import config
+from dynamo_entry.kube.cluster import ApiError, Cluster
 from dynamo_entry.kube.operator.run import Operator
 from dynamo_entry.kube.operator.workqueue import WorkQueue
 from dynamo_entry.kube.webhook.certificates import self_signed
@@ -160,6 +161,57 @@ def test_mistakes_in_the_settings(text, place):
     """Each with its place."""
     with pytest.raises(SettingsError, match=place):
         config.parse(text)
+
+
+class Pages:
+    """Answers lists in pages of one object, and remembers what it was asked."""
+
+    def __init__(self, names, error=0):
+        self.names, self.error = names, error
+        self.queries = []
+
+    def __call__(self, _method, url, *_, query, **__):
+        self.queries.append(query)
+        at = int(query.get("continue", 0))
+        if self.error and at:
+            body = {"message": "too old", "reason": "Expired"}
+            return SimpleNamespace(status=self.error, read=lambda: json.dumps(body).encode())
+        more = {"continue": str(at + 1)} if at + 1 < len(self.names) else {}
+        items = [{"metadata": {"name": self.names[at]}}] if self.names else None
+        body = {"items": items, "metadata": {"resourceVersion": "7"} | more}
+        return SimpleNamespace(status=200, read=lambda: json.dumps(body).encode())
+
+
+def paged(monkeypatch, pages):
+    cluster = object.__new__(Cluster)
+    cluster._answered = lambda *_: None
+    monkeypatch.setattr(cluster, "_send", pages)
+    return cluster
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b", "c"]])
+def test_a_list_comes_in_pages(monkeypatch, names):
+    """Many large objects are never in memory at once; all of them come, and what a watch goes on from."""
+    pages = Pages(names)
+    listed = paged(monkeypatch, pages).list("/pods", labelSelector="x")
+    assert [one["metadata"]["name"] for one in listed] == names
+    assert listed.version == "7"
+    assert len(pages.queries) == max(len(names), 1)
+    assert all(query["limit"] and query["labelSelector"] == "x" for query in pages.queries)
+
+
+def test_a_list_that_went_stale_between_its_pages(monkeypatch):
+    """The informer begins anew."""
+    with pytest.raises(ApiError) as caught:
+        list(paged(monkeypatch, Pages(["a", "b"], error=410)).list("/pods"))
+    assert caught.value.status == 410
+
+
+def test_an_answer_that_is_no_list(monkeypatch):
+    """A proxy's, say."""
+    cluster = paged(monkeypatch, lambda *_, **__: SimpleNamespace(status=200, read=lambda: b"<html>"))
+    with pytest.raises(ApiError, match="/pods"):
+        list(cluster.list("/pods"))
 
 
 def test_the_webhooks_certificate():

@@ -23,6 +23,7 @@ IDENTITY = {
 }
 PVC = config.parse("")
 S3 = config.parse("storage: {type: s3, s3: {uri: 's3://bucket/prefix/', credentialsSecretRef: keys}}")
+SHARED = config.parse("storage: {type: s3, isolateNamespaces: false, s3: {uri: 's3://b'}}")
 OCI = config.parse("storage: {type: oci, oci: {uri: 'oci://host/repository', credentialsSecretRef: keys}}")
 
 
@@ -63,23 +64,34 @@ def environ(container):
     ("settings", "location"),
     [
         (PVC, f"/checkpoints/{HASH}.tar"),
-        (S3, f"s3://bucket/prefix/{HASH}.tar"),
-        (OCI, f"oci://host/repository:{HASH}"),
-        (
-            config.parse("storage: {type: s3, isolateNamespaces: true, s3: {uri: 's3://b'}}"),
-            f"s3://b/n/{HASH}.tar",
-        ),
+        (S3, f"s3://bucket/prefix/n/{HASH}.tar"),
+        (OCI, f"oci://host/repository/n:{HASH}"),
+        (SHARED, f"s3://b/{HASH}.tar"),
     ],
 )
 def test_locations(settings, location):
-    """As the guide writes them."""
+    """Of each namespace its own, unless they share."""
     assert storage.location(settings, HASH, "n") == location
 
 
 def test_claims_are_shared_within_a_namespace_only():
-    """A claim of the same name in another namespace is another claim; a bucket is one."""
+    """A claim of the same name in another namespace is another claim; a bucket is one, if it may be shared."""
     assert storage.key(PVC, HASH, "a") != storage.key(PVC, HASH, "b")
-    assert storage.key(S3, HASH, "a") == storage.key(S3, HASH, "b")
+    assert storage.key(S3, HASH, "a") != storage.key(S3, HASH, "b")
+    assert storage.key(SHARED, HASH, "a") == storage.key(SHARED, HASH, "b")
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [(S3, "/var/lib/dynamo-checkpoint/cache/n"), (SHARED, "/var/lib/dynamo-checkpoint/cache")],
+)
+def test_a_worker_sees_the_copies_of_its_own_namespace(settings, path):
+    """Not those of others, which hold their engines' memory."""
+    wired = storage.wiring(settings, HASH, "n", creates=False)
+    (volume,) = (one for one in wired.volumes if "hostPath" in one)
+    assert volume["hostPath"]["path"] == path
+    env = {one["name"]: one.get("value") for one in wired.env}
+    assert env["DYNAMO_CHECKPOINT_PATH"] == f"/var/cache/dynamo-checkpoint/{HASH}.tar"
 
 
 @pytest.mark.parametrize("settings", [PVC, S3, OCI])
@@ -569,6 +581,13 @@ def test_what_a_checkpoint_may_not_be():
     same["metadata"]["deletionTimestamp"] = "now"
     assert validate(old, same) == ""
     assert "targetContainerName" in validate(None, checkpoint(targetContainerName="gone"))
+    large = checkpoint(targetContainerName="main")
+    large["spec"]["job"]["podTemplateSpec"]["metadata"] = {"annotations": {"x": "y" * (1 << 20)}}
+    assert "bytes" in validate(None, large)
+    assert "bytes" in validate(checkpoint(), large)
+    assert validate(large, json.loads(json.dumps(large))) == "", (
+        "one that is there keeps its finalizer and its labels"
+    )
     both = checkpoint()
     both["spec"]["identity"] = IDENTITY | {"backendFramework": "sglang"}
     assert "differ" in validate(None, both)

@@ -1,9 +1,12 @@
 """What anybody in the cluster may send to the webhook costs it little, and never an answer to the API server."""
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -93,11 +96,82 @@ def test_a_body_that_does_not_come_is_given_up(server, monkeypatch):
     assert post(server, b"", headers={"Content-Length": "100"})[0] == 408
 
 
-def test_connections_have_a_limit(server):
-    """Those beyond it are closed at once, and there is room again when others end."""
+def connected(server):
+    """A connection that has shaken hands, and no more."""
+    raw = socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20)
+    return ssl._create_unverified_context().wrap_socket(raw)
+
+
+def is_closed(connection):
+    """By the server; waits for it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"POST / HTTP/1.1\r\nX: ", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"]
+)
+def test_connections_that_wait_give_way(server, start):
+    """Silent, in the middle of a head or of a body: they cannot keep the API server out."""
+    server._connections = threading.BoundedSemaphore(2)
+    held = [connected(server) for _ in range(2)]
+    for one in held:
+        one.sendall(start)
+    assert post(server, json.dumps(REVIEW))[0] == 200
+    assert is_closed(held[0])
+    for one in held:
+        one.close()
+
+
+def test_a_connection_whose_review_is_under_way_does_not_give_way(server, monkeypatch):
+    """Those beyond the limit are closed then, and there is room again when it ends."""
+    monkeypatch.setattr(server_webhook, "_ROOM_S", 0.1)
     server._connections = threading.BoundedSemaphore(1)
-    server._connections.acquire()
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(_request):
+        began.set()
+        assert go_on.wait(30)
+        return None, "seen", False
+
+    server.reviewers["/slow"] = slow
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(post(server, json.dumps(REVIEW), "/slow")[0]))
+    first.start()
+    assert began.wait(30)
     with pytest.raises((OSError, http.client.HTTPException)):
         post(server, json.dumps(REVIEW))
-    server._connections.release()
+    go_on.set()
+    first.join()
+    assert answers == [200]
+    monkeypatch.setattr(server_webhook, "_ROOM_S", 20)
     assert post(server, json.dumps(REVIEW))[0] == 200
+
+
+def test_a_head_that_drips_is_given_up(server, monkeypatch):
+    """Each byte in time, and the whole one not."""
+    monkeypatch.setattr(server_webhook, "_REQUEST_S", 0.5)
+    connection = connected(server)
+    with contextlib.suppress(OSError):
+        for byte in b"POST / HTTP/1.1\r\n" + b"X: y\r\n" * 60:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.02)
+        connection.sendall(b"\r\n")
+        pytest.fail("it was listened to for 8 seconds")
+    connection.close()
+
+
+def test_a_connection_is_used_again(server):
+    """As the API server does; and what comes with the end of another request is not lost."""
+    connection = connected(server)
+    body = json.dumps(REVIEW).encode()
+    request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    connection.sendall(request * 2)
+    answers = b""
+    while answers.count(b'"allowed": true') < 2:
+        piece = connection.recv(4096)
+        assert piece, answers
+        answers += piece
+    connection.close()

@@ -128,7 +128,7 @@ class Cache:
     @contextmanager
     def _locked(self, part: str) -> Iterator[int]:
         with posix.translated(part):
-            posix.make_directories(os.path.dirname(part))
+            _make_readable_directory(os.path.dirname(part))
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if not posix.is_unlocked(descriptor) or not _is_same_file(descriptor, part):
@@ -217,6 +217,13 @@ class _Copier:
         except Corrupt:
             return False
         return True
+
+
+def _make_readable_directory(path: str) -> None:
+    """Pods of any user read their namespace's copies in there; they see no other namespace's."""
+    if not os.path.isdir(path):
+        posix.make_directories(path)
+        os.chmod(path, 0o755)
 
 
 def _is_same_file(descriptor: int, path: str) -> bool:

@@ -27,6 +27,18 @@ def seconds(text: str | None) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+def known_checkpoint(checkpoint: Object) -> Object:
+    """What the agent keeps of a DynamoCheckpoint: all but its specification, which may be large."""
+    metadata = {name: value for name, value in checkpoint["metadata"].items() if name != "managedFields"}
+    return {"metadata": metadata, "status": checkpoint.get("status") or {}}
+
+
+def known_pod(pod: Object) -> Object:
+    """What it keeps of a pod."""
+    metadata = {name: pod["metadata"].get(name) or {} for name in ("namespace", "name", "labels")}
+    return {"metadata": metadata, "status": {"startTime": (pod.get("status") or {}).get("startTime")}}
+
+
 def copy_name(settings: AgentSettings, namespace: str, hash_: str) -> str:
     """The name of a checkpoint's copy below the cache."""
     return f"{namespace}/{hash_}" if settings.isolates_namespaces else hash_

@@ -69,10 +69,13 @@ class Agent:
             cluster, settings.namespace, LEASE, settings.node, int(settings.sweep_every_s * 3)
         )
         self._checkpoints = [
-            self._mirror(f"/apis/{GROUP}/{VERSION}/{scope}dynamocheckpoints") for scope in self._scopes()
+            self._mirror(f"/apis/{GROUP}/{VERSION}/{scope}dynamocheckpoints", objects.known_checkpoint)
+            for scope in self._scopes()
         ]
         here = {"fieldSelector": f"spec.nodeName={settings.node}", "labelSelector": HASH_LABEL}
-        self._pods = [self._mirror(f"/api/v1/{scope}pods", **here) for scope in self._scopes()]
+        self._pods = [
+            self._mirror(f"/api/v1/{scope}pods", objects.known_pod, **here) for scope in self._scopes()
+        ]
         self._cache: Cache | None = None
         if settings.cache_directory:
             self._cache = Cache(
@@ -93,8 +96,10 @@ class Agent:
     def _scopes(self) -> list[str]:
         return [f"namespaces/{name}/" for name in self._settings.watch_namespaces] or [""]
 
-    def _mirror(self, path: str, **query: Any) -> Informer:
-        return Informer(self._cluster, path, changed=lambda _: self._changed.set(), log=self._log, **query)
+    def _mirror(self, path: str, keep: Callable[[Object], Object], **query: Any) -> Informer:
+        return Informer(
+            self._cluster, path, changed=lambda _: self._changed.set(), log=self._log, keep=keep, **query
+        )
 
     def stop(self) -> None:
         """End ``work`` after the round it is in."""
@@ -169,7 +174,7 @@ class Agent:
             self._log.warning("lease not acquired", name=LEASE, message=error.message)
             return
         named = objects.named(self._settings, checkpoints)
-        self._sweeper.sweep(named)
+        self._sweeper.sweep(named, {one["metadata"]["namespace"] for one in checkpoints})
         by_uid = {one["metadata"]["uid"]: one for one in checkpoints}
         for one in named:
             if one.is_ready:

@@ -44,6 +44,14 @@ class AgentSettings(NamedTuple):
     verify_every_s: float = 24 * 3600
 
 
+def place(settings: AgentSettings, namespace: str) -> str:
+    """A location in the part of the storage that is that namespace's."""
+    if not settings.isolates_namespaces:
+        return settings.storage
+    uri, _, end = settings.storage.rpartition("any")
+    return f"{uri[:-1]}/{namespace}{uri[-1]}any{end}"
+
+
 def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
     """What the settings file says to the agent; ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod.
 
@@ -80,7 +88,7 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
         cache_directory=cache.directory if keeps_copies else "",
         storage=_any_archive(config),
         is_claim=is_claim,
-        isolates_namespaces=config.storage.isolate_namespaces,
+        isolates_namespaces=config.storage.is_isolated,
         watch_namespaces=config.operator.watch_namespaces,
         deletes_orphans=gc.orphans == "Delete",
         key_file=agent.key_file,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry import storage
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.storage import Neighbour
@@ -48,16 +49,18 @@ def _path(archive: Neighbour) -> str:
 class Sweeper:
     """``missing`` after a sweep: the uids of Ready checkpoints whose archive was absent in the last two."""
 
-    def __init__(self, settings: AgentSettings, metrics: Metrics, log: Any) -> None:
-        self._settings = settings
+    def __init__(self, agent: AgentSettings, metrics: Metrics, log: Any) -> None:
+        self._settings = agent
         self._metrics = metrics
         self._log = log
         self._absent: set[str] = set()
         self._has_told = False
+        self._places = {agent.storage}
         self.missing: set[str] = set()
 
-    def sweep(self, named: list[Named]) -> None:
-        """One pass. What a store cannot or will not do is logged, and the rest goes on."""
+    def sweep(self, named: list[Named], namespaces: Iterable[str] = ()) -> None:
+        """One pass over the storage, with the parts of those namespaces and of all that there ever were. What a store cannot or will not do is logged, and the rest goes on."""
+        self._places |= {settings.place(self._settings, one) for one in namespaces}
         for step in (self._leftovers, self._missing, self._orphans):
             try:
                 step(named)
@@ -93,8 +96,11 @@ class Sweeper:
         self._absent = absent
 
     def _orphans(self, named: list[Named]) -> None:
-        with storage.open_store(self._settings.storage) as store:
-            found = orphans(store.neighbours(), named, self._settings.orphan_grace_s)
+        archives: list[Neighbour] = []
+        for place in sorted(self._places):
+            with suppress(NotFound), storage.open_store(place) as store:
+                archives += store.neighbours()
+        found = orphans(archives, named, self._settings.orphan_grace_s)
         self._metrics.orphan_archives.set(len(found.all))
         self._metrics.orphan_bytes.set(sum(archive.size for archive in found.all))
         for archive in found.old:

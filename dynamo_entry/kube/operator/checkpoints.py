@@ -122,7 +122,7 @@ class Checkpoints:
         found = self._cluster.list(
             f"/api/v1/namespaces/{metadata['namespace']}/pods", labelSelector=f"job-name={metadata['name']}"
         )
-        return [pod for pod in found["items"] if _is_owned(pod, metadata["uid"])]
+        return [pod for pod in found if _is_owned(pod, metadata["uid"])]
 
     def _helper(self, kind: str, namespace: str, name: str, uid: str) -> tuple[Object | None, Object | None]:
         """A probe's or collector's Job, and its answer once it has ended."""
@@ -151,7 +151,7 @@ class Checkpoints:
         """All checkpoints, from the API server itself."""
         scopes = [f"namespaces/{name}/" for name in self._config.operator.watch_namespaces] or [""]
         paths = [f"/apis/{api.API_VERSION}/{scope}{api.CHECKPOINTS}" for scope in scopes]
-        return [known(one) for path in paths for one in self._cluster.list(path)["items"]]
+        return [known(one) for path in paths for one in self._cluster.list(path)]
 
     def _sharing(
         self, checkpoint: Object, hash_: str, others: Iterable[Object] | None = None

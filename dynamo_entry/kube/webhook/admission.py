@@ -16,6 +16,9 @@ from dynamo_entry.kube.identity import identity_hash, normalised
 
 Object = dict[str, Any]
 
+#: Bytes of a DynamoCheckpoint's specification as JSON; one of the guide has some 2 000.
+_SPEC_LIMIT = 256 << 10
+
 _PROBES = ("startupProbe", "readinessProbe")
 
 
@@ -156,6 +159,9 @@ def validate(old: Object | None, new: Object) -> str:
         return f"spec.identity: framework and backendFramework differ: {' and '.join(sorted(spellings))}"
     if old is not None and normalised(old["spec"]["identity"]) != normalised(identity):
         return "spec.identity is immutable: create another DynamoCheckpoint"
+    # A large one that is there already keeps its labels, its finalizer and its deletion.
+    if (old is None or old["spec"] != new["spec"]) and (size := len(json.dumps(new["spec"]))) > _SPEC_LIMIT:
+        return f"spec has {size} bytes, at most {_SPEC_LIMIT} are taken: mount large files from a ConfigMap"
     job = new["spec"]["job"]
     try:
         podspec.target(job["podTemplateSpec"]["spec"]["containers"], job.get("targetContainerName", ""))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,8 +25,11 @@ _VALUES_LIMIT = 100_000
 #: Reviews that are decoded at the same time, and connections that are open; anybody in the cluster can open one.
 _AT_ONCE, _CONNECTIONS = 8, 128
 
-#: A request's body, and a turn; the API server waits for 10 s at most.
+#: A whole request, a turn, and a connection without a request; the API server waits for 10 s at most.
 _REQUEST_S = 10.0
+
+#: How long a new connection waits for the place of one that is closed for it.
+_ROOM_S = 1.0
 
 #: The changed object, or None; the reason for it; whether the object is refused.
 Reviewer = Callable[[Object], "tuple[Object | None, str, bool]"]
@@ -46,13 +52,37 @@ class Server(ThreadingHTTPServer):
         self.context = context
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
         self._connections = threading.BoundedSemaphore(_CONNECTIONS)
+        self._waiting: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for each connection, as long as there are not too many."""
+        """A thread for each connection. One more than there may be takes the place of the one that waits for longest."""
         if not self._connections.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            self._close_oldest()
+            if not self._connections.acquire(timeout=_ROOM_S):
+                self.shutdown_request(request)
+                return
         super().process_request(request, client_address)
+
+    def _close_oldest(self) -> None:
+        with self._lock:
+            oldest = next(iter(self._waiting), None)
+            if oldest is not None:
+                del self._waiting[oldest]
+                with suppress(OSError):
+                    # Not SSLSocket's own, which takes TLS away from under the thread that reads.
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+
+    @contextmanager
+    def waiting(self, connection: socket.socket) -> Iterator[None]:
+        """While nothing of value is in a connection: no request, or not all of one."""
+        with self._lock:
+            self._waiting[connection] = None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.pop(connection, None)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The thread's whole life."""
@@ -64,16 +94,59 @@ class Server(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """The handshake belongs to the connection's own thread: a slow client must not hold up the others."""
         request.settimeout(_REQUEST_S)
-        with self.context.wrap_socket(request, server_side=True) as secured:
+        with self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+            with self.waiting(secured):
+                secured.do_handshake()
             super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A broken connection is the client's."""
 
 
+class _InTime(io.RawIOBase):
+    """What comes in on a connection, from ``expect`` on: a first byte in time, and all that follows it."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        self._connection = connection
+        self._deadline = 0.0
+        self._has_begun = False
+
+    def expect(self) -> None:
+        """A request, whatever of it there is already."""
+        self._deadline, self._has_begun = time.monotonic() + _REQUEST_S, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Raises TimeoutError."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        count = self._connection.recv_into(buffer)
+        if not self._has_begun:
+            self._deadline, self._has_begun = time.monotonic() + _REQUEST_S, True
+        return count
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._incoming = _InTime(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def handle_one_request(self) -> None:
+        """Its head, its body and the answer."""
+        self._incoming.expect()
+        self._waits = ExitStack()
+        with self._waits:
+            self._waits.enter_context(self.server.waiting(self.connection))
+            super().handle_one_request()
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length") or ""
@@ -91,8 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, length: int) -> bytes:
         """The request's body, as far as it comes in time."""
-        data, deadline = bytearray(), time.monotonic() + _REQUEST_S
-        while len(data) < length and time.monotonic() < deadline:
+        data = bytearray()
+        while len(data) < length:
             try:
                 piece = self.rfile.read1(length - len(data))
             except TimeoutError:
@@ -108,6 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_error(status)
 
     def _review(self, data: bytes, reviewer: Reviewer) -> None:
+        self._waits.close()
+        self.connection.settimeout(_REQUEST_S)
         if not self.server.turns.acquire(timeout=_REQUEST_S):
             self._refuse(503)
             return

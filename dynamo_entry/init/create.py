@@ -28,6 +28,9 @@ CALL_OFF_S = 3.0
 THAW_CALLED_OFF_S = (0.7, 0.7, 0.3)
 THAW_S = (5.0, 1.0, 1.0)
 
+#: The kernel takes about 0.1 s to free a GiB.
+DYING_S = 60.0
+
 
 def create(supervisor: Supervisor) -> int:
     """Run a creation to its end; returns the exit code."""
@@ -172,6 +175,7 @@ class _Creation:
     def _failed(self, result: Result) -> int:
         """Nothing was published. The engine goes on, or ends, as configured; its end is never hidden."""
         self._wait_for_helpers()
+        self._wait_for_dying_engine()
         if self._worker.result is None and self._supervisor.settings.after_dump == "continue":
             self._release_engine()
         if self._engine_code is not None:
@@ -249,12 +253,27 @@ class _Creation:
         while self._helpers():
             if time.monotonic() > deadline:
                 return False
-            event = self._supervisor.loop.next(time.monotonic() + 0.02)
-            if isinstance(event, Signalled):
-                self._held.append(event.number)
-            elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
-                self._engine_code = event.code
+            self._take_event(time.monotonic() + 0.02)
         return True
+
+    def _wait_for_dying_engine(self) -> None:
+        """CRIU fails when the engine dies under it, which may be known before the engine's own end."""
+        while self._take_event(time.monotonic()):
+            pass
+        deadline = time.monotonic() + DYING_S
+        while self._engine_code is None and tree.is_dying(self._supervisor.engine_pid):
+            if time.monotonic() > deadline:
+                return
+            self._take_event(time.monotonic() + 0.02)
+
+    def _take_event(self, deadline: float) -> bool:
+        """Whether anything happened by then."""
+        event = self._supervisor.loop.next(deadline)
+        if isinstance(event, Signalled):
+            self._held.append(event.number)
+        elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
+            self._engine_code = event.code
+        return not isinstance(event, Silent)
 
     def _go_on(self) -> int:
         """Serve on with the engine that is there, or start it where the creation ended before that."""

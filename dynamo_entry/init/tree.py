@@ -72,11 +72,29 @@ def _pids() -> list[int]:
 def _state(pid: int) -> tuple[bytes, int] | None:
     """(state, parent), None for a process that is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            state, parent = file.read().rpartition(b")")[2].split()[:2]
+        state, parent = _stat(pid)[:2]
     except (OSError, ValueError):
         return None
     return state, int(parent)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of proc(5)'s ``stat`` from the third, the state, on."""
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return file.read().rpartition(b")")[2].split()
+
+
+def is_dying(pid: int) -> bool:
+    """Whether ``pid`` has been killed, or ends, and still gives its memory back: seconds, where that is much.
+
+    The kernel sets PF_EXITING (4) and PF_DUMPCORE (0x200) in field 9 (linux/sched.h), and a SIGKILL that the task
+    has not noticed yet is pending for each thread, in field 31.
+    """
+    try:
+        fields = _stat(pid)
+        return bool(int(fields[6]) & 0x204 or int(fields[28]) & 1 << (signal.SIGKILL - 1))
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def send(pids: list[int], number: int) -> None:

@@ -221,6 +221,20 @@ def test_an_engine_that_dies_is_told_with_the_phase(side_by_side):
         assert visible(containers) == []
 
 
+@pytest.mark.parametrize("phase", ["dump", "frozen"])
+def test_an_engine_that_takes_long_to_die_is_waited_for(containers, phase):
+    """Its memory goes back first: the end of CRIU, and with it of the creation, is known before its own."""
+    heavy = {"BALLAST_MIB": "1536", "BALLAST_FILL": "text"}
+    at_the_gate = {"env": {**CREATE_PHASES[phase]["env"], **heavy}}
+    [(_, _, container)] = held({phase: containers}, create, at_the_gate)
+    [engine] = [pid for pid, line in container.processes().items() if line.startswith("python3 /tiny.py")]
+    os.kill(engine, signal.SIGKILL)
+    kill(container, "criu")
+    assert container.exit_code(30) == 172, container.output()
+    event = container.event("Checkpoint not created")
+    assert (event["reason"], event["engine_code"]) == ("EngineEnded", 137), event
+
+
 def test_a_killed_launcher_leaves_nothing_half_made(side_by_side):
     """It is PID 1: the kernel ends the rest. The archive is whole or not there, what was written of it is hidden."""
     started = held_in_each(side_by_side(*CREATE_PHASES), create, CREATE_PHASES)

@@ -10,9 +10,11 @@ GROUP, VERSION = "nvidia.com", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 CHECKPOINTS, CHECKPOINT_KIND = "dynamocheckpoints", "DynamoCheckpoint"
 GRAPHS, GRAPH_KIND = "dynamographdeployments", "DynamoGraphDeployment"
+#: NVIDIA's own, of Dynamo 1.5 and later.
+SNAPSHOTS = "podsnapshots"
 #: Where the API server has the definitions of kinds.
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-CHECKPOINT_CRD, GRAPH_CRD = f"{CHECKPOINTS}.{GROUP}", f"{GRAPHS}.{GROUP}"
+CHECKPOINT_CRD, GRAPH_CRD, SNAPSHOT_CRD = (f"{kind}.{GROUP}" for kind in (CHECKPOINTS, GRAPHS, SNAPSHOTS))
 
 PENDING, CREATING, READY, FAILED = "Pending", "Creating", "Ready", "Failed"
 PHASES = (PENDING, CREATING, READY, FAILED)

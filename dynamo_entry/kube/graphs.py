@@ -8,7 +8,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from dynamo_entry.kube import api, podspec
+from dynamo_entry.kube import api, derived, podspec
 from dynamo_entry.kube.identity import identity_hash, normalised
 
 Object = dict[str, Any]
@@ -27,12 +27,22 @@ _ROLES = ("nvidia.com/dynamo-multinode-role", "leaderworkerset.sigs.k8s.io/worke
 
 
 class Want(NamedTuple):
-    """What a service asks for: a checkpoint by ``ref``, or by ``identity``; or ``problem`` says why neither."""
+    """What a service asks for: a checkpoint by ``ref``, or by ``identity``; or ``problem`` says why neither.
+
+    Without an identity the pod says it: ``is_open`` until ``settled``.
+    """
 
     ref: str = ""
     identity: Object | None = None
     creates: bool = False
     problem: str = ""
+    is_open: bool = False
+    #: the name of the engine's container; empty: ``main``, or the only one
+    container: str = ""
+    #: pods rather wait for the archive than start cold
+    waits: bool = False
+    #: the checkpoint that the service brings about ends with the graph, and its archive with it
+    is_deleted: bool = False
 
 
 def wants(graph: Object) -> dict[str, Want]:
@@ -56,18 +66,49 @@ def _want(service: Object, checkpoint: Object) -> Want | None:
         return None
     if (service.get("multinode") or {}).get("nodeCount", 1) > 1:
         return Want(problem="a service of several nodes cannot be checkpointed")
-    if ref := checkpoint.get("checkpointRef"):
-        return Want(ref=ref)
-    identity = normalised(checkpoint.get("identity") or {})
+    ref = checkpoint.get("checkpointRef") or ""
+    want = Want(
+        ref=ref,
+        creates=not ref and str(checkpoint.get("mode") or "auto").lower() == "auto",
+        container=checkpoint.get("targetContainerName") or "",
+        waits=checkpoint.get("startupPolicy") == "WaitForCheckpoint",
+        is_deleted=checkpoint.get("deletionPolicy") == "Delete",
+    )
+    if ref:
+        return want
+    if not checkpoint.get("identity"):
+        return want._replace(is_open=True)
+    identity = normalised(checkpoint["identity"])
     if not identity["model"] or not identity["framework"]:
-        return Want(problem="neither checkpointRef nor an identity with model and framework is given")
-    return Want(identity=identity, creates=str(checkpoint.get("mode") or "auto").lower() == "auto")
+        return Want(problem="the identity lacks model or framework")
+    return want._replace(identity=identity)
+
+
+def settled(want: Want, pod: Object) -> Want:
+    """With the identity of what the pod runs, where the graph gives none. Raises Unfit."""
+    if not want.is_open:
+        return want
+    identity = derived.identity(podspec.target(_as_it_came(pod)["containers"], want.container))
+    if identity is None:
+        return Want(
+            problem="neither checkpointRef nor an identity is given, and the engine's command names no model"
+        )
+    return want._replace(identity=normalised(identity), is_open=False)
+
+
+def _as_it_came(pod: Object) -> Object:
+    """The pod's spec without what our webhook added."""
+    spec: Object = pod["spec"]
+    injected = (pod["metadata"].get("annotations") or {}).get(api.INJECTED, "")
+    return podspec.undone(spec, injected) if injected else spec
 
 
 def known(graph: Object) -> Object:
     """A graph with what its services want, by the names and hashes of the checkpoints."""
     names = {
-        want.ref or identity_hash(want.identity or {}) for want in wants(graph).values() if not want.problem
+        want.ref or identity_hash(want.identity or {})
+        for want in wants(graph).values()
+        if not want.problem and not want.is_open
     }
     return graph | {"wanted": names}
 
@@ -78,21 +119,32 @@ def is_multinode(pod: Object) -> bool:
     return any(role in labels for role in _ROLES)
 
 
-def automatic(graph: Object, service: str, identity: Object, template: Object) -> Object:
+def automatic(graph: Object, service: str, want: Want, template: Object) -> Object:
     """The checkpoint that a service brings about."""
-    metadata, hash_ = graph["metadata"], identity_hash(identity)
+    metadata, identity = graph["metadata"], want.identity or {}
+    hash_ = identity_hash(identity)
+    policy: Object = {"deletionPolicy": "Delete"} if want.is_deleted else {}
     return {
         "apiVersion": api.API_VERSION, "kind": api.CHECKPOINT_KIND,
         "metadata": {
             "name": f"auto-{hash_}", "namespace": metadata["namespace"],
             "labels": {api.AUTO_LABEL: "true", api.HASH_LABEL: hash_},
             "annotations": {api.CREATED_FOR: f"{metadata['name']}/{service}"},
-        },
-        "spec": {"identity": identity, "job": {"podTemplateSpec": template}},
+        } | ({"ownerReferences": [owner(graph)]} if want.is_deleted else {}),
+        "spec": {"identity": identity, "job": {"podTemplateSpec": template}} | policy,
     }  # fmt: skip
 
 
-def template(pod: Object, owned: Object | None) -> Object:
+def owner(graph: Object) -> Object:
+    """What makes the server delete a checkpoint with the last of its graphs."""
+    metadata = graph["metadata"]
+    return {
+        "apiVersion": graph.get("apiVersion") or api.API_VERSION, "kind": api.GRAPH_KIND,
+        "name": metadata["name"], "uid": metadata["uid"],
+    }  # fmt: skip
+
+
+def template(pod: Object, owned: Object | None, target: str = "") -> Object:
     """A pod template for a Job from a service's pod, or from its owner's template where that is known.
 
     Only the engine's container stays: a sidecar that never ends would keep the Job from completing. Labels go:
@@ -104,7 +156,7 @@ def template(pod: Object, owned: Object | None) -> Object:
         spec = podspec.undone(spec, injected)
     for name in _DECIDED:
         spec.pop(name, None)
-    container = _clean(podspec.target(spec["containers"]))
+    container = _clean(podspec.target(spec["containers"], target))
     spec["containers"] = [container]
     spec["initContainers"] = [_clean(one) for one in spec.get("initContainers", ()) if not _is_sidecar(one)]
     spec["volumes"] = [one for one in spec.get("volumes", ()) if not one["name"].startswith(_TOKENS)]

@@ -73,6 +73,11 @@ def with_digest(wiring: Wiring, digest: str) -> Wiring:
     return wiring._replace(env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_DIGEST", "value": digest}))
 
 
+def with_wait(wiring: Wiring, seconds: str) -> Wiring:
+    """An archive that is not there yet is waited for."""
+    return wiring._replace(env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_WAIT", "value": seconds}))
+
+
 def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:
     return wiring._replace(
         volumes=(*wiring.volumes, {"name": name, "emptyDir": {"sizeLimit": "16Mi"}}),

@@ -219,6 +219,7 @@ def test_the_operator_may_do_this_and_nothing_else():
         "dynamocheckpoints/status": ["patch"],
         "dynamocheckpoints/finalizers": ["update"],
         "dynamographdeployments": ["get", "list", "watch"],
+        "podsnapshots": ["get"],
         "jobs": ["create", "delete", "get", "list", "patch", "watch"],
         "pods": ["create", "get", "list", "watch"],
         "replicasets": ["get"],

@@ -160,7 +160,7 @@ def test_a_missing_secret_is_a_cold_start(world):
         "--cascade=foreground",
         "--timeout=60s",
     )
-    for copy in cache.iterdir():
+    for copy in cache.glob("*/*"):
         copy.unlink()
     secret = cluster.get("secret", "s3-creds", NAMESPACE)
     cluster.kubectl("delete", "secret", "s3-creds", "-n", NAMESPACE)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_entry.kube import api, config, graphs, podspec, storage
+from dynamo_entry.kube import api, config, derived, graphs, podspec, storage
+from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.operator.automatic import Graphs
 from dynamo_entry.kube.podspec import Unfit
@@ -610,8 +611,6 @@ def test_what_a_service_wants(fields, expected):
     """A reference goes before an identity; Auto is read in either case."""
     want = graphs.wants(graph(**fields)).get("Worker")
     if isinstance(expected, tuple) and not isinstance(expected, graphs.Want):
-        from dynamo_entry.kube.identity import identity_hash
-
         assert (want.creates, identity_hash(want.identity)) == expected
     else:
         assert want == expected
@@ -627,6 +626,196 @@ def test_the_later_version_of_graphs():
         }
     }
     assert graphs.wants(later) == {"w": graphs.Want(ref="x")}
+
+
+@pytest.mark.parametrize(
+    ("container", "model", "framework"),
+    [
+        ({"command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "Qwen/Qwen3-0.6B"]}, "Qwen/Qwen3-0.6B", "vllm"),
+        ({"args": ["python3 -m dynamo.sglang --model-path=/models/x --tp 2"]}, "/models/x", "sglang"),
+        ({"command": ["/bin/sh", "-c"], "args": ["exec python3 -m dynamo.trtllm --model 'a/b'"]}, "a/b", "trtllm"),
+        ({"command": ["vllm", "serve", "a/b", "--port", "1"]}, "a/b", "vllm"),
+        (
+            {"args": ["python3 -m dynamo.vllm --model $(MODEL)"], "env": [{"name": "MODEL", "value": "a/b"}]},
+            "a/b", "vllm",
+        ),
+        ({"command": ["python3", "-m", "dynamo.vllm"]}, None, None),
+        ({"command": ["serve", "--model", "x"]}, None, None),
+        ({}, None, None),
+    ],
+)  # fmt: skip
+def test_the_identity_of_a_service_that_says_none(container, model, framework):
+    """What its engine's command says."""
+    found = derived.identity(container)
+    assert (found and (found["model"], found["framework"])) == (model and (model, framework))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({"image": "other"}, False),
+        ({"args": ["--model", "m", "--tp", "2"]}, False),
+        ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, False),
+        ({"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "9Gi"}}}, True),
+        ({"env": [{"name": "DYN_NAMESPACE", "value": "x"}]}, True),
+    ],
+)
+def test_what_makes_another_identity(change, is_same):
+    """The image, the command and the GPUs; not what differs between deployments of the same."""
+    engine = {
+        "image": "i", "command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "m"],
+        "resources": {"limits": {"nvidia.com/gpu": 1}},
+    }  # fmt: skip
+    assert (derived.identity(engine) == derived.identity(engine | change)) == is_same
+
+
+VLLM = {"command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "m"]}
+LATER = {
+    "kind": "DynamoGraphDeployment", "apiVersion": "nvidia.com/v1beta1",
+    "metadata": {"name": "g", "namespace": "n", "uid": "graph"},
+    "spec": {"components": [{"name": "Worker", "experimental": {"checkpoint": {"enabled": True}}}]},
+}  # fmt: skip
+
+
+def test_a_service_that_is_enabled_and_says_no_more():
+    """The pod's own command is its identity, before our webhook and after it."""
+    answer = mutate(S3, pod(VLLM), "n", known(LATER))
+    assert answer.reason == "injected"
+    hash_ = answer.pod["metadata"]["labels"]["nvidia.com/checkpoint-hash"]
+    want = graphs.wants(LATER)["Worker"]
+    for one in (pod(VLLM), answer.pod):
+        assert identity_hash(graphs.settled(want, one).identity) == hash_
+
+
+def test_nvidias_own_snapshots_are_meant_where_they_are_served():
+    """Two operators would create one checkpoint each; a graph with an identity means ours."""
+    served = known(LATER)._replace(are_snapshots_served=True)
+    assert mutate(S3, pod(VLLM), "n", served) == (None, "snapshot")
+    served = known(AUTO, [READY])._replace(are_snapshots_served=True)
+    assert mutate(S3, pod(VLLM), "n", served).reason == "injected"
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase", "annotations", "expected"),
+    [
+        ("WaitForCheckpoint", "Creating", {}, "600"),
+        ("WaitForCheckpoint", "Ready", {}, None),
+        ("WaitForCheckpoint", "Creating", {"dynamo-entry/wait-seconds": "5"}, "5"),
+        ("Immediate", "Creating", {}, None),
+    ],
+)
+def test_how_a_pod_starts_while_there_is_no_archive(policy, phase, annotations, expected):
+    """At once and cold, or it waits for as long as the creation may take."""
+    made = graph(checkpointRef="model", startupPolicy=policy)
+    present = checkpoint(status={"phase": phase}, activeDeadlineSeconds=600)
+    worker = mutate(S3, pod(annotations=annotations), "n", known(made, [present])).pod
+    assert environ(worker["spec"]["containers"][0]).get("DYNAMO_CHECKPOINT_WAIT") == expected
+
+
+def test_the_container_that_a_graph_names():
+    """It goes before the checkpoint's, and before main."""
+    made = graph(checkpointRef="model", targetContainerName="sidecar")
+    worker = mutate(S3, pod(), "n", known(made, [READY])).pod
+    main, other = worker["spec"]["containers"]
+    assert "DYNAMO_CHECKPOINT_HASH" not in environ(main)
+    assert environ(other)["DYNAMO_CHECKPOINT_HASH"] == HASH
+
+
+class World:
+    """A graph, its one pod, and what is written."""
+
+    def __init__(self, graph_, container=VLLM, found=None, *, snapshots=(), is_served=False):
+        one = pod(container)
+        one["metadata"]["name"] = "worker"
+        self.objects = {
+            f"{api.GRAPHS}/g": graph_, "pods/worker": one, **{f"podsnapshots/{name}": {} for name in snapshots}
+        }  # fmt: skip
+        self.made, self.merged, self.told = [], [], []
+        recorder = SimpleNamespace(
+            event=lambda _subject, reason, message: self.told.append((reason, message))
+        )
+        log = SimpleNamespace(info=lambda *_, **__: None)
+        self.graphs = Graphs(
+            S3, self, recorder, log, pods=lambda *_: [one], sharing=lambda _key: found, are_snapshots_served=is_served
+        )  # fmt: skip
+
+    def find(self, path):
+        return self.objects.get("/".join(path.split("/")[-2:]))
+
+    def create(self, _path, body):
+        self.made.append(body)
+
+    def merge(self, path, body):
+        self.merged.append((path, body))
+
+    def look(self):
+        return self.graphs.reconcile(("n", "g"))
+
+
+def test_a_service_that_is_enabled_and_says_no_more_brings_its_checkpoint_about():
+    """Under the hash that its pods get; where NVIDIA's own are served, nothing is made and nothing said."""
+    world = World(LATER)
+    assert world.look() == 0
+    (one,) = world.made
+    hash_ = mutate(S3, pod(VLLM), "n", known(LATER)).pod["metadata"]["labels"]["nvidia.com/checkpoint-hash"]
+    assert one["metadata"]["name"] == f"auto-{hash_}"
+    assert "deletionPolicy" not in one["spec"]
+    assert "ownerReferences" not in one["metadata"]
+    theirs = World(LATER, is_served=True)
+    assert theirs.look() == 0
+    assert not theirs.made
+    assert not theirs.told
+    unclear = World(LATER, {"command": ["serve"]})
+    unclear.look()
+    ((reason, message),) = unclear.told
+    assert reason == "InvalidCheckpoint"
+    assert "names no model" in message
+
+
+def deleted_with(**fields):
+    made = json.loads(json.dumps(LATER))
+    made["spec"]["components"][0]["experimental"]["checkpoint"] |= {"deletionPolicy": "Delete"} | fields
+    return made
+
+
+def test_a_checkpoint_that_ends_with_its_graphs():
+    """The server deletes it with the last one that uses it."""
+    world = World(deleted_with())
+    world.look()
+    (one,) = world.made
+    assert one["spec"]["deletionPolicy"] == "Delete"
+    (owner,) = one["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["apiVersion"]) == (
+        "DynamoGraphDeployment", "graph", "nvidia.com/v1beta1"
+    )  # fmt: skip
+    present = one | {"metadata": one["metadata"] | {"uid": "c", "resourceVersion": "3"}}
+    again = World(deleted_with(), found=present)
+    again.look()
+    assert not again.merged
+    other = deleted_with()
+    other["metadata"]["uid"] = "second"
+    joins = World(other, found=present)
+    joins.look()
+    ((_, change),) = joins.merged
+    assert [one["uid"] for one in change["metadata"]["ownerReferences"]] == ["graph", "second"]
+    assert change["metadata"]["resourceVersion"] == "3"
+
+
+@pytest.mark.parametrize(("snapshots", "reasons"), [(["x"], []), ([], ["WaitingForCheckpoint"])])
+def test_a_reference_to_a_snapshot_of_nvidias_own(snapshots, reasons):
+    """Is not missed; a name that nothing has is."""
+    world = World(graph(checkpointRef="x"), snapshots=snapshots, is_served=True)
+    world.look()
+    assert [reason for reason, _ in world.told] == reasons
+    assert mutate(S3, pod(), "n", known(graph(checkpointRef="x"))).reason == "no-checkpoint"
+
+
+@pytest.mark.parametrize(("is_served", "reasons"), [(True, ["DeprecatedFields"]), (False, [])])
+def test_fields_that_dynamo_does_not_read_any_more(is_served, reasons):
+    """They work here; it is said where Dynamo's operator is one that ignores them."""
+    world = World(AUTO, found=READY, is_served=is_served)
+    world.look()
+    assert [reason for reason, _ in world.told] == reasons
 
 
 def test_a_graph_is_told_that_its_checkpoint_failed():

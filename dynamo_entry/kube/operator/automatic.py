@@ -30,6 +30,7 @@ class Graphs:
     def __init__(
         self, config: Config, cluster: Cluster, recorder: Recorder, log: Any,
         *, pods: Callable[[str, str, str], Iterable[Object]], sharing: Callable[[tuple[str, ...]], Object | None],
+        are_snapshots_served: bool = False,
     ) -> None:  # fmt: skip
         self._config = config
         self._cluster = cluster
@@ -37,6 +38,7 @@ class Graphs:
         self._log = log
         self._pods = pods
         self._sharing = sharing
+        self._are_snapshots_served = are_snapshots_served
 
     def reconcile(self, key: tuple[str, str]) -> float:
         """Look at one graph; seconds until it should be looked at again. Raises ApiError."""
@@ -50,22 +52,61 @@ class Graphs:
     def _service(self, graph: Object, service: str, want: Want) -> bool:
         """Whether something is waited for."""
         namespace = graph["metadata"]["namespace"]
+        if want.is_open:
+            # Without an identity a graph means NVIDIA's own snapshots, where there are any.
+            return not self._are_snapshots_served and self._open_service(graph, service, want)
         if want.problem:
             self._recorder.event(graph, "InvalidCheckpoint", f"{service}: {want.problem}; it starts cold")
         elif want.ref:
-            path = f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.CHECKPOINTS}/{want.ref}"
-            phase = ((self._cluster.find(path) or {}).get("status") or {}).get("phase", "absent")
-            if phase != api.READY:
-                message = (
-                    f"{service}: DynamoCheckpoint {want.ref!r} is {phase}; pods start cold until it is Ready"
-                )
-                self._recorder.event(graph, "WaitingForCheckpoint", message)
-        elif want.identity and want.creates:
+            self._tell_phase(graph, service, want.ref)
+        elif want.identity:
+            if self._are_snapshots_served:
+                message = f"{service}: Dynamo's own operator ignores checkpoint.identity and mode; this one does not"
+                self._recorder.event(graph, "DeprecatedFields", message)
             found = self._sharing(storage.key(self._config, identity_hash(want.identity), namespace))
             if found is None:
-                return not self._create(graph, service, want.identity)
+                return want.creates and not self._create(graph, service, want)
+            self._join(graph, found)
             self._tell_failure(graph, service, found)
         return False
+
+    def _open_service(self, graph: Object, service: str, want: Want) -> bool:
+        """Once a pod has said what it runs."""
+        pod = self._first_pod(graph["metadata"]["namespace"], graph["metadata"]["name"], service)
+        if pod is None:
+            return True
+        try:
+            return self._service(graph, service, graphs.settled(want, pod))
+        except Unfit as problem:
+            self._recorder.event(graph, "InvalidCheckpoint", f"{service}: {problem.message}; it starts cold")
+            return False
+
+    def _tell_phase(self, graph: Object, service: str, ref: str) -> None:
+        where = f"/apis/{api.API_VERSION}/namespaces/{graph['metadata']['namespace']}"
+        found = self._cluster.find(f"{where}/{api.CHECKPOINTS}/{ref}")
+        if found is None and self._is_snapshot(f"{where}/{api.SNAPSHOTS}/{ref}"):
+            return
+        phase = ((found or {}).get("status") or {}).get("phase", "absent")
+        if phase != api.READY:
+            message = f"{service}: DynamoCheckpoint {ref!r} is {phase}; pods start cold until it is Ready"
+            self._recorder.event(graph, "WaitingForCheckpoint", message)
+
+    def _is_snapshot(self, path: str) -> bool:
+        """Whether it is one of NVIDIA's own, which is theirs to restore."""
+        return self._are_snapshots_served and self._cluster.find(path) is not None
+
+    def _join(self, graph: Object, checkpoint: Object) -> None:
+        """A checkpoint that ends with its graphs ends with the last of those that use it."""
+        metadata = checkpoint["metadata"]
+        owners = metadata.get("ownerReferences") or []
+        is_mine = metadata["namespace"] == graph["metadata"]["namespace"]
+        if not owners or not is_mine or api.AUTO_LABEL not in metadata["labels"]:
+            return
+        if all(one["uid"] != graph["metadata"]["uid"] for one in owners):
+            path = f"/apis/{api.API_VERSION}/namespaces/{metadata['namespace']}/{api.CHECKPOINTS}/{metadata['name']}"
+            joined = [*owners, graphs.owner(graph)]
+            change = {"resourceVersion": metadata["resourceVersion"], "ownerReferences": joined}
+            self._cluster.merge(path, {"metadata": change})
 
     def _tell_failure(self, graph: Object, service: str, checkpoint: Object) -> None:
         status = checkpoint.get("status") or {}
@@ -75,18 +116,18 @@ class Graphs:
             )
             self._recorder.event(graph, "CheckpointFailed", f"{message}: {status.get('message', '')}")
 
-    def _create(self, graph: Object, service: str, identity: Object) -> bool:
+    def _create(self, graph: Object, service: str, want: Want) -> bool:
         """Make the checkpoint from the service's first pod, if there is one."""
         namespace = graph["metadata"]["namespace"]
         pod = self._first_pod(namespace, graph["metadata"]["name"], service)
         if pod is None:
             return False
         try:
-            template = graphs.template(pod, self._owner_template(pod))
+            template = graphs.template(pod, self._owner_template(pod), want.container)
         except Unfit as problem:
             self._recorder.event(graph, "InvalidCheckpoint", f"{service}: {problem.message}; it starts cold")
             return True
-        made = graphs.automatic(graph, service, identity, template)
+        made = graphs.automatic(graph, service, want, template)
         try:
             self._cluster.create(f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.CHECKPOINTS}", made)
         except ApiError as error:

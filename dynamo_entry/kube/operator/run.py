@@ -79,10 +79,14 @@ class Operator:
         acting = cluster.guarded(self._lease.check) if self._lease else cluster
         recorder = Recorder(acting, log)
         everything = checkpoints.Checkpoints(config, acting, recorder, log, self._all_checkpoints)
-        wanting = Graphs(config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing)
+        self._serves_snapshots = self._is_defined(api.SNAPSHOT_CRD)
+        wanting = Graphs(
+            config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing,
+            are_snapshots_served=self._serves_snapshots,
+        )  # fmt: skip
         self._work = {"checkpoint": everything.reconcile, "graph": wanting.reconcile}
         self._queue: WorkQueue[tuple[str, str, str]] | None = None
-        self._serves_graphs = self._has_graphs()
+        self._serves_graphs = self._is_defined(api.GRAPH_CRD)
         self._checkpoints = self._watch(
             f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed, keep=checkpoints.known
         )
@@ -150,7 +154,7 @@ class Operator:
         if self._config.webhook.enabled and now >= self._refresh_at:
             self._refresh()
         if self._queue is not None and now >= self._resync_at:
-            self._notice_graphs()
+            self._notice_dynamo()
             self._resync(everything=self._resync_at == 0)
             self._resync_at = now + _RESYNC_S
 
@@ -205,14 +209,17 @@ class Operator:
         else:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
-    def _has_graphs(self) -> bool:
-        return self._cluster.find(f"{api.DEFINITIONS}/{api.GRAPH_CRD}") is not None
+    def _is_defined(self, kind: str) -> bool:
+        return self._cluster.find(f"{api.DEFINITIONS}/{kind}") is not None
 
-    def _notice_graphs(self) -> None:
-        """Dynamo was installed after us: begin anew, with a watch on its graphs."""
-        if not self._serves_graphs and self._has_graphs():
-            self._log.info("DynamoGraphDeployments are served now; restarting")
-            os._exit(0)
+    def _notice_dynamo(self) -> None:
+        """Dynamo was installed after us: begin anew, with a watch on its graphs, and knowing its snapshots."""
+        for kind, is_served in (
+            (api.GRAPH_CRD, self._serves_graphs), (api.SNAPSHOT_CRD, self._serves_snapshots)
+        ):  # fmt: skip
+            if not is_served and self._is_defined(kind):
+                self._log.info("resource definition found; restarting", definition=kind)
+                os._exit(0)
 
     def liveness(self) -> str:
         """Why the kubelet should restart this container, or nothing."""
@@ -312,7 +319,7 @@ class Operator:
         return found
 
     def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
-        known = admission.Known(self._graph_of_pod, self._checkpoint, self._sharing)
+        known = admission.Known(self._graph_of_pod, self._checkpoint, self._sharing, self._serves_snapshots)
         pod, reason = admission.mutate(self._config, request["object"], request["namespace"], known)
         if pod is not None:
             metadata = request["object"]["metadata"]

@@ -28,6 +28,8 @@ class Known(NamedTuple):
     graph: Callable[[str, str], Object | None]
     checkpoint: Callable[[str, str], Object | None]
     sharing: Callable[[tuple[str, ...]], Object | None]
+    #: NVIDIA's own snapshots are served: a graph without an identity means those
+    are_snapshots_served: bool = False
 
 
 class Answer(NamedTuple):
@@ -40,29 +42,32 @@ class Answer(NamedTuple):
 def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
     """The answer for a pod that is about to be created."""
     metadata = pod["metadata"]
-    annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
+    annotations = metadata.get("annotations") or {}
     if annotations.get(api.SKIP) == "true":
         return Answer(None, "skipped")
     if snapshots.is_theirs(pod):
         return Answer(None, "snapshot")
     if graphs.is_multinode(pod):
         return Answer(None, "multinode")
-    checkpoint, hash_, name = _wanted(config, labels, namespace, known)
-    if not hash_:
-        return Answer(None, name)
-    status = (checkpoint or {}).get("status") or {}
-    phase = status.get("phase")
-    if phase == api.FAILED:
-        return Answer(None, "failed")
-    if config.storage.type == "pvc" and not _is_storage_usable(status):
-        return Answer(None, "not-ready")
     try:
-        container = podspec.target(pod["spec"]["containers"], name)
+        found = _wanted(config, pod, namespace, known)
+        if not found.hash:
+            return Answer(None, found.reason)
+        status = (found.checkpoint or {}).get("status") or {}
+        phase = status.get("phase")
+        if phase == api.FAILED:
+            return Answer(None, "failed")
+        if config.storage.type == "pvc" and not _is_storage_usable(status):
+            return Answer(None, "not-ready")
+        container = podspec.target(pod["spec"]["containers"], found.container)
         if any(one["name"].startswith("DYNAMO_CHECKPOINT_") for one in container.get("env", ())):
             return Answer(None, "configured")
+        hash_ = found.hash
         wired = storage.wiring(config, hash_, namespace, creates=False)
         if phase == api.READY:
             wired = storage.with_digest(wired, status.get("digest") or "")
+        if wait := annotations.get(api.WAIT_SECONDS) or (_patience(found) if phase != api.READY else ""):
+            wired = storage.with_wait(wired, wait)
         return Answer(
             _injected(config, pod, container, hash_, wired, is_ready=phase == api.READY), "injected"
         )
@@ -70,27 +75,50 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
         return Answer(None, problem.reason)
 
 
-def _wanted(config: Config, labels: Object, namespace: str, known: Known) -> tuple[Object | None, str, str]:
-    """The checkpoint, its hash and the name of the engine's container; without a hash, why not."""
+class _Found(NamedTuple):
+    """The checkpoint of a pod, which may not exist yet, and the engine's container; without a hash, why there is none."""
+
+    hash: str = ""
+    reason: str = ""
+    checkpoint: Object | None = None
+    container: str = ""
+    waits: bool = False
+
+
+def _wanted(config: Config, pod: Object, namespace: str, known: Known) -> _Found:
+    """Raises Unfit."""
+    labels = pod["metadata"].get("labels") or {}
     graph_name = labels.get(api.GRAPH_LABEL)
     if graph_name is None:
-        checkpoint = known.checkpoint(namespace, labels.get(api.NAME_LABEL, ""))
-        return _named(checkpoint)
+        return _named(known.checkpoint(namespace, labels.get(api.NAME_LABEL, "")))
     graph = known.graph(namespace, graph_name)
     want = graphs.wants(graph).get(labels.get(api.SERVICE_LABEL, "")) if graph else None
-    if want is None or want.problem:
-        return None, "", "unknown" if want is None else "unfit"
+    if want is None:
+        return _Found(reason="unknown")
+    if want.is_open and known.are_snapshots_served:
+        return _Found(reason="snapshot")
+    want = graphs.settled(want, pod)
+    if want.problem:
+        return _Found(reason="unfit")
     if want.ref:
-        return _named(known.checkpoint(namespace, want.ref))
+        found = _named(known.checkpoint(namespace, want.ref))
+        return found._replace(container=want.container or found.container, waits=want.waits)
     hash_ = identity_hash(want.identity or {})
-    return known.sharing(storage.key(config, hash_, namespace)), hash_, ""
+    checkpoint = known.sharing(storage.key(config, hash_, namespace))
+    return _Found(hash_, "", checkpoint, want.container, want.waits)
 
 
-def _named(checkpoint: Object | None) -> tuple[Object | None, str, str]:
+def _named(checkpoint: Object | None) -> _Found:
     if checkpoint is None:
-        return None, "", "no-checkpoint"
+        return _Found(reason="no-checkpoint")
     name = checkpoint["spec"].get("job", {}).get("targetContainerName", "")
-    return checkpoint, identity_hash(checkpoint["spec"]["identity"]), name
+    return _Found(identity_hash(checkpoint["spec"]["identity"]), "", checkpoint, name)
+
+
+def _patience(found: _Found) -> str:
+    """How long a pod waits for an archive that its service wants to wait for: as long as the creation may take."""
+    job = (found.checkpoint or {"spec": {}})["spec"].get("job") or {}
+    return str(job.get("activeDeadlineSeconds", 3600)) if found.waits else ""
 
 
 def _is_storage_usable(status: Object) -> bool:
@@ -108,10 +136,7 @@ def _injected(
     wired = storage.with_state(wired)
     if is_worker([*container.get("command", ()), *container.get("args", ())]):
         wired = storage.with_control(wired)
-    env = list(wired.env)
-    if wait := annotations.get(api.WAIT_SECONDS):
-        env.append({"name": "DYNAMO_CHECKPOINT_WAIT", "value": wait})
-    new = podspec.with_env(podspec.without_storage_credentials(container, wired), env)
+    new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
     new = podspec.wrap(
         new, config, guard=config.launcher.guard, entrypoint=annotations.get(api.ENTRYPOINT, "")
     )

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from dynamo_entry import __version__
-from dynamo_entry.errors import StorageDenied
+from dynamo_entry.errors import StorageDenied, StorageError
+from dynamo_entry.storage.answers import ANSWER_BYTES
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import unanswered
 
@@ -47,8 +48,9 @@ class Server(NamedTuple):
 class Response:
     """An answer whose body is still to be read."""
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
+    def __init__(self, what: str, response: http.client.HTTPResponse) -> None:
         self.status = response.status
+        self._what = what
         self._response = response
 
     def header(self, name: str) -> str:
@@ -61,11 +63,20 @@ class Response:
         return self._response.length
 
     def read(self) -> bytes:
-        """The whole body. Raises ConnectionError when it ends early."""
+        """The whole body. Raises ConnectionError when it ends early, StorageError when it is too large."""
+        left = self.length
         try:
-            return self._response.read()
+            body = self._response.read(ANSWER_BYTES + 1)
         except http.client.IncompleteRead as error:
             raise ConnectionResetError(f"closed after {len(error.partial)} bytes of the answer") from None
+        if len(body) > ANSWER_BYTES:
+            raise StorageError(
+                f"{self._what} was answered with more than {ANSWER_BYTES} bytes",
+                hint="is there a proxy before the server that answers for it?", reason="BadAnswer",
+            )  # fmt: skip
+        if len(body) < (left or 0):
+            raise ConnectionResetError(f"closed after {len(body)} bytes of the answer")
+        return body
 
     def read_into(self, view: memoryview, moved: Callable[[int], None] = lambda _n: None) -> None:
         """Fill ``view`` from the body; ``moved`` hears of every piece. Raises ConnectionError when it ends early."""
@@ -101,7 +112,7 @@ class Connections:
         try:
             connection = self._take()
             response = self._send(connection, method, target, headers, body)
-            yield Response(response)
+            yield Response(what, response)
             if response.length == 0:
                 response.read()  # of an answer without a body
             if response.isclosed() and not response.will_close:
@@ -125,9 +136,12 @@ class Connections:
         self, connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str],
         body: Sequence[Bytes],
     ) -> http.client.HTTPResponse:  # fmt: skip
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in {"Host": self.server.authority, "User-Agent": _USER_AGENT, **headers}.items():
-            connection.putheader(name, value)
+        try:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in {"Host": self.server.authority, "User-Agent": _USER_AGENT, **headers}.items():
+                connection.putheader(name, value)
+        except ValueError as error:  # a server led here, and its words are in there
+            raise http.client.InvalidURL(f"cannot be sent: {error}") from None
         if body or method in ("PUT", "POST"):
             connection.putheader("Content-Length", str(sum(map(len, body))))
         connection.endheaders()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dynamo_entry.errors import Corrupt
+from dynamo_entry.storage.answers import decoded
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"
@@ -90,7 +91,7 @@ def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
             f"{name}: the manifest has digest {digest}", hint=_HINT, reason="ManifestDigestMismatch"
         )
     try:
-        document = json.loads(body)
+        document = decoded(body)
         layers = [_layer(entry) for entry in document["layers"]]
         kind = document.get("artifactType") or document["config"]["mediaType"]
         config = str(document["config"]["digest"])

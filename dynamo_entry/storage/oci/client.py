@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from dynamo_entry.errors import StorageDenied, StorageError
+from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Connections, Response, Server
@@ -118,7 +118,7 @@ class Client:
                     return
                 document = b"" if method == "HEAD" else response.read()
                 if response.status in (301, 302, 303, 307, 308) and method in ("GET", "HEAD"):
-                    url = urljoin(url, response.header("Location"))
+                    url = self.url(response.header("Location"), url)
                     continue
                 if response.status == 401 and server == self._home and logins < _LOGINS:
                     logins += 1
@@ -128,9 +128,15 @@ class Client:
                 raise _failure(what, response, document)
         raise StorageError(f"{what}: redirected too often", reason="TooManyRedirects")
 
-    def url(self, path: str) -> str:
-        """The whole URL of a path below the repository, or of a Location header. Raises StorageDenied for an insecure one."""
-        url = urljoin(self._base, path)
+    def url(self, path: str, base: str = "") -> str:
+        """The whole URL of a path below the repository, or of a header of an answer from ``base``.
+
+        Raises StorageDenied for an insecure one, StorageError for none.
+        """
+        try:
+            url = urljoin(base or self._base, path)
+        except ValueError:
+            raise self._no_url(path) from None
         self._split(url)
         return url
 
@@ -159,13 +165,13 @@ class Client:
         A registry behind a proxy that ends TLS may call itself http: that is mended. Any other http is refused.
         Raises StorageError, StorageDenied.
         """
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
         except ValueError:
-            scheme, host, port = "", None, None
+            raise self._no_url(url) from None
         if scheme not in ("http", "https") or not host:
-            raise StorageError(f"{self.name}: the registry leads to {url!r}, not a URL", reason="BadLocation")
+            raise self._no_url(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if scheme == "http" and self._home.scheme == "https":
             if host != self._home.host or port not in (None, 80, self._home.port):
@@ -176,6 +182,11 @@ class Client:
                 )
             return self._home, target
         return Server(scheme, host, port or {"http": 80, "https": 443}[scheme]), target
+
+    def _no_url(self, url: str) -> StorageError:
+        return StorageError(
+            f"{self.name}: the registry leads to {url!r:.200}, not a URL", reason="BadLocation"
+        )
 
     def _to(self, server: Server) -> Connections:
         with self._lock:
@@ -188,7 +199,7 @@ def _failure(what: str, response: Response, body: bytes) -> StorageError:
     """The error of an answer; a registry's own code and message are in its JSON (specification, "Error codes")."""
     code = detail = ""
     try:
-        first = json.loads(body)["errors"][0]
+        first = decoded(body)["errors"][0]
         code, detail = str(first.get("code", "")), str(first.get("message", ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         pass

@@ -6,7 +6,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -17,8 +17,10 @@ from dynamo_entry.storage.oci.client import Client
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
-#: Whole layers that are kept where a registry has no ranges: as many chunks are read from each.
+#: Whole layers that are kept where a registry has no ranges: as many chunks are read from each. Ours have 32 MiB, and
+#: more only in an archive of more than 125 GiB.
 _KEPT = 3
+_WHOLE_BYTES = 256 << 20
 
 
 class Piece(NamedTuple):
@@ -82,13 +84,21 @@ class Layers:
         with self._lock:
             found = self._whole.get(layer.digest)
             if found is None:
-                found = bytearray(layer.size)
-                self._client.retry.call(lambda: self._fetch(layer, memoryview(found)))
-                self._whole[layer.digest] = found
-                while len(self._whole) > _KEPT:
+                self._whole[layer.digest] = found = self._fetch_once(layer)
+                while len(self._whole) > _KEPT or _size(self._whole.values()) > _WHOLE_BYTES:
                     self._whole.popitem(last=False)
             self._whole.move_to_end(layer.digest)
             return found
+
+    def _fetch_once(self, layer: Layer) -> bytearray:
+        if layer.size > _WHOLE_BYTES:
+            raise StorageError(
+                f"{self._client.name}: the registry has no ranges, and a layer has {layer.size} bytes",
+                hint="use a registry that answers Range requests, or pull through one", reason="NoRanges",
+            )  # fmt: skip
+        found = bytearray(layer.size)
+        self._client.retry.call(lambda: self._fetch(layer, memoryview(found)))
+        return found
 
     def _fetch(self, layer: Layer, view: memoryview) -> None:
         with self._client.exchange("blob", "GET", f"blobs/{layer.digest}") as response:
@@ -101,9 +111,13 @@ class Layers:
             response.read_into(view)
 
 
+def _size(layers: Iterable[bytearray]) -> int:
+    return sum(map(len, layers))
+
+
 def _check_range(name: str, response: Response, start: int) -> None:
     found = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))
-    if not found or int(found[1]) != start:
+    if not found or found[1] != str(start):
         raise StorageError(
             f"{name}: the registry returned a different byte range than requested", reason="NoRanges"
         )

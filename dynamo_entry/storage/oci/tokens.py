@@ -5,7 +5,6 @@ https://distribution.github.io/distribution/spec/auth/token/ and …/oauth/
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from urllib.parse import urlencode
 
 from dynamo_entry.errors import StorageDenied
+from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.oci.credentials import Credentials
 
 #: What a token lasts where nobody says (the specification's default), and how much earlier it is renewed.
@@ -84,7 +84,7 @@ class Authorization:
             separator = "&" if "?" in realm else "?"
             answer = self._fetch("GET", f"{realm}{separator}{urlencode(query)}", headers, b"")
         try:
-            document = json.loads(answer)
+            document = decoded(answer)
             token = str(document.get("token") or document["access_token"])
             life = float(document.get("expires_in") or _LIFE_S)
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,0 +1,181 @@
+"""Whatever a storage server answers: a typed error that says what it was, at little cost, and an end."""
+
+import json
+import tracemalloc
+
+import pytest
+from answers import Answers
+from archive_store import build, noise
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.errors import ArchiveError, StorageError
+from dynamo_entry.storage import Retry, answers, open_store
+from dynamo_entry.storage.oci import artifact, layers
+
+RETRY = Retry(limit_s=0.01, stall_s=2)
+ARCHIVE = build({"s": noise(5000)})
+LISTED = "<R><IsTruncated>false</IsTruncated><Contents><Key>p/a.tar</Key><Size>5</Size><LastModified>2024-01-01T00:00:00Z</LastModified></Contents></R>"
+
+
+@pytest.fixture(scope="module")
+def server():
+    return Answers()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "x")
+
+    def opened(parts=(), **said):
+        server.case = {"answers.json": json.dumps(said).encode(), **dict(parts)}
+        return open_store(f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar", RETRY)
+
+    return opened
+
+
+@pytest.fixture
+def registry(server, monkeypatch):
+    monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
+
+    def opened(parts=(), **said):
+        server.case = {"answers.json": json.dumps(said).encode(), **dict(parts)}
+        return open_store(f"oci+http://127.0.0.1:{server.port}/ck:tag", RETRY)
+
+    return opened
+
+
+@pytest.fixture(params=["bucket", "registry"])
+def opened(request):
+    """``opened(answer)``: a store with an archive whose data is answered so."""
+
+    def open_(answer):
+        parts = {"object": ARCHIVE, "manifest": manifest(len(ARCHIVE))}
+        store = request.getfixturevalue(request.param)
+        if request.param == "bucket":
+            return store(parts, HEAD=[200, {"ETag": '"1"'}, "object"], GET=answer)
+        return store(parts, **{"/manifests/": [200, {}, "manifest"], "/blobs/": answer})
+
+    return open_
+
+
+def manifest(size):
+    return artifact.manifest([artifact.Layer("sha256:" + "0" * 64, size)], None, {})
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "", "no XML", LISTED.replace(">5<", "><"), LISTED.replace(">5<", ">five<"), LISTED.replace(">5<", f">{'9' * 5000}<"),
+        LISTED.replace("2024-01-01T00:00:00Z", ""), LISTED.replace("2024", "yesterday"), "<R>" + "<a/>" * 100_001 + "</R>",
+    ],
+)  # fmt: skip
+def test_a_listing_that_is_none(bucket, listing):
+    store = bucket({"list": listing.encode()}, **{"list-type": [200, {}, "list"]})
+    with store, pytest.raises(StorageError) as caught:
+        list(store.neighbours())
+    assert caught.value.reason == "BadAnswer"
+
+
+def test_a_listing_that_repeats_itself_ends(bucket):
+    again = LISTED.replace("false", "true").replace(
+        "<Contents>", "<NextContinuationToken>t</NextContinuationToken><Contents>"
+    )
+    with bucket({"list": again.encode()}, **{"list-type": [200, {}, "list"]}) as store:
+        assert len(list(store.neighbours())) == 2
+
+
+@pytest.mark.parametrize("length", ["", "x", "-", "9" * 5000])
+def test_an_object_without_a_size(bucket, length):
+    store = bucket({"object": b""}, HEAD=[200, {"Content-Length": length}, "object"])
+    with store, pytest.raises(StorageError):
+        store.stat()
+
+
+@pytest.mark.parametrize(
+    "content_range", ["", "bytes 0-9", f"bytes {'9' * 5000}-9/*", "bytes 1-0/1", "bytes \u0660-9/10"]
+)
+def test_a_range_that_is_none(opened, content_range):
+    said = [206, {"Content-Range": content_range}, "object"]
+    with opened(said) as store, pytest.raises((StorageError, ArchiveError)):
+        store.read_range(0, 10)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[", "//[x", "\udc80", "http://127.0.0.1:1/\u00e4", "ftp://x", "http://127.0.0.1:99999/", "", "/v2/ x"]
+)  # fmt: skip
+@pytest.mark.parametrize("page", [False, True])
+def test_an_address_that_is_none(registry, location, page):
+    if page:
+        said = {
+            "/tags/list": [200, {"Link": f'<{location}>; rel="next"'}, "tags"],
+            "/manifests/": [404, {}, ""],
+        }
+    else:
+        said = {"/manifests/": [307, {"Location": location}, ""]}
+    with registry({"tags": b'{"tags": ["tag"]}'}, **said) as store:
+        if page and location in ("", "/v2/ x"):
+            return
+        with pytest.raises(StorageError):
+            list(store.neighbours()) if page else store.stat()
+
+
+DEEP, WIDE = b"[" * 90_000, b'{"layers": [' + b"{}," * 200_000 + b"{}]}"
+
+
+@pytest.mark.parametrize(
+    "body", [DEEP, WIDE, b"null", b'"x"', b'{"layers": 1}', b"\xff"], ids=["deep", "wide", *"1234"]
+)
+@pytest.mark.parametrize("what", ["manifest", "tags", "error", "token"])
+def test_a_document_that_is_none(server, registry, what, body):
+    said = {"/manifests/": [200, {}, "body"], "/tags/list": [200, {}, "body"], "/token": [200, {}, "body"]}
+    if what == "error":
+        said["/manifests/"] = [403, {}, "body"]
+    if what == "token":
+        realm = f'Bearer realm="http://127.0.0.1:{server.port}/token"'
+        said["/manifests/"] = [401, {"WWW-Authenticate": realm}, ""]
+    with registry({"body": body}, **said) as store, pytest.raises((StorageError, ArchiveError)):
+        list(store.neighbours()) if what == "tags" else store.stat()
+
+
+@pytest.mark.parametrize("what", ["manifest", "error", "listing"])
+def test_an_answer_without_end_costs_little(bucket, registry, what):
+    said = {"/manifests/": [200, {}, "body"]}
+    large = {"body": b" " * (8 * answers.ANSWER_BYTES)}
+    if what == "listing":
+        store, ask = bucket(large, **{"list-type": [200, {}, "body"]}), lambda: list(store.neighbours())
+    else:
+        store = registry(large, **(said if what == "manifest" else {"/manifests/": [403, {}, "body"]}))
+        ask = store.stat
+    tracemalloc.start()
+    try:
+        with store, pytest.raises(StorageError) as caught:
+            ask()
+        cost = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.reason == "BadAnswer"
+    # The server is in this process: it has a copy or two of what it sends.
+    assert cost < 3 * len(large["body"])
+
+
+def test_a_layer_is_not_fetched_whole_if_it_is_too_large(registry):
+    parts = {"manifest": manifest(1 << 50), "layer": b"x"}
+    store = registry(parts, **{"/manifests/": [200, {}, "manifest"], "/blobs/": [200, {}, "layer"]})
+    with store, pytest.raises(StorageError, match="has no ranges") as caught:
+        store.read_range(0, 10)
+    assert caught.value.reason == "NoRanges"
+
+
+def test_whole_layers_that_are_kept_have_a_bound(monkeypatch):
+    monkeypatch.setattr(layers, "_WHOLE_BYTES", 10)
+    found = layers.Layers(None, [artifact.Layer(str(number), 4) for number in range(6)])
+    monkeypatch.setattr(found, "_fetch_once", lambda _layer: bytearray(4))
+    for number in range(6):
+        found._read_whole(artifact.Layer(str(number), 4))
+    assert len(found._whole) == 2
+
+
+def test_an_archive_is_read_all_the_same(opened):
+    with Archive.open(opened([206, {"ETag": '"1"'}, "object"])) as archive:
+        assert archive.read("s") == noise(5000)

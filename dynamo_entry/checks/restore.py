@@ -30,7 +30,6 @@ from dynamo_entry.checks import (
 )
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
-from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
@@ -101,13 +100,7 @@ def admit(
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
     head = archive.manifest.head
-    try:
-        return Rewriter(Source(images.read, images.source.names, head.root_pid, head.stdio), _grants(have))
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise Corrupt(
-            f"cannot decode the CRIU images in {archive.location}: {type(error).__name__}: {error}",
-            hint="use a CRIU at least as new as the one that created the archive", reason="ImagesInvalid",
-        ) from error  # fmt: skip
+    return Rewriter(Source(images.read, images.source.names, head.root_pid, head.stdio), _grants(have))
 
 
 def _grants(have: Privileges) -> tasks.Grants:

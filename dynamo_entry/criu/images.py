@@ -13,10 +13,11 @@ import importlib.util
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.errors import CheckpointError, Corrupt
 
 _LENGTH = struct.Struct("<I")
 
@@ -43,6 +44,19 @@ def message(module: str, name: str) -> Any:
             reason="PycriuMissing",
             retry=False,
         ) from None
+
+
+@contextmanager
+def decoding(location: str) -> Iterator[None]:
+    """What an archive holds is used inside. Raises Corrupt where it is not what its creator would have written."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise Corrupt(
+            f"cannot decode the CRIU images in {location}, or what the manifest says of them: "
+            f"{type(error).__name__}: {error}",
+            hint="use a CRIU at least as new as the one that created the archive", reason="ImagesInvalid",
+        ) from error  # fmt: skip
 
 
 def head_length(image: bytes) -> int:
@@ -88,7 +102,7 @@ class Image:
         self.entries: list[tuple[Any, bytes]] = []
         while at < len(data):
             body, at = record(data, at)
-            entry = _parsed(message, body)
+            (entry,) = parse(message, [body])
             end = at + extra(entry)
             if end > len(data):
                 raise ValueError("an image ends inside what follows a record")
@@ -109,11 +123,16 @@ class Image:
         return b"".join(parts)
 
 
-def _parsed(message: Any, data: bytes) -> Any:
+def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
+    """Records as messages of that class. Raises ValueError for one that is none."""
     try:
-        return message.FromString(data)
+        found = list(map(message.FromString, records))
     except Exception as error:  # protobuf's own hierarchy, which is not ours to import
         raise ValueError(f"no {message.__name__}: {error}") from error
+    for one in found:
+        if not one.IsInitialized():  # protobuf's implementations differ: some take what they would not write
+            raise ValueError(f"no {message.__name__}: it lacks {', '.join(one.FindInitializationErrors())}")
+    return found
 
 
 def core(data: bytes) -> Image:

@@ -44,7 +44,7 @@ class Source(NamedTuple):
     def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
         """Every record of an image, as ``module``'s message ``kind``; none of an image that is not there."""
         if name in self.names:
-            yield from map(images.message(module, kind).FromString, images.split(self.read(name))[1])
+            yield from images.parse(images.message(module, kind), images.split(self.read(name))[1])
 
 
 def read(source: Source) -> Tree:
@@ -147,10 +147,10 @@ def _inode(vma: Any, inodes: dict[int, int]) -> int:
 
 def _pagemap(source: Source, name: str) -> Pagemap:
     _, (first, *rest) = images.split(source.read(name))
-    parse = images.message("pagemap", "pagemap_entry").FromString
+    (head,) = images.parse(images.message("pagemap", "pagemap_head"), [first])
     runs: list[Run] = []
     offset = 0
-    for entry in map(parse, rest):
+    for entry in images.parse(images.message("pagemap", "pagemap_entry"), rest):
         # An entry has at most 256 pages; a process of 50 GB has 50 000 of them and few runs.
         start, flags = entry.vaddr, entry.flags
         size = (entry.nr_pages or entry.compat_nr_pages) * PAGE
@@ -161,4 +161,4 @@ def _pagemap(source: Source, name: str) -> Pagemap:
             runs.append(Run(start, start + size, flags, offset))
         if flags & PRESENT:
             offset += size
-    return Pagemap(name, images.message("pagemap", "pagemap_head").FromString(first).pages_id, runs)
+    return Pagemap(name, head.pages_id, runs)

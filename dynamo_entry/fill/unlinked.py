@@ -24,14 +24,14 @@ def read(image: str, inode: int, piece: Piece) -> Unlinked | None:
     Nothing but the records is read.
     """
     data, head = _record(piece, _MAGIC_BYTES)
-    entry = images.message("ghost_file", "ghost_file_entry").FromString(data)
+    (entry,) = images.parse(images.message("ghost_file", "ghost_file_entry"), [data])
     if not entry.chunks or not stat.S_ISREG(entry.mode):
         return None
-    parse = images.message("ghost_file", "ghost_chunk_entry").FromString
+    kind = images.message("ghost_file", "ghost_chunk_entry")
     runs: list[Run] = []
     data, at = _record(piece, head)
     while data:
-        part = parse(data)
+        (part,) = images.parse(kind, [data])
         runs.append(Run(part.off, part.off + part.len, PRESENT, at))
         data, at = _record(piece, at + part.len)
     return Unlinked(inode, entry.uid, image, head, runs)

@@ -15,10 +15,10 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.checks import clock
 from dynamo_entry.checks.restore import Admitted
-from dynamo_entry.criu import hold, options, process, remedies
+from dynamo_entry.criu import hold, images, options, process, remedies
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
-from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
+from dynamo_entry.errors import PlaceFailed, RestoreFailed
 from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
@@ -43,7 +43,7 @@ class Rebuild:
     """One restore of the tasks. From now on data is fetched."""
 
     def __init__(
-        self, settings: Settings, channel: Channel, archive: Archive, images: Images, admitted: Admitted
+        self, settings: Settings, channel: Channel, archive: Archive, archived: Images, admitted: Admitted
     ) -> None:
         self._settings = settings
         self._channel = channel
@@ -57,7 +57,7 @@ class Rebuild:
         self._may_serve = threading.Event()
         self._failure: Exception | None = None
         self._served_bytes = 0
-        self._images = images
+        self._images = archived
         self._plan = self._make_plan()
         self._skeleton = Skeleton(archive, self._plan, self._images.source)
         # No thread is started later: in a container without clone3 it could take a pid that CRIU is about to use.
@@ -66,17 +66,12 @@ class Rebuild:
 
     def _make_plan(self) -> plan.Plan:
         recorded = self._archive.manifest.head.facts.get("shared_ranges")
-        try:
+        with images.decoding(self._archive.location):
             tree = fill_images.read(self._images.source)
             shared = recorded and {
                 pid: [(start, end) for start, end in found] for pid, found in recorded.items()
             }
             return plan.make(tree, shared, may_write=self._admitted.may_write)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Corrupt(
-                f"cannot decode the CRIU images in {self._archive.location}: {type(error).__name__}: {error}",
-                hint="use a CRIU at least as new as the one that created the archive", reason="ImagesInvalid",
-            ) from error  # fmt: skip
 
     def run(self) -> int:
         """Returns the root's pid, a running child of PID 1. Raises RestoreFailed, Corrupt, StorageError."""
@@ -205,7 +200,8 @@ class Rebuild:
 
     def _image(self, name: str) -> Iterable[Any] | None:
         self._may_serve.wait()
-        rewritten = self._admitted.rewriter.image(name)
+        with images.decoding(self._archive.location):
+            rewritten = self._admitted.rewriter.image(name)
         if rewritten is not None:
             return [rewritten]
         found = self._skeleton.image(name, ahead=_AHEAD) or self._images.stream(name, ahead=_AHEAD)

@@ -62,7 +62,7 @@ def run(settings: Settings, channel: Channel) -> Result:
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
     with archive, ExitStack() as stack:
-        with channel.phase(Phases.CHECK):
+        with channel.phase(Phases.CHECK), images.decoding(archive.location):
             refusals.check(settings, archive.digest)
             stack.enter_context(refusals.attempt(settings, archive.digest))
             gpu.check(archive.manifest.head.gpu)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_entry.criu import images
+from dynamo_entry.errors import Corrupt
 
 MAGIC = struct.pack("<II", 0x54564319, 0x56565656)
 
@@ -16,6 +17,12 @@ class Message(bytes):
 
     FromString = classmethod(lambda cls, data: cls(data))
     SerializeToString = bytes
+
+    def IsInitialized(self):  # noqa: N802 - protobuf's name
+        return self != b"lacking"
+
+    def FindInitializationErrors(self):  # noqa: N802 - protobuf's name
+        return ["isk.opts"]
 
 
 @given(st.lists(st.binary(max_size=20), max_size=4))
@@ -42,3 +49,31 @@ def test_cut_bytes_behind_a_record_are_refused():
 def test_what_is_too_short_for_an_image_is_refused(image):
     with pytest.raises(ValueError, match="too short"):
         images.split(image)
+
+
+def test_a_message_that_lacks_a_field_is_refused_before_it_is_used():
+    """Some of protobuf's implementations decode it, and refuse to encode it."""
+    with pytest.raises(ValueError, match=r"lacks isk\.opts"):
+        images.parse(Message, [b"whole", b"lacking"])
+
+
+def test_what_protobuf_refuses_is_a_value_error():
+    class Refused(Message):
+        @classmethod
+        def FromString(cls, data):  # noqa: N802 - protobuf's name
+            raise EOFError("of its own kind")
+
+    with pytest.raises(ValueError, match="no Refused: of its own kind"):
+        images.parse(Refused, [b"x"])
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyError("x"), IndexError(), TypeError(), AttributeError(), OverflowError()]
+)
+def test_whatever_images_lead_to_is_the_archives_fault(error):
+    with (
+        pytest.raises(Corrupt, match=r"cannot decode the CRIU images in /a\.tar") as caught,
+        images.decoding("/a.tar"),
+    ):
+        raise error
+    assert caught.value.reason == "ImagesInvalid"

@@ -119,11 +119,23 @@ def forge(data, change=lambda document: document, *, replace=()):
     forged = bytearray(data[:start])
     for offset, piece in replace:
         forged[offset : offset + len(piece)] = piece
-    body = json.dumps(change(document) or document).encode()
-    place = manifest.Location(len(forged) + tar.BLOCK, len(body), manifest.digest_text(body))
-    for name, content in (
-        (manifest.MANIFEST_MEMBER, body),
-        (manifest.TRAILER_MEMBER, manifest.trailer_json(place)),
-    ):
-        forged += tar.header(name, len(content), 0) + content + tar.padding(len(content))
-    return bytes(forged + tar.END)
+    return bytes(forged) + _end(len(forged), json.dumps(change(document) or document).encode())
+
+
+def with_body(data, body):
+    """An archive with another manifest, whatever it is, and every digest right."""
+    start = manifest.find_manifest(data[-manifest.TRAILER_BYTES :], len(data)).offset - tar.BLOCK
+    return data[:start] + _end(start, body)
+
+
+def _end(start, body):
+    """What follows the chunks, which end at ``start``."""
+    place = manifest.Location(start + tar.BLOCK, len(body), manifest.digest_text(body))
+    members = (manifest.MANIFEST_MEMBER, body), (manifest.TRAILER_MEMBER, manifest.trailer_json(place))
+    return (
+        b"".join(
+            tar.header(name, len(content), 0) + content + tar.padding(len(content))
+            for name, content in members
+        )
+        + tar.END
+    )

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from archive_store import build, forge
+from archive_store import build, forge, with_body
 
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX
 
@@ -15,20 +15,6 @@ _MIB = 1 << 20
 _MOST_MIB = 64
 
 _SMALL = build({"s": b"x" * 5000, DELTA_INDEX: b'{"paths": [], "directories": {}}'})
-
-
-def with_body(body):
-    """An archive whose manifest is ``body``, with every digest right."""
-    from dynamo_entry.archive import manifest, tar
-
-    location = manifest.find_manifest(_SMALL[-manifest.TRAILER_BYTES :], len(_SMALL))
-    forged = _SMALL[: location.offset - tar.BLOCK]
-    place = manifest.Location(location.offset, len(body), manifest.digest_text(body))
-    for name, content in (
-        (manifest.MANIFEST_MEMBER, body), (manifest.TRAILER_MEMBER, manifest.trailer_json(place)),
-    ):  # fmt: skip
-        forged += tar.header(name, len(content), 0) + content + tar.padding(len(content))
-    return forged + tar.END
 
 
 def with_streams(**streams):
@@ -50,7 +36,7 @@ def document(**fields):
 
 def repeated(before, piece, after, size=60 * _MIB):
     """A manifest of about ``size`` bytes, most of them the same ``piece``."""
-    return with_body(before + piece * (size // len(piece)) + after)
+    return with_body(_SMALL, before + piece * (size // len(piece)) + after)
 
 
 HEAD = b'{"version":1,"creator":"x","chunk_size":4096,"head":{"facts":{"x":['
@@ -67,11 +53,12 @@ HOSTILE = {
     "a manifest of strings": lambda: repeated(HEAD, b'"ab",', b'"x"]}},"streams":{}}', 23 * _MIB),
     "a manifest of runs of zeros": lambda: repeated(CHUNKS, b"1,", b"1]}}}", 23 * _MIB),
     "a manifest of empty streams": lambda: with_body(
+        _SMALL,
         document(streams={f"s{number}": {"size": 0, "chunks": []} for number in range(150_000)})
     ),
-    "a head of many bytes": lambda: with_body(document(head={"creator": "x", "argv": ["y" * (5 * _MIB)]})),
-    "few runs of zeros in a row": lambda: with_body(document(streams={"a": {"size": 8192, "chunks": [1, 1]}})),
-    "nested lists": lambda: with_body(HEAD + b"[" * 100_000),
+    "a head of many bytes": lambda: with_body(_SMALL, document(head={"creator": "x", "argv": ["y" * (5 * _MIB)]})),
+    "few runs of zeros in a row": lambda: with_body(_SMALL, document(streams={"a": {"size": 8192, "chunks": [1, 1]}})),
+    "nested lists": lambda: with_body(_SMALL, HEAD + b"[" * 100_000),
 }  # fmt: skip
 
 #: Of this process's memory: ru_maxrss also counts what the process was before exec(2).

@@ -91,6 +91,20 @@ def test_what_is_no_review_of_ours_is_refused_and_the_next_one_answered(server, 
     assert post(server, json.dumps(REVIEW))[0] == 200
 
 
+@pytest.mark.parametrize("kind", [None, "Pod", {"kind": 1}, [], {}])
+def test_a_review_that_fails_is_answered_whatever_its_kind(kind):
+    def reviewer(_request):
+        raise KeyError("metadata")
+
+    review = REVIEW | {"request": REVIEW["request"] | {"kind": kind}}
+    assert server_webhook.answer(review, reviewer, lambda *_: None, Log())["response"]["allowed"]
+
+
+@pytest.mark.parametrize("request_", ["text", 1, [], None])
+def test_a_request_that_is_no_object_is_refused(server, request_):
+    assert post(server, json.dumps(REVIEW | {"request": request_}))[0] == 400
+
+
 def test_a_body_that_does_not_come_is_given_up(server, monkeypatch):
     monkeypatch.setattr(server_webhook, "_REQUEST_S", 0.3)
     assert post(server, b"", headers={"Content-Length": "100"})[0] == 408

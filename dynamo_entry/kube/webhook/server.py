@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             body = json.dumps(answer(json.loads(data), reviewer, self.server.note, self.server.log)).encode()
-        except (ValueError, RecursionError, LookupError, TypeError):
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             self._refuse(400)
             return
         finally:
@@ -222,7 +222,9 @@ def answer(review: Object, reviewer: Reviewer, note: Callable[[str, str, float],
             patch = json.dumps(difference(request["object"], changed)).encode()
             response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch).decode()}
     except Exception as error:
-        log.error("review failed", kind=request.get("kind", {}).get("kind"), message=repr(error))  # noqa: TRY400 - one line
+        kind = request.get("kind")
+        name = kind.get("kind") if isinstance(kind, dict) else None
+        log.error("review failed", kind=name, message=repr(error))  # noqa: TRY400 - one line
     note(outcome, reason, time.monotonic() - began)
     return {"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response}
 

@@ -99,7 +99,9 @@ def test_parts_cover_what_is_asked_for(runs, start, length):
     assert [tuple(layout.part(number)) for number in range(layout.count)] == spelt
     end = start + length
     assert [tuple(part) for part in layout.parts(start, end)] == [
-        (number, first, size) for number, first, size in spelt if first < end and first + size > start
+        (number, first, size)
+        for number, first, size in spelt
+        if length and first < end and first + size > start
     ]
 
 

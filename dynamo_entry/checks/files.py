@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable
 
-from dynamo_entry.criu.rewrite.regular import Regular
+from dynamo_entry.criu.rewrite.files import Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts
 

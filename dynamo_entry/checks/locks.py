@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from dynamo_entry.criu.rewrite.locks import Lock
+from dynamo_entry.criu.rewrite.files import Lock
 from dynamo_entry.errors import Incompatible
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 
 from dynamo_entry.checks import volumes
-from dynamo_entry.criu.rewrite.regular import is_log
+from dynamo_entry.criu.rewrite.files import is_log
 from dynamo_entry.linux import mounts, proc
 
 #: Kernel file systems.

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from dynamo_entry.checks import clock, files, host, image, pids, ports
-from dynamo_entry.criu.rewrite.regular import Regular
+from dynamo_entry.criu.rewrite.files import Regular
 from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf

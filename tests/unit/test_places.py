@@ -10,8 +10,8 @@ import pytest
 from dynamo_entry.checks import names, privileges, volumes
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import process
-from dynamo_entry.criu.rewrite import projected
-from dynamo_entry.criu.rewrite.locks import Lock
+from dynamo_entry.criu.rewrite import files
+from dynamo_entry.criu.rewrite.files import Lock
 from dynamo_entry.criu.rewrite.unix import Named
 from dynamo_entry.errors import CheckpointError, Incompatible
 from dynamo_entry.linux import loader
@@ -50,11 +50,11 @@ def test_a_projected_file_is_found_behind_data(tmp_path):
     (tmp_path / new).mkdir()
     (tmp_path / "..data").symlink_to(new)
     old = f"{tmp_path}/..2026_11_28_10_00_00.111"
-    assert projected.here(f"{old}/a/b") == f"{tmp_path}/{new}/a/b"
-    assert projected.here(old) == f"{tmp_path}/{new}"
-    assert projected.here(f"{tmp_path}/{new}/a") == f"{tmp_path}/{new}/a"
+    assert files.found_here(f"{old}/a/b") == f"{tmp_path}/{new}/a/b"
+    assert files.found_here(old) == f"{tmp_path}/{new}"
+    assert files.found_here(f"{tmp_path}/{new}/a") == f"{tmp_path}/{new}/a"
     for other in (f"{tmp_path}/..data/a", f"{tmp_path}/..2026/a", "/nowhere/..2026_11_28_10_00_00.111/a"):
-        assert projected.here(other) == other
+        assert files.found_here(other) == other
 
 
 @pytest.mark.parametrize("size", [10, 5 << 20])

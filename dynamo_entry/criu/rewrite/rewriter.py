@@ -6,19 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
-from dynamo_entry.criu.rewrite import (
-    locks,
-    mappings,
-    pipes,
-    projected,
-    regular,
-    sockets,
-    stdio,
-    tasks,
-    timers,
-    traces,
-    unix,
-)
+from dynamo_entry.criu.rewrite import files, pipes, sockets, stdio, tasks, unix
 
 
 class Source(NamedTuple):
@@ -43,8 +31,8 @@ class Rewriter:
         self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
         stdio.replug(self._files, self._stdio)
-        timers.rearm(self._files.messages)
-        projected.follow(self._files.messages)
+        tasks.rearm(self._files.messages)
+        files.follow_volumes(self._files.messages)
 
     def pids(self) -> list[int]:
         """Every pid that the engine takes: of tasks, threads, and leaders of groups and sessions."""
@@ -61,14 +49,14 @@ class Rewriter:
             for name, clock in (("monotonic", read.monotonic), ("boottime", read.boottime))
         }
 
-    def regular_files(self) -> list[regular.Regular]:
+    def regular_files(self) -> list[files.Regular]:
         """What CRIU will open by path."""
         remapped = {*self._stdio.ids, *(row.orig_id for row in self._remaps())}
-        return regular.regular_files(self._files.messages, frozenset(remapped))
+        return files.regular_files(self._files.messages, frozenset(remapped))
 
-    def traces(self) -> traces.Traces:
-        """See ``traces.find``."""
-        return traces.find(self._files.messages, self._remaps())
+    def traces(self) -> files.Traces:
+        """See ``files.traces``."""
+        return files.traces(self._files.messages, self._remaps())
 
     def _remaps(self) -> list[Any]:
         if "remap-fpath.img" not in self._source.names:
@@ -76,8 +64,8 @@ class Rewriter:
         return images.remaps(self._source.read("remap-fpath.img")).messages
 
     def continue_logs(self, sizes: dict[str, int]) -> None:
-        """See ``regular.continue_logs``."""
-        regular.continue_logs(self._files.messages, sizes)
+        """See ``files.continue_logs``."""
+        files.continue_logs(self._files.messages, sizes)
 
     def move_sockets(self, network: sockets.Network) -> int:
         """See ``sockets.move``. Raises Incompatible."""
@@ -100,16 +88,16 @@ class Rewriter:
         unix.own(self._files.messages, uid, groups, may_give_away=may_give_away)
 
     def watched(self) -> list[str]:
-        """See ``projected.watched``."""
-        return projected.watched(self._files.messages)
+        """See ``files.watched``."""
+        return files.watched(self._files.messages)
 
-    def locks(self) -> list[locks.Lock]:
+    def locks(self) -> list[files.Lock]:
         """See ``locks.locks``."""
         if "filelocks.img" not in self._source.names:
             return []
         entries = images.locks(self._source.read("filelocks.img")).messages
         paths = {file.reg.id: file.reg.name for file in self._files.messages if file.HasField("reg")}
-        return locks.locks(
+        return files.locks(
             entries,
             {
                 (pid, row.fd): paths[row.id]
@@ -136,7 +124,7 @@ class Rewriter:
         if (
             name.startswith("mm-") and name in self._source.names
         ):  # a zombie has none, and CRIU asks all the same
-            return mappings.unreserved(self._source.read(name))
+            return tasks.unreserved(self._source.read(name))
         if name.startswith("fdinfo-") and self._stdio.ids:
             return stdio.replugged(self._source.read(name), self._stdio)
         if name in ("pipes-data.img", "fifo-data.img") and name in self._source.names:
@@ -151,7 +139,7 @@ class Rewriter:
         )  # fmt: skip
         for entry in image.messages:
             if entry.HasField("tc"):
-                timers.drop_of_ended_threads(entry.tc, self._threads.get(pid, ()))
+                tasks.drop_of_ended_threads(entry.tc, self._threads.get(pid, ()))
         return image.encode()
 
     def _find_our_filters(self) -> frozenset[int]:

@@ -1,8 +1,8 @@
-"""Tasks ask for no more than the new place gives: capabilities, limits, labels (``core-*.img``)."""
+"""Tasks ask for no more than the new container gives: capabilities, limits, labels, timers, memory (``core-*.img``, ``mm-*.img``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
@@ -83,3 +83,49 @@ def _lower_limits(limits: list[Any], hard: dict[int, int]) -> None:
         most = hard.get(number, _NO_LIMIT)
         limit.max = min(limit.max, most)
         limit.cur = min(limit.cur, most)
+
+
+def rearm(entries: Iterable[Any]) -> None:
+    """Let a periodic timer with unread expirations expire again at once.
+
+    The kernel starts its next period when the last one is read; until then it shows no time left (0), which
+    CRIU would set, and which disarms it for ever.
+    """
+    for entry in entries:
+        timer = entry.tfd
+        if entry.HasField("tfd") and timer.ticks and (timer.isec or timer.insec):
+            timer.vnsec = timer.vnsec or (0 if timer.vsec else 1)
+
+
+def drop_of_ended_threads(task: Any, threads: Collection[int]) -> None:
+    """Leave out the timers of a ``task_core_entry`` that signal a thread that is not there: they never fire again.
+
+    The kernel makes no timer for such a thread.
+    """
+    timers = task.timers.posix
+    kept = [
+        timer
+        for timer in timers
+        if not timer.HasField("notify_thread_id") or timer.notify_thread_id in threads
+    ]
+    if len(kept) < len(timers):
+        del timers[:]
+        timers.extend(kept)
+
+
+#: mman(2), the same on x86-64 and arm64, and criu/include/image.h.
+_PROT_WRITE, _MAP_NORESERVE = 2, 0x4000
+_ANON_PRIVATE = 1 << 9
+
+
+def unreserved(mm: bytes) -> bytes:
+    """Private mappings that cannot be written are not accounted for, as they were not by the kernel.
+
+    CRIU makes every mapping writable first, and the kernel grants no more of those than there is memory.
+    """
+    image = images.memory(mm)
+    for entry in image.messages:
+        for area in entry.vmas:
+            if area.status & _ANON_PRIVATE and not area.prot & _PROT_WRITE:
+                area.flags |= _MAP_NORESERVE
+    return image.encode()

@@ -1,0 +1,202 @@
+"""Files that the engine had open, mapped, watched or locked, by path (``files.img``, ``remap-fpath.img``, ``filelocks.img``)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+#: Kernel file systems: their files are there, or CRIU knows what to do.
+_KERNELS = ("/dev/", "/proc/", "/sys/")
+
+
+class Regular(NamedTuple):
+    """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not mind).
+
+    ``build_id`` is that of a program or library, with zeros up to a multiple of four bytes.
+    """
+
+    path: str
+    flags: int
+    size: int | None
+    build_id: bytes = b""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the engine may write to it."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the engine writes without ever reading, or at the end alone: its memory knows no position in it."""
+        return is_log(self.flags)
+
+
+def is_log(flags: int) -> bool:
+    """Whether a file opened with these flags is written to as a log is."""
+    how = flags & os.O_ACCMODE
+    return how == os.O_WRONLY or (how == os.O_RDWR and bool(flags & os.O_APPEND))
+
+
+def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regular]:
+    """The files among ``entries``, each path once, less those that the images bring along (``remapped``)."""
+    found: dict[str, Regular] = {}
+    for entry in entries:
+        if not entry.HasField("reg") or entry.id in remapped or entry.reg.ext:
+            continue
+        reg = entry.reg
+        if reg.name.startswith("/") and not reg.name.startswith(_KERNELS):
+            size = reg.size if reg.HasField("size") else None
+            file = Regular(reg.name, reg.flags, size, struct.pack(f"={len(reg.build_id)}I", *reg.build_id))
+            known = found.get(file.path)
+            if known is None or (file.is_writable, file.size or 0) > (known.is_writable, known.size or 0):
+                found[file.path] = file
+    return list(found.values())
+
+
+def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
+    """Let files (path → bytes) have whatever size they have here: they may be longer, or new.
+
+    What is only written to goes on at the present end.
+    """
+    for entry in entries:
+        if entry.HasField("reg") and entry.reg.name in sizes:
+            entry.reg.ClearField("size")
+            if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY:
+                entry.reg.pos = sizes[entry.reg.name]
+
+
+#: Files of configMaps, secrets and other projected volumes: a kubelet puts them below a directory named by the time, and
+#: ``..data`` leads there (Kubernetes: pkg/volume/util/atomic_writer.go). The same file has another path in every pod.
+_DATED = re.compile(r"(?P<volume>/.*/|/)(?P<dated>\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d+)(?P<rest>/.*)?")
+
+
+def found_here(path: str) -> str:
+    """The path by which a file of such a volume is found here; any other path as it is."""
+    match = _DATED.fullmatch(path)
+    if match is None or os.path.lexists(f"{match['volume']}{match['dated']}"):
+        return path
+    try:
+        current = os.readlink(f"{match['volume']}..data")
+    except OSError:
+        return path
+    return f"{match['volume']}{current}{match['rest'] or ''}"
+
+
+def follow_volumes(entries: Iterable[Any]) -> None:
+    """Let the files and watches among ``entries`` of files.img be found here."""
+    for entry in entries:
+        if entry.HasField("reg"):
+            entry.reg.name = found_here(entry.reg.name)
+        for watch in entry.ify.wd if entry.HasField("ify") else ():
+            if watch.f_handle.path:
+                watch.f_handle.path = found_here(watch.f_handle.path)
+
+
+def watched(entries: Iterable[Any]) -> list[str]:
+    """Paths of inotify watches."""
+    return sorted(
+        {
+            watch.f_handle.path
+            for entry in entries
+            if entry.HasField("ify")
+            for watch in entry.ify.wd
+            if watch.f_handle.path
+        }
+    )
+
+
+#: criu/include/file-lock.h, and F_RDLCK of fcntl.h.
+_POSIX, _FLOCK, _OFD = 1, 2, 4
+_READ = 0
+
+#: linux/fcntl.h: ask who has a lock in the way, of any open file description but this one.
+_OFD_GETLK = 36
+_STRUCT_FLOCK = struct.Struct("hhqqi4x")
+
+
+class Lock(NamedTuple):
+    """One lock on a file by its path; ``length`` 0 reaches to the end. CRIU takes it again, and waits as long as that takes."""
+
+    path: str
+    is_flock: bool
+    is_shared: bool
+    start: int = 0
+    length: int = 0
+
+    def is_held_elsewhere(self) -> bool:
+        """Whether somebody has a lock that does not go with it. Raises OSError."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if self.is_flock:
+                how = fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+                return False
+            kind = fcntl.F_RDLCK if self.is_shared else fcntl.F_WRLCK
+            wanted = _STRUCT_FLOCK.pack(kind, os.SEEK_SET, self.start, self.length, 0)
+            return bool(_STRUCT_FLOCK.unpack(fcntl.fcntl(descriptor, _OFD_GETLK, wanted))[0] != fcntl.F_UNLCK)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+
+def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Lock]:
+    """``paths`` are those of (pid, descriptor)."""
+    return sorted(
+        {
+            Lock(path, entry.flag == _FLOCK, entry.type == _READ, entry.start, entry.len)
+            for entry in entries
+            if entry.flag in (_POSIX, _FLOCK, _OFD) and (path := paths.get((entry.pid, entry.fd)))
+        }
+    )
+
+
+#: Flags of sockets that CRIU does not bind: outside of the tree, its own, called back, inherited (USK_* of criu/sk-unix.c).
+_NOT_BOUND = 0b1111
+
+#: How a file is found whose name leads elsewhere, or nowhere (criu/images/remap_file_path.proto).
+_LINKED, _GHOST = 0, 1
+
+
+class Traces(NamedTuple):
+    """What CRIU makes in filesystems while it rebuilds an engine.
+
+    ``sockets`` are bound anew, in place of what is there. ``files`` are there for a while.
+    """
+
+    sockets: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def traces(entries: Iterable[Any], remaps: Iterable[Any]) -> Traces:
+    """The traces of ``entries`` of files.img and the messages of remap-fpath.img."""
+    sockets: dict[str, None] = {}
+    names: dict[int, str] = {}
+    for entry in entries:
+        if entry.HasField("usk") and not entry.usk.uflags & _NOT_BOUND:
+            if path := _path(entry.usk):
+                sockets[path] = None
+        elif entry.HasField("reg"):
+            names[entry.id] = entry.reg.name
+    files: dict[str, None] = {}
+    for remap in remaps:
+        if name := names.get(remap.orig_id):
+            if remap.remap_type == _GHOST:
+                files[f"{name}.cr.{remap.remap_id:x}.ghost"] = None
+            if remap.remap_type in (_LINKED, _GHOST):  # a ghost directory has the name itself
+                files[name] = None
+    return Traces(tuple(sockets), tuple(path for path in files if path.startswith("/")))
+
+
+def _path(socket: Any) -> str:
+    """Where a socket is bound; nothing for one without name, or in the abstract namespace."""
+    name = bytes(socket.name).rstrip(b"\0").decode("utf-8", "surrogateescape")
+    if not name or name.startswith("\0"):
+        return ""
+    if not name.startswith("/"):
+        name = f"{socket.name_dir}/{name}" if socket.name_dir else ""
+    return name

@@ -11,8 +11,8 @@ from dynamo_entry.errors import Incompatible
 
 CREATE, RESTORE = "create", "restore"
 
-#: Docker's and podman's default; Kubernetes' is half of the memory. Engines with several processes need more.
-_SMALL_SHM_BYTES = 64 << 20
+#: What vLLM needs for each server; the default of container runtimes is 64 MiB.
+_VLLM_SHM_BYTES = 160 << 20
 
 _UNCONFINED = "securityContext.seccompProfile.type: Unconfined"
 _CLONE3 = "securityContext.seccompProfile: {type: Localhost, localhostProfile: restore.json} (images/seccomp)"
@@ -109,9 +109,11 @@ def _status(here: Surroundings) -> Finding:
 
 
 def _shm(here: Surroundings) -> Finding:
-    is_small = here.shm_bytes <= _SMALL_SHM_BYTES
-    remedy = "volumes: [{name: shm, emptyDir: {medium: Memory}}], mounted at /dev/shm" if is_small else ""
-    return Finding("/dev/shm", _mib(here.shm_bytes), (), remedy)
+    size = _mib(here.shm_bytes)
+    if here.shm_bytes >= _VLLM_SHM_BYTES:
+        return Finding("/dev/shm", size)
+    remedy = "volumes: [{name: shm, emptyDir: {medium: Memory}}], mounted at /dev/shm"
+    return Finding("/dev/shm", f"{size}; vLLM needs {_mib(_VLLM_SHM_BYTES)} per server", (), remedy)
 
 
 def _memory(here: Surroundings) -> Finding:

@@ -1,5 +1,7 @@
 """What doctor concludes, from containers that are made up."""
 
+import pytest
+
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import options
 from dynamo_entry.ctl import checks
@@ -57,6 +59,14 @@ def test_what_would_be_better_is_a_note_and_rules_nothing_out():
     assert sorted(f.name for f in checks.examine(here) if f.level == "note") == [
         "/dev/shm", "status file", "time namespace",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mib", "level"), [(64, "note"), (159, "note"), (160, "ok")])
+def test_what_vllm_needs_of_shared_memory_is_said(mib, level):
+    """Before it has loaded its model for minutes."""
+    (found,) = (f for f in checks.examine(GOOD._replace(shm_bytes=mib << 20)) if f.name == "/dev/shm")
+    assert found.level == level
+    assert ("vLLM" in found.value) == (level == "note")
 
 
 def test_an_archive_that_needs_more_memory_than_there_is_cannot_be_restored():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 #: Where the launcher puts the file: the first of these that could be written to.
@@ -54,6 +55,39 @@ def wait_for_restore(timeout_s: float | None = None, *, since: str = "", path: s
             return None
         time.sleep(_POLL_S)
     return found
+
+
+def reseed() -> list[str]:
+    """Let this process draw other numbers than its twins, restored from the same archive; returns what was seeded.
+
+    Global generators alone: those that the engine made (``random.Random``, ``numpy.random.Generator``,
+    ``torch.Generator``) are its own. For every process of an engine, after its restore.
+    """
+    found = [(name, sys.modules[name]) for name in _SEEDS if name in sys.modules]
+    for name, module in found:
+        _SEEDS[name](module)
+    return [name for name, _ in found]
+
+
+def _seed_uuid(uuid: Any) -> None:
+    """For uuid1: libuuid keeps clock sequence and node where nobody reaches them; Python's own are used instead."""
+    node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # the bit says that it is no hardware address
+    vars(uuid).update(_generate_time_safe=None, _node=node)
+
+
+def _seed_tempfile(tempfile: Any) -> None:
+    vars(tempfile).update(_name_sequence=None)
+
+
+#: Module → how its global generator is seeded by the kernel's, which no restore repeats.
+_SEEDS: dict[str, Callable[[Any], object]] = {
+    "random": lambda random: random.seed(),
+    "uuid": _seed_uuid,
+    "tempfile": _seed_tempfile,
+    "ssl": lambda ssl: ssl.RAND_add(os.urandom(64), 64.0),  # the generators of all threads follow
+    "numpy": lambda numpy: numpy.random.seed(),
+    "torch": lambda torch: torch.seed(),
+}
 
 
 def _context(fields: dict[str, Any]) -> Context:

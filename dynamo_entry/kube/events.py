@@ -57,7 +57,7 @@ class Recorder:
         event: Object = {
             "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
             "involvedObject": {name: metadata[name] for name in ("namespace", "name", "uid")}
-            | {"apiVersion": api.API_VERSION, "kind": subject.get("kind", api.CHECKPOINT_KIND)},
+            | {"apiVersion": subject.get("apiVersion", api.API_VERSION), "kind": subject.get("kind", api.CHECKPOINT_KIND)},
             "type": "Warning" if reason in _WARNINGS else "Normal", "reason": reason, "message": message[:1024],
             "source": {"component": self._component}, "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
         }  # fmt: skip

@@ -45,6 +45,12 @@ class Want(NamedTuple):
     is_deleted: bool = False
 
 
+def served_version(definition: Object) -> str:
+    """The version of a resource that is asked for: the one that the guide has, else one that there is."""
+    served = [one["name"] for one in definition["spec"]["versions"] if one.get("served")]
+    return api.VERSION if api.VERSION in served else next(iter(served), "")
+
+
 def wants(graph: Object) -> dict[str, Want]:
     """The checkpoint of each service that has one enabled, in either version of the resource."""
     spec = graph.get("spec") or {}

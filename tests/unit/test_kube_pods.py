@@ -818,6 +818,30 @@ def test_fields_that_dynamo_does_not_read_any_more(is_served, reasons):
     assert [reason for reason, _ in world.told] == reasons
 
 
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"v1beta1": True, "v1alpha1": True}, "v1alpha1"),
+        ({"v1beta1": True, "v1alpha1": False}, "v1beta1"),
+        ({"v1beta1": True}, "v1beta1"),
+        ({"v1alpha1": False}, ""),
+    ],
+)
+def test_the_version_of_graphs_that_is_asked_for(versions, expected):
+    """One that the server has."""
+    served = [{"name": name, "served": is_served} for name, is_served in versions.items()]
+    assert graphs.served_version({"spec": {"versions": served}}) == expected
+
+
+def test_a_graph_of_a_later_version_is_looked_at():
+    """Under the path of that version."""
+    asked = []
+    cluster = SimpleNamespace(find=asked.append)
+    watcher = Graphs(S3, cluster, None, None, pods=lambda *_: (), sharing=lambda _: None, version="v1beta1")
+    assert watcher.reconcile(("n", "g")) == 0
+    assert asked == ["/apis/nvidia.com/v1beta1/namespaces/n/dynamographdeployments/g"]
+
+
 def test_a_graph_is_told_that_its_checkpoint_failed():
     """Who looks at the graph sees why its pods start cold."""
     made = AUTO | {"kind": "DynamoGraphDeployment"}

@@ -30,7 +30,7 @@ class Graphs:
     def __init__(
         self, config: Config, cluster: Cluster, recorder: Recorder, log: Any,
         *, pods: Callable[[str, str, str], Iterable[Object]], sharing: Callable[[tuple[str, ...]], Object | None],
-        are_snapshots_served: bool = False,
+        version: str = api.VERSION, are_snapshots_served: bool = False,
     ) -> None:  # fmt: skip
         self._config = config
         self._cluster = cluster
@@ -39,11 +39,12 @@ class Graphs:
         self._pods = pods
         self._sharing = sharing
         self._are_snapshots_served = are_snapshots_served
+        self._path = f"/apis/{api.GROUP}/{version}/namespaces/{{}}/{api.GRAPHS}/{{}}"
 
     def reconcile(self, key: tuple[str, str]) -> float:
         """Look at one graph; seconds until it should be looked at again. Raises ApiError."""
         namespace, name = key
-        graph = self._cluster.find(f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.GRAPHS}/{name}")
+        graph = self._cluster.find(self._path.format(namespace, name))
         if graph is None or "deletionTimestamp" in graph["metadata"]:
             return 0
         waits = [self._service(graph, service, want) for service, want in graphs.wants(graph).items()]

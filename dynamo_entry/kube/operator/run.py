@@ -79,14 +79,15 @@ class Operator:
         acting = cluster.guarded(self._lease.check) if self._lease else cluster
         recorder = Recorder(acting, log)
         everything = checkpoints.Checkpoints(config, acting, recorder, log, self._all_checkpoints)
-        self._serves_snapshots = self._is_defined(api.SNAPSHOT_CRD)
+        self._serves_snapshots = self._served(api.SNAPSHOT_CRD) != ""
+        graph_version = self._served(api.GRAPH_CRD)
+        self._serves_graphs = graph_version != ""
         wanting = Graphs(
             config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing,
-            are_snapshots_served=self._serves_snapshots,
+            version=graph_version, are_snapshots_served=self._serves_snapshots,
         )  # fmt: skip
         self._work = {"checkpoint": everything.reconcile, "graph": wanting.reconcile}
         self._queue: WorkQueue[tuple[str, str, str]] | None = None
-        self._serves_graphs = self._is_defined(api.GRAPH_CRD)
         self._checkpoints = self._watch(
             f"/apis/{api.API_VERSION}/{{}}{api.CHECKPOINTS}", self._checkpoint_changed, keep=checkpoints.known
         )
@@ -115,7 +116,7 @@ class Operator:
         )
         if self._serves_graphs:
             self._graphs = self._watch(
-                f"/apis/{api.API_VERSION}/{{}}{api.GRAPHS}", self._graph_changed, keep=graphs.known
+                f"/apis/{api.GROUP}/{graph_version}/{{}}{api.GRAPHS}", self._graph_changed, keep=graphs.known
             )
             self._pods = self._watch(
                 "/api/v1/{}pods",
@@ -209,15 +210,16 @@ class Operator:
         else:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
-    def _is_defined(self, kind: str) -> bool:
-        return self._cluster.find(f"{api.DEFINITIONS}/{kind}") is not None
+    def _served(self, kind: str) -> str:
+        definition = self._cluster.find(f"{api.DEFINITIONS}/{kind}")
+        return graphs.served_version(definition) if definition else ""
 
     def _notice_dynamo(self) -> None:
         """Dynamo was installed after us: begin anew, with a watch on its graphs, and knowing its snapshots."""
         for kind, is_served in (
             (api.GRAPH_CRD, self._serves_graphs), (api.SNAPSHOT_CRD, self._serves_snapshots)
         ):  # fmt: skip
-            if not is_served and self._is_defined(kind):
+            if not is_served and self._served(kind):
                 self._log.info("resource definition found; restarting", definition=kind)
                 os._exit(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -38,6 +39,11 @@ _CAPABILITIES = {
     "standard": ("CHECKPOINT_RESTORE", "SYS_PTRACE", "SYS_ADMIN"),
     "network": ("CHECKPOINT_RESTORE", "SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN", "SYS_TIME"),
 }
+
+
+#: A limit, not a reservation. What is not a quantity must not keep a pod from starting.
+_SHM_PATH, _SHM_SIZE = "/dev/shm", "8Gi"
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kMGTPE]?|[KMGTPE]i)")
 
 
 class Unfit(Exception):
@@ -146,6 +152,22 @@ def _free_name(name: str, volumes: list[Object]) -> str:
         number += 1
         free = f"{name}-{number}"
     return free
+
+
+def with_shared_memory(
+    volumes: list[Object], container: Object, options: Object
+) -> tuple[list[Object], Object]:
+    """Both with a /dev/shm of its own, unless there is one: engines need more than the runtime's 64 MiB."""
+    mounts = container.get("volumeMounts", [])
+    if options.get("disabled") or any(one["mountPath"].rstrip("/") == _SHM_PATH for one in mounts):
+        return volumes, container
+    size = str(options.get("size") or "")
+    memory = {"medium": "Memory", "sizeLimit": size if _QUANTITY.fullmatch(size) else _SHM_SIZE}
+    name = _free_name("checkpoint-shm", volumes)
+    return (
+        [*volumes, {"name": name, "emptyDir": memory}],
+        container | {"volumeMounts": [*mounts, {"name": name, "mountPath": _SHM_PATH}]},
+    )
 
 
 def with_privileges(container: Object, config: Config, *, creates: bool) -> Object:

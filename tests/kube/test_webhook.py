@@ -56,7 +56,7 @@ def world(cluster):
         "--show-only", "templates/webhook.yaml", stdin=yaml.safe_dump(VALUES),
     ).stdout  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=rendered)
-    while not cluster.get("serviceaccount", "default", NAMESPACE, check=False).get("secrets"):
+    while not cluster.get("serviceaccount", "default", NAMESPACE, check=False):
         time.sleep(0.1)
     yield cluster
     for kind in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):

@@ -540,9 +540,38 @@ def test_only_the_engine_is_touched_and_once():
         "volumes"
     ]
     assert mutate(PVC, after, "n", known(REF, [READY])).reason == "configured"
+    assert mounted["/dev/shm"] == "checkpoint-shm"
     undone = podspec.undone(after["spec"], after["metadata"]["annotations"]["dynamo-entry/injected"])
     assert undone["containers"][0] == before["spec"]["containers"][0] | {"volumeMounts": []}
     assert undone["volumes"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "size"),
+    [
+        (None, None, "8Gi"),
+        ({"size": "16Gi"}, None, "16Gi"),
+        ({"size": "much"}, None, "8Gi"),
+        ({"size": 1073741824}, None, "1073741824"),
+        ({"disabled": True}, None, None),
+        (None, "/dev/shm", None),
+        (None, "/dev/shm/", None),
+    ],
+)
+def test_shared_memory_is_that_of_the_creation(options, own, size):
+    """The runtime's 64 MiB are too little for what is restored; a pod's own is left."""
+    main = {"volumeMounts": [{"name": "mine", "mountPath": own}] if own else []}
+    volumes = [{"name": "mine", "emptyDir": {}}, {"name": "checkpoint-shm", "emptyDir": {}}]
+    fields = {"sharedMemory": options} if options else {}
+    made = checkpoint(main, status=READY["status"], **fields)
+    made["spec"]["job"]["podTemplateSpec"]["spec"]["volumes"] = volumes
+    _, creating, creator = created(made)
+    worker = mutate(PVC, pod(main, volumes=volumes), "n", known(REF, [made])).pod["spec"]
+    for spec, container in ((creating["spec"], creator), (worker, worker["containers"][0])):
+        names = [one["name"] for one in container["volumeMounts"] if one["mountPath"].startswith("/dev/shm")]
+        found = [one["emptyDir"] for one in spec["volumes"] if one["name"] in names and one["name"] != "mine"]
+        assert found == ([{"medium": "Memory", "sizeLimit": size}] if size else [])
+        assert len(names) == (1 if size or own else 0)
 
 
 def test_a_restored_worker_of_dynamo_finds_its_directory():

@@ -97,8 +97,10 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     container = podspec.wrap(container, config, guard=False)
     container = podspec.with_privileges(container, config, creates=True)
     spec["volumes"], container = podspec.with_volumes(spec, container, _with_signal(wired))
+    spec["volumes"], container = podspec.with_shared_memory(
+        spec["volumes"], container, job.get("sharedMemory") or {}
+    )
     spec["containers"] = podspec.replaced(spec["containers"], container)
-    _add_shared_memory(spec, container["name"], job.get("sharedMemory") or {})
     spec["restartPolicy"] = "Never"
     spec["terminationGracePeriodSeconds"] = max(spec.get("terminationGracePeriodSeconds", 0), 60)
     annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"} | _NO_MESH
@@ -148,21 +150,6 @@ def _ready_url(config: Config, checkpoint: Object, container: Object, *, is_dyna
             port = named.get(get["port"], get["port"])
             return f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{port}{get.get('path', '/')}"
     return ""
-
-
-def _add_shared_memory(spec: Object, name: str, options: Object) -> None:
-    """Engines need more than the runtime's 64 MiB of /dev/shm."""
-    container = podspec.target(spec["containers"], name)
-    if options.get("disabled") or any(
-        one["mountPath"] == "/dev/shm" for one in container.get("volumeMounts", ())
-    ):
-        return
-    volume = {
-        "name": "checkpoint-shm",
-        "emptyDir": {"medium": "Memory", "sizeLimit": options.get("size", "8Gi")},
-    }
-    spec["volumes"].append(volume)
-    container["volumeMounts"].append({"name": "checkpoint-shm", "mountPath": "/dev/shm"})
 
 
 def probe(config: Config, checkpoint: Object, hash_: str) -> Object:

@@ -62,14 +62,13 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
         container = podspec.target(pod["spec"]["containers"], found.container)
         if any(one["name"].startswith("DYNAMO_CHECKPOINT_") for one in container.get("env", ())):
             return Answer(None, "configured")
-        hash_ = found.hash
-        wired = storage.wiring(config, hash_, namespace, creates=False)
+        wired = storage.wiring(config, found.hash, namespace, creates=False)
         if phase == api.READY:
             wired = storage.with_digest(wired, status.get("digest") or "")
         if wait := annotations.get(api.WAIT_SECONDS) or (_patience(found) if phase != api.READY else ""):
             wired = storage.with_wait(wired, wait)
         return Answer(
-            _injected(config, pod, container, hash_, wired, is_ready=phase == api.READY), "injected"
+            _injected(config, pod, container, found, wired, is_ready=phase == api.READY), "injected"
         )
     except podspec.Unfit as problem:
         return Answer(None, problem.reason)
@@ -121,6 +120,12 @@ def _patience(found: _Found) -> str:
     return str(job.get("activeDeadlineSeconds", 3600)) if found.waits else ""
 
 
+def _shared_memory(found: _Found) -> Object:
+    """What the creation has, so that the archive fits."""
+    job: Object = (found.checkpoint or {"spec": {}})["spec"].get("job") or {}
+    return job.get("sharedMemory") or {}
+
+
 def _is_storage_usable(status: Object) -> bool:
     """A claim that does not bind would keep the pod from starting: some pod must have started with it."""
     return any(
@@ -129,7 +134,7 @@ def _is_storage_usable(status: Object) -> bool:
 
 
 def _injected(
-    config: Config, pod: Object, container: Object, hash_: str, wired: storage.Wiring, *, is_ready: bool
+    config: Config, pod: Object, container: Object, found: _Found, wired: storage.Wiring, *, is_ready: bool
 ) -> Object:
     metadata, spec = pod["metadata"], pod["spec"]
     annotations = metadata.get("annotations") or {}
@@ -142,6 +147,7 @@ def _injected(
     )
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
+    volumes, new = podspec.with_shared_memory(volumes, new, _shared_memory(found))
     if is_ready:
         new |= {probe: _faster(new[probe]) for probe in _PROBES if probe in new}
     marks = {
@@ -152,7 +158,7 @@ def _injected(
     } | {key: container.get(key) for key in ("command", "args", "securityContext")}  # fmt: skip
     return pod | {
         "metadata": metadata | {
-            "labels": (metadata.get("labels") or {}) | {api.HASH_LABEL: hash_},
+            "labels": (metadata.get("labels") or {}) | {api.HASH_LABEL: found.hash},
             "annotations": annotations | {api.INJECTED: json.dumps(marks, separators=(",", ":"))},
         },
         "spec": spec | {"volumes": volumes, "containers": podspec.replaced(spec["containers"], new)},

@@ -34,7 +34,11 @@ def node(cluster, tmp_path_factory):
     """A Node that runs the pods of the cluster."""
     if subprocess.run(["podman", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("needs podman: scripts/test kube")
-    with Node(cluster, tmp_path_factory.mktemp("node"), mirrors=images.GUIDE) as running:
+    images.need(images.MACHINE, images.SANDBOX, *images.ON_THE_NODE)
+    with Node(
+        cluster, tmp_path_factory.mktemp("node"), machine=images.MACHINE, sandbox=images.SANDBOX,
+        images=images.ON_THE_NODE, mirrors=images.GUIDE,
+    ) as running:  # fmt: skip
         yield running
 
 

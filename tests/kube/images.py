@@ -14,6 +14,11 @@ BASE = "localhost/dynamo-entry/base:trixie"
 OPERATOR = f"localhost/dynamo-entry/operator:{TAG}"
 DYNAMO = f"localhost/dynamo-entry/dynamo-vllm:{TAG}"
 
+#: What the node is made of, and what its pods are.
+MACHINE = f"localhost/dynamo-entry/node:{TAG}"
+SANDBOX = f"localhost/dynamo-entry/sandbox:{TAG}"
+ON_THE_NODE = (BASE, OPERATOR, DYNAMO)
+
 #: The image that the guide's YAML names → the one that stands in for it.
 GUIDE = {"nvcr.io/nvidia/ai-dynamo/dynamo-vllm:latest": DYNAMO}
 

@@ -56,8 +56,9 @@ class ControlPlane:
         self.directory = directory
         self.bin = binaries()
         self.kubeconfig = directory / "kubeconfig"
-        #: The server's certificate is good for the first address of this network, too.
-        self.service_network = f"10.{secrets.randbelow(60) + 192}.{secrets.randbelow(256)}"
+        self._services = f"10.{secrets.randbelow(60) + 192}.{secrets.randbelow(256)}"
+        #: The API server's for pods, once a node has it; the server's certificate is good for it, too.
+        self.service_ip = f"{self._services}.1"
         self._token = secrets.token_hex(16)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -96,8 +97,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             f"--token-auth-file={tokens}", "--authorization-mode=RBAC", "--allow-privileged=false",
-            f"--service-cluster-ip-range={self.service_network}.0/24", f"--feature-gates={FEATURES}",
-            "--disable-admission-plugins=TaintNodesByCondition",  # nodelifecycle would take the taint off
+            f"--service-cluster-ip-range={self._services}.0/24", f"--feature-gates={FEATURES}",
             # Webhooks by Service reach the pods themselves: there is no kube-proxy.
             "--enable-aggregator-routing=true", "--kubelet-preferred-address-types=InternalIP",
         )  # fmt: skip
@@ -108,7 +108,6 @@ class ControlPlane:
             f"--kubeconfig={self.kubeconfig}", f"--service-account-private-key-file={key}",
             f"--root-ca-file={certificates}/apiserver.crt", "--leader-elect=false", "--port=0",
             "--secure-port=0", f"--cert-dir={self.directory}/kcm", f"--feature-gates={FEATURES}",
-            "--controllers=*,-nodelifecycle",  # nodes here send no heartbeats
         )  # fmt: skip
         self._spawn(
             "kube-scheduler", self.bin / "kube-scheduler",

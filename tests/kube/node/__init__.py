@@ -1,10 +1,9 @@
-"""A node for tests: runs the real containers of the pods bound to it with podman, and reports on them.
+"""A node for tests: a real kubelet and a real containerd in a container of their own, joined to a control plane.
 
-What a kubelet does and this does not: metrics, device plugins (the advertised GPUs are a number), resource
-limits, port-forward, DNS and service addresses (but that of the API server), updates of mounted secrets,
-volumes other than emptyDir, hostPath, persistentVolumeClaim (of a hostPath volume), secret, configMap,
-downwardAPI and projected. Stricter than a kubelet: the runtime's seccomp profile is the default; privileged
-containers and the host's namespaces are refused.
+What a node of a real cluster has and this one has not: other services' addresses than the API server's
+(kube-proxy), DNS, a device plugin (the advertised GPUs are a number), a registry (images are copied from podman;
+a pull is told that it has them). Claims get directories of this machine.
 
-    python -m node --kubeconfig FILE --state DIRECTORY [--name NAME] [--gpus N] [--mirror IMAGE=LOCAL]…
+    python -m node --kubeconfig FILE --state DIRECTORY --binaries DIRECTORY --service-ip ADDRESS --machine IMAGE
+        --sandbox IMAGE --life SECONDS [--name NAME] [--gpus N] [--image IMAGE]… [--mirror NAME=IMAGE]…
 """

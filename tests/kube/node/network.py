@@ -1,4 +1,4 @@
-"""One bridge a node, one network namespace a pod: pods reach each other, the node and the API server.
+"""The way between this machine and the node: one link, and what kube-proxy would do for the API server's service.
 
 A process of its own takes everything away as soon as this one has ended, in whatever way.
 """
@@ -30,71 +30,49 @@ async def run(*argv: str) -> str:
     return out.decode()
 
 
-#: Waits for the end of its input, then removes what was made under a name.
+#: Waits for the end of its input, then removes the container and the link of that name.
 _REMOVE = """
 cat >/dev/null
-ip netns list | sed -n "s/^\\($1-[^ ]*\\).*/\\1/p" | while read -r name; do ip netns del "$name"; done
-ip link del "$1"
+podman rm --force --time 0 --volumes --ignore "$1"
+ip link del "$1" 2>/dev/null
 """
 
 
 class Network:
-    """The bridge; ``gateway`` is the node's own address on it."""
+    """``gateway`` is this machine's address for the node, ``address`` the node's own, ``pods`` the network of its pods."""
 
     def __init__(self, api_server: str, service_ip: str) -> None:
-        self._name = f"kn{secrets.token_hex(3)}"
-        self._prefix = f"10.{secrets.randbelow(64) + 128}.{secrets.randbelow(256)}"
-        self.gateway = f"{self._prefix}.1"
+        self.name = f"kn{secrets.token_hex(3)}"
+        prefix = f"10.{secrets.randbelow(64) + 128}.{secrets.randbelow(256)}"
+        self.gateway = f"{prefix}.1"
+        self.address = f"{prefix}.2"
+        self.pods = f"{prefix}.128/25"
         self.service_ip = service_ip
         self._api_server = urlsplit(api_server)
-        self._free = list(range(254, 1, -1))
 
     async def __aenter__(self) -> Self:
-        bridge = self._name
         self._remover = await asyncio.create_subprocess_exec(
-            "sh", "-c", _REMOVE, "sh", bridge, stdin=asyncio.subprocess.PIPE, start_new_session=True
-        )
-        # Of its own: a bridge's address is else the lowest of its ports', and when a pod comes or goes with
-        # another one, what the others send is lost until they have forgotten the old one, after a minute.
-        address = bytes([2, *secrets.token_bytes(5)]).hex(":")
-        await run("ip", "link", "add", bridge, "address", address, "type", "bridge")
-        await run("ip", "addr", "add", f"{self.gateway}/24", "dev", bridge)
-        await run("ip", "addr", "add", f"{self.service_ip}/32", "dev", bridge)
-        await run("ip", "link", "set", bridge, "up")
-        # What kube-proxy would do for the one service that every cluster has.
-        self._proxy = await asyncio.start_server(self._forward, self.service_ip, 443)
+            "sh", "-c", _REMOVE, "sh", self.name,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         return self
 
+    async def attach(self, pid: int) -> None:
+        """Link the node of that process with this machine."""
+        link = self.name
+        await run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        await run("ip", "addr", "add", f"{self.gateway}/30", "dev", link)
+        await run("ip", "addr", "add", f"{self.service_ip}/32", "dev", link)
+        await run("ip", "link", "set", link, "up")
+        await run("ip", "route", "add", self.pods, "via", self.address)
+        self._proxy = await asyncio.start_server(self._forward, self.service_ip, 443)
+
     async def __aexit__(self, *_: object) -> None:
-        self._proxy.close()
         await self._remover.communicate(b"")
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server = await asyncio.open_connection(self._api_server.hostname, self._api_server.port)
         await asyncio.gather(_pump(reader, server[1]), _pump(server[0], writer))
-
-    def namespace(self, uid: str) -> str:
-        """The name of a pod's network namespace."""
-        return f"{self._name}-{uid}"
-
-    async def attach(self, name: str) -> str:
-        """A new network namespace /run/netns/``name`` with an address, which is returned."""
-        number = self._free.pop(0 if len(self._free) < 16 else -1)
-        inside = f"{self._prefix}.{number}"
-        outside = f"{self._name}-{number}"
-        await run("ip", "netns", "add", name)
-        await run("ip", "link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", name)
-        await run("ip", "link", "set", outside, "master", self._name, "up")
-        await run("ip", "-n", name, "addr", "add", f"{inside}/24", "dev", "eth0")
-        await run("ip", "-n", name, "link", "set", "eth0", "up")
-        await run("ip", "-n", name, "link", "set", "lo", "up")
-        await run("ip", "-n", name, "route", "add", "default", "via", self.gateway)
-        return inside
-
-    async def detach(self, name: str, address: str) -> None:
-        """Remove the namespace, and with it the link."""
-        await run("ip", "netns", "del", name)
-        self._free.insert(0, int(address.rpartition(".")[2]))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

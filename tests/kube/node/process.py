@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from typing_extensions import Self
@@ -12,23 +13,26 @@ from cluster.control_plane import LIFE_S, ControlPlane
 
 
 class Node:
-    """A running node of a control plane. ``mirrors``: image name → local image."""
+    """A running node of a control plane. ``images`` of podman are on it; ``mirrors``: another name → one of them."""
 
     def __init__(
         self,
         cluster: ControlPlane,
         state: Path,
         *,
-        name: str = "node-1",
+        machine: str,
+        sandbox: str,
+        images: Sequence[str] = (),
         mirrors: dict[str, str] | None = None,
     ) -> None:
         self.state = state
         self.log = state / "node.log"
         self._argv = [
             "timeout", "-k", "60", str(LIFE_S), sys.executable, "-m", "node",
-            f"--kubeconfig={cluster.kubeconfig}", f"--state={state}", f"--name={name}",
-            f"--service-ip={cluster.service_network}.1",
-            *(f"--mirror={image}={local}" for image, local in (mirrors or {}).items()),
+            f"--kubeconfig={cluster.kubeconfig}", f"--state={state}", f"--binaries={cluster.bin}",
+            f"--service-ip={cluster.service_ip}", f"--machine={machine}", f"--sandbox={sandbox}",
+            f"--life={LIFE_S}", *(f"--image={image}" for image in images),
+            *(f"--mirror={name}={image}" for name, image in (mirrors or {}).items()),
         ]  # fmt: skip
 
     def __enter__(self) -> Self:

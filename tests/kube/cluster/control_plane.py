@@ -25,8 +25,8 @@ LIFE_S = 3 * 3600
 
 INSTALL = Path(__file__).with_name("install")
 
-#: TTLAfterFinished is on by default in every server since 1.21.
-FEATURES = "TTLAfterFinished=true"
+#: Both are on by default in the servers of today.
+FEATURES = "TTLAfterFinished=true,ProcMountType=true"
 
 
 class NotInstalled(Exception):
@@ -143,7 +143,8 @@ class ControlPlane:
     def _await_service_account(self) -> None:
         """Pods can be created in ``default``: the controllers run."""
         deadline = time.monotonic() + 60
-        while not self.get("serviceaccount", "default", check=False).get("secrets"):
+        pod = ("kubectl", "run", "pod", "--image=none", "--dry-run=server")
+        while self.run(*pod, check=False).returncode:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no controllers:\n{self.log('kube-controller-manager')[-4000:]}")
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The node's process: starts it, provides claims with directories, until SIGTERM."""
+"""The node's process: starts it, says its container's name, provides claims with directories, until SIGTERM."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def main(options: argparse.Namespace) -> None:
             registry.load([options.sandbox, *options.image], mirrors), ready(api, options.name)
         )
         await advertise(api, options.name, options.gpus)
-        print("ready", flush=True)
+        print(network.name, flush=True)
         await until(ended, provisioner)
         await runner.cleanup()
 

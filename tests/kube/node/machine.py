@@ -26,7 +26,7 @@ def kubelet(address: str) -> dict[str, Any]:
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs", "failSwapOn": False, "oomScoreAdj": 0, "makeIPTablesUtilChains": False,
-        "resolvConf": "", "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
+        "featureGates": {"ProcMountType": True}, "resolvConf": "", "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
         # The machine is shared: neither its disk nor its memory is the node's alone.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,

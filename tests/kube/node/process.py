@@ -11,6 +11,11 @@ from typing_extensions import Self
 
 from cluster.control_plane import LIFE_S, ControlPlane
 
+SYSCTLS = Path("/proc/sys")
+
+#: What a kubelet sets for the whole machine, and must not here.
+_SET_BY_KUBELETS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
+
 
 class Node:
     """A running node of a control plane. ``images`` of podman are on it; ``mirrors``: another name → one of them."""
@@ -27,6 +32,8 @@ class Node:
     ) -> None:
         self.state = state
         self.log = state / "node.log"
+        #: As they are before the node is started.
+        self.sysctls = {name: (SYSCTLS / name).read_text() for name in _SET_BY_KUBELETS}
         self._argv = [
             "timeout", "-k", "60", str(LIFE_S), sys.executable, "-m", "node",
             f"--kubeconfig={cluster.kubeconfig}", f"--state={state}", f"--binaries={cluster.bin}",
@@ -45,9 +52,18 @@ class Node:
                 stderr=log,
             )
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ready\n":
+        self._container = self._process.stdout.readline().decode().strip()
+        if not self._container:
             raise RuntimeError(f"the node did not start:\n{self.log.read_text()}")
         return self
+
+    def run(self, *argv: str) -> str:
+        """A command on the node, and its output."""
+        done = subprocess.run(
+            ["podman", "exec", self._container, *argv],
+            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+        return done.stdout
 
     def claim(self, namespace: str, name: str) -> Path:
         """The directory behind a claim."""

@@ -111,7 +111,11 @@ def _grants(have: Privileges) -> tasks.Grants:
         values = {number: resource.getrlimit(number)[1] for number in numbers}
         hard = {number: value for number, value in values.items() if value != resource.RLIM_INFINITY}
     groups = None if capabilities.SETGID in have.effective else tuple(os.getgroups())
-    return tasks.Grants(have.permitted, privileges.known_capabilities(), hard, groups)
+    return tasks.Grants(
+        have.permitted, privileges.known_capabilities(), hard, groups,
+        may_drop=capabilities.SETPCAP in have.effective,
+        attainable=frozenset() if have.no_new_privileges else have.bounding,
+    )  # fmt: skip
 
 
 def _network(head: Head, here: list[list[str]]) -> sockets.Network:

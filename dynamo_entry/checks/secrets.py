@@ -1,9 +1,10 @@
-"""Which secrets an archive is going to hold because they stand in the engine's environment: their names alone."""
+"""Which secrets an archive is going to hold because they stand in an environment or a command: their names alone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from dynamo_entry.linux import proc
 
@@ -24,6 +25,18 @@ def in_environments(pids: Iterable[int]) -> list[str]:
             if value and is_secret(name.decode("utf-8", "replace")):
                 names.add(name.decode("utf-8", "replace"))
     return sorted(names)
+
+
+def in_command(argv: Sequence[str]) -> list[str]:
+    """Options that look like they take a secret and have one: ``--api-key VALUE``, ``--api-key=VALUE``, ``API_KEY=VALUE``."""
+    found = []
+    for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
+        name, sign, value = argument.partition("=")
+        if not sign:
+            value = "" if not name.startswith("-") or following.startswith("-") else following
+        if value and not value.isdecimal() and is_secret(name.lstrip("-").replace("-", "_")):
+            found.append(name)
+    return sorted(set(found))
 
 
 def is_secret(name: str) -> bool:

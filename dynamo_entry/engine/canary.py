@@ -53,7 +53,7 @@ def load(path: str) -> Canary:
             hint='it looks like {"url": "http://127.0.0.1:8000/v1/completions", "body": {…}, "compare": ["choices.0.text"]}',
             reason="CanaryInvalid",
         ) from None
-    if not _is_beside_us(canary.url):
+    if not http.is_beside_us(canary.url):
         raise SettingsError(
             f"the canary {path} asks {canary.url}, which is not the engine beside the launcher",
             hint="ask it by a loopback address: http://127.0.0.1:PORT/…",
@@ -64,18 +64,6 @@ def load(path: str) -> Canary:
             f"the canary {path} compares nothing", hint='name fields in "compare"', reason="CanaryInvalid"
         )
     return canary
-
-
-def _is_beside_us(url: str) -> bool:
-    """Whether the host is loopback: an archive must not choose whom a pod sends requests to."""
-    from ipaddress import ip_address  # noqa: PLC0415 - few restores have a canary
-    from urllib.parse import urlsplit  # noqa: PLC0415
-
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def record(canary: Canary) -> dict[str, Any]:
@@ -97,7 +85,7 @@ def parse(recorded: dict[str, Any]) -> Recorded:
         found = msgspec.convert(recorded, Recorded)
     except msgspec.ValidationError as error:
         raise Corrupt(f"the manifest's canary cannot be read: {error}", reason="ManifestInvalid") from None
-    if not _is_beside_us(found.request.url):
+    if not http.is_beside_us(found.request.url):
         raise Corrupt(
             f"the manifest's canary asks {found.request.url}, which is not loopback", reason="ManifestInvalid"
         )

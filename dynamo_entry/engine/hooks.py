@@ -39,7 +39,7 @@ def call(
         try:
             sleep.run(engine, limit_s, commands)
         except (OSError, ValueError) as error:
-            raise _failed(name, hook, str(error)) from None
+            raise _failed(f"{name} hook {hook}", str(error)) from None
     elif hook.startswith(("http://", "https://")):
         _post(name, hook, limit_s, context or {})
     else:
@@ -57,7 +57,7 @@ def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> No
         with urllib.request.urlopen(request, timeout=limit_s):
             pass
     except (OSError, urllib.error.HTTPError) as error:
-        raise _failed(name, url, str(error)) from None
+        raise _failed(f"{name} hook", str(error)) from None
 
 
 def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) -> None:
@@ -68,15 +68,16 @@ def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) ->
             env={**_ENVIRONMENT, **told}, timeout=limit_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise _failed(name, command, f"did not end within {limit_s:g} s") from None
+        raise _failed(f"{name} hook", f"did not end within {limit_s:g} s") from None
     if done.returncode:
         said = done.stdout[-500:].decode("utf-8", "replace").strip()
-        raise _failed(name, command, f"exit code {done.returncode}" + (f": {said}" if said else ""))
+        raise _failed(f"{name} hook", f"exit code {done.returncode}" + (f": {said}" if said else ""))
 
 
-def _failed(name: str, hook: str, why: str) -> CheckpointError:
+def _failed(what: str, why: str) -> CheckpointError:
+    """``what`` has no command and no URL of the user's: a token may be in there."""
     return CheckpointError(
-        f"{name} hook {hook!r} failed: {why}",
+        f"{what} failed: {why}",
         hint="the hook must succeed: fix it, or unset the variable",
         reason="HookFailed",
     )

@@ -32,6 +32,18 @@ def answers(url: str, *, limit_s: float) -> bool:
         return False
 
 
+def is_beside_us(url: str) -> bool:
+    """Whether the host is loopback: an archive must not choose whom a pod sends requests to."""
+    from ipaddress import ip_address  # noqa: PLC0415 - few restores have such a URL
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _answer(
     url: str, method: str, body: bytes | None, headers: dict[str, str], limit_s: float
 ) -> HTTPResponse:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dynamo_entry.engine import http
-from dynamo_entry.errors import NotDumpable, NotReady
+from dynamo_entry.errors import Corrupt, NotDumpable, NotReady
 
 _POLL_S = 0.1
 
@@ -74,6 +75,22 @@ def _create_signal(path: str) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     except OSError as error:
         raise _invalid_signal_file(path, error) from None
+
+
+def recordable(ready_url: str) -> str:
+    """What an archive says of READY_URL: nothing of one that leads to another host, which ``recorded`` refuses."""
+    return ready_url if http.is_beside_us(ready_url) else ""
+
+
+def recorded(facts: Mapping[str, Any]) -> str:
+    """The URL that an archive says the engine answers. Raises Corrupt for one that does not lead to it."""
+    url = facts.get("ready_url", "")
+    if url and not (isinstance(url, str) and http.is_beside_us(url)):
+        raise Corrupt(
+            f"the archive's READY_URL {url!r:.200} is not the engine beside the launcher",
+            hint="do not use the archive: it would choose whom this pod sends requests to", reason="ManifestInvalid",
+        )  # fmt: skip
+    return str(url)
 
 
 def answers(url: str) -> bool:

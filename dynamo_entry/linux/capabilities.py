@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-CHOWN, DAC_OVERRIDE, SETGID = 0, 1, 6
+from collections.abc import Iterable
+
+CHOWN, DAC_OVERRIDE, SETGID, SETPCAP = 0, 1, 6, 8
 NET_ADMIN, IPC_LOCK = 12, 14
 SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, SYS_TIME = 19, 21, 24, 25
 CHECKPOINT_RESTORE = 40
+
+#: In the order of their numbers.
+_NAMES = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+    SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+    MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
 
 #: capset(2), and PR_CAP_AMBIENT(2const).
 _VERSION_3 = 0x20080522
@@ -22,6 +32,12 @@ def parse(mask: str) -> frozenset[int]:
     """From the hexadecimal mask of /proc/PID/status."""
     bits = int(mask, 16)
     return frozenset(number for number in range(64) if bits >> number & 1)
+
+
+def named(numbers: Iterable[int]) -> list[str]:
+    """As a pod spec writes them."""
+    names = _NAMES.split()
+    return [names[number] if number < len(names) else str(number) for number in sorted(numbers)]
 
 
 def take_effect(wanted: frozenset[int]) -> None:

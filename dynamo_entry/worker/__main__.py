@@ -31,6 +31,7 @@ def main() -> None:
     verb = sys.argv[1]
     capabilities.take_effect(frozenset(options.REQUIRED))
     hidden.reveal()
+    os.environ["PATH"] = absolute(os.environ.get("PATH", os.defpath))
     settings = from_environment(os.environ)
     channel = Channel(Log(settings.log_level, settings.log_format))
     try:
@@ -41,6 +42,11 @@ def main() -> None:
         result = _failed(channel, verb, _refusal(error) or _defect(channel, error))
     channel.send(result)
     os._exit(0)  # threads that still wait for a store or for CRIU have nothing left to wait for
+
+
+def absolute(path: str) -> str:
+    """PATH without what is relative: there an engine, or whoever uploads to it, may have put a ``criu`` of its own."""
+    return os.pathsep.join(filter(os.path.isabs, path.split(os.pathsep)))
 
 
 def _refusal(error: Exception) -> CheckpointError | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -297,7 +297,7 @@ class _Creation:
             ipc.check(self._prepared.objects, ipc.there())
             diag.check(processes)
             self._give_back_memlock()
-            self._warn_of_secrets(process.pid for process in processes)
+            self._warn_of_secrets([process.pid for process in processes])
             if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):
                 self._channel.log.warning(
                     "restores will need these files unchanged", paths=bound,
@@ -328,11 +328,15 @@ class _Creation:
         )
         return connections.record(found, kept=may_keep and bool(found.inside))
 
-    def _warn_of_secrets(self, pids: Iterable[int]) -> None:
-        """An engine's environment is part of its memory, and so of an archive that is not sealed."""
-        if not self._prepared.keys.secrets and (names := secrets.in_environments(pids)):
+    def _warn_of_secrets(self, pids: Sequence[int]) -> None:
+        """An engine's environment and commands are part of its memory, and so of an archive that is not sealed."""
+        if self._prepared.keys.secrets:
+            return
+        names = secrets.in_environments(pids)
+        options = sorted({name for pid in pids for name in secrets.in_command(proc.command(pid))})
+        if names or options:
             self._channel.log.warning(
-                "secrets in the archive", names=names,
+                "secrets in the archive", names=names, options=options,
                 hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
                 "elsewhere, KEY_FILE seals the archive",
             )  # fmt: skip
@@ -394,7 +398,7 @@ class _Creation:
                 "packages": image.packages(mapped),
                 "connections": tcp,
                 "executable": noexec.directories(process.pid for process in processes),
-                "ready_url": self._settings.ready_url,
+                "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
                 **(self._handshake.facts(self._release) if self._handshake else {}),
             },

@@ -24,7 +24,7 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
-from dynamo_entry.linux import affinity, connections, oom, proc, timens
+from dynamo_entry.linux import affinity, capabilities, connections, oom, proc, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
@@ -169,6 +169,11 @@ class Rebuild:
         if self._admitted.keeps_connections:
             ends = self._archive.manifest.head.facts["connections"]["outside"]
             connections.shut_down((pid, number) for pid, number in ends if pid in self._plan.pids)
+        if wider := self._admitted.rewriter.widened():
+            self._channel.log.warning(
+                "capability bounding set wider than at creation", names=capabilities.named(wider),
+                hint="set allowPrivilegeEscalation: false, or add SETPCAP, and the engine can get no more than it could",
+            )  # fmt: skip
         missed = affinity.pin(self._archive.manifest.head.facts.get("affinity", {}))
         if missed:
             self._channel.log.warning("threads not pinned: their processors are not here", threads=missed)

@@ -163,6 +163,7 @@ class _Restoration:
         self._written = written
         self._work = work_directory(settings)
         self._handshake = dynamo.recorded(archive.manifest.head.facts)
+        self._ready_url = settings.ready_url or readiness.recorded(archive.manifest.head.facts)
         self._wake_hook = protocols.recorded(archive.manifest.head.facts)
 
     def apply_delta(self, phase: Phase) -> None:
@@ -195,7 +196,7 @@ class _Restoration:
         if self._handshake:
             self._wake(pid, *self._handshake)
         self._call_hooks(pid)
-        url = self._settings.ready_url or self._archive.manifest.head.facts.get("ready_url", "")
+        url = self._ready_url
         self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, "")
         if url:
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}")

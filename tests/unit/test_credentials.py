@@ -84,6 +84,22 @@ def test_which_names_are_secrets():
         assert not secrets.is_secret(name), name
 
 
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (["vllm", "serve", "m", "--api-key", "sk-1", "--port", "8000"], ["--api-key"]),
+        (["server", "--admin-api-key=sk-1", "--hf-token", "hf_1"], ["--admin-api-key", "--hf-token"]),
+        (["env", "API_KEY=sk-1", "PASSWORD=", "serve"], ["API_KEY"]),
+        (["serve", "--api-key", "--port", "8000"], []),
+        (["serve", "--api-key"], []),
+        (["serve", "--max-tokens", "5", "--image-token", "32000", "--tokenizer", "m", "token", "x"], []),
+        ([], []),
+    ],
+)
+def test_secrets_in_a_command_are_named_and_not_shown(argv, names):
+    assert secrets.in_command(argv) == names
+
+
 def test_secrets_of_a_process_are_named_and_not_shown():
     child = subprocess.Popen(
         [sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -177,3 +177,14 @@ def test_an_archive_names_no_other_hook(value):
 def test_anything_else_is_a_command(tmp_path):
     hooks.call("PRE_DUMP", f"touch {tmp_path}/done", 10)
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(
+    "hook", ["exit 3 # sk-secret", "http://user:sk-secret@127.0.0.1:1/x?token=sk-secret"]
+)
+def test_what_a_hook_is_is_not_shown(hook):
+    """A command or a URL may have a token in it; the variable's name says which it is."""
+    with pytest.raises(CheckpointError) as caught:
+        hooks.call("POST_RESTORE", hook, 5)
+    assert "sk-secret" not in str(caught.value)
+    assert "POST_RESTORE hook failed" in str(caught.value)

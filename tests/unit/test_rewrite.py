@@ -1,10 +1,11 @@
 """What images are rewritten to, as far as it can be told without CRIU's message classes."""
 
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.criu.rewrite import sockets, stdio
+from dynamo_entry.criu.rewrite import sockets, stdio, tasks
 from dynamo_entry.criu.rewrite.sockets import Address
 
 
@@ -46,3 +47,54 @@ def test_addresses_survive_crius_words(address):
 
 def test_pipes_are_recognized_by_their_inode():
     assert stdio.pipe_ids(["pipe:[77]", "/dev/null", "pipe:[4294967297]"]) == frozenset((77, 1))
+
+
+class Creds(SimpleNamespace):
+    """As in a ``core-*.img``."""
+
+    def __init__(self, bounding):
+        words = [sum(1 << number % 32 for number in bounding if number // 32 == word) for word in (0, 1)]
+        super().__init__(cap_bnd=words, **{f"cap_{name}": [0, 0] for name in ("inh", "prm", "eff", "amb")})
+
+    def ClearField(self, _name):  # noqa: N802 - protobuf's name
+        pass
+
+
+class Core(SimpleNamespace):
+    def __init__(self, bounding):
+        super().__init__(thread_core=Part(creds=Creds(bounding)))
+
+    def HasField(self, _name):  # noqa: N802 - protobuf's name
+        return False
+
+
+class Part(SimpleNamespace):
+    def HasField(self, name):  # noqa: N802 - protobuf's name
+        return name in vars(self)
+
+
+ALL, HERE = frozenset(range(41)), frozenset({1, 7, 21, 40})
+
+
+@pytest.mark.parametrize(
+    ("then", "may_drop", "attainable", "kept", "wider"),
+    [
+        (HERE, False, HERE, ALL, set()),
+        ({21, 40}, False, HERE, ALL, {1, 7}),
+        ({21, 40}, False, frozenset(), ALL, set()),  # no_new_privs
+        ({21, 40}, True, HERE, {21, 40}, set()),
+        ({0, 21, 40}, True, HERE, {0, 21, 40}, set()),
+    ],
+)
+def test_a_bounding_set_is_as_it_was_or_it_is_known_what_it_has_more(then, may_drop, attainable, kept, wider):
+    core = Core(then)
+    grants = tasks.Grants(frozenset(), ALL, {}, None, may_drop=may_drop, attainable=attainable)
+    assert tasks.widened([core], grants) == wider
+    tasks.grant([core], grants, is_root=False, our_filters=frozenset())
+    assert tasks._numbers(core.thread_core.creds.cap_bnd) == kept
+
+
+def test_a_zombie_has_no_bounding_set():
+    core = Core(HERE)
+    del core.thread_core.creds
+    assert not tasks.widened([core], tasks.Grants(frozenset(), ALL, {}, attainable=HERE))

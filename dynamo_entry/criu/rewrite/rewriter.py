@@ -30,6 +30,7 @@ class Rewriter:
         self._tasks = images.tree(source.read("pstree.img")).messages
         self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
+        self._widened: frozenset[int] = frozenset()
         stdio.replug(self._files, self._stdio)
         tasks.rearm(self._files.messages)
         files.follow_volumes(self._files.messages)
@@ -115,6 +116,10 @@ class Rewriter:
         """What has to be put back into pipes, as far as their images have been served."""
         return [entry for refills in self._refills.values() for entry in refills]
 
+    def widened(self) -> frozenset[int]:
+        """See ``tasks.widened``, as far as images have been served."""
+        return self._widened
+
     def image(self, name: str) -> bytes | None:
         """A rewritten image, or None where it is served as it is."""
         if name == "files.img":
@@ -133,6 +138,7 @@ class Rewriter:
 
     def _core(self, name: str, pid: int) -> bytes:
         image = images.core(self._source.read(name))
+        self._widened |= tasks.widened(image.messages, self._grants)
         tasks.grant(
             image.messages, self._grants,
             is_root=pid == self._source.root_pid, our_filters=self._our_filters,

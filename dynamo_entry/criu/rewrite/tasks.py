@@ -17,12 +17,15 @@ class Grants(NamedTuple):
 
     ``capabilities`` are those that it may be given, of ``known_capabilities`` of the kernel. ``hard_limits``
     by resource number; none where limits may be raised. ``groups`` are this container's, where it may not have others.
+    ``may_drop``: from the bounding set; where not, ``attainable`` is what programs can get by it here.
     """
 
     capabilities: frozenset[int]
     known_capabilities: frozenset[int]
     hard_limits: dict[int, int]
     groups: tuple[int, ...] | None = None
+    may_drop: bool = False
+    attainable: frozenset[int] = frozenset()
 
 
 def our_filters(seccomp: bytes) -> frozenset[int]:
@@ -58,14 +61,28 @@ def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters:
             _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
 
 
-def _restrict(creds: Any, grants: Grants) -> None:
-    """Of the bounding set everything is asked for: CRIU drops nothing then, and the container's is inherited.
+def widened(entries: Iterable[Any], grants: Grants) -> frozenset[int]:
+    """What programs of these tasks can get here by the bounding set, and could not at creation (capabilities(7))."""
+    if grants.may_drop:
+        return frozenset()
+    return frozenset().union(
+        *(
+            grants.attainable - _numbers(entry.thread_core.creds.cap_bnd)
+            for entry in entries
+            if entry.thread_core.HasField("creds")
+        )
+    )
 
-    It would drop even what is absent, which needs CAP_SETPCAP.
+
+def _restrict(creds: Any, grants: Grants) -> None:
+    """Without CAP_SETPCAP all of the bounding set is asked for: CRIU drops nothing then, and the container's is inherited.
+
+    It would drop even what is absent.
     """
     if grants.groups is not None:
         creds.groups[:] = grants.groups
-    creds.cap_bnd[:] = _words(grants.known_capabilities)[: len(creds.cap_bnd)]
+    if not grants.may_drop:
+        creds.cap_bnd[:] = _words(grants.known_capabilities)[: len(creds.cap_bnd)]
     permitted = _words(grants.capabilities)
     for name in ("cap_inh", "cap_prm", "cap_eff", "cap_amb"):
         field = getattr(creds, name)
@@ -76,6 +93,12 @@ def _restrict(creds: Any, grants: Grants) -> None:
 
 def _words(capabilities: frozenset[int]) -> list[int]:
     return [sum(1 << (number % 32) for number in capabilities if number // 32 == word) for word in (0, 1)]
+
+
+def _numbers(words: Iterable[int]) -> frozenset[int]:
+    return frozenset(
+        32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1
+    )
 
 
 def _lower_limits(limits: list[Any], hard: dict[int, int]) -> None:

@@ -11,7 +11,7 @@ import psutil
 
 from dynamo_entry.checks import io_uring
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, mounts, proc
+from dynamo_entry.linux import capabilities, proc
 
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
 _INODES = frozenset(
@@ -60,13 +60,9 @@ _REMEDIES = {
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }
 
-#: As proc(5) shows it; and what looks like a deleted file and is none.
-_DELETED = " (deleted)"
-_NO_FILES = ("/memfd:", "/SYSV", "/dev/", "/proc/", "/sys/", "/anon_hugepage", "/[aio]")
-
 #: How the kernel shows objects that are not files: secret memory, pidfds, POSIX message queues (linux/magic.h).
 _HIDDEN = "/secretmem"
-_PIDFD = "anon_inode:[pidfd]"
+_PIDFD, _FANOTIFY = "anon_inode:[pidfd]", "anon_inode:[fanotify]"
 _MQUEUE_MAGIC = 0x19800202
 
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -85,6 +81,14 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             )
         for descriptor, target in proc.descriptors(pid).items():
             _check_descriptor(pid, descriptor, target)
+            if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
+                raise _holds(
+                    pid,
+                    descriptor,
+                    "fanotify",
+                    "AnonymousInode",
+                    "use inotify, or add SYS_ADMIN to both pods",
+                )
             if (
                 target == _PIDFD
                 and (theirs := proc.pidfd_target(pid, descriptor)) >= 0
@@ -92,20 +96,17 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             ):
                 what = f"a pidfd of {theirs or 'a process'}, a thread or a process outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")
-        for path in _deleted(pid):
-            if mounts.is_read_only(path):
-                raise NotDumpable(
-                    f"process {pid} holds {path}, which was deleted, and whose volume is read-only: it cannot be made "
-                    "anew there",
-                    hint="create when the volume does not change, as a configMap does that was updated; or let the "
-                    "engine, or PRE_DUMP, open the file again",
-                    reason="DeletedReadOnly",
-                )
         if any(_HIDDEN in line for line in proc.maps(pid)):
             raise NotDumpable(
                 f"process {pid} has secret memory (memfd_secret), which nobody else may read",
                 hint="let the engine keep its keys in ordinary memory",
                 reason="SecretMemory",
+            )
+        if any("/anon_hugepage" in line and line.split()[1].endswith("p") for line in proc.maps(pid)):
+            raise NotDumpable(
+                f"process {pid} has private huge pages (MAP_HUGETLB), which CRIU cannot restore",
+                hint="let the engine use transparent huge pages (madvise)",
+                reason="HugePages",
             )
         if any("/SYSV" in line for line in proc.maps(pid)):
             raise NotDumpable(
@@ -115,21 +116,6 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             )
         _check_status(pid, effective)
         _check_namespaces(pid)
-
-
-def _deleted(pid: int) -> set[str]:
-    """Paths of deleted files that it has open, mapped, or works in."""
-    lines = (line.partition(" /")[2] for line in proc.maps(pid))
-    held = {
-        *proc.descriptors(pid).values(),
-        *(f"/{line}" for line in lines if line),
-        proc.working_directory(pid),
-    }
-    return {
-        path.removesuffix(_DELETED)
-        for path in held
-        if path.startswith("/") and path.endswith(_DELETED) and not path.startswith(_NO_FILES)
-    }
 
 
 def _check_descriptor(pid: int, descriptor: int, target: str) -> None:

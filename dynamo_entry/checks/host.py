@@ -11,6 +11,10 @@ from dynamo_entry.linux.cgroup import Room
 #: What may differ, and is said.
 _NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image": "build of the image"}
 
+#: What CRIU takes for itself in a process while it restores it: service descriptors (criu: servicefd.h), and its own program.
+_OF_CRIU_DESCRIPTORS = 40
+_OF_CRIU_MAPPINGS = 200
+
 
 def check_host(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """What differs and does not matter, a sentence each. Raises Incompatible where it does.
@@ -57,6 +61,22 @@ def check_room(needs: dict[str, Any], room: Room) -> None:
             f"the engine has {tasks} tasks, {room.tasks} more are allowed here",
             hint="raise the container's pids limit (podPidsLimit, --pids-limit)",
             reason="PidsLimit",
+        )
+    descriptors = needs.get("descriptors", 0)
+    if room.descriptors is not None and descriptors and descriptors + _OF_CRIU_DESCRIPTORS > room.descriptors:
+        raise Incompatible(
+            f"a process of the engine has descriptors up to number {descriptors - 1}, and {room.descriptors} are allowed here",
+            hint=f"raise the hard limit of open files (--ulimit nofile, LimitNOFILE of the container runtime) to "
+            f"{descriptors + _OF_CRIU_DESCRIPTORS} or more",
+            reason="DescriptorLimit",
+        )
+    mappings = needs.get("mappings", 0)
+    if room.mappings is not None and mappings and mappings + _OF_CRIU_MAPPINGS > room.mappings:
+        raise Incompatible(
+            f"a process of the engine has {mappings} mappings, and {room.mappings} are allowed here, of which CRIU "
+            f"takes {_OF_CRIU_MAPPINGS}",
+            hint="raise vm.max_map_count on the node",
+            reason="MappingLimit",
         )
 
 

@@ -117,7 +117,7 @@ def _shm(here: Surroundings) -> Finding:
 
 
 def _memory(here: Surroundings) -> Finding:
-    memory, tasks = here.room
+    memory, tasks = here.room.memory_bytes, here.room.tasks
     left = "no limit" if memory is None else f"{_mib(memory)} left"
     return Finding("memory", left if tasks is None else f"{left}, {tasks} more tasks")
 

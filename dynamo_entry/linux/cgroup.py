@@ -1,19 +1,22 @@
-"""What this container may use: memory, tasks and processors, from its cgroup (v2 or v1) and the machine."""
+"""What this container may use: memory, tasks, processors and the like, from its cgroup (v2 or v1) and the machine."""
 
 from __future__ import annotations
 
 import math
 import os
+import resource
 from typing import NamedTuple
 
 import psutil
 
 
 class Room(NamedTuple):
-    """What is left here; None where there is no limit."""
+    """What is left here, and how much one process may have; None where there is no limit."""
 
     memory_bytes: int | None
     tasks: int | None
+    descriptors: int | None = None
+    mappings: int | None = None
 
 
 def room() -> Room:
@@ -26,7 +29,20 @@ def room() -> Room:
     if cgroup is not None:
         cgroup += _reclaimable()
     tasks = _left(_number("pids.max", "pids/pids.max"), _number("pids.current", "pids/pids.current"))
-    return Room(min(machine, cgroup) if cgroup is not None else machine, tasks)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return Room(
+        min(machine, cgroup) if cgroup is not None else machine, tasks,
+        descriptors=None if hard == resource.RLIM_INFINITY else hard,
+        mappings=_value("/proc/sys/vm/max_map_count"),
+    )  # fmt: skip
+
+
+def _value(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 def _left(limit: int | None, used: int | None) -> int | None:

@@ -67,7 +67,7 @@ def find_all(
 
 
 def find(start: Start, skip: frozenset[str], caches: frozenset[str] = frozenset()) -> Iterator[Change]:
-    """Every change below ``start.root``, parents before children.
+    """Every change below ``start.root``, parents before children. Raises OSError for a changed one that cannot be listed.
 
     Paths in ``skip`` (mount points, excluded paths, the launcher's own) and directories with a name in ``caches`` are
     not entered.
@@ -76,9 +76,14 @@ def find(start: Start, skip: frozenset[str], caches: frozenset[str] = frozenset(
     while waiting:
         directory = waiting.pop()
         try:
-            entries = list(os.scandir(directory))
             status = os.lstat(directory)
         except OSError:
+            continue
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            if status.st_ctime_ns >= start.ctime_ns and directory != start.root:
+                raise
             continue
         if status.st_ctime_ns >= start.ctime_ns:
             yield Change(directory, status, tuple(sorted(entry.name for entry in entries)))

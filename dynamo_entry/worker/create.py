@@ -12,7 +12,19 @@ from msgspec import structs
 from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
-from dynamo_entry.checks import connections, diag, image, io_uring, ipc, noexec, privileges, secrets, sharing
+from dynamo_entry.checks import (
+    connections,
+    deleted,
+    diag,
+    forgotten,
+    image,
+    io_uring,
+    ipc,
+    noexec,
+    privileges,
+    secrets,
+    sharing,
+)
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
@@ -28,7 +40,7 @@ from dynamo_entry.errors import (
     SettingsError,
 )
 from dynamo_entry.fill import ranges
-from dynamo_entry.linux import affinity, capabilities, memlock, mounts, proc
+from dynamo_entry.linux import affinity, capabilities, memlock, mounts, proc, socket_options
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report.lines import timestamp
@@ -293,6 +305,7 @@ class _Creation:
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
             processes = proc.tree(self._pid)
             dump_checks.check(processes, self._prepared.have.effective)
+            deleted.check(process.pid for process in processes)
             sharing.check(processes)
             ipc.check(self._prepared.objects, ipc.there())
             diag.check(processes)
@@ -303,6 +316,10 @@ class _Creation:
                     "restores will need these files unchanged", paths=bound,
                     hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
                 )  # fmt: skip
+            if lost := forgotten.find(process.pid for process in processes):
+                self._channel.log.warning(
+                    "restores will not bring these back", things=lost, hint=forgotten.REMEDY
+                )
             kept = self._check_connections(processes)
             found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pid))
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
@@ -398,6 +415,7 @@ class _Creation:
                 "packages": image.packages(mapped),
                 "connections": tcp,
                 "executable": noexec.directories(process.pid for process in processes),
+                "socket_options": socket_options.record(process.pid for process in processes),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
                 **(self._handshake.facts(self._release) if self._handshake else {}),

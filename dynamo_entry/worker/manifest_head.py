@@ -36,16 +36,18 @@ def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
 
 
 def needs(processes: list[psutil.Process]) -> dict[str, int]:
-    """What a container must have room for: memory that no file backs, and tasks."""
-    threads = 0
+    """What a container must have room for: memory that no file backs, tasks; descriptors and mappings of one process."""
+    threads, pids = 0, [process.pid for process in processes]
     for process in processes:
         try:
             threads += process.num_threads()
         except psutil.NoSuchProcess:
             continue
     return {
-        "memory_bytes": sum(proc.own_memory_bytes(process.pid) for process in processes),
+        "memory_bytes": sum(map(proc.own_memory_bytes, pids)),
         "tasks": threads,
+        "descriptors": max((number + 1 for pid in pids for number in proc.descriptors(pid)), default=0),
+        "mappings": max((len(proc.maps(pid)) for pid in pids), default=0),
     }
 
 

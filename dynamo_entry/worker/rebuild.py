@@ -24,7 +24,7 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
-from dynamo_entry.linux import affinity, capabilities, connections, oom, proc, timens
+from dynamo_entry.linux import affinity, capabilities, connections, oom, proc, socket_options, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
@@ -174,9 +174,11 @@ class Rebuild:
                 "capability bounding set wider than at creation", names=capabilities.named(wider),
                 hint="set allowPrivilegeEscalation: false, or add SETPCAP, and the engine can get no more than it could",
             )  # fmt: skip
-        missed = affinity.pin(self._archive.manifest.head.facts.get("affinity", {}))
-        if missed:
-            self._channel.log.warning("threads not pinned: their processors are not here", threads=missed)
+        recorded = self._archive.manifest.head.facts.get("socket_options", ())
+        if missed := socket_options.set_again(row for row in recorded if row["pid"] in self._plan.pids):
+            self._channel.log.warning("socket options not restored", options=missed)
+        if unpinned := affinity.pin(self._archive.manifest.head.facts.get("affinity", {})):
+            self._channel.log.warning("threads not pinned: their processors are not here", threads=unpinned)
 
     def _wait_for_end(self, criu: process.Restoring) -> None:
         while not _readable(criu.exited):

@@ -41,7 +41,7 @@ _NUMBERS = {
 }[os.uname().machine]
 MEMFD_SECRET, PIDFD_OPEN = 447, 434
 
-MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 2, 0x20, 0x4000
+MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MAP_HUGETLB = 2, 0x20, 0x4000, 0x40000
 CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
 IPC_CREAT = 0o1000
 
@@ -221,11 +221,107 @@ def program_in_memory() -> None:
     kept.append(subprocess.Popen([f"/proc/self/fd/{descriptor}", "300"], pass_fds=[descriptor]))
 
 
-def file_of_a_volume_with_another_name() -> None:
-    Path("/volume/one").write_text("one")
-    os.link("/volume/one", "/volume/two")
-    kept.append(os.open("/volume/one", os.O_RDONLY))
-    os.unlink("/volume/one")
+def deleted_file_with_another_name() -> None:
+    """Not on the root filesystem."""
+    Path("/dev/shm/one").write_text("one")
+    os.link("/dev/shm/one", "/dev/shm/two")
+    kept.append(os.open("/dev/shm/one", os.O_RDONLY))
+    os.unlink("/dev/shm/one")
+
+
+def deleted_directory_of_the_image() -> None:
+    os.chdir("/srv")
+    os.rmdir("/srv")
+
+
+def private_huge_pages() -> None:
+    address = libc.mmap(None, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        sys.exit("forgotten: not on this machine: no huge pages")
+
+
+def fanotify() -> None:
+    checked(libc.fanotify_init(0x200, 0))  # FAN_REPORT_FID, which everybody may
+
+
+def directory_that_cannot_be_listed() -> None:
+    """By a user other than root, who owns it."""
+    directory = Path("/tmp/private")
+    directory.mkdir()
+    (directory / "file").touch()
+    directory.chmod(0o300)
+
+
+#: Options of a listening TCP socket: level, number, value.
+TCP_OPTIONS = {
+    "SO_ZEROCOPY": (socket.SOL_SOCKET, 60, 1),
+    "TCP_FASTOPEN": (socket.IPPROTO_TCP, 23, 5),
+    "TCP_DEFER_ACCEPT": (socket.IPPROTO_TCP, 9, 3),
+    "TCP_USER_TIMEOUT": (socket.IPPROTO_TCP, 18, 5000),
+}
+
+
+def socket_options() -> Check:
+    listening = socket.create_server(("127.0.0.1", 8001))
+    for level, number, value in TCP_OPTIONS.values():
+        listening.setsockopt(level, number, value)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+    def check() -> dict[str, Any]:
+        found: dict[str, Any] = {
+            name: listening.getsockopt(level, number) for name, (level, number, _) in TCP_OPTIONS.items()
+        }
+        name = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        return found | {"TCP_CONGESTION": name.rstrip(b"\0").decode()}
+
+    return check
+
+
+def multicast() -> Check:
+    """A member of a group of IPv4, of one source only in a second one, and of a group of IPv6."""
+    loopback = socket.inet_aton("127.0.0.1")
+    member, sender = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    member.bind(("0.0.0.0", 5353))
+    member.settimeout(0.3)
+    member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.2.3") + loopback)
+    other = socket.inet_aton("127.0.0.9")
+    member.setsockopt(socket.IPPROTO_IP, 39, socket.inet_aton("232.1.2.3") + loopback + other)
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, loopback)
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 3)
+    member6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    group6 = socket.inet_pton(socket.AF_INET6, "ff15::77")
+    member6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group6 + struct.pack("i", 1))
+    kept.append(member6)
+
+    def arrives(group: str) -> bool:
+        sender.sendto(b"x", (group, 5353))
+        try:
+            return member.recv(1) == b"x"
+        except TimeoutError:
+            return False
+
+    def check() -> dict[str, Any]:
+        return {
+            "member": arrives("239.1.2.3"),
+            "of another source": arrives("232.1.2.3"),
+            "IPv6": group6.hex() in Path("/proc/net/igmp6").read_text(),
+            "TTL": sender.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL),
+        }
+
+    return check
+
+
+def asynchronous_io() -> None:
+    """A request that nothing answers: to read from a pipe that nobody writes to."""
+    context = ctypes.c_ulong(0)
+    checked(libc.syscall(_NUMBERS["io_setup"], 8, ctypes.byref(context)))
+    reading, writing = os.pipe()
+    request = ctypes.create_string_buffer(
+        struct.pack("QIIHhIQQqQII", 9, 0, 0, 5, 0, reading, 1, 0, 0, 0, 0, 0)
+    )
+    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(request))
+    checked(libc.syscall(_NUMBERS["io_submit"], context, 1, pointers) - 1)
+    kept.extend((request, writing))
 
 
 def executable(directory: str) -> Path:
@@ -252,6 +348,21 @@ def program_in_tmp() -> Check:
     return child.poll
 
 
+def key_and_seal() -> Check:
+    """A key of a session's keyring, and a mapping that is sealed (mseal(2))."""
+    add_key, request_key = {"x86_64": (248, 249), "aarch64": (217, 218)}[os.uname().machine]
+    checked(libc.syscall(add_key, b"user", b"mine", b"secret", 6, -3))
+    address = libc.mmap(None, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    checked(libc.syscall(462, ctypes.c_void_p(address), 4096, 0))
+
+    def check() -> dict[str, bool]:
+        found = libc.syscall(request_key, b"user", b"mine", None, -3) > 0
+        sealed = libc.mprotect(ctypes.c_void_p(address), 4096, mmap.PROT_READ) != 0
+        return {"key": found, "seal": sealed}
+
+    return check
+
+
 def times() -> Check:
     """When it began, and how long it has run, as the kernel has it."""
     end = time.process_time() + 1
@@ -266,6 +377,22 @@ def times() -> Check:
     return check
 
 
+#: struct sched_attr of sched_setattr(2), of which the last but two is the time slice.
+SCHED_ATTR = struct.Struct("=IIQiIQQQ8x")
+SCHED_SETATTR, SCHED_GETATTR = {"x86_64": (314, 315), "aarch64": (274, 275)}[os.uname().machine]
+
+
+def set_slice(ns: int) -> None:
+    attributes = SCHED_ATTR.pack(SCHED_ATTR.size, os.SCHED_OTHER, 0, os.nice(0), 0, ns, 0, 0)
+    checked(libc.syscall(SCHED_SETATTR, 0, ctypes.create_string_buffer(attributes), 0))
+
+
+def slice_ns() -> int:
+    answer = ctypes.create_string_buffer(SCHED_ATTR.size)
+    checked(libc.syscall(SCHED_GETATTR, 0, answer, SCHED_ATTR.size, 0))
+    return int(SCHED_ATTR.unpack(answer)[5])
+
+
 def attributes() -> Check:
     """Of a process; the numbers are of prctl(2), ioprio_set(2) and set_mempolicy(2)."""
     Path("/proc/self/timerslack_ns").write_text("12345")
@@ -276,6 +403,8 @@ def attributes() -> Check:
     libc.syscall(set_mempolicy, 3, ctypes.byref(ctypes.c_ulong(1)), 64)
     libc.prctl(67, 1, 0, 0, 0)
     libc.prctl(65, 1, 0, 0, 0)
+    Path("/proc/self/oom_score_adj").write_text("321")
+    set_slice(5_000_000)
 
     def check() -> dict[str, Any]:
         policy = ctypes.c_int(-1)
@@ -287,6 +416,8 @@ def attributes() -> Check:
             "memory policy": policy.value,
             "KSM": libc.prctl(68, 0, 0, 0, 0),
             "MDWE": libc.prctl(66, 0, 0, 0, 0),
+            "OOM score": Path("/proc/self/oom_score_adj").read_text(),
+            "time slice": slice_ns(),
         }
 
     return check

@@ -40,6 +40,8 @@ def both(containers, *arguments, options=RESTORE):
         ("armed_timer_of_an_ended_thread",),
         ("many_descriptors", "1000"),
         ("many_descriptors", "9000"),
+        ("socket_options",),
+        ("multicast",),
     ],
     ids=" ".join,
 )
@@ -64,6 +66,10 @@ HELD = {
     "descriptor_of_a_process_outside": ("PidfdOutside", "pidfd of 1"),
     "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
+    "private_huge_pages": ("HugePages", "huge pages"),
+    "fanotify": ("AnonymousInode", "fanotify"),
+    "deleted_directory_of_the_image": ("DeletedDirectory", "/srv"),
+    "deleted_file_with_another_name": ("DeletedLinked", "/dev/shm/one"),
 }
 
 
@@ -149,4 +155,44 @@ def test_start_times_and_cpu_times_are_those_of_the_new_processes(containers):
 def test_attributes_that_the_kernel_keeps_to_itself_are_lost(containers):
     before, after = both(containers, "attributes")
     kept = {name for name in before if before[name] == after[name]}
-    assert kept <= {"KSM", "MDWE", "memory policy"}  # where the kernel has none of these
+    assert kept <= {"KSM", "MDWE", "memory policy", "time slice"}  # where the kernel has none of these
+
+
+def test_keys_and_seals_are_lost(containers):
+    before, after = both(containers, "key_and_seal")
+    assert (before, after) == ({"key": True, "seal": True}, {"key": False, "seal": False})
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [("asynchronous_io", ("io_submit",)), ("attributes", ("memory policy", "KSM"))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_can_be_seen_of_it_is_named_at_creation(containers, thing, words):
+    creator = published(containers, command=command(thing), volumes=VOLUMES)
+    named = creator.event("restores will not bring these back")["things"]
+    assert all(any(word in line for line in named) for word in words), named
+
+
+def test_a_changed_directory_that_cannot_be_listed_is_no_archive_without_it(containers):
+    containers.checkpoints.chmod(0o777)
+    container = create(
+        containers,
+        command=command("directory_that_cannot_be_listed"),
+        volumes=VOLUMES,
+        options=(*CREATE, "--user", "1000:1000"),
+    )
+    assert container.exit_code() == 174, container.output()
+    event = container.event("Checkpoint not created")
+    assert (event["reason"], event["phase"]) == ("FileNotCaptured", "delta")
+    assert "/tmp/private" in event["message"]
+
+
+def test_fewer_open_files_than_the_engine_has_are_refused_by_name(containers):
+    arguments = command("many_descriptors", "9000")
+    published(containers, command=arguments, volumes=VOLUMES)
+    options = (*RESTORE, "--ulimit", "nofile=1024:9020")
+    container = restore(containers, command=arguments, options=options, volumes=VOLUMES)
+    event = container.wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == ("DescriptorLimit", "check")
+    assert "9020" in event["message"]

@@ -73,6 +73,10 @@ def test_an_engine_that_does_not_fit_is_refused():
         refused(host.check_room, {"memory_bytes": 3 * gib}, Room(2 * gib, None)).reason == "NotEnoughMemory"
     )
     assert refused(host.check_room, {"tasks": 300}, Room(None, 200)).reason == "PidsLimit"
+    small = Room(None, None, descriptors=1024, mappings=65530)
+    assert refused(host.check_room, {"descriptors": 1003}, small).reason == "DescriptorLimit"
+    assert refused(host.check_room, {"mappings": 65467}, small).reason == "MappingLimit"
+    host.check_room({"descriptors": 900, "mappings": 65317}, small)
     host.check_room({"memory_bytes": 2 * gib, "tasks": 200}, Room(2 * gib, 200))
     host.check_room({}, Room(None, None))
 

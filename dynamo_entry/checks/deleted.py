@@ -1,0 +1,67 @@
+"""Deleted files and directories that an engine holds, of which CRIU cannot make another one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.linux import mounts, proc
+
+#: As proc(5) shows it; and what looks like a deleted file and is none.
+_DELETED = " (deleted)"
+_NO_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/proc/", "/sys/", "/anon_hugepage", "/[aio]")
+
+_CWD = "cwd"
+
+
+def check(pids: Iterable[int]) -> None:
+    """Raises NotDumpable that names the process and the path."""
+    here = mounts.read()
+    for pid in pids:
+        for name, path in _held(pid):
+            _check(pid, name, path, here)
+
+
+def _check(pid: int, name: str, path: str, here: list[mounts.Mount]) -> None:
+    if mounts.is_read_only(path):
+        raise NotDumpable(
+            f"process {pid} holds {path}, which was deleted, and whose volume is read-only: it cannot be made "
+            "anew there",
+            hint="create when the volume does not change, as a configMap does that was updated; or let the "
+            "engine, or PRE_DUMP, open the file again",
+            reason="DeletedReadOnly",
+        )
+    if not name or not _has_another_name(f"/proc/{pid}/{name}"):
+        return
+    if name == _CWD:
+        raise NotDumpable(
+            f"process {pid} works in {path}, a directory of the image that was deleted: it cannot be made anew",
+            hint="let the engine work in a directory that stays, or that it has made itself",
+            reason="DeletedDirectory",
+        )
+    if mounts.volume_of(path, here, ["/"]):
+        raise NotDumpable(
+            f"process {pid} holds {path}, which was deleted and has another name on its volume: CRIU finds such a "
+            "file on the root filesystem alone",
+            hint="let the engine close it, or keep it in the container's own filesystem",
+            reason="DeletedLinked",
+        )
+
+
+def _has_another_name(path: str) -> bool:
+    """True of a directory of a lower layer as well: it is still there."""
+    try:
+        return os.stat(path).st_nlink > 0
+    except OSError:
+        return False
+
+
+def _held(pid: int) -> Iterator[tuple[str, str]]:
+    """Deleted files that it has open, mapped, or works in: (entry below /proc/PID, or nothing; path)."""
+    found = {_CWD: proc.working_directory(pid)}
+    found |= {f"fd/{number}": path for number, path in proc.descriptors(pid).items()}
+    mapped = {f"/{path}" for line in proc.maps(pid) if (path := line.partition(" /")[2])}
+    for name, path in (*found.items(), *(("", path) for path in mapped)):
+        if path.startswith("/") and path.endswith(_DELETED) and not path.startswith(_NO_FILES):
+            yield name, path.removesuffix(_DELETED)

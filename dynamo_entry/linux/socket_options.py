@@ -1,0 +1,233 @@
+"""Options of sockets that CRIU does not keep: read before the dump, set again while the tasks are still held.
+
+Interfaces are kept by name: their numbers and addresses are other ones in another container.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import psutil
+
+from dynamo_entry.linux import connections, proc
+
+_IP, _IPV6, _TCP, _UDP = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP, socket.IPPROTO_UDP
+
+#: Options that hold a number (socket(7), ip(7), ipv6(7), tcp(7), udp(7)): those that a kind of socket lacks are passed over.
+_NUMBERS = {
+    "SO_ZEROCOPY": (socket.SOL_SOCKET, 60),
+    "SO_INCOMING_CPU": (socket.SOL_SOCKET, 49),
+    "SO_PREFER_BUSY_POLL": (socket.SOL_SOCKET, 69),
+    "SO_TIMESTAMP": (socket.SOL_SOCKET, 29),
+    "SO_TIMESTAMPNS": (socket.SOL_SOCKET, 35),
+    "SO_RXQ_OVFL": (socket.SOL_SOCKET, 40),
+    "IP_TOS": (_IP, 1),
+    "IP_TTL": (_IP, 2),
+    "IP_PKTINFO": (_IP, 8),
+    "IP_MTU_DISCOVER": (_IP, 10),
+    "IP_RECVERR": (_IP, 11),
+    "IP_MULTICAST_TTL": (_IP, 33),
+    "IP_MULTICAST_LOOP": (_IP, 34),
+    "IPV6_MULTICAST_HOPS": (_IPV6, 18),
+    "IPV6_MULTICAST_LOOP": (_IPV6, 19),
+    "IPV6_RECVERR": (_IPV6, 25),
+    "IPV6_RECVPKTINFO": (_IPV6, 49),
+    "IPV6_TCLASS": (_IPV6, 67),
+    "TCP_SYNCNT": (_TCP, 7),
+    "TCP_LINGER2": (_TCP, 8),
+    "TCP_DEFER_ACCEPT": (_TCP, 9),
+    "TCP_THIN_LINEAR_TIMEOUTS": (_TCP, 16),
+    "TCP_USER_TIMEOUT": (_TCP, 18),
+    "TCP_FASTOPEN": (_TCP, 23),
+    "TCP_NOTSENT_LOWAT": (_TCP, 25),
+    "UDP_SEGMENT": (_UDP, 103),
+    "UDP_GRO": (_UDP, 104),
+}
+_CONGESTION = 13
+_LEVELS = {socket.AF_INET: _IP, socket.AF_INET6: _IPV6}
+_INTERFACE = {_IP: 32, _IPV6: 17}  # IP_MULTICAST_IF, IPV6_MULTICAST_IF
+_JOIN, _FILTER = 42, 48  # MCAST_JOIN_GROUP, MCAST_MSFILTER of linux/in.h
+
+#: struct group_filter: interface, group (a sockaddr_storage), mode, and how many sources follow.
+_HEAD = struct.Struct("=I4x128sII")
+_EXCLUDE, _MOST_SOURCES = 0, 64
+
+
+class _Group(NamedTuple):
+    """A multicast group that somebody in this network namespace is a member of, on an interface."""
+
+    interface: str
+    address: bytes  # a sockaddr_storage
+
+
+def record(pids: Iterable[int]) -> list[dict[str, Any]]:
+    """A row for each socket of theirs with options that are not those of a new one."""
+    groups = {family: _groups(family) for family in _LEVELS}
+    fresh: dict[tuple[int, ...], dict[str, Any]] = {}
+    rows, seen = [], set()
+    for pid in pids:
+        for descriptor, target in proc.descriptors(pid).items():
+            if not target.startswith("socket:") or target in seen:
+                continue
+            seen.add(target)
+            with suppress(OSError), connections.of(pid, descriptor) as found:
+                if found.family in _LEVELS and (options := _of(found, groups[found.family], fresh)):
+                    rows.append({"pid": pid, "descriptor": descriptor, "options": options})
+    return rows
+
+
+def set_again(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Give the sockets what was recorded; returns what this place does not take."""
+    missed = []
+    for row in rows:
+        try:
+            with connections.of(row["pid"], row["descriptor"]) as found:
+                missed += [
+                    f"{name} of descriptor {row['descriptor']} of {row['pid']}"
+                    for name in _set(found, row["options"])
+                ]
+        except OSError as error:
+            missed.append(str(error))
+    return missed
+
+
+def _of(
+    found: socket.socket, groups: list[_Group], fresh: dict[tuple[int, ...], dict[str, Any]]
+) -> dict[str, Any]:
+    kind = (found.family, found.type, found.proto)
+    if kind not in fresh:
+        with socket.socket(*kind) as new:
+            fresh[kind] = dict(_values(new))
+    options = {name: value for name, value in _values(found) if fresh[kind].get(name) != value}
+    if found.type == socket.SOCK_DGRAM and (joined := [*_joined(found, groups)]):
+        options["groups"] = joined
+    return options
+
+
+def _values(found: socket.socket) -> Iterator[tuple[str, Any]]:
+    for name, (level, number) in _NUMBERS.items():
+        with suppress(OSError):
+            yield name, found.getsockopt(level, number)
+    if found.proto == _TCP:
+        with suppress(OSError):
+            yield (
+                "TCP_CONGESTION",
+                found.getsockopt(_TCP, _CONGESTION, 16).rstrip(b"\0").decode("ascii", "replace"),
+            )
+    with suppress(OSError):
+        yield "multicast interface", _interface(found)
+
+
+def _interface(found: socket.socket) -> str:
+    """The name of the one that multicast goes out by, or nothing."""
+    if found.family == socket.AF_INET6:
+        number = found.getsockopt(_IPV6, _INTERFACE[_IPV6])
+        return socket.if_indextoname(number) if number else ""
+    address = found.getsockopt(_IP, _INTERFACE[_IP], 4)
+    return _owner(socket.inet_ntoa(address)) if any(address) else ""
+
+
+def _owner(address: str) -> str:
+    """The interface that has an address, or nothing."""
+    return next(
+        (
+            name
+            for name, entries in psutil.net_if_addrs().items()
+            if address in {entry.address for entry in entries}
+        ),
+        "",
+    )
+
+
+def _address(interface: str) -> str:
+    """An IPv4 address of an interface. Raises OSError."""
+    for entry in psutil.net_if_addrs().get(interface, ()):
+        if entry.family == socket.AF_INET:
+            return str(entry.address)
+    raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), interface)
+
+
+def _joined(found: socket.socket, groups: list[_Group]) -> Iterator[dict[str, str]]:
+    for group in groups:
+        answer = _filter(found, group)
+        if answer:
+            yield {"interface": group.interface, "filter": answer.hex()}
+
+
+def _filter(found: socket.socket, group: _Group) -> bytes:
+    """The struct group_filter of a member; nothing for who is none."""
+    buffer = ctypes.create_string_buffer(_HEAD.size + 128 * _MOST_SOURCES)
+    _HEAD.pack_into(buffer, 0, socket.if_nametoindex(group.interface), group.address, 0, _MOST_SOURCES)
+    size = ctypes.c_uint(len(buffer))
+    level = _LEVELS[socket.AddressFamily(found.family)]
+    if ctypes.CDLL(None).getsockopt(found.fileno(), level, _FILTER, buffer, ctypes.byref(size)):
+        return b""
+    sources = min(_HEAD.unpack_from(buffer)[3], _MOST_SOURCES)
+    return buffer.raw[: _HEAD.size + 128 * sources]
+
+
+def _set(found: socket.socket, options: dict[str, Any]) -> Iterator[str]:
+    """Names of those that could not be set."""
+    for name, value in options.items():
+        try:
+            if name in _NUMBERS:
+                found.setsockopt(*_NUMBERS[name], int(value))
+            elif name == "TCP_CONGESTION":
+                found.setsockopt(_TCP, _CONGESTION, str(value).encode())
+            elif name == "multicast interface":
+                _go_out_by(found, value)
+            elif name == "groups":
+                for group in value:
+                    _join(found, socket.if_nametoindex(group["interface"]), bytes.fromhex(group["filter"]))
+        except OSError as error:
+            yield f"{name} {value if name != 'groups' else ''} ({error.strerror})"
+
+
+def _go_out_by(found: socket.socket, interface: str) -> None:
+    if found.family == socket.AF_INET6:
+        found.setsockopt(_IPV6, _INTERFACE[_IPV6], socket.if_nametoindex(interface))
+    else:
+        found.setsockopt(_IP, _INTERFACE[_IP], socket.inet_aton(_address(interface)))
+
+
+def _join(found: socket.socket, number: int, recorded: bytes) -> None:
+    level = _LEVELS[socket.AddressFamily(found.family)]
+    _, address, mode, sources = _HEAD.unpack_from(recorded)
+    found.setsockopt(level, _JOIN, struct.pack("=I4x128s", number, address))
+    if mode != _EXCLUDE or sources:
+        found.setsockopt(level, _FILTER, _HEAD.pack(number, address, mode, sources) + recorded[_HEAD.size :])
+
+
+def _groups(family: int) -> list[_Group]:
+    """Of /proc/net/igmp and igmp6 (proc(5)): whoever is a member."""
+    try:
+        if family == socket.AF_INET6:
+            with open("/proc/net/igmp6", encoding="ascii") as file:
+                rows = [line.split() for line in file]
+            return [_Group(row[1], _storage6(bytes.fromhex(row[2]))) for row in rows]
+        with open("/proc/net/igmp", encoding="ascii") as file:
+            return list(_groups4(file.read().splitlines()[1:]))
+    except OSError:
+        return []
+
+
+def _groups4(lines: list[str]) -> Iterator[_Group]:
+    name = ""
+    for line in lines:
+        words = line.split()
+        if not line.startswith("\t"):
+            name = words[1].rstrip(":")
+        else:
+            address = struct.pack("=I", int(words[0], 16))
+            yield _Group(name, struct.pack("=H2x4s120x", socket.AF_INET, address))
+
+
+def _storage6(address: bytes) -> bytes:
+    return struct.pack("=HHI16sI100x", socket.AF_INET6, 0, 0, address, 0)

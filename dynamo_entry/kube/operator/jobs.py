@@ -27,6 +27,9 @@ _RESERVE_S = 300
 #: Exit codes of the launcher after which a retry is pointless (dynamo_entry/errors.py).
 _POINTLESS = [2, 170, 171, 176]
 
+#: As the operator itself.
+_NOBODY = 65532
+
 #: What decides whose files a pod may delete.
 _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
 
@@ -164,7 +167,8 @@ def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
     where = storage.location(config, hash_, checkpoint["metadata"]["namespace"])
     argv = ["python", "-m", "dynamo_entry.kube", "delete", where, hash_]
     job = _helper(config, checkpoint, hash_, "gc", argv, creates=True)
-    job["spec"]["template"]["spec"]["securityContext"] = _user(checkpoint)
+    if config.storage.type == "pvc":
+        job["spec"]["template"]["spec"]["securityContext"] = _user(checkpoint)
     job["spec"]["backoffLimit"] = 0  # the operator tries again, and says why
     return job
 
@@ -195,6 +199,8 @@ def _helper(
     }  # fmt: skip
     if not config.security.openshift:
         context["seccompProfile"] = {"type": "RuntimeDefault"}
+        if config.storage.type != "pvc":  # files have owners
+            context |= {"runAsNonRoot": True, "runAsUser": _NOBODY, "runAsGroup": _NOBODY}
     container = {
         "name": kind, "image": config.image, "command": argv, "env": list(wired.env), "securityContext": context,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},

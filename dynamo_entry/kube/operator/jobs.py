@@ -27,8 +27,9 @@ _RESERVE_S = 300
 #: Exit codes of the launcher after which a retry is pointless (dynamo_entry/errors.py).
 _POINTLESS = [2, 170, 171, 176]
 
-#: As the operator itself.
-_NOBODY = 65532
+#: Only a claim's files have owners: root reads its own, without any capability. Others are as the operator itself.
+_ROOT = {"runAsUser": 0}
+_NOBODY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532}
 
 #: What decides whose files a pod may delete.
 _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
@@ -168,7 +169,10 @@ def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
     argv = ["python", "-m", "dynamo_entry.kube", "delete", where, hash_]
     job = _helper(config, checkpoint, hash_, "gc", argv, creates=True)
     if config.storage.type == "pvc":
-        job["spec"]["template"]["spec"]["securityContext"] = _user(checkpoint)
+        spec = job["spec"]["template"]["spec"]
+        spec["securityContext"] = user = _user(checkpoint)
+        if "runAsUser" in user:
+            del spec["containers"][0]["securityContext"]["runAsUser"]
     job["spec"]["backoffLimit"] = 0  # the operator tries again, and says why
     return job
 
@@ -199,8 +203,7 @@ def _helper(
     }  # fmt: skip
     if not config.security.openshift:
         context["seccompProfile"] = {"type": "RuntimeDefault"}
-        if config.storage.type != "pvc":  # files have owners
-            context |= {"runAsNonRoot": True, "runAsUser": _NOBODY, "runAsGroup": _NOBODY}
+        context |= _ROOT if config.storage.type == "pvc" else _NOBODY
     container = {
         "name": kind, "image": config.image, "command": argv, "env": list(wired.env), "securityContext": context,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},

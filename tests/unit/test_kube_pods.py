@@ -435,6 +435,9 @@ def known(graphs_=None, checkpoints=()):
 
 USABLE = [{"type": "StorageUsable", "status": "True"}]
 READY = checkpoint(status={"phase": "Ready", "conditions": USABLE})
+REFUSED = checkpoint(
+    status={"phase": "Pending", "conditions": [{"type": "Ready", "status": "False", "reason": "NotAdmitted"}]}
+)
 REF = graph(checkpointRef="model")
 AUTO = graph(mode="auto", identity=IDENTITY)
 
@@ -449,6 +452,8 @@ AUTO = graph(mode="auto", identity=IDENTITY)
         ("pvc, Ready, but the claim went", pod(), known(REF, [checkpoint(status={"phase": "Ready"})]), PVC, "not-ready"),
         ("s3, not Ready: it may become so", pod(), known(AUTO), S3, "injected"),
         ("Failed", pod(), known(REF, [checkpoint(status={"phase": "Failed"})]), S3, "failed"),
+        ("its Job's pod is refused here", pod(), known(REF, [REFUSED]), S3, "not-admitted"),
+        ("it was refused, and is no more", pod(), known(REF, [READY]), S3, "injected"),
         ("no such graph", pod(), known(), PVC, "unknown"),
         ("checkpointing is off", pod(), known(graph(enabled=False)), PVC, "unknown"),
         ("no identity", pod(), known(graph(mode="auto")), PVC, "unfit"),

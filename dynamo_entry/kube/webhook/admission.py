@@ -57,6 +57,8 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
         phase = status.get("phase")
         if phase == api.FAILED:
             return Answer(None, "failed")
+        if _is_refused(status):
+            return Answer(None, "not-admitted")
         if config.storage.type == "pvc" and not _is_storage_usable(status):
             return Answer(None, "not-ready")
         container = podspec.target(pod["spec"]["containers"], found.container)
@@ -130,6 +132,13 @@ def _is_storage_usable(status: Object) -> bool:
     """A claim that does not bind would keep the pod from starting: some pod must have started with it."""
     return any(
         one["type"] == "StorageUsable" and one["status"] == "True" for one in status.get("conditions", ())
+    )
+
+
+def _is_refused(status: Object) -> bool:
+    """A namespace whose policy or quota refuses the creating pod may refuse a restoring one, which asks for less."""
+    return any(
+        one["type"] == "Ready" and one.get("reason") == "NotAdmitted" for one in status.get("conditions", ())
     )
 
 

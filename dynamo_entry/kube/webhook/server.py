@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -55,6 +55,13 @@ class Server(ThreadingHTTPServer):
         self._waiting: dict[socket.socket, None] = {}
         self._lock = threading.Lock()
 
+    def get_request(self) -> tuple[Any, Any]:
+        """The handshake belongs to the connection's own thread: a slow client must not hold up the others."""
+        connection, address = super().get_request()
+        connection.settimeout(_REQUEST_S)
+        secured = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return secured, address
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for each connection. One more than there may be takes the place of the one that waits for longest."""
         if not self._connections.acquire(blocking=False):
@@ -62,7 +69,38 @@ class Server(ThreadingHTTPServer):
             if not self._connections.acquire(timeout=_ROOM_S):
                 self.shutdown_request(request)
                 return
+        self._waits(request)
         super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread's whole life."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._waits_not(request)
+            self._connections.release()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """First of all the handshake."""
+        request.do_handshake()
+        super().finish_request(request, client_address)
+
+    @contextmanager
+    def busy(self, connection: socket.socket) -> Iterator[None]:
+        """While there is a whole request in a connection, it does not give way to others."""
+        self._waits_not(connection)
+        try:
+            yield
+        finally:
+            self._waits(connection)
+
+    def _waits(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting[connection] = None
+
+    def _waits_not(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting.pop(connection, None)
 
     def _close_oldest(self) -> None:
         with self._lock:
@@ -72,32 +110,6 @@ class Server(ThreadingHTTPServer):
                 with suppress(OSError):
                     # Not SSLSocket's own, which takes TLS away from under the thread that reads.
                     socket.socket.shutdown(oldest, socket.SHUT_RDWR)
-
-    @contextmanager
-    def waiting(self, connection: socket.socket) -> Iterator[None]:
-        """While nothing of value is in a connection: no request, or not all of one."""
-        with self._lock:
-            self._waiting[connection] = None
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting.pop(connection, None)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The thread's whole life."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections.release()
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """The handshake belongs to the connection's own thread: a slow client must not hold up the others."""
-        request.settimeout(_REQUEST_S)
-        with self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
-            with self.waiting(secured):
-                secured.do_handshake()
-            super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A broken connection is the client's."""
@@ -143,10 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         """Its head, its body and the answer."""
         self._incoming.expect()
-        self._waits = ExitStack()
-        with self._waits:
-            self._waits.enter_context(self.server.waiting(self.connection))
-            super().handle_one_request()
+        super().handle_one_request()
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length") or ""
@@ -160,7 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif sum(map(data.count, (b",", b"[", b"{"))) > _VALUES_LIMIT:
             self._refuse(413)
         else:
-            self._review(data, reviewer)
+            with self.server.busy(self.connection):
+                self._review(data, reviewer)
 
     def _body(self, length: int) -> bytes:
         """The request's body, as far as it comes in time."""
@@ -181,7 +191,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_error(status)
 
     def _review(self, data: bytes, reviewer: Reviewer) -> None:
-        self._waits.close()
         self.connection.settimeout(_REQUEST_S)
         if not self.server.turns.acquire(timeout=_REQUEST_S):
             self._refuse(503)

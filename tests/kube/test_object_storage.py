@@ -8,7 +8,15 @@ import time
 import boto3
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
+import archives
 import engines
 import images
 from relay import Relay
@@ -45,19 +53,30 @@ def world(cluster, endpoint, helm_install, tmp_path_factory):
     images.need(images.DYNAMO)
     url, (access, secret), client = endpoint
     cluster.kubectl("create", "namespace", NAMESPACE)
-    keys = {
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-creds"},
-        "stringData": {
-            "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": url,
-        },
+    login = {
+        "AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret, "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": url,
     }  # fmt: skip
-    cluster.apply(keys, namespace=NAMESPACE)
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    contents = {"s3-creds": login, "s3-read": login, "sign": {"1": pem}, "verify": {"1": public}}
+    secrets = (
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+        for name, data in contents.items()
+    )
+    cluster.apply(*secrets, namespace=NAMESPACE)
     cache = tmp_path_factory.mktemp("cache")
     values = {
         "checkpoint": {
             "enabled": True,
-            "storage": {"type": "s3", "s3": {"uri": f"s3://{BUCKET}/checkpoints", "credentialsSecretRef": "s3-creds"}},
+            "storage": {
+                "type": "s3", "signKeySecretRef": "sign", "verifyKeySecretRef": "verify",
+                "s3": {
+                    "uri": f"s3://{BUCKET}/checkpoints", "credentialsSecretRef": "s3-creds",
+                    "restoreCredentialsSecretRef": "s3-read",
+                },
+            },
         },
         "operator": {"watchNamespaces": [NAMESPACE]},
         "agent": {"cache": {"hostPath": str(cache), "sizeLimit": "1Gi", "minFree": "0"}},
@@ -162,16 +181,42 @@ def test_a_missing_secret_is_a_cold_start(world):
     )
     for copy in cache.glob("*/*"):
         copy.unlink()
-    secret = cluster.get("secret", "s3-creds", NAMESPACE)
-    cluster.kubectl("delete", "secret", "s3-creds", "-n", NAMESPACE)
+    secret = cluster.get("secret", "s3-read", NAMESPACE)
+    cluster.kubectl("delete", "secret", "s3-read", "-n", NAMESPACE)
     start(cluster, "without")
     assert "Falling back to cold start" in events(cluster, "without"), cluster.kubectl(
         "logs", "without", "-n", NAMESPACE
     )
     cluster.apply(
-        {key: secret[key] for key in ("apiVersion", "kind", "data")} | {"metadata": {"name": "s3-creds"}},
+        {key: secret[key] for key in ("apiVersion", "kind", "data")} | {"metadata": {"name": "s3-read"}},
         namespace=NAMESPACE,
     )
+
+
+def test_another_archive_in_its_place_is_not_restored(world, tmp_path):
+    """Whoever may write to the bucket decides neither what runs nor whether a pod starts."""
+    cluster, client, _ = world
+    status = cluster.get("dynamocheckpoint", "model", NAMESPACE)["status"]
+    key = f"checkpoints/{NAMESPACE}/{status['identityHash']}.tar"
+    kept = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    archives.publish(tmp_path / "other.tar", status["identityHash"])
+    client.put_object(Bucket=BUCKET, Key=key, Body=(tmp_path / "other.tar").read_bytes())
+    start(cluster, "other")
+    fallen = events(cluster, "other")["Falling back to cold start"]
+    assert fallen["reason"] == "DigestMismatch", fallen
+    client.put_object(Bucket=BUCKET, Key=key, Body=kept)
+
+
+def test_the_engine_of_a_worker_has_no_login(world):
+    """Started cold, it cannot get at the bucket; the shell of ``exec`` has the container's environment and does not count."""
+    cluster, _, _ = world
+    look = (
+        "for pid in /proc/[0-9]*; do grep -qa dynamo.vllm $pid/cmdline && ! grep -qa dynamo_entry $pid/cmdline && "
+        "grep -ca AWS_SECRET_ACCESS_KEY $pid/environ; done; true"
+    )
+    counts = cluster.kubectl("exec", "other", "-n", NAMESPACE, "--", "sh", "-c", look).split()
+    assert counts, "the engine was found"
+    assert set(counts) == {"0"}
 
 
 def test_the_object_goes_with_its_last_checkpoint(world):

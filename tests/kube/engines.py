@@ -61,6 +61,14 @@ class Pods:
     def event(self, pod: Any, name: str) -> dict[str, Any] | None:
         return next((event for event in self.events(pod) if event["event"] == name), None)
 
+    def awaited_event(self, pod: Any, name: str) -> dict[str, Any]:
+        """One that is due: an engine answers a moment before the launcher says so."""
+        deadline = time.monotonic() + 30
+        while (found := self.event(pod, name)) is None:
+            assert time.monotonic() < deadline, self.log(pod)
+            time.sleep(0.2)
+        return found
+
 
 def is_ready(pod: Any) -> bool:
     return any(

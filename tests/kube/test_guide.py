@@ -178,8 +178,7 @@ def test_a_new_pod_restores(world):
     """Scale-up: the new pod comes from the checkpoint and answers as the others do; they are not touched."""
     seconds, pod = world.new_pod()
     world.seconds["one more pod, restored"] = seconds
-    restored = world.pods.event(pod, "Restored")
-    assert restored, world.pods.log(pod)
+    restored = world.pods.awaited_event(pod, "Restored")
     phases = ", ".join(f"{name} {value:.2f}" for name, value in restored["seconds"].items())
     say(f"ready after {seconds:.1f} s; the restore: {phases}")
     assert world.ask(pod) == world.answer
@@ -203,7 +202,7 @@ def test_a_replaced_pod_restores(world):
     gone = world.pods.all()[0]
     world.kubectl("delete", "pod", gone["metadata"]["name"], "--wait=false")
     replacement = max(world.pods.ready(count), key=lambda pod: pod["status"]["startTime"])
-    assert world.pods.event(replacement, "Restored"), world.pods.log(replacement)
+    world.pods.awaited_event(replacement, "Restored")
     assert world.ask(replacement) == world.answer
 
 
@@ -303,7 +302,7 @@ def test_auto_mode(world):
     world.cluster.apply(graph, namespace=NAMESPACE)
     second = engines.Pods(world.cluster, NAMESPACE, "second", "VllmWorker")
     for pod in second.ready(2):
-        assert second.event(pod, "Restored"), second.log(pod)
+        second.awaited_event(pod, "Restored")
     names = [
         one["metadata"]["name"]
         for one in world.cluster.get("dynamocheckpoints", namespace=NAMESPACE)["items"]
@@ -326,7 +325,7 @@ def test_a_checkpoint_is_shared_and_referred_to_by_name(world):
     world.cluster.apply(graph, namespace=NAMESPACE)
     pods = engines.Pods(world.cluster, NAMESPACE, graph["metadata"]["name"], "VllmWorker")
     (pod,) = pods.ready(1)
-    assert pods.event(pod, "Restored"), pods.log(pod)
+    pods.awaited_event(pod, "Restored")
     world.kubectl("delete", "dynamographdeployment", graph["metadata"]["name"])
 
 

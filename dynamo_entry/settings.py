@@ -20,10 +20,14 @@ PREFIX = "DYNAMO_CHECKPOINT_"
 TERMINATION_LOG = "/dev/termination-log"
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 class Settings(Value):
     """What the operator asked for. Times are seconds; empty strings mean "not set"."""
 
     storage_type: str = ""
+    storage_options: Mapping[str, Any] = _NOTHING
     location: str = ""
     path: str = ""
     hash: str = ""
@@ -144,16 +148,37 @@ def _url(value: str) -> str:
     return value
 
 
+def _options(value: str) -> Mapping[str, Any]:
+    import json  # noqa: PLC0415 - for those who set it
+
+    try:
+        options = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(options, dict):
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - of a text
+    return options
+
+
 class Variable(Value):
     """One environment variable: how it is read and what it means, for the parser and for ``--help``."""
 
     parse: Callable[[str], Any]
     help: str
+    is_secret: bool = False
 
 
 VARIABLES: dict[str, Variable] = {
-    "STORAGE_TYPE": Variable(_one_of("pvc", "s3", "oci"), "pvc, s3 or oci; must agree with LOCATION"),
-    "LOCATION": Variable(_text, "location of the archive: /dir/<hash>.tar, s3://…, oci://…"),
+    "STORAGE_TYPE": Variable(
+        _one_of("pvc", "s3", "oci", "gcs", "azure", "fsspec"),
+        "pvc, s3, oci, gcs, azure or fsspec; must agree with LOCATION; fsspec takes any URI",
+    ),
+    "STORAGE_OPTIONS": Variable(
+        _options,
+        "JSON object: arguments of the fsspec library of the store; hidden from the engine",
+        is_secret=True,
+    ),
+    "LOCATION": Variable(_text, "location of the archive: /dir/<hash>.tar, s3://…, oci://…, gs://…, az://…"),
     "PATH": Variable(_absolute, "local path of the archive; for pvc the same as LOCATION"),
     "HASH": Variable(_text, "identity hash; an archive with another hash is refused"),
     "SIGNAL_FILE": Variable(
@@ -261,7 +286,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         try:
             values[name.lower()] = variable.parse(raw)
         except ValueError as error:
-            mistakes.append(f"{PREFIX}{name}={raw!r}: {error}")
+            mistakes.append(f"{PREFIX}{name}{'' if variable.is_secret else f'={raw!r}'}: {error}")
     settings = Settings(**values)
     mistakes += contradictions(settings)
     if mistakes:
@@ -271,18 +296,23 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     return complete(settings)
 
 
+#: The storage type of a scheme. What is not here is left to fsspec, which knows its own schemes.
+_KINDS = {
+    "": "pvc", "file": "pvc", "s3": "s3", "oci": "oci", "gs": "gcs", "gcs": "gcs",
+    "az": "azure", "abfs": "azure", "abfss": "azure",
+}  # fmt: skip
+
+
 def contradictions(settings: Settings) -> list[str]:
     """What does not go together, a sentence each."""
     found = []
-    scheme = settings.location.partition("://")[0].split("+")[0] if "://" in settings.location else "file"
-    kinds = {"file": "pvc", "s3": "s3", "oci": "oci"}
-    if settings.location and scheme not in kinds:
-        found.append(f"{PREFIX}LOCATION={settings.location!r}: expected a path, file://, s3:// or oci://")
-    elif settings.location and settings.storage_type not in ("", kinds[scheme]):
+    scheme = settings.location.partition("://")[0].split("+")[0] if "://" in settings.location else ""
+    kind = _KINDS.get(scheme, "fsspec")
+    if settings.location and settings.storage_type not in ("", kind, *(["fsspec"] if scheme else [])):
         found.append(
-            f"{PREFIX}STORAGE_TYPE={settings.storage_type!r}: the location {settings.location!r} is {kinds[scheme]}"
+            f"{PREFIX}STORAGE_TYPE={settings.storage_type!r}: the location {settings.location!r} is {kind}"
         )
-    elif settings.location and "://" not in settings.location and not settings.location.startswith("/"):
+    elif settings.location and not scheme and not settings.location.startswith("/"):
         found.append(f"{PREFIX}LOCATION={settings.location!r}: expected an absolute path or a URI")
     if settings.mode == "restore" and not (settings.path or settings.location):
         found.append(f"{PREFIX}MODE='restore': needs {PREFIX}PATH or {PREFIX}LOCATION")
@@ -306,7 +336,9 @@ def _unbound(settings: Settings, *, is_create: bool) -> list[str]:
 
 def complete(settings: Settings) -> Settings:
     """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory, a tag."""
-    location = settings.location.removeprefix("file://")
+    location = settings.location
+    if settings.storage_type != "fsspec":
+        location = location.removeprefix("file://")
     if "://" not in location:
         location = _completed(location or settings.path, settings.hash)
         return settings._replace(location=location, path=location)
@@ -323,7 +355,7 @@ def _completed(path: str, name: str) -> str:
 
 def _located(location: str, name: str) -> str:
     """A bucket's prefix gets ``<hash>.tar``; a repository without tag or digest gets the hash for its tag."""
-    if not location.startswith("oci"):
+    if not location.startswith(("oci://", "oci+")):
         return _completed(location, name)
     if not name or ":" in location.rpartition("/")[2]:
         return location

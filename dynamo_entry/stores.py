@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 from dynamo_entry import storage
 from dynamo_entry.errors import StorageDenied
-from dynamo_entry.settings import Settings
+from dynamo_entry.settings import PREFIX, Settings, from_environment
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
@@ -17,28 +18,40 @@ _DOCKER = frozenset(("config.json", ".dockerconfigjson"))
 
 def open_store(settings: Settings, location: str) -> storage.Store:
     """Opening does no I/O but reading CREDENTIALS_DIR. Raises StorageDenied, SettingsError."""
-    if "://" in location:
-        load_credentials(settings.credentials_dir)
-    return storage.open_store(location, storage.Retry.within(settings.stall_timeout))
+    is_local = "://" not in location
+    return storage.open_store(
+        location,
+        storage.Retry.within(settings.stall_timeout),
+        storage.Access(
+            settings.ca_file, {} if is_local else read_credentials(settings.credentials_dir), settings.storage_options
+        ),
+        through_fsspec=settings.storage_type == "fsspec" and not is_local,
+    )  # fmt: skip
 
 
-def load_credentials(directory: str) -> None:
-    """Set the variables that files in ``directory`` are named after, in this process, which is not the engine's.
+def open_with(environ: Mapping[str, str], location: str) -> storage.Store:
+    """For programs whose only settings of a store are the variables of their environment. Raises as ``open_store``."""
+    names = [PREFIX + name for name in ("STORAGE_TYPE", "STORAGE_OPTIONS", "CA_FILE", "CREDENTIALS_DIR")]
+    return open_store(from_environment({name: environ.get(name, "") for name in names}), location)
 
-    Kubernetes mounts a secret like that. A Docker configuration in there is pointed to. Raises StorageDenied.
+
+def read_credentials(directory: str) -> dict[str, str]:
+    """The variables that files in ``directory`` are named after. Raises StorageDenied.
+
+    Kubernetes mounts a secret like that. A Docker configuration in there is pointed to.
     """
     if not directory:
-        return
+        return {}
+    found = {}
     try:
         names = os.listdir(directory)
         for name in filter(_VARIABLE.fullmatch, names):
             with open(os.path.join(directory, name), encoding="utf-8") as file:
-                os.environ[name] = file.read().strip()
+                found[name] = file.read().strip()
     except (OSError, ValueError) as error:
         raise StorageDenied(
             f"no credentials can be read from {directory}: {error}",
             hint="mount the secret there, readable for the container's user, or unset DYNAMO_CHECKPOINT_CREDENTIALS_DIR",
             reason="CredentialsUnreadable",
         ) from None
-    if _DOCKER & {*names}:
-        os.environ["DOCKER_CONFIG"] = directory
+    return {**found, "DOCKER_CONFIG": directory} if _DOCKER & {*names} else found

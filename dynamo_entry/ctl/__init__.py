@@ -10,8 +10,8 @@ from dynamo_entry.ctl import doctor, extract, inspect, prune, verify
 from dynamo_entry.errors import CheckpointError
 
 app = typer.Typer(
-    help="Look at checkpoint archives: on a volume, in S3, in an OCI registry. Stores are reached as by the launcher: "
-    "AWS_…, DOCKER_CONFIG, DYNAMO_CHECKPOINT_CREDENTIALS_DIR, DYNAMO_CHECKPOINT_CA_FILE.",
+    help="Look at checkpoint archives: on a volume, in S3, in an OCI registry, wherever fsspec reaches. Stores are reached as by the launcher: "
+    "AWS_…, DOCKER_CONFIG, DYNAMO_CHECKPOINT_CREDENTIALS_DIR, DYNAMO_CHECKPOINT_CA_FILE, DYNAMO_CHECKPOINT_STORAGE_OPTIONS.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, VerifyKeyFile, open_store
+from dynamo_entry.ctl.options import (
+    CaFile,
+    CredentialsDir,
+    KeyFile,
+    Location,
+    StorageOptions,
+    VerifyKeyFile,
+    open_store,
+)
 from dynamo_entry.errors import UsageError
 
 
@@ -20,12 +28,13 @@ def command(
     verify_key_file: VerifyKeyFile = "",
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
+    storage_options: StorageOptions = "",
 ) -> None:
     """Write the streams of an archive as files: criu/ suits crit and `criu restore -D`, rootfs/ holds the delta."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     if os.listdir(directory):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
-    store = open_store(location, ca_file, credentials_dir)
+    store = open_store(location, ca_file, credentials_dir, storage_options)
     with Archive.open(store, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive:
         for name in archive.names():
             _write(archive, name, os.path.join(directory, name))

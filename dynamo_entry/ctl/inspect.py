@@ -12,7 +12,15 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, VerifyKeyFile, open_store
+from dynamo_entry.ctl.options import (
+    CaFile,
+    CredentialsDir,
+    KeyFile,
+    Location,
+    StorageOptions,
+    VerifyKeyFile,
+    open_store,
+)
 from dynamo_entry.cuda import facts as facts_cuda
 
 
@@ -27,9 +35,10 @@ def command(
     verify_key_file: VerifyKeyFile = "",
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
+    storage_options: StorageOptions = "",
 ) -> None:
     """Show what an archive holds: identity, engine, host, sizes."""
-    store = open_store(location, ca_file, credentials_dir)
+    store = open_store(location, ca_file, credentials_dir, storage_options)
     with Archive.open(store, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive:
         head = msgspec.to_builtins(archive.manifest.head)
         sizes = {name: archive.size_of(name) for name in archive.names()}

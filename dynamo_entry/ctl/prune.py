@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, Location, open_store
+from dynamo_entry.ctl.options import CaFile, CredentialsDir, Location, StorageOptions, open_store
 from dynamo_entry.errors import StorageError
 
 #: A creation of a large engine to a slow store is no leftover.
@@ -23,10 +23,11 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
+    storage_options: StorageOptions = "",
 ) -> None:
     """Remove what killed creators left near a location: temporary files, uploads. Archives are never touched."""
     removed = freed = 0
-    with open_store(location, ca_file, credentials_dir) as store:
+    with open_store(location, ca_file, credentials_dir, storage_options) as store:
         for leftover in store.leftovers():
             what = f"{leftover.name}, {decimal(leftover.size)}, {leftover.age_s / 3600:.1f} h old"
             if leftover.age_s < older_than:

@@ -11,7 +11,15 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.ctl.options import CaFile, CredentialsDir, KeyFile, Location, VerifyKeyFile, open_store
+from dynamo_entry.ctl.options import (
+    CaFile,
+    CredentialsDir,
+    KeyFile,
+    Location,
+    StorageOptions,
+    VerifyKeyFile,
+    open_store,
+)
 
 
 def command(
@@ -24,9 +32,10 @@ def command(
     verify_key_file: VerifyKeyFile = "",
     ca_file: CaFile = "",
     credentials_dir: CredentialsDir = "",
+    storage_options: StorageOptions = "",
 ) -> None:
     """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
-    store = open_store(location, ca_file, credentials_dir)
+    store = open_store(location, ca_file, credentials_dir, storage_options)
     with (
         Archive.open(store, expected_hash=expected_hash, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive,
         Progress(

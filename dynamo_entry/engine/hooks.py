@@ -14,8 +14,7 @@ from dynamo_entry.linux import proc
 #: What poll(2), which waits for commands and for sockets, can count: 24 days.
 _LONGEST_S = 0x7FFF_FFFF // 1000
 
-#: The container's own, with the loader's variables, which this process was not given; what CREDENTIALS_DIR adds later
-#: is the launcher's alone.
+#: The container's own, with the loader's variables, which this process was not given.
 _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from dynamo_entry import storage
+from dynamo_entry import stores
 from dynamo_entry.archive import Archive, Keys, read_keys
 from dynamo_entry.errors import ArchiveError, CheckpointError, Incompatible, NotFound
 from dynamo_entry.kube import api
@@ -37,7 +37,7 @@ def probe(location: str) -> None:
 def look(location: str) -> dict[str, Any]:
     """``exists``, and what the manifest says; a damaged archive does not exist. Raises StorageError."""
     try:
-        with Archive.open(storage.open_store(location), key=_key()) as archive:
+        with Archive.open(stores.open_with(os.environ, location), key=_key()) as archive:
             head = archive.manifest.head
             return {
                 "exists": True, "hash": head.hash, "digest": archive.digest, "size_bytes": archive.size,
@@ -53,7 +53,7 @@ def look(location: str) -> dict[str, Any]:
 def delete(location: str, hash_: str) -> None:
     """Delete the archive if it is one of that hash. Exits 1 where that fails."""
     try:
-        with storage.open_store(location) as store:
+        with stores.open_with(os.environ, location) as store:
             Archive.open(store, expected_hash=hash_, key=_key())
             store.delete()
     except NotFound:

@@ -61,6 +61,9 @@ class Store(ABC):
     #: What killed writers may leave that ``leftovers`` cannot find, and who removes it: a sentence for people.
     out_of_reach: str = ""
 
+    #: Where two creators may both succeed: a sentence for people.
+    not_exclusive: str = ""
+
     def check_manifest(self, document: bytes) -> None:  # noqa: B027 - most locations pin nothing
         """Whether ``document``, the archive's manifest, is the one that the location pins. Raises Corrupt."""
 

@@ -177,7 +177,7 @@ class Connections:
         if scheme == "http":
             return http.client.HTTPConnection(*at, timeout=self._stall_s)
         if self._context is None:
-            self._context = _trusting(os.environ.get("DYNAMO_CHECKPOINT_CA_FILE") or self._ca_file)
+            self._context = _trusting(self._ca_file)
         connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._context)
         if proxy:
             connection.set_tunnel(host, port)

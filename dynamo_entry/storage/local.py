@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
+from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, remove_if_stale
 from dynamo_entry.storage.retry import DEFAULT, Retry
@@ -21,7 +22,7 @@ _MAP_BYTES = 128 << 10
 class LocalStore(Store):
     """One file. Reads see one and the same file from the first ``stat`` on, even when it gets replaced."""
 
-    def __init__(self, location: str, retry: Retry = DEFAULT) -> None:
+    def __init__(self, location: str, retry: Retry = DEFAULT, _access: Access = NOTHING) -> None:
         path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
         if not path.startswith("/") or os.path.basename(path) in ("", ".", ".."):
             raise SettingsError(

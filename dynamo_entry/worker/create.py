@@ -162,6 +162,8 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     except CheckpointError as error:
         raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
     store.check_writable()
+    if store.not_exclusive:
+        channel.log.warning("exclusive publication not guaranteed", message=store.not_exclusive)
     readiness.remove_stale_signal(settings.signal_file)
     if handshake:
         handshake.prepare_creation()

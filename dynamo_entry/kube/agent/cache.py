@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from dynamo_entry import storage
+from dynamo_entry import storage, stores
 from dynamo_entry.archive import Archive, Keys
 from dynamo_entry.archive.segments import Segment, check, segments
 from dynamo_entry.errors import Corrupt, StorageError, UsageError
@@ -109,7 +109,7 @@ class Cache:
         another process does the same, Corrupt and Incompatible for a bad archive, StorageError otherwise.
         """
         part = self._path(name, _PART)
-        with storage.open_store(source) as store, self._locked(part) as descriptor:
+        with stores.open_with(os.environ, source) as store, self._locked(part) as descriptor:
             archive = Archive.open(
                 store, expected_hash=hash_, expected_digest=digest, key=self._key, threads=1
             )
@@ -146,7 +146,9 @@ class Cache:
     def verify(self, name: str) -> None:
         """Read the whole copy and note that it is intact, or remove it and raise Corrupt."""
         try:
-            with Archive.open(storage.open_store(self.path(name)), key=self._key, threads=1) as archive:
+            with Archive.open(
+                stores.open_with(os.environ, self.path(name)), key=self._key, threads=1
+            ) as archive:
                 archive.verify()
         except Corrupt:
             self.remove(name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from dynamo_entry import storage
+from dynamo_entry import stores
 from dynamo_entry.archive import read_keys
 from dynamo_entry.errors import CheckpointError, NotFound, StorageError
 from dynamo_entry.kube.agent import objects
@@ -193,7 +193,7 @@ class Agent:
 
     def _ask_storage(self, _checkpoints: list[Object]) -> None:
         try:
-            with storage.open_store(self._settings.storage) as store:
+            with stores.open_with(os.environ, self._settings.storage) as store:
                 store.stat()
         except NotFound:
             self._unreachable = ""  # an answer

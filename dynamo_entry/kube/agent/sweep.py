@@ -6,11 +6,12 @@ DynamoCheckpoint names is ever deleted.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from dynamo_entry import storage
+from dynamo_entry import stores
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.metrics import Metrics
@@ -70,7 +71,7 @@ class Sweeper:
                 )
 
     def _leftovers(self, _named: list[Named]) -> None:
-        with storage.open_store(self._settings.storage) as store:
+        with stores.open_with(os.environ, self._settings.storage) as store:
             if store.out_of_reach and not self._has_told:
                 self._has_told = True
                 self._log.info("leftovers not listed", message=store.out_of_reach)
@@ -98,7 +99,7 @@ class Sweeper:
     def _orphans(self, named: list[Named]) -> None:
         archives: list[Neighbour] = []
         for place in sorted(self._places):
-            with suppress(NotFound), storage.open_store(place) as store:
+            with suppress(NotFound), stores.open_with(os.environ, place) as store:
                 archives += store.neighbours()
         found = orphans(archives, named, self._settings.orphan_grace_s)
         self._metrics.orphan_archives.set(len(found.all))
@@ -107,7 +108,7 @@ class Sweeper:
             if not self._settings.deletes_orphans:
                 self._log.info("orphan archive found", location=archive.location, size_bytes=archive.size)
                 continue
-            with suppress(NotFound), storage.open_store(archive.location) as store:
+            with suppress(NotFound), stores.open_with(os.environ, archive.location) as store:
                 store.delete()
             self._log.warning("orphan archive deleted", location=archive.location, size_bytes=archive.size)
 
@@ -115,7 +116,7 @@ class Sweeper:
 def _is_absent(location: str) -> bool:
     """Whether the store definitely says so; a refusal proves nothing. Raises StorageUnavailable."""
     try:
-        with storage.open_store(location) as store:
+        with stores.open_with(os.environ, location) as store:
             store.stat()
     except NotFound:
         return True

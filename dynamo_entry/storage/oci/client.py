@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from dynamo_entry.errors import StorageDenied, StorageError
+from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
@@ -54,17 +55,18 @@ class Answer(NamedTuple):
 class Client:
     """One repository. Thread-safe. ``call`` repeats a request as the retry policy says; ``exchange`` does not."""
 
-    def __init__(self, location: Location, name: str, retry: Retry) -> None:
+    def __init__(self, location: Location, name: str, retry: Retry, access: Access = NOTHING) -> None:
         self.name = name
         self.retry = retry
         self._base = f"{location.server.scheme}://{location.server.authority}/v2/{location.repository}/"
         self._connections: dict[Server, Connections] = {}
         self._lock = threading.Lock()
+        self._ca_file = access.ca_file
         self._home = location.server
         self._scope = f"repository:{location.repository}"
         self._authorization = Authorization(
             name, f"{self._scope}:pull",
-            lambda: credentials.find(location.registry, location.repository), self._fetch,
+            lambda: credentials.find(location.registry, location.repository, access.environ), self._fetch,
         )  # fmt: skip
 
     def call(
@@ -191,7 +193,9 @@ class Client:
     def _to(self, server: Server) -> Connections:
         with self._lock:
             if server not in self._connections:
-                self._connections[server] = Connections(server, stall_s=self.retry.stall_s)
+                self._connections[server] = Connections(
+                    server, stall_s=self.retry.stall_s, ca_file=self._ca_file
+                )
             return self._connections[server]
 
 

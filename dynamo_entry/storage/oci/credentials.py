@@ -11,6 +11,7 @@ import binascii
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dynamo_entry.errors import StorageDenied
@@ -36,9 +37,9 @@ class Credentials(NamedTuple):
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
 
 
-def find(registry: str, repository: str) -> Credentials:
+def find(registry: str, repository: str, environ: Mapping[str, str]) -> Credentials:
     """The credentials for a repository, the most specific ones. Raises StorageDenied for a broken file."""
-    path, config = _load()
+    path, config = _load(environ)
     keys = _keys(registry, repository)
     helpers = config.get("credHelpers") or {}
     helper = next((helpers[key] for key in keys if key in helpers), "")
@@ -52,8 +53,8 @@ def find(registry: str, repository: str) -> Credentials:
     return _ask(store, registry) if store else Credentials()
 
 
-def _load() -> tuple[str, dict[str, Any]]:
-    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+def _load(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    directory = environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
     for name in _NAMES:
         path = os.path.join(directory, name)
         try:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError
+from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.oci import artifact, location, tags
 from dynamo_entry.storage.oci.artifact import Artifact
@@ -26,10 +27,10 @@ class OciStore(Store):
 
     out_of_reach = "uploads and layers that no manifest names cannot be listed: the registry's own garbage collection removes them"
 
-    def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
+    def __init__(self, url: str, retry: Retry = DEFAULT, access: Access = NOTHING) -> None:
         self.location = url
         self._place = location.parse(url)
-        self._client = Client(self._place, url, retry)
+        self._client = Client(self._place, url, retry, access)
         self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
         self._found: tuple[Artifact, Layers] | None = None
 

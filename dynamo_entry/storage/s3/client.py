@@ -6,7 +6,6 @@ import copy
 import email.utils
 import hashlib
 import html
-import os
 import re
 import threading
 import time
@@ -16,6 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dynamo_entry.errors import StorageError, StorageUnavailable
+from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Connections, Response, Server
@@ -61,12 +61,13 @@ class Answer(NamedTuple):
 class Client:
     """One bucket. Thread-safe. Every request is tried once; ``call`` repeats it as its policy says."""
 
-    def __init__(self, location: Location, name: str, retry: Retry) -> None:
+    def __init__(self, location: Location, name: str, retry: Retry, access: Access = NOTHING) -> None:
         self.retry = retry
         self.is_aws = location.endpoint is None
         self._bucket = location.bucket
         self.name = name
-        self._chain = Chain(name)
+        self._access = access
+        self._chain = Chain(name, access)
         self._endpoint = location.endpoint
         self._region = ""
         self._skew_s = 0.0
@@ -150,7 +151,9 @@ class Client:
                 self._region = self._region or self._chain.region()
                 server = self._endpoint or _aws_server(self._bucket, self._region)
                 self._connections = Connections(
-                    server, stall_s=self.retry.stall_s, ca_file=os.environ.get("AWS_CA_BUNDLE", "")
+                    server,
+                    stall_s=self.retry.stall_s,
+                    ca_file=self._access.ca_file or self._access.environ.get("AWS_CA_BUNDLE", ""),
                 )
             connections = self._connections
         path = "/" + signing.encoded(key, safe="/")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.storage.access import NOTHING, Access
 
 DEFAULT_REGION = "us-east-1"
 
@@ -28,15 +30,16 @@ class Chain:
     environment first; so where both keys are there, that is what it would answer, and it is not asked.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, access: Access = NOTHING) -> None:
         self._what = what
+        self._access = access
         self._lock = threading.Lock()
         self._session: Any = None
         self._found: Any = None
 
     def credentials(self) -> Credentials:
         """Valid right now: what expires is renewed. Raises StorageDenied, StorageUnavailable."""
-        environ = os.environ
+        environ = self._access.environ
         if environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY"):
             token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN") or ""
             return Credentials(environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], token)
@@ -46,8 +49,9 @@ class Chain:
 
     def region(self) -> str:
         """The configured region, or AWS's default."""
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region or not _has_config_file():
+        environ = self._access.environ
+        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
+        if region or not _has_config_file(environ):
             return region or DEFAULT_REGION
         with self._lock:
             return self._loaded().get_config_variable("region") or DEFAULT_REGION
@@ -57,6 +61,7 @@ class Chain:
             import botocore.session  # noqa: PLC0415 - see above
 
             self._session = botocore.session.Session()
+            _configure(self._session, self._access.variables)
         return self._session
 
     def _frozen(self) -> Any:
@@ -90,6 +95,14 @@ class Chain:
         return StorageDenied(f"{self._what}: no credentials: {why}", hint=_HINT, reason="NoCredentials")
 
 
-def _has_config_file() -> bool:
-    path = os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
+def _has_config_file(environ: Mapping[str, str]) -> bool:
+    path = environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
     return os.path.exists(os.path.expanduser(path))
+
+
+def _configure(session: Any, variables: Mapping[str, str]) -> None:
+    """Give a session what botocore would look for in the environment."""
+    for name, (_, known, *_) in session.session_var_map.items():
+        for variable in [known] if isinstance(known, str) else known or ():
+            if variable in variables:
+                session.set_config_variable(name, variables[variable])

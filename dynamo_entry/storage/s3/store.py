@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, StorageError
+from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
@@ -26,12 +26,12 @@ class S3Store(Store):
     parallel_reads = 8
     read_bytes = REQUEST_BYTES
 
-    def __init__(self, url: str, retry: Retry = DEFAULT) -> None:
-        place = location.parse(url, os.environ)
+    def __init__(self, url: str, retry: Retry = DEFAULT, access: Access = NOTHING) -> None:
+        place = location.parse(url, access.environ)
         self.location = url
         self._key = place.key
         self._retry = retry
-        self._client = Client(place, url, retry)
+        self._client = Client(place, url, retry, access)
         self._publisher = Publisher(self._client, place.key)
         self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
         self._version = ""

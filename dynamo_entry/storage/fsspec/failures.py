@@ -1,0 +1,103 @@
+"""What the exceptions of fsspec's file systems mean. They come from many libraries, none of which is imported here."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dynamo_entry.errors import (
+    AlreadyExists,
+    CheckpointError,
+    NotFound,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
+from dynamo_entry.storage import posix
+from dynamo_entry.storage.failures import answered, unanswered
+
+#: Classes, by name, whose instances mean that the connection failed: aiohttp, azure-core, requests, paramiko, google-auth.
+_BROKEN = {
+    "ClientConnectionError", "ClientPayloadError", "FSTimeoutError", "ServiceRequestError", "ServiceResponseError",
+    "RequestException", "SSHException", "TransportError", "TimeoutError", "ConnectionError", "EOFError", "gaierror",
+}  # fmt: skip
+
+#: The same for a login that is missing or refused.
+_LOGIN = {"GoogleAuthError", "ClientAuthenticationError", "AuthenticationException", "NonRetryableError"}
+
+#: How deep libraries wrap what failed.
+_DEPTH = 6
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn any exception of a library in the block into the StorageError it means. ``what``: location and operation."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise storage_error(what, error) from error
+
+
+def storage_error(what: str, error: Exception) -> StorageError:
+    """The error of our hierarchy that a library's exception means."""
+    known = _of_python(what, error)
+    if known is not None:
+        return known
+    chain = list(_chain(error))
+    for one in chain:
+        if isinstance(one, ssl.SSLError):
+            return unanswered(what, one)
+    for one in chain:
+        if status := _status(one):
+            return answered(what, status, detail=_text(one))
+    names = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    # gcsfs drops the status of a 403.
+    if names & _LOGIN or _text(error).startswith("Forbidden"):
+        hint = "check the credentials and what they are allowed to do"
+        return StorageDenied(f"{what} was refused: {_text(error)}", hint=hint, reason="NoCredentials")
+    if names & _BROKEN:
+        return StorageUnavailable(f"{what} failed: {_text(error)}", reason="ConnectionLost")
+    return StorageError(f"{what} failed: {type(error).__name__}: {_text(error)}")
+
+
+def _of_python(what: str, error: Exception) -> StorageError | None:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"{what}: not found")
+    if isinstance(error, FileExistsError):
+        hint = "another creator was faster, or an older one was never removed"
+        return AlreadyExists(f"{what}: it is there already", hint=hint)
+    if isinstance(error, ConnectionError):
+        return unanswered(what, error)
+    if isinstance(error, OSError) and error.errno and error.strerror and type(error).__module__ == "builtins":
+        return posix.storage_error(error, what)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from."""
+    one: BaseException | None = error
+    for _ in range(_DEPTH):
+        if one is None:
+            return
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status that an exception carries, or 0."""
+    holders = (error, getattr(error, "response", None))
+    for value in (
+        getattr(holder, name, None) for holder in holders for name in ("status_code", "status", "code")
+    ):
+        if str(value).isdecimal() and 400 <= int(str(value)) < 600:
+            return int(str(value))
+    return 0
+
+
+def _text(error: BaseException) -> str:
+    """The first line: some libraries append pages."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,163 @@
+"""A location → the file system that fsspec has for it, with our settings as the arguments of its library."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec import asyn, config
+from fsspec.registry import known_implementations, registry
+
+from dynamo_entry.errors import SettingsError, StorageDenied
+from dynamo_entry.storage.access import Access
+from dynamo_entry.storage.fsspec import failures
+from dynamo_entry.storage.retry import Retry
+
+GOOGLE = frozenset(("gs", "gcs"))
+AZURE = frozenset(("az", "abfs", "abfss", "adl"))
+
+#: Where an upload is seen by nobody before its last part is there. Everywhere else a file is renamed when it is complete.
+OBJECT_STORES = GOOGLE | AZURE | {"s3", "s3a"}
+
+_EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}
+
+#: user:password@ in an authority
+_PASSWORD = re.compile(r"^[^:/]+://[^/@]*:[^/@]*@")
+
+
+def check(location: str) -> str:
+    """The location's scheme. No I/O. Raises SettingsError for what fsspec does not know, or may not be logged."""
+    scheme = location.partition("://")[0]
+    if scheme not in known_implementations and scheme not in registry:
+        raise SettingsError(
+            f"no storage backend for {location!r}: fsspec knows no scheme {scheme!r}",
+            hint="use an absolute path, s3://, oci://, gs://, az://, or a scheme of an installed fsspec package",
+        )
+    if _PASSWORD.match(location):
+        raise SettingsError(
+            f"the location of scheme {scheme} holds a password, which logs would show",
+            hint="put it into DYNAMO_CHECKPOINT_STORAGE_OPTIONS, or into a file of CREDENTIALS_DIR",
+        )
+    return scheme
+
+
+def connect(location: str, access: Access, retry: Retry) -> tuple[Any, str]:
+    """The file system and the path in it. Raises SettingsError, StorageError."""
+    scheme = check(location)
+    try:
+        kind = _class(scheme)
+    except ImportError as error:
+        raise _missing(scheme, error) from None
+    options = {
+        **_defaults(scheme, retry), **_logins(scheme, access.variables), **_trust(scheme, access.ca_file),
+        **access.options,
+    }  # fmt: skip
+    try:
+        # Instances in fsspec's cache are never closed, and remember listings.
+        fs = kind(**{**kind._get_kwargs_from_urls(location), **options}, skip_instance_cache=True)  # noqa: SLF001
+        return fs, kind._strip_protocol(location)  # noqa: SLF001 - what fsspec.core.url_to_fs does
+    except TypeError as error:
+        raise SettingsError(
+            f"{location}: the file system does not take these options: {error}",
+            hint="correct DYNAMO_CHECKPOINT_STORAGE_OPTIONS, or the files in CREDENTIALS_DIR",
+        ) from None
+    except Exception as error:
+        raise failures.storage_error(f"{location}: connect", error) from error
+
+
+def _class(scheme: str) -> Any:
+    """The file system's class. Google's default one asks, by gRPC, for a bucket's layout before every call."""
+    if scheme in GOOGLE:
+        import gcsfs.core  # noqa: PLC0415 - an extra
+
+        return gcsfs.core.GCSFileSystem
+    return fsspec.get_filesystem_class(scheme)
+
+
+def _missing(scheme: str, error: ImportError) -> SettingsError:
+    extra = _EXTRAS.get(scheme)
+    hint = (
+        f"pip install 'dynamo-entry[{extra}]' into the launcher's environment; images: --build-arg STORES=1"
+        if extra
+        else "install it into the launcher's environment"
+    )
+    return SettingsError(
+        f"the Python package for {scheme}:// is missing: {error}", hint=hint, reason="PackageMissing"
+    )
+
+
+def _defaults(scheme: str, retry: Retry) -> dict[str, Any]:
+    """What we want otherwise than the library; STORAGE_OPTIONS still decides."""
+    if scheme in GOOGLE:
+        return {"requests_timeout": retry.limit_s}
+    if scheme in AZURE:
+        return {"read_timeout": int(retry.limit_s) or 1}
+    if scheme in ("sftp", "ssh"):
+        return {"host_key_policy": "reject"}  # instead of trusting whoever answers
+    return {}
+
+
+def _logins(scheme: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments that a mounted secret's files mean: FSSPEC_<scheme>_<argument>, and what the clouds' tools know."""
+    found: dict[str, dict[str, Any]] = {}
+    config.set_conf_env(
+        found, {name: value for name, value in variables.items() if name.startswith("FSSPEC_")}
+    )
+    given: dict[str, Any] = {}
+    if scheme in GOOGLE and (login := variables.get("GOOGLE_APPLICATION_CREDENTIALS")):
+        given["token"] = _key(login)
+    if scheme in AZURE:
+        prefix = "AZURE_STORAGE_"
+        given = {
+            name[len(prefix) :].lower(): value for name, value in variables.items() if name.startswith(prefix)
+        }
+    return {**given, **found.get(scheme, {})}
+
+
+def _key(login: str) -> str | dict[str, Any]:
+    """The path of a key file, or the key itself, which is a JSON object."""
+    if not login.startswith("{"):
+        return login
+    try:
+        return dict(json.loads(login))
+    except ValueError:
+        raise StorageDenied(
+            "GOOGLE_APPLICATION_CREDENTIALS in CREDENTIALS_DIR is neither a path nor a JSON key",
+            hint="put the service account's key file there", reason="CredentialsUnreadable",
+        ) from None  # fmt: skip
+
+
+def _trust(scheme: str, ca_file: str) -> dict[str, Any]:
+    """The argument for a private authority. Raises StorageDenied for an unreadable one, SettingsError for a library without one."""
+    if not ca_file or scheme in ("file", "local", "memory", "sftp", "ssh"):
+        return {}
+    argument = {
+        "gs": "session_kwargs",
+        "gcs": "session_kwargs",
+        "http": "client_kwargs",
+        "https": "client_kwargs",
+    }
+    if scheme not in argument:
+        raise SettingsError(
+            f"the library of {scheme}:// takes no CA bundle as an argument",
+            hint="unset DYNAMO_CHECKPOINT_CA_FILE, and set SSL_CERT_FILE or what its documentation names",
+        )
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise StorageDenied(
+            f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
+            hint="mount a file with the PEM certificates of those that signed the storage server's",
+            reason="CertificateNotTrusted",
+        ) from None
+    return {argument[scheme]: {"connector": asyn.sync(asyn.get_loop(), _connector, context)}}
+
+
+async def _connector(context: ssl.SSLContext) -> Any:
+    import aiohttp  # noqa: PLC0415 - comes with the file systems that need it
+
+    return aiohttp.TCPConnector(ssl=context)

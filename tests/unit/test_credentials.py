@@ -9,8 +9,11 @@ import pytest
 from dynamo_entry.checks import secrets
 from dynamo_entry.engine import hooks
 from dynamo_entry.errors import StorageDenied
-from dynamo_entry.settings import Settings
-from dynamo_entry.stores import load_credentials, open_store
+from dynamo_entry.settings import PREFIX, Settings
+from dynamo_entry.storage import Access
+from dynamo_entry.storage.oci import credentials
+from dynamo_entry.storage.s3 import S3Store
+from dynamo_entry.stores import open_store, open_with, read_credentials
 
 
 @pytest.fixture
@@ -34,31 +37,49 @@ def secret(tmp_path, monkeypatch):
     return mount
 
 
-def test_hooks_do_not_get_them(secret):
-    """They act for the engine; what the launcher logs in with is not theirs."""
-    load_credentials(secret(AWS_SESSION_TOKEN="of the launcher"))
+def test_nothing_is_put_into_the_environment(secret, tmp_path):
+    """Of this process, whose children and hooks would have it: neither a secret, nor an authority, nor an option."""
+    directory = secret(AWS_SESSION_TOKEN="of the launcher", **{"config.json": "{}"})
+    before = dict(os.environ)
+    options = {"a": 1}
+    settings = Settings(credentials_dir=directory, ca_file=str(tmp_path / "ca.crt"), storage_options=options)
+    for location in ("s3://bucket/a.tar", "oci://registry.example.com/ck:a", "memory://d/a.tar", "/d/a.tar"):
+        open_store(settings, location)
+    open_with({PREFIX + "CREDENTIALS_DIR": directory}, "s3://bucket/a.tar")
+    assert dict(os.environ) == before
     hooks.call("PRE_DUMP", 'test -z "$AWS_SESSION_TOKEN"', 10)
 
 
 def test_files_are_variables(secret):
-    """Those named like variables, without the line end that editors leave."""
-    load_credentials(secret(AWS_ACCESS_KEY_ID="key\n", AWS_SECRET_ACCESS_KEY="s e c", Ca="certificate"))
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "key"
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "s e c"
-    assert (os.environ["CA"], os.environ["DOCKER_CONFIG"]) == ("before", "before")
+    """Those named like variables, without the line end that editors leave. They win over the environment's."""
+    found = read_credentials(
+        secret(AWS_ACCESS_KEY_ID="key\n", AWS_SECRET_ACCESS_KEY="s e c", Ca="certificate")
+    )
+    assert found == {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "s e c"}
+    environ = Access(variables=found).environ
+    assert (environ["AWS_ACCESS_KEY_ID"], environ["CA"]) == ("key", "before")
+
+
+def test_s3_signs_with_the_secret_s_keys(secret):
+    found = read_credentials(
+        secret(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_ENDPOINT_URL="http://minio:9000")
+    )
+    store = S3Store("s3://bucket/a.tar", access=Access(variables=found))
+    assert store._client._chain.credentials()[:2] == ("k", "s")
+    assert store._client._endpoint.host == "minio"
 
 
 @pytest.mark.parametrize("name", ["config.json", ".dockerconfigjson"])
 def test_a_registry_s_login_is_found(secret, name):
-    directory = secret(**{name: "{}"})
-    load_credentials(directory)
-    assert os.environ["DOCKER_CONFIG"] == directory
+    directory = secret(**{name: '{"auths": {"r.example": {"auth": "bWU6cGE6c3M="}}}'})
+    found = read_credentials(directory)
+    assert found == {"DOCKER_CONFIG": directory}
+    assert credentials.find("r.example", "ck", Access(variables=found).environ).user == "me"
 
 
 def test_a_secret_that_changed_is_read_anew(secret):
-    load_credentials(secret(AWS_ACCESS_KEY_ID="old"))
-    load_credentials(secret(AWS_ACCESS_KEY_ID="new"))
-    assert os.environ["AWS_ACCESS_KEY_ID"] == "new"
+    assert read_credentials(secret(AWS_ACCESS_KEY_ID="old")) == {"AWS_ACCESS_KEY_ID": "old"}
+    assert read_credentials(secret(AWS_ACCESS_KEY_ID="new")) == {"AWS_ACCESS_KEY_ID": "new"}
 
 
 def test_a_secret_that_cannot_be_read_is_told_where_it_is_needed(tmp_path):

@@ -51,7 +51,12 @@ def test_a_stall_timeout_of_0_means_never():
         ("", "s3://bucket/a.tar", True),
         ("pvc", "s3://bucket/a.tar", False),
         ("s3", "/checkpoints/a.tar", False),
-        ("", "ftp://example.com/a.tar", False),
+        ("", "ftp://example.com/a.tar", True),
+        ("fsspec", "ftp://example.com/a.tar", True),
+        ("gcs", "gs://bucket/a.tar", True),
+        ("azure", "gs://bucket/a.tar", False),
+        ("fsspec", "/checkpoints/a.tar", False),
+        ("fsspec", "file:///checkpoints/a.tar", True),
         ("", "checkpoints/a.tar", False),
     ],
 )

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import pytest
 
@@ -71,27 +72,27 @@ def encoded(text):
 @pytest.mark.parametrize("key", ["r.example", "https://r.example", "https://r.example/v2/", "r.example/team"])
 def test_logins_are_found_under_the_names_in_use(monkeypatch, tmp_path, key, name):
     configure(monkeypatch, tmp_path, {"auths": {key: {"auth": encoded("me:pa:ss")}}}, name)
-    assert credentials.find("r.example", "team/ck") == Credentials("me", "pa:ss")
-    assert credentials.find("other.example", "team/ck") == Credentials()
+    assert credentials.find("r.example", "team/ck", os.environ) == Credentials("me", "pa:ss")
+    assert credentials.find("other.example", "team/ck", os.environ) == Credentials()
 
 
 def test_the_most_specific_login_wins(monkeypatch, tmp_path):
     auths = {"r.example": {"auth": encoded("all:x")}, "r.example/team": {"username": "team", "password": "y"}}
     configure(monkeypatch, tmp_path, {"auths": auths})
-    assert credentials.find("r.example", "team/ck") == Credentials("team", "y")
-    assert credentials.find("r.example", "ck") == Credentials("all", "x")
+    assert credentials.find("r.example", "team/ck", os.environ) == Credentials("team", "y")
+    assert credentials.find("r.example", "ck", os.environ) == Credentials("all", "x")
 
 
 @pytest.mark.parametrize("document", ["{", "[]", '{"auths": {"r.example": {"auth": "!"}}}'])
 def test_a_broken_file_is_named(monkeypatch, tmp_path, document):
     configure(monkeypatch, tmp_path, document)
     with pytest.raises(StorageDenied, match=r"config\.json"):
-        credentials.find("r.example", "ck")
+        credentials.find("r.example", "ck", os.environ)
 
 
 def test_no_file_is_no_login(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    assert credentials.find("r.example", "ck") == Credentials()
+    assert credentials.find("r.example", "ck", os.environ) == Credentials()
 
 
 def test_a_range_is_cut_where_layers_end():

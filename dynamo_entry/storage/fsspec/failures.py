@@ -31,14 +31,21 @@ _DEPTH = 6
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turn any exception of a library in the block into the StorageError it means. ``what``: location and operation."""
+def translated(what: str, *, is_write: bool = False) -> Iterator[None]:
+    """Turn any exception of a library in the block into the StorageError it means. ``what``: location and operation.
+
+    What is not found by somebody who writes is the bucket or the directory, and a refusal.
+    """
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
-        raise storage_error(what, error) from error
+        found = storage_error(what, error)
+        if is_write and isinstance(found, NotFound):
+            hint = "create the bucket, container or directory, or correct the location"
+            found = StorageDenied(found.message, hint=hint, reason="NoSuchBucket")
+        raise found from error
 
 
 def storage_error(what: str, error: Exception) -> StorageError:

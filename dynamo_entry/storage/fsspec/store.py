@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from typing import Any
 
-from dynamo_entry.errors import Corrupt, NotFound, StorageDenied, StorageError
+from dynamo_entry.errors import Corrupt, NotFound, StorageError
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
 from dynamo_entry.storage.fsspec import failures, filesystems
@@ -156,18 +156,8 @@ class FsspecStore(Store):
             if self._fs is None:
                 self._fs, self._path = filesystems.connect(self.location, self._access, self._retry)
             fs = self._fs
-        try:
-            with failures.translated(what):
-                if fs.async_impl:
-                    yield fs
-                else:
-                    with self._lock:
-                        yield fs
-        except NotFound as error:
-            if not is_write:
-                raise
-            hint = "create the bucket, container or directory, or correct the location"
-            raise StorageDenied(error.message, hint=hint, reason="NoSuchBucket") from None
+        with failures.translated(what, is_write=is_write), nullcontext() if fs.async_impl else self._lock:
+            yield fs
 
     def _too_short(self, offset: int, length: int) -> Corrupt:
         return Corrupt(

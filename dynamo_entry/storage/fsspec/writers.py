@@ -26,13 +26,13 @@ class ObjectWriter(Writer):
         self._file: Any = fs.open(path, "wb" if replace else "xb", block_size=block)
 
     def append(self, *buffers: Bytes) -> None:
-        with translated(f"{self._store.location}: upload"):
+        with translated(f"{self._store.location}: upload", is_write=True):
             for buffer in buffers:
                 self._file.write(buffer)
 
     def commit(self) -> ObjectStat:
         try:
-            with translated(f"{self._store.location}: complete the upload"):
+            with translated(f"{self._store.location}: complete the upload", is_write=True):
                 self._file.close()
         except StorageError:
             self.abort()
@@ -74,13 +74,13 @@ class FileWriter(Writer):
         self._file: Any = fs.open(self._temporary, "wb")
 
     def append(self, *buffers: Bytes) -> None:
-        with translated(f"{self._store.location}: write"):
+        with translated(f"{self._store.location}: write", is_write=True):
             for buffer in buffers:
                 self._file.write(buffer)
 
     def commit(self) -> ObjectStat:
         try:
-            with translated(f"{self._store.location}: publish"):
+            with translated(f"{self._store.location}: publish", is_write=True):
                 self._file.close()
                 with _publishing:
                     if not self._replace:

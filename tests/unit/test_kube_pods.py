@@ -819,6 +819,18 @@ def test_a_service_that_is_enabled_and_says_no_more_brings_its_checkpoint_about(
     assert "names no model" in message
 
 
+def test_a_pod_that_another_webhook_changed_after_ours():
+    """Its checkpoint would never be found again: it is said instead of made."""
+    world = World(LATER)
+    one = world.objects["pods/worker"]
+    one["metadata"]["labels"]["nvidia.com/checkpoint-hash"] = "0" * 16
+    assert world.look() == 0
+    assert not world.made
+    ((reason, message),) = world.told
+    assert reason == "InvalidCheckpoint"
+    assert "webhook" in message
+
+
 def deleted_with(**fields):
     made = json.loads(json.dumps(LATER))
     made["spec"]["components"][0]["experimental"]["checkpoint"] |= {"deletionPolicy": "Delete"} | fields

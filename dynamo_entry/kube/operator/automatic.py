@@ -77,10 +77,15 @@ class Graphs:
         if pod is None:
             return True
         try:
-            return self._service(graph, service, graphs.settled(want, pod))
+            want = graphs.settled(want, pod)
         except Unfit as problem:
-            self._recorder.event(graph, "InvalidCheckpoint", f"{service}: {problem.message}; it starts cold")
-            return False
+            want = Want(problem=problem.message)
+        given = (pod["metadata"].get("labels") or {}).get(api.HASH_LABEL)
+        if given and want.identity and given != identity_hash(want.identity):
+            want = Want(
+                problem="another webhook changed the pod after ours: give an identity or a checkpointRef"
+            )
+        return self._service(graph, service, want)
 
     def _tell_phase(self, graph: Object, service: str, ref: str) -> None:
         where = f"/apis/{api.API_VERSION}/namespaces/{graph['metadata']['namespace']}"

@@ -8,7 +8,18 @@ from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
-__all__ = ["Access", "Bytes", "Leftover", "Neighbour", "ObjectStat", "Retry", "Store", "Writer", "open_store"]
+__all__ = [
+    "DEFAULT",
+    "Access",
+    "Bytes",
+    "Leftover",
+    "Neighbour",
+    "ObjectStat",
+    "Retry",
+    "Store",
+    "Writer",
+    "open_store",
+]
 
 _BACKENDS = {
     "file": "dynamo_entry.storage.local:LocalStore",

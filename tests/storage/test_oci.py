@@ -213,19 +213,27 @@ def test_other_tools_can_pull_and_copy_it(registry, tmp_path):  # noqa: F811
 
 
 def test_fsspec_opens_it(registry):  # noqa: F811
+    """An exception discards, a repository is a directory."""
     import fsspec
 
     from dynamo_entry.storage.filesystem import OciFileSystem
 
-    fsspec.register_implementation("oci", OciFileSystem, clobber=True)
-    location = new_location(registry)
-    with fsspec.open(location, "wb") as file:
+    fsspec.register_implementation("oci-registry", OciFileSystem, clobber=True)
+    location = new_location(registry).replace("oci://", "oci-registry://")
+    with pytest.raises(ZeroDivisionError), fsspec.open(location, "wb") as file:
+        file.write(bytes(40 * MIB))
+        1 / 0  # noqa: B018
+    with pytest.raises(FileNotFoundError):
+        fsspec.open(location).open()
+    with fsspec.open(location, "xb") as file:
         file.write(b"x" * 1000 + b"end")
     with fsspec.open(location) as file:
         file.seek(1000)
         assert file.read() == b"end"
-    with pytest.raises(FileNotFoundError):
-        fsspec.open(new_location(registry)).open()
+    with pytest.raises(FileExistsError):
+        fsspec.open(location, "xb").open()
+    fs, path = fsspec.url_to_fs(location)
+    assert [one["size"] for one in fs.ls(path.rpartition(":")[0])] == [1003]
 
 
 def test_without_a_login_it_is_denied_not_absent(any_registry, monkeypatch, tmp_path):  # noqa: F811

@@ -323,7 +323,7 @@ class _Creation:
                     "restores will not bring these back", things=lost, hint=forgotten.REMEDY
                 )
             kept = self._check_connections(processes)
-            found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pid))
+            found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pids()))
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
             frozen = Frozen(
@@ -408,7 +408,7 @@ class _Creation:
             argv=processes[0].cmdline() if processes else [],
             host=host_facts(self._prepared.criu_version),
             processes=manifest_head.summary(processes),
-            stdio=manifest_head.container_stdio(self._pid),
+            stdio=manifest_head.container_stdio(self._pids()),
             root_pid=self._pid,
             volume_files=manifest_head.volume_files(processes, mapped, self._prepared.roots),
             gpu=gpu,

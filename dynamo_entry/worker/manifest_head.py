@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -51,17 +52,19 @@ def needs(processes: list[psutil.Process]) -> dict[str, int]:
     }
 
 
-def container_stdio(root: int) -> dict[str, str]:
-    """What readlink says of the engine's "1" and "2", where that is the container's own.
+def container_stdio(pids: Sequence[int]) -> dict[str, str]:
+    """What readlink says of the engine's "1" and "2", where that is the container's own; its root is the first of ``pids``.
 
-    An engine that a shell sent elsewhere keeps what it has.
+    An engine that a shell sent elsewhere keeps what it has. A pipe counts where any of its processes has it.
     """
     found = {}
     for number in (1, 2):
         try:
-            ours, theirs = os.fstat(number), os.stat(f"/proc/{root}/fd/{number}")
-            if _identity(ours) == _identity(theirs):
-                found[str(number)] = os.readlink(f"/proc/{root}/fd/{number}")
+            ours, link = os.fstat(number), os.readlink(f"/proc/self/fd/{number}")
+            if link.startswith("pipe:") and any(link in proc.descriptors(pid).values() for pid in pids):
+                found[str(number)] = link
+            elif pids and _identity(ours) == _identity(os.stat(f"/proc/{pids[0]}/fd/{number}")):
+                found[str(number)] = os.readlink(f"/proc/{pids[0]}/fd/{number}")
         except OSError:
             continue
     return found

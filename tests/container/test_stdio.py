@@ -100,6 +100,14 @@ def test_an_engine_that_was_sent_elsewhere_stays_there(containers):
     assert container.run_inside("cat", "/var/log/engine.log").splitlines()[-2:] == ["on-stdout", "on-stderr"]
 
 
+def test_children_keep_the_containers_output_where_their_parent_gave_it_up(containers):
+    """As vLLM's snapshot server does: the first process writes to /dev/null, its workers to the container's log."""
+    create(containers, "pipe", ("python3 /tiny.py & exec >/dev/null 2>&1; wait",))
+    container = says(restore(containers, "pipe"))
+    container.wait_for_text("on-stderr")
+    assert container.stdout.splitlines() == ["on-stdout"]
+
+
 def test_lines_that_nobody_has_read_yet_are_neither_lost_nor_doubled(containers):
     """The runtime's log reader is slow: at the dump the engine's lines are still in the pipe."""
     creator = containers.start(

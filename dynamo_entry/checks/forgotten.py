@@ -21,7 +21,7 @@ def _of(pid: int) -> list[str]:
     """Asynchronous I/O as it may be under way (io_submit(2)), numa_maps(5), and KSM as asked for by prctl(2)."""
     found = []
     if any(line.endswith(("/[aio] (deleted)", "/[aio]")) for line in proc.maps(pid)):
-        found.append("asynchronous I/O that is under way (io_submit)")
+        found.append("asynchronous I/O (io_submit), as far as it is under way,")
     policies = {
         line.split()[1] for line in proc.read(pid, "numa_maps").decode("ascii", "replace").splitlines()
     }

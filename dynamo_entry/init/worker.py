@@ -21,8 +21,12 @@ BACKSTOP_S = 5.0
 #: No limit that the worker names is longer.
 _LONGEST_S = 1e9
 
-#: Isolated from the engine's PYTHON* variables and working directory, and yet the same package as ours.
-_BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.worker.__main__ import main; main()"
+#: Isolated from the engine's PYTHON* variables and working directory, and yet the same package as ours. While modules
+#: are loaded there is no garbage to collect.
+_BOOT = (
+    "import gc, sys; gc.disable(); sys.path.append(sys.argv.pop(1)); "
+    "from dynamo_entry.worker.__main__ import main; main()"
+)
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 

@@ -36,6 +36,9 @@ def parser(description, sides):
     made.add_argument("--cold", action="store_true", help="what is read is not in the page cache")
     made.add_argument("--rounds", type=int, default=5)
     made.add_argument("--sides", default=sides, help=f"comma-separated ({sides})")
+    made.add_argument(
+        "--baseline", default="", metavar="REF", help="a side more: the launcher of that commit"
+    )
     made.add_argument("--directory", default="/var/tmp", help="where archives and images go")
     made.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return made
@@ -53,9 +56,28 @@ def with_peers():
     return name
 
 
+def source_of(reference):
+    """A directory with the package as it was in that commit."""
+    git = ["git", "-C", ROOT]
+    commit = subprocess.run(
+        [*git, "rev-parse", f"{reference}^{{commit}}"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    target = ROOT / ".build/baseline" / commit.stdout.strip()
+    if not target.exists():
+        packed = subprocess.run(
+            [*git, "archive", target.name, "dynamo_entry"], check=True, stdout=subprocess.PIPE
+        )
+        target.mkdir(parents=True)
+        subprocess.run(["tar", "-x", "-C", target], input=packed.stdout, check=True)
+    return target
+
+
 def run(part, options, *arguments):
     """Run inside/PART.py, with more ``arguments`` for the container; returns what it printed, with the options."""
     subprocess.run([ROOT / "scripts/image", "worker"], check=True, stdout=sys.stderr)
+    if options.baseline:
+        options.sides += ",baseline"
+        arguments = *(arguments or ["--network=none"]), "-v", f"{source_of(options.baseline)}:/baseline:ro"
     sides = set(options.sides.split(","))
     image = with_peers() if sides & {"podman", "criu+zstd"} else IMAGE
     rights = ("--privileged",) if "podman" in sides else RIGHTS

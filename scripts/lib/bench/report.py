@@ -47,6 +47,9 @@ def main():
         "--directory", type=Path, default=Path(".build/results"), help="results (.build/results)"
     )
     made.add_argument("--only", default="", metavar="WORD", help="cases whose name has this in it")
+    made.add_argument(
+        "--baseline", default="", metavar="REF", help="a side more: the launcher of that commit"
+    )
     options = made.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
     found = {}
@@ -55,7 +58,8 @@ def main():
         if not file.exists() and options.only in name:
             print(f"== {name}", file=sys.stderr)
             subprocess.run(
-                [sys.executable, HERE / f"{case[0]}.py", *case[1:], "--rounds", str(options.rounds), "--json", file],
+                [sys.executable, HERE / f"{case[0]}.py", *case[1:], "--rounds", str(options.rounds),
+                 "--baseline", options.baseline, "--json", file],
                 check=True, stdout=sys.stderr,
             )  # fmt: skip
         if file.exists():

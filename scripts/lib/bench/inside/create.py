@@ -4,8 +4,11 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
+from functools import partial
 
+import baseline
 from trial import ENGINE, WORK, Launcher, end_everything, footprints, measure, run, summary
 
 ARCHIVE, IMAGES, TAR = f"{WORK}/engine.tar", f"{WORK}/images", f"{WORK}/images.tar"
@@ -34,9 +37,9 @@ def engine():
     return process
 
 
-def ours(_context):
+def ours(_context, python=sys.executable):
     """From the freeze to the end of the engine, the archive being published; the engine's start is not counted."""
-    started = Launcher(LOCATION=ARCHIVE, SIGNAL_FILE=READY, COMPRESSION=os.environ["COMPRESSION"])
+    started = Launcher(python, LOCATION=ARCHIVE, SIGNAL_FILE=READY, COMPRESSION=os.environ["COMPRESSION"])
     phases = started.wait_for("Checkpoint published")["seconds"]
     found = {name: phases.get(name, 0) for name in PHASES}
     return {"seconds": sum(found.values()), "phases": found, "stored_bytes": os.path.getsize(ARCHIVE)}
@@ -65,6 +68,7 @@ def peer(*tar, and_then=None):
 
 SIDES = {
     "launcher": (remove, ours),
+    "baseline": (remove, partial(ours, python=baseline.PYTHON)),
     "criu+tar": (engine, peer("-cf", TAR)),
     "criu+tar+sync": (engine, peer("-cf", TAR, and_then=["sync", TAR])),
     "criu+zstd": (engine, peer("-I", "zstd -1 -T0", "-cf", f"{TAR}.zst")),
@@ -74,6 +78,8 @@ SIDES = {
 def main():
     for name in set(SIDES) - set(os.environ["SIDES"].split(",")):
         del SIDES[name]
+    if "baseline" in SIDES:
+        baseline.install()
     size = int(os.environ["SIZE_MIB"]) << 20
     found = measure(SIDES, rounds=int(os.environ["ROUNDS"]), size=size)
     end_everything()

@@ -9,13 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+import baseline
 import nested
 from trial import WORK, Launcher, end_everything, footprints, measure, run, summary, wait_until_answering
 
 from dynamo_entry import storage
 from dynamo_entry.archive import Archive
 
-ARCHIVE = f"{WORK}/engine.tar"
+ARCHIVE, BASELINE_ARCHIVE = f"{WORK}/engine.tar", f"{WORK}/baseline.tar"
 IMAGES, TAR, UNTARRED = f"{WORK}/images", f"{WORK}/images.tar", f"{WORK}/untarred"
 CHUNK = 4 << 20
 
@@ -29,6 +30,11 @@ def create():
     settings = {"LOCATION": ARCHIVE, "SIGNAL_FILE": "/tmp/ready", "COMPRESSION": os.environ["COMPRESSION"]}
     Launcher(**settings).wait_for("Checkpoint published")
     end_everything()
+    if "baseline" in SIDES:
+        baseline.install()
+        settings["LOCATION"] = BASELINE_ARCHIVE
+        Launcher(baseline.PYTHON, **settings).wait_for("Checkpoint published")
+        end_everything()
     run([os.path.join(os.path.dirname(sys.executable), "dynamo-entryctl"), "extract", ARCHIVE, IMAGES])
     if {"untar", "download"} & set(SIDES):
         run(["tar", "-C", f"{IMAGES}/criu", "-cf", TAR, "."])
@@ -51,8 +57,17 @@ def upload(path, location):
 
 def ours(_context):
     """Until the engine answers."""
+    return restored(sys.executable, SOURCE)
+
+
+def theirs(_context):
+    """The same by the baseline, of an archive that it has made itself, or of ours in a store."""
+    return restored(baseline.PYTHON, BASELINE_ARCHIVE if SOURCE == ARCHIVE else SOURCE)
+
+
+def restored(python, source):
     began = time.monotonic()
-    started = Launcher(LOCATION=SOURCE)
+    started = Launcher(python, LOCATION=source)
     wait_until_answering()
     return {"seconds": time.monotonic() - began, "phases": started.wait_for("Restored")["seconds"]}
 
@@ -143,6 +158,7 @@ def remove_untarred():
 
 SIDES = {
     "launcher": (nothing, ours),
+    "baseline": (nothing, theirs),
     "criu": (nothing, raw),
     "untar": (remove_untarred, untar),
     "download": (remove_untarred, download),
@@ -182,7 +198,9 @@ def main():
         del SIDES[name]
     create()
     size = int(os.environ["SIZE_MIB"]) << 20
-    inputs = [path for path in (ARCHIVE, IMAGES, TAR, nested.EXPORTED) if os.path.exists(path)]
+    inputs = [
+        path for path in (ARCHIVE, BASELINE_ARCHIVE, IMAGES, TAR, nested.EXPORTED) if os.path.exists(path)
+    ]
     found = measure(SIDES, rounds=int(os.environ["ROUNDS"]), size=size, inputs=inputs)
     taken = footprints(SIDES, inputs)
     print(

@@ -79,9 +79,9 @@ def run(argv, **options):
 class Launcher:
     """The launcher in front of the engine, and the lines it logs."""
 
-    def __init__(self, **settings):
+    def __init__(self, python=sys.executable, **settings):
         env = {**os.environ, **{f"DYNAMO_CHECKPOINT_{name}": value for name, value in settings.items()}}
-        argv = [sys.executable, "-m", "dynamo_entry", "--", *ENGINE]
+        argv = [python, "-m", "dynamo_entry", "--", *ENGINE]
         self.process = subprocess.Popen(
             argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

@@ -32,20 +32,30 @@ class Remote(_Section, frozen=True):
     credentials_secret_ref: str = ""
     restore_credentials_secret_ref: str = ""
     endpoint_url: str = ""
+    #: of gcs, azure and fsspec: arguments of the library
+    options: dict[str, Any] = {}
 
 
 class Storage(_Section, frozen=True):
     """Where archives are kept."""
 
-    type: Literal["pvc", "s3", "oci"] = "pvc"
+    type: Literal["pvc", "s3", "oci", "gcs", "azure", "fsspec"] = "pvc"
     pvc: Pvc = Pvc()
     s3: Remote = Remote()
     oci: Remote = Remote()
+    gcs: Remote = Remote()
+    azure: Remote = Remote()
+    fsspec: Remote = Remote()
     isolate_namespaces: bool = True
     key_secret_ref: str = ""
     sign_key_secret_ref: str = ""
     verify_key_secret_ref: str = ""
     ca_secret_ref: str = ""
+
+    @property
+    def is_fsspec(self) -> bool:
+        """Whether archives are reached through fsspec."""
+        return self.type in ("gcs", "azure", "fsspec")
 
     @property
     def is_isolated(self) -> bool:

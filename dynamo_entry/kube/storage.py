@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ CACHE_PATH = "/var/cache/dynamo-checkpoint"
 
 _DOCKER_PATH = "/var/run/dynamo-checkpoint/docker"
 _CA_PATH = "/var/run/dynamo-checkpoint/ca"
+_CREDENTIALS_PATH = "/var/run/dynamo-checkpoint/credentials"
 
 #: Whole Secrets: each of their entries is a key, so that keys can be exchanged without a gap (docs/security.md).
 _KEY_PATH = "/var/run/dynamo-checkpoint/key"
@@ -91,8 +93,8 @@ def location(config: Config, hash_: str, namespace: str) -> str:
     inner = f"{namespace}/" if storage.is_isolated else ""
     if storage.type == "pvc":
         return f"{storage.pvc.base_path.rstrip('/')}/{hash_}.tar"
-    if storage.type == "s3":
-        return f"{storage.s3.uri.rstrip('/')}/{inner}{hash_}.tar"
+    if storage.type != "oci":
+        return f"{getattr(storage, storage.type).uri.rstrip('/')}/{inner}{hash_}.tar"
     return f"{storage.oci.uri.rstrip('/')}{'/' + namespace if inner else ''}:{hash_}"
 
 
@@ -160,6 +162,13 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         mount("checkpoint-docker", _DOCKER_PATH, _secret(login, items))
         env.append({"name": "DOCKER_CONFIG", "value": _DOCKER_PATH})
+    if config.storage.is_fsspec:
+        remote: Remote = getattr(config.storage, config.storage.type)
+        if login := _credentials(remote, creates=creates):
+            mount("checkpoint-credentials", _CREDENTIALS_PATH, _secret(login))
+            settings["CREDENTIALS_DIR"] = _CREDENTIALS_PATH
+        if remote.options:
+            settings["STORAGE_OPTIONS"] = json.dumps(remote.options)
     if config.storage.key_secret_ref:
         mount("checkpoint-key", _KEY_PATH, _secret(config.storage.key_secret_ref))
         settings["KEY_FILE"] = _KEY_PATH

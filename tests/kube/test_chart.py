@@ -16,6 +16,11 @@ CHART = images.ROOT / "charts" / "dynamo-entry"
 
 S3 = "checkpoint: {enabled: true, storage: {type: s3, s3: {uri: s3://bucket/prefix, credentialsSecretRef: keys}}}"
 OCI = "checkpoint: {enabled: true, storage: {type: oci, oci: {uri: oci://host/repository, credentialsSecretRef: keys}}}"
+GCS = """
+checkpoint:
+  enabled: true
+  storage: {type: gcs, gcs: {uri: gs://bucket/prefix, credentialsSecretRef: login, options: {project: mine}}}
+"""
 GUIDE = guide.blocks()["1. Enable Checkpointing"]
 
 
@@ -67,6 +72,22 @@ def test_the_storage_reaches_the_operator():
     }  # fmt: skip
 
 
+def test_the_agent_reaches_what_fsspec_knows():
+    """By the same settings as the pods."""
+    objects = render(GCS)
+    assert settings(objects)["storage"]["gcs"]["options"] == {"project": "mine"}
+    pod = objects["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]
+    (agent,) = pod["containers"]
+    env = {one["name"]: one.get("value") for one in agent["env"]}
+    assert json.loads(env["DYNAMO_CHECKPOINT_STORAGE_OPTIONS"]) == {"project": "mine"}
+    mounts = {one["mountPath"]: one["name"] for one in agent["volumeMounts"]}
+    name = mounts[env["DYNAMO_CHECKPOINT_CREDENTIALS_DIR"]]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == name]
+    assert volume["secret"] == {"secretName": "login", "optional": True}
+    crd = objects["CustomResourceDefinition", "dynamocheckpoints.nvidia.com"]
+    assert "gcs" in str(crd["spec"]["versions"][0]["schema"])
+
+
 def test_switched_off_it_is_the_resource_alone():
     """Objects of users stay usable."""
     assert list(render("{}")) == [("CustomResourceDefinition", "dynamocheckpoints.nvidia.com")]
@@ -89,6 +110,9 @@ def test_the_identity_rule_where_the_server_knows_it(version, has_rule):
         ("checkpoint: {storage: {type: nfs}}", "checkpoint.storage.type"),
         ("checkpoint: {storage: {type: s3}}", "checkpoint.storage.s3.uri"),
         ("checkpoint: {storage: {type: s3, s3: {uri: 's3://key:secret@host/bucket'}}}", "checkpoint.storage.s3.uri"),
+        ("checkpoint: {storage: {type: gcs, gcs: {uri: 's3://bucket'}}}", "checkpoint.storage.gcs.uri"),
+        ("checkpoint: {storage: {type: azure}}", "checkpoint.storage.azure.uri"),
+        ("checkpoint: {storage: {type: fsspec, fsspec: {uri: 'sftp://me:secret@host/d'}}}", "checkpoint.storage.fsspec.uri"),
         ("checkpoint: {security: {profile: privileged}}", "checkpoint.security.profile"),
         ("agent: {cache: {sizeLimit: much}}", "agent.cache.sizeLimit"),
         ("checkpoint: {storgae: {type: s3}}", "storgae"),

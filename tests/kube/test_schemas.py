@@ -12,7 +12,7 @@ from dynamo_entry.kube import config
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.webhook.admission import Known, mutate
-from test_chart import GUIDE, OCI, S3, render
+from test_chart import GCS, GUIDE, OCI, S3, render
 
 VERSIONS = sorted(set(utils.all_versions()), key=lambda text: int(text.split(".")[1]))
 
@@ -24,6 +24,7 @@ CHART_MODES = {
     "the resource alone": "{}",
     "s3": S3,
     "oci": OCI,
+    "gcs": GCS,
     "secrets": """
 checkpoint:
   enabled: true
@@ -51,6 +52,11 @@ STORAGES = {
     "pvc": {},
     "s3": {"s3": {"uri": "s3://bucket/prefix", "credentialsSecretRef": "keys"}},
     "oci": {"oci": {"uri": "oci://host/repository", "credentialsSecretRef": "login"}},
+    "gcs": {
+        "gcs": {"uri": "gs://bucket/prefix", "credentialsSecretRef": "login", "options": {"project": "p"}}
+    },
+    "azure": {"azure": {"uri": "az://container/prefix", "credentialsSecretRef": "login"}},
+    "fsspec": {"fsspec": {"uri": "sftp://host/directory", "credentialsSecretRef": "login"}},
 }
 PROFILES = ("minimal", "standard", "network", "none")
 

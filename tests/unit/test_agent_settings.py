@@ -42,6 +42,8 @@ def test_durations(text, expected):
         ("s3", "s3://bucket/prefix/", False, "s3://bucket/prefix/team/any.tar"),
         ("oci", "oci://registry:5000/repository", False, "oci://registry:5000/repository/team:any"),
         ("s3", "s3://bucket/prefix", True, "s3://bucket/prefix/any.tar"),
+        ("gcs", "gs://bucket/prefix", False, "gs://bucket/prefix/team/any.tar"),
+        ("fsspec", "sftp://host/dir/", True, "sftp://host/dir/any.tar"),
     ],
 )
 def test_a_namespaces_part_of_the_storage(kind, uri, shares, expected):

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import api, config, derived, graphs, podspec, storage
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.operator.automatic import Graphs
 from dynamo_entry.kube.podspec import Unfit
 from dynamo_entry.kube.webhook.admission import Known, mutate, validate
+from dynamo_entry.settings import from_environment
 
 HASH = "d936422b4f953f99"
 IDENTITY = {
@@ -930,3 +932,40 @@ def test_a_template_from_a_pod():
     assert [one["name"] for one in template["spec"]["volumes"]] == ["model"]
     assert not template["spec"].keys() & {"nodeName", "priority"}
     assert "nvidia.com/dynamo-component" not in template["metadata"]["labels"]
+
+
+CLOUDS = {
+    "gcs": "gs://bucket/prefix",
+    "azure": "az://container/prefix",
+    "fsspec": "sftp://host/directory",
+}
+
+
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_what_fsspec_knows_is_wired_as_the_rest(kind):
+    """The Secret is a directory of the launcher's, and the options are for the library."""
+    text = (
+        f"storage: {{type: {kind}, isolateNamespaces: true, {kind}: {{uri: '{CLOUDS[kind]}/', "
+        "credentialsSecretRef: writes, restoreCredentialsSecretRef: reads, options: {a: 1}}}"
+    )
+    configured = config.parse(text)
+    for creates, secret in ((True, "writes"), (False, "reads")):
+        made = storage.wiring(configured, HASH, "n", creates=creates)
+        assert made.location == f"{CLOUDS[kind]}/n/{HASH}.tar"
+        env = {one["name"].removeprefix("DYNAMO_CHECKPOINT_"): one["value"] for one in made.env}
+        assert (env["STORAGE_TYPE"], env["STORAGE_OPTIONS"]) == (kind, '{"a": 1}')
+        (volume,) = [one for one in made.volumes if one.get("secret")]
+        assert volume["secret"] == {"secretName": secret, "optional": True}
+        (mount,) = [one for one in made.mounts if one["name"] == volume["name"]]
+        assert (mount["mountPath"], mount["readOnly"]) == (env["CREDENTIALS_DIR"], True)
+        from_environment({one["name"]: one["value"] for one in made.env})
+
+
+@pytest.mark.parametrize("kind", CLOUDS)
+def test_a_store_of_fsspec_s_without_a_secret(kind):
+    made = storage.wiring(
+        config.parse(f"storage: {{type: {kind}, {kind}: {{uri: '{CLOUDS[kind]}'}}}}"), HASH, "n", creates=True
+    )
+    assert not [one for one in made.env if one["name"].endswith(("CREDENTIALS_DIR", "STORAGE_OPTIONS"))]
+    with pytest.raises(SettingsError, match=f"{kind}.uri"):
+        config.parse(f"storage: {{type: {kind}}}")

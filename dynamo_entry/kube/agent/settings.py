@@ -104,4 +104,4 @@ def _any_archive(config: Config) -> str:
     if storage.type == "pvc":
         return f"{storage.pvc.base_path.rstrip('/')}/any.tar"
     uri = getattr(storage, storage.type).uri.rstrip("/")
-    return f"{uri}/any.tar" if storage.type == "s3" else f"{uri}:any"
+    return f"{uri}:any" if storage.type == "oci" else f"{uri}/any.tar"

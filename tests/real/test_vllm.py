@@ -23,25 +23,61 @@ ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "OMP_NUM_THREADS": "2",
 }
+MEMORY = ("--shm-size", "1g")
 COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
 
+READY, RELEASE = "/tmp/vllm-ready", "/tmp/vllm-release"
+MARKER = '{"release": true, "host": null, "port": 8123}'
+#: The one that docs/engines.md shows.
+SNAPSHOT = (
+    "python3",
+    "-m",
+    "vllm.snapshot.server",
+    "--ready-file",
+    READY,
+    "--release-file",
+    RELEASE,
+    "--",
+    *COMMAND[2:],
+)
 
-def ask(container):
+
+def ask(container, port=8000):
     body = json.dumps(COMPLETION).encode()
-    return json.loads(container.get("/v1/completions", body=body, limit_s=60))["choices"][0]["text"]
+    return json.loads(container.get("/v1/completions", port=port, body=body, limit_s=60))["choices"][0][
+        "text"
+    ]
 
 
 def test_it_is_created_and_restored(containers):
     """uvloop and PyTorch take io_uring where they can, which cannot be dumped: they are kept off it."""
     creator = containers.start(
-        *COMMAND, image=IMAGE, options=(*CREATE, "--shm-size", "1g"), env=ENV,
+        *COMMAND, image=IMAGE, options=(*CREATE, *MEMORY), env=ENV,
         settings={**SETTINGS, "MODE": "create", "READY_URL": "http://127.0.0.1:8000/health", "AFTER_DUMP": "continue"},
     )  # fmt: skip
     creator.wait_for_event("Checkpoint published", limit_s=200)
     assert creator.event("engine is prepared for the dump")["hook"] == "vllm-checkpoint:8000"
     expected = ask(creator)
     container = containers.start(
-        *COMMAND, image=IMAGE, options=(*RESTORE, "--shm-size", "1g"), env=ENV, settings=SETTINGS
+        *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), env=ENV, settings=SETTINGS
     )
     container.wait_for_event("Restored", limit_s=100)
     assert ask(container) == expected
+
+
+def test_an_archive_without_weights_by_vllms_own_snapshot_server(containers):
+    """It serves on a port that is chosen at the restore. Restoring pods have the ordinary command, for cold starts."""
+    creator = containers.start(
+        *SNAPSHOT, image=IMAGE, options=(*CREATE, *MEMORY), env={**ENV, "TORCHDYNAMO_DISABLE": "1"},
+        settings={**SETTINGS, "SIGNAL_FILE": READY},
+    )  # fmt: skip
+    assert creator.exit_code(200) == 0, creator.output()
+    container = containers.start(
+        *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), env=ENV,
+        settings={
+            **SETTINGS, "READY_URL": "http://127.0.0.1:8123/health",
+            "POST_RESTORE": f"echo '{MARKER}' >{RELEASE}.new && mv {RELEASE}.new {RELEASE}",
+        },
+    )  # fmt: skip
+    container.wait_for_event("Restored", limit_s=100)
+    assert ask(container, 8123)

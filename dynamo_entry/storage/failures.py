@@ -10,7 +10,7 @@ import ssl
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 
 #: Retried whatever the body says.
-_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 #: No server asks for more in earnest; a pod that waits longer had better start cold.
 _LONGEST_RETRY_AFTER_S = 60.0
@@ -39,7 +39,7 @@ def answered(
     message += f": {detail.strip().rstrip('.')}" if detail.strip() else ""
     message += f" (request {request_id})" if request_id else ""
     kind: type[StorageError] = StorageError
-    if is_transient or status in _TRANSIENT_STATUS:
+    if is_transient or status in TRANSIENT_STATUS:
         kind = StorageUnavailable
     elif is_refusal or status in (401, 403):
         kind = StorageDenied

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import StorageDenied, StorageError
@@ -26,6 +27,8 @@ _USER_AGENT = f"dynamo-entry/{__version__}"
 
 #: Bodies move in pieces: each gets the whole time limit, so that a slow line is no stalled one.
 _PIECE_BYTES = 1 << 20
+
+PORTS = {"http": 80, "https": 443}
 
 #: Idle connections that are kept; more at once are closed after use.
 _KEPT = 32
@@ -42,7 +45,15 @@ class Server(NamedTuple):
     def authority(self) -> str:
         """What goes into the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def server_of(url: str) -> Server:
+    """Where a URL leads. Raises ValueError for one that leads nowhere."""
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ValueError(f"{url!r} is not the URL of a server")
+    return Server(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme])
 
 
 class Response:
@@ -61,6 +72,10 @@ class Response:
     def length(self) -> int | None:
         """How many bytes of the body are to come, if the server said so."""
         return self._response.length
+
+    def headers(self) -> list[tuple[str, str]]:
+        """All of them."""
+        return self._response.getheaders()
 
     def read(self) -> bytes:
         """The whole body. Raises ConnectionError when it ends early, StorageError when it is too large."""
@@ -207,8 +222,7 @@ def _proxy(server: Server) -> Server | None:
     """The proxy that HTTPS_PROXY and NO_PROXY name for an https server."""
     if server.scheme != "https" or not (os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")):
         return None
-    from urllib.parse import urlsplit  # noqa: PLC0415 - rare, and slow to import
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - rare, and slow to import
 
     if proxy_bypass(server.host):
         return None

@@ -64,7 +64,7 @@ def s3_environment(monkeypatch, tmp_path):
 def new_bucket(port):
     """``host:port/bucket`` of a bucket made just now."""
     place = f"127.0.0.1:{port}/test-{uuid.uuid4().hex[:12]}"
-    S3Store(f"s3+http://{place}/x")._client.call("CreateBucket", "PUT", "")
+    S3Store(f"s3+http://{place}/x")._client.call("CreateBucket")
     return place
 
 
@@ -98,4 +98,4 @@ def let_read(bucket):
     }  # fmt: skip
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     client = S3Store(f"s3+http://{bucket}/x")._client
-    client.call("PutBucketPolicy", "PUT", "", {"policy": ""}, body=[policy.encode()])
+    client.call("PutBucketPolicy", Policy=policy)

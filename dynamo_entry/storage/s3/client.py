@@ -1,28 +1,26 @@
-"""Signed requests to one bucket: endpoint, region, clock and errors are taken care of."""
+"""botocore's client of one bucket, on our connections.
+
+Endpoints, addressing, regions, credentials, signatures and documents are botocore's. It tries every request once: how
+long is tried depends on the phase that waits for it (``Retry``), which no setting of botocore's knows.
+"""
 
 from __future__ import annotations
 
 import copy
 import email.utils
-import hashlib
-import html
-import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
-from dynamo_entry.errors import StorageError, StorageUnavailable
+from dynamo_entry.errors import SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
-from dynamo_entry.storage.http import Connections, Response, Server
+from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import Retry
-from dynamo_entry.storage.s3 import signing
-from dynamo_entry.storage.s3.credentials import Chain
-from dynamo_entry.storage.s3.location import Location
+from dynamo_entry.storage.s3.direct import Direct
+from dynamo_entry.storage.s3.location import DEFAULT_REGION, Location
+from dynamo_entry.storage.s3.transport import Transport
 
 _HINTS = {
     "AccessDenied": "allow s3:GetObject, PutObject, AbortMultipartUpload, DeleteObject and ListBucket; "
@@ -38,24 +36,13 @@ _HINTS = {
 
 #: The server says "later" in other ways than by its status.
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "BadDigest",
-              "XAmzContentSHA256Mismatch", "TooManyRequests", "IncompleteBody"}  # fmt: skip
+              "XAmzContentSHA256Mismatch", "TooManyRequests", "IncompleteBody", "ConditionalRequestConflict"}  # fmt: skip
 
 #: Refusals that have another status than 403.
 _REFUSALS = {"NoSuchBucket", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 
-_NONE: Mapping[str, str] = MappingProxyType({})
-
-
-class Answer(NamedTuple):
-    """A small answer, whole."""
-
-    headers: Callable[[str], str]
-    body: bytes
-    moment: float
-
-    def word(self, tag: str) -> str:
-        """The text of the first XML element with this tag, or nothing."""
-        return _word(self.body, tag)
+#: The bucket must be in the host name (Alibaba's store).
+_VIRTUAL = {"SecondLevelDomainForbidden", "VirtualHostDomainRequired"}
 
 
 class Client:
@@ -63,16 +50,15 @@ class Client:
 
     def __init__(self, location: Location, name: str, retry: Retry, access: Access = NOTHING) -> None:
         self.retry = retry
-        self.is_aws = location.endpoint is None
-        self._bucket = location.bucket
+        #: boto3's arguments of a new object: encryption, key, access control list, …
+        self.options = access.options
         self.name = name
+        self._location = location
         self._access = access
-        self._chain = Chain(name, access)
-        self._endpoint = location.endpoint
-        self._region = ""
-        self._skew_s = 0.0
-        self._connections: Connections | None = None
-        self._lock = threading.Lock()
+        ca_file = access.ca_file or access.environ.get("AWS_CA_BUNDLE", "")
+        self._transport = Transport(name, stall_s=retry.stall_s, ca_file=ca_file)
+        self._direct = Direct(location, name, self._transport, access.environ)
+        self._shared = _Made()
 
     def hurried(self) -> Client:
         """The same client, for what follows a failure."""
@@ -80,136 +66,135 @@ class Client:
         hurried.retry = self.retry.briefly()
         return hurried
 
-    def call(
-        self,
-        operation: str,
-        method: str,
-        key: str,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        *,
-        body: Sequence[Bytes] = (),
-    ) -> Answer:
-        """The whole answer of a request that a later attempt may repeat. Raises StorageError."""
+    @property
+    def is_aws(self) -> bool:
+        """Whether the endpoint is AWS's own."""
+        host = self._client().meta.endpoint_url.partition("://")[2].partition("/")[0]
+        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
-        def attempt() -> Answer:
-            with self.exchange(operation, method, key, query, headers, body=body) as response:
-                answer = Answer(response.header, response.read(), _moment(response))
-            # Copying and completing may fail after the status line went out.
-            if b"<Error>" in answer.body[:200]:
-                raise self._failure(operation, 500, answer.body, response)
-            return answer
-
-        return self.retry.call(attempt)
+    def call(self, operation: str, key: str = "", **parameters: Any) -> dict[str, Any]:
+        """The answer to a request that a later attempt may repeat. Raises StorageError."""
+        return self.retry.call(lambda: self._once(operation, key, parameters))
 
     @contextmanager
-    def exchange(
-        self,
-        operation: str,
-        method: str,
-        key: str,
-        query: Mapping[str, str] = _NONE,
-        headers: Mapping[str, str] = _NONE,
-        *,
-        body: Sequence[Bytes] = (),
-    ) -> Iterator[Response]:
-        """One attempt of a request; the block has its answer. Raises what any answer but 2xx means."""
-        what = f"{self.name}: {operation}"
-        connections, path = self._place(key)
-        text = signing.query_string(query)
-        headers = {"Host": connections.server.authority, **headers}
-        headers |= signing.sign(
-            method, path, text, headers, self._payload(connections.server, body),
-            credentials=self._chain.credentials(), region=self._region, now=time.time() + self._skew_s,
-        )  # fmt: skip
-        target = f"{path}?{text}" if text else path
-        with connections.exchange(what, method, target, headers, body) as response:
-            if response.status >= 300:
-                raise self._failure(operation, response.status, response.read(), response)
-            yield response
+    def exchange(self, operation: str, *, range_: str = "") -> Iterator[Response]:
+        """One attempt to look at the location's object or to read of it; the block has the answer. Raises StorageError."""
+        with self._direct.exchange(operation, range_) as response:
+            if response is not None:
+                yield response
+                return
+        with self._transport.keeping() as kept:
+            self._once(operation, self._location.key, {"Range": range_} if range_ else {})
+            assert kept.response is not None
+            yield kept.response
 
     def close(self) -> None:
         """Close idle connections; they are made anew when needed."""
-        if self._connections:
-            self._connections.close()
+        self._transport.close()
 
-    def _payload(self, server: Server, body: Sequence[Bytes]) -> str:
-        """Without TLS the signature covers the body: the server refuses what was damaged on the way."""
-        if not body:
-            return signing.EMPTY
-        if server.scheme == "https":
-            return signing.UNSIGNED
-        digest = hashlib.sha256()
-        for part in body:
-            digest.update(part)
-        return digest.hexdigest()
+    def _once(self, operation: str, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        client = self._client()
+        from botocore import exceptions, xform_name  # noqa: PLC0415 - see Direct
+        from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
-    def _place(self, key: str) -> tuple[Connections, str]:
-        """The connections to use, and the encoded path of a key there."""
-        with self._lock:
-            if self._connections is None:
-                self._region = self._region or self._chain.region()
-                server = self._endpoint or _aws_server(self._bucket, self._region)
-                self._connections = Connections(
-                    server,
-                    stall_s=self.retry.stall_s,
-                    ca_file=self._access.ca_file or self._access.environ.get("AWS_CA_BUNDLE", ""),
-                )
-            connections = self._connections
-        path = "/" + signing.encoded(key, safe="/")
-        is_in_host = connections.server.host.startswith(f"{self._bucket}.s3.")
-        return connections, path if is_in_host else f"/{self._bucket}{path if key else ''}"
+        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415
 
-    def _failure(self, operation: str, status: int, body: bytes, response: Response) -> StorageError:
-        """The error for an answer; what could be learnt from it for the next attempt is remembered."""
-        code, detail = _word(body, "Code"), _word(body, "Message")
-        region = response.header("x-amz-bucket-region") if self.is_aws else ""
-        if self._learns_region(region or _word(body, "Region")):
-            return StorageUnavailable(f"{self.name}: the bucket is in {self._region}", reason="OtherRegion")
-        if code == "RequestTimeTooSkewed" and self._learns_time(_moment(response)):
-            return StorageUnavailable(
-                f"{self.name}: the clock is wrong by {self._skew_s:.0f} s", reason=code, status=status
-            )
-        return answered(
-            f"{self.name}: {operation}", status, code=code, detail=detail, hint=_HINTS.get(code, ""),
-            is_transient=code in _TRANSIENT, is_refusal=code in _REFUSALS,
-            retry_after=response.header("Retry-After"),
-            request_id=response.header("x-amz-request-id") or _word(body, "RequestId"),
+        credentials.check(self._shared.session, self.name)
+        place = {"Bucket": self._location.bucket, **({"Key": key} if key else {})}
+        try:
+            answer: dict[str, Any] = getattr(client, xform_name(operation))(**place, **parameters)
+        except exceptions.ClientError as error:
+            raise self._failure(operation, error.response) from None
+        except exceptions.ParamValidationError as error:
+            hint = "DYNAMO_CHECKPOINT_STORAGE_OPTIONS are arguments of boto3's create_multipart_upload"
+            raise SettingsError(f"{self.name}: {operation}: {error}", hint=hint) from None
+        except (exceptions.BotoCoreError, ResponseParserError) as error:
+            raise StorageError(f"{self.name}: {operation} failed: {error}", reason="BadAnswer") from None
+        return answer
+
+    def _client(self) -> Any:
+        with self._shared.lock:
+            if self._shared.client is None:
+                self._make()
+            return self._shared.client
+
+    def _make(self) -> None:
+        from botocore.config import Config  # noqa: PLC0415 - see Direct
+
+        from dynamo_entry.storage.s3 import credentials, signer  # noqa: PLC0415
+
+        made = self._shared
+        environ = self._access.environ
+        made.session = made.session or credentials.session(environ, self._access.variables)
+        credentials.check(made.session, self.name)
+        endpoint = self._location.endpoint
+        is_plain = endpoint.startswith("http:")
+        own = {
+            # Without TLS the signature covers the body: the server refuses what was damaged on the way.
+            "s3": {"payload_signing_enabled": is_plain, **({"addressing_style": "virtual"} if made.is_virtual else {})},
+            # Checksums of AWS's own, which other servers do not know, where they are asked for.
+            **{name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
+               if not (environ.get(f"AWS_{name.upper()}") or made.session.get_scoped_config().get(name))},
+        }  # fmt: skip
+        made.client = made.session.create_client(
+            "s3",
+            region_name=environ.get("AWS_REGION") or made.session.get_config_variable("region") or DEFAULT_REGION,
+            endpoint_url=endpoint or None,
+            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, **own),
+        )  # fmt: skip
+        events = made.client.meta.events
+        events.register("before-send.s3", self._transport)
+        events.register(
+            "choose-signer.s3", lambda signature_version, **_: signer.NAME if signature_version == "s3v4" else None
         )  # fmt: skip
 
-    def _learns_region(self, region: str) -> bool:
-        with self._lock:
-            if not region or region == self._region:
+    def _failure(self, operation: str, response: Mapping[str, Any]) -> StorageError:
+        """The error for an answer; what could be learnt from it for the next attempt is remembered."""
+        from dynamo_entry.storage.s3.signer import CLOCK  # noqa: PLC0415 - see Direct
+
+        meta, error = response["ResponseMetadata"], response.get("Error", {})
+        status, headers = meta["HTTPStatusCode"], meta.get("HTTPHeaders", {})
+        code, detail = str(error.get("Code", "")), str(error.get("Message", ""))
+        if code == str(status):  # no document of S3's
+            code = ""
+        if code == "RequestTimeTooSkewed" and CLOCK.learn(moment(response)):
+            return StorageUnavailable(
+                f"{self.name}: the clock is wrong by {CLOCK.skew_s:.0f} s", reason=code, status=status
+            )
+        if code in _VIRTUAL and self._shared.use_virtual():
+            return StorageUnavailable(f"{self.name}: {detail or code}", reason=code, status=status)
+        # A server that has no such object says so in a document: one without is of a proxy, whose server is not there yet.
+        is_absent_server = status == 404 and not code and operation != "HeadObject"
+        return answered(
+            f"{self.name}: {operation}", status, code=code, detail=detail, hint=_HINTS.get(code, ""),
+            is_transient=code in _TRANSIENT or is_absent_server, is_refusal=code in _REFUSALS,
+            retry_after=headers.get("retry-after", ""),
+            request_id=meta.get("RequestId", "") or headers.get("x-amz-request-id", ""),
+        )  # fmt: skip
+
+
+class _Made:
+    """What botocore made, once for a client and its copies."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.session: Any = None
+        self.client: Any = None
+        self.is_virtual = False
+
+    def use_virtual(self) -> bool:
+        """Have the next client name the bucket in the host; False where it does already."""
+        with self.lock:
+            if self.is_virtual:
                 return False
-            self._region = region
-            if self.is_aws:
-                self._connections = None
+            self.is_virtual, self.client = True, None
             return True
 
-    def _learns_time(self, moment: float) -> bool:
-        skew = moment - time.time()
-        if not moment or abs(skew - self._skew_s) < 60:
-            return False
-        self._skew_s = skew
-        return True
 
-
-def _word(body: bytes, tag: str) -> str:
-    found = re.search(rf"<{tag}>([^<]*)</{tag}>".encode(), body)
-    return html.unescape(found[1].decode("utf-8", "replace")) if found else ""
-
-
-def _moment(response: Response) -> float:
+def moment(answer: Mapping[str, Any]) -> float:
     """The server's own time."""
     try:
-        return email.utils.parsedate_to_datetime(response.header("Date")).timestamp()
-    except (TypeError, ValueError):
+        date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (KeyError, TypeError, ValueError):
         return 0.0
-
-
-def _aws_server(bucket: str, region: str) -> Server:
-    """AWS's own endpoint. A bucket with dots does not fit its certificate as part of the host name."""
-    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return Server(
-        "https", f"s3.{region}.{suffix}" if "." in bucket else f"{bucket}.s3.{region}.{suffix}", 443
-    )

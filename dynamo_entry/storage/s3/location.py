@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.storage.http import Server
+from dynamo_entry.storage.http import server_of
 
-_PORTS = {"http": 80, "https": 443}
+#: AWS's own.
+DEFAULT_REGION = "us-east-1"
 
 #: The S3 variants in the field allow more than AWS does; what matters is that it fits into a URL.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -19,9 +19,9 @@ _HINT = "use s3://bucket/prefix/<hash>.tar or s3://host[:port]/bucket/prefix/<ha
 
 
 class Location(NamedTuple):
-    """One object. ``endpoint`` is None for AWS itself, whose endpoint follows from bucket and region."""
+    """One object. ``endpoint`` is a URL, which may have a path; empty for AWS itself, and for what botocore is told."""
 
-    endpoint: Server | None
+    endpoint: str
     bucket: str
     key: str
 
@@ -36,10 +36,11 @@ def parse(location: str, environ: Mapping[str, str]) -> Location:
     scheme, _, rest = location.partition("://")
     first, _, path = rest.partition("/")
     configured = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
-    endpoint = server(configured) if configured else None
-    if _is_host(first, path, endpoint):
-        if endpoint is None or first not in (endpoint.host, endpoint.authority):
-            endpoint = server(f"{scheme.partition('+')[2] or 'https'}://{first}")
+    endpoint = _checked(configured) if configured else ""
+    names = (server_of(endpoint).host, server_of(endpoint).authority) if endpoint else ()
+    if _is_host(first, path, names):
+        if first not in names:
+            endpoint = _checked(f"{scheme.partition('+')[2] or 'https'}://{first}")
         first, _, path = path.partition("/")
     if not _BUCKET.fullmatch(first):
         raise SettingsError(f"{location!r} names no bucket", hint=_HINT)
@@ -48,19 +49,16 @@ def parse(location: str, environ: Mapping[str, str]) -> Location:
     return Location(endpoint, first, path)
 
 
-def server(url: str) -> Server:
-    """The server of an endpoint URL. Raises SettingsError."""
+def _checked(url: str) -> str:
+    """The URL of an endpoint. Raises SettingsError."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        port, parts = None, urlsplit("")
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise SettingsError(f"{url!r} is not the URL of a server", hint="use http[s]://host[:port]")
-    return Server(parts.scheme, parts.hostname, port or _PORTS[parts.scheme])
+        server_of(url)
+    except ValueError as error:
+        raise SettingsError(str(error), hint="use http[s]://host[:port][/path]") from None
+    return url.rstrip("/")
 
 
-def _is_host(first: str, path: str, endpoint: Server | None) -> bool:
-    if ":" in first or first == "localhost" or (endpoint and first == endpoint.host):
+def _is_host(first: str, path: str, configured: Collection[str]) -> bool:
+    if ":" in first or first == "localhost" or first in configured:
         return True
-    return "." in first and "/" in path.strip("/") and endpoint is None
+    return "." in first and "/" in path.strip("/") and not configured

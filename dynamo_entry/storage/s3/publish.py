@@ -21,7 +21,7 @@ class Publisher:
     def __init__(self, client: Client, key: str) -> None:
         self._client = client
         self._key = key
-        self._conditional: bool | None = True if client.is_aws else None  # None: not known
+        self._conditional: bool | None = None  # not known
 
     def prepare(self) -> None:
         """Find out what the server can do, before an upload begins.
@@ -30,7 +30,7 @@ class Publisher:
         trial's removal would pull it from under an upload that has not sent anything yet.
         """
         if self._conditional is None:
-            self._conditional = refuses_second(self._client, f"{self._key}.probe")
+            self._conditional = self._client.is_aws or refuses_second(self._client, f"{self._key}.probe")
 
     def publish(self, upload: Upload, etags: list[str], *, replace: bool) -> ObjectStat:
         """Complete ``upload``. Raises AlreadyExists unless ``replace``."""
@@ -47,21 +47,21 @@ class Publisher:
     def _complete(self, upload: Upload, etags: list[str], *, conditional: bool = False) -> ObjectStat:
         try:
             upload.complete(etags, conditional=conditional)
-        except StorageError:
+        except StorageError as error:
             # The answer to an attempt may have got lost, and the next one found the upload gone.
             try:
-                found = objects.find(self._client.hurried(), self._key)
+                found = objects.find(self._client.hurried())
             except StorageError:
                 found = None
             if found and found.owner == upload.owner:
                 return found.stat
-            if found and conditional:
+            if conditional and (found or error.status == 412):
                 raise self._already_exists() from None
             raise
-        return objects.head(self._client, self._key).stat
+        return objects.head(self._client).stat
 
     def _is_there(self) -> bool:
-        return objects.find(self._client, self._key) is not None
+        return objects.find(self._client) is not None
 
     def _already_exists(self) -> AlreadyExists:
         hint = "another creator was faster, or an older one was never removed"

@@ -37,7 +37,7 @@ class S3Store(Store):
         self._version = ""
 
     def stat(self) -> ObjectStat:
-        stat = objects.head(self._client, self._key).stat
+        stat = objects.head(self._client).stat
         self._version = stat.version
         return stat
 
@@ -53,8 +53,8 @@ class S3Store(Store):
 
         def attempt() -> None:
             """Go on where the last one broke off."""
-            headers = {"Range": f"bytes={offset + done}-{offset + length - 1}"}
-            with self._client.exchange("GetObject", "GET", self._key, headers=headers) as response:
+            range_ = f"bytes={offset + done}-{offset + length - 1}"
+            with self._client.exchange("GetObject", range_=range_) as response:
                 self._check(response, offset + done, offset + length)
                 response.read_into(view[done:], moved)
 
@@ -71,7 +71,7 @@ class S3Store(Store):
         return S3Writer(upload, self._publisher, replace=replace, expected_size=expected_size)
 
     def delete(self) -> None:
-        objects.head(self._client, self._key)  # S3 deletes what is not there, too
+        objects.head(self._client)  # S3 deletes what is not there, too
         objects.delete(self._client, self._key)
 
     def leftovers(self) -> Iterator[Leftover]:

@@ -6,9 +6,8 @@ import secrets
 
 from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.storage.s3.client import Client
-from dynamo_entry.storage.s3.objects import OWNER_HEADER
-
-_CONDITION = {"If-None-Match": "*"}
+from dynamo_entry.storage.s3.objects import OWNER
+from dynamo_entry.storage.s3.transport import Part
 
 
 class Upload:
@@ -18,25 +17,24 @@ class Upload:
         self._client = client
         self.key = key
         self.owner = secrets.token_hex(8)
-        headers = {OWNER_HEADER: self.owner, "Content-Type": "application/x-tar"}
-        self.id = client.call("CreateMultipartUpload", "POST", key, {"uploads": ""}, headers).word("UploadId")
+        told = {"ContentType": "application/x-tar", **client.options}
+        told["Metadata"] = {**told.get("Metadata", {}), OWNER: self.owner}
+        self.id: str = client.call("CreateMultipartUpload", key, **told)["UploadId"]
         self._is_open = True
 
     def put_part(self, number: int, part: memoryview) -> str:
         """Upload one part; returns the tag by which it is completed."""
-        query = {"partNumber": str(number), "uploadId": self.id}
-        return self._client.call("UploadPart", "PUT", self.key, query, body=[part]).headers("ETag")
+        etag: str = self._client.call(
+            "UploadPart", self.key, UploadId=self.id, PartNumber=number, Body=Part(part)
+        )["ETag"]
+        return etag
 
     def complete(self, etags: list[str], *, conditional: bool) -> None:
         """Make the object visible. Raises AlreadyExists-like StorageError with status 412 where it was refused."""
-        body = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>"
-            for number, etag in enumerate(etags, 1)
-        )
-        document = f"<CompleteMultipartUpload>{body}</CompleteMultipartUpload>".encode()
+        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
         self._client.call(
-            "CompleteMultipartUpload", "POST", self.key, {"uploadId": self.id},
-            _CONDITION if conditional else {}, body=[document],
+            "CompleteMultipartUpload", self.key, UploadId=self.id, MultipartUpload={"Parts": parts},
+            **({"IfNoneMatch": "*"} if conditional else {}),
         )  # fmt: skip
         self._is_open = False
 
@@ -54,6 +52,6 @@ class Upload:
 def abort(client: Client, key: str, upload_id: str) -> None:
     """Abort anybody's upload; one that is gone already is what is wanted. Raises StorageError."""
     try:
-        client.call("AbortMultipartUpload", "DELETE", key, {"uploadId": upload_id})
+        client.call("AbortMultipartUpload", key, UploadId=upload_id)
     except NotFound:
         pass

@@ -49,7 +49,7 @@ class S3(_Store):
             "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": "us-east-1",
         }  # fmt: skip
         os.environ.update(login)
-        S3Store(f"s3+http://{endpoint}/bench/x")._client.call("CreateBucket", "PUT", "")  # noqa: SLF001
+        S3Store(f"s3+http://{endpoint}/bench/x")._client.call("CreateBucket")  # noqa: SLF001
         self.places = [rclone]
         self.variables = {
             **login, "ARCHIVE_URL": f"s3+http://{endpoint}/bench/engine.tar",

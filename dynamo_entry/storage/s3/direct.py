@@ -1,0 +1,61 @@
+"""The first reads of a restore: signed by botocore, without its client, which takes longer to load than they take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import quote
+
+from dynamo_entry.storage.failures import TRANSIENT_STATUS, answered
+from dynamo_entry.storage.http import Response
+from dynamo_entry.storage.s3.location import DEFAULT_REGION, Location
+from dynamo_entry.storage.s3.transport import Transport
+
+_METHODS = {"HeadObject": "HEAD", "GetObject": "GET"}
+
+
+class Direct:
+    """One object of a server that the location names, where the environment says all that botocore would look for."""
+
+    def __init__(self, location: Location, name: str, transport: Transport, environ: Mapping[str, str]) -> None:
+        self._name = name
+        self._transport = transport
+        self._environ = environ
+        self._url = f"{location.endpoint}/{location.bucket}/{quote(location.key, safe='/-._~')}"
+        self._is_open = bool(location.endpoint) and _says_all(environ)
+
+    @contextmanager
+    def exchange(self, operation: str, range_: str) -> Iterator[Response | None]:
+        """One attempt. None where it is for botocore's client: from the first answer on that is not the object."""
+        if not self._is_open:
+            yield None
+            return
+        what = f"{self._name}: {operation}"
+        headers = self._signed(_METHODS[operation], {"Range": range_} if range_ else {})
+        with self._transport.exchange(what, _METHODS[operation], self._url, headers) as response:
+            if response.status < 300:
+                yield response
+                return
+            self._is_open = False
+            if response.status in TRANSIENT_STATUS:
+                raise answered(what, response.status, retry_after=response.header("Retry-After"))
+        yield None
+
+    def _signed(self, method: str, headers: Mapping[str, str]) -> dict[str, str]:
+        from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415 - see the client
+
+        environ = self._environ
+        credentials = Credentials(
+            environ["AWS_ACCESS_KEY_ID"],
+            environ["AWS_SECRET_ACCESS_KEY"],
+            environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN") or "",
+        )
+        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+        return signed(method, self._url, headers, credentials, region)
+
+
+def _says_all(environ: Mapping[str, str]) -> bool:
+    has_keys = environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")
+    config = os.path.expanduser(environ.get("AWS_CONFIG_FILE") or "~/.aws/config")
+    return bool(has_keys) and not environ.get("AWS_PROFILE") and not os.path.exists(config)

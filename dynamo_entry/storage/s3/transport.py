@@ -1,0 +1,130 @@
+"""What botocore sends requests with: our connections, with their time limits and typed failures."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from dynamo_entry.storage.answers import check_tags
+from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.http import Connections, Response, Server, server_of
+
+#: What our connections say themselves, or do not do.
+_OURS = {"host", "content-length", "user-agent", "expect"}
+
+
+class Part:
+    """A body in memory as botocore wants one: a file. It is read only where the signature covers it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self._at = 0
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def read(self, size: int = -1) -> memoryview:
+        """The next bytes, not copied."""
+        start, self._at = self._at, len(self.view) if size < 0 else min(len(self.view), self._at + size)
+        return self.view[start : self._at]
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file."""
+        self._at = offset + (0, self._at, len(self.view))[whence]
+        return self._at
+
+
+class Kept:
+    """An answer whose body is still to be read."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+        self.response: Response | None = None
+
+
+class Transport:
+    """Connections to whatever servers botocore names. Thread-safe."""
+
+    def __init__(self, what: str, *, stall_s: float, ca_file: str) -> None:
+        self._what = what
+        self._stall_s = stall_s
+        self._ca_file = ca_file
+        self._to: dict[Server, Connections] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+
+    def __call__(self, request: Any, event_name: str, **_: Any) -> Any:
+        """Handles botocore's event ``before-send``: the answer to a request. Raises StorageError, ValueError."""
+        from botocore.awsrequest import AWSResponse  # noqa: PLC0415 - it is there: it made the request
+
+        what = f"{self._what}: {event_name.rpartition('.')[2]}"
+        kept: Kept | None = getattr(self._thread, "kept", None)
+        headers = {name: _text(value) for name, value in request.headers.items() if name.lower() not in _OURS}
+        with ExitStack() as stack:
+            exchange = self.exchange(what, request.method, request.url, headers, _body(request.body))
+            response = stack.enter_context(exchange)
+            if kept is not None and response.status < 300:
+                kept.response, kept.stack = response, stack.pop_all()
+                content = b""
+            else:
+                content = b"" if request.method == "HEAD" else response.read()
+                check_tags(content)
+            return AWSResponse(request.url, response.status, response.headers(), _Raw(content))
+
+    @contextmanager
+    def keeping(self) -> Iterator[Kept]:
+        """In the block, an answer of this thread that says yes is not read but kept."""
+        kept = self._thread.kept = Kept()
+        try:
+            yield kept
+        finally:
+            self._thread.kept = None
+            kept.stack.close()
+
+    @contextmanager
+    def exchange(
+        self, what: str, method: str, url: str, headers: dict[str, str], body: Iterable[Bytes] = ()
+    ) -> Iterator[Response]:
+        """One request as it is; the block has its answer. Raises StorageError."""
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with self._connections(server_of(url)).exchange(what, method, target, headers, tuple(body)) as response:
+            yield response
+
+    def close(self) -> None:
+        """Close idle connections; they are made anew when needed."""
+        for connections in list(self._to.values()):
+            connections.close()
+
+    def _connections(self, server: Server) -> Connections:
+        with self._lock:
+            if server not in self._to:
+                self._to[server] = Connections(server, stall_s=self._stall_s, ca_file=self._ca_file)
+            return self._to[server]
+
+
+class _Raw(io.BytesIO):
+    """An answer that has been read, as botocore reads it."""
+
+    def stream(self) -> list[bytes]:
+        return [self.read()]
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _body(body: Any) -> list[Bytes]:
+    if not body:
+        return []
+    if isinstance(body, Part):
+        return [body.view]
+    return [body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else body.read()]

@@ -175,7 +175,7 @@ VARIABLES: dict[str, Variable] = {
     ),
     "STORAGE_OPTIONS": Variable(
         _options,
-        "JSON object: arguments of the fsspec library of the store; hidden from the engine",
+        "JSON object: arguments of the fsspec library of the store, or of boto3 for new objects; hidden from the engine",
         is_secret=True,
     ),
     "LOCATION": Variable(_text, "location of the archive: /dir/<hash>.tar, s3://…, oci://…, gs://…, az://…"),

@@ -21,6 +21,8 @@ _HINTS = {
     403: "check the credentials and what they are allowed to do",
     405: "the server does not support this operation",
     411: "the server, or a proxy before it, does not support this operation",
+    413: "the server, or a proxy before it, limits the size of a request: let it take 64 MiB "
+    "(nginx: client_max_body_size, its ingress: the annotation nginx.ingress.kubernetes.io/proxy-body-size)",
     429: "the server throttles: fewer restores at once, or a local mirror",
     503: "the server is overloaded or being restarted",
 }
@@ -48,6 +50,8 @@ def answered(
     error = kind(
         message, hint=hint or _HINTS.get(status, ""), reason=code, status=status, request_id=request_id
     )
+    if status == 413:
+        error.reason, error.retry = "EntityTooLarge", False
     if isinstance(error, StorageUnavailable):
         error.retry_after_s = _seconds(retry_after)
     return error

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,6 +139,21 @@ class Connections:
         finally:
             if connection is not None:
                 connection.close()
+
+    def begin(self) -> threading.Thread:
+        """Open a connection for the next exchange, in a thread. What goes wrong is left to that."""
+
+        def connect() -> None:
+            try:
+                connection = self._new()
+                connection.connect()
+            except (OSError, http.client.HTTPException, StorageError):
+                return
+            self._keep(connection)
+
+        thread = threading.Thread(target=connect, name="connect", daemon=True)
+        thread.start()
+        return thread
 
     def __del__(self) -> None:
         self.close()

@@ -91,6 +91,9 @@ BEARER = {"realm": "https://auth.example.com/token", "service": "registry.exampl
         'Basic realm="Basic, Bearer realm", Bearer realm="https://auth.example.com/token", service="registry.example.com"',
         'bearer realm="https://auth.example.com/token",service="registry.example.com", basic realm="x"',
         'Negotiate, Bearer realm="https://auth.example.com/token",service="registry.example.com"',
+        "Bearer realm=https://auth.example.com/token,service=registry.example.com",
+        'Bearer realm = "https://auth.example.com/token" , service = "registry.example.com"',
+        'Negotiate abc==, Basic realm="x", BEARER Realm="https://auth.example.com/token",service=registry.example.com',
     ],
 )
 def test_challenges_come_in_any_order(challenge):

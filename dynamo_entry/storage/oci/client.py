@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from dynamo_entry.errors import StorageDenied, StorageError
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
@@ -80,7 +80,12 @@ class Client:
         keep: Sequence[str] = (),
     ) -> Answer:
         """The whole answer of a request that a later attempt may repeat, with the headers ``keep``."""
-        return self.retry.call(lambda: self.once(operation, method, path, headers, body, keep=keep))
+        try:
+            return self.retry.call(lambda: self.once(operation, method, path, headers, body, keep=keep))
+        except StorageUnavailable as error:
+            if error.status != 404:
+                raise
+            raise NotFound(error.message, hint=error.hint, status=404) from None  # it stays so
 
     def once(
         self,
@@ -207,8 +212,11 @@ def _failure(what: str, response: Response, body: bytes) -> StorageError:
         code, detail = str(first.get("code", "")), str(first.get("message", ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         pass
+    # A registry says in its words what is missing: without them it is a proxy that does not find its registry yet.
+    is_absent_server = response.status == 404 and not code
+    hint = "is it a registry that answers there?" if is_absent_server else _HINTS.get(code, "")
     return answered(
-        what, response.status, code=code, detail=detail, hint=_HINTS.get(code, ""),
-        is_transient=code in _TRANSIENT, is_refusal=code in _REFUSALS,
+        what, response.status, code=code, detail=detail, hint=hint,
+        is_transient=code in _TRANSIENT or is_absent_server, is_refusal=code in _REFUSALS,
         request_id=response.header("X-Request-Id"), retry_after=response.header("Retry-After"),
     )  # fmt: skip

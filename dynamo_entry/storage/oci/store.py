@@ -8,14 +8,14 @@ from contextlib import suppress
 from datetime import datetime, timezone
 
 from dynamo_entry.buffers import Buffers
-from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError
+from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.oci import artifact, location, tags
 from dynamo_entry.storage.oci.artifact import Artifact
 from dynamo_entry.storage.oci.client import Client
 from dynamo_entry.storage.oci.layers import Layers
-from dynamo_entry.storage.oci.writer import OciWriter
+from dynamo_entry.storage.oci.writer import SMALLEST_BYTES, OciWriter
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
 
@@ -74,10 +74,31 @@ class OciStore(Store):
         """Begin the upload of a blob, and call it off: a writer asks for nothing before its first layer is full."""
         self._tag()
         self._client.will_write()
-        begun = self._client.call("upload", "POST", "blobs/uploads/", keep=("Location",))
+        try:
+            begun = self._client.call("upload", "POST", "blobs/uploads/", keep=("Location",))
+        except StorageUnavailable as error:
+            if error.reason == "ConnectionLost":
+                error.hint = (
+                    "does the repository exist? some registries close the connection where it does not"
+                )
+            raise
         session = self._client.url(begun.headers["Location"])  # an insecure one is refused now
+        session = self._try_size(session)
         with suppress(StorageError):  # not every registry can; it forgets the session by itself
             self._client.once("upload", "DELETE", session)
+
+    def _try_size(self, session: str) -> str:
+        """Whether a proxy before the registry takes a layer, in an upload that is given up. Returns where it goes on."""
+        headers = {"Content-Type": "application/octet-stream"}
+        try:
+            answer = self._client.once(
+                "upload", "PATCH", session, headers, [bytes(SMALLEST_BYTES)], keep=("Location",)
+            )
+        except StorageError as error:
+            if error.status == 413:
+                raise
+            return session  # it takes uploads otherwise
+        return self._client.url(answer.headers["Location"] or session)
 
     def delete(self) -> None:
         """Remove the artifact, by its digest: with it go all its tags. The registry collects the layers."""

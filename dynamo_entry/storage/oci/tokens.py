@@ -9,19 +9,23 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import urlencode
 
-from dynamo_entry.errors import StorageDenied
+from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.oci.credentials import Credentials
 
 #: What a token lasts where nobody says (the specification's default), and how much earlier it is renewed.
 _LIFE_S, _MARGIN_S = 60.0, 10.0
 
-_PARAMETER = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
+#: Challenges follow each other in any order, each a scheme and parameters: a list of elements, of which the first of a
+#: challenge has the scheme, too (RFC 9110, section 11.6.1). Values are tokens or quoted, with space around "=".
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
+_PARTS = re.compile(r'\s*(?:([\w.~+-]+)(?:\s+|$))?(?:([\w.-]+)\s*=\s*("(?:\\.|[^"\\])*"|[^\s"]+)\s*)?')
 
-#: A challenge begins with its scheme; several may follow each other, in any order (RFC 9110, section 11.6.1).
-_SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]*)(?=\s+[A-Za-z_]+\s*=|\s*(?:,|$))")
+#: How servers of tokens say that they do not take refresh tokens by POST (Artifactory: 401).
+_NO_POST = (400, 401, 404, 405)
 
 #: ``fetch(method, url, headers, body)`` → body of a 2xx answer; raises StorageError for any other.
 Fetch = Callable[[str, str, "dict[str, str]", bytes], bytes]
@@ -61,28 +65,32 @@ class Authorization:
         self._challenge = challenge
         credentials = self._find()
         if "realm" in challenges.get("bearer", {}):
-            self._header = f"Bearer {self._token(challenges['bearer'], credentials)}"
+            self._header = f"Bearer {self._token_or_anybodys(challenges['bearer'], credentials)}"
         elif "basic" in challenges:
             self._header = credentials.basic() if credentials.user else ""
 
-    def _token(self, parameters: dict[str, str], credentials: Credentials) -> str:
-        realm = parameters.get("realm", "")
+    def _token_or_anybodys(self, parameters: dict[str, str], credentials: Credentials) -> str:
+        """A login that is refused may be one too many: what anybody may read is tried as nobody."""
         # What the registry says that this request takes: a login that may only read asks for no more.
         scope = parameters.get("scope") or self.default_scope
-        query = {"service": parameters.get("service", ""), "scope": scope}
-        if credentials.identity:
-            form = {
-                **query,
-                "grant_type": "refresh_token",
-                "refresh_token": credentials.identity,
-                "client_id": "dynamo-entry",
-            }
-            headers = {"Content-Type": "application/x-www-form-urlencoded"}
-            answer = self._fetch("POST", realm, headers, urlencode(form).encode())
-        else:
-            headers = {"Authorization": credentials.basic()} if credentials.user else {}
-            separator = "&" if "?" in realm else "?"
-            answer = self._fetch("GET", f"{realm}{separator}{urlencode(query)}", headers, b"")
+        realm, query = parameters["realm"], {"service": parameters.get("service", ""), "scope": scope}
+        try:
+            return self._token(realm, query, credentials)
+        except StorageDenied:
+            if credentials == Credentials() or "push" in scope.rpartition(":")[2].split(","):
+                raise
+            with suppress(StorageDenied):
+                return self._token(realm, query, Credentials())
+            raise
+
+    def _token(self, realm: str, query: dict[str, str], credentials: Credentials) -> str:
+        try:
+            answer = self._asked(realm, query, credentials)
+        except (StorageDenied, StorageUnavailable):
+            raise
+        except StorageError as error:
+            hint = "check the login: does the registry's server of tokens take it?"
+            raise StorageDenied(error.message, hint=hint, reason="LoginFailed", status=error.status) from None
         try:
             document = decoded(answer)
             token = str(document.get("token") or document["access_token"])
@@ -92,13 +100,40 @@ class Authorization:
         self._expires = time.monotonic() + max(life - _MARGIN_S, life / 2)
         return token
 
+    def _asked(self, realm: str, query: dict[str, str], credentials: Credentials) -> bytes:
+        """The answer of the server that gives out tokens: to POST for a refresh token, else, or where it takes none, to GET."""
+        if credentials.identity:
+            form = {
+                **query,
+                "grant_type": "refresh_token",
+                "refresh_token": credentials.identity,
+                "client_id": "dynamo-entry",
+            }
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            try:
+                return self._fetch("POST", realm, headers, urlencode(form).encode())
+            except StorageError as error:
+                if error.status not in _NO_POST:
+                    raise
+            credentials = Credentials(
+                credentials.user or "<token>", credentials.password or credentials.identity
+            )
+        headers = {"Authorization": credentials.basic()} if credentials.user else {}
+        separator = "&" if "?" in realm else "?"
+        return self._fetch("GET", f"{realm}{separator}{urlencode(query)}", headers, b"")
+
 
 def parse(challenge: str) -> dict[str, dict[str, str]]:
     """The challenges of a WWW-Authenticate header: scheme, in lower case → parameters."""
-    bare = re.sub(r'"[^"]*"', lambda text: '"' + "x" * (len(text[0]) - 2) + '"', challenge)
-    starts = [(match.start(1), match[1].lower()) for match in _SCHEME.finditer(bare)]
-    ends = [*(start for start, _ in starts[1:]), len(challenge)]
-    return {
-        scheme: dict(_PARAMETER.findall(challenge[start:end]))
-        for (start, scheme), end in zip(starts, ends, strict=False)
-    }
+    found: dict[str, dict[str, str]] = {}
+    parameters: dict[str, str] = {}
+    for element in _ELEMENT.findall(challenge):
+        parts = _PARTS.fullmatch(element)
+        if parts is None:
+            continue
+        scheme, name, value = parts.groups()
+        if scheme:
+            parameters = found.setdefault(scheme.lower(), {})
+        if name:
+            parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", value.strip('"')))
+    return found

@@ -31,8 +31,13 @@ _HINTS = {
     "RequestTimeTooSkewed": "the clock of this node is wrong",
     "NoSuchBucket": "create the bucket, or correct the location",
     "QuotaExceeded": "the bucket's quota is used up: remove old checkpoints",
-    "EntityTooLarge": "the store's limit for one object is exceeded",
 }
+
+#: A policy that forbids what the login may do otherwise.
+_DENIED_HINT = (
+    "does the bucket's policy demand encryption or an ACL of new objects? set DYNAMO_CHECKPOINT_STORAGE_OPTIONS="
+    '{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "…", "ACL": "…"}'
+)
 
 #: The server says "later" in other ways than by its status.
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "BadDigest",
@@ -69,7 +74,7 @@ class Client:
     @property
     def is_aws(self) -> bool:
         """Whether the endpoint is AWS's own."""
-        host = self._client().meta.endpoint_url.partition("://")[2].partition("/")[0]
+        host: str = self._client().meta.endpoint_url.partition("://")[2].partition("/")[0]
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
     def call(self, operation: str, key: str = "", **parameters: Any) -> dict[str, Any]:
@@ -108,8 +113,8 @@ class Client:
         except exceptions.ParamValidationError as error:
             hint = "DYNAMO_CHECKPOINT_STORAGE_OPTIONS are arguments of boto3's create_multipart_upload"
             raise SettingsError(f"{self.name}: {operation}: {error}", hint=hint) from None
-        except (exceptions.BotoCoreError, ResponseParserError) as error:
-            raise StorageError(f"{self.name}: {operation} failed: {error}", reason="BadAnswer") from None
+        except (exceptions.BotoCoreError, ResponseParserError, ValueError) as error:
+            raise bad_answer(self.name, operation, error) from None
         return answer
 
     def _client(self) -> Any:
@@ -163,10 +168,11 @@ class Client:
             )
         if code in _VIRTUAL and self._shared.use_virtual():
             return StorageUnavailable(f"{self.name}: {detail or code}", reason=code, status=status)
+        hint = _DENIED_HINT if "explicit deny" in detail else _HINTS.get(code, "")
         # A server that has no such object says so in a document: one without is of a proxy, whose server is not there yet.
         is_absent_server = status == 404 and not code and operation != "HeadObject"
         return answered(
-            f"{self.name}: {operation}", status, code=code, detail=detail, hint=_HINTS.get(code, ""),
+            f"{self.name}: {operation}", status, code=code, detail=detail, hint=hint,
             is_transient=code in _TRANSIENT or is_absent_server, is_refusal=code in _REFUSALS,
             retry_after=headers.get("retry-after", ""),
             request_id=meta.get("RequestId", "") or headers.get("x-amz-request-id", ""),
@@ -189,6 +195,14 @@ class _Made:
                 return False
             self.is_virtual, self.client = True, None
             return True
+
+
+def bad_answer(name: str, operation: str, error: Exception) -> StorageError:
+    """The error that an answer means which makes no sense."""
+    return StorageError(
+        f"{name}: {operation} was answered with something else: {error}",
+        hint="is it an S3 server, or is there a proxy before it that answers for it?", reason="BadAnswer",
+    )  # fmt: skip
 
 
 def moment(answer: Mapping[str, Any]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,17 +13,23 @@ from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.s3.location import DEFAULT_REGION, Location
 from dynamo_entry.storage.s3.transport import Transport
 
+#: Nobody waits longer for a connection that was opened ahead.
+_CONNECT_S = 1.0
+
 _METHODS = {"HeadObject": "HEAD", "GetObject": "GET"}
 
 
 class Direct:
     """One object of a server that the location names, where the environment says all that botocore would look for."""
 
-    def __init__(self, location: Location, name: str, transport: Transport, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, location: Location, name: str, transport: Transport, environ: Mapping[str, str]
+    ) -> None:
         self._name = name
         self._transport = transport
         self._environ = environ
         self._url = f"{location.endpoint}/{location.bucket}/{quote(location.key, safe='/-._~')}"
+        self._is_ready = False
         self._is_open = bool(location.endpoint) and _says_all(environ)
 
     @contextmanager
@@ -43,7 +50,12 @@ class Direct:
         yield None
 
     def _signed(self, method: str, headers: Mapping[str, str]) -> dict[str, str]:
-        from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415 - see the client
+        if not self._is_ready:
+            connecting = self._transport.begin(self._url)
+            importlib.import_module("dynamo_entry.storage.s3.signer")  # 50 ms, while the connection is opened
+            connecting.join(_CONNECT_S)
+            self._is_ready = True
+        from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415
 
         environ = self._environ
         credentials = Credentials(

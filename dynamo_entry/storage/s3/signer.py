@@ -56,7 +56,9 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]
 AUTH_TYPE_MAPS[NAME] = Signer
 
 
-def signed(method: str, url: str, headers: Mapping[str, str], credentials: Credentials, region: str) -> dict[str, str]:
+def signed(
+    method: str, url: str, headers: Mapping[str, str], credentials: Credentials, region: str
+) -> dict[str, str]:
     """The headers of a request without a body, with its signature."""
     request = AWSRequest(method, url, dict(headers))
     Signer(credentials, "s3", region).add_auth(request)

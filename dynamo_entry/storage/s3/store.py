@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, StorageError
@@ -11,11 +13,13 @@ from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
-from dynamo_entry.storage.s3 import leftovers, location, objects
+from dynamo_entry.storage.s3 import location, objects
 from dynamo_entry.storage.s3.client import Client
-from dynamo_entry.storage.s3.publish import Publisher
-from dynamo_entry.storage.s3.upload import Upload
-from dynamo_entry.storage.s3.writer import S3Writer
+
+if TYPE_CHECKING:
+    from dynamo_entry.storage.s3.publish import Publisher
+    from dynamo_entry.storage.s3.upload import Upload
+    from dynamo_entry.storage.s3.writer import S3Writer
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -32,7 +36,6 @@ class S3Store(Store):
         self._key = place.key
         self._retry = retry
         self._client = Client(place, url, retry, access)
-        self._publisher = Publisher(self._client, place.key)
         self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
         self._version = ""
 
@@ -65,19 +68,35 @@ class S3Store(Store):
         return view
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
+        from dynamo_entry.storage.s3.writer import S3Writer  # noqa: PLC0415 - a restore writes nothing
+
         if not replace:
             self._publisher.prepare()
-        upload = Upload(self._client, self._key)
-        return S3Writer(upload, self._publisher, replace=replace, expected_size=expected_size)
+        return S3Writer(self._begun(), self._publisher, replace=replace, expected_size=expected_size)
+
+    def check_writable(self) -> None:
+        """A part of full size shows whether a proxy before the server takes one; AWS's own endpoint has none."""
+        from dynamo_entry.storage.s3 import parts  # noqa: PLC0415 - a restore writes nothing
+
+        upload = self._begun()
+        try:
+            if not self._client.is_aws:
+                upload.put_part(1, memoryview(bytes(parts.SMALLEST)))
+        finally:
+            upload.abort()
 
     def delete(self) -> None:
         objects.head(self._client)  # S3 deletes what is not there, too
         objects.delete(self._client, self._key)
 
     def leftovers(self) -> Iterator[Leftover]:
+        from dynamo_entry.storage.s3 import leftovers  # noqa: PLC0415 - a restore leaves nothing
+
         return leftovers.find(self._client, self._key)
 
     def remove_leftover(self, leftover: Leftover) -> None:
+        from dynamo_entry.storage.s3 import leftovers  # noqa: PLC0415 - a restore leaves nothing
+
         leftovers.remove(self._client, leftover)
 
     def neighbours(self) -> Iterator[Neighbour]:
@@ -90,6 +109,17 @@ class S3Store(Store):
     def close(self) -> None:
         self._version = ""
         self._client.close()
+
+    @cached_property
+    def _publisher(self) -> Publisher:
+        from dynamo_entry.storage.s3.publish import Publisher  # noqa: PLC0415 - a restore publishes nothing
+
+        return Publisher(self._client, self._key)
+
+    def _begun(self) -> Upload:
+        from dynamo_entry.storage.s3.upload import Upload  # noqa: PLC0415 - a restore writes nothing
+
+        return Upload(self._client, self._key)
 
     def _check(self, response: Response, start: int, end: int) -> None:
         """The answer must be of the same object, and hold what was asked for."""

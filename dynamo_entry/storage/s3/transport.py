@@ -96,8 +96,14 @@ class Transport:
         """One request as it is; the block has its answer. Raises StorageError."""
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        with self._connections(server_of(url)).exchange(what, method, target, headers, tuple(body)) as response:
+        with self._connections(server_of(url)).exchange(
+            what, method, target, headers, tuple(body)
+        ) as response:
             yield response
+
+    def begin(self, url: str) -> threading.Thread:
+        """Open a connection to where ``url`` leads, in a thread."""
+        return self._connections(server_of(url)).begin()
 
     def close(self) -> None:
         """Close idle connections; they are made anew when needed."""

@@ -1,0 +1,132 @@
+"""What registries, and what stands before them, do otherwise than the one that is tested with: one test a kind."""
+
+import json
+import time
+
+import pytest
+from servers.oci_quirks import Registry
+from store_contract import publish
+
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError
+from dynamo_entry.storage import Retry
+from dynamo_entry.storage.oci import OciStore
+
+RETRY = Retry(limit_s=5, stall_s=2)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def registry():
+    server = Registry()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(registry, monkeypatch, tmp_path):
+    """A store whose login is a user's, or a refresh token."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+    def store(user="", *, identity="", tag="a"):
+        entry = {"identitytoken": identity} if identity else {"username": user, "password": "x"}
+        auths = {f"127.0.0.1:{registry.port}": entry} if user or identity else {}
+        (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+        return OciStore(f"oci+http://127.0.0.1:{registry.port}/models:{tag}", RETRY)
+
+    return store
+
+
+@pytest.mark.parametrize("user", ["reader", "", "a stranger"], ids=["read only", "anonymous", "refused"])
+def test_a_login_that_may_only_read_restores(registry, store, user):
+    """It asks for no more than to pull; a login that is refused is tried as nobody once (case 10)."""
+    publish(store("writer"), b"content")
+    registry.seen.clear()
+    reader = store(user)
+    assert reader.stat().size == 7
+    assert bytes(reader.read_range(0, 7)) == b"content"
+    assert not [path for _, path, _ in registry.seen if "push" in path]
+    with pytest.raises(StorageDenied):
+        store(user).check_writable()
+
+
+def test_a_creation_is_not_tried_as_nobody(registry, store):
+    registry.rights[""] = {"pull", "push"}
+    with pytest.raises(StorageDenied):
+        store("reader").check_writable()
+
+
+BASIC, OTHER = 'Basic realm="here"', "Negotiate"
+CHALLENGES = {
+    "negotiate, basic": lambda _bearer: [OTHER, BASIC],
+    "both in one header": lambda _bearer: [f"{OTHER}, {BASIC}"],
+    "basic, bearer": lambda bearer: [BASIC, bearer],
+    "bearer, basic": lambda bearer: [bearer, BASIC],
+    "unquoted": lambda bearer: [bearer.replace('"', "")],
+    "with spaces": lambda bearer: [bearer.replace("=", " = ", 2).replace(",", " , ", 1)],
+}
+
+
+@pytest.mark.parametrize("challenges", CHALLENGES.values(), ids=CHALLENGES)
+def test_challenges_of_all_kinds_in_any_order(registry, store, challenges):
+    # Without quotes a list of two actions cannot be told from two parameters: the scope is asked for as we know it.
+    registry.challenges = lambda action: challenges(registry.bearer(action).replace("pull,push", "push"))
+    publish(store("writer"), b"content")
+    assert bytes(store("writer").read_range(0, 7)) == b"content"
+
+
+def test_a_refresh_token_where_no_posts_are_taken(registry, store):
+    """GET, with it as a password."""
+    registry.rights["refresh"] = {"pull", "push"}
+    for registry.takes_posts in (True, False):
+        publish(store(identity="refresh"), b"content", replace=True)
+    with pytest.raises(StorageDenied) as caught:
+        store(identity="another").check_writable()
+    assert caught.value.exit_code == 176
+
+
+def test_a_404_of_a_proxy_whose_registry_is_not_there_yet(registry, store):
+    """No words of a registry's. What the registry says itself is taken at its word."""
+    publish(store("writer"), b"content")
+    until = time.monotonic() + 2
+    registry.quirk = lambda *_: (404, b"") if time.monotonic() < until else None
+    assert store("reader").stat().size == 7
+    began = time.monotonic()
+    with pytest.raises(NotFound):
+        store("reader", tag="b").stat()
+    assert time.monotonic() - began < 2
+    registry.quirk = lambda *_: (404, b"404 page not found")
+    with pytest.raises(NotFound, match="answers there"):
+        store("reader").stat()
+
+
+@pytest.mark.parametrize("limit", [MIB, 32 * MIB - 1])
+def test_a_proxy_that_takes_no_request_of_that_size(registry, store, limit):
+    """Found before anything is uploaded, with what is to be changed."""
+    registry.quirk = lambda _method, _path, body: (
+        (413, b"<html>too large</html>") if len(body) > limit else None
+    )
+    with pytest.raises(StorageError) as caught:
+        store("writer").check_writable()
+    assert (caught.value.status, caught.value.reason, caught.value.retry) == (413, "EntityTooLarge", False)
+    assert "proxy-body-size" in caught.value.hint
+    assert not registry.blobs
+
+
+def test_a_layer_that_would_fill_the_memory_is_not_fetched_as_a_whole(registry, store):
+    """The registry ignores ranges, and its manifest names any size."""
+    publish(store("writer"), b"content")
+    manifest = json.loads(registry.manifests["a"])
+    manifest["layers"][0]["size"] = 1 << 40
+    registry.manifests["a"] = json.dumps(manifest).encode()
+    with pytest.raises(StorageError) as caught:
+        store("reader").read_range(0, 7)
+    assert caught.value.reason == "NoRanges"
+
+
+@pytest.mark.parametrize("path", ["/token", "/v2/models/manifests/a"])
+def test_an_answer_without_end_is_not_read_to_its_end(registry, store, path):
+    registry.quirk = lambda _method, asked, _body: (200, b"x" * (9 * MIB)) if asked.startswith(path) else None
+    with pytest.raises(StorageError) as caught:
+        store("reader").stat()
+    assert caught.value.reason in ("BadAnswer", "LoginFailed")
+    assert "bytes" in caught.value.message

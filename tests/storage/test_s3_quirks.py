@@ -1,0 +1,152 @@
+"""What buckets, and what stands before them, do otherwise than the servers that are tested with: one test a kind."""
+
+import os
+import socket
+import time
+
+import pytest
+from servers.quirks import Bucket, error
+from store_contract import publish
+
+from dynamo_entry.errors import AlreadyExists, NotFound, SettingsError, StorageDenied, StorageError
+from dynamo_entry.storage import Access, Retry
+from dynamo_entry.storage.s3 import S3Store
+
+MIB = 1 << 20
+RETRY = Retry(limit_s=8, stall_s=4)
+HTML = b"<html><body>not here</body></html>"
+
+
+@pytest.fixture
+def bucket():
+    server = Bucket()
+    yield server
+    server.stop()
+
+
+def store(bucket, access=None, *, retry=RETRY, name="a.tar"):
+    return S3Store(f"s3+http://127.0.0.1:{bucket.port}/models/{name}", retry, access or Access())
+
+
+def test_encryption_and_access_control_of_new_objects(bucket):
+    """A bucket whose policy demands both of whatever begins an object, and refuses them of a part (case 05)."""
+    options = {
+        "ServerSideEncryption": "aws:kms",
+        "SSEKMSKeyId": "arn:aws:kms:eu-central-1:1:key/a",
+        "ACL": "bucket-owner-full-control",
+    }
+
+    def demand(_bucket, request):
+        given = [request.headers.get(f"x-amz-{name}") for name in
+                 ("server-side-encryption", "server-side-encryption-aws-kms-key-id", "acl")]  # fmt: skip
+        if given != (list(options.values()) if request.begins else [None] * 3):
+            return error(403, "AccessDenied", "with an explicit deny in a resource-based policy")
+        return None
+
+    bucket.quirk = demand
+    with pytest.raises(StorageDenied) as caught:
+        store(bucket).check_writable()
+    assert "DYNAMO_CHECKPOINT_STORAGE_OPTIONS" in caught.value.hint
+    told = store(bucket, Access(options=options))
+    told.check_writable()
+    publish(told, b"content")
+    assert bytes(told.read_range(0, 7)) == b"content"
+
+
+def test_an_option_that_boto3_does_not_know(bucket):
+    with pytest.raises(SettingsError, match="Encryptoin"):
+        store(bucket, Access(options={"Encryptoin": "aws:kms"})).check_writable()
+
+
+def test_a_conflict_while_it_is_completed_is_tried_again(bucket):
+    """AWS: 409 ConditionalRequestConflict."""
+    left = [error(409, "ConditionalRequestConflict")]
+    bucket.quirk = lambda _, request: (
+        left.pop() if left and request.completes and "probe" not in request.path else None
+    )
+    publish(store(bucket), b"content")
+    assert not left
+    assert bytes(store(bucket).read_range(0, 7)) == b"content"
+
+
+def test_a_conflict_that_another_has_won_is_told_as_such(bucket):
+    """Also while the other's object is not to be seen yet."""
+    is_hidden = []
+
+    def lose(bucket, request):
+        if request.completes and "probe" not in request.path and not is_hidden:
+            bucket.objects[request.path], bucket.metadata[request.path] = b"theirs", {}
+            is_hidden.append(True)
+            return error(409, "ConditionalRequestConflict")
+        if is_hidden and request.method in ("GET", "HEAD"):
+            return error(404, "NoSuchKey")
+        return None
+
+    bucket.quirk = lose
+    with pytest.raises(AlreadyExists):
+        publish(store(bucket), b"ours")
+    assert bucket.objects["/models/a.tar"] == b"theirs"
+
+
+def test_a_404_of_a_proxy_whose_server_is_not_there_yet(bucket):
+    """A mesh: no document of S3's. The answer of the store itself is taken at its word."""
+    publish(store(bucket), b"content")
+    until = time.monotonic() + 2
+    bucket.quirk = lambda *_: (404, b"") if time.monotonic() < until else None
+    assert store(bucket).stat().size == 7
+    with pytest.raises(NotFound):
+        store(bucket, name="b.tar").stat()
+
+
+@pytest.mark.parametrize("style", ["asked for", "found out"])
+def test_a_store_that_wants_the_bucket_in_its_host_name(bucket, style, monkeypatch, tmp_path):
+    """Alibaba's, say."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://localhost:{bucket.port}")
+    if style == "asked for":
+        (tmp_path / "config").write_text("[default]\ns3 =\n  addressing_style = virtual\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    bucket.quirk = lambda _, request: (
+        None
+        if request.host.startswith("models.")
+        else error(403, "SecondLevelDomainForbidden", "Please use virtual hosted style")
+    )
+    there = S3Store("s3://models/some/a.tar", RETRY)
+    publish(there, b"content")
+    assert bytes(there.read_range(0, 7)) == b"content"
+    assert list(bucket.objects) == ["/some/a.tar"]
+    later = S3Store("s3://models/some/a.tar", RETRY)
+    assert later.stat().size == 7
+    assert bytes(later.read_range(0, 7)) == b"content"
+
+
+def test_an_endpoint_below_a_path(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.port}/gateway/s3")
+    bucket.quirk = lambda _, request: None if request.path.startswith("/gateway/s3/models/") else (404, HTML)
+    there = S3Store("s3://models/a.tar", RETRY)
+    publish(there, b"content")
+    assert bytes(there.read_range(0, 7)) == b"content"
+
+
+@pytest.mark.parametrize("limit", [MIB, 16 * MIB - 1])
+def test_a_proxy_that_takes_no_request_of_that_size(bucket, limit):
+    """Found before anything is uploaded, with what is to be changed."""
+    bucket.quirk = lambda _, request: (413, HTML) if len(request.body) > limit else None
+    with pytest.raises(StorageError) as caught:
+        store(bucket).check_writable()
+    assert (caught.value.status, caught.value.retry) == (413, False)
+    assert "proxy-body-size" in caught.value.hint
+    assert not bucket.uploads
+    assert not bucket.objects
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_an_answer_without_end_is_not_read_to_its_end(bucket, method):
+    bucket.quirk = lambda _, request: (400, b"x" * (9 * MIB)) if request.method == method else None
+    with pytest.raises(StorageError) as caught:
+        publish(store(bucket), os.urandom(MIB), replace=True)
+        store(bucket).read_range(0, MIB)
+    assert caught.value.reason == "BadAnswer"

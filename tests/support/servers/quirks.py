@@ -1,0 +1,149 @@
+"""An S3 server in memory that behaves as some do, and real ones cannot be made to.
+
+A quirk is a function of the server's: ``quirk(server, request)`` gives ``(status, body)`` instead of an answer, or None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+class Request(NamedTuple):
+    """What a server is asked."""
+
+    method: str
+    host: str
+    path: str
+    query: dict
+    headers: object
+    body: bytes
+
+    @property
+    def begins(self) -> bool:
+        """Whether a new object begins: an upload, or a small object as a whole."""
+        return (self.method == "POST" and "uploads" in self.query) or (
+            self.method == "PUT" and "partNumber" not in self.query
+        )
+
+    @property
+    def completes(self) -> bool:
+        return self.method == "POST" and "uploadId" in self.query
+
+
+Answer = tuple[int, bytes]
+
+
+def error(status: int, code: str, message: str = "") -> Answer:
+    """In S3's words."""
+    return status, f"<Error><Code>{code}</Code><Message>{message or code}</Message></Error>".encode()
+
+
+class Bucket:
+    """One bucket; ``seen`` are the requests, ``objects`` what is published by path."""
+
+    def __init__(self, quirk: Callable[[Bucket, Request], Answer | None] = lambda *_: None) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self.uploads: dict[str, tuple[dict[int, bytes], dict[str, str]]] = {}
+        self.seen: list[Request] = []
+        self.quirk = quirk
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                parts = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                request = Request(
+                    self.command, self.headers["Host"], unquote(parts.path),
+                    parse_qs(parts.query, keep_blank_values=True), self.headers, body,
+                )  # fmt: skip
+                outer.seen.append(request)
+                status, document, headers = (*(outer.quirk(outer, request) or outer.reply(request)), {})[:3]
+                self.send_response_only(status)
+                for name, value in {
+                    "Date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
+                    **headers,
+                }.items():
+                    self.send_header(name, value)
+                if "Content-Length" not in headers:
+                    self.send_header("Content-Length", str(len(document)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(document)
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def reply(self, request: Request) -> tuple:
+        """As any server does."""
+        key, query = request.path, request.query
+        if request.method == "POST" and "uploads" in query:
+            name = uuid.uuid4().hex
+            metadata = {
+                k.lower(): v for k, v in request.headers.items() if k.lower().startswith("x-amz-meta")
+            }
+            self.uploads[name] = {}, metadata
+            return (
+                200,
+                f"<InitiateMultipartUploadResult><UploadId>{name}</UploadId></InitiateMultipartUploadResult>".encode(),
+            )
+        if "uploadId" in query:
+            return self._upload(request, query["uploadId"][0])
+        if request.method == "PUT":
+            self.objects[key], self.metadata[key] = request.body, {}
+            return 200, b"", {"ETag": '"p"'}
+        if request.method == "DELETE":
+            self.objects.pop(key, None)
+            return 204, b""
+        if key not in self.objects:
+            return error(404, "NoSuchKey")
+        return self._object(key, request)
+
+    def _upload(self, request: Request, name: str) -> tuple:
+        if name not in self.uploads:
+            return error(404, "NoSuchUpload")
+        parts, metadata = self.uploads[name]
+        if request.method == "PUT":
+            parts[int(request.query["partNumber"][0])] = request.body
+            return 200, b"", {"ETag": f'"{hashlib.sha256(request.body).hexdigest()}"'}
+        del self.uploads[name]
+        if request.method == "DELETE":
+            return 204, b""
+        if request.headers.get("If-None-Match") and request.path in self.objects:
+            self.uploads[name] = parts, metadata
+            return error(412, "PreconditionFailed")
+        self.objects[request.path] = b"".join(part for _, part in sorted(parts.items()))
+        self.metadata[request.path] = metadata
+        return 200, b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+
+    def _object(self, key: str, request: Request) -> tuple:
+        data, headers = self.objects[key], {"ETag": '"e"', **self.metadata[key]}
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", "")):
+            start, end = int(found[1]), min(int(found[2] or len(data)), len(data) - 1)
+            return (
+                206,
+                data[start : end + 1],
+                {**headers, "Content-Range": f"bytes {start}-{end}/{len(data)}"},
+            )
+        return 200, data, headers | ({"Content-Length": str(len(data))} if request.method == "HEAD" else {})

@@ -33,6 +33,14 @@ _HINTS = {
     "QuotaExceeded": "the bucket's quota is used up: remove old checkpoints",
 }
 
+#: The bucket must be in the host name (Alibaba's store).
+_VIRTUAL = {"SecondLevelDomainForbidden", "VirtualHostDomainRequired"}
+
+_HINTS |= dict.fromkeys(
+    _VIRTUAL,
+    "name the endpoint by its host name: the bucket becomes part of it (s3 addressing_style = virtual)",
+)
+
 #: A policy that forbids what the login may do otherwise.
 _DENIED_HINT = (
     "does the bucket's policy demand encryption or an ACL of new objects? set DYNAMO_CHECKPOINT_STORAGE_OPTIONS="
@@ -45,9 +53,6 @@ _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable
 
 #: Refusals that have another status than 403.
 _REFUSALS = {"NoSuchBucket", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
-
-#: The bucket must be in the host name (Alibaba's store).
-_VIRTUAL = {"SecondLevelDomainForbidden", "VirtualHostDomainRequired"}
 
 
 class Client:

@@ -77,6 +77,8 @@ class Transport:
             else:
                 content = b"" if request.method == "HEAD" else response.read()
                 check_tags(content)
+                if ".List" in event_name and response.status < 300 and not content.lstrip().startswith(b"<"):
+                    raise ValueError("it is no XML")  # botocore takes nothing for an empty listing
             return AWSResponse(request.url, response.status, response.headers(), _Raw(content))
 
     @contextmanager

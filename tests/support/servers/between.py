@@ -79,7 +79,7 @@ class Between:
             def log_message(self, *_: object) -> None:
                 """Quiet."""
 
-        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self._server = Quiet(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self.name = f"127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -89,7 +89,9 @@ class Between:
         self._server.server_close()
 
 
-class _Quiet(http.server.ThreadingHTTPServer):
+class Quiet(http.server.ThreadingHTTPServer):
+    """Says nothing of connections that break."""
+
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:

@@ -9,8 +9,10 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
+
+from servers.between import Quiet
 
 
 class Registry:
@@ -48,8 +50,7 @@ class Registry:
             def log_message(self, *_: object) -> None:
                 """Quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Quiet(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self.realm = f"http://127.0.0.1:{self.port}/token"
         self.challenges: Callable[[str], list[str]] = lambda action: [self.bearer(action)]

@@ -65,8 +65,11 @@ def test_s3_signs_with_the_secret_s_keys(secret):
         secret(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_ENDPOINT_URL="http://minio:9000")
     )
     store = S3Store("s3://bucket/a.tar", access=Access(variables=found))
-    assert store._client._chain.credentials()[:2] == ("k", "s")
-    assert store._client._endpoint.host == "minio"
+    assert "Credential=k/" in store._client._direct._signed("GET", {})["Authorization"]
+    client = store._client._client()
+    found = store._client._shared.session.get_credentials()
+    assert (found.access_key, found.secret_key, found.token) == ("k", "s", None)
+    assert client.meta.endpoint_url == "http://minio:9000"
 
 
 @pytest.mark.parametrize("name", ["config.json", ".dockerconfigjson"])

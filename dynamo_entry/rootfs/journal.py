@@ -28,6 +28,9 @@ from dynamo_entry.rootfs.nodes import Attributes
 
 _NAME = "undo.json"
 
+#: Kinds of rows that say where something went.
+_TO = ("moved", "rewritten")
+
 #: More is no journal of ours: so much is written for a million paths.
 _LIMIT_BYTES = 512 << 20
 
@@ -101,6 +104,8 @@ class Record:
             self._take(*row)
 
     def _take(self, kind: str, path: str, *rest: Any) -> None:
+        if not isinstance(path, str) or not all(isinstance(other, str) for other in rest[:1] if kind in _TO):
+            raise ValueError(f"it has a path that is none: {path!r:.100}")
         if kind == "made":
             self._made.append(path)
         elif kind == "moved":
@@ -173,7 +178,7 @@ def read(directory: str) -> Record | None:
     try:
         # The last line may be cut: what it tells of was not done.
         return Record(json.loads(line) for line in lines[:-1])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RestoreFailed(f"{directory}/{_NAME} cannot be read: {error}", reason="NotUndone") from None
 
 

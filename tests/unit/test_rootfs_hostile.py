@@ -312,7 +312,11 @@ def undo_of(place):
 
 
 def test_a_journal_that_is_none_undoes_nothing(tmp_path):
-    for text in ("[1]\n", '["made"]\n', "no json\n", '{"a": 1}\n', '["other", "/x"]\n'):
+    for text in (
+        "[1]\n", '["made"]\n', "no json\n", '{"a": 1}\n', '["other", "/x"]\n', '["made", 5]\n', '["moved", "/a", 5]\n',
+        '["rewritten", "/a", [], 0, 0, 0, 0, {}]\n', '["parting", "/b", 0, 0, 493, "x", "y"]\n', "[" * 100_000 + "\n",
+        '["directory", "/b", 0, 0, 493, 1, {"a": 5}]\n', '["moved", "/a", []]\n',
+    ):  # fmt: skip
         (tmp_path / "undo.json").write_text(text)
         with pytest.raises(RestoreFailed):
             journal.read(str(tmp_path))

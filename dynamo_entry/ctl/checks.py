@@ -56,7 +56,13 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
     found.append(Finding("archive fits", "; ".join((f"needs {needed} of memory", *notes))))
     if stored.volumes.error:
         return [*found, Finding("files on volumes", "differ", (RESTORE,), stored.volumes.error)]
-    return [*found, Finding("files on volumes", stored.volumes.value or "as at creation")]
+    found.append(Finding("files on volumes", stored.volumes.value or "as at creation"))
+    if stored.admission.error:
+        return [
+            *found,
+            Finding("checks of a restore", stored.admission.reason, (RESTORE,), stored.admission.error),
+        ]
+    return [*found, Finding("checks of a restore", stored.admission.value or "passed")]
 
 
 def _capabilities(here: Surroundings) -> Finding:

@@ -38,7 +38,7 @@ def command(
     found = [*checks.examine(here), *map(_of_gpu, gpu.rows())]
     location = location or (settings.location if wanted == RESTORE else "")
     if location:
-        found += checks.compare(here, surroundings.open_archive(location, settings))
+        found += checks.compare(here, surroundings.open_archive(location, settings, here.criu.value or "0"))
     able = {verb: not any(verb in finding.rules_out for finding in found) for verb in (CREATE, RESTORE)}
     if as_json:
         rows = [{**finding._asdict(), "level": finding.level} for finding in found]

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.checks import facts, privileges, volumes
+from dynamo_entry.checks import facts, privileges, restore, volumes
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
+from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -22,6 +24,7 @@ class Told(NamedTuple):
 
     value: str = ""
     error: str = ""
+    reason: str = ""
 
 
 class Surroundings(NamedTuple):
@@ -53,6 +56,7 @@ class Stored(NamedTuple):
     needs: dict[str, Any] = {}  # noqa: RUF012 - never changed
     host: dict[str, Any] = {}  # noqa: RUF012
     volumes: Told = Told()
+    admission: Told = Told()
     error: str = ""
 
 
@@ -81,8 +85,8 @@ def look(settings: Settings) -> Surroundings:
     )
 
 
-def open_archive(location: str, settings: Settings) -> Stored:
-    """The trailer and the manifest: two small reads."""
+def open_archive(location: str, settings: Settings, criu_version: str) -> Stored:
+    """The trailer, the manifest, and what the checks of a restore read: nothing large."""
     try:
         key = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
         with Archive.open(
@@ -93,9 +97,33 @@ def open_archive(location: str, settings: Settings) -> Stored:
         ) as archive:
             head = archive.manifest.head
             files = _told(lambda: _volumes(head.volume_files, settings.reopen_paths))
-            return Stored(archive.location, archive.digest, archive.size, head.needs, head.host, files)
+            admission = _told(lambda: _admitted(archive, settings, criu_version))
+            return Stored(
+                archive.location, archive.digest, archive.size, head.needs, head.host, files, admission
+            )
     except CheckpointError as error:
         return Stored(location, error=f"{error.reason}: {error}")
+
+
+class _Notes(list[str]):
+    """What the checks of a restore have to say without a refusal."""
+
+    def warning(self, event: str, **_fields: object) -> None:
+        self.append(event)
+
+    info = warning
+
+
+def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:
+    """Ask what a restore asks before it fetches data. Raises Incompatible, Corrupt."""
+    notes = _Notes()
+    captured = (*settings.capture_paths, *archive.manifest.head.facts.get("delta_bytes", {}))
+    restore.admit(
+        archive, Images(archive), privileges.read(), criu_version,
+        land=Land.here(captured, (work_directory(settings), settings.state_dir)),
+        reopened=settings.reopen_paths, policy=settings.engine_connections, log=notes,
+    )  # fmt: skip
+    return "; ".join(dict.fromkeys(notes))
 
 
 def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:
@@ -109,7 +137,7 @@ def _told(ask: Callable[[], str]) -> Told:
     try:
         return Told(value=ask())
     except CheckpointError as error:
-        return Told(error=str(error))
+        return Told(error=str(error), reason=error.reason)
 
 
 def _is_writable(path: str) -> bool:

@@ -1,7 +1,7 @@
 """doctor: what a container can do, what it lacks, and the line of a pod spec that gives it."""
 
 import pytest
-from containers import CREATE, LEAST, RESTORE
+from containers import CREATE, LEAST, RESTORE, ROOT
 from launcher import ARCHIVE, doctor, published
 
 
@@ -33,3 +33,18 @@ def test_an_archive_is_compared_with_what_is_here(containers):
     code, _, rows = doctor("/checkpoints/none.tar", options=RESTORE, volumes=volumes)
     assert code == 1
     assert "NotFound" in rows["archive"]["remedy"]
+
+
+def test_it_asks_what_a_restore_asks_before_the_start(containers):
+    """Here: a mount without a right that the engine needs; the reason is a restore's own."""
+    engine = ROOT / "tests" / "container" / "forgotten.py"
+    published(
+        containers, command=("python3", "/forgotten.py", "library_in_tmp"), volumes=(f"{engine}:/forgotten.py:ro",),
+        options=(*CREATE, "--tmpfs", "/tmp:exec"),
+    )  # fmt: skip
+    volumes = (f"{containers.checkpoints}:/checkpoints", f"{engine}:/forgotten.py:ro")
+    code, report, rows = doctor(ARCHIVE, options=(*RESTORE, "--tmpfs", "/tmp:noexec"), volumes=volumes)
+    assert (code, report["restore"]) == (1, False)
+    assert rows["checks of a restore"]["value"] == "MountNoexec"
+    code, report, rows = doctor(ARCHIVE, options=(*RESTORE, "--tmpfs", "/tmp:exec"), volumes=volumes)
+    assert (code, rows["checks of a restore"]["level"]) == (0, "ok"), rows

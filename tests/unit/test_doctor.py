@@ -78,3 +78,12 @@ def test_an_archive_that_needs_more_memory_than_there_is_cannot_be_restored():
 def test_a_kernel_that_cannot_list_sockets_rules_out_creation_where_every_engine_has_such():
     assert ruled_out(GOOD._replace(lacking={"tcp": "tcp_diag"})) == {"create"}
     assert ruled_out(GOOD._replace(lacking={"raw": "raw_diag"})) == set()
+
+
+def test_what_refuses_a_restore_is_named_by_its_reason():
+    refused = Stored(
+        "/a.tar", host=HOST, admission=Told(error="it is noexec (mount it)", reason="MountNoexec")
+    )
+    finding = checks.compare(GOOD, refused)[-1]
+    assert (finding.value, finding.rules_out, finding.level) == ("MountNoexec", ("restore",), "missing")
+    assert checks.compare(GOOD, Stored("/a.tar", host=HOST))[-1].value == "passed"

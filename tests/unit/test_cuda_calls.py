@@ -483,8 +483,14 @@ class TestOlderDriver:
         helper.facts()
         with pytest.raises(client.Unanswered):
             helper.ask("lock", [engine.process.pid], limit_s=0.5, timeout_ms=100)
-        listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
-        assert f"{stub_node.BUILT}/cuda-checkpoint --action lock" not in listed
+        deadline = time.monotonic() + 10  # it gets its SIGKILL when the helper ends, and ends a moment later
+        while f"{stub_node.BUILT}/cuda-checkpoint --action lock" in running_commands():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def running_commands():
+    return subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
 
 
 def test_a_launch_job_of_the_launcher_itself_is_not_the_helpers(node, monkeypatch):

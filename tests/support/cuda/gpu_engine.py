@@ -8,7 +8,8 @@ GET  /pids                pids of the ranks
 POST /generate            {"prompt": …} → {"text": …}, which depends on the device memory of every rank
 POST /spoil               changes one byte of device memory
 POST /sleep, /wake_up     vLLM's: give the cache back, take it again; GET /is_sleeping
-POST /release_memory_occupation, /resume_memory_occupation   SGLang's
+POST /release_memory_occupation, /resume_memory_occupation   SGLang's, who is paused before (/pause_generation) and
+                            goes on after it (/continue_generation)
 
 RANKS       processes, one a GPU in turn (1); rank 0 is the server itself
 GPU_MIB     device memory of each rank (16); CACHE_MIB: more, which sleeping gives back (0)
@@ -219,6 +220,8 @@ class Handler(BaseHTTPRequestHandler):
             Handler.is_sleeping = path in ("/sleep", "/release_memory_occupation")
             print(f"gpu_engine: {path} {body.decode()}", flush=True)
             self._answer(self.ranks.ask("sleep" if Handler.is_sleeping else "wake"))
+        elif path in ("/pause_generation", "/continue_generation"):
+            self._answer({"status": "ok"})
         elif path == "/spoil":
             self._answer(self.ranks.ask("spoil"))
         elif path == "/generate" and not Handler.is_sleeping:

@@ -7,14 +7,12 @@ import uuid
 from pathlib import Path
 
 import pytest
+from buckets import RETRY  # noqa: F401 - for the tests
+from servers.clouds import Azure, Google, has_azure, has_google
 from servers.s3 import ACCESS_KEY, SECRET_KEY, Rclone, Rgw
 from servers.wire import Wire
 
-from dynamo_entry.storage import Retry
 from dynamo_entry.storage.s3 import S3Store
-
-#: Short, so that what fails for good does so soon.
-RETRY = Retry(limit_s=8, stall_s=2)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +37,24 @@ def rclone(tmp_path_factory):
     if not Path(sys.executable).with_name("rclone").exists():
         pytest.skip("needs rclone: tests/support/servers/install")
     server = Rclone(tmp_path_factory.mktemp("rclone") / "data")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def google(tmp_path_factory):
+    if not has_google():
+        pytest.skip("needs gcsfs and fake-gcs-server: tests/support/servers/install")
+    server = Google(tmp_path_factory.mktemp("google"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory):
+    if not has_azure():
+        pytest.skip("needs adlfs and Azurite: tests/support/servers/install")
+    server = Azure(tmp_path_factory.mktemp("azure"))
     yield server
     server.stop()
 

@@ -23,7 +23,7 @@ def ctl(*arguments, **variables):
 
 
 @pytest.fixture
-def secret(registry, tmp_path):  # noqa: F811
+def secret(registry, tmp_path):
     """The login as a pod has it mounted: a Secret of type kubernetes.io/dockerconfigjson."""
     config = (registry.docker_config(tmp_path / "docker") / "config.json").read_text()
     (tmp_path / "secret").mkdir()
@@ -31,7 +31,7 @@ def secret(registry, tmp_path):  # noqa: F811
     return tmp_path / "secret"
 
 
-def test_an_archive_in_a_registry_is_looked_at_and_taken_out(registry, secret, tmp_path):  # noqa: F811
+def test_an_archive_in_a_registry_is_looked_at_and_taken_out(registry, secret, tmp_path):
     """Every verb that reads one, with the launcher's variables."""
     location = new_location(registry)
     finished = archived(location)
@@ -50,7 +50,7 @@ def test_an_archive_in_a_registry_is_looked_at_and_taken_out(registry, secret, t
     assert finished.digest in about["value"], about
 
 
-def test_by_option(registry, secret):  # noqa: F811
+def test_by_option(registry, secret):
     location = new_location(registry)
     archived(location)
     done = ctl("verify", location, "--credentials-dir", secret, "--ca-file", registry.certificate.ca)
@@ -65,7 +65,7 @@ def test_keys_for_a_bucket(bucket, tmp_path):
     assert done.stdout == "0 leftovers, 0 bytes\n", done.stderr
 
 
-def test_a_secret_that_is_not_mounted_is_told(registry, tmp_path):  # noqa: F811
+def test_a_secret_that_is_not_mounted_is_told(registry, tmp_path):
     """In one line, with the exit code of a store that refuses."""
     done = ctl("inspect", new_location(registry), DYNAMO_CHECKPOINT_CREDENTIALS_DIR=str(tmp_path / "none"))
     assert done.returncode == 176

@@ -7,7 +7,6 @@ import sys
 import uuid
 
 import pytest
-from servers.clouds import Azure, Google, has_azure, has_google
 from store_contract import MIB, StoreContract, publish
 
 from conftest import RETRY
@@ -17,24 +16,6 @@ from dynamo_entry.storage import Access, open_store
 
 #: What the libraries warn of themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="session")
-def google(tmp_path_factory):
-    if not has_google():
-        pytest.skip("needs gcsfs and fake-gcs-server: tests/support/servers/install")
-    server = Google(tmp_path_factory.mktemp("google"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def azure(tmp_path_factory):
-    if not has_azure():
-        pytest.skip("needs adlfs and Azurite: tests/support/servers/install")
-    server = Azure(tmp_path_factory.mktemp("azure"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["google", "azure"])

@@ -56,7 +56,7 @@ def publish(location, data, *, replace=False):
         return writer.commit()
 
 
-def test_what_was_written_reads_back_at_random(any_registry):  # noqa: F811
+def test_what_was_written_reads_back_at_random(any_registry):
     """Also across layers, with a password and with tokens."""
     location, data = new_location(any_registry), os.urandom(70 * MIB)
     published = publish(location, data)
@@ -69,7 +69,7 @@ def test_what_was_written_reads_back_at_random(any_registry):  # noqa: F811
             store.read_range(70 * MIB - 5, 6)
 
 
-def test_nothing_is_visible_before_commit_and_after_abort(registry):  # noqa: F811
+def test_nothing_is_visible_before_commit_and_after_abort(registry):
     location = new_location(registry)
     store = store_at(location)
     writer = store.open_writer()
@@ -81,7 +81,7 @@ def test_nothing_is_visible_before_commit_and_after_abort(registry):  # noqa: F8
         store_at(location).stat()
 
 
-def test_an_archive_that_is_there_stays(registry):  # noqa: F811
+def test_an_archive_that_is_there_stays(registry):
     location = new_location(registry)
     publish(location, b"first")
     with pytest.raises(AlreadyExists):
@@ -91,7 +91,7 @@ def test_an_archive_that_is_there_stays(registry):  # noqa: F811
     assert bytes(store_at(location).read_range(0, 5)) == b"third"
 
 
-def test_of_racing_creators_one_publishes(registry):  # noqa: F811
+def test_of_racing_creators_one_publishes(registry):
     """The others learn that it exists, and what is visible is the winner's, whole."""
     location = new_location(registry)
     start = threading.Barrier(6)
@@ -114,7 +114,7 @@ def test_of_racing_creators_one_publishes(registry):  # noqa: F811
         assert bytes(store.read_range(0, 1000)) == b"%d" % winners[0] * 1000
 
 
-def test_reads_stay_with_the_artifact_that_they_began_with(registry):  # noqa: F811
+def test_reads_stay_with_the_artifact_that_they_began_with(registry):
     location = new_location(registry)
     publish(location, b"first")
     store = store_at(location)
@@ -125,7 +125,7 @@ def test_reads_stay_with_the_artifact_that_they_began_with(registry):  # noqa: F
     assert bytes(store.read_range(0, 5)) == b"other"
 
 
-def test_by_digest(registry):  # noqa: F811
+def test_by_digest(registry):
     """It cannot be another one, and nothing can be created there."""
     location = new_location(registry)
     digest = publish(location, b"content").version
@@ -137,7 +137,7 @@ def test_by_digest(registry):  # noqa: F811
         store_at(pinned[:-1] + ("0" if pinned[-1] != "0" else "1")).stat()
 
 
-def test_delete(registry):  # noqa: F811
+def test_delete(registry):
     location = new_location(registry)
     publish(location, b"content")
     store_at(location).delete()
@@ -145,7 +145,7 @@ def test_delete(registry):  # noqa: F811
         store_at(location).stat()
 
 
-def test_an_artifact_of_another_kind_is_no_archive(registry, tmp_path):  # noqa: F811
+def test_an_artifact_of_another_kind_is_no_archive(registry, tmp_path):
     (tmp_path / "file").write_text("hello")
     location = new_location(registry)
     oras(registry, tmp_path, f"push('{location[6:]}', files=['file'])")
@@ -181,7 +181,7 @@ def archived(location):
     return finished
 
 
-def test_other_tools_can_pull_and_copy_it(registry, tmp_path):  # noqa: F811
+def test_other_tools_can_pull_and_copy_it(registry, tmp_path):
     """`oras pull` and `cat` give the tar; `skopeo copy` gives the same artifact elsewhere."""
     location = new_location(registry)
     finished = archived(location)
@@ -212,7 +212,7 @@ def test_other_tools_can_pull_and_copy_it(registry, tmp_path):  # noqa: F811
     assert shown["config"]["size"] == len(finished.document)
 
 
-def test_fsspec_opens_it(registry):  # noqa: F811
+def test_fsspec_opens_it(registry):
     """An exception discards, a repository is a directory."""
     import fsspec
 
@@ -236,7 +236,7 @@ def test_fsspec_opens_it(registry):  # noqa: F811
     assert [one["size"] for one in fs.ls(path.rpartition(":")[0])] == [1003]
 
 
-def test_without_a_login_it_is_denied_not_absent(any_registry, monkeypatch, tmp_path):  # noqa: F811
+def test_without_a_login_it_is_denied_not_absent(any_registry, monkeypatch, tmp_path):
     location = new_location(any_registry)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nobody"))
     with pytest.raises(StorageDenied, match="DOCKER_CONFIG") as caught:
@@ -246,7 +246,7 @@ def test_without_a_login_it_is_denied_not_absent(any_registry, monkeypatch, tmp_
         publish(location, b"x")
 
 
-def test_that_it_cannot_be_written_is_said_before_anything_is(registries, monkeypatch, tmp_path):  # noqa: F811
+def test_that_it_cannot_be_written_is_said_before_anything_is(registries, monkeypatch, tmp_path):
     """With a login that may only pull, the tag is seen to be missing, and is no promise."""
     server = logged_in(registries("token"), monkeypatch, tmp_path)
     monkeypatch.setattr(server.tokens, "granted", frozenset(("pull",)))
@@ -261,7 +261,7 @@ def test_that_it_cannot_be_written_is_said_before_anything_is(registries, monkey
         pinned.check_writable()
 
 
-def test_a_credential_helper_logs_in(registry, monkeypatch, tmp_path):  # noqa: F811
+def test_a_credential_helper_logs_in(registry, monkeypatch, tmp_path):
     helper = tmp_path / "bin" / "docker-credential-test"
     helper.parent.mkdir()
     helper.write_text(
@@ -280,13 +280,13 @@ def test_a_credential_helper_logs_in(registry, monkeypatch, tmp_path):  # noqa: 
         store_at(location).stat()
 
 
-def test_an_unknown_authority_is_denied(registry, monkeypatch):  # noqa: F811
+def test_an_unknown_authority_is_denied(registry, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
     with pytest.raises(StorageDenied, match="SSL_CERT_FILE"):
         store_at(new_location(registry)).stat()
 
 
-def test_a_registry_that_comes_back_is_waited_for(registry):  # noqa: F811
+def test_a_registry_that_comes_back_is_waited_for(registry):
     location = new_location(registry)
     publish(location, b"content")
     registry.pause()
@@ -305,7 +305,7 @@ def test_a_registry_that_is_down_is_unavailable_in_time():
 
 
 @pytest.fixture
-def between(registry):  # noqa: F811
+def between(registry):
     """A proxy on plain http before the registry, for what it cannot be made to do."""
     context = ssl.create_default_context(cafile=str(registry.certificate.ca))
     proxy = Between(registry.port, context=context)
@@ -315,7 +315,7 @@ def between(registry):  # noqa: F811
 
 
 @pytest.fixture
-def wire(registry):  # noqa: F811
+def wire(registry):
     relay = Wire(registry.port)
     log_in_also_at(f"localhost:{relay.port}", registry)
     yield relay
@@ -323,7 +323,7 @@ def wire(registry):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", ["cut", "reset", "stall", "damage"])
-def test_a_connection_that_breaks_costs_what_was_on_its_way(registry, wire, how):  # noqa: F811
+def test_a_connection_that_breaks_costs_what_was_on_its_way(registry, wire, how):
     """A layer is read on from where it broke, and sent again from its start. TLS finds what was damaged."""
     location, data = new_location(registry), os.urandom(64 * MIB)
     through = location.replace(registry.name, f"localhost:{wire.port}")
@@ -337,7 +337,7 @@ def test_a_connection_that_breaks_costs_what_was_on_its_way(registry, wire, how)
     assert wire.moved["down"] < (32 + 12) * MIB, "all of it again would be 56"
 
 
-def test_a_token_that_expires_in_mid_pull_is_renewed(registries, monkeypatch, tmp_path):  # noqa: F811
+def test_a_token_that_expires_in_mid_pull_is_renewed(registries, monkeypatch, tmp_path):
     """Also where the registry thinks that it did earlier than the token's server said."""
     server = logged_in(registries("token"), monkeypatch, tmp_path)
     location = new_location(server)

@@ -11,7 +11,7 @@ from servers.wire import Wire
 
 
 @pytest.fixture
-def start(containers, registry):  # noqa: F811
+def start(containers, registry):
     """Starts the tiny engine with what it takes to reach a location in the registry."""
     port = process.free_port()
 
@@ -27,7 +27,7 @@ def start(containers, registry):  # noqa: F811
     return start
 
 
-def test_created_into_a_registry_and_restored_from_it(start, registry):  # noqa: F811
+def test_created_into_a_registry_and_restored_from_it(start, registry):
     """The tag is the hash where none is given; a second creator finds it there."""
     repository = new_location(registry).rpartition(":")[0]
     creator = start(repository, CREATE, SIGNAL_FILE="/tmp/ready", AFTER_DUMP="continue")
@@ -45,7 +45,7 @@ def test_created_into_a_registry_and_restored_from_it(start, registry):  # noqa:
     assert (after["nonce"], after["sha256"]) == (before["nonce"], before["sha256"])
 
 
-def test_a_registry_that_dies_during_a_restore_costs_a_cold_start_in_time(start, registry):  # noqa: F811
+def test_a_registry_that_dies_during_a_restore_costs_a_cold_start_in_time(start, registry):
     location = new_location(registry)
     creator = start(location, CREATE, SIGNAL_FILE="/tmp/ready", COMPRESSION="none")
     assert creator.exit_code() == 0, creator.output()
@@ -61,7 +61,7 @@ def test_a_registry_that_dies_during_a_restore_costs_a_cold_start_in_time(start,
     assert container.json("/health", port=start.port) == {"status": "ok"}
 
 
-def test_a_registry_that_is_down_costs_a_cold_start_in_time(start, registry):  # noqa: F811
+def test_a_registry_that_is_down_costs_a_cold_start_in_time(start, registry):
     location = new_location(registry)
     registry.pause()
     try:

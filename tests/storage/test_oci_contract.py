@@ -9,7 +9,7 @@ from dynamo_entry.storage.oci import OciStore
 
 class TestContract(StoreContract):
     @pytest.fixture
-    def again(self, registry):  # noqa: F811
+    def again(self, registry):
         location = new_location(registry)
         return lambda: OciStore(location, RETRY)
 

@@ -33,7 +33,7 @@ def store(location):
 
 
 @pytest.fixture
-def repository(registry):  # noqa: F811
+def repository(registry):
     """A location without its tag: archives under ``a``, ``b`` and ``c``, and an image under ``image``."""
     place = new_location(registry, "")
     for tag, data, annotations in (("a", b"12345", CREATED), ("b", b"another", CREATED), ("c", b"young", {})):
@@ -88,7 +88,7 @@ def test_a_long_list_comes_in_pages(repository, monkeypatch):
     assert len(neighbours(repository + "any")) == 3
 
 
-def test_an_empty_repository_has_none(registry):  # noqa: F811
+def test_an_empty_repository_has_none(registry):
     """One that nobody has pushed to; one that lost its last tag."""
     location = new_location(registry)
     assert neighbours(location) == {}
@@ -97,7 +97,7 @@ def test_an_empty_repository_has_none(registry):  # noqa: F811
     assert neighbours(location) == {}
 
 
-def test_an_answer_that_is_no_list_is_told(registry):  # noqa: F811
+def test_an_answer_that_is_no_list_is_told(registry):
     proxy = Between(registry.port)
     proxy.fault = lambda *_: (200, b"<html>")
     with pytest.raises(StorageError, match="proxy") as caught:

@@ -1,13 +1,22 @@
 """The main job through a bucket: created into it here, restored from it there, and whatever fails in between."""
 
 import os
-import re
 import signal
 import time
 
 import pytest
+from buckets import (  # noqa: F401 - fixtures among them
+    FALLBACK,
+    HASH,
+    WHEN_TOLD,
+    by_way_of,
+    containers,
+    published,
+    start,
+    uploads,
+    worker_image,
+)
 from containers import CREATE, RESTORE
-from fixtures import containers, worker_image  # noqa: F401
 from servers import process
 from servers.s3 import ACCESS_KEY, SECRET_KEY
 from typer.testing import CliRunner
@@ -17,56 +26,11 @@ from dynamo_entry.ctl import app
 from dynamo_entry.errors import NotFound
 from dynamo_entry.storage.s3 import S3Store
 
-HASH = "d936422b4f953f99"
-FALLBACK = "Falling back to cold start"
-
 #: A root filesystem that cannot be written, and tmpfs that holds sockets and logs but no archive.
 NO_DISK = (
     "--read-only", "--read-only-tmpfs=false", "--shm-size=4m",
     "--tmpfs", "/run:size=4m", "--tmpfs", "/tmp:size=4m", "--tmpfs", "/var/tmp:size=4m",
 )  # fmt: skip
-
-
-@pytest.fixture
-def start(containers, rgw):  # noqa: F811
-    """Starts the tiny engine with what it takes to reach a bucket; every container has a port of its own."""
-
-    def start(location, options, *, command=("python3", "/tiny.py"), env=None, **settings):
-        port = process.free_port()
-        container = containers.start(
-            *command, network="host", options=options,
-            settings={"STORAGE_TYPE": "s3", "LOCATION": location, "HASH": HASH, **settings},
-            env={
-                "PORT": str(port), "BALLAST_MIB": "48", "AWS_CA_BUNDLE": "/ca.pem", "AWS_REGION": "us-east-1",
-                "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, **(env or {}),
-            },
-            volumes=(f"{rgw.certificate.ca}:/ca.pem:ro",),
-        )  # fmt: skip
-        container.port = port
-        return container
-
-    return start
-
-
-@pytest.fixture
-def published(start, bucket):
-    """An archive in a bucket; its location and what its engine held."""
-    location = f"s3+http://{bucket}/models/{HASH}.tar"
-    creator = start(location, CREATE, SIGNAL_FILE="/tmp/ready", COMPRESSION="none")
-    assert creator.exit_code() == 0, creator.output()
-    assert creator.event("Checkpoint published")
-    return location
-
-
-def by_way_of(wire, location):
-    """The same object, reached through the relay."""
-    return re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{wire.port}", location)
-
-
-def uploads(location):
-    """Uploads under way near a location."""
-    with S3Store(location, RETRY) as store:
-        return [left for left in store.leftovers() if "uploadId" in left.name]
 
 
 def assert_serves_cold(container):
@@ -97,11 +61,11 @@ def test_created_into_a_bucket_and_restored_from_it_without_any_disk(start, rgw,
     assert (after["nonce"], after["sha256"]) == (before["nonce"], before["sha256"])
 
 
-def test_of_racing_creators_one_publishes_and_all_succeed(start, bucket, containers):  # noqa: F811
+def test_of_racing_creators_one_publishes_and_all_succeed(start, bucket, containers):
     location = f"s3+http://{bucket}/models/{HASH}.tar"
-    wait = ("sh", "-c", "until [ -e /checkpoints/go ]; do sleep 0.05; done; exec python3 /tiny.py")
     creators = [
-        start(location, CREATE, command=wait, SIGNAL_FILE="/tmp/ready", COMPRESSION="none") for _ in range(3)
+        start(location, CREATE, command=WHEN_TOLD, SIGNAL_FILE="/tmp/ready", COMPRESSION="none")
+        for _ in range(3)
     ]
     for creator in creators:
         creator.wait_for_event("engine started")
@@ -118,8 +82,9 @@ def test_of_racing_creators_one_publishes_and_all_succeed(start, bucket, contain
 
 def test_a_killed_creator_leaves_nothing_visible_and_prune_finds_the_rest(start, bucket, wire):
     location = f"s3+http://{bucket}/models/{HASH}.tar"
-    wire.fault("up", "stall", after=40 << 20, for_good=True)
+    wire.fault("up", "stall", after=56 << 20, for_good=True)  # the first 16 MiB are a trial
     creator = start(by_way_of(wire, location), CREATE, SIGNAL_FILE="/tmp/ready", COMPRESSION="none")
+    creator.wait_for_event("engine started")
     process.wait_for(lambda: [left for left in uploads(location) if left.size], "parts in the bucket")
     os.kill(creator.pid, signal.SIGKILL)
     creator.exit_code()

@@ -5,12 +5,10 @@ happened; nothing is visible that was not there; no upload stays open.
 """
 
 import pytest
-from servers.between import Between
-from test_s3_containers import (  # noqa: F401 - fixtures among them
-    CREATE,
+from buckets import (  # noqa: F401 - fixtures among them
     FALLBACK,
     HASH,
-    RESTORE,
+    WHEN_TOLD,
     by_way_of,
     containers,
     published,
@@ -18,6 +16,8 @@ from test_s3_containers import (  # noqa: F401 - fixtures among them
     uploads,
     worker_image,
 )
+from containers import CREATE, RESTORE
+from servers.between import Between
 
 from conftest import RETRY
 from dynamo_entry.errors import NotFound
@@ -30,6 +30,7 @@ def refusal(code):
 
 #: Phase → which request is refused, with what, and the exit code. Parts leave as they fill: a small engine's at the end.
 CREATE_FAULTS = {
+    "prepare, a part": (lambda line: line.startswith("PUT") and "partNumber" in line, "AccessDenied", 176),
     "prepare": (lambda line: line.startswith("POST") and "uploads" in line, "AccessDenied", 176),
     "dump": (lambda line: line.startswith("PUT") and "partNumber" in line, "AccessDenied", 176),
     "dump, no room": (lambda line: line.startswith("PUT") and "partNumber" in line, "QuotaExceeded", 176),
@@ -57,23 +58,33 @@ def between(rgw):
 
 
 @pytest.mark.parametrize("fault", CREATE_FAULTS)
-def test_a_creation_that_a_bucket_refuses_something(start, bucket, between, fault):  # noqa: F811
+def test_a_creation_that_a_bucket_refuses_something(start, bucket, between, containers, fault):
     matches, answer, code = CREATE_FAULTS[fault]
+    phase = fault.partition(",")[0]
     proxy = between()
-    proxy.fault = lambda method, path: refusal(answer) if matches(f"{method} {path}") else None
+
+    def refuse():
+        proxy.fault = lambda method, path: refusal(answer) if matches(f"{method} {path}") else None
+
+    if phase == "prepare":
+        refuse()
     started = {
         after_dump: (
             f"s3+http://{bucket}/{after_dump}/{HASH}.tar",
             start(
                 by_way_of(proxy, f"s3+http://{bucket}/{after_dump}/{HASH}.tar"), CREATE, SIGNAL_FILE="/tmp/ready",
-                COMPRESSION="none", AFTER_DUMP=after_dump,
+                COMPRESSION="none", AFTER_DUMP=after_dump, command=WHEN_TOLD,
             ),
         )
         for after_dump in ("continue", "exit")
     }  # fmt: skip
+    if phase != "prepare":
+        for _, container in started.values():
+            container.wait_for_event("engine started")
+        refuse()
+    (containers.checkpoints / "go").touch()
     for location, container in started.values():
         event = container.wait_for_event("Checkpoint not created")
-        phase = fault.partition(",")[0]
         assert event["phase"] in {"dump": ("dump", "delta", "publish")}.get(phase, phase), container.output()
         assert event["reason"] == answer, container.output()
         assert "Traceback" not in container.stderr
@@ -87,7 +98,7 @@ def test_a_creation_that_a_bucket_refuses_something(start, bucket, between, faul
 
 
 @pytest.mark.parametrize("after", RESTORE_FAULTS)
-def test_a_restore_whose_answers_end_early(start, published, between, after):  # noqa: F811
+def test_a_restore_whose_answers_end_early(start, published, between, after):
     started = {}
     for on_failure in ("cold", "fail"):
         proxy = between()

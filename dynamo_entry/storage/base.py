@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+from dynamo_entry.errors import AlreadyExists, Corrupt
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -153,3 +155,19 @@ class Writer(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Forget everything written so far. Idempotent; also right after a failed append or commit."""
+
+
+def already_there(name: str) -> AlreadyExists:
+    """The error of whoever comes second."""
+    return AlreadyExists(
+        f"{name} is there already", hint="another creator was faster, or an older one was never removed"
+    )
+
+
+def too_short(name: str, offset: int, length: int) -> Corrupt:
+    """The error for a range that an object does not have."""
+    return Corrupt(
+        f"{name} ends before {offset}+{length}",
+        hint="it was cut short: remove it and create the checkpoint again",
+        reason="Truncated",
+    )

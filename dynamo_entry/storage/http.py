@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import select
 import socket
 import ssl
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import StorageDenied, StorageError
@@ -30,6 +31,8 @@ _USER_AGENT = f"dynamo-entry/{__version__}"
 _PIECE_BYTES = 1 << 20
 
 PORTS = {"http": 80, "https": 443}
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 #: Idle connections that are kept; more at once are closed after use.
 _KEPT = 32
@@ -57,6 +60,11 @@ def server_of(url: str) -> Server:
     return Server(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme])
 
 
+def target_of(url: SplitResult) -> str:
+    """What a request line asks for: path and query of a URL."""
+    return (url.path or "/") + (f"?{url.query}" if url.query else "")
+
+
 class Response:
     """An answer whose body is still to be read."""
 
@@ -73,6 +81,11 @@ class Response:
     def length(self) -> int | None:
         """How many bytes of the body are to come, if the server said so."""
         return self._response.length
+
+    def content_range(self) -> tuple[str, str] | None:
+        """First and last byte of what is served, in decimal digits, where the answer says so."""
+        found = _CONTENT_RANGE.fullmatch(self.header("Content-Range"))
+        return (found[1], found[2]) if found else None
 
     def headers(self) -> list[tuple[str, str]]:
         """All of them."""
@@ -221,6 +234,28 @@ class Connections:
             connection.close()
 
 
+class Pool:
+    """Connections to every server that answers lead to. Thread-safe."""
+
+    def __init__(self, *, stall_s: float, ca_file: str) -> None:
+        self._stall_s = stall_s
+        self._ca_file = ca_file
+        self._to: dict[Server, Connections] = {}
+        self._lock = threading.Lock()
+
+    def to(self, server: Server) -> Connections:
+        """Those to one server, made at the first call."""
+        with self._lock:
+            if server not in self._to:
+                self._to[server] = Connections(server, stall_s=self._stall_s, ca_file=self._ca_file)
+            return self._to[server]
+
+    def close(self) -> None:
+        """Close idle connections; they are made anew when needed."""
+        for connections in list(self._to.values()):
+            connections.close()
+
+
 def _is_readable(sock: socket.socket) -> bool:
     """Readable while nothing was asked means that the server has closed it."""
     poll = select.poll()
@@ -246,16 +281,20 @@ def _proxy(server: Server) -> Server | None:
     return Server("http", parts.hostname or "", parts.port or 80)
 
 
-def _trusting(ca_file: str) -> ssl.SSLContext:
+def authorities(ca_file: str) -> ssl.SSLContext:
     """A context that trusts the authorities in a file, or the system's. Raises StorageDenied."""
     try:
-        context = ssl.create_default_context(cafile=ca_file or None)
+        return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:  # ssl.SSLError is one
         raise StorageDenied(
             f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
             hint="mount a file with the PEM certificates of those that signed the storage server's",
             reason="CertificateNotTrusted",
         ) from None
+
+
+def _trusting(ca_file: str) -> ssl.SSLContext:
+    context = authorities(ca_file)
     # From Python 3.13 on it refuses private authorities that lack an extension of RFC 5280; nobody else does.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
+from dynamo_entry.errors import NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store
+from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, remove_if_stale
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
@@ -141,7 +141,7 @@ class _File:
         if length >= _MAP_BYTES:
             # A mapping beyond the end of the file would be a SIGBUS, not an error.
             if offset + length > self.stat().size:
-                raise self._too_short(offset, length)
+                raise too_short(self._path, offset, length)
             view = posix.map_range(self._descriptor, offset, length)
             if view is not None:
                 return view
@@ -153,13 +153,6 @@ class _File:
             while len(data) < length:
                 piece = os.pread(self._descriptor, length - len(data), offset + len(data))
                 if not piece:
-                    raise self._too_short(offset, length)
+                    raise too_short(self._path, offset, length)
                 data += piece
         return data
-
-    def _too_short(self, offset: int, length: int) -> Corrupt:
-        return Corrupt(
-            f"{self._path} ends before {offset}+{length}",
-            hint="it was cut short: remove it and create the checkpoint again",
-            reason="Truncated",
-        )

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dynamo_entry.errors import (
-    AlreadyExists,
     CheckpointError,
     NotFound,
     StorageDenied,
@@ -15,6 +14,7 @@ from dynamo_entry.errors import (
     StorageUnavailable,
 )
 from dynamo_entry.storage import posix
+from dynamo_entry.storage.base import already_there
 from dynamo_entry.storage.failures import answered, unanswered
 
 #: Classes, by name, whose instances mean that the connection failed: aiohttp, azure-core, requests, paramiko, google-auth.
@@ -74,8 +74,7 @@ def _of_python(what: str, error: Exception) -> StorageError | None:
     if isinstance(error, FileNotFoundError):
         return NotFound(f"{what}: not found")
     if isinstance(error, FileExistsError):
-        hint = "another creator was faster, or an older one was never removed"
-        return AlreadyExists(f"{what}: it is there already", hint=hint)
+        return already_there(f"{what}: it")
     if isinstance(error, ConnectionError):
         return unanswered(what, error)
     if isinstance(error, OSError) and error.errno and error.strerror and type(error).__module__ == "builtins":

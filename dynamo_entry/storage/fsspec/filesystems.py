@@ -15,6 +15,7 @@ from fsspec.registry import known_implementations, registry
 from dynamo_entry.errors import SettingsError, StorageDenied
 from dynamo_entry.storage.access import Access
 from dynamo_entry.storage.fsspec import failures
+from dynamo_entry.storage.http import authorities
 from dynamo_entry.storage.retry import Retry
 
 GOOGLE = frozenset(("gs", "gcs"))
@@ -146,15 +147,8 @@ def _trust(scheme: str, ca_file: str) -> dict[str, Any]:
             f"the library of {scheme}:// takes no CA bundle as an argument",
             hint="unset DYNAMO_CHECKPOINT_CA_FILE, and set SSL_CERT_FILE or what its documentation names",
         )
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise StorageDenied(
-            f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
-            hint="mount a file with the PEM certificates of those that signed the storage server's",
-            reason="CertificateNotTrusted",
-        ) from None
-    return {argument[scheme]: {"connector": asyn.sync(asyn.get_loop(), _connector, context)}}
+    connector = asyn.sync(asyn.get_loop(), _connector, authorities(ca_file))
+    return {argument[scheme]: {"connector": connector}}
 
 
 async def _connector(context: ssl.SSLContext) -> Any:

@@ -9,9 +9,18 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from typing import Any
 
-from dynamo_entry.errors import Corrupt, NotFound, StorageError
+from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
+from dynamo_entry.storage.base import (
+    REQUEST_BYTES,
+    Bytes,
+    Leftover,
+    Neighbour,
+    ObjectStat,
+    Store,
+    Writer,
+    too_short,
+)
 from dynamo_entry.storage.fsspec import failures, filesystems
 from dynamo_entry.storage.fsspec.writers import FileWriter, ObjectWriter
 from dynamo_entry.storage.partial import is_partial
@@ -66,10 +75,10 @@ class FsspecStore(Store):
             return b""
         seen = self._seen or self.stat()
         if offset + length > seen.size:
-            raise self._too_short(offset, length)
+            raise too_short(self.location, offset, length)
         data = self._retry.call(lambda: self._read(offset, length))
         if len(data) != length:
-            raise self._too_short(offset, length)
+            raise too_short(self.location, offset, length)
         return data
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:
@@ -158,13 +167,6 @@ class FsspecStore(Store):
             fs = self._fs
         with failures.translated(what, is_write=is_write), nullcontext() if fs.async_impl else self._lock:
             yield fs
-
-    def _too_short(self, offset: int, length: int) -> Corrupt:
-        return Corrupt(
-            f"{self.location} ends before {offset}+{length}",
-            hint="it was cut short: remove it and create the checkpoint again",
-            reason="Truncated",
-        )
 
 
 def _age_s(info: Mapping[str, Any]) -> float:

@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
-from dynamo_entry.errors import AlreadyExists, NotFound, StorageError
-from dynamo_entry.storage.base import Bytes, ObjectStat, Store, Writer
+from dynamo_entry.errors import NotFound, StorageError
+from dynamo_entry.storage.base import Bytes, ObjectStat, Store, Writer, already_there
 from dynamo_entry.storage.fsspec.failures import translated
+from dynamo_entry.storage.partial import partial_name
 
 #: Between the look and the rename of a file: exclusive at least among the threads of one process.
 _publishing = threading.Lock()
 
 
-class ObjectWriter(Writer):
-    """An upload. It becomes an object when its last part is sent, which is what closing the library's file does."""
+class _FileWriter(Writer):
+    """What is written goes into ``file``, a file of the library's. ``operation``: what messages call that."""
 
-    def __init__(self, store: Store, fs: Any, path: str, *, replace: bool, block: int) -> None:
+    operation: str
+
+    def __init__(self, store: Store, file: Any, *, replace: bool) -> None:
         self._store = store
+        self._file = file
         self._replace = replace
-        self._file: Any = fs.open(path, "wb" if replace else "xb", block_size=block)
 
     def append(self, *buffers: Bytes) -> None:
-        with translated(f"{self._store.location}: upload", is_write=True):
+        with translated(f"{self._store.location}: {self.operation}", is_write=True):
             for buffer in buffers:
                 self._file.write(buffer)
 
     def commit(self) -> ObjectStat:
+        self._publish()
+        self._file = None
+        return self._store.stat()
+
+    def abort(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            self._drop(file)
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """Make what was written visible, or raise and leave nothing."""
+
+    @abstractmethod
+    def _drop(self, file: Any) -> None:
+        """Forget what was written."""
+
+
+class ObjectWriter(_FileWriter):
+    """An upload. It becomes an object when its last part is sent, which is what closing the library's file does."""
+
+    operation = "upload"
+
+    def __init__(self, store: Store, fs: Any, path: str, *, replace: bool, block: int) -> None:
+        super().__init__(store, fs.open(path, "wb" if replace else "xb", block_size=block), replace=replace)
+
+    def _publish(self) -> None:
         try:
             with translated(f"{self._store.location}: complete the upload", is_write=True):
                 self._file.close()
@@ -38,13 +68,8 @@ class ObjectWriter(Writer):
             self.abort()
             self._say_if_taken()
             raise
-        self._file = None
-        return self._store.stat()
 
-    def abort(self) -> None:
-        file, self._file = self._file, None
-        if file is None:
-            return
+    def _drop(self, file: Any) -> None:
         with suppress(Exception):  # what cannot be given up expires
             file.discard()
         file.closed = True  # or its finalizer would complete the upload
@@ -57,28 +82,23 @@ class ObjectWriter(Writer):
             self._store.stat()
         except StorageError:
             return
-        raise _taken(self._store) from None
+        raise already_there(self._store.location) from None
 
 
-class FileWriter(Writer):
+class FileWriter(_FileWriter):
     """A temporary file beside the final name, renamed when it is complete."""
 
+    operation = "write"
+
     def __init__(self, store: Store, fs: Any, path: str, *, replace: bool) -> None:
-        self._store = store
         self._fs = fs
         self._path = path
-        self._replace = replace
         directory, _, name = path.rpartition("/")
-        self._temporary = f"{directory}/.{name}.{os.urandom(8).hex()}.partial"
+        self._temporary = f"{directory}/{partial_name(name)}"
         fs.makedirs(directory, exist_ok=True)
-        self._file: Any = fs.open(self._temporary, "wb")
+        super().__init__(store, fs.open(self._temporary, "wb"), replace=replace)
 
-    def append(self, *buffers: Bytes) -> None:
-        with translated(f"{self._store.location}: write", is_write=True):
-            for buffer in buffers:
-                self._file.write(buffer)
-
-    def commit(self) -> ObjectStat:
+    def _publish(self) -> None:
         try:
             with translated(f"{self._store.location}: publish", is_write=True):
                 self._file.close()
@@ -89,13 +109,8 @@ class FileWriter(Writer):
         except BaseException:
             self.abort()
             raise
-        self._file = None
-        return self._store.stat()
 
-    def abort(self) -> None:
-        file, self._file = self._file, None
-        if file is None:
-            return
+    def _drop(self, file: Any) -> None:
         for step in (file.close, lambda: self._fs.rm_file(self._temporary)):
             with suppress(Exception):  # what cannot be removed is a leftover
                 step()
@@ -105,12 +120,7 @@ class FileWriter(Writer):
             self._store.stat()
         except NotFound:
             return
-        raise _taken(self._store)
-
-
-def _taken(store: Store) -> AlreadyExists:
-    hint = "another creator was faster, or an older one was never removed"
-    return AlreadyExists(f"{store.location} is there already", hint=hint)
+        raise already_there(self._store.location)
 
 
 def _rename(fs: Any, old: str, new: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -14,7 +13,7 @@ from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
-from dynamo_entry.storage.http import Connections, Response, Server
+from dynamo_entry.storage.http import PORTS, Pool, Response, Server, target_of
 from dynamo_entry.storage.oci import credentials
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.tokens import Authorization
@@ -59,9 +58,7 @@ class Client:
         self.name = name
         self.retry = retry
         self._base = f"{location.server.scheme}://{location.server.authority}/v2/{location.repository}/"
-        self._connections: dict[Server, Connections] = {}
-        self._lock = threading.Lock()
-        self._ca_file = access.ca_file
+        self._connections = Pool(stall_s=retry.stall_s, ca_file=access.ca_file)
         self._home = location.server
         self._scope = f"repository:{location.repository}"
         self._authorization = Authorization(
@@ -119,7 +116,7 @@ class Client:
             server, target = self._split(url)
             login = self._authorization.header() if server == self._home else ""
             given = {**headers, "Authorization": login} if login else dict(headers)
-            with self._to(server).exchange(what, method, target, given, body) as response:
+            with self._connections.to(server).exchange(what, method, target, given, body) as response:
                 if response.status < 300:
                     yield response
                     return
@@ -153,14 +150,15 @@ class Client:
 
     def close(self) -> None:
         """Close idle connections."""
-        for connections in self._connections.values():
-            connections.close()
+        self._connections.close()
 
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
         """A request to the server that gives out tokens."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
         server, target = self._split(url)
-        with self._to(server).exchange(what, method, target, headers, [body] if body else ()) as response:
+        with self._connections.to(server).exchange(
+            what, method, target, headers, [body] if body else ()
+        ) as response:
             document = response.read()
             if response.status >= 300:
                 raise _failure(what, response, document)
@@ -177,9 +175,9 @@ class Client:
             scheme, host, port = parts.scheme, parts.hostname, parts.port
         except ValueError:
             raise self._no_url(url) from None
-        if scheme not in ("http", "https") or not host:
+        if scheme not in PORTS or not host:
             raise self._no_url(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target = target_of(parts)
         if scheme == "http" and self._home.scheme == "https":
             if host != self._home.host or port not in (None, 80, self._home.port):
                 raise StorageDenied(
@@ -188,20 +186,12 @@ class Client:
                     reason="InsecureLocation",
                 )
             return self._home, target
-        return Server(scheme, host, port or {"http": 80, "https": 443}[scheme]), target
+        return Server(scheme, host, port or PORTS[scheme]), target
 
     def _no_url(self, url: str) -> StorageError:
         return StorageError(
             f"{self.name}: the registry leads to {url!r:.200}, not a URL", reason="BadLocation"
         )
-
-    def _to(self, server: Server) -> Connections:
-        with self._lock:
-            if server not in self._connections:
-                self._connections[server] = Connections(
-                    server, stall_s=self.retry.stall_s, ca_file=self._ca_file
-                )
-            return self._connections[server]
 
 
 def _failure(what: str, response: Response, body: bytes) -> StorageError:

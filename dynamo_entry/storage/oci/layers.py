@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -14,8 +13,6 @@ from dynamo_entry.errors import Corrupt, StorageError
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Client
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 #: Whole layers that are kept where a registry has no ranges: as many chunks are read from each. Ours have 32 MiB, and
 #: more only in an archive of more than 125 GiB.
@@ -116,8 +113,8 @@ def _size(layers: Iterable[bytearray]) -> int:
 
 
 def _check_range(name: str, response: Response, start: int) -> None:
-    found = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))
-    if not found or found[1] != str(start):
+    found = response.content_range()
+    if not found or found[0] != str(start):
         raise StorageError(
             f"{name}: the registry returned a different byte range than requested", reason="NoRanges"
         )

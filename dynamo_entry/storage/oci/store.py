@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
+from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
 from dynamo_entry.storage.oci import artifact, location, tags
 from dynamo_entry.storage.oci.artifact import Artifact
 from dynamo_entry.storage.oci.client import Client
@@ -42,11 +42,7 @@ class OciStore(Store):
     def read_range(self, offset: int, length: int) -> Bytes:
         found, layers = self._resolved()
         if offset + length > found.size:
-            raise Corrupt(
-                f"{self.location} ends before {offset}+{length}",
-                hint="it was cut short: remove it and create the checkpoint again",
-                reason="Truncated",
-            )
+            raise too_short(self.location, offset, length)
         view = self._buffers.take(length) if length <= self.read_bytes else memoryview(bytearray(length))
         done = 0
         for piece in layers.pieces(offset, length):

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 from dynamo_entry.buffers import Buffers
-from dynamo_entry.errors import AlreadyExists, NotFound, StorageError, StorageUnavailable
-from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.storage.base import Bytes, ObjectStat, Writer, already_there
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Client
@@ -91,7 +91,7 @@ class OciWriter(Writer):
         """Put the manifest under its tag, unless another one is there."""
         digest = artifact.digest_of(body)
         if not self._replace and self._tagged() not in ("", digest):
-            raise self._exists()
+            raise already_there(self._client.name)
         headers = {"Content-Type": artifact.MANIFEST_TYPE}
         try:
             self._client.call("manifest", "PUT", f"manifests/{self._tag}", headers, [body])
@@ -101,13 +101,13 @@ class OciWriter(Writer):
             # A registry with immutable tags refuses in words of its own, ours, too, when its first answer got lost.
             tagged = self._tagged()
             if tagged and tagged != digest and not self._replace:
-                raise self._exists() from None
+                raise already_there(self._client.name) from None
             if tagged != digest:
                 raise
         if not self._replace:
             time.sleep(_SETTLE_S)
             if self._tagged() != digest:
-                raise self._exists()
+                raise already_there(self._client.name)
 
     def _tagged(self) -> str:
         """The digest that the tag stands for, or nothing."""
@@ -117,12 +117,6 @@ class OciWriter(Writer):
         except NotFound:
             return ""
         return artifact.digest_of(answer.body)
-
-    def _exists(self) -> AlreadyExists:
-        return AlreadyExists(
-            f"{self._client.name} is there already",
-            hint="another creator was faster, or an older one was never removed",
-        )
 
     def _space(self) -> memoryview:
         """Free space of the current layer; waits for memory."""

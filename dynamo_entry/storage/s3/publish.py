@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 
-from dynamo_entry.errors import AlreadyExists, NotFound, StorageError, StorageUnavailable
-from dynamo_entry.storage.base import ObjectStat
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.s3 import objects
 from dynamo_entry.storage.s3.claims import Claim, turn
 from dynamo_entry.storage.s3.client import Client
@@ -41,7 +41,7 @@ class Publisher:
         board = _Board(self._client, self._key, upload)
         with turn(board, upload.owner, self._is_there) as is_ours:
             if not is_ours or self._is_there():
-                raise self._already_exists()
+                raise already_there(self._client.name)
             return self._complete(upload, etags)
 
     def _complete(self, upload: Upload, etags: list[str], *, conditional: bool = False) -> ObjectStat:
@@ -56,16 +56,12 @@ class Publisher:
             if found and found.owner == upload.owner:
                 return found.stat
             if conditional and (found or error.status == 412):
-                raise self._already_exists() from None
+                raise already_there(self._client.name) from None
             raise
         return objects.head(self._client).stat
 
     def _is_there(self) -> bool:
         return objects.find(self._client) is not None
-
-    def _already_exists(self) -> AlreadyExists:
-        hint = "another creator was faster, or an older one was never removed"
-        return AlreadyExists(f"{self._client.name} is there already", hint=hint)
 
 
 def refuses_second(client: Client, key: str) -> bool:

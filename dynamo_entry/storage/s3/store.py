@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
-from dynamo_entry.errors import Corrupt, StorageError
+from dynamo_entry.errors import StorageError
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store
+from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
 from dynamo_entry.storage.s3 import location, objects
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from dynamo_entry.storage.s3.publish import Publisher
     from dynamo_entry.storage.s3.upload import Upload
     from dynamo_entry.storage.s3.writer import S3Writer
-
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class S3Store(Store):
@@ -64,7 +61,7 @@ class S3Store(Store):
         try:
             self._retry.call(attempt, progress=lambda: done)
         except StorageError as error:
-            raise self._too_short(offset, length) if error.status == 416 else error from None
+            raise too_short(self.location, offset, length) if error.status == 416 else error from None
         return view
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
@@ -128,18 +125,11 @@ class S3Store(Store):
             hint = "somebody replaced it: start again"
             raise StorageError(f"{self.location} is another object now", hint=hint, reason="Replaced")
         self._version = version
-        got = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))  # rclone says 200, but this, too
-        if not got or got[1] != str(start):
+        got = response.content_range()  # rclone says 200, but this, too
+        if not got or got[0] != str(start):
             raise StorageError(
                 f"{self.location}: GetObject returned a different byte range than requested",
                 hint="the server, or a proxy before it, does not support ranged reads", reason="NoRanges",
             )  # fmt: skip
-        if got[2] != str(end - 1):
-            raise self._too_short(start, end - start)
-
-    def _too_short(self, offset: int, length: int) -> Corrupt:
-        return Corrupt(
-            f"{self.location} ends before {offset}+{length}",
-            hint="it was cut short: remove it and create the checkpoint again",
-            reason="Truncated",
-        )
+        if got[1] != str(end - 1):
+            raise too_short(self.location, start, end - start)

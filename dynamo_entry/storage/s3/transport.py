@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from dynamo_entry.storage.answers import check_tags
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.storage.http import Connections, Response, Server, server_of
+from dynamo_entry.storage.http import Pool, Response, server_of, target_of
 
 #: What our connections say themselves, or do not do.
 _OURS = {"host", "content-length", "user-agent", "expect"}
@@ -55,10 +55,7 @@ class Transport:
 
     def __init__(self, what: str, *, stall_s: float, ca_file: str) -> None:
         self._what = what
-        self._stall_s = stall_s
-        self._ca_file = ca_file
-        self._to: dict[Server, Connections] = {}
-        self._lock = threading.Lock()
+        self._connections = Pool(stall_s=stall_s, ca_file=ca_file)
         self._thread = threading.local()
 
     def __call__(self, request: Any, event_name: str, **_: Any) -> Any:
@@ -96,27 +93,17 @@ class Transport:
         self, what: str, method: str, url: str, headers: dict[str, str], body: Iterable[Bytes] = ()
     ) -> Iterator[Response]:
         """One request as it is; the block has its answer. Raises StorageError."""
-        parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        with self._connections(server_of(url)).exchange(
-            what, method, target, headers, tuple(body)
-        ) as response:
+        connections, target = self._connections.to(server_of(url)), target_of(urlsplit(url))
+        with connections.exchange(what, method, target, headers, tuple(body)) as response:
             yield response
 
     def begin(self, url: str) -> threading.Thread:
         """Open a connection to where ``url`` leads, in a thread."""
-        return self._connections(server_of(url)).begin()
+        return self._connections.to(server_of(url)).begin()
 
     def close(self) -> None:
         """Close idle connections; they are made anew when needed."""
-        for connections in list(self._to.values()):
-            connections.close()
-
-    def _connections(self, server: Server) -> Connections:
-        with self._lock:
-            if server not in self._to:
-                self._to[server] = Connections(server, stall_s=self._stall_s, ca_file=self._ca_file)
-            return self._to[server]
+        self._connections.close()
 
 
 class _Raw(io.BytesIO):

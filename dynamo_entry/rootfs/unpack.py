@@ -25,9 +25,12 @@ _COPY_BYTES = 1 << 20
 HEADER_BYTES = 1 << 20
 
 
-#: POSIX ustar: name, mode, uid, gid, size, mtime, checksum, type, link, magic and version, prefix.
-_USTAR = struct.Struct("100s8s8s8s12s12s8sc100s8s80x155s12x")
+#: POSIX ustar: name, mode, uid, gid, size, mtime, checksum, type, link, magic and version, device numbers, prefix.
+_USTAR = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
 _MAGIC = b"ustar\00000"
+
+#: A device number of what is no device, as Pythons before and after 3.11 write it.
+_NO_DEVICE = (b"0000000\0", bytes(8))
 
 #: Types whose headers have nothing special about them.
 _PLAIN_TYPES = frozenset(
@@ -48,8 +51,8 @@ class _Info(tarfile.TarInfo):
     @classmethod
     def _plain(cls, block: bytes, encoding: str, errors: str) -> Self:
         """Raises ValueError, struct.error for any header but a plain one."""
-        name, mode, uid, gid, size, mtime, checksum, kind, link, magic, prefix = _USTAR.unpack(block)
-        if magic != _MAGIC or kind not in _PLAIN_TYPES:
+        name, mode, uid, gid, size, mtime, checksum, kind, link, magic, *device, prefix = _USTAR.unpack(block)
+        if magic != _MAGIC or kind not in _PLAIN_TYPES or any(one not in _NO_DEVICE for one in device):
             raise ValueError
         found = cls()
         found.chksum = _octal(checksum)

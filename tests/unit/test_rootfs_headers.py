@@ -2,7 +2,7 @@
 
 import tarfile
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dynamo_entry.rootfs import unpack
@@ -25,6 +25,9 @@ def read_by(kind, block):
     kind=st.sampled_from([b"0", b"1", b"2", b"3", b"5", b"6", b"7", b"L", b"x", b"g", b"S", b"\0"]),
     form=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     edits=st.lists(st.tuples(st.integers(0, 511), st.integers(0, 255)), max_size=3), is_mended=st.booleans(),
+)  # fmt: skip
+@example(
+    name="0", link="0", mode=0, number=0, size=0, kind=b"0", form=tarfile.USTAR_FORMAT, edits=[(329, 1)], is_mended=True
 )  # fmt: skip
 @settings(max_examples=300, deadline=None)
 def test_a_header_says_what_tarfile_reads_in_it(name, link, mode, number, size, kind, form, edits, is_mended):

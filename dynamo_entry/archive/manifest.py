@@ -347,10 +347,10 @@ def _check_sizes(manifest: Manifest, name: str, stream: Stream) -> None:
         raise _invalid(f"stream {name!r} has chunks of an invalid size", "SizeLies")
 
 
-def _placed(manifest: Manifest) -> list[tuple[Chunk, int]]:
-    """Every stored chunk once, in the order of places, with its raw length. Raises Corrupt.
+def _placed(manifest: Manifest) -> list[Chunk]:
+    """Every stored chunk once, in the order of places. Raises Corrupt.
 
-    One that several streams refer to is the same for all of them.
+    One that several streams refer to is the same for all of them, its raw length included.
     """
     found: dict[int, tuple[Chunk, int]] = {}
     for name, stream in manifest.streams.items():
@@ -367,13 +367,13 @@ def _placed(manifest: Manifest) -> list[tuple[Chunk, int]]:
                 raise _invalid(
                     f"the chunk at {entry.offset} of {name!r} lies over another one", "OffsetsOverlap"
                 )
-    return [found[offset] for offset in sorted(found)]
+    return [found[offset][0] for offset in sorted(found)]
 
 
 def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
     """Every chunk lies between the first member and the manifest, aligned, and over no other."""
     longest = manifest.chunk_size + (OVERHEAD_BYTES if sealed else 0)
-    chunks = [chunk for chunk, _ in _placed(manifest)]
+    chunks = _placed(manifest)
     free = tar.ALIGNMENT
     for chunk in chunks:
         if chunk.codec - sealed not in (codec.RAW, codec.ZSTD):

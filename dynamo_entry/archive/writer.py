@@ -220,8 +220,8 @@ class ArchiveWriter:
             place = ANYWHERE if stream.is_cut else (stream.name, index)
             kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, *place)
             member += ".aes"
-        is_known = raw_digest is not None and kind == codec.RAW
-        return _Encoded(member, stored, kind, raw_digest if is_known and raw_digest else codec.digest(stored))
+        digest = raw_digest if raw_digest and kind == codec.RAW else codec.digest(stored)
+        return _Encoded(member, stored, kind, digest)
 
     def _append_kept_back(self) -> None:
         for stream in self._streams.values():

@@ -96,19 +96,20 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             ):
                 what = f"a pidfd of {theirs or 'a process'}, a thread or a process outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")
-        if any(_HIDDEN in line for line in proc.maps(pid)):
+        maps = proc.maps(pid)
+        if any(_HIDDEN in line for line in maps):
             raise NotDumpable(
                 f"process {pid} has secret memory (memfd_secret), which nobody else may read",
                 hint="let the engine keep its keys in ordinary memory",
                 reason="SecretMemory",
             )
-        if any("/anon_hugepage" in line and line.split()[1].endswith("p") for line in proc.maps(pid)):
+        if any("/anon_hugepage" in line and line.split()[1].endswith("p") for line in maps):
             raise NotDumpable(
                 f"process {pid} has private huge pages (MAP_HUGETLB), which CRIU cannot restore",
                 hint="let the engine use transparent huge pages (madvise)",
                 reason="HugePages",
             )
-        if any("/SYSV" in line for line in proc.maps(pid)):
+        if any("/SYSV" in line for line in maps):
             raise NotDumpable(
                 f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
                 hint="let the engine use POSIX shared memory",

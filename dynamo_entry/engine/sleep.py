@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dynamo_entry.engine import http, presets
-from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, find, option
+from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, option
 
 _POLL_S = 0.1
 
@@ -24,10 +24,10 @@ def offered(commands: Sequence[Sequence[str]]) -> str:
             continue
         if not any(protocol.offer.option in (word.replace("_", "-") for word in argv) for argv in commands):
             continue
-        port = option(("--port",), commands)
-        hook = f"{protocol.sleep}:{port if port.isdecimal() else protocol.port}"
-        if (call := find(hook)) and _has_route(f"http://127.0.0.1:{call.port}{protocol.offer.route}"):
-            return hook
+        given = option(("--port",), commands)
+        port = int(given) if given.isdecimal() else protocol.port
+        if _has_route(f"http://127.0.0.1:{port}{protocol.offer.route}"):
+            return f"{protocol.sleep}:{port}"
     return ""
 
 

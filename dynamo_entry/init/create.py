@@ -7,7 +7,7 @@ import time
 
 from dynamo_entry.errors import DumpFailed, EngineEnded
 from dynamo_entry.init import engine, signals, tree
-from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
+from dynamo_entry.init.loop import Ended, Event, Said, Signalled, Silent
 from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
@@ -216,12 +216,9 @@ class _Creation:
         self._supervisor.loop.listen(worker.events)
         worker.tell(EngineIs(self._supervisor.engine_pid))
         while not isinstance(event := self._supervisor.loop.next(worker.deadline), Silent):
-            if isinstance(event, Signalled):
-                self._held.append(event.number)
-            elif isinstance(event, Said):
+            self._note(event)
+            if isinstance(event, Said):
                 worker.heard(event.message)
-            elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
-                self._engine_code = event.code
             elif isinstance(event, Ended) and event.pid == worker.pid:
                 break
         worker.kill()
@@ -269,11 +266,15 @@ class _Creation:
     def _take_event(self, deadline: float) -> bool:
         """Whether anything happened by then."""
         event = self._supervisor.loop.next(deadline)
+        self._note(event)
+        return not isinstance(event, Silent)
+
+    def _note(self, event: Event) -> None:
+        """Once the worker has ended: signals are for whoever goes on, and the engine may end yet."""
         if isinstance(event, Signalled):
             self._held.append(event.number)
         elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
             self._engine_code = event.code
-        return not isinstance(event, Silent)
 
     def _go_on(self) -> int:
         """Serve on with the engine that is there, or start it where the creation ended before that."""

@@ -306,29 +306,30 @@ class _Creation:
         self._channel.limit(self._settings.dump_timeout)
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
             processes = proc.tree(self._pid)
+            pids = [process.pid for process in processes]
             dump_checks.check(processes, self._prepared.have.effective)
-            deleted.check(process.pid for process in processes)
+            deleted.check(pids)
             sharing.check(processes)
             ipc.check(self._prepared.objects, ipc.there())
             diag.check(processes)
             self._give_back_memlock()
-            self._warn_of_secrets([process.pid for process in processes])
+            self._warn_of_secrets(pids)
             if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):
                 self._channel.log.warning(
                     "restores will need these files unchanged", paths=bound,
                     hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
                 )  # fmt: skip
-            if lost := forgotten.find(process.pid for process in processes):
+            if lost := forgotten.find(pids):
                 self._channel.log.warning(
                     "restores will not bring these back", things=lost, hint=forgotten.REMEDY
                 )
             kept = self._check_connections(processes)
-            found = hints.find(processes, self._prepared.roots, manifest_head.container_stdio(self._pids()))
+            stdio = manifest_head.container_stdio(pids)
+            found = hints.find(processes, self._prepared.roots, stdio)
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
-            frozen = Frozen(
-                self._head(proc.tree(self._pid), gpu, kept), found._replace(keeps_connections=kept["kept"])
-            )
+            head = self._head(proc.tree(self._pid), stdio, gpu, kept)
+            frozen = Frozen(head, found._replace(keeps_connections=kept["kept"]))
             return self._dump_and_publish(writer, sink, frozen)
 
     def _give_back_memlock(self) -> None:
@@ -400,15 +401,18 @@ class _Creation:
             return {}
         return {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
 
-    def _head(self, processes: list[Any], gpu: dict[str, Any], tcp: dict[str, Any]) -> Head:
-        mapped = proc.mapped_files(process.pid for process in processes)
+    def _head(
+        self, processes: list[Any], stdio: dict[str, str], gpu: dict[str, Any], tcp: dict[str, Any]
+    ) -> Head:
+        pids = [process.pid for process in processes]
+        mapped = proc.mapped_files(pids)
         return Head(
             hash=self._settings.hash,
             created_at=timestamp(),
             argv=processes[0].cmdline() if processes else [],
             host=host_facts(self._prepared.criu_version),
             processes=manifest_head.summary(processes),
-            stdio=manifest_head.container_stdio(self._pids()),
+            stdio=stdio,
             root_pid=self._pid,
             volume_files=manifest_head.volume_files(processes, mapped, self._prepared.roots),
             gpu=gpu,
@@ -416,8 +420,8 @@ class _Creation:
             facts={
                 "packages": image.packages(mapped),
                 "connections": tcp,
-                "executable": noexec.directories(process.pid for process in processes),
-                "socket_options": socket_options.record(process.pid for process in processes),
+                "executable": noexec.directories(pids),
+                "socket_options": socket_options.record(pids),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
                 **(self._handshake.facts(self._release) if self._handshake else {}),

@@ -58,10 +58,11 @@ def container_stdio(pids: Sequence[int]) -> dict[str, str]:
     An engine that a shell sent elsewhere keeps what it has. A pipe counts where any of its processes has it.
     """
     found = {}
+    held = {link for pid in pids for link in proc.descriptors(pid).values() if link.startswith("pipe:")}
     for number in (1, 2):
         try:
             ours, link = os.fstat(number), os.readlink(f"/proc/self/fd/{number}")
-            if link.startswith("pipe:") and any(link in proc.descriptors(pid).values() for pid in pids):
+            if link in held:
                 found[str(number)] = link
             elif pids and _identity(ours) == _identity(os.stat(f"/proc/{pids[0]}/fd/{number}")):
                 found[str(number)] = os.readlink(f"/proc/{pids[0]}/fd/{number}")

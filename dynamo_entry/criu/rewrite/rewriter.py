@@ -93,7 +93,7 @@ class Rewriter:
         return files.watched(self._files.messages)
 
     def locks(self) -> list[files.Lock]:
-        """See ``locks.locks``."""
+        """See ``files.locks``."""
         if "filelocks.img" not in self._source.names:
             return []
         entries = images.locks(self._source.read("filelocks.img")).messages

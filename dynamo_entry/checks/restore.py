@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
@@ -96,6 +96,11 @@ def admit(
         os.geteuid(), {os.getegid(), *os.getgroups()}, may_give_away=capabilities.CHOWN in have.effective
     )
     return Admitted(rewriter, changes, logs, offsets, have.may_write, keeps_connections)
+
+
+def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str]) -> Land:
+    """Mounts whose files travelled at creation do so here; what the launcher writes itself (``scratch``) is not the engine's."""
+    return Land.here((*capture_paths, *archive.manifest.head.facts.get("delta_bytes", {})), scratch)
 
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:

@@ -7,35 +7,28 @@ from typing import Annotated
 
 import typer
 
-from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.ctl.options import (
-    CaFile,
-    CredentialsDir,
-    KeyFile,
-    Location,
-    StorageOptions,
-    VerifyKeyFile,
-    open_store,
-)
+from dynamo_entry.archive import Archive
+from dynamo_entry.ctl import options
 from dynamo_entry.errors import UsageError
 
 
 def command(
-    location: Location,
+    location: options.Location,
     directory: Annotated[str, typer.Argument(help="a new or empty directory")],
     *,
-    key_file: KeyFile = "",
-    verify_key_file: VerifyKeyFile = "",
-    ca_file: CaFile = "",
-    credentials_dir: CredentialsDir = "",
-    storage_options: StorageOptions = "",
+    key_file: options.KeyFile = "",
+    verify_key_file: options.VerifyKeyFile = "",
+    ca_file: options.CaFile = "",
+    credentials_dir: options.CredentialsDir = "",
+    storage_options: options.StorageOptions = "",
 ) -> None:
     """Write the streams of an archive as files: criu/ suits crit and `criu restore -D`, rootfs/ holds the delta."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     if os.listdir(directory):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
-    store = open_store(location, ca_file, credentials_dir, storage_options)
-    with Archive.open(store, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive:
+    with options.open_archive(
+        location, keys=(key_file, verify_key_file), reach=(ca_file, credentials_dir, storage_options)
+    ) as archive:
         for name in archive.names():
             _write(archive, name, os.path.join(directory, name))
         print(f"{len(archive.names())} files in {directory}")

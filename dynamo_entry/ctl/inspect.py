@@ -11,35 +11,27 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.ctl.options import (
-    CaFile,
-    CredentialsDir,
-    KeyFile,
-    Location,
-    StorageOptions,
-    VerifyKeyFile,
-    open_store,
-)
+from dynamo_entry.ctl import options
 from dynamo_entry.cuda import facts as facts_cuda
 
 
 def command(
-    location: Location,
+    location: options.Location,
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="the whole manifest, without the chunk tables")
     ] = False,
     streams: Annotated[bool, typer.Option("--streams", help="list every stream")] = False,
-    key_file: KeyFile = "",
-    verify_key_file: VerifyKeyFile = "",
-    ca_file: CaFile = "",
-    credentials_dir: CredentialsDir = "",
-    storage_options: StorageOptions = "",
+    key_file: options.KeyFile = "",
+    verify_key_file: options.VerifyKeyFile = "",
+    ca_file: options.CaFile = "",
+    credentials_dir: options.CredentialsDir = "",
+    storage_options: options.StorageOptions = "",
 ) -> None:
     """Show what an archive holds: identity, engine, host, sizes."""
-    store = open_store(location, ca_file, credentials_dir, storage_options)
-    with Archive.open(store, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive:
+    with options.open_archive(
+        location, keys=(key_file, verify_key_file), reach=(ca_file, credentials_dir, storage_options)
+    ) as archive:
         head = msgspec.to_builtins(archive.manifest.head)
         sizes = {name: archive.size_of(name) for name in archive.names()}
     facts = {"location": archive.location, "digest": archive.digest, "size_bytes": archive.size, **head}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dynamo_entry import stores
+from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.settings import PREFIX, VARIABLES
 from dynamo_entry.storage import Store
 
@@ -22,6 +23,17 @@ VerifyKeyFile = Annotated[str, _option("VERIFY_KEY_FILE")]
 CaFile = Annotated[str, _option("CA_FILE")]
 CredentialsDir = Annotated[str, _option("CREDENTIALS_DIR")]
 StorageOptions = Annotated[str, _option("STORAGE_OPTIONS")]
+
+
+def open_archive(
+    location: str, *, keys: tuple[str, str], reach: tuple[str, str, str], expected_hash: str = ""
+) -> Archive:
+    """``keys`` are KeyFile and VerifyKeyFile, ``reach`` what ``open_store`` takes. Raises what ``Archive.open`` does."""
+    key_file, verify_key_file = keys
+    return Archive.open(
+        open_store(location, *reach), expected_hash=expected_hash,
+        key=read_keys(key_file, verify_key_file=verify_key_file),
+    )  # fmt: skip
 
 
 def open_store(location: str, ca_file: str, credentials_dir: str, storage_options: str) -> Store:

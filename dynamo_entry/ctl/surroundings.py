@@ -13,7 +13,6 @@ from dynamo_entry.criu import images, options, process
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
-from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -117,10 +116,9 @@ class _Notes(list[str]):
 def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:
     """Ask what a restore asks before it fetches data. Raises Incompatible, Corrupt."""
     notes = _Notes()
-    captured = (*settings.capture_paths, *archive.manifest.head.facts.get("delta_bytes", {}))
     restore.admit(
         archive, Images(archive), privileges.read(), criu_version,
-        land=Land.here(captured, (work_directory(settings), settings.state_dir)),
+        land=restore.land(archive, settings.capture_paths, (work_directory(settings), settings.state_dir)),
         reopened=settings.reopen_paths, policy=settings.engine_connections, log=notes,
     )  # fmt: skip
     return "; ".join(dict.fromkeys(notes))

@@ -10,34 +10,27 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.ctl.options import (
-    CaFile,
-    CredentialsDir,
-    KeyFile,
-    Location,
-    StorageOptions,
-    VerifyKeyFile,
-    open_store,
-)
+from dynamo_entry.ctl import options
 
 
 def command(
-    location: Location,
+    location: options.Location,
     *,
     expected_hash: Annotated[
         str, typer.Option("--hash", help="also refuse an archive of another identity hash")
     ] = "",
-    key_file: KeyFile = "",
-    verify_key_file: VerifyKeyFile = "",
-    ca_file: CaFile = "",
-    credentials_dir: CredentialsDir = "",
-    storage_options: StorageOptions = "",
+    key_file: options.KeyFile = "",
+    verify_key_file: options.VerifyKeyFile = "",
+    ca_file: options.CaFile = "",
+    credentials_dir: options.CredentialsDir = "",
+    storage_options: options.StorageOptions = "",
 ) -> None:
     """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
-    store = open_store(location, ca_file, credentials_dir, storage_options)
     with (
-        Archive.open(store, expected_hash=expected_hash, key=read_keys(key_file, verify_key_file=verify_key_file)) as archive,
+        options.open_archive(
+            location, keys=(key_file, verify_key_file), reach=(ca_file, credentials_dir, storage_options),
+            expected_hash=expected_hash,
+        ) as archive,
         Progress(
             BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
             console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,

@@ -14,7 +14,7 @@ from dynamo_entry import cuda
 from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
-from dynamo_entry.checks.restore import Admitted, admit
+from dynamo_entry.checks.restore import Admitted, admit, land
 from dynamo_entry.criu import images, process
 from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
@@ -22,7 +22,6 @@ from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
-from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -75,7 +74,11 @@ def run(settings: Settings, channel: Channel) -> Result:
                 archived,
                 have,
                 version,
-                land=_land(settings, archive),
+                land=land(
+                    archive,
+                    settings.capture_paths,
+                    (work_directory(settings), settings.state_dir, context.directory()),
+                ),
                 policy=settings.engine_connections,
                 reopened=settings.reopen_paths,
                 log=channel.log,
@@ -93,12 +96,6 @@ def run(settings: Settings, channel: Channel) -> Result:
             with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
                 restoration.settle(pid)
     return restoration.result(pid)
-
-
-def _land(settings: Settings, archive: Archive) -> Land:
-    """Mounts whose files travelled at creation do so here; what the launcher writes itself is not the engine's."""
-    captured = (*settings.capture_paths, *archive.manifest.head.facts.get("delta_bytes", {}))
-    return Land.here(captured, (work_directory(settings), settings.state_dir, context.directory()))
 
 
 def _sources(channel: Channel) -> list[str]:

@@ -58,8 +58,7 @@ def with_signing(wiring: Wiring, config: Config) -> Wiring:
     if not config.storage.sign_key_secret_ref:
         return wiring
     secret = _secret(config.storage.sign_key_secret_ref)
-    return wiring._replace(
-        env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_SIGN_KEY_FILE", "value": _SIGN_KEY_PATH}),
+    return _with_variable(wiring, "SIGN_KEY_FILE", _SIGN_KEY_PATH)._replace(
         volumes=(*wiring.volumes, {"name": "checkpoint-sign-key"} | secret),
         mounts=(
             *wiring.mounts,
@@ -72,12 +71,16 @@ def with_digest(wiring: Wiring, digest: str) -> Wiring:
     """That archive and no other, whatever is put in its place. A pod must not fail for a status that is damaged."""
     if not _DIGEST.fullmatch(digest):
         return wiring
-    return wiring._replace(env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_DIGEST", "value": digest}))
+    return _with_variable(wiring, "DIGEST", digest)
 
 
 def with_wait(wiring: Wiring, seconds: str) -> Wiring:
     """An archive that is not there yet is waited for."""
-    return wiring._replace(env=(*wiring.env, {"name": "DYNAMO_CHECKPOINT_WAIT", "value": seconds}))
+    return _with_variable(wiring, "WAIT", seconds)
+
+
+def _with_variable(wiring: Wiring, name: str, value: str) -> Wiring:
+    return wiring._replace(env=(*wiring.env, {"name": f"DYNAMO_CHECKPOINT_{name}", "value": value}))
 
 
 def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:

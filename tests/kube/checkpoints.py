@@ -6,6 +6,9 @@ Everything else is real.
 
 import json
 import time
+from contextlib import contextmanager
+
+import yaml
 
 import images
 
@@ -39,6 +42,18 @@ def checkpoint(name, script=PUBLISHES, *, model=None, job=None, container=None, 
             "job": {"podTemplateSpec": template, "backoffLimit": 0} | (job or {}),
         } | spec,
     }  # fmt: skip
+
+
+@contextmanager
+def installed(cluster, helm_install, namespace, values):
+    """The operator, with these values and a claim, in a namespace of its own: a World."""
+    cluster.kubectl("create", "namespace", namespace)
+    cluster.apply(claim(), namespace=namespace)
+    helm_install(cluster, namespace, yaml.safe_dump(values))
+    yield World(cluster, namespace)
+    logs = cluster.run("kubectl", "logs", "deployment/dynamo-entry-operator", "-n", namespace, check=False)
+    print(logs.stdout)  # shown on failure
+    cluster.run("helm", "uninstall", "dynamo-entry", "-n", namespace)
 
 
 class World:

@@ -3,10 +3,9 @@
 import time
 
 import pytest
-import yaml
 
 import images
-from checkpoints import World, checkpoint, claim
+from checkpoints import checkpoint, installed
 
 NAMESPACE = "kubelet-tests"
 
@@ -21,13 +20,8 @@ GREEDY = "import time; held = []\nwhile True: held.append(bytes(b'x' * (1 << 20)
 
 @pytest.fixture(scope="module")
 def world(cluster, node, helm_install):
-    cluster.kubectl("create", "namespace", NAMESPACE)
-    cluster.apply(claim(), namespace=NAMESPACE)
-    helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))
-    yield World(cluster, NAMESPACE)
-    logs = cluster.run("kubectl", "logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE, check=False)
-    print(logs.stdout)  # shown on failure
-    cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
+    with installed(cluster, helm_install, NAMESPACE, VALUES) as world:
+        yield world
 
 
 def made(name, *command, job=None, **container):

@@ -8,7 +8,7 @@ import yaml
 
 import images
 import operators
-from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim, says
+from checkpoints import LAUNCHER, PUBLISHES, checkpoint, claim, installed, says
 from dynamo_entry.kube.identity import identity_hash
 
 NAMESPACE = "operator-tests"
@@ -21,13 +21,8 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def world(cluster, node, helm_install):
-    cluster.kubectl("create", "namespace", NAMESPACE)
-    cluster.apply(claim(), namespace=NAMESPACE)
-    helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))
-    yield World(cluster, NAMESPACE)
-    logs = cluster.run("kubectl", "logs", "deployment/dynamo-entry-operator", "-n", NAMESPACE, check=False)
-    print(logs.stdout)  # shown on failure
-    cluster.run("helm", "uninstall", "dynamo-entry", "-n", NAMESPACE)
+    with installed(cluster, helm_install, NAMESPACE, VALUES) as world:
+        yield world
 
 
 @pytest.mark.parametrize(

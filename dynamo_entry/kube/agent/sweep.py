@@ -60,7 +60,10 @@ class Sweeper:
         self.missing: set[str] = set()
 
     def sweep(self, named: list[Named], namespaces: Iterable[str] = ()) -> None:
-        """One pass over the storage, with the parts of those namespaces and of all that there ever were. What a store cannot or will not do is logged, and the rest goes on."""
+        """One pass over the storage, with the parts of those namespaces and of all that there ever were.
+
+        What a store cannot or will not do is logged, and the rest goes on.
+        """
         self._places |= {settings.place(self._settings, one) for one in namespaces}
         for step in (self._leftovers, self._missing, self._orphans):
             try:

@@ -85,6 +85,12 @@ class _Found(NamedTuple):
     container: str = ""
     waits: bool = False
 
+    @property
+    def job(self) -> Object:
+        """What the checkpoint's creation is asked to do."""
+        spec: Object = (self.checkpoint or {}).get("spec") or {}
+        return spec.get("job") or {}
+
 
 def _wanted(config: Config, pod: Object, namespace: str, known: Known) -> _Found:
     """Raises Unfit."""
@@ -118,14 +124,7 @@ def _named(checkpoint: Object | None) -> _Found:
 
 def _patience(found: _Found) -> str:
     """How long a pod waits for an archive that its service wants to wait for: as long as the creation may take."""
-    job = (found.checkpoint or {"spec": {}})["spec"].get("job") or {}
-    return str(job.get("activeDeadlineSeconds", 3600)) if found.waits else ""
-
-
-def _shared_memory(found: _Found) -> Object:
-    """What the creation has, so that the archive fits."""
-    job: Object = (found.checkpoint or {"spec": {}})["spec"].get("job") or {}
-    return job.get("sharedMemory") or {}
+    return str(found.job.get("activeDeadlineSeconds", 3600)) if found.waits else ""
 
 
 def _is_storage_usable(status: Object) -> bool:
@@ -156,7 +155,8 @@ def _injected(
     )
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
-    volumes, new = podspec.with_shared_memory(volumes, new, _shared_memory(found))
+    # As much as the creation has, so that the archive fits.
+    volumes, new = podspec.with_shared_memory(volumes, new, found.job.get("sharedMemory") or {})
     if is_ready:
         new |= {probe: _faster(new[probe]) for probe in _PROBES if probe in new}
     marks = {

@@ -101,7 +101,7 @@ PROTOCOLS = (
 
 
 def find(hook: str) -> Call | None:
-    """What ``NAME`` or ``NAME:PORT`` means; None for what is no name of these."""
+    """The call that ``NAME`` or ``NAME:PORT`` stands for; None for an unknown name."""
     name, _, port = hook.partition(":")
     if port and not port.isdecimal():
         return None

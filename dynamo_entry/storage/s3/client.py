@@ -203,7 +203,7 @@ class _Made:
 
 
 def bad_answer(name: str, operation: str, error: Exception) -> StorageError:
-    """The error that an answer means which makes no sense."""
+    """The error for a response that cannot be parsed."""
     return StorageError(
         f"{name}: {operation} was answered with something else: {error}",
         hint="is it an S3 server, or is there a proxy before it that answers for it?", reason="BadAnswer",

@@ -19,7 +19,7 @@ _HINT = "use s3://bucket/prefix/<hash>.tar or s3://host[:port]/bucket/prefix/<ha
 
 
 class Location(NamedTuple):
-    """One object. ``endpoint`` is a URL, which may have a path; empty for AWS itself, and for what botocore is told."""
+    """One object. ``endpoint`` is a URL, with or without a path; empty: botocore resolves it, by default to AWS."""
 
     endpoint: str
     bucket: str

@@ -1,10 +1,12 @@
 """Locations that only fsspec knows keep the contract of every store: here those that need no server."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import uuid
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -15,6 +17,7 @@ from dynamo_entry.errors import NotFound, SettingsError, StorageDenied, StorageE
 from dynamo_entry.settings import PREFIX, Settings, from_environment
 from dynamo_entry.storage import Access, Leftover, Retry, open_store
 from dynamo_entry.storage.fsspec import failures, filesystems
+from dynamo_entry.storage.fsspec.writers import ObjectWriter
 from dynamo_entry.stores import open_store as open_with_settings
 
 RETRY = Retry(limit_s=1, stall_s=0.3)
@@ -247,3 +250,35 @@ def test_a_volume_imports_none_of_it(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert Settings().storage_options == {}
+
+
+class UploadOfALibrary:
+    """Publishes when it is collected, as files of fsspec do."""
+
+    closed = False
+
+    def __init__(self, published):
+        self._published = published
+        self._data = b""
+
+    def write(self, data):
+        self._data += data
+
+    def discard(self):
+        self._data = b""
+
+    def __del__(self):
+        if not self.closed:
+            self._published.append(self._data)
+
+
+def test_an_upload_that_nobody_ends_is_not_published():
+    """A creator may lose it on the way; the library's finalizer would complete it."""
+    published = []
+    fs = SimpleNamespace(open=lambda *_, **__: UploadOfALibrary(published))
+    store = SimpleNamespace(location="gs://bucket/archive.tar")
+    writer = ObjectWriter(store, fs, "bucket/archive.tar", replace=False, block=1 << 20)
+    writer.append(b"half")
+    del writer
+    gc.collect()
+    assert published == []

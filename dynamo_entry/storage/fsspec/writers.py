@@ -22,6 +22,7 @@ class _FileWriter(Writer):
     """What is written goes into ``file``, a file of the library's. ``operation``: what messages call that."""
 
     operation: str
+    _file: Any = None
 
     def __init__(self, store: Store, file: Any, *, replace: bool) -> None:
         self._store = store
@@ -60,6 +61,10 @@ class ObjectWriter(_FileWriter):
     def __init__(self, store: Store, fs: Any, path: str, *, replace: bool, block: int) -> None:
         super().__init__(store, fs.open(path, "wb" if replace else "xb", block_size=block), replace=replace)
 
+    def __del__(self) -> None:
+        # The library's own finalizer would complete an upload that nobody has ended.
+        self.abort()
+
     def _publish(self) -> None:
         try:
             with translated(f"{self._store.location}: complete the upload", is_write=True):
@@ -72,7 +77,7 @@ class ObjectWriter(_FileWriter):
     def _drop(self, file: Any) -> None:
         with suppress(Exception):  # what cannot be given up expires
             file.discard()
-        file.closed = True  # or its finalizer would complete the upload
+        file.closed = True  # its finalizer goes by that
 
     def _say_if_taken(self) -> None:
         """Stores refuse a second creator in different words; that an object is there is the same everywhere."""

@@ -6,16 +6,15 @@ import base64
 import hashlib
 import json
 import re
-import threading
 import uuid
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
-from servers.between import Quiet
+from servers.answering import Answering
 
 
-class Registry:
+class Registry(Answering):
     """``challenges(action)``: what a request without a token is answered with; ``quirk(method, path, body)``: an answer."""
 
     def __init__(self) -> None:
@@ -26,48 +25,25 @@ class Registry:
         #: who may do what; "" is anybody
         self.rights = {"writer": {"pull", "push"}, "reader": {"pull"}, "": {"pull"}}
         self.takes_posts = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                self.content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                outer.seen.append((self.command, self.path, self.headers.get("Authorization", "")))
-                status, body, *headers = outer.quirk(self.command, self.path, self.content) or outer.reply(
-                    self
-                )
-                self.send_response_only(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self._server = Quiet(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
+        super().__init__()
         self.realm = f"http://127.0.0.1:{self.port}/token"
         self.challenges: Callable[[str], list[str]] = lambda action: [self.bearer(action)]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple:
+        self.seen.append((request.command, request.path, request.headers.get("Authorization", "")))
+        status, document, *headers = self.quirk(request.command, request.path, body) or self.reply(
+            request, body
+        )
+        return status, document, headers
 
     def bearer(self, action: str) -> str:
         return f'Bearer realm="{self.realm}",service="here",scope="repository:models:{action}"'
 
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def reply(self, request: BaseHTTPRequestHandler) -> tuple:
+    def reply(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple:
         parts = urlsplit(request.path)
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         if parts.path == "/token":
-            return self._token(request, parse_qs(parts.query), given)
+            return self._token(request, body, parse_qs(parts.query), given)
         action = "pull" if request.command in ("GET", "HEAD") else "pull,push"
         user = _user(given) if kind == "Basic" else given
         if not kind or not {*action.split(",")} <= self.rights.get(user.partition("/")[0], set()):
@@ -77,13 +53,13 @@ class Registry:
                 *(("WWW-Authenticate", text) for text in self.challenges(action)),
             )
         place = re.fullmatch(r"/v2/models/(blobs|manifests)/(.*)", parts.path)
-        return self._content(request, place[1], place[2], parse_qs(parts.query))
+        return self._content(request, body, place[1], place[2], parse_qs(parts.query))
 
-    def _token(self, request: BaseHTTPRequestHandler, query: dict, given: str) -> tuple:
+    def _token(self, request: BaseHTTPRequestHandler, body: bytes, query: dict, given: str) -> tuple:
         if request.command == "POST" and not self.takes_posts:
             return 405, b""
         if request.command == "POST":
-            query = parse_qs(request.content.decode())
+            query = parse_qs(body.decode())
             user = query["refresh_token"][0]
         else:
             user = _user(given) if given else ""
@@ -92,16 +68,18 @@ class Registry:
             return 403, error("DENIED")
         return 200, json.dumps({"token": f"{user}/token"}).encode()
 
-    def _content(self, request: BaseHTTPRequestHandler, kind: str, name: str, query: dict) -> tuple:
+    def _content(
+        self, request: BaseHTTPRequestHandler, body: bytes, kind: str, name: str, query: dict
+    ) -> tuple:
         if name.startswith("uploads/"):
             if request.command == "PUT":
-                self.blobs[query["digest"][0]] = request.content
+                self.blobs[query["digest"][0]] = body
                 return 201, b""
             status = {"POST": 202, "PATCH": 202, "DELETE": 204}[request.command]
             return status, b"", ("Location", f"/v2/models/blobs/uploads/{uuid.uuid4().hex}")
         held = self.blobs if kind == "blobs" else self.manifests
         if request.command == "PUT":
-            held[name] = held[f"sha256:{hashlib.sha256(request.content).hexdigest()}"] = request.content
+            held[name] = held[f"sha256:{hashlib.sha256(body).hexdigest()}"] = body
             return 201, b""
         if name not in held:
             return 404, error("BLOB_UNKNOWN" if kind == "blobs" else "MANIFEST_UNKNOWN")

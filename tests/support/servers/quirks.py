@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from servers.between import Quiet
+from servers.answering import Answering
 
 
 class Request(NamedTuple):
@@ -48,7 +47,7 @@ def error(status: int, code: str, message: str = "") -> Answer:
     return status, f"<Error><Code>{code}</Code><Message>{message or code}</Message></Error>".encode()
 
 
-class Bucket:
+class Bucket(Answering):
     """One bucket; ``seen`` are the requests, ``objects`` what is published by path."""
 
     def __init__(self, quirk: Callable[[Bucket, Request], Answer | None] = lambda *_: None) -> None:
@@ -57,44 +56,18 @@ class Bucket:
         self.uploads: dict[str, tuple[dict[int, bytes], dict[str, str]]] = {}
         self.seen: list[Request] = []
         self.quirk = quirk
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                parts = urlsplit(self.path)
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                request = Request(
-                    self.command, self.headers["Host"], unquote(parts.path),
-                    parse_qs(parts.query, keep_blank_values=True), self.headers, body,
-                )  # fmt: skip
-                outer.seen.append(request)
-                status, document, headers = (*(outer.quirk(outer, request) or outer.reply(request)), {})[:3]
-                self.send_response_only(status)
-                for name, value in {
-                    "Date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
-                    **headers,
-                }.items():
-                    self.send_header(name, value)
-                if "Content-Length" not in headers:
-                    self.send_header("Content-Length", str(len(document)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(document)
-
-            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self._server = Quiet(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple:
+        parts = urlsplit(request.path)
+        asked = Request(
+            request.command, request.headers["Host"], unquote(parts.path),
+            parse_qs(parts.query, keep_blank_values=True), request.headers, body,
+        )  # fmt: skip
+        self.seen.append(asked)
+        status, document, headers = (*(self.quirk(self, asked) or self.reply(asked)), {})[:3]
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        return status, document, {"Date": date, **headers}.items()
 
     def reply(self, request: Request) -> tuple:
         """As any server does."""

@@ -6,8 +6,8 @@ import yaml
 
 import archives
 import images
+from charts import umbrella
 from dynamo_entry.kube.identity import identity_hash
-from test_chart import umbrella
 
 CLAIM = "checkpoint-storage"
 IDENTITY = {"model": "m", "framework": "vllm"}

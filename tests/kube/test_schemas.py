@@ -8,11 +8,11 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
+from charts import GCS, GUIDE, OCI, S3, render
 from dynamo_entry.kube import config
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.webhook.admission import Known, mutate
-from test_chart import GCS, GUIDE, OCI, S3, render
 
 VERSIONS = sorted(set(utils.all_versions()), key=lambda text: int(text.split(".")[1]))
 

@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from registries import new_location, registries, registry  # noqa: F401
+from registries import archived, new_location, registries, registry  # noqa: F401
 from servers.s3 import ACCESS_KEY, SECRET_KEY
-from test_oci import archived
 
 SETTINGS = ("DOCKER_CONFIG", "SSL_CERT_FILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 

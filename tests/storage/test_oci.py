@@ -11,12 +11,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from registries import RETRY, any_registry, log_in_also_at, logged_in, new_location, registries, registry  # noqa: F401
+from registries import (  # noqa: F401
+    RETRY,
+    any_registry,
+    archived,
+    log_in_also_at,
+    logged_in,
+    new_location,
+    registries,
+    registry,
+)
 from servers.between import Between, once
 from servers.registry import PASSWORD, USER
 from servers.wire import Wire
 
-from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head
+from dynamo_entry.archive import Archive
 from dynamo_entry.errors import (
     AlreadyExists,
     Corrupt,
@@ -166,19 +175,6 @@ def oras(server, directory, call):
         env={**os.environ, "REQUESTS_CA_BUNDLE": str(server.certificate.ca)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-
-
-def archived(location):
-    """A real archive at the location, as a creation makes it."""
-    sink = store_at(location).open_writer()
-    archive = ArchiveWriter(sink, compression=Compression.parse("none"), threads=2)
-    stream = archive.stream("criu/pages-1.img")
-    stream.write(os.urandom(40 * MIB))
-    stream.close()
-    finished = archive.finish(Head(hash="d936422b4f953f99", created_at="2026-01-02T03:04:05Z"))
-    sink.describe(finished.document, {"io.dynamo-entry.checkpoint.hash": "d936422b4f953f99"})
-    sink.commit()
-    return finished
 
 
 def test_other_tools_can_pull_and_copy_it(registry, tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from servers.registry import Registry
 
-from dynamo_entry.storage import Retry
+from dynamo_entry.archive import ArchiveWriter, Compression, Head
+from dynamo_entry.storage import Retry, open_store
 
 RETRY = Retry(limit_s=8, stall_s=2)
 
@@ -57,3 +58,17 @@ def log_in_also_at(name, server):
 
 def new_location(server, tag="d936422b4f953f99"):
     return f"oci://{server.name}/test/{uuid.uuid4().hex[:12]}:{tag}"
+
+
+def archived(location):
+    """A real archive at the location, as a creation makes it."""
+    with open_store(location, RETRY) as store:
+        sink = store.open_writer()
+        archive = ArchiveWriter(sink, compression=Compression.parse("none"), threads=2)
+        stream = archive.stream("criu/pages-1.img")
+        stream.write(os.urandom(40 << 20))
+        stream.close()
+        finished = archive.finish(Head(hash="d936422b4f953f99", created_at="2026-01-02T03:04:05Z"))
+        sink.describe(finished.document, {"io.dynamo-entry.checkpoint.hash": "d936422b4f953f99"})
+        sink.commit()
+    return finished

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "dynamo_entry"
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "dynamo_entry"
 
 
 def room(parts):
     """The folder of a module below the package, or the module itself where it is at the top."""
     return parts[0] if (PACKAGE / parts[0]).is_dir() else f"{parts[0]}.py"
+
+
+def modules(path):
+    """What a file names in its imports, dotted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
 
 
 def imported(path):
@@ -31,3 +41,16 @@ def test_no_folder_imports_one_that_imports_it():
         list(TopologicalSorter(graph).static_order())
     except CycleError as cycle:
         pytest.fail(" imports ".join(reversed(cycle.args[1])))
+
+
+def test_no_test_module_is_imported():
+    """What tests share is in modules of its own; scripts do not import tests."""
+    files = [*(ROOT / "tests").rglob("*.py"), *PACKAGE.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    assert files
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        for name in modules(path)
+        if name.split(".")[-1].startswith("test_")
+    ]
+    assert not found

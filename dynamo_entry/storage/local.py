@@ -6,13 +6,14 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import unquote
 
 from dynamo_entry.errors import NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
-from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, remove_if_stale
+from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, partial_name, remove_if_stale
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
 #: Below, copying is cheaper than mapping.
@@ -69,6 +70,18 @@ class LocalStore(Store):
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> LocalWriter:  # noqa: ARG002
         return LocalWriter(self._directory, self._name, replace=replace)
+
+    def check_writable(self) -> None:
+        """What publishing takes is tried with a small file: file systems on top of buckets know no rename(2)."""
+        name = partial_name("writable")
+        writer = LocalWriter(self._directory, name, replace=False)
+        try:
+            writer.append(b"x")
+            writer.commit()
+        finally:
+            writer.abort()
+        with posix.translated(self.location), suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._directory, name))
 
     def delete(self) -> None:
         with posix.translated(self.location):

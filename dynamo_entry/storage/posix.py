@@ -30,6 +30,9 @@ _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.E
 #: How a file system says that it has no hard links, or no RENAME_NOREPLACE.
 _UNSUPPORTED = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 
+#: How it says that it lacks what publishing cannot do without.
+_LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
 
 def storage_error(error: OSError, path: str) -> StorageError:
     """The error of our hierarchy that an OSError about ``path`` means."""
@@ -44,6 +47,9 @@ def storage_error(error: OSError, path: str) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "enlarge the volume, or free space: dynamo-entryctl prune removes what killed creators left"
         return StorageError(message, hint=hint, reason="DiskFull")
+    if error.errno in _LACKING:
+        hint = "use a volume that knows rename(2) and fsync(2), or the bucket itself as location (s3://…)"
+        return StorageDenied(message, hint=hint, reason="VolumeUnfit")
     if error.errno in _TRANSIENT:
         return StorageUnavailable(message, hint="the volume's server or disk does not answer properly")
     return StorageError(message)

@@ -65,6 +65,8 @@ CREATE_FAULTS = {
     "prepare": {
         "no right to the volume": Fault("StorageDenied", 176, worker("open", ".partial", errno.EACCES)),
         "no inode on the volume": Fault("DiskFull", 175, worker("open", ".partial", errno.ENOSPC)),
+        "a volume without rename": Fault("VolumeUnfit", 176, worker("rename", "/checkpoints", errno.ENOSYS)),
+        "a volume without fsync": Fault("VolumeUnfit", 176, worker("fsync", ".partial", errno.EINVAL)),
         "no scratch directory": Fault(
             "NoWorkDir", 174, worker("mkdir", "/nowhere", errno.EPERM), settings={"WORK_DIR": "/nowhere"}
         ),
@@ -103,7 +105,7 @@ CREATE_FAULTS = {
         ),
     },
     "publish": {
-        "a failing disk": Fault("StorageUnavailable", 175, worker("fsync", ".partial", errno.EIO)),
+        "a failing disk": Fault("StorageUnavailable", 175, worker("fsync", ".partial", errno.EIO, 1)),
         "no right to rename": Fault("StorageDenied", 176, worker("rename", NAME, errno.EPERM)),
         "no inode for the name": Fault("DiskFull", 175, worker("rename", NAME, errno.ENOSPC)),
         "no right to replace": Fault(

@@ -316,6 +316,28 @@ def test_a_read_only_volume(store, monkeypatch):
     assert caught.value.reason == "ReadOnly"
 
 
+@pytest.mark.parametrize(
+    ("calls", "number"),
+    [(("link", "rename"), errno.ENOSYS), (("link", "rename"), errno.EOPNOTSUPP), (("fsync",), errno.EINVAL)],
+)
+def test_a_volume_on_which_nothing_can_be_published(store, path, monkeypatch, calls, number):
+    """A bucket that is mounted: told before the engine starts, and nothing is left."""
+    for call in calls:
+        monkeypatch.setattr(os, call, failing(number, "x"))
+    monkeypatch.setattr(posix, "_libc", object())
+    with pytest.raises(StorageDenied) as caught:
+        store.check_writable()
+    assert caught.value.reason == "VolumeUnfit"
+    assert "s3://" in caught.value.hint
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_volume_that_is_fit_is_left_as_it_was(store, path):
+    publish(store, b"first")
+    store.check_writable()
+    assert os.listdir(os.path.dirname(path)) == ["a.tar"]
+
+
 @pytest.mark.parametrize("missing", [(), ("link",), ("link", "renameat2")])
 def test_publishing_without_hard_links(store, again, path, monkeypatch, missing):
     """Where there are no hard links, and no exclusive rename either, it is still one step and exclusive."""

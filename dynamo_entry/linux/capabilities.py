@@ -43,14 +43,16 @@ def named(numbers: Iterable[int]) -> list[str]:
 def take_effect(wanted: frozenset[int]) -> None:
     """Put capabilities that this thread may have into effect, and let a program that it starts inherit them.
 
-    A file's capabilities are permitted alone, so that it starts where the container has none.
+    A file's capabilities may be permitted alone, so that it starts where the container has none; in effect, they are
+    lost to the programs of a user other than root all the same.
     """
     import ctypes  # noqa: PLC0415 - PID 1 reads capabilities and changes none
 
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     sets = [parse(fields[name]) for name in ("CapEff", "CapPrm", "CapInh")]
-    if wanted <= sets[0] or not wanted <= sets[1]:
+    is_root = fields["Uid"].split()[1] == "0"  # whose programs get what is in the bounding set
+    if (is_root and wanted <= sets[0]) or not wanted <= sets[1]:
         return
     masks = [sum(1 << number for number in found) for found in (sets[0] | wanted, sets[1], sets[2] | wanted)]
     data = (ctypes.c_uint32 * 6)(*(mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in masks))

@@ -112,6 +112,25 @@ def test_capabilities_of_the_launchers_file_take_effect(containers):
     assert "after /nowhere 0000000000000000" in container.stdout, container.output()
 
 
+#: In effect at once, on CRIU as well: by hand, as setcap(8) with +ep does.
+WITH_CAPABILITIES_IN_EFFECT = """
+cp --remove-destination "$(readlink -f /opt/dynamo_entry/bin/python3)" /opt/dynamo_entry/bin/python3
+for program in /opt/dynamo_entry/bin/python3 "$(command -v criu)"; do
+    python3 -c 'import os, struct, sys; os.setxattr(sys.argv[1], "security.capability", struct.pack("<5I", 0x02000001, 1 << 19, 0, 1 << 40 - 32, 0))' "$program"
+done
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--security-opt", "no-new-privileges")], ids=["", "no_new_privs"])
+def test_capabilities_that_the_file_puts_into_effect_reach_criu(containers, more):
+    """Through the shell that starts it, which is a program without any."""
+    engine = Engine(containers, "wait()\ndone(os.geteuid())")
+    engine.command = ("-c", WITH_CAPABILITIES_IN_EFFECT + IN_BOUNDING_SET, "sh", *LAUNCHER, *engine.command)
+    engine.created(options=("--entrypoint", "sh", *more, *CREATE))
+    container = engine.restored(options=("--entrypoint", "sh", *more, *RESTORE))
+    assert "after 1000" in container.stdout, container.output()
+
+
 def test_a_launcher_with_file_capabilities_starts_where_there_are_none(containers):
     container = containers.start(
         "-c", WITH_FILE_CAPABILITIES + "exec setpriv --bounding-set=-sys_ptrace,-checkpoint_restore "

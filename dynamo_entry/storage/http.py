@@ -24,6 +24,7 @@ from dynamo_entry.errors import StorageDenied, StorageError
 from dynamo_entry.storage.answers import ANSWER_BYTES
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import unanswered
+from dynamo_entry.storage.proxies import Proxy, proxy_for
 
 _USER_AGENT = f"dynamo-entry/{__version__}"
 
@@ -139,7 +140,7 @@ class Connections:
         """
         connection: http.client.HTTPConnection | None = None
         try:
-            connection = self._take()
+            connection = self._take(what)
             response = self._send(connection, method, target, headers, body)
             yield Response(what, response)
             if response.length == 0:
@@ -158,7 +159,7 @@ class Connections:
 
         def connect() -> None:
             try:
-                connection = self._new()
+                connection = self._new(self._proxy())
                 connection.connect()
             except (OSError, http.client.HTTPException, StorageError):
                 return
@@ -204,27 +205,36 @@ class Connections:
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         return connection.getresponse()
 
-    def _take(self) -> http.client.HTTPConnection:
+    def _take(self, what: str) -> http.client.HTTPConnection:
         while self._idle:
             connection = self._idle.pop()
             if not _is_readable(connection.sock):
                 return connection
             connection.close()
-        connection = self._new()
-        connection.connect()
+        proxy = self._proxy()
+        connection = self._new(proxy)
+        try:
+            connection.connect()
+        except OSError as error:
+            if proxy is None or isinstance(error, ssl.SSLError):
+                raise
+            raise proxy.failure(what, error) from error
         return connection
 
-    def _new(self) -> http.client.HTTPConnection:
+    def _proxy(self) -> Proxy | None:
         scheme, host, port = self.server
-        proxy = _proxy(self.server)
-        at = (proxy.host, proxy.port) if proxy else (host, port)
+        return proxy_for(host, port, os.environ) if scheme == "https" else None
+
+    def _new(self, proxy: Proxy | None) -> http.client.HTTPConnection:
+        scheme, host, port = self.server
         if scheme == "http":
-            return http.client.HTTPConnection(*at, timeout=self._stall_s)
+            return http.client.HTTPConnection(host, port, timeout=self._stall_s)
         if self._context is None:
             self._context = _trusting(self._ca_file)
+        at = (proxy.host, proxy.port) if proxy else (host, port)
         connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._context)
         if proxy:
-            connection.set_tunnel(host, port)
+            connection.set_tunnel(host, port, proxy.headers)
         return connection
 
     def _keep(self, connection: http.client.HTTPConnection) -> None:
@@ -267,18 +277,6 @@ def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:
     # sendall() would have to be done with everything within one time limit.
     while view:
         view = view[connection.sock.send(view[:_PIECE_BYTES]) :]
-
-
-def _proxy(server: Server) -> Server | None:
-    """The proxy that HTTPS_PROXY and NO_PROXY name for an https server."""
-    if server.scheme != "https" or not (os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")):
-        return None
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - rare, and slow to import
-
-    if proxy_bypass(server.host):
-        return None
-    parts = urlsplit(getproxies()["https"])
-    return Server("http", parts.hostname or "", parts.port or 80)
 
 
 def authorities(ca_file: str) -> ssl.SSLContext:

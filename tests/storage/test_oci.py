@@ -22,7 +22,8 @@ from registries import (  # noqa: F401
     registry,
 )
 from servers.between import Between, once
-from servers.registry import PASSWORD, USER
+from servers.registry import PASSWORD, USER, Registry
+from servers.tunnel import Tunnel
 from servers.wire import Wire
 
 from dynamo_entry.archive import Archive
@@ -175,6 +176,25 @@ def oras(server, directory, call):
         env={**os.environ, "REQUESTS_CA_BUNDLE": str(server.certificate.ca)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_by_a_proxy_that_wants_a_login(registries, monkeypatch, tmp_path):
+    """HTTPS_PROXY with user and password; a name that only the proxy can resolve."""
+    registries("password")  # or why it cannot be had
+    server = Registry(tmp_path / "registry", "DNS:registry.invalid")
+    tunnel = Tunnel(server.port, "me:secret")
+    logged_in(server, monkeypatch, tmp_path)
+    log_in_also_at("registry.invalid", server)
+    monkeypatch.setenv("HTTPS_PROXY", tunnel.url)
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,.svc")
+    location = "oci://registry.invalid/test/engine:d936422b4f953f99"
+    try:
+        publish(location, b"by the proxy")
+        assert bytes(store_at(location).read_range(0, 12)) == b"by the proxy"
+    finally:
+        tunnel.stop()
+        server.stop()
+    assert set(tunnel.seen) == {"registry.invalid:443"}
 
 
 def test_other_tools_can_pull_and_copy_it(registry, tmp_path):

@@ -10,6 +10,9 @@ from dynamo_entry.settings import Settings
 
 _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry", "/dev/shm/dynamo_entry")
 
+#: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
+_LONGEST_PATH = 80
+
 #: How a file is made in a directory that others may write to: a new one, never what a link leads to.
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -21,6 +24,11 @@ def work_directory(settings: Settings) -> str:
     """
     if settings.work_dir:
         found = private_directory(settings.work_dir)
+        if len(os.fsencode(found)) > _LONGEST_PATH:
+            raise CheckpointError(
+                f"the scratch directory {found} has a path of more than {_LONGEST_PATH} bytes: no socket can be made there",
+                hint="set DYNAMO_CHECKPOINT_WORK_DIR to a shorter one", reason="NoWorkDir", retry=False,
+            )  # fmt: skip
     else:
         found = next(filter(is_private, _CANDIDATES), "")
     if found and os.access(found, os.W_OK):

@@ -22,6 +22,18 @@ TERMINATION_LOG = "/dev/termination-log"
 
 _NOTHING: Mapping[str, Any] = {}
 
+#: The kernel takes no longer path (PATH_MAX), and no store a longer name.
+_LONGEST_PATH = 4095
+
+#: With ``.tar`` it is the name of a file (NAME_MAX).
+_LONGEST_HASH = 200
+
+#: How much of a wrong value a message repeats.
+_SHOWN = 200
+
+#: More threads than this are a mistake, and take longer to start than they would save.
+_MOST_THREADS = 1024
+
 
 class Settings(Value):
     """What the operator asked for. Times are seconds; empty strings mean "not set"."""
@@ -106,15 +118,27 @@ def _seconds_or_never(value: str) -> float:
     return _seconds(value) or float("inf")
 
 
-def _count(value: str) -> int:
-    if not value.isdecimal():
-        raise ValueError("expected a whole number, 0 or more")
+def _threads(value: str) -> int:
+    if not value.isdecimal() or len(value) > len(str(_MOST_THREADS)) or int(value) > _MOST_THREADS:
+        raise ValueError(f"expected a whole number from 0 to {_MOST_THREADS}")
     return int(value)
+
+
+def _location(value: str) -> str:
+    if len(value.encode()) > _LONGEST_PATH:
+        raise ValueError(f"expected at most {_LONGEST_PATH} bytes")
+    return value
 
 
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError("expected an absolute path")
+    return _location(value)
+
+
+def _hash(value: str) -> str:
+    if "/" in value or not value.isprintable() or len(value.encode()) > _LONGEST_HASH:
+        raise ValueError(f"expected at most {_LONGEST_HASH} printable characters without a slash")
     return value
 
 
@@ -155,6 +179,8 @@ def _options(value: str) -> Mapping[str, Any]:
         options = json.loads(value)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not usable: too deeply nested") from None
     if not isinstance(options, dict):
         raise ValueError("expected a JSON object")  # noqa: TRY004 - of a text
     return options
@@ -178,9 +204,11 @@ VARIABLES: dict[str, Variable] = {
         "JSON object: arguments of the fsspec library of the store, or of boto3 for new objects; hidden from the engine",
         is_secret=True,
     ),
-    "LOCATION": Variable(_text, "location of the archive: /dir/<hash>.tar, s3://…, oci://…, gs://…, az://…"),
+    "LOCATION": Variable(
+        _location, "location of the archive: /dir/<hash>.tar, s3://…, oci://…, gs://…, az://…"
+    ),
     "PATH": Variable(_absolute, "local path of the archive; for pvc the same as LOCATION"),
-    "HASH": Variable(_text, "identity hash; an archive with another hash is refused"),
+    "HASH": Variable(_hash, "identity hash; an archive with another hash is refused"),
     "SIGNAL_FILE": Variable(
         _absolute, "file that the engine creates when it is ready; selects creation mode"
     ),
@@ -217,7 +245,7 @@ VARIABLES: dict[str, Variable] = {
         "forward signals to the engine alone, or to its process group: for a wrapper that passes none on",
     ),
     "COMPRESSION": Variable(_compression, "auto, none, zstd (level 1) or zstd:LEVEL"),
-    "CONCURRENCY": Variable(_count, "number of worker threads; 0 = the cores that the cgroup allows"),
+    "CONCURRENCY": Variable(_threads, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PRE_DUMP": Variable(
         _text,
         "command or URL called before the freeze, when the engine is ready; or vllm-checkpoint (unset: where vLLM offers it; "
@@ -284,9 +312,9 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
         if not raw:
             continue
         try:
-            values[name.lower()] = variable.parse(raw)
+            values[name.lower()] = variable.parse(_utf8(raw))
         except ValueError as error:
-            mistakes.append(f"{PREFIX}{name}{'' if variable.is_secret else f'={raw!r}'}: {error}")
+            mistakes.append(f"{PREFIX}{name}{'' if variable.is_secret else f'={_shown(raw)}'}: {error}")
     settings = Settings(**values)
     mistakes += contradictions(settings)
     if mistakes:
@@ -294,6 +322,18 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
             "; ".join(mistakes), hint="correct or unset these variables", reason="SettingsInvalid"
         )
     return complete(settings)
+
+
+def _utf8(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected UTF-8") from None
+    return value
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "…")
 
 
 #: The storage type of a scheme. What is not here is left to fsspec, which knows its own schemes.

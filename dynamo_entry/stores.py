@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from dynamo_entry import storage
+from dynamo_entry import mounted, storage
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.settings import PREFIX, Settings, from_environment
 
@@ -46,8 +46,7 @@ def read_credentials(directory: str) -> dict[str, str]:
     try:
         names = os.listdir(directory)
         for name in filter(_VARIABLE.fullmatch, names):
-            with open(os.path.join(directory, name), encoding="utf-8") as file:
-                found[name] = file.read().strip()
+            found[name] = mounted.read(os.path.join(directory, name)).decode().strip()
     except (OSError, ValueError) as error:
         raise StorageDenied(
             f"no credentials can be read from {directory}: {error}",

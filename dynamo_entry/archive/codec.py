@@ -52,6 +52,7 @@ class Compression(NamedTuple):
             return cls(int(level))
         raise SettingsError(
             f"unknown compression {text!r}",
+            reason="SettingsInvalid",
             hint=f"use none, auto, zstd or zstd:LEVEL with a level from {_LEVELS[0]} to {_LEVELS[-1]}, not 0",
         )
 

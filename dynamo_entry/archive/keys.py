@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from dynamo_entry import mounted
 from dynamo_entry.errors import Incompatible, SettingsError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _files(path: str, what: str, hint: str) -> list[tuple[str, bytes]]:
         paths = [path]
         if os.path.isdir(path):
             paths = [f"{path}/{name}" for name in sorted(os.listdir(path)) if not name.startswith(".")]
-        found = [(one, _read(one)) for one in paths if not os.path.isdir(one)]
+        found = [(one, mounted.read(one)) for one in paths if not os.path.isdir(one)]
     except OSError as error:
         raise SettingsError(
             f"{what} file {path}: {error.strerror}", hint=hint, reason="KeyFileInvalid"
@@ -103,11 +104,6 @@ def _files(path: str, what: str, hint: str) -> list[tuple[str, bytes]]:
     if not found:
         raise SettingsError(f"{what} directory {path} is empty", hint=hint, reason="KeyFileInvalid")
     return found
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(1 << 20)
 
 
 def _checked(path: str, key: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
+from dynamo_entry import mounted
 from dynamo_entry.engine import http
 from dynamo_entry.errors import CheckpointError, Corrupt, DumpFailed, RestoreFailed, SettingsError
 
@@ -45,9 +46,8 @@ class Recorded(Struct, frozen=True):
 def load(path: str) -> Canary:
     """The canary of a file. Raises SettingsError."""
     try:
-        with open(path, "rb") as file:
-            canary = msgspec.json.decode(file.read(), type=Canary)
-    except (OSError, msgspec.MsgspecError) as error:
+        canary = msgspec.json.decode(mounted.read(path), type=Canary)
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise SettingsError(
             f"the canary {path} cannot be used: {error}",
             hint='it looks like {"url": "http://127.0.0.1:8000/v1/completions", "body": {…}, "compare": ["choices.0.text"]}',
@@ -106,7 +106,7 @@ def verify(recorded: Recorded) -> None:
 def _fields(canary: Canary, error: type[CheckpointError]) -> dict[str, Any]:
     try:
         answer = _ask(canary)
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, RecursionError) as failure:
         raise error(
             f"the canary got no answer from {canary.url}: {failure}", reason="CanaryUnanswered"
         ) from None

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 
-from dynamo_entry.engine import protocols, sleep
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.engine import http, protocols, sleep
+from dynamo_entry.errors import CheckpointError, SettingsError
 from dynamo_entry.linux import proc
 
 #: What poll(2), which waits for commands and for sockets, can count: 24 days.
 _LONGEST_S = 0x7FFF_FFFF // 1000
 
+#: Of what a command says, this much is repeated.
+_SAID_BYTES = 500
+
+_URLS = ("http://", "https://")
+
 #: The container's own, with the loader's variables, which this process was not given.
 _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
+
+
+def check(name: str, hook: str) -> None:
+    """Raises SettingsError for a URL of which no request can be made."""
+    if hook.startswith(_URLS) and not http.is_valid(hook):
+        raise SettingsError(
+            f"DYNAMO_CHECKPOINT_{name} is not a valid URL",
+            hint="it looks like http://127.0.0.1:8000/path; blanks are written as %20",
+            reason="SettingsInvalid",
+        )
 
 
 def call(
@@ -39,38 +57,69 @@ def call(
             sleep.run(engine, limit_s, commands)
         except (OSError, ValueError) as error:
             raise _failed(f"{name} hook {hook}", str(error)) from None
-    elif hook.startswith(("http://", "https://")):
+    elif hook.startswith(_URLS):
         _post(name, hook, limit_s, context or {})
     else:
         _run(name, hook, limit_s, context or {})
 
 
 def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> None:
-    import urllib.error  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
+    import http.client  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
     import urllib.request  # noqa: PLC0415
 
+    check(name, url)
     body = json.dumps(dict(context)).encode() if context else b""
     headers = {"Content-Type": "application/json"} if context else {}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=limit_s):
             pass
-    except (OSError, urllib.error.HTTPError) as error:
-        raise _failed(f"{name} hook", str(error)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(f"{name} hook", str(error) or type(error).__name__) from None
 
 
 def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) -> None:
     told = {"DYNAMO_ENTRY_CONTEXT": context["path"]} if context else {}
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**_ENVIRONMENT, **told}, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said = _last_words(process, limit_s)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, TimeoutError):
+                raise _failed(f"{name} hook", f"did not end within {limit_s:g} s") from None
+            raise
+    if process.returncode:
+        text = said.decode("utf-8", "replace").strip()
+        raise _failed(f"{name} hook", f"exit code {process.returncode}" + (f": {text}" if text else ""))
+
+
+def _last_words(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
+    """What the shell said at the end. What it left in the background, and holds its output, is not waited for.
+
+    Raises TimeoutError.
+    """
+    assert process.stdout is not None
+    output, said = process.stdout.fileno(), b""
+    os.set_blocking(output, False)
+    deadline = time.monotonic() + limit_s
+    ended = os.pidfd_open(process.pid)
     try:
-        done = subprocess.run(
-            ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**_ENVIRONMENT, **told}, timeout=limit_s, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise _failed(f"{name} hook", f"did not end within {limit_s:g} s") from None
-    if done.returncode:
-        said = done.stdout[-500:].decode("utf-8", "replace").strip()
-        raise _failed(f"{name} hook", f"exit code {done.returncode}" + (f": {said}" if said else ""))
+        watched = [ended, output]
+        while True:
+            ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
+            if output in ready:
+                data = os.read(output, 1 << 16)
+                said = (said + data)[-_SAID_BYTES:]
+                watched = watched if data else [ended]
+            if ended in ready:
+                return said
+            if time.monotonic() > deadline:
+                raise TimeoutError
+    finally:
+        os.close(ended)
 
 
 def _failed(what: str, why: str) -> CheckpointError:

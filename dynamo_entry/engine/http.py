@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from http.client import HTTPResponse
+
+
+#: An answer that is looked at is a JSON object of an engine.
+LIMIT_BYTES = 16 << 20
 
 
 class Refused(OSError):
@@ -19,8 +25,28 @@ def ask(
     url: str, *, method: str, body: bytes | None = None, headers: dict[str, str] | None = None, limit_s: float
 ) -> bytes:
     """The body of a 2xx answer. Raises Refused for any other, OSError for none in time, ValueError for a bad URL."""
+    deadline = time.monotonic() + limit_s
     with _answer(url, method, body, headers or {}, limit_s) as response:
-        return bytes(response.read())
+        return _body(response, deadline)
+
+
+def _body(response: HTTPResponse, deadline: float) -> bytes:
+    """All of it, if it ends. Raises OSError."""
+    import http.client  # noqa: PLC0415 - see below
+
+    found = bytearray()
+    try:
+        while data := response.read1(1 << 16):
+            found += data
+            if len(found) > LIMIT_BYTES:
+                raise OSError(f"an answer of more than {LIMIT_BYTES >> 20} MiB")
+            if time.monotonic() > deadline:
+                raise TimeoutError("the answer does not end in time")
+        if response.length:
+            raise OSError("the answer ends early")
+    except http.client.HTTPException as error:
+        raise OSError(f"not an HTTP response: {type(error).__name__}") from None
+    return bytes(found)
 
 
 def answers(url: str, *, limit_s: float) -> bool:
@@ -30,6 +56,18 @@ def answers(url: str, *, limit_s: float) -> bool:
             return response.status == 200
     except (OSError, ValueError):
         return False
+
+
+def is_valid(url: str) -> bool:
+    """Whether a request can be made of it at all: nothing else would ever be answered."""
+    from urllib.parse import urlsplit  # noqa: PLC0415 - as below
+
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_whole and url.isascii() and url.isprintable() and " " not in url
 
 
 def is_beside_us(url: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_entry.engine import http
-from dynamo_entry.errors import Corrupt, NotDumpable, NotReady
+from dynamo_entry.errors import Corrupt, NotDumpable, NotReady, SettingsError
 
 _POLL_S = 0.1
 
@@ -34,6 +34,15 @@ def _invalid_signal_file(path: str, error: OSError) -> NotDumpable:
         hint="mount a writable emptyDir there, or choose another SIGNAL_FILE",
         reason="SignalFileInvalid",
     )
+
+
+def check(url: str) -> None:
+    """Raises SettingsError for a READY_URL that nobody can ever answer."""
+    if url and not http.is_valid(url):
+        raise SettingsError(
+            f"DYNAMO_CHECKPOINT_READY_URL={url!r:.200} is not a valid URL",
+            hint="it looks like http://127.0.0.1:8000/health", reason="SettingsInvalid",
+        )  # fmt: skip
 
 
 def wait_until(

@@ -57,7 +57,10 @@ def start(how: Start) -> int:
     Signals stay blocked from before the fork until the engine's dispositions are in place, so that one
     which arrives in between is neither lost nor handled by a copy of the launcher.
     """
-    failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:  # no descriptor is left
+        raise StartFailed(how.argv[0], error.errno or errno.EMFILE) from None
     signals.block_all()
     try:
         pid = os.fork()

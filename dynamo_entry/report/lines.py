@@ -49,9 +49,26 @@ def render(fields: MutableMapping[str, Any], log_format: str) -> str:
     if log_format == "json":
         import json  # noqa: PLC0415 - an idle or cold PID 1 logs nothing and never pays for it
 
-        return json.dumps({**head, "event": event, **rest}, default=str, ensure_ascii=False)
+        line = ""
+        for longest in (PIPE_BUF, 1024, 256, 64, 16, 4):
+            shown = {name: _clipped(value, longest) for name, value in rest.items()}
+            line = json.dumps({**head, "event": event, **shown}, default=str, ensure_ascii=False)
+            if len(line.encode("utf-8", "backslashreplace")) < PIPE_BUF:
+                break
+        return line
     details = " ".join(f"{name}={_shown(value)}" for name, value in rest.items())
     return f"{head['ts'][11:23]} {head['level']:<7} {event}" + (f"  {details}" if details else "")
+
+
+def _clipped(value: Any, longest: int) -> Any:
+    """What is left of a value where a line would be cut: whoever reads JSON must find all of an object."""
+    if isinstance(value, str):
+        return value if len(value) <= longest else value[:longest] + "…"
+    if isinstance(value, list | tuple):
+        return [_clipped(inner, longest) for inner in value[: longest // 4]]
+    if isinstance(value, dict):
+        return {name: _clipped(value[name], longest) for name in [*value][: longest // 4]}
+    return value
 
 
 def _shown(value: object) -> str:

@@ -27,6 +27,13 @@ _REFUSALS = {
 #: Of those, what may pass by itself.
 _PASSING = (errno.ENOSPC, errno.EDQUOT)
 
+#: What a limit of the container refuses, whatever is asked for → what to do about it.
+_LIMITS = {
+    errno.EMFILE: "raise the limit of open files (--ulimit nofile, LimitNOFILE of the container runtime) to 1024 or more",
+    errno.EAGAIN: "raise the limit of processes (pids.max of the cgroup, --ulimit nproc)",
+    errno.ENOMEM: "give the container more memory",
+}
+
 
 def main() -> None:
     """Run one verb and say how it went; the exit code matters only where nothing could be said."""
@@ -64,12 +71,24 @@ def _loaded(verb: str) -> Any:
 
 
 def _refusal(error: Exception) -> CheckpointError | None:
-    """What the system refused about a file, if that is what happened."""
+    """What the system refused about a file, or a limit, if that is what happened."""
+    number = _limit(error)
+    if number:
+        return CheckpointError(os.strerror(number), hint=_LIMITS[number], reason="LimitReached")
     if not isinstance(error, OSError) or error.filename is None or error.errno not in _REFUSALS:
         return None
     return CheckpointError(
         f"{error.filename}: {error.strerror}", reason=_REFUSALS[error.errno], retry=error.errno in _PASSING
     )
+
+
+def _limit(error: Exception) -> int:
+    """The errno of a limit that was reached, or 0. Python says of a thread only that it "can't start"."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return errno.EAGAIN
+    return error.errno if isinstance(error, OSError) and error.errno in _LIMITS else 0
 
 
 def _defect(channel: Channel, error: Exception) -> CheckpointError:

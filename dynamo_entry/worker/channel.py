@@ -118,15 +118,15 @@ class Channel:
 
     def receive(self, limit_s: float) -> Message | None:
         """The next message from PID 1, or None within ``limit_s``."""
-        if b"\n" not in self._received and select.select([0], [], [], limit_s)[0]:
-            data = os.read(0, 4096)
+        deadline = time.monotonic() + limit_s
+        while b"\n" not in self._received:
+            if not select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+            data = os.read(0, 1 << 16)
             if not data:
                 raise CalledOff("PID 1 is gone")
             self._received += data
-        line, found, rest = self._received.partition(b"\n")
-        if not found:
-            return None
-        self._received = rest
+        line, _, self._received = self._received.partition(b"\n")
         return decode(line)
 
     def check_engine(self, limit_s: float = 0) -> None:

@@ -177,7 +177,11 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
 
 
 def _check_settings(settings: Settings, handshake: dynamo.Handshake | None) -> None:
-    """What the command decides about the settings. Raises SettingsError."""
+    """What only the launcher's worker can tell of the settings. Raises SettingsError."""
+    Compression.parse(settings.compression)
+    readiness.check(settings.ready_url)
+    hooks.check("PRE_DUMP", settings.pre_dump)
+    hooks.check("POST_RESTORE", settings.post_restore)
     if handshake:
         dynamo.check_settings(
             ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump

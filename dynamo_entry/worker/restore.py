@@ -52,6 +52,8 @@ def run(settings: Settings, channel: Channel) -> Result:
     """Restore the engine as a child of this process; returns the result message. Raises CheckpointError."""
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
+    readiness.check(settings.ready_url)
+    hooks.check("POST_RESTORE", settings.post_restore)
     with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
         have = privileges.read()
         privileges.check_restore(have)

@@ -1,6 +1,7 @@
 """Creations and restores where something usual is missing: they work, or one line says what they lack."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,48 @@ def test_a_user_without_rights(containers):
     container = restore(containers, options=(*RESTORE, *options), command=command)
     assert container.json("/health") == {"status": "ok"}
     assert container.event(FALLBACK)["reason"] == "CapabilityMissing"
+
+
+def test_limits_that_are_too_low(side_by_side):
+    """Told as what they are."""
+    limits = {"12": "LimitReached", "10": "LimitReached"}
+    for limit, containers in side_by_side(*limits).items():
+        options, prefix = through(f"ulimit -n {limit};")
+        engine = ("sh", "-c", "touch /tmp/ready; sleep 200")
+        container = create(
+            containers,
+            options=(*CREATE, *options),
+            command=(*prefix, *engine),
+            settings={"AFTER_DUMP": "continue"},
+        )
+        told = container.wait_for_event("Checkpoint not created")
+        assert told["reason"] == limits[limit], container.output()
+        assert "open files" in told["message"]
+        assert not container.event("unexpected error")
+
+
+#: Setting → what is told of it, before the engine is started.
+UNUSABLE = {
+    ("COMPRESSION", "zstd:999"): "SettingsInvalid",
+    ("PRE_DUMP", "http://127.0.0.1:port/"): "SettingsInvalid",
+    ("POST_RESTORE", "http://[::1/"): "SettingsInvalid",
+    ("READY_URL", "http://127.0.0.1:port/"): "SettingsInvalid",
+    ("CANARY", "/checkpoints/fifo"): "CanaryInvalid",
+    ("KEY_FILE", "/checkpoints/fifo"): "KeyFileInvalid",
+    ("WORK_DIR", "/tmp/" + "x" * 100): "NoWorkDir",
+}
+
+
+def test_what_cannot_be_used_is_told_before_the_engine_is_started(side_by_side):
+    started = []
+    for key, containers in side_by_side(*range(len(UNUSABLE))).items():
+        (name, value), reason = [*UNUSABLE.items()][key]
+        os.mkfifo(containers.checkpoints / "fifo")
+        started.append((reason, create(containers, settings={name: value})))
+    for reason, container in started:
+        assert container.exit_code() in (170, 174), container.output()
+        assert container.event("Checkpoint not created")["reason"] == reason, container.output()
+        assert not container.event("engine started")
 
 
 def test_the_termination_message_says_how_it_went(containers):

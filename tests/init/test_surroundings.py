@@ -1,5 +1,6 @@
 """Where something usual is missing the launcher works all the same, or says in one line what it lacks."""
 
+import json
 import os
 import signal
 
@@ -106,6 +107,32 @@ def test_no_more_processes_allowed(start):
     assert run.exit_code() == 126
     assert run.output.count("\n") == 1, run.output
     assert "Resource temporarily unavailable" in run.output
+
+
+@pytest.mark.parametrize("settings", [{}, {"PATH": "/etc/passwd"}])
+def test_no_more_descriptors_allowed(start, settings):
+    """Nothing can be opened: one line says so, no traceback, also where a restore was wanted first."""
+    run = start("true", prefix=("prlimit", "--nofile=6"), settings=settings)
+    assert run.exit_code() == 126
+    assert run.lines[-1] == "dynamo-entry: cannot execute 'true': Too many open files"
+    assert "Traceback" not in run.output
+
+
+#: Each at the length or in the form that the parser of its kind gives up at.
+MISTAKES = {
+    "STORAGE_OPTIONS": "[" * 60_000, "CONCURRENCY": "9" * 5_000, "DROP_ENV": "A\udcff", "LOCATION": "/" + "a" * 100_000,
+    "HASH": "../../etc", "STALL_TIMEOUT": "1e999", "READY_URL": "\udcff",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_value_that_cannot_be_used_is_no_obstacle(start, name):
+    run = start("sh", "-c", "exit 3", settings={"PATH": "/nonesuch.tar", name: MISTAKES[name]})
+    assert run.exit_code() == 3, run.output
+    assert len(run.lines) == 1
+    told = json.loads(run.output)
+    assert (told["event"], told["reason"]) == ("Falling back to cold start", "SettingsInvalid")
+    assert f"DYNAMO_CHECKPOINT_{name}" in told["message"]
 
 
 def test_an_engine_of_another_user_that_may_not_be_signalled(start):

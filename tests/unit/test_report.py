@@ -89,3 +89,20 @@ def test_the_result_object_is_written_in_place(tmp_path):
     status.write(str(path), {"result": "restored"})
     assert json.loads(path.read_text()) == {"v": 1, "result": "restored", "message": ""}
     assert path.stat().st_ino == inode
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 100_000, "é" * 5_000, '"' * 5_000, ["name"] * 5_000, {f"n{i}": "x" * 100 for i in range(500)},
+        [["x" * 5_000] * 100] * 100, {"a": ["\udcff" * 5_000]}, ("x" * 2_000,) * 3,
+    ],
+)  # fmt: skip
+def test_a_json_line_is_whole_whatever_it_says(value):
+    line = lines.render(
+        {"event": "Falling back to cold start", "reason": "NotFound", "message": value}, "json"
+    )
+    assert len(line.encode("utf-8", "backslashreplace")) < lines.PIPE_BUF
+    fields = json.loads(line)
+    assert (fields["event"], fields["reason"]) == ("Falling back to cold start", "NotFound")
+    assert fields["message"]

@@ -84,3 +84,10 @@ def test_a_signal_file_is_not_made_through_a_link(tmp_path, victim):
         readiness._create_signal(str(tmp_path / "ready"))
     assert caught.value.reason == "SignalFileInvalid"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_refused_before_one_is_made(tmp_path):
+    path = f"{tmp_path}/{'x' * 90}"
+    with pytest.raises(CheckpointError, match="no socket can be made there") as caught:
+        scratch.work_directory(Settings(work_dir=path))
+    assert caught.value.reason == "NoWorkDir"

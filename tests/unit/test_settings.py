@@ -108,3 +108,31 @@ def test_typing_errors_in_names_are_found():
     assert unknown_variables({PREFIX + "SINGAL_FILE": "/x", PREFIX + "HASH": "x", "PATH": "/bin"}) == [
         PREFIX + "SINGAL_FILE"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STORAGE_OPTIONS", "[" * 60_000),
+        ("STORAGE_OPTIONS", '{"a":' * 60_000),
+        ("STORAGE_OPTIONS", "9" * 5_000),
+        ("CONCURRENCY", "1025"),
+        ("CONCURRENCY", "9" * 5_000),
+        ("CONCURRENCY", "²"),
+        ("LOCATION", "/" + "a" * 4095),
+        ("LOCATION", "s3://bucket/" + "é" * 2100),
+        ("PATH", "/" + "a" * 100_000),
+        ("EXCLUDE_PATHS", "/a:/" + "b" * 4095),
+        ("HASH", "../../etc"),
+        ("HASH", "a\nb"),
+        ("HASH", "a" * 201),
+        ("STOP_GRACE", "1" * 100_000),
+        *((name, "/\udcff") for name in sorted(VARIABLES)),
+    ],
+)
+def test_no_value_is_more_than_a_mistake(name, value):
+    """PID 1 reads them: whatever else happens there ends the container. Long ones are not repeated in whole."""
+    with pytest.raises(SettingsError) as caught:
+        settings(**{name: value})
+    assert PREFIX + name in str(caught.value)
+    assert len(str(caught.value)) < 700

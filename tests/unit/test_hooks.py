@@ -1,0 +1,120 @@
+"""Hooks as people get them wrong: each is refused or fails in its time, and says why."""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dynamo_entry.engine import hooks, http, readiness
+from dynamo_entry.errors import CheckpointError, SettingsError
+
+NO_URLS = ["http://127.0.0.1:port/", "http://[::1/x", "http://", "http:///x", "http://h/a b", "http://h/\n", "http://h:0/",
+           "http://h:99999/", "http://h/é"]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_what_is_not_a_url_is_refused_at_once(url):
+    for check in (lambda: hooks.check("PRE_DUMP", url), lambda: readiness.check(url),
+                  lambda: hooks.call("PRE_DUMP", url, 5)):  # fmt: skip
+        with pytest.raises(SettingsError, match="is not a valid URL") as caught:
+            check()
+        assert caught.value.reason == "SettingsInvalid"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000/a?b=c", "https://[::1]/", "http://engine", "http://h/%20"]
+)
+def test_what_is_a_url_is_asked(url):
+    hooks.check("PRE_DUMP", url)
+    readiness.check(url)
+
+
+def test_what_a_hook_leaves_in_the_background_is_not_waited_for(tmp_path):
+    began = time.monotonic()
+    hooks.call("PRE_DUMP", f"sleep 60 & echo $! >{tmp_path}/pid", 30)
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+    assert time.monotonic() - began < 20
+
+
+def test_a_hook_that_fails_is_told_with_its_last_words():
+    with pytest.raises(CheckpointError, match=r"(?s)exit code 3: .*the end") as caught:
+        hooks.call("PRE_DUMP", "yes | head -c 1000000; echo the end; sleep 60 & exit 3", 30)
+    assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("command", ["sleep 60; true", "exec yes", "trap '' TERM; while :; do sleep 1; done"])
+def test_a_hook_that_does_not_end_is_ended_with_what_it_started(command, tmp_path):
+    with pytest.raises(CheckpointError, match=r"did not end within 0\.5 s"):
+        hooks.call("PRE_DUMP", f"echo $$ >{tmp_path}/pid; {command}", 0.5)
+    wait_until(lambda: not running(int((tmp_path / "pid").read_text())))
+
+
+def running(group):
+    """The processes of a group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            stat = path.read_text().rpartition(")")[2].split()
+            if int(stat[2]) == group and stat[0] != "Z":
+                found.append(path)
+    return found
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+ANSWERS = {
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "nothing": b"",
+    "a body that ends early": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+    "chunks that are none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a line without an end": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000,
+}
+
+
+@pytest.fixture
+def says():
+    """Answers one connection with these bytes, and closes it; returns the URL."""
+    threads = []
+
+    def serve(answer):
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def run():
+            with server, server.accept()[0] as connection:
+                connection.recv(65536)
+                try:
+                    connection.sendall(answer)
+                except OSError:
+                    return  # nobody listens to more
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+    yield serve
+    for thread in threads:
+        thread.join(10)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_that_is_not_http_is_a_failure_of_the_engines(says, answer):
+    with pytest.raises(OSError, match=r"not an HTTP|closed|ends early"):
+        http.ask(says(ANSWERS[answer]), method="GET", limit_s=5)
+    if "200 OK" not in str(ANSWERS[answer]):
+        with pytest.raises(CheckpointError, match="PRE_DUMP hook failed"):
+            hooks.call("PRE_DUMP", says(ANSWERS[answer]), 5)
+
+
+def test_an_answer_without_an_end_is_not_kept(says, monkeypatch):
+    monkeypatch.setattr(http, "LIMIT_BYTES", 1 << 20)
+    with pytest.raises(OSError, match="more than 1 MiB"):
+        http.ask(says(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (3 << 20)), method="GET", limit_s=5)

@@ -66,9 +66,13 @@ class Moved(Message):
 
 
 class StartEngine(Message):
-    """The worker is set up: the engine may be started, with these variables set, or withheld where None."""
+    """The worker is set up: the engine may be started, with these variables set, or withheld where None.
+
+    ``pauses_in``: the directory in which it waits for the word to go on; empty of one that does not.
+    """
 
     environment: dict[str, str | None]
+    pauses_in: str = ""
 
 
 class Result(Message):

@@ -60,6 +60,7 @@ class Settings(Value):
     signal_target: str = "engine"
     compression: str = "auto"
     concurrency: int = 0
+    protocol: str = "auto"
     pre_dump: str = ""
     post_restore: str = ""
     canary: str = ""
@@ -194,6 +195,9 @@ class Variable(Value):
     is_secret: bool = False
 
 
+#: Protocols that are a hook before the dump.
+_HOOKS = ("vllm-checkpoint", "vllm-sleep", "sglang-release")
+
 VARIABLES: dict[str, Variable] = {
     "STORAGE_TYPE": Variable(
         _one_of("pvc", "s3", "oci", "gcs", "azure", "fsspec"),
@@ -246,6 +250,11 @@ VARIABLES: dict[str, Variable] = {
     ),
     "COMPRESSION": Variable(_compression, "auto, none, zstd (level 1) or zstd:LEVEL"),
     "CONCURRENCY": Variable(_threads, "number of worker threads; 0 = the cores that the cgroup allows"),
+    "PROTOCOL": Variable(
+        _one_of("auto", "none", "dynamo", "vllm-snapshot", *_HOOKS),
+        "how the engine gets ready to be frozen and goes on: auto: by its command, or what its server offers; vllm-snapshot: "
+        "an archive without weights; vllm-checkpoint, vllm-sleep, sglang-release: as PRE_DUMP",
+    ),
     "PRE_DUMP": Variable(
         _text,
         "command or URL called before the freeze, when the engine is ready; or vllm-checkpoint (unset: where vLLM offers it; "
@@ -359,6 +368,8 @@ def contradictions(settings: Settings) -> list[str]:
     creates = settings.mode == "create" or (settings.mode == "auto" and settings.signal_file)
     if creates and not (settings.path or settings.location):
         found.append(f"creation mode: needs {PREFIX}LOCATION (or {PREFIX}PATH for pvc)")
+    if settings.protocol in _HOOKS and settings.pre_dump.partition(":")[0] not in ("", settings.protocol):
+        found.append(f"{PREFIX}PROTOCOL={settings.protocol!r}: {PREFIX}PRE_DUMP says otherwise")
     return found + _unbound(settings, is_create=bool(creates))
 
 
@@ -375,7 +386,9 @@ def _unbound(settings: Settings, *, is_create: bool) -> list[str]:
 
 
 def complete(settings: Settings) -> Settings:
-    """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory, a tag."""
+    """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory, a tag, a hook."""
+    if settings.protocol in ("none", *_HOOKS) and not settings.pre_dump:
+        settings = settings._replace(pre_dump=settings.protocol)
     location = settings.location
     if settings.storage_type != "fsspec":
         location = location.removeprefix("file://")

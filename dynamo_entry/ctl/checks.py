@@ -57,6 +57,10 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
     if stored.volumes.error:
         return [*found, Finding("files on volumes", "differ", (RESTORE,), stored.volumes.error)]
     found.append(Finding("files on volumes", stored.volumes.value or "as at creation"))
+    if stored.handshake.error:
+        return [*found, Finding("handshake", "invalid", (RESTORE,), stored.handshake.error)]
+    if stored.handshake.value:
+        found.append(Finding("handshake", stored.handshake.value))
     if stored.admission.error:
         return [
             *found,

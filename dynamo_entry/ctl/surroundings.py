@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.checks import facts, privileges, restore, volumes
 from dynamo_entry.criu import images, options, process
+from dynamo_entry.engine import handshakes
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
@@ -56,6 +57,7 @@ class Stored(NamedTuple):
     host: dict[str, Any] = {}  # noqa: RUF012
     volumes: Told = Told()
     admission: Told = Told()
+    handshake: Told = Told()
     error: str = ""
 
 
@@ -98,8 +100,9 @@ def open_archive(location: str, settings: Settings, criu_version: str) -> Stored
             files = _told(lambda: _volumes(head.volume_files, settings.reopen_paths))
             admission = _told(lambda: _admitted(archive, settings, criu_version))
             return Stored(
-                archive.location, archive.digest, archive.size, head.needs, head.host, files, admission
-            )
+                archive.location, archive.digest, archive.size, head.needs, head.host, files, admission,
+                _told(lambda: _handshake(head.facts)),
+            )  # fmt: skip
     except CheckpointError as error:
         return Stored(location, error=f"{error.reason}: {error}")
 
@@ -122,6 +125,13 @@ def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:
         reopened=settings.reopen_paths, policy=settings.engine_connections, log=notes,
     )  # fmt: skip
     return "; ".join(dict.fromkeys(notes))
+
+
+def _handshake(recorded: dict[str, Any]) -> str:
+    """With whom one is held at a restore, and what that takes. Raises Corrupt."""
+    if not (found := handshakes.recorded(recorded)):
+        return ""
+    return "; ".join(filter(None, (f"{found.who}, files in {found.directory}", found.needs)))
 
 
 def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:

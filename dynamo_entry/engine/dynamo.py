@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
+from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
 
 
 class Release(NamedTuple):
@@ -77,35 +77,29 @@ def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     return is_worker(argv) or any(environ.get(name) for name in DIRECTORY_VARIABLES)
 
 
-def check_settings(*, ready_url: str, canary: str, pre_dump: str) -> None:
-    """Refuse what needs a server, which such a worker has only after a restore. Raises SettingsError."""
-    needs = {"READY_URL": ready_url, "CANARY": canary, "PRE_DUMP": pre_dump.startswith(("vllm-", "sglang-"))}
-    if found := [f"DYNAMO_CHECKPOINT_{name}" for name, value in needs.items() if value]:
-        raise SettingsError(
-            f"{' and '.join(found)} cannot be used to create a checkpoint of a Dynamo worker: it pauses itself, and has "
-            "no HTTP server until it is restored",
-            hint="unset on the creating pod; the worker tells the launcher when it is ready",
-            reason="SettingsInvalid",
-        )
-
-
 class Handshake:
     """The launcher's half, in one control directory, which is part of a frozen engine's memory."""
 
-    def __init__(self, directory: str) -> None:
+    who = "dynamo worker"
+    needs = ""
+
+    def __init__(self, directory: str, release: Release = RELEASES[0]) -> None:
         self.directory = directory
+        self.release = release
 
-    @classmethod
-    def of_pod(cls, argv: Sequence[str], environ: Mapping[str, str], scratch: str) -> Handshake | None:
-        """In the directory that the pod names, or in one below ``scratch``; None where the engine speaks otherwise."""
-        if not is_spoken(argv, environ):
-            return None
-        given = (environ.get(name) for name in DIRECTORY_VARIABLES)
-        return cls(next(filter(None, given), f"{scratch}/control"))
+    @property
+    def expected(self) -> str:
+        """What the engine does when it is ready."""
+        return f"write a ready file to {self.directory}"
 
-    def facts(self, release: Release) -> dict[str, dict[str, str]]:
+    @property
+    def lack(self) -> str:
+        """Why it may not answer yet."""
+        return "it has not registered"
+
+    def facts(self) -> dict[str, dict[str, str]]:
         """What an archive records."""
-        return {"dynamo": {"directory": self.directory, "ready": release.ready}}
+        return {"dynamo": {"directory": self.directory, "ready": self.release.ready}}
 
     def environment(self) -> dict[str, str | None]:
         """What an engine that is going to be frozen is given; None: withheld."""
@@ -127,25 +121,26 @@ class Handshake:
                 reason="ControlDirectoryInvalid",
             ) from None
 
-    def ready(self, open_files: Callable[[], Iterable[str]]) -> Release | None:
-        """The release whose ready file is written and, by ``open_files``, closed; None while there is none."""
+    def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
+        """Whether the ready file of a release, which is kept, is written and, by ``open_files``, closed."""
         for release in RELEASES:
             try:
                 is_written = os.path.getsize(self._path(release.ready)) > 0
             except OSError:
                 continue
             if is_written and self._path(release.ready) not in open_files():
-                return release
-        return None
+                self.release = release
+                return True
+        return False
 
-    def prepare_restore(self, release: Release) -> None:
+    def prepare_restore(self) -> None:
         """The directory as the frozen engine knows it, with the ready file whose removal says that it goes on.
 
         Raises RestoreFailed.
         """
         try:
             self._clear()
-            self._write(release.ready, "ready")
+            self._write(self.release.ready, "ready")
         except OSError as error:
             raise RestoreFailed(
                 f"the control directory {self.directory} cannot be prepared: {error.strerror}",
@@ -153,29 +148,32 @@ class Handshake:
                 reason="ControlDirectoryInvalid",
             ) from None
 
-    def let_go(self, release: Release, environ: Mapping[str, str], pids: Iterable[int]) -> None:
+    def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
         """Tell a paused engine who it is now and that it may go on; ``pids`` is its tree. Raises OSError."""
+        del argv
         self._write(_CONTEXT, json.dumps({"env": {name: environ.get(name) for name in CONTEXT_NAMES}}))
         self._write(_COMPLETE, "done\n")
-        if release.is_signalled:
+        if self.release.is_signalled:
             from dynamo_entry.linux import proc  # noqa: PLC0415 - PID 1 imports this module for its names alone
 
             for pid in pids:
                 if proc.catches(pid, signal.SIGCONT):
                     os.kill(pid, signal.SIGCONT)
 
-    def let_go_or_warn(
-        self, release: Release, environ: Mapping[str, str], pids: Iterable[int], log: Any
-    ) -> None:
-        """``let_go`` where nothing depends on its success."""
-        try:
-            self.let_go(release, environ, pids)
-        except OSError as error:
-            log.warning("dynamo worker still paused", directory=self.directory, message=str(error))
-
-    def has_reacted(self, release: Release) -> bool:
+    def has_reacted(self) -> bool:
         """Whether the engine has seen that it may go on."""
-        return not os.path.exists(self._path(release.ready))
+        return not os.path.exists(self._path(self.release.ready))
+
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
+        """Where a worker answers 200 once it has registered; empty where it has no such port, or may be a standby.
+
+        With FAILOVER_LOCK_PATH it registers when another engine has ended, which may be never.
+        """
+        del argv
+        port = environ.get("DYN_SYSTEM_PORT", "")
+        if not port.isdecimal() or port == "0" or environ.get("FAILOVER_LOCK_PATH"):
+            return ""
+        return f"http://127.0.0.1:{port}{environ.get('DYN_SYSTEM_HEALTH_PATH') or '/health'}"
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"
@@ -200,7 +198,7 @@ class Handshake:
         os.rename(new, self._path(name))
 
 
-def recorded(facts: Mapping[str, Any]) -> tuple[Handshake, Release] | None:
+def recorded(facts: Mapping[str, Any]) -> Handshake | None:
     """What an archive's ``facts`` say of the handshake; None of another engine. Raises Corrupt."""
     if not (found := facts.get("dynamo")):
         return None
@@ -211,15 +209,4 @@ def recorded(facts: Mapping[str, Any]) -> tuple[Handshake, Release] | None:
         raise Corrupt(f"the archive's record of the Dynamo handshake is invalid: {found!r:.200}") from None
     if not directory.startswith("/") or ".." in directory.split("/"):
         raise Corrupt(f"the archive names an invalid control directory: {directory!r:.200}")
-    return Handshake(directory), release
-
-
-def health_url(environ: Mapping[str, str]) -> str:
-    """Where a worker answers 200 once it has registered; empty where it has no such port, or may be a standby.
-
-    With FAILOVER_LOCK_PATH it registers when another engine has ended, which may be never.
-    """
-    port = environ.get("DYN_SYSTEM_PORT", "")
-    if not port.isdecimal() or port == "0" or environ.get("FAILOVER_LOCK_PATH"):
-        return ""
-    return f"http://127.0.0.1:{port}{environ.get('DYN_SYSTEM_HEALTH_PATH') or '/health'}"
+    return Handshake(directory, release)

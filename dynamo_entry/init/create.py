@@ -103,13 +103,16 @@ class _Creation:
         if message is None or self._worker.is_garbled:
             self._worker.kill()
         elif isinstance(message, StartEngine) and not self._supervisor.engine_pid and not self._called_off:
-            self._start_engine(message.environment)
+            self._start_engine(message)
 
-    def _start_engine(self, forced: dict[str, str | None]) -> None:
+    def _start_engine(self, asked: StartEngine) -> None:
         """The worker is set up: the engine may begin, and is what the worker waits for next."""
-        self._is_paused = bool(forced)  # a Dynamo worker waits to be told that it may go on
+        self._is_paused = bool(asked.pauses_in)
+        additions = {**ADDITIONS, **self._preset()}
         try:
-            self._supervisor.start_for_creation({**ADDITIONS, **self._preset()}, forced, LAST_HELPER_PID)
+            self._supervisor.start_for_creation(
+                self._command(asked.pauses_in), additions, asked.environment, LAST_HELPER_PID
+            )
         except engine.StartFailed as error:
             self._start_error = str(error)
             self._engine_code = error.code
@@ -117,6 +120,15 @@ class _Creation:
         else:
             self._supervisor.log.info("engine started", pid=self._supervisor.engine_pid)
             self._worker.tell(EngineIs(self._supervisor.engine_pid))
+
+    def _command(self, pauses_in: str) -> list[str]:
+        """What is run in place of ``vllm serve`` for an archive without weights."""
+        supervisor = self._supervisor
+        if supervisor.settings.protocol != "vllm-snapshot":
+            return supervisor.argv
+        from dynamo_entry.engine import vllm_snapshot  # noqa: PLC0415 - not on the way of other creations
+
+        return vllm_snapshot.paused(supervisor.argv, pauses_in, os.environ)
 
     def _preset(self) -> dict[str, str]:
         """What makes an engine on GPUs fit for a checkpoint, where it is unset; shown in the log."""

@@ -50,18 +50,20 @@ class Supervisor:
         return self.follow()
 
     def cold_instead(self, held: list[int] | None = None) -> int:
-        """A cold start where a checkpoint was meant to be: without what would make a Dynamo worker wait for one."""
-        from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD  # noqa: PLC0415 - not on the way of a plain start
+        """A cold start where a checkpoint was meant to be: without what would make an engine wait for one."""
+        from dynamo_entry.engine import vllm_snapshot  # noqa: PLC0415 - not on the way of a plain start
+        from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD  # noqa: PLC0415
 
+        self.argv = vllm_snapshot.cold(self.argv)
         return self.cold(held, withheld=WITHHELD_FROM_COLD)
 
     def start_for_creation(
-        self, additions: dict[str, str], forced: dict[str, str | None], last_pid: int
+        self, argv: list[str], additions: dict[str, str], forced: dict[str, str | None], last_pid: int
     ) -> None:
-        """Start an engine that is going to be frozen. Raises StartFailed."""
+        """Start an engine, by ``argv``, that is going to be frozen. Raises StartFailed."""
         changes = self._environment_changes(additions, forced, is_create=True)
         pids.raise_above(last_pid)
-        self.engine_pid = start(Start(self.argv, changes, own_session=True, stdin="/dev/null"))
+        self.engine_pid = start(Start(argv, changes, own_session=True, stdin="/dev/null"))
 
     def _environment_changes(
         self, additions: dict[str, str], forced: dict[str, str | None], *, is_create: bool

@@ -8,12 +8,16 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
+from dynamo_entry.engine import handshakes
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.storage import Wiring
 
 Object = dict[str, Any]
 
 MAIN = "main"
+
+#: The one variable of the launcher's that a pod may have and still be wired: it says what its engine is.
+PROTOCOL = "DYNAMO_CHECKPOINT_PROTOCOL"
 
 #: Commands that are the launcher already.
 _LAUNCHERS = (
@@ -53,6 +57,13 @@ class Unfit(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+def pauses(container: Object) -> bool:
+    """Whether its engine pauses before it has a server: a probe of it says nothing about a creation."""
+    words = [*container.get("command", ()), *container.get("args", ())]
+    env = {one["name"]: one.get("value", "") for one in container.get("env", ())}
+    return handshakes.pauses(words, env.get(PROTOCOL, ""))
 
 
 def target(containers: Sequence[Object], name: str = "") -> Object:

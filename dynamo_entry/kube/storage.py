@@ -43,7 +43,7 @@ class Wiring(NamedTuple):
 
 
 def with_control(wiring: Wiring) -> Wiring:
-    """Beside it the directory of Dynamo's handshake, at a path that the frozen worker remembers."""
+    """Beside it the directory of a handshake, at a path that the frozen engine remembers."""
     return _with_directory(wiring, "checkpoint-control", CONTROL_PATH)
 
 

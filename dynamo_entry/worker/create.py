@@ -29,7 +29,7 @@ from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import hints, images, options, process
-from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness, sleep
+from dynamo_entry.engine import canary, handshakes, hooks, protocols, readiness, sleep
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -78,7 +78,7 @@ class Prepared(NamedTuple):
     mounts: list[mounts.Mount]
     roots: list[str]
     starts: list[changes.Start]
-    handshake: dynamo.Handshake | None
+    handshake: handshakes.Handshake | None
     objects: frozenset[ipc.Object]
 
 
@@ -149,7 +149,7 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     privileges.check_dump(have)
     work = work_directory(settings)
     argv = proc.command(os.getppid())
-    handshake = dynamo.Handshake.of_pod(argv, os.environ, work)
+    handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work)
     _check_settings(settings, handshake)
     if io_uring.is_to_be_had(argv):
         channel.log.warning("io_uring not withheld", hint=io_uring.REMEDY)
@@ -176,27 +176,28 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     )  # fmt: skip
 
 
-def _check_settings(settings: Settings, handshake: dynamo.Handshake | None) -> None:
+def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) -> None:
     """What only the launcher's worker can tell of the settings. Raises SettingsError."""
     Compression.parse(settings.compression)
     readiness.check(settings.ready_url)
     hooks.check("PRE_DUMP", settings.pre_dump)
     hooks.check("POST_RESTORE", settings.post_restore)
     if handshake:
-        dynamo.check_settings(
-            ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump
+        handshakes.check_settings(
+            handshake.who, ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump
         )
     elif not (settings.signal_file or settings.ready_url):
         raise SettingsError(
             "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
-            hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) says by itself when it is ready",
+            hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) and vLLM's snapshot server say by "
+            "themselves when they are ready",
             reason="SettingsInvalid",
         )
 
 
-def _start_engine(channel: Channel, handshake: dynamo.Handshake | None) -> int:
+def _start_engine(channel: Channel, handshake: handshakes.Handshake | None) -> int:
     """Ask PID 1 for the engine; returns its pid."""
-    channel.send(StartEngine(handshake.environment() if handshake else {}))
+    channel.send(StartEngine(handshake.environment(), handshake.directory) if handshake else StartEngine({}))
     while True:
         said = channel.receive(60)
         if isinstance(said, EngineIs):
@@ -216,7 +217,6 @@ class _Creation:
         self._store = prepared.store
         self._handshake = prepared.handshake
         self._canary: dict[str, Any] = {}
-        self._release = dynamo.RELEASES[0]
         self._is_asleep = False
         self._wake_hook = ""
 
@@ -230,17 +230,14 @@ class _Creation:
                 limit_s=settings.signal_timeout, pause=self._channel.check_engine,
             )  # fmt: skip
             return
+        handshake = self._handshake
         readiness.wait_until(
-            self._has_paused, expected=f"write a ready file to {self._handshake.directory}",
+            lambda: handshake.ready(self._open_files), expected=handshake.expected,
             limit_s=settings.signal_timeout, pause=self._channel.check_engine,
         )  # fmt: skip
-        self._channel.log.info("dynamo worker paused", ready_file=self._release.ready)
-
-    def _has_paused(self) -> bool:
-        assert self._handshake is not None
-        found = self._handshake.ready(self._open_files)
-        self._release = found or self._release
-        return found is not None
+        told = {"hint": handshake.needs} if handshake.needs else {}
+        event = f"{handshake.who} paused"
+        self._channel.log.info(event, **told)
 
     def _open_files(self) -> set[str]:
         return {path for pid in self._pids() for path in proc.descriptors(pid).values()}
@@ -273,7 +270,8 @@ class _Creation:
             return
         self._give_back_memlock()
         if self._handshake:
-            self._handshake.let_go_or_warn(self._release, os.environ, self._pids(), self._channel.log)
+            argv = proc.command(os.getppid())
+            handshakes.let_go_or_warn(self._handshake, os.environ, argv, self._pids(), self._channel.log)
         if not self._is_asleep:
             return
         try:
@@ -428,7 +426,7 @@ class _Creation:
                 "socket_options": socket_options.record(pids),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
-                **(self._handshake.facts(self._release) if self._handshake else {}),
+                **(self._handshake.facts() if self._handshake else {}),
             },
             needs=manifest_head.needs(processes),
         )

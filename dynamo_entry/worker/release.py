@@ -1,11 +1,11 @@
-"""Give an engine back what a lost worker took: its GPUs, and for one of Dynamo's workers the word to go on."""
+"""Give an engine back what a lost worker took: its GPUs, and if it pauses by itself the word to go on."""
 
 from __future__ import annotations
 
 import os
 
 from dynamo_entry import cuda
-from dynamo_entry.engine import dynamo
+from dynamo_entry.engine import handshakes
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import EngineIs, Outcomes, Result
 from dynamo_entry.scratch import work_directory
@@ -23,8 +23,9 @@ def run(settings: Settings, channel: Channel) -> Result:
 
     if cuda.is_present():
         cuda.for_creation(channel, settings.gpu_timeout).recover(pids)
-    handshake = dynamo.Handshake.of_pod(proc.command(os.getppid()), os.environ, work_directory(settings))
+    argv = proc.command(os.getppid())
+    handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work_directory(settings))
     if handshake:
-        release = handshake.ready(tuple) or dynamo.RELEASES[0]
-        handshake.let_go_or_warn(release, os.environ, pids(), channel.log)
+        handshake.ready(tuple)
+        handshakes.let_go_or_warn(handshake, os.environ, argv, pids(), channel.log)
     return Result(Outcomes.RELEASED, channel.phase_name)

@@ -16,7 +16,7 @@ from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit, land
 from dynamo_entry.criu import images, process
-from dynamo_entry.engine import canary, dynamo, hooks, protocols, readiness
+from dynamo_entry.engine import canary, handshakes, hooks, protocols, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.linux import proc
@@ -161,7 +161,7 @@ class _Restoration:
         self._admitted = admitted
         self._written = written
         self._work = work_directory(settings)
-        self._handshake = dynamo.recorded(archive.manifest.head.facts)
+        self._handshake = handshakes.recorded(archive.manifest.head.facts)
         self._ready_url = settings.ready_url or readiness.recorded(archive.manifest.head.facts)
         self._wake_hook = protocols.recorded(archive.manifest.head.facts)
 
@@ -182,10 +182,9 @@ class _Restoration:
             self._channel.log.warning("file attributes not restored", paths=lost)
 
     def prepare_handshake(self) -> None:
-        """A Dynamo worker wakes up in its control directory. Raises RestoreFailed."""
+        """An engine that paused wakes up to the files that it knows. Raises RestoreFailed."""
         if self._handshake:
-            handshake, release = self._handshake
-            handshake.prepare_restore(release)
+            self._handshake.prepare_restore()
 
     def settle(self, pid: int) -> None:
         """Say "restored" only of an engine that stays. Raises RestoreFailed."""
@@ -193,7 +192,7 @@ class _Restoration:
         with suppress(OSError):  # it ended: said below
             self._channel.log.info("environment", changed=context.changed(self._settings, pid))
         if self._handshake:
-            self._wake(pid, *self._handshake)
+            self._wake(pid, self._handshake)
         self._call_hooks(pid)
         url = self._ready_url
         self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, "")
@@ -213,23 +212,20 @@ class _Restoration:
         for hook in protocols.wakes(self._wake_hook, self._settings.post_restore):
             hooks.call("POST_RESTORE", hook, self._settings.stall_timeout, told, commands)
 
-    def _wake(self, pid: int, handshake: dynamo.Handshake, release: dynamo.Release) -> None:
-        """The GPU is back: tell a Dynamo worker who it is now, and wait until it has registered."""
+    def _wake(self, pid: int, handshake: handshakes.Handshake) -> None:
+        """The GPU is back: tell a paused engine who it is now, and wait until it serves."""
         pids = [process.pid for process in proc.tree(pid)]
+        argv = proc.command(os.getppid())
         try:
-            handshake.let_go(release, os.environ, pids)
+            handshake.let_go(os.environ, argv, pids)
         except OSError as error:
             raise RestoreFailed(
                 f"{handshake.directory} cannot be written to: {error.strerror}",
                 reason="ControlDirectoryInvalid",
             ) from None
-        self._wait(
-            pid,
-            lambda: handshake.has_reacted(release),
-            f"does not react to {handshake.directory}/restore-complete",
-        )
-        if url := dynamo.health_url(os.environ):
-            self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: it has not registered")
+        self._wait(pid, handshake.has_reacted, f"does not react to what is written to {handshake.directory}")
+        if url := handshake.health_url(os.environ, argv):
+            self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: {handshake.lack}")
 
     def _wait(self, pid: int, condition: Callable[[], bool], lack: str) -> None:
         """Until the engine has done something, or ended, or STALL_TIMEOUT is over. Raises RestoreFailed."""

@@ -26,21 +26,6 @@ ENV = {
 MEMORY = ("--shm-size", "1g")
 COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
 
-READY, RELEASE = "/tmp/vllm-ready", "/tmp/vllm-release"
-MARKER = '{"release": true, "host": null, "port": 8123}'
-#: The one that docs/engines.md shows.
-SNAPSHOT = (
-    "python3",
-    "-m",
-    "vllm.snapshot.server",
-    "--ready-file",
-    READY,
-    "--release-file",
-    RELEASE,
-    "--",
-    *COMMAND[2:],
-)
-
 
 def ask(container, port=8000):
     body = json.dumps(COMPLETION).encode()
@@ -66,18 +51,14 @@ def test_it_is_created_and_restored(containers):
 
 
 def test_an_archive_without_weights_by_vllms_own_snapshot_server(containers):
-    """It serves on a port that is chosen at the restore. Restoring pods have the ordinary command, for cold starts."""
+    """One setting on the creating pod; a replica listens where its own command says."""
     creator = containers.start(
-        *SNAPSHOT, image=IMAGE, options=(*CREATE, *MEMORY), env={**ENV, "TORCHDYNAMO_DISABLE": "1"},
-        settings={**SETTINGS, "SIGNAL_FILE": READY},
+        *COMMAND, image=IMAGE, options=(*CREATE, *MEMORY), env={**ENV, "TORCHDYNAMO_DISABLE": "1"},
+        settings={**SETTINGS, "MODE": "create", "PROTOCOL": "vllm-snapshot"},
     )  # fmt: skip
     assert creator.exit_code(200) == 0, creator.output()
     container = containers.start(
-        *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), env=ENV,
-        settings={
-            **SETTINGS, "READY_URL": "http://127.0.0.1:8123/health",
-            "POST_RESTORE": f"echo '{MARKER}' >{RELEASE}.new && mv {RELEASE}.new {RELEASE}",
-        },
-    )  # fmt: skip
+        *COMMAND, "--port", "8123", image=IMAGE, options=(*RESTORE, *MEMORY), env=ENV, settings=SETTINGS
+    )
     container.wait_for_event("Restored", limit_s=100)
     assert ask(container, 8123)

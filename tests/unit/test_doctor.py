@@ -87,3 +87,11 @@ def test_what_refuses_a_restore_is_named_by_its_reason():
     finding = checks.compare(GOOD, refused)[-1]
     assert (finding.value, finding.rules_out, finding.level) == ("MountNoexec", ("restore",), "missing")
     assert checks.compare(GOOD, Stored("/a.tar", host=HOST))[-1].value == "passed"
+
+
+def test_it_says_with_whom_a_restore_speaks_and_what_that_takes():
+    told = Stored("/a.tar", host=HOST, handshake=Told("vllm snapshot server, files in /c; mount the model"))
+    finding = next(one for one in checks.compare(GOOD, told) if one.name == "handshake")
+    assert (finding.value, finding.level) == (told.handshake.value, "ok")
+    invalid = checks.compare(GOOD, Stored("/a.tar", host=HOST, handshake=Told(error="it names /..")))[-1]
+    assert (invalid.name, invalid.rules_out) == ("handshake", ("restore",))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dynamo_entry.engine import dynamo
-from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
+from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
 
 COMPLETE, CONTEXT = "restore-complete", "restore-context.json"
 
@@ -49,40 +49,12 @@ def test_other_commands_are_not_workers(command):
     assert not dynamo.is_worker(command)
 
 
-def test_a_control_directory_in_the_environment_is_enough():
-    handshake = dynamo.Handshake.of_pod(["serve"], {"SNAPSHOT_CONTROL_DIR": "/snapshot-control"}, "/run/x")
-    assert handshake is not None
-    assert handshake.directory == "/snapshot-control"
-    assert dynamo.Handshake.of_pod(["serve"], {"SNAPSHOT_CONTROL_DIR": ""}, "/run/x") is None
-    of_command = dynamo.Handshake.of_pod(["python3", "-m", "dynamo.vllm"], {}, "/run/x")
-    assert of_command is not None
-    assert of_command.directory == "/run/x/control"
-
-
 def test_a_worker_to_be_frozen_gets_every_releases_variables_and_is_no_standby():
     given = dynamo.Handshake("/c").environment()
     assert given["DYN_SNAPSHOT_CONTROL_DIR"] == given["SNAPSHOT_CONTROL_DIR"] == "/c"
     assert given["DYN_READY_FOR_CHECKPOINT_FILE"] == "/c/ready"
     assert given["SNAPSHOT_RESTORE_STANDBY"] is None
     assert given["DYN_SNAPSHOT_RESTORE_STANDBY"] is None
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"ready_url": "http://127.0.0.1:8000/health"},
-        {"canary": "/canary.json"},
-        {"pre_dump": "vllm-sleep"},
-        {"pre_dump": "sglang-release:30000"},
-    ],
-)
-def test_what_needs_a_server_is_refused_before_the_start(settings):
-    with pytest.raises(SettingsError, match="pauses itself"):
-        dynamo.check_settings(**{"ready_url": "", "canary": "", "pre_dump": "", **settings})
-
-
-def test_a_command_as_pre_dump_is_fine():
-    dynamo.check_settings(ready_url="", canary="", pre_dump="touch /tmp/x")
 
 
 @pytest.fixture
@@ -95,21 +67,22 @@ def handshake(tmp_path):
 @pytest.mark.parametrize("release", dynamo.RELEASES, ids=lambda release: release.ready)
 def test_ready_is_a_file_that_is_written_and_closed(handshake, release):
     path = f"{handshake.directory}/{release.ready}"
-    assert handshake.ready(tuple) is None
+    assert not handshake.ready(tuple)
     with open(path, "w", encoding="ascii"):
-        assert handshake.ready(tuple) is None, "nothing is in it yet"
+        assert not handshake.ready(tuple), "nothing is in it yet"
     with open(path, "w", encoding="ascii") as file:
         file.write("ready")
         file.flush()
-        assert handshake.ready(lambda: [path]) is None, "it is still open"
-    assert handshake.ready(tuple) == release
+        assert not handshake.ready(lambda: [path]), "it is still open"
+    assert handshake.ready(tuple)
+    assert handshake.release == release
 
 
-@pytest.mark.parametrize("name", [COMPLETE, CONTEXT, "snapshot-complete", "ready-for-snapshot", "ready"])
+@pytest.mark.parametrize("name", [COMPLETE, CONTEXT, "snapshot-complete", "ready-for-checkpoint", "ready"])
 def test_what_an_earlier_container_left_is_removed(handshake, name):
     """A stale restore-complete would wake the worker before its GPU and its identity are there."""
     path = f"{handshake.directory}/{name}"
-    for prepare in (handshake.prepare_creation, lambda: handshake.prepare_restore(dynamo.RELEASES[1])):
+    for prepare in (handshake.prepare_creation, handshake.prepare_restore):
         with open(path, "w", encoding="ascii") as file:
             file.write("old")
         prepare()
@@ -117,15 +90,14 @@ def test_what_an_earlier_container_left_is_removed(handshake, name):
 
 
 def test_a_restored_worker_finds_its_ready_file_and_reacts_by_removing_it(handshake):
-    release = dynamo.RELEASES[0]
-    handshake.prepare_restore(release)
-    assert not handshake.has_reacted(release)
-    os.unlink(f"{handshake.directory}/{release.ready}")
-    assert handshake.has_reacted(release)
+    handshake.prepare_restore()
+    assert not handshake.has_reacted()
+    os.unlink(f"{handshake.directory}/{handshake.release.ready}")
+    assert handshake.has_reacted()
 
 
 def test_the_new_identity_names_every_variable(handshake):
-    handshake.let_go(dynamo.RELEASES[0], {"POD_UID": "new", "HF_TOKEN": "secret"}, [])
+    handshake.let_go({"POD_UID": "new", "HF_TOKEN": "secret"}, [], [])
     with open(f"{handshake.directory}/{CONTEXT}", encoding="utf-8") as file:
         context = json.load(file)
     assert set(context["env"]) == set(dynamo.CONTEXT_NAMES)
@@ -144,7 +116,8 @@ def test_a_worker_of_the_first_release_is_signalled_and_others_of_its_tree_are_n
     try:
         for process in processes:
             process.stdout.readline()
-        handshake.let_go(dynamo.RELEASES[-1], {}, [process.pid for process in processes])
+        handshake.release = dynamo.RELEASES[-1]
+        handshake.let_go({}, [], [process.pid for process in processes])
         assert processes[0].wait(10) == 7
         assert processes[1].poll() is None
     finally:
@@ -161,14 +134,14 @@ def test_a_directory_that_cannot_be_used_is_refused_by_name(tmp_path):
         handshake.prepare_creation()
     assert refused.value.reason == "ControlDirectoryInvalid"
     with pytest.raises(RestoreFailed, match="control directory"):
-        handshake.prepare_restore(dynamo.RELEASES[0])
+        handshake.prepare_restore()
 
 
 @pytest.mark.parametrize("release", dynamo.RELEASES, ids=lambda release: release.ready)
 def test_an_archive_records_directory_and_release(release):
-    found = dynamo.recorded(dynamo.Handshake("/c").facts(release))
+    found = dynamo.recorded(dynamo.Handshake("/c", release).facts())
     assert found is not None
-    assert (found[0].directory, found[1]) == ("/c", release)
+    assert (found.directory, found.release) == ("/c", release)
     assert dynamo.recorded({}) is None
 
 
@@ -198,4 +171,4 @@ def test_a_record_that_makes_no_sense_is_corrupt(record):
     ],
 )
 def test_a_registered_worker_answers_on_its_system_port(environ, url):
-    assert dynamo.health_url(environ) == url
+    assert dynamo.Handshake("/c").health_url(environ, []) == url

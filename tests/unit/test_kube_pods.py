@@ -284,6 +284,12 @@ def test_probes_of_the_engine():
     assert not main.keys() & {"livenessProbe", "startupProbe", "readinessProbe"}
     assert environ(main)["DYNAMO_CHECKPOINT_READY_URL"] == "http://127.0.0.1:9090/health"
     assert "DYN_SNAPSHOT_CONTROL_DIR" not in environ(main)
+    by_setting = {"command": ["vllm", "serve"], "readinessProbe": get, "env": [SNAPSHOT]}
+    for paused in (by_setting, {"command": SNAPSHOT_SERVER, "readinessProbe": get}):
+        _, _, main = created(checkpoint(paused))
+        assert "DYNAMO_CHECKPOINT_READY_URL" not in environ(main), "a paused engine has no server"
+        assert environ(main)["DYN_SNAPSHOT_CONTROL_DIR"] == "/checkpoint-control"
+        assert "/checkpoint-control" in [one["mountPath"] for one in main["volumeMounts"]]
     _, _, main = created(checkpoint({"readinessProbe": {"exec": {"command": ["touch", "x"]}}}))
     assert "readinessProbe" in main
 
@@ -437,6 +443,8 @@ def known(graphs_=None, checkpoints=()):
 
 USABLE = [{"type": "StorageUsable", "status": "True"}]
 READY = checkpoint(status={"phase": "Ready", "conditions": USABLE})
+SNAPSHOT = {"name": "DYNAMO_CHECKPOINT_PROTOCOL", "value": "vllm-snapshot"}
+SNAPSHOT_SERVER = ["python3", "-m", "vllm.snapshot.server", "--ready-file", "/r", "--release-file", "/l", "m"]
 REFUSED = checkpoint(
     status={"phase": "Pending", "conditions": [{"type": "Ready", "status": "False", "reason": "NotAdmitted"}]}
 )
@@ -555,7 +563,6 @@ def test_only_the_engine_is_touched_and_once():
     assert after["metadata"]["labels"]["nvidia.com/checkpoint-hash"] == HASH
     assert environ(main)["DYNAMO_CHECKPOINT_STATE_DIR"] == "/checkpoint-state"
     mounted = {one["mountPath"]: one["name"] for one in main["volumeMounts"]}
-    assert "/checkpoint-control" not in mounted
     assert {"name": mounted["/checkpoint-state"], "emptyDir": {"sizeLimit": "16Mi"}} in after["spec"][
         "volumes"
     ]
@@ -609,6 +616,27 @@ def test_a_restored_worker_of_dynamo_finds_its_directory():
     }
     assert len(names - {"x"}) == 2
     assert "DYN_SNAPSHOT_CONTROL_DIR" not in environ(main)
+
+
+@pytest.mark.parametrize(
+    ("job", "served", "has_directory"),
+    [
+        ({"env": [SNAPSHOT]}, {}, True),
+        ({"command": SNAPSHOT_SERVER}, {}, True),
+        ({}, {"env": [SNAPSHOT]}, True),
+        ({}, {}, False),
+    ],
+)
+def test_a_replica_of_a_paused_engine_finds_the_directory_whatever_its_own_command(
+    job, served, has_directory
+):
+    """PROTOCOL says what the engine is; a pod that has no other variable of the launcher's is wired."""
+    spec = {"command": ["vllm", "serve", "m"]}
+    made = checkpoint({**spec, **job}, status=READY["status"])
+    after = mutate(PVC, pod({**spec, **served}), "n", known(REF, [made]))
+    assert after.reason == "injected"
+    mounts = after.pod["spec"]["containers"][0]["volumeMounts"]
+    assert ("/checkpoint-control" in [one["mountPath"] for one in mounts]) == has_directory
 
 
 def test_probes_ask_more_often_within_the_same_time():

@@ -21,7 +21,7 @@ MESSAGES = [
     Began("dump", 3, 4.5),
     Began("dump", stall_s=float("inf")),
     Moved(1 << 40),
-    StartEngine({"A": "1", "B": None}),
+    StartEngine({"A": "1", "B": None}, "/run/control"),
     Result(
         "failed", "check", reason="Corrupt", message="é\n", retry=False, seconds={"open": 0.1}, exit_code=181
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from dynamo_entry.engine.dynamo import DIRECTORY_VARIABLES, is_worker
+from dynamo_entry.engine.dynamo import DIRECTORY_VARIABLES
 from dynamo_entry.kube import api, podspec, snapshots, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.podspec import Unfit
@@ -76,8 +76,8 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
         "SIGNAL_TIMEOUT": str(max(deadline - _RESERVE_S, deadline // 2)),
         "STATUS_FILE": "/dev/termination-log",
     }
-    is_dynamo = is_worker([*container.get("command", ()), *container.get("args", ())])
-    if url := _ready_url(config, checkpoint, container, is_dynamo=is_dynamo):
+    pauses = podspec.pauses(container)
+    if url := _ready_url(config, checkpoint, container, pauses=pauses):
         signal["READY_URL"] = url
     if force:
         signal["FORCE"] = "1"
@@ -85,7 +85,7 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
         *wired.env,
         *({"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in signal.items()),
     ]
-    if is_dynamo:
+    if pauses:
         wired = storage.with_control(wired)
         env.append({"name": DIRECTORY_VARIABLES[0], "value": storage.CONTROL_PATH})
     _refuse_two_truths(container, env)
@@ -135,15 +135,15 @@ def _refuse_two_truths(container: Object, env: list[Object]) -> None:
             )
 
 
-def _ready_url(config: Config, checkpoint: Object, container: Object, *, is_dynamo: bool) -> str:
+def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses: bool) -> str:
     """Where the launcher asks whether the engine is ready: for engines that do not write the signal file.
 
-    A probe of a Dynamo worker succeeds when it has registered, and must not be frozen any more.
+    A probe of an engine that pauses by itself succeeds when it serves, and must not be frozen any more.
     """
     annotations = checkpoint["metadata"].get("annotations") or {}
     if given := annotations.get(api.READY_URL):
         return str(given)
-    if is_dynamo:
+    if pauses:
         return ""
     if config.job.ready_url:
         return config.job.ready_url

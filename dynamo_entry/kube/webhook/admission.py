@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dynamo_entry.engine.dynamo import is_worker
 from dynamo_entry.kube import api, graphs, podspec, snapshots, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.identity import identity_hash, normalised
@@ -62,7 +61,7 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
         if config.storage.type == "pvc" and not _is_storage_usable(status):
             return Answer(None, "not-ready")
         container = podspec.target(pod["spec"]["containers"], found.container)
-        if any(one["name"].startswith("DYNAMO_CHECKPOINT_") for one in container.get("env", ())):
+        if _is_configured(container):
             return Answer(None, "configured")
         wired = storage.wiring(config, found.hash, namespace, creates=False)
         if phase == api.READY:
@@ -147,7 +146,7 @@ def _injected(
     metadata, spec = pod["metadata"], pod["spec"]
     annotations = metadata.get("annotations") or {}
     wired = storage.with_state(wired)
-    if is_worker([*container.get("command", ()), *container.get("args", ())]):
+    if podspec.pauses(container) or _creation_pauses(found.job):
         wired = storage.with_control(wired)
     new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
     new = podspec.wrap(
@@ -172,6 +171,17 @@ def _injected(
         },
         "spec": spec | {"volumes": volumes, "containers": podspec.replaced(spec["containers"], new)},
     }  # fmt: skip
+
+
+def _is_configured(container: Object) -> bool:
+    names = {one["name"] for one in container.get("env", ())} - {podspec.PROTOCOL}
+    return any(name.startswith("DYNAMO_CHECKPOINT_") for name in names)
+
+
+def _creation_pauses(job: Object) -> bool:
+    """An engine that was frozen paused wakes up to the files that it knows, whatever this pod's command is."""
+    containers = ((job.get("podTemplateSpec") or {}).get("spec") or {}).get("containers") or ()
+    return any(map(podspec.pauses, containers))
 
 
 def _added(old: Any, new: Any, key: str) -> list[str]:

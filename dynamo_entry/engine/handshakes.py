@@ -1,0 +1,100 @@
+"""Engines that pause by themselves, wait for the launcher's word, and go on: which of these an engine is.
+
+``PROTOCOL`` says it, else the command does. On a restore the archive's record decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from dynamo_entry.engine import dynamo, vllm_snapshot
+from dynamo_entry.errors import SettingsError
+
+
+class Handshake(Protocol):
+    """The launcher's half of one."""
+
+    #: who it is held with, for the log
+    who: str
+    #: what a restoring pod must have for it, beyond the archive; for people
+    needs: str
+    #: where the engine and the launcher leave files for each other
+    directory: str
+
+    @property
+    def expected(self) -> str:
+        """What the engine does when it is ready."""
+
+    @property
+    def lack(self) -> str:
+        """Why an engine that was let go may not answer."""
+
+    def facts(self) -> dict[str, dict[str, str]]:
+        """What an archive records."""
+
+    def environment(self) -> dict[str, str | None]:
+        """What an engine that is going to be frozen is given; None: withheld."""
+
+    def prepare_creation(self) -> None:
+        """Before the engine starts. Raises NotDumpable."""
+
+    def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
+        """Whether the engine has paused: what it writes is whole and, by ``open_files``, closed."""
+
+    def prepare_restore(self) -> None:
+        """Before the frozen engine is back. Raises RestoreFailed."""
+
+    def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
+        """Tell it who it is now, and that it may go on; ``pids`` is its tree. Raises OSError."""
+
+    def has_reacted(self) -> bool:
+        """Whether the engine has seen that it may go on."""
+
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
+        """Where it answers 200 once it serves; empty where nobody knows."""
+
+
+def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scratch: str) -> Handshake | None:
+    """The handshake of the engine that ``argv`` starts; None where it has none. Raises SettingsError."""
+    given = (environ.get(name) for name in dynamo.DIRECTORY_VARIABLES)
+    directory = next(filter(None, given), f"{scratch}/control")
+    if protocol == "vllm-snapshot" or (protocol == "auto" and vllm_snapshot.is_server(argv)):
+        return vllm_snapshot.Handshake.of_pod(argv, directory)
+    if protocol == "dynamo" or (protocol == "auto" and dynamo.is_spoken(argv, environ)):
+        return dynamo.Handshake(directory)
+    return None
+
+
+def pauses(argv: Sequence[str], protocol: str) -> bool:
+    """Whether an engine pauses before it has a server, as its command or PROTOCOL says."""
+    if protocol in ("", "auto"):
+        return dynamo.is_worker(argv) or vllm_snapshot.is_server(argv)
+    return protocol in ("dynamo", "vllm-snapshot")
+
+
+def recorded(facts: Mapping[str, Any]) -> Handshake | None:
+    """What an archive's ``facts`` say; None of an engine without one. Raises Corrupt."""
+    return dynamo.recorded(facts) or vllm_snapshot.recorded(facts)
+
+
+def check_settings(who: str, *, ready_url: str, canary: str, pre_dump: str) -> None:
+    """Refuse what needs a server, which a paused engine has only after a restore. Raises SettingsError."""
+    needs = {"READY_URL": ready_url, "CANARY": canary, "PRE_DUMP": pre_dump.startswith(("vllm-", "sglang-"))}
+    if found := [f"DYNAMO_CHECKPOINT_{name}" for name, value in needs.items() if value]:
+        raise SettingsError(
+            f"{' and '.join(found)} cannot be used to create a checkpoint of a {who}: it pauses itself, and has "
+            "no HTTP server until it is restored",
+            hint="unset on the creating pod; the engine tells the launcher when it is ready",
+            reason="SettingsInvalid",
+        )
+
+
+def let_go_or_warn(
+    handshake: Handshake, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int], log: Any
+) -> None:
+    """``let_go`` where nothing depends on its success."""
+    try:
+        handshake.let_go(environ, argv, pids)
+    except OSError as error:
+        log.warning("engine still paused", directory=handshake.directory, message=str(error))

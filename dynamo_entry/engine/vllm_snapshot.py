@@ -1,0 +1,204 @@
+"""vLLM's own snapshot server, ``vllm.snapshot.server`` (vLLM 0.31 and newer): archives without weights.
+
+It loads the model, drops weights and KV cache, writes a ready file, and waits for a release file, which says where it
+is to listen. It then reads the weights again and serves. ``vllm serve`` with the same arguments is its cold start.
+Source: vllm/snapshot/{server,manifest}.py of the wheel. PID 1 rewrites commands with this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+_SERVER, _SERVE, _DEFAULT_PORT = "vllm.snapshot.server", "vllm.entrypoints.cli.main", 8000
+
+_READY_OPTION, _RELEASE_OPTION = "--ready-file", "--release-file"
+
+#: Between the words of a command, or of a shell line in it.
+_GAP = r"[\s\0]+"
+
+#: The ways to start vLLM's server: its command, or a module.
+_ORDINARY = re.compile(
+    rf"(?:(?<![^\s\0;&|(])(?P<program>[^\s\0]*/)?vllm{_GAP}serve"
+    rf"|-m{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server))(?=[\s\0]|$)"
+)
+_SNAPSHOT = re.compile(rf"-m{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
+_CONTROL = re.compile(rf"{_GAP}--(?:ready-file|release-file|release-timeout-s)(?:=|{_GAP})[^\s\0]+")
+
+
+def is_server(argv: Sequence[str]) -> bool:
+    """Whether a command starts the snapshot server."""
+    return bool(_SNAPSHOT.search("\0".join(argv)))
+
+
+def paused(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> list[str]:
+    """The command that pauses in ``directory`` in place of one that serves; any other is left as it is."""
+    line = "\0".join(argv)
+    if not (found := _ORDINARY.search(line)):
+        return list(argv)
+    gap = "\0" if "\0" in found[0] else " "
+    run = [] if found[0].startswith("-m") else [_interpreter(found["program"] or "", environ)]
+    files = [_READY_OPTION, f"{directory}/vllm-ready", _RELEASE_OPTION, f"{directory}/vllm-release"]
+    words = gap.join([*run, "-m", _SERVER, *files, "--"])
+    return (line[: found.start()] + words + line[found.end() :]).split("\0")
+
+
+def cold(argv: Sequence[str]) -> list[str]:
+    """The command that serves at once in place of one that waits for its release; any other is left as it is."""
+    line = "\0".join(argv)
+    if not (found := _SNAPSHOT.search(line)):
+        return list(argv)
+    gap = "\0" if "\0" in found[0] else " "
+    rest = re.sub(rf"{_GAP}--(?=[\s\0]|$)", "", _CONTROL.sub("", line[found.end() :]), count=1)
+    return (line[: found.start()] + gap.join(["-m", _SERVE, "serve"]) + rest).split("\0")
+
+
+def _interpreter(folder: str, environ: Mapping[str, str]) -> str:
+    """The Python that the ``vllm`` of ``folder``, or of PATH, is run by."""
+    for place in [folder] if folder else environ.get("PATH", os.defpath).split(":"):
+        try:
+            with open(os.path.join(place, "vllm"), "rb") as script:
+                head = script.read(1024).decode("utf-8", "replace")
+        except OSError:
+            continue
+        # A path that is too long for the kernel stands in the second line of a shell script.
+        found = re.match(r"#!(?:/bin/sh\n'''exec' )?\"?(?:\S*/env )?([^\s\"]+)", head)
+        return found[1] if found else "python3"
+    return "python3"
+
+
+class Handshake:
+    """The launcher's half: two files whose paths are part of a frozen engine's memory."""
+
+    who = "vllm snapshot server"
+    needs = "the archive has no weights: mount the model where the creating pod had it"
+
+    def __init__(self, ready: str, release: str) -> None:
+        self._ready = ready
+        self._release = release
+        self.directory = os.path.dirname(release)
+
+    @classmethod
+    def of_pod(cls, argv: Sequence[str], directory: str) -> Handshake:
+        """The files that a snapshot server's command names, else those of ``paused``. Raises SettingsError."""
+        line = "\0".join(argv)
+        if not is_server(argv):
+            if not _ORDINARY.search(line):
+                raise _invalid("the command starts neither vllm serve nor vllm.snapshot.server")
+            return cls(f"{directory}/vllm-ready", f"{directory}/vllm-release")
+        ready, release = (_value(line, option) for option in (_READY_OPTION, _RELEASE_OPTION))
+        if not (ready.startswith("/") and release.startswith("/")):
+            raise _invalid(
+                f"the snapshot server needs absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}"
+            )
+        return cls(ready, release)
+
+    @property
+    def expected(self) -> str:
+        """What the engine does when it is ready."""
+        return f"write {self._ready}"
+
+    def facts(self) -> dict[str, dict[str, str]]:
+        """What an archive records."""
+        return {"vllm_snapshot": {"ready": self._ready, "release": self._release}}
+
+    def environment(self) -> dict[str, str | None]:
+        """It is told by its command alone."""
+        return {}
+
+    def prepare_creation(self) -> None:
+        """What an earlier engine left says nothing about this one. Raises NotDumpable."""
+        try:
+            self._clear()
+        except OSError as error:
+            raise NotDumpable(
+                f"{error.filename} of vLLM's snapshot server cannot be prepared: {error.strerror}",
+                hint="mount a writable emptyDir there", reason="ControlDirectoryInvalid",
+            ) from None  # fmt: skip
+
+    def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
+        """It is written whole, by rename."""
+        return os.path.exists(self._ready) and self._ready not in open_files()
+
+    def prepare_restore(self) -> None:
+        """A stale release would wake the engine before its GPU is back. Raises RestoreFailed."""
+        try:
+            self._clear()
+        except OSError as error:
+            raise RestoreFailed(
+                f"{error.filename} of vLLM's snapshot server cannot be prepared: {error.strerror}",
+                hint="mount a writable emptyDir there, as on the creating pod", reason="ControlDirectoryInvalid",
+            ) from None  # fmt: skip
+
+    def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
+        """Tell a paused engine where to listen: as this pod's own command says. Raises OSError."""
+        del environ, pids
+        host, port = _listener(argv)
+        new = f"{self._release}.new"
+        with open(new, "w", encoding="utf-8") as file:
+            json.dump({"release": True, "host": host, "port": port}, file)
+        os.rename(new, self._release)
+
+    def has_reacted(self) -> bool:
+        """It says nothing before it serves."""
+        return True
+
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
+        """Where the engine answers 200 once its weights are back."""
+        del environ
+        host, port = _listener(argv)
+        if host in (None, "0.0.0.0", "::"):  # noqa: S104 - every interface, and so loopback
+            host = "127.0.0.1"
+        return f"http://[{host}]:{port}/health" if ":" in host else f"http://{host}:{port}/health"
+
+    @property
+    def lack(self) -> str:
+        """Why it may not answer yet."""
+        return "its weights may take longer than STALL_TIMEOUT to read"
+
+    def _clear(self) -> None:
+        for path in (self._ready, self._release):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            with open(path, "wb"):
+                pass
+            os.unlink(path)
+
+
+def recorded(facts: Mapping[str, Any]) -> Handshake | None:
+    """What an archive's ``facts`` say; None of another engine. Raises Corrupt."""
+    if not (found := facts.get("vllm_snapshot")):
+        return None
+    try:
+        paths = [str(found[name]) for name in ("ready", "release")]
+    except (TypeError, KeyError):
+        raise Corrupt(f"the archive's record of vLLM's snapshot server is invalid: {found!r:.200}") from None
+    if any(not path.startswith("/") or ".." in path.split("/") for path in paths):
+        raise Corrupt(f"the archive names invalid files of vLLM's snapshot server: {found!r:.200}")
+    return Handshake(*paths)
+
+
+def _listener(argv: Sequence[str]) -> tuple[str | None, int]:
+    """Host (None: every interface) and port of a command, or of a shell line in it."""
+    line = "\0".join(argv)
+    port = _value(line, "--port")
+    return _value(line, "--host") or None, int(port) if port.isdecimal() else _DEFAULT_PORT
+
+
+def _value(line: str, option: str) -> str:
+    found = re.search(rf"(?<=[\s\0]){option}(?:=|{_GAP})['\"]?([^\s\0'\"]+)", line)
+    return found[1] if found else ""
+
+
+def _invalid(message: str) -> SettingsError:
+    return SettingsError(
+        f"DYNAMO_CHECKPOINT_PROTOCOL='vllm-snapshot': {message}",
+        hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
+    )  # fmt: skip

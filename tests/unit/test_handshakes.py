@@ -1,0 +1,81 @@
+"""Which engines pause by themselves: PROTOCOL says it, else the command, else the environment."""
+
+import pytest
+
+from dynamo_entry.engine import dynamo, handshakes, vllm_snapshot
+from dynamo_entry.errors import SettingsError
+
+WORKER, SERVE = ["python3", "-m", "dynamo.vllm"], ["vllm", "serve", "m"]
+SERVER = ["python3", "-m", "vllm.snapshot.server", "--ready-file", "/r", "--release-file", "/l", "--", "m"]
+THEIRS = {"SNAPSHOT_CONTROL_DIR": "/snapshot-control"}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "argv", "environ", "kind"),
+    [
+        ("auto", WORKER, {}, dynamo.Handshake),
+        ("auto", ["serve"], THEIRS, dynamo.Handshake),
+        ("auto", ["serve"], {"SNAPSHOT_CONTROL_DIR": ""}, None),
+        ("auto", SERVE, {}, None),
+        ("auto", SERVER, {}, vllm_snapshot.Handshake),
+        ("auto", SERVER, THEIRS, vllm_snapshot.Handshake),
+        ("vllm-snapshot", SERVE, {}, vllm_snapshot.Handshake),
+        ("vllm-snapshot", SERVER, {}, vllm_snapshot.Handshake),
+        ("dynamo", ["./mine.sh"], {}, dynamo.Handshake),
+        ("none", WORKER, THEIRS, None),
+        ("none", SERVER, {}, None),
+        ("vllm-sleep", SERVE, {}, None),
+    ],
+)
+def test_whom_the_launcher_waits_for(protocol, argv, environ, kind):
+    found = handshakes.of_pod(protocol, argv, environ, "/run/x")
+    assert type(found) is (kind or type(None))
+    if kind and protocol != "auto":
+        assert handshakes.pauses(argv, protocol)
+
+
+def test_the_pods_directory_comes_before_the_launchers_own():
+    assert handshakes.of_pod("dynamo", WORKER, THEIRS, "/run/x").directory == "/snapshot-control"
+    assert handshakes.of_pod("vllm-snapshot", SERVE, THEIRS, "/run/x").directory == "/snapshot-control"
+    assert handshakes.of_pod("auto", WORKER, {}, "/run/x").directory == "/run/x/control"
+
+
+@pytest.mark.parametrize("kind", [dynamo.Handshake("/c"), vllm_snapshot.Handshake("/c/a", "/c/b")])
+def test_an_archives_record_brings_the_same_one_back(kind):
+    found = handshakes.recorded(kind.facts())
+    assert type(found) is type(kind)
+    assert found.facts() == kind.facts()
+    assert handshakes.recorded({}) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ready_url": "http://127.0.0.1:8000/health"},
+        {"canary": "/canary.json"},
+        {"pre_dump": "vllm-sleep"},
+        {"pre_dump": "sglang-release:30000"},
+    ],
+)
+def test_what_needs_a_server_is_refused_before_the_start(settings):
+    with pytest.raises(SettingsError, match="pauses itself"):
+        handshakes.check_settings("worker", **{"ready_url": "", "canary": "", "pre_dump": "", **settings})
+
+
+def test_a_command_as_pre_dump_is_fine():
+    handshakes.check_settings("worker", ready_url="", canary="", pre_dump="touch /tmp/x")
+
+
+@pytest.mark.parametrize(
+    ("argv", "protocol", "does"),
+    [
+        (WORKER, "", True),
+        (SERVER, "auto", True),
+        (SERVE, "", False),
+        (SERVE, "vllm-snapshot", True),
+        (WORKER, "none", False),
+        (SERVE, "vllm-sleep", False),
+    ],
+)
+def test_whose_probe_says_nothing_of_a_creation(argv, protocol, does):
+    assert handshakes.pauses(argv, protocol) == does

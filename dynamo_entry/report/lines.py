@@ -52,12 +52,21 @@ def render(fields: MutableMapping[str, Any], log_format: str) -> str:
         line = ""
         for longest in (PIPE_BUF, 1024, 256, 64, 16, 4):
             shown = {name: _clipped(value, longest) for name, value in rest.items()}
-            line = json.dumps({**head, "event": event, **shown}, default=str, ensure_ascii=False)
+            line = _visible(json.dumps({**head, "event": event, **shown}, default=str, ensure_ascii=False))
             if len(line.encode("utf-8", "backslashreplace")) < PIPE_BUF:
                 break
         return line
     details = " ".join(f"{name}={_shown(value)}" for name, value in rest.items())
     return f"{head['ts'][11:23]} {head['level']:<7} {event}" + (f"  {details}" if details else "")
+
+
+def _visible(line: str) -> str:
+    """JSON without what a terminal acts on or some reader takes for the end of a line: servers choose what they say."""
+    if line.isprintable():
+        return line
+    import json  # noqa: PLC0415 - see above
+
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _clipped(value: Any, longest: int) -> Any:
@@ -77,7 +86,7 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "(" + " ".join(f"{name}={_shown(inner)}" for name, inner in value.items()) + ")"
     text = str(value)
-    return repr(text) if " " in text or not text else text
+    return repr(text) if " " in text or not text.isprintable() or not text else text
 
 
 def write_line(line: str) -> None:

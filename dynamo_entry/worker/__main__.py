@@ -6,6 +6,7 @@ import errno
 import gc
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -16,7 +17,9 @@ from dynamo_entry.linux import capabilities
 from dynamo_entry.protocol import Outcomes, Result, Verbs
 from dynamo_entry.report.lines import Log
 from dynamo_entry.settings import from_environment
-from dynamo_entry.worker.channel import Channel
+from dynamo_entry.worker.channel import CalledOff, Channel
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 #: What a system that is full or forbids may answer to any call: not a defect.
 _REFUSALS = {
@@ -43,14 +46,27 @@ def main() -> None:
     os.environ["PATH"] = absolute(os.environ.get("PATH", os.defpath))
     settings = from_environment(os.environ)
     channel = Channel(Log(settings.log_level, settings.log_format))
+    if verb in (Verbs.CREATE, Verbs.RESTORE):
+        _end_with_parent()
     try:
         result = _loaded(verb).run(settings, channel)
     except CheckpointError as error:
         result = _failed(channel, verb, error)
     except Exception as error:  # the outermost frame: a defect must end in a cold start, and be seen
         result = _failed(channel, verb, _refusal(error) or _defect(channel, error))
-    channel.send(result)
+    try:
+        channel.send(result)
+    except CalledOff:  # PID 1 was killed: nobody else is there to take back what was begun
+        if verb == Verbs.RESTORE:
+            _loaded(Verbs.UNDO).run(settings, channel)
     os._exit(0)  # threads that still wait for a store or for CRIU have nothing left to wait for
+
+
+def _end_with_parent() -> None:
+    """SIGTERM for this process when PID 1 ends: under another init the container goes on, and what we began with it."""
+    import ctypes  # noqa: PLC0415 - others need it as well, later
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def absolute(path: str) -> str:

@@ -77,8 +77,11 @@ class Channel:
         signal.signal(signal.SIGTERM, self._terminated)
 
     def send(self, message: Message) -> None:
-        """One message. A PID 1 that is gone has ended the container: nothing is left to do."""
-        os.write(EVENTS_DESCRIPTOR, message.encode())
+        """One message. Raises CalledOff where PID 1 is gone."""
+        try:
+            os.write(EVENTS_DESCRIPTOR, message.encode())
+        except BrokenPipeError:
+            raise CalledOff("PID 1 is gone") from None
 
     def limit(self, seconds: float) -> None:
         """The phases that begin from now on have ``seconds`` in all; 0: no limit."""

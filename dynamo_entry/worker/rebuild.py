@@ -87,8 +87,9 @@ class Rebuild:
             with self._channel.phase(Phases.FILL, stall_s=stall_s) as phase, self._stopping_tasks():
                 self._fill(criu.exited, phase)
                 self._finish_tasks()
-            held.go_on(yes=True)
-            self._wait_for_end(criu)
+            with self.ending_tasks():
+                held.go_on(yes=True)
+                self._wait_for_end(criu)
         with open(self._pid_file, encoding="ascii") as file:
             return int(file.read())
 
@@ -143,6 +144,16 @@ class Rebuild:
             self._signal(stopped, signal.SIGCONT)
         except BaseException:
             self._signal(self._plan.pids, signal.SIGKILL)
+            raise
+
+    @contextmanager
+    def ending_tasks(self) -> Iterator[None]:
+        """Whatever goes wrong inside, no task of the engine goes on: PID 1 sees to that, too, unless it is gone."""
+        try:
+            yield
+        except BaseException:
+            root = self._archive.manifest.head.root_pid
+            self._signal([*self._plan.pids, *(task.pid for task in proc.tree(root))], signal.SIGKILL)
             raise
 
     def _signal(self, pids: list[int], number: signal.Signals) -> None:

@@ -94,9 +94,10 @@ def run(settings: Settings, channel: Channel) -> Result:
             with channel.phase(Phases.DELTA, stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
             pid = rebuild.run()
-            gpu.thaw()
-            with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
-                restoration.settle(pid)
+            with rebuild.ending_tasks():
+                gpu.thaw()
+                with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
+                    restoration.settle(pid)
     return restoration.result(pid)
 
 

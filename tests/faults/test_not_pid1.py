@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from containers import CREATE, RESTORE
-from gate import CREATE_PHASES, GATE, RESTORE_PHASES, TOLD, hold
+from gate import CREATE_PHASES, GATE, RESTORE_PHASES, TOLD, hold, visible
 from launcher import COMMAND, NAME, SETTINGS, SIGNAL
 
 #: The container's PID 1: it reaps, says how the launcher ended, and stays.
@@ -113,3 +113,48 @@ def test_a_creation_that_hangs_leaves_nothing(side_by_side):
     for phase, container in hanging(side_by_side, phases, AFTER_DUMP="exit"):
         container.wait_for_text("launcher ended with " + ("0" if phase == "written" else "174"), 30)
         assert_nothing_but_init(container)
+
+
+def left_beside_init(container):
+    """What runs besides the container's init; the gate is the test's own and waits for nobody."""
+    lines = container.processes().values()
+    return sorted(line.strip() for line in lines if "while True" not in line and "at-the-gate" not in line)
+
+
+def killed(side_by_side, phases, archive=None):
+    """(phase, place, container) whose launcher was killed in it."""
+    started = []
+    for phase, containers in side_by_side(*phases).items():
+        if archive:
+            shutil.copy(archive, containers.checkpoints / NAME)
+        started.append((phase, containers, begin(containers, phases[phase], create=not archive)))
+    for phase, containers, container in started:
+        hold(container, containers, phases[phase])
+        os.kill(launcher_of(container), signal.SIGKILL)
+    return started
+
+
+def test_a_launcher_that_is_killed_in_a_restore_leaves_nothing(side_by_side, archive):
+    """Nobody supervises what it began: its worker ends that, and takes the delta back."""
+    for phase, _, container in killed(side_by_side, RESTORE_PHASES, archive):
+        container.wait_for_text("launcher ended with -9", 20)
+        container.wait(
+            lambda container=container: not left_beside_init(container), f"end of all in {phase}", 15
+        )
+        assert "Traceback" not in container.stderr
+        left = container.run_inside("sh", "-c", "ls -A /run/dynamo_entry /tmp").split()
+        assert not {"undo.json", "journal", "context.json"} & {*left}, (phase, left)
+
+
+def test_a_launcher_that_is_killed_in_a_creation_leaves_its_engine(side_by_side):
+    """As any init does: it is thawed and serves. Where the archive was published, the engine is CRIU's to end."""
+    phases = {phase: held for phase, held in CREATE_PHASES.items() if phase not in ("prepare", "written")}
+    for phase, containers, container in killed(side_by_side, phases):
+        container.wait_for_text("launcher ended with -9", 20)
+        container.wait(
+            lambda container=container: left_beside_init(container) == ["python3 /tiny.py"],
+            f"end of all but the engine in {phase}", 20,
+        )  # fmt: skip
+        assert container.json("/health", limit_s=10) == {"status": "ok"}
+        assert "Traceback" not in container.stderr
+        assert visible(containers) == []

@@ -109,7 +109,9 @@ def test_a_json_line_is_whole_whatever_it_says(value):
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-@pytest.mark.parametrize("said", ["\x1b[31mred", "a\x85b", "a\u2028b", "a\x7f\x9b2Jb", "\U000e0001", "\udcff", "a\nb"])
+@pytest.mark.parametrize(
+    "said", ["\x1b[31mred", "a\x85b", "a\u2028b", "a\x7f\x9b2Jb", "\U000e0001", "\udcff", "a\nb"]
+)
 def test_what_others_say_cannot_act_on_a_terminal_or_end_a_line(log_format, said):
     line = lines.render({"event": "x", "message": said}, log_format)
     assert line.isprintable()

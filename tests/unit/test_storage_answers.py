@@ -179,3 +179,15 @@ def test_whole_layers_that_are_kept_have_a_bound(monkeypatch):
 def test_an_archive_is_read_all_the_same(opened):
     with Archive.open(opened([206, {"ETag": '"1"'}, "object"])) as archive:
         assert archive.read("s") == noise(5000)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400])
+@pytest.mark.parametrize("region", ["", "x", "-", "a.b/c"])
+def test_a_server_that_leads_elsewhere_for_ever(bucket, status, region):
+    """Whoever asks a bucket where it is asks once: the answer may lead elsewhere again."""
+    headers = {"Location": "/bucket/p/a.tar"} | ({"x-amz-bucket-region": region} if region else {})
+    with bucket(HEAD=[status, headers, ""], GET=[status, headers, ""]) as store, pytest.raises(StorageError):
+        store.stat()
+    listing = {"list-type": [status, headers, ""], "HEAD": [status, headers, ""]}
+    with bucket(**listing) as store, pytest.raises(StorageError):
+        [*store.neighbours()]

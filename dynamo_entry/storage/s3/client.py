@@ -154,6 +154,7 @@ class Client:
         )  # fmt: skip
         events = made.client.meta.events
         events.register("before-send.s3", self._transport)
+        events.register("needs-retry.s3.HeadBucket", _stay)
         events.register(
             "choose-signer.s3", lambda signature_version, **_: signer.NAME if signature_version == "s3v4" else None
         )  # fmt: skip
@@ -200,6 +201,11 @@ class _Made:
                 return False
             self.is_virtual, self.client = True, None
             return True
+
+
+def _stay(request_dict: dict[str, Any], **_: Any) -> None:
+    """botocore asks a bucket for its region when it is led elsewhere: led elsewhere again, it would ask for ever."""
+    request_dict["context"]["s3_redirect"]["redirected"] = True
 
 
 def bad_answer(name: str, operation: str, error: Exception) -> StorageError:

@@ -1,8 +1,9 @@
-"""Connections, by whether both ends are in the engine.
+"""Connections, by whether both ends are in the engine; and the kernel modules by which CRIU learns of sockets.
 
 Unix sockets whose other end is outside cannot be dumped: CRIU cannot dump half of a connection. TCP connections that
 lead out are closed; those inside are kept where the kernel allows it. Asked of the kernel by sock_diag(7):
-/proc/net/unix does not say who is connected to whom.
+/proc/net/unix does not say who is connected to whom. A node whose kernel lacks a module of it cannot dump an engine
+that has such sockets.
 """
 
 from __future__ import annotations
@@ -191,4 +192,41 @@ def _owners(processes: list[psutil.Process]) -> dict[int, tuple[int, int]]:
         for process in processes
         for descriptor, target in proc.descriptors(process.pid).items()
         if target.startswith("socket:[")
+    }
+
+
+#: How the kernel names protocols (net/*/proto.name) → the listing that CRIU takes.
+_LISTINGS = {
+    "TCP": "tcp", "TCPv6": "tcp", "UDP": "udp", "UDPv6": "udp", "UDP-Lite": "udp", "UDPLITEv6": "udp",
+    "RAW": "raw", "RAWv6": "raw", "UNIX": "unix", "UNIX-STREAM": "unix", "NETLINK": "netlink", "PACKET": "packet",
+}  # fmt: skip
+
+
+def check_kernel_modules(processes: list[psutil.Process]) -> None:
+    """Raises NotDumpable that names the modules."""
+    if missing := needed_modules(_protocols(processes), sock_diag.lacking()):
+        raise NotDumpable(
+            f"the kernel of this node lacks {', '.join(missing)}, without which CRIU cannot dump the engine's sockets",
+            hint=modules_remedy(missing),
+            reason="KernelLacks",
+        )
+
+
+def needed_modules(protocols: Iterable[str], lacking: Mapping[str, str]) -> list[str]:
+    """The modules among ``lacking`` that sockets of ``protocols`` take; pure."""
+    wanted = {_LISTINGS.get(protocol, "") for protocol in protocols}
+    return sorted(module for listing, module in lacking.items() if listing in wanted)
+
+
+def modules_remedy(modules: Iterable[str]) -> str:
+    """What makes them be there."""
+    return f"load them on the node (modprobe {' '.join(modules)}), or create on a node whose kernel has them"
+
+
+def _protocols(processes: list[psutil.Process]) -> set[str]:
+    return {
+        proc.protocol(f"/proc/{process.pid}/fd/{descriptor}")
+        for process in processes
+        for descriptor, target in proc.descriptors(process.pid).items()
+        if target.startswith("socket:")
     }

@@ -6,12 +6,29 @@ import ctypes
 import os
 import stat
 import struct
+from typing import TYPE_CHECKING
 
 import psutil
 
-from dynamo_entry.checks import io_uring
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, proc
+from dynamo_entry.linux import capabilities, memlock, proc, seccomp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+IO_URING_REMEDY = (
+    "an engine that takes one cannot be frozen: start it without --mlock and without the capability IPC_LOCK, so that "
+    "it gets none, or add SYS_ADMIN to the creating pod"
+)
+
+
+def may_get_io_uring(argv: Sequence[str]) -> bool:
+    """In spite of what keeps an engine off it: a filter, or no memory to lock."""
+    if seccomp.may_be_kept_off():
+        return False
+    return memlock.makes_rings(is_withheld=memlock.may_be_withheld(argv))
+
 
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
 _INODES = frozenset(
@@ -55,7 +72,7 @@ _GPU = "/dev/nvidia"
 
 #: What to do about those that engines are seen with.
 _REMEDIES = {
-    "io_uring": io_uring.REMEDY,
+    "io_uring": IO_URING_REMEDY,
     "MPTCP": "set GODEBUG=multipathtcp=0 for an engine written in Go",
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }

@@ -1,9 +1,10 @@
-"""The creating machine against this one. Pure."""
+"""The creating machine against this one: CPU, kernel, user, room, clocks. Pure."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux.cgroup import Room
@@ -88,3 +89,34 @@ def _refused(
     what: str, recorded: object, here: object, reason: str, hint: str = "restore where it is the same"
 ) -> Incompatible:
     return Incompatible(f"{what}: {recorded} at creation, {here} here", hint=hint, reason=reason)
+
+
+class ClockOffsets(NamedTuple):
+    """What a time namespace has to add to this place's clocks, in seconds (time_namespaces(7))."""
+
+    monotonic_s: float
+    boottime_s: float
+
+
+def clock_offsets(
+    recorded: Mapping[str, Any], here: Mapping[str, Any], *, may_set: bool
+) -> ClockOffsets | None:
+    """How the engine's clocks go on where they stood; None where they may jump forward to this place's.
+
+    They must never go back: every sleep and wait in the engine would hang for the difference. A jump forward ends waits early, as a suspended machine does. Raises Incompatible where a clock would go
+    back and cannot be set.
+    """
+    names = ("monotonic_s", "boottime_s")
+    behind = {name: float(recorded.get(name, 0)) - float(here[name]) for name in names}
+    if may_set:
+        return ClockOffsets(behind["monotonic_s"], behind["boottime_s"])
+    for name in names:
+        if behind[name] > 0:
+            raise Incompatible(
+                f"this host's {name.removesuffix('_s')} clock is at {here[name]:.0f} s, the engine's was at "
+                f"{recorded[name]:.0f} s: it would go back",
+                hint="add SYS_ADMIN and SYS_TIME to the capabilities of the creating pod once (its engine then "
+                "counts from near 0), or to those of this pod",
+                reason="ClockWouldGoBack",
+            )
+    return None

@@ -12,22 +12,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
-from dynamo_entry.checks import (
-    clock,
-    connections,
-    delta,
-    facts,
-    files,
-    host,
-    image,
-    locks,
-    names,
-    noexec,
-    pids,
-    ports,
-    privileges,
-    volumes,
-)
+from dynamo_entry.checks import connections, delta, facts, files, host, image, privileges, taken
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.fill.archived import Images
@@ -42,7 +27,7 @@ class Admitted(NamedTuple):
     rewriter: Rewriter
     delta: apply.Plan
     logs: dict[str, int]
-    clock: clock.Offsets | None
+    clock: host.ClockOffsets | None
     may_write: Callable[[int], bool]
     keeps_connections: bool
 
@@ -66,20 +51,20 @@ def admit(
     host.check_room(head.needs, cgroup.room())
     index = pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
     rewriter = _rewriter(archive, images, have)
-    offsets = clock.offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
-    pids.check_pids(rewriter.pids())
+    offsets = host.clock_offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
+    taken.check_pids(rewriter.pids())
     travelling = frozenset(index.paths)
     logs = files.check_files(rewriter.regular_files(), travelling, mounts.read(), reopened)
     files.check_watches(rewriter.watched(), travelling, mounts.read())
-    for path in volumes.check_content(head.volume_files, reopened):
+    for path in files.check_content(head.volume_files, reopened):
         log.warning("volume file has another time", path=path)
-    locks.check_locks(rewriter.locks(), travelling)
+    taken.check_locks(rewriter.locks(), travelling)
     changes = apply.plan(index, land)
     data_bytes = archive.size_of(DELTA_TAR)
     delta.check_delta(
         changes.touched(), head.facts.get("delta_bytes", {}), mounts.read(), data_bytes=data_bytes
     )
-    noexec.check(head.facts.get("executable", ()))
+    files.check_executable(head.facts.get("executable", ()))
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
     keeps_connections = connections.check_kept(
@@ -90,8 +75,8 @@ def admit(
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
-    ports.check_ports(rewriter.ports())
-    names.check_names(rewriter.names())
+    taken.check_ports(rewriter.ports())
+    taken.check_names(rewriter.names())
     rewriter.own_sockets(
         os.geteuid(), {os.getegid(), *os.getgroups()}, may_give_away=capabilities.CHOWN in have.effective
     )

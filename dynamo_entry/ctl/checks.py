@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dynamo_entry.checks import diag, host
+from dynamo_entry.checks import connections, host
 from dynamo_entry.checks.privileges import lack
 from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
 from dynamo_entry.errors import Incompatible
@@ -106,7 +106,9 @@ def _sock_diag(here: Surroundings) -> Finding:
         return Finding("sock_diag", "every module is there")
     modules = sorted(here.lacking.values())
     rules_out = (CREATE,) if {"unix", "tcp"} & here.lacking.keys() else ()
-    return Finding("sock_diag", f"without {', '.join(modules)}", rules_out, diag.remedy(modules))
+    return Finding(
+        "sock_diag", f"without {', '.join(modules)}", rules_out, connections.modules_remedy(modules)
+    )
 
 
 def _status(here: Surroundings) -> Finding:

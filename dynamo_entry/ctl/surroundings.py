@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, read_keys
-from dynamo_entry.checks import facts, privileges, restore, volumes
+from dynamo_entry.checks import facts, files, privileges, restore
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.engine import handshakes
 from dynamo_entry.errors import CheckpointError
@@ -136,7 +136,7 @@ def _handshake(recorded: dict[str, Any]) -> str:
 
 def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:
     """Raises Incompatible for a file that holds something else here."""
-    noted = [f"{path} has another time" for path in volumes.check_content(recorded, reopened)]
+    noted = [f"{path} has another time" for path in files.check_content(recorded, reopened)]
     missing = [f"{file['path']} is not here" for file in recorded if not os.path.exists(file["path"])]
     return "; ".join((*noted, *missing))
 

@@ -15,12 +15,9 @@ from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import (
     connections,
     deleted,
-    diag,
-    forgotten,
+    files,
     image,
-    io_uring,
-    ipc,
-    noexec,
+    left_behind,
     privileges,
     secrets,
     sharing,
@@ -79,7 +76,7 @@ class Prepared(NamedTuple):
     roots: list[str]
     starts: list[changes.Start]
     handshake: handshakes.Handshake | None
-    objects: frozenset[ipc.Object]
+    objects: frozenset[left_behind.Object]
 
 
 class Frozen(NamedTuple):
@@ -151,8 +148,8 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     argv = proc.command(os.getppid())
     handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work)
     _check_settings(settings, handshake)
-    if io_uring.is_to_be_had(argv):
-        channel.log.warning("io_uring not withheld", hint=io_uring.REMEDY)
+    if dump_checks.may_get_io_uring(argv):
+        channel.log.warning("io_uring not withheld", hint=dump_checks.IO_URING_REMEDY)
     gpu = cuda.for_creation(channel, settings.gpu_timeout)
     if settings.canary:
         canary.load(settings.canary)
@@ -172,7 +169,7 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     places = options.Places(work, work, DUMP_LOG)
     return Prepared(
         store, keys, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake,
-        ipc.there(),
+        left_behind.ipc_objects(),
     )  # fmt: skip
 
 
@@ -312,8 +309,8 @@ class _Creation:
             dump_checks.check(processes, self._prepared.have.effective)
             deleted.check(pids)
             sharing.check(processes)
-            ipc.check(self._prepared.objects, ipc.there())
-            diag.check(processes)
+            left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
+            connections.check_kernel_modules(processes)
             self._give_back_memlock()
             self._warn_of_secrets(pids)
             if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):
@@ -321,9 +318,9 @@ class _Creation:
                     "restores will need these files unchanged", paths=bound,
                     hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
                 )  # fmt: skip
-            if lost := forgotten.find(pids):
+            if lost := left_behind.find(pids):
                 self._channel.log.warning(
-                    "restores will not bring these back", things=lost, hint=forgotten.REMEDY
+                    "restores will not bring these back", things=lost, hint=left_behind.REMEDY
                 )
             kept = self._check_connections(processes)
             stdio = manifest_head.container_stdio(pids)
@@ -422,7 +419,7 @@ class _Creation:
             facts={
                 "packages": image.packages(mapped),
                 "connections": tcp,
-                "executable": noexec.directories(pids),
+                "executable": files.executable_directories(pids),
                 "socket_options": socket_options.record(pids),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from dynamo_entry.checks import volumes
+from dynamo_entry.checks import files
 from dynamo_entry.criu.rewrite.files import is_log
 from dynamo_entry.linux import mounts, proc
 
@@ -94,7 +94,7 @@ def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[
 def _content(path: str) -> dict[str, Any]:
     """What a file is told apart by that the engine only reads."""
     try:
-        return {"mtime_ns": os.stat(path).st_mtime_ns, "sample": volumes.sample(path)}
+        return {"mtime_ns": os.stat(path).st_mtime_ns, "sample": files.sample(path)}
     except OSError:
         return {}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
-from dynamo_entry.checks import clock
+from dynamo_entry.checks import host
 from dynamo_entry.checks.restore import Admitted
 from dynamo_entry.criu import hold, images, options, process, remedies
 from dynamo_entry.criu.rewrite import pipes
@@ -111,7 +111,7 @@ class Rebuild:
             before=lambda: self._prepare(offsets),
         )
 
-    def _prepare(self, offsets: clock.Offsets | None) -> None:
+    def _prepare(self, offsets: host.ClockOffsets | None) -> None:
         """In the process that becomes CRIU: the tasks inherit what applies there."""
         oom.withdraw(self._oom_before)
         if offsets:

@@ -2,15 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
-from ipaddress import ip_address
 
 import pytest
 
-from dynamo_entry.checks import clock, files, host, image, pids, ports
+from dynamo_entry.checks import files, host, image
 from dynamo_entry.criu.rewrite.files import Regular
-from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf
 from dynamo_entry.linux.cgroup import Room
@@ -83,91 +80,19 @@ def test_an_engine_that_does_not_fit_is_refused():
 
 def test_a_clock_that_would_go_back_is_refused_unless_it_can_be_set():
     then, now = {"monotonic_s": 500.0, "boottime_s": 900.0}, {"monotonic_s": 100.0, "boottime_s": 1000.0}
-    error = refused(clock.offsets, then, now, may_set=False)
+    error = refused(host.clock_offsets, then, now, may_set=False)
     assert error.reason == "ClockWouldGoBack"
     assert "monotonic" in error.message
-    assert clock.offsets(then, now, may_set=True) == clock.Offsets(400.0, -100.0)
-    assert clock.offsets(now, now, may_set=False) is None
+    assert host.clock_offsets(then, now, may_set=True) == host.ClockOffsets(400.0, -100.0)
+    assert host.clock_offsets(now, now, may_set=False) is None
 
 
 def test_boottime_counts_as_well():
     then = {"monotonic_s": 1.0, "boottime_s": 2.0}
     assert (
         "boottime"
-        in refused(clock.offsets, then, {"monotonic_s": 1.0, "boottime_s": 1.0}, may_set=False).message
+        in refused(host.clock_offsets, then, {"monotonic_s": 1.0, "boottime_s": 1.0}, may_set=False).message
     )
-
-
-def test_a_pid_that_is_taken_is_named_with_its_owner(tmp_path):
-    (tmp_path / "1001").mkdir()
-    (tmp_path / "1001" / "cmdline").write_bytes(b"nginx\0-g\0")
-    error = refused(pids.check_pids, [1000, 1001], str(tmp_path))
-    assert (error.reason, "1001" in error.message, "nginx -g" in error.message) == ("PidTaken", True, True)
-    pids.check_pids([1000], str(tmp_path))
-
-
-def bound_like(taken, address="0.0.0.0", **options):
-    """The engine's socket on the port of one that is there."""
-    kind = "TCP" if taken.type == socket.SOCK_STREAM else "UDP"
-    port = taken.getsockname()[1]
-    engine = Bound(kind, ip_address(address), port, False, False, False, "")
-    return engine._replace(**options)
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::ffff:127.0.0.1"])
-def test_a_port_that_is_taken_is_named_with_its_owner(address):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        engine = bound_like(server, address)
-        error = refused(ports.check_ports, [engine])
-        assert error.reason == "PortTaken"
-        assert f"TCP port {engine.port}" in error.message
-        assert f"process {os.getpid()}" in error.message
-
-
-def test_a_port_is_free_again_when_its_owner_is_gone():
-    failures = []
-    for _ in range(5):  # somebody else may get the very port
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            engine = bound_like(server)
-        try:
-            ports.check_ports([engine])
-        except Incompatible as error:
-            failures.append(error)
-        else:
-            return
-    raise failures[-1]
-
-
-def test_a_port_on_another_address_is_free():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        ports.check_ports([bound_like(server, "127.0.0.2"), bound_like(server, "::", is_v6_only=True)])
-
-
-def test_udp_ports_are_taken_as_well():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
-        assert "UDP port" in refused(ports.check_ports, [bound_like(server)]).message
-        ports.check_ports([bound_like(server, protocol="TCP")])
-
-
-def test_a_port_that_both_share_on_purpose_is_free():
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        ports.check_ports([bound_like(server, reuse_port=True)] * 4)
-        refused(ports.check_ports, [bound_like(server)])
-
-
-def test_what_is_left_of_closed_connections_takes_no_port():
-    """A restart finds the port in TIME_WAIT."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        engine = bound_like(server)
-        with socket.create_connection(server.getsockname()[:2]) as client:
-            accepted, _ = server.accept()
-            accepted.close()  # the side that closes first waits
-            client.recv(1)
-    ports.check_ports([engine])
 
 
 READ, LOG, BOTH = os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR
@@ -268,3 +193,23 @@ def test_a_package_that_was_installed_at_start_travels(site):
     recorded = image.packages([f"{site}/torch/lib/libtorch.so"])
     (site / "six-1.16.egg-info").rmdir()
     image.check_packages(recorded, {f"{site}/six-1.16.egg-info"})
+
+
+@pytest.mark.parametrize("size", [10, 5 << 20])
+def test_a_sample_changes_with_the_content(tmp_path, size):
+    path = tmp_path / "model"
+    path.write_bytes(b"a" * size)
+    first = {
+        "path": str(path),
+        "mount": "/volume",
+        "size": size,
+        "mtime_ns": 1,
+        "sample": files.sample(str(path)),
+    }
+    assert files.check_content([first], ()) == [str(path)]
+    path.write_bytes(b"b" * size)
+    with pytest.raises(Incompatible, match="something else"):
+        files.check_content([first], ())
+    assert files.check_content([first], (str(tmp_path),)) == []
+    os.utime(path, ns=(1, 1))
+    assert files.check_content([first], ()) == []

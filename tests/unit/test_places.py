@@ -1,19 +1,14 @@
-"""What others have in a shared place, and what a place gives: the decisions alone."""
+"""What a place gives a launcher: capabilities, projected files, a CRIU that starts."""
 
-import fcntl
 import os
-import socket
-import struct
 
 import pytest
 
-from dynamo_entry.checks import names, privileges, volumes
+from dynamo_entry.checks import privileges
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import process
 from dynamo_entry.criu.rewrite import files
-from dynamo_entry.criu.rewrite.files import Lock
-from dynamo_entry.criu.rewrite.unix import Named
-from dynamo_entry.errors import CheckpointError, Incompatible
+from dynamo_entry.errors import CheckpointError
 from dynamo_entry.linux import loader
 
 NEEDED = frozenset((19, 40))
@@ -55,51 +50,6 @@ def test_a_projected_file_is_found_behind_data(tmp_path):
     assert files.found_here(f"{tmp_path}/{new}/a") == f"{tmp_path}/{new}/a"
     for other in (f"{tmp_path}/..data/a", f"{tmp_path}/..2026/a", "/nowhere/..2026_11_28_10_00_00.111/a"):
         assert files.found_here(other) == other
-
-
-@pytest.mark.parametrize("size", [10, 5 << 20])
-def test_a_sample_changes_with_the_content(tmp_path, size):
-    path = tmp_path / "model"
-    path.write_bytes(b"a" * size)
-    first = {
-        "path": str(path),
-        "mount": "/volume",
-        "size": size,
-        "mtime_ns": 1,
-        "sample": volumes.sample(str(path)),
-    }
-    assert volumes.check_content([first], ()) == [str(path)]
-    path.write_bytes(b"b" * size)
-    with pytest.raises(Incompatible, match="something else"):
-        volumes.check_content([first], ())
-    assert volumes.check_content([first], (str(tmp_path),)) == []
-    os.utime(path, ns=(1, 1))
-    assert volumes.check_content([first], ()) == []
-
-
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
-def test_a_name_is_taken_by_a_socket_of_its_kind(kind):
-    name = b"\0dynamo-entry-test-" + os.urandom(6).hex().encode()
-    names.check_names([Named(kind, name)])
-    with socket.socket(socket.AF_UNIX, kind) as other:
-        other.bind(name)
-        with pytest.raises(Incompatible, match="@dynamo-entry-test") as caught:
-            names.check_names([Named(kind, name)])
-    assert f"process {os.getpid()}" in str(caught.value)
-    names.check_names([Named(kind, name)])
-
-
-@pytest.mark.parametrize("is_flock", [True, False])
-def test_a_lock_is_held_elsewhere_if_it_does_not_go_with_ours(tmp_path, is_flock):
-    path = str(tmp_path / "lock")
-    with open(path, "w") as file:
-        assert not Lock(path, is_flock, is_shared=False).is_held_elsewhere()
-        if is_flock:
-            fcntl.flock(file, fcntl.LOCK_SH)
-        else:
-            fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
-        assert Lock(path, is_flock, is_shared=False).is_held_elsewhere()
-        assert Lock(path, is_flock, is_shared=True).is_held_elsewhere() is not is_flock
 
 
 def test_what_only_another_image_can_mend_is_not_tried_again(monkeypatch):

@@ -1,15 +1,17 @@
-"""SysV objects and POSIX message queues: CRIU leaves them where they are, and no other container has them.
+"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM.
 
-They belong to an IPC namespace, not to a process. What is there since the engine was started is taken for its own.
+Objects of IPC belong to a namespace, not to a process, and no other container has them: what is there since the engine
+was started is taken for its own, and refused. The rest is named at creation, and lost at a restore.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import mounts
+from dynamo_entry.linux import mounts, proc
 
 #: Kind of object → its file in /proc/sysvipc (proc(5)), and the reason.
 _SYSV = {
@@ -27,7 +29,7 @@ class Object(NamedTuple):
     reason: str
 
 
-def there() -> frozenset[Object]:
+def ipc_objects() -> frozenset[Object]:
     """What the IPC namespace of this process holds."""
     found = {
         Object(f"SysV {kind}", f"key {int(row[0]) & 0xFFFFFFFF:#x}, id {row[1]}", reason)
@@ -39,7 +41,7 @@ def there() -> frozenset[Object]:
     return frozenset(found)
 
 
-def check(before: frozenset[Object], now: frozenset[Object]) -> None:
+def check_ipc(before: frozenset[Object], now: frozenset[Object]) -> None:
     """Raises NotDumpable that names what came since ``before``."""
     for found in sorted(now - before):
         raise NotDumpable(
@@ -63,3 +65,29 @@ def _names(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError:
         return []
+
+
+REMEDY = (
+    "set them anew after the restore, by POST_RESTORE for example; let the engine wait for its asynchronous I/O before it is "
+    "frozen"
+)
+
+
+def find(pids: Iterable[int]) -> list[str]:
+    """A sentence each."""
+    return [f"{thing} of process {pid}" for pid in pids for thing in _of(pid)]
+
+
+def _of(pid: int) -> list[str]:
+    """Asynchronous I/O as it may be under way (io_submit(2)), numa_maps(5), and KSM as asked for by prctl(2)."""
+    found = []
+    if any(line.endswith(("/[aio] (deleted)", "/[aio]")) for line in proc.maps(pid)):
+        found.append("asynchronous I/O (io_submit), as far as it is under way,")
+    policies = {
+        line.split()[1] for line in proc.read(pid, "numa_maps").decode("ascii", "replace").splitlines()
+    }
+    if other := sorted(policies - {"default"}):
+        found.append(f"the memory policy {', '.join(other)}")
+    if b"ksm_merge_any: yes" in proc.read(pid, "ksm_stat"):
+        found.append("the merging of pages (KSM)")
+    return found

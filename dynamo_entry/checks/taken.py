@@ -1,0 +1,137 @@
+"""What the engine holds and somebody else may have here: pids, ports, names of unix sockets, locks.
+
+Pods with hostNetwork and containers of one pod share the namespaces of ports and names; replicas share locks on volumes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+import psutil
+
+from dynamo_entry.criu.rewrite.files import Lock
+from dynamo_entry.criu.rewrite.sockets import Bound
+from dynamo_entry.criu.rewrite.unix import Named
+from dynamo_entry.errors import Incompatible
+from dynamo_entry.linux import proc
+
+
+def check_pids(pids: Iterable[int], proc: str = "/proc") -> None:
+    """Raises Incompatible that names a pid of the engine which is taken, and by whom."""
+    for pid in pids:
+        if os.path.exists(f"{proc}/{pid}"):  # a thread's id has an entry as well
+            raise Incompatible(
+                f"pid {pid} of the engine is taken here by {_command(f'{proc}/{pid}')}",
+                hint="let the launcher start first, and do not share the pid namespace with other containers",
+                reason="PidTaken",
+            )
+
+
+def _command(directory: str) -> str:
+    try:
+        with open(f"{directory}/cmdline", "rb") as file:
+            return file.read(200).replace(b"\0", b" ").decode("utf-8", "replace").strip() or "a kernel thread"
+    except OSError:
+        return "another process"
+
+
+def check_ports(sockets: Iterable[Bound]) -> None:
+    """Raises Incompatible that names a port of the engine which is taken, and by whom."""
+    for bound in sockets:
+        if _is_port_taken(bound):
+            raise Incompatible(
+                f"{bound.protocol} port {bound.port} of the engine on {bound.address} is taken here by "
+                f"{_owner_of_port(bound)}",
+                hint="pods with hostNetwork, and containers of one pod, need ports of their own",
+                reason="PortTaken",
+            )
+
+
+def _is_port_taken(bound: Bound) -> bool:
+    """Whether the engine itself, with the options of its socket, could not bind it here.
+
+    TCP is always asked with SO_REUSEADDR: what is left of closed connections does not count. Other errors than
+    this one are CRIU's to tell.
+    """
+    family = socket.AF_INET if bound.address.version == 4 else socket.AF_INET6
+    kind = socket.SOCK_STREAM if bound.protocol == "TCP" else socket.SOCK_DGRAM
+    try:
+        with socket.socket(family, kind) as probe:
+            if bound.reuse_address or bound.protocol == "TCP":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if bound.reuse_port:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bound.is_v6_only)
+            if bound.interface:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bound.interface.encode())
+            probe.bind((str(bound.address), bound.port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _owner_of_port(bound: Bound) -> str:
+    """Who has it, as far as it can be seen from inside a container."""
+    with suppress(OSError, psutil.Error):
+        for row in psutil.net_connections(bound.protocol.lower()):
+            if row.pid and row.laddr and row.laddr.port == bound.port:
+                return f"process {row.pid}: {' '.join(psutil.Process(row.pid).cmdline())[:200]}"
+    return "a process outside this container"
+
+
+def check_names(names: Iterable[Named]) -> None:
+    """Raises Incompatible for a name that somebody has bound, and by whom."""
+    for name in names:
+        if _is_name_taken(name):
+            raise Incompatible(
+                f"the engine's unix socket {name.shown} is taken here by {_owner_of_name(name)}",
+                hint="pods with hostNetwork, and containers of one pod, need names of their own"
+                if name.is_abstract else "containers that share a volume need sockets of their own",
+                reason="NameTaken",
+            )  # fmt: skip
+
+
+def _is_name_taken(name: Named) -> bool:
+    """Of an abstract name, whether it could not be bound; of a path, whether somebody answers there.
+
+    The file that an ended process left is no obstacle: CRIU replaces it.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, name.kind | socket.SOCK_NONBLOCK) as probe:
+            if name.is_abstract:
+                probe.bind(name.name)
+                return False
+            probe.connect(os.fsdecode(name.name))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE if name.is_abstract else error.errno == errno.EAGAIN
+    return True
+
+
+def _owner_of_name(name: Named) -> str:
+    """Who has it, as far as it can be seen from inside a container (/proc/net/unix)."""
+    rows = (
+        line.split(None, 7)
+        for line in proc.read(os.getpid(), "net/unix").decode("utf-8", "replace").splitlines()
+    )
+    sockets = {f"socket:[{row[6]}]" for row in rows if len(row) == 8 and row[7] == name.shown}
+    for pid in psutil.pids():
+        if sockets & {*proc.descriptors(pid).values()}:
+            return f"process {pid}: {' '.join(proc.command(pid))[:200]}"
+    return "a process outside this container"
+
+
+def check_locks(locks: Iterable[Lock], travelling: Collection[str]) -> None:
+    """Raises Incompatible for a lock that somebody else holds on a file that does not travel with the engine."""
+    for lock in locks:
+        with suppress(OSError):  # a file that is not here is somebody else's to name
+            if lock.path not in travelling and lock.is_held_elsewhere():
+                raise Incompatible(
+                    f"the engine holds a lock on {lock.path}, which another process, maybe on another node, holds here",
+                    hint="give every replica a volume of its own for what it locks, or end the other one",
+                    reason="LockTaken",
+                )

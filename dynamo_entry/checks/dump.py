@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, memlock, proc, seccomp
+from dynamo_entry.linux import capabilities, io_uring, proc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,9 @@ IO_URING_REMEDY = (
 
 def may_get_io_uring(argv: Sequence[str]) -> bool:
     """In spite of what keeps an engine off it: a filter, or no memory to lock."""
-    if seccomp.may_be_kept_off():
+    if io_uring.may_filter():
         return False
-    return memlock.makes_rings(is_withheld=memlock.may_be_withheld(argv))
+    return io_uring.makes_rings(is_withheld=io_uring.may_withhold_memory(argv))
 
 
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.

@@ -8,7 +8,7 @@ import time
 import psutil
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import kcmp
+from dynamo_entry.linux import tasks
 
 #: A child that is about to run a program shares its parent's memory until then (vfork(2)).
 _VFORK_S = 2
@@ -31,9 +31,9 @@ def _threads(pid: int) -> list[int]:
 
 
 def _check_thread(pid: int, thread: int) -> None:
-    if kcmp.is_shared(pid, thread, kcmp.FILES) is False:
+    if tasks.is_shared(pid, thread, tasks.FILES) is False:
         raise _own(pid, thread, "descriptors")
-    if kcmp.is_shared(pid, thread, kcmp.FS) is False and _place(pid, pid) != _place(pid, thread):
+    if tasks.is_shared(pid, thread, tasks.FS) is False and _place(pid, pid) != _place(pid, thread):
         raise _own(pid, thread, "working directory or root")
 
 
@@ -51,7 +51,7 @@ def _place(pid: int, thread: int) -> list[str]:
 
 def _check_memory(pid: int) -> None:
     deadline = time.monotonic() + _VFORK_S
-    while (parent := _parent(pid)) and kcmp.is_shared(parent, pid, kcmp.VM):
+    while (parent := _parent(pid)) and tasks.is_shared(parent, pid, tasks.VM):
         if time.monotonic() > deadline:
             raise NotDumpable(
                 f"process {pid} shares the memory of process {parent}, which CRIU cannot dump",

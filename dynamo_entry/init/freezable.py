@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from dynamo_entry.linux import memlock, seccomp, timens
+from dynamo_entry.linux import io_uring, timens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def prepare(argv: Sequence[str]) -> None:
     if timens.may_be_set():
         now = (time.clock_gettime(clock) for clock in (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME))
         timens.enter_new(*(_CLOCK_START_S - reading for reading in now))
-    if seccomp.may_be_kept_off():
-        seccomp.keep_off()
-    elif memlock.may_be_withheld(argv):
-        memlock.withhold()
+    if io_uring.may_filter():
+        io_uring.install_filter()
+    elif io_uring.may_withhold_memory(argv):
+        io_uring.withhold_memory()

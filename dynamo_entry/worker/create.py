@@ -37,7 +37,7 @@ from dynamo_entry.errors import (
     SettingsError,
 )
 from dynamo_entry.fill import ranges
-from dynamo_entry.linux import affinity, capabilities, memlock, mounts, proc, socket_options
+from dynamo_entry.linux import capabilities, io_uring, mounts, proc, sockets, tasks
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report.lines import timestamp
@@ -334,7 +334,7 @@ class _Creation:
     def _give_back_memlock(self) -> None:
         """The engine was started without it, which kept it off io_uring."""
         try:
-            memlock.give_back(self._pids())
+            io_uring.give_back_memory(self._pids())
         except PermissionError as error:
             self._channel.log.warning("memlock limit not given back", pid=self._pid, message=str(error))
 
@@ -378,7 +378,7 @@ class _Creation:
                 facts = {
                     **frozen.head.facts,
                     "shared_ranges": self._shared_ranges(),
-                    "affinity": affinity.record(self._pids()),
+                    "affinity": tasks.record_affinity(self._pids()),
                 }
             with self._channel.phase(Phases.DELTA, stall_s=stall_s) as phase:
                 facts["delta_bytes"] = self._add_delta(writer, phase)
@@ -420,7 +420,7 @@ class _Creation:
                 "packages": image.packages(mapped),
                 "connections": tcp,
                 "executable": files.executable_directories(pids),
-                "socket_options": socket_options.record(pids),
+                "socket_options": sockets.record_options(pids),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
                 **(self._handshake.facts() if self._handshake else {}),

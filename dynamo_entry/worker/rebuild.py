@@ -24,7 +24,7 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.skeleton import Skeleton
-from dynamo_entry.linux import affinity, capabilities, connections, oom, proc, socket_options, timens
+from dynamo_entry.linux import capabilities, proc, sockets, tasks, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
@@ -52,7 +52,7 @@ class Rebuild:
         work = work_directory(settings)
         self._places = options.Places(work, work, RESTORE_LOG)
         self._pid_file = options.pid_file(self._places)
-        self._oom_before = oom.volunteer()
+        self._oom_before = tasks.volunteer_for_oom()
         #: CRIU gets nothing, and so makes nothing, before it is an orphan
         self._may_serve = threading.Event()
         self._failure: Exception | None = None
@@ -113,7 +113,7 @@ class Rebuild:
 
     def _prepare(self, offsets: host.ClockOffsets | None) -> None:
         """In the process that becomes CRIU: the tasks inherit what applies there."""
-        oom.withdraw(self._oom_before)
+        tasks.withdraw_from_oom(self._oom_before)
         if offsets:
             timens.enter_new(*offsets)
 
@@ -179,16 +179,16 @@ class Rebuild:
         pipes.refill(self._admitted.rewriter.refills())
         if self._admitted.keeps_connections:
             ends = self._archive.manifest.head.facts["connections"]["outside"]
-            connections.shut_down((pid, number) for pid, number in ends if pid in self._plan.pids)
+            sockets.shut_down((pid, number) for pid, number in ends if pid in self._plan.pids)
         if wider := self._admitted.rewriter.widened():
             self._channel.log.warning(
                 "capability bounding set wider than at creation", names=capabilities.named(wider),
                 hint="set allowPrivilegeEscalation: false, or add SETPCAP, and the engine can get no more than it could",
             )  # fmt: skip
         recorded = self._archive.manifest.head.facts.get("socket_options", ())
-        if missed := socket_options.set_again(row for row in recorded if row["pid"] in self._plan.pids):
+        if missed := sockets.set_options_again(row for row in recorded if row["pid"] in self._plan.pids):
             self._channel.log.warning("socket options not restored", options=missed)
-        if unpinned := affinity.pin(self._archive.manifest.head.facts.get("affinity", {})):
+        if unpinned := tasks.pin(self._archive.manifest.head.facts.get("affinity", {})):
             self._channel.log.warning("threads not pinned: their processors are not here", threads=unpinned)
 
     def _wait_for_end(self, criu: process.Restoring) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
-from dynamo_entry.linux import seccomp as seccomp_linux
+from dynamo_entry.linux import io_uring
 
 #: CRIU's RLIM_INFINITY.
 _NO_LIMIT = (1 << 64) - 1
@@ -29,8 +29,8 @@ class Grants(NamedTuple):
 
 
 def our_filters(seccomp: bytes) -> frozenset[int]:
-    """The numbers, in ``seccomp.img``, of filters that kept an engine off io_uring (uring.py) and that stand alone."""
-    ours = {seccomp_linux.rules(machine) for machine in seccomp_linux.MACHINES}
+    """The numbers, in ``seccomp.img``, of filters that kept an engine off io_uring (linux/io_uring.py) and that stand alone."""
+    ours = {io_uring.filter_rules(machine) for machine in io_uring.MACHINES}
     return frozenset(
         number
         for entry in images.filters(seccomp).messages

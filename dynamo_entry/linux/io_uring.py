@@ -4,6 +4,10 @@ By a seccomp filter (seccomp(2)) that answers as a kernel without io_uring does,
 CRIU suspends filters while it works, which takes CAP_SYS_ADMIN over the machine (ptrace(2), PTRACE_O_SUSPEND_SECCOMP);
 without it a filter would be worse than a ring. A restored engine has it no longer: putting a filter in place would take
 the same capability there.
+
+Without that capability: by no memory to lock. The kernel charges rings to RLIMIT_MEMLOCK (io_uring_setup(2)) of those
+without CAP_IPC_LOCK; libuv and others then take another way. The soft limit is withheld while the engine starts, and
+given back when it is frozen.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import struct
 
 from dynamo_entry.linux import capabilities
@@ -28,7 +33,7 @@ _SET_MODE_FILTER, _FLAG_SPEC_ALLOW = 1, 4
 _EVERY_USER = [b"0", b"0", b"4294967295"]
 
 
-def rules(machine: str) -> bytes:
+def filter_rules(machine: str) -> bytes:
     """The filter, as the kernel takes it and CRIU finds it: ``struct sock_filter`` of linux/filter.h, one after another."""
     load, equal, at_least, greater, answer = 0x20, 0x15, 0x35, 0x25, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS
@@ -44,7 +49,7 @@ def rules(machine: str) -> bytes:
     return b"".join(struct.pack("<HBBI", *step) for step in program)
 
 
-def may_be_kept_off() -> bool:
+def may_filter() -> bool:
     """Whether CRIU will be able to suspend the filter."""
     if os.uname().machine not in MACHINES:
         return False
@@ -53,13 +58,72 @@ def may_be_kept_off() -> bool:
     return is_ours and capabilities.SYS_ADMIN in capabilities.effective()
 
 
-def keep_off() -> None:
+def install_filter() -> None:
     """Install the filter in this process and all that it starts. Raises OSError."""
     machine = os.uname().machine
-    program = rules(machine)
+    program = filter_rules(machine)
     held = ctypes.create_string_buffer(program)
     header = struct.pack("HP", len(program) // 8, ctypes.addressof(held))  # struct sock_fprog
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(MACHINES[machine][1], _SET_MODE_FILTER, _FLAG_SPEC_ALLOW, header):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: The same on every machine: asm-generic/unistd.h.
+_IO_URING_SETUP = 425
+
+#: Larger than struct io_uring_params.
+_PARAMETERS_BYTES = 256
+
+
+def may_withhold_memory(argv: Sequence[str]) -> bool:
+    """Whether an engine can do without, and the limit counts for it."""
+    is_asked_for = "--mlock" in " ".join(argv).split()
+    return not is_asked_for and capabilities.IPC_LOCK not in capabilities.effective()
+
+
+def withhold_memory() -> None:
+    """In this process and all that it starts."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
+
+
+def give_back_memory(pids: Iterable[int]) -> None:
+    """Processes without a soft limit get that of the calling process, or as much of it as they may have.
+
+    Raises PermissionError for those of another user.
+    """
+    own, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    for pid in pids:
+        try:
+            soft, hard = resource.prlimit(pid, resource.RLIMIT_MEMLOCK)
+            if soft == 0 and hard != 0:
+                resource.prlimit(pid, resource.RLIMIT_MEMLOCK, (_smaller(own, hard), hard))
+        except ProcessLookupError:
+            continue
+
+
+def _smaller(one: int, other: int) -> int:
+    limited = [limit for limit in (one, other) if limit != resource.RLIM_INFINITY]
+    return min(limited, default=resource.RLIM_INFINITY)
+
+
+def makes_rings(*, is_withheld: bool) -> bool:
+    """Whether the kernel makes a ring for a process like this one; ask where no others run."""
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if is_withheld:
+        withhold_memory()
+    try:
+        descriptor = ctypes.CDLL(None).syscall(
+            _IO_URING_SETUP, 1, ctypes.create_string_buffer(_PARAMETERS_BYTES)
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+    if descriptor >= 0:
+        os.close(descriptor)
+    return int(descriptor) >= 0

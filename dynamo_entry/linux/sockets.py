@@ -1,6 +1,7 @@
-"""Options of sockets that CRIU does not keep: read before the dump, set again while the tasks are still held.
+"""Sockets of other processes, and their options that CRIU does not keep.
 
-Interfaces are kept by name: their numbers and addresses are other ones in another container.
+Options are read before the dump, and set again while the tasks are still held. Interfaces are kept by name: their
+numbers and addresses are other ones in another container.
 """
 
 from __future__ import annotations
@@ -11,12 +12,40 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import psutil
 
-from dynamo_entry.linux import connections, proc
+from dynamo_entry.linux import proc
+
+#: asm-generic/unistd.h; the same on x86-64 and arm64.
+_SYS_PIDFD_GETFD = 438
+
+
+@contextmanager
+def of_process(pid: int, descriptor: int) -> Iterator[socket.socket]:
+    """The socket behind a descriptor of a process that we may trace. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    process = os.pidfd_open(pid)
+    try:
+        ours = libc.syscall(_SYS_PIDFD_GETFD, process, descriptor, 0)
+    finally:
+        os.close(process)
+    if ours < 0:
+        raise OSError(
+            ctypes.get_errno(), os.strerror(ctypes.get_errno()), f"descriptor {descriptor} of {pid}"
+        )
+    with socket.socket(fileno=ours) as found:
+        yield found
+
+
+def shut_down(descriptors: Iterable[tuple[int, int]]) -> None:
+    """Let who waits for a connection that is gone learn of it: reads end, writes fail (EPIPE)."""
+    for pid, descriptor in descriptors:
+        with suppress(OSError), of_process(pid, descriptor) as found:
+            found.shutdown(socket.SHUT_RDWR)  # fails with ENOTCONN, and does what it is to do
+
 
 _IP, _IPV6, _TCP, _UDP = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP, socket.IPPROTO_UDP
 
@@ -67,7 +96,7 @@ class _Group(NamedTuple):
     address: bytes  # a sockaddr_storage
 
 
-def record(pids: Iterable[int]) -> list[dict[str, Any]]:
+def record_options(pids: Iterable[int]) -> list[dict[str, Any]]:
     """A row for each socket of theirs with options that are not those of a new one."""
     groups = {family: _groups(family) for family in _LEVELS}
     fresh: dict[tuple[int, ...], dict[str, Any]] = {}
@@ -77,18 +106,18 @@ def record(pids: Iterable[int]) -> list[dict[str, Any]]:
             if not target.startswith("socket:") or target in seen:
                 continue
             seen.add(target)
-            with suppress(OSError), connections.of(pid, descriptor) as found:
+            with suppress(OSError), of_process(pid, descriptor) as found:
                 if found.family in _LEVELS and (options := _of(found, groups[found.family], fresh)):
                     rows.append({"pid": pid, "descriptor": descriptor, "options": options})
     return rows
 
 
-def set_again(rows: Iterable[dict[str, Any]]) -> list[str]:
+def set_options_again(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Give the sockets what was recorded; returns what this place does not take."""
     missed = []
     for row in rows:
         try:
-            with connections.of(row["pid"], row["descriptor"]) as found:
+            with of_process(row["pid"], row["descriptor"]) as found:
                 missed += [
                     f"{name} of descriptor {row['descriptor']} of {row['pid']}"
                     for name in _set(found, row["options"])

@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from dynamo_entry.linux import oom
+from dynamo_entry.linux import tasks
 
 
 def test_raised_and_taken_back_without_any_right():
     reader, writer = os.pipe()
     if not (child := os.fork()):
         os.close(reader)
-        before = oom.volunteer()
+        before = tasks.volunteer_for_oom()
         raised = Path("/proc/self/oom_score_adj").read_text()
-        oom.withdraw(before)
+        tasks.withdraw_from_oom(before)
         after = Path("/proc/self/oom_score_adj").read_text()
         os.write(writer, f"{before} {raised} {after}".encode())
         os._exit(0)

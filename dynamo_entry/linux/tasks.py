@@ -1,0 +1,87 @@
+"""What the kernel knows of a task: its processors, who goes first when memory runs out, and what tasks share.
+
+CRIU does not keep processors: they are recorded, and threads pinned again where the same processors are there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable, Mapping
+
+
+def record_affinity(pids: Iterable[int]) -> dict[str, list[int]]:
+    """CPU mask of each thread whose mask is narrower than ours."""
+    everything = os.sched_getaffinity(0)
+    found = {}
+    for pid in pids:
+        try:
+            for entry in os.listdir(f"/proc/{pid}/task"):
+                processors = os.sched_getaffinity(int(entry))
+                if processors != everything:
+                    found[entry] = sorted(processors)
+        except OSError:
+            continue
+    return found
+
+
+def pin(recorded: Mapping[str, Iterable[int]]) -> int:
+    """Pin what can be pinned; returns how many threads cannot: their processors are not this container's."""
+    everything = os.sched_getaffinity(0)
+    missed = 0
+    for thread, processors in recorded.items():
+        try:
+            if not everything.issuperset(processors):
+                raise OSError
+            os.sched_setaffinity(int(thread), processors)
+        except OSError:
+            missed += 1
+    return missed
+
+
+#: proc_pid_oom_score_adj(5)
+_OOM_PATH = "/proc/self/oom_score_adj"
+
+#: Rather the worker, whose end is a cold start, than PID 1; not rather than what is wanted least on the node.
+_VOLUNTEER = 500
+
+
+def volunteer_for_oom() -> int | None:
+    """This process first, as far as it may say so; returns what applied before, for ``withdraw_from_oom``."""
+    try:
+        with open(_OOM_PATH, encoding="ascii") as file:
+            before = int(file.read())
+        _write_oom_score(max(before, _VOLUNTEER))
+    except OSError:
+        return None
+    return before
+
+
+def withdraw_from_oom(before: int | None) -> None:
+    """As if there had been no ``volunteer_for_oom``, for what must not inherit it: nobody needs a right to go back."""
+    try:
+        if before is not None:
+            _write_oom_score(before)
+    except OSError:
+        pass
+
+
+def _write_oom_score(value: int) -> None:
+    with open(_OOM_PATH, "w", encoding="ascii") as file:
+        file.write(str(value))
+
+
+#: The number of kcmp(2), by machine.
+_SYS_KCMP = {"x86_64": 312, "aarch64": 272}
+
+#: Memory, table of descriptors, working directory and root.
+VM, FILES, FS = 1, 2, 3
+
+
+def is_shared(one: int, other: int, kind: int) -> bool | None:
+    """Whether two tasks have the same; None where the kernel does not say, or one of them is gone."""
+    number = _SYS_KCMP.get(os.uname().machine)
+    if number is None:
+        return None
+    result = ctypes.CDLL(None).syscall(number, one, other, kind, 0, 0)
+    return None if result < 0 else result == 0

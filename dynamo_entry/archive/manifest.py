@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from dynamo_entry.archive import codec, tar
-from dynamo_entry.archive.bounds import check_items
 from dynamo_entry.archive.keys import Keys
-from dynamo_entry.archive.layout import Layout
 from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
+from dynamo_entry.archive.streams import Layout
+from dynamo_entry.buffers import check_items
 from dynamo_entry.errors import Corrupt, Incompatible
 
 MAGIC = "dynamo-entry-archive"

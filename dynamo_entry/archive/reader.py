@@ -15,12 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from dynamo_entry.archive import codec, manifest, tar
-from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source
+from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source, Wanted
 from dynamo_entry.archive.keys import Keys
-from dynamo_entry.archive.layout import Part
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import ANYWHERE, Seal
-from dynamo_entry.archive.spans import Wanted
+from dynamo_entry.archive.streams import Part
 from dynamo_entry.buffers import PRIVATE, Buffers
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store

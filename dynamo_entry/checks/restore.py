@@ -15,7 +15,7 @@ from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
 from dynamo_entry.checks import connections, delta, facts, files, host, image, privileges, taken
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
-from dynamo_entry.fill.archived import Images
+from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
 from dynamo_entry.rootfs.guard import Land

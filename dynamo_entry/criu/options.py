@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from dynamo_entry.criu import hold
+from dynamo_entry.criu import process
 from dynamo_entry.linux import capabilities
 
 #: The least with which ``--unprivileged`` dumps and restores.
@@ -84,6 +84,6 @@ def restore(places: Places, *, inherit: Mapping[int, str], keeps_connections: bo
 def _base(verb: str, places: Places, *, keeps_connections: bool) -> list[str]:
     return [
         "criu", verb, "--stream", "--images-dir", places.images, "--work-dir", places.work,
-        "--log-file", places.log, "-v2", "--no-default-config", "--action-script", hold.SCRIPT,
+        "--log-file", places.log, "-v2", "--no-default-config", "--action-script", process.SCRIPT,
         *_COMMON, *(_KEEP if keeps_connections else _CLOSE), _SHELL_JOB,
     ]  # fmt: skip

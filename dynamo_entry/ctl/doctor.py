@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dynamo_entry.ctl import checks, gpu, surroundings
+from dynamo_entry import cuda
+from dynamo_entry.ctl import checks, surroundings
 from dynamo_entry.ctl.checks import CREATE, RESTORE, Finding
+from dynamo_entry.cuda import abi
+from dynamo_entry.cuda.facts import Device
 from dynamo_entry.errors import UsageError
 from dynamo_entry.settings import Settings, from_environment
 
@@ -35,7 +38,7 @@ def command(
     if wanted not in (CREATE, RESTORE):
         raise UsageError(f"--for {wanted}: expected {CREATE} or {RESTORE}")
     here = surroundings.look(settings)
-    found = [*checks.examine(here), *map(_of_gpu, gpu.rows())]
+    found = [*checks.examine(here), *map(_of_gpu, gpu_rows())]
     location = location or (settings.location if wanted == RESTORE else "")
     if location:
         found += checks.compare(here, surroundings.open_archive(location, settings, here.criu.value or "0"))
@@ -53,7 +56,7 @@ def _purpose(settings: Settings) -> str:
     return CREATE if creates else RESTORE
 
 
-def _of_gpu(row: gpu.Row) -> Finding:
+def _of_gpu(row: GpuRow) -> Finding:
     return Finding(row.name, row.value, (CREATE, RESTORE) if row.problem else (), row.problem)
 
 
@@ -66,3 +69,49 @@ def _show(found: list[Finding], able: dict[str, bool]) -> None:
     console.print(table)
     for verb, is_able in able.items():
         console.print(f"{verb}: {'yes' if is_able else 'no'}")
+
+
+_GIB = 1 << 30
+
+
+class GpuRow(NamedTuple):
+    """One finding; ``problem`` is empty where all is well."""
+
+    name: str
+    value: str
+    problem: str = ""
+
+
+def gpu_rows() -> list[GpuRow]:
+    """The findings, after attaching to the GPUs; one row where there are none."""
+    if not cuda.is_present():
+        return [GpuRow("GPU", "none")]
+    from dynamo_entry.cuda.session import Session  # noqa: PLC0415 - ctypes and a process, only for a GPU
+
+    session = Session(lambda: None)
+    try:
+        here = session.present()
+    finally:
+        session.close()
+    if here is None:
+        return [GpuRow("GPU", "not usable", session.absence)]
+    version = f"{here.driver}, CUDA {here.api // 1000}.{here.api % 1000 // 10}"
+    return [GpuRow("NVIDIA driver", version), _gpu_way(here.way, here.api), *map(_gpu_device, here.devices)]
+
+
+def _gpu_way(way: str, api: int) -> GpuRow:
+    name = "GPU checkpoints"
+    if not way:
+        return GpuRow(name, "impossible", "use driver 570 or newer, or put cuda-checkpoint into the image")
+    by = "by calls of the driver" if way == "driver" else "by the cuda-checkpoint program"
+    if api < abi.FIRST_API_WITH_PAIRS:
+        return GpuRow(name, f"{by}, restored onto the same GPU only")
+    return GpuRow(name, f"{by}, restored onto any GPU of the same model")
+
+
+def _gpu_device(device: Device) -> GpuRow:
+    free = "" if device.free_bytes is None else f", {device.free_bytes / _GIB:.1f} GiB free"
+    value = f"{device.name}, {device.memory_bytes / _GIB:.1f} GiB{free}, {device.uuid}"
+    return GpuRow(
+        f"GPU {device.ordinal}", value, "a MIG slice cannot be checkpointed" if device.is_mig else ""
+    )

@@ -12,7 +12,7 @@ from dynamo_entry.checks import facts, files, privileges, restore
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.engine import handshakes
 from dynamo_entry.errors import CheckpointError
-from dynamo_entry.fill.archived import Images
+from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings

@@ -1,15 +1,18 @@
 """GPU memory: every process with a CUDA context is checkpointed before CRIU dumps it, restored after.
 
 One helper process (``helper``) makes all calls of the driver's checkpoint API; ``creation`` and
-``restoration`` are the two sequences. Where there is no GPU, none of them is imported.
+``restoration`` are the two sequences. Where there is no GPU, none of them is imported, and one that does nothing, or
+refuses, stands in.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dynamo_entry.cuda import absent
+from dynamo_entry.errors import Incompatible
 
 if TYPE_CHECKING:
     from dynamo_entry.cuda.creation import Creation
@@ -24,21 +27,56 @@ def is_present() -> bool:
     return os.path.exists(_CONTROL_DEVICE)
 
 
-def for_creation(channel: Any, limit_s: float) -> Creation | absent.NoCreation:
+def for_creation(channel: Any, limit_s: float) -> Creation | NoCreation:
     """The GPU part of a creation; its helper starts now. ``limit_s``: of one call, 0 for the defaults."""
     if not is_present():
-        return absent.NoCreation()
+        return NoCreation()
     from dynamo_entry.cuda.creation import Creation  # noqa: PLC0415 - ctypes and a process, only for a GPU
     from dynamo_entry.cuda.session import Session  # noqa: PLC0415
 
     return Creation(Session(channel.waits, limit_s), channel)
 
 
-def for_restore(channel: Any, limit_s: float) -> Restoration | absent.NoRestoration:
+def for_restore(channel: Any, limit_s: float) -> Restoration | NoRestoration:
     """The GPU part of a restore; its helper starts now and attaches while the archive is fetched."""
     if not is_present():
-        return absent.NoRestoration()
+        return NoRestoration()
     from dynamo_entry.cuda.restoration import Restoration  # noqa: PLC0415
     from dynamo_entry.cuda.session import Session  # noqa: PLC0415
 
     return Restoration(Session(channel.waits, limit_s), channel)
+
+
+class NoCreation:
+    """Stands in for ``creation.Creation``."""
+
+    def check(self) -> None:
+        """Nothing to refuse."""
+
+    def used_bytes(self) -> int:
+        """Nothing."""
+        return 0
+
+    @contextmanager
+    def frozen(self, pids: Callable[[], list[int]], stall_s: float = 0) -> Iterator[dict[str, Any]]:
+        """Nothing to freeze."""
+        del pids, stall_s
+        yield {}
+
+    def recover(self, pids: Callable[[], list[int]]) -> None:
+        """Nothing is locked."""
+
+
+class NoRestoration:
+    """Stands in for ``restoration.Restoration``."""
+
+    def check(self, recorded: dict[str, Any]) -> None:
+        """Raises Incompatible for an archive that holds GPU state."""
+        if recorded:
+            raise Incompatible(
+                f"GPUs: {len(recorded['devices'])} at creation, none here",
+                hint="give the pod its GPUs", reason="GpuMissing",
+            )  # fmt: skip
+
+    def thaw(self) -> None:
+        """Nothing to thaw."""

@@ -17,8 +17,7 @@ import time
 from typing import Any
 
 from dynamo_entry.cuda.abi import Result
-from dynamo_entry.cuda.driver import CallFailed, Driver
-from dynamo_entry.cuda.nvml import Nvml
+from dynamo_entry.cuda.driver import CallFailed, Driver, Nvml
 from dynamo_entry.cuda.program import Program
 
 _turn = threading.Lock()

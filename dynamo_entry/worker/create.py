@@ -47,13 +47,12 @@ from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
 from dynamo_entry.worker import context, criu_log, manifest_head
 from dynamo_entry.worker.channel import Channel, Phase
-from dynamo_entry.worker.dump import Dump
-from dynamo_entry.worker.images import Images
+from dynamo_entry.worker.dump import Dump, Images
 
 if TYPE_CHECKING:
     import psutil
 
-    from dynamo_entry.cuda.absent import NoCreation
+    from dynamo_entry.cuda import NoCreation
     from dynamo_entry.cuda.creation import Creation
 
 #: PRE_DUMP: the engine is dumped as it is, whatever it offers.

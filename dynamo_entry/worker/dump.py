@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dynamo_entry.criu import hold, options
+from dynamo_entry.archive import CHUNK_SIZE, ArchiveWriter, StreamWriter
+from dynamo_entry.archive.streams import CRIU
+from dynamo_entry.criu import options, process
 from dynamo_entry.criu.process import Dumping
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
-from dynamo_entry.linux import timens
+from dynamo_entry.fill import cuts
+from dynamo_entry.linux import pages, timens
 from dynamo_entry.worker.channel import Phase
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
 
 #: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
 _THAW_LIMIT_S = 4
@@ -32,7 +37,7 @@ class Dump:
         self._capture = Capture(places.images, open_sink)
         self._is_frozen = False
         self._has_exited = False
-        self._hold = hold.Hold(places.work, hold.POST_DUMP)
+        self._hold = process.Hold(places.work, process.POST_DUMP)
         self._criu = Dumping(
             options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._hold.environment,
             before=(lambda: timens.enter(pid)) if timens.is_another(pid) else None,
@@ -92,3 +97,35 @@ class Dump:
     def _note_exit(self, _descriptor: int) -> None:
         self._has_exited = True
         self._capture.unwatch(self._exited)
+
+
+_PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
+
+
+class Images:
+    """Opens a stream for each image that CRIU begins to write."""
+
+    def __init__(self, writer: ArchiveWriter, pids: Callable[[], list[int]]) -> None:
+        self._writer = writer
+        self._pids = pids
+        self._cuts: dict[int, list[int]] | None = None
+        self._pid = 0
+
+    def open(self, name: str) -> StreamWriter:
+        """CRIU begins a pagemap, then the image of the pages that it lists."""
+        if not name.startswith("pages-"):
+            found = _PAGEMAP.fullmatch(name)
+            self._pid = int(found[1]) if found else 0
+            return self._writer.stream(CRIU + name)
+        if self._cuts is None:
+            self._cuts = self._find_cuts()  # now: all tasks are frozen
+        wanted = self._cuts.get(self._pid)
+        if not wanted:
+            return self._writer.stream(CRIU + name)
+        # Anew: CRIU, which has just gone into the process, has written to a page or two of it.
+        dumped = pages.read(self._pid).dumped
+        return self._writer.stream(CRIU + name, cuts=cuts.positions(dumped, wanted))
+
+    def _find_cuts(self) -> dict[int, list[int]]:
+        pids = self._pids()
+        return cuts.addresses({pid: pages.read(pid) for pid in pids}, CHUNK_SIZE) if len(pids) > 1 else {}

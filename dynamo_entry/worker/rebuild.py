@@ -15,15 +15,14 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.checks import host
 from dynamo_entry.checks.restore import Admitted
-from dynamo_entry.criu import hold, images, options, process, remedies
+from dynamo_entry.criu import images, options, process, remedies
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import PlaceFailed, RestoreFailed
 from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
-from dynamo_entry.fill.archived import Images
 from dynamo_entry.fill.filler import Filler
-from dynamo_entry.fill.skeleton import Skeleton
+from dynamo_entry.fill.served import Images, Skeleton
 from dynamo_entry.linux import capabilities, proc, sockets, tasks, timens
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
@@ -93,10 +92,10 @@ class Rebuild:
         with open(self._pid_file, encoding="ascii") as file:
             return int(file.read())
 
-    def _hold(self) -> hold.Hold:
-        return hold.Hold(self._places.work, hold.PRE_RESUME, pids=self._plan.pids)
+    def _hold(self) -> process.Hold:
+        return process.Hold(self._places.work, process.PRE_RESUME, pids=self._plan.pids)
 
-    def _start(self, held: hold.Hold) -> process.Restoring:
+    def _start(self, held: process.Hold) -> process.Restoring:
         with suppress(FileNotFoundError):
             os.unlink(self._pid_file)  # of an earlier restore, in a container that was started again
         self._skeleton.fetch_early()

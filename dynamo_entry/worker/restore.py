@@ -18,7 +18,7 @@ from dynamo_entry.checks.restore import Admitted, admit, land
 from dynamo_entry.criu import images, process
 from dynamo_entry.engine import canary, handshakes, hooks, protocols, readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
-from dynamo_entry.fill.archived import Images
+from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply

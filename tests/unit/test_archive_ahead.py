@@ -7,9 +7,8 @@ import pytest
 from archive_store import CHUNK, MemoryStore, build, noise, text
 
 from dynamo_entry.archive import Archive
-from dynamo_entry.archive.ahead import Ahead, Budget, Lane
+from dynamo_entry.archive.ahead import GAP_BYTES, MOST_WANTED, Ahead, Budget, Lane, Wanted, spans
 from dynamo_entry.archive.manifest import Chunk
-from dynamo_entry.archive.spans import GAP_BYTES, MOST_WANTED, Wanted, spans
 from dynamo_entry.errors import Corrupt, StorageDenied
 
 pytestmark = pytest.mark.usefixtures("short_tail")

@@ -75,7 +75,7 @@ import sys
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import DELTA_INDEX
 from dynamo_entry.errors import ArchiveError
-from dynamo_entry.fill.archived import Images
+from dynamo_entry.fill.served import Images
 from dynamo_entry.rootfs import pack
 from dynamo_entry.storage import open_store
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_entry.archive import ArchiveWriter, Compression, Head, codec
-from dynamo_entry.archive.layout import Layout
 from dynamo_entry.archive.segments import check, segments
+from dynamo_entry.archive.streams import Layout
 from dynamo_entry.errors import ArchiveError
 
 PAGE = 4096

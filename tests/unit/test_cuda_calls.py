@@ -17,7 +17,7 @@ from servers.process import wait_for
 from stub_node import Node, gpu, uuid
 
 from dynamo_entry import cuda
-from dynamo_entry.ctl import gpu as gpu_ctl
+from dynamo_entry.ctl import doctor as gpu_ctl
 from dynamo_entry.cuda import client
 from dynamo_entry.cuda import session as session_module
 from dynamo_entry.cuda.abi import State
@@ -593,7 +593,7 @@ class TestReport:
 
         def said():
             node.write()
-            return gpu_ctl.rows()
+            return gpu_ctl.gpu_rows()
 
         return said
 
@@ -613,4 +613,4 @@ class TestReport:
         assert "NO_DEVICE" in rows()[0].problem
 
     def test_no_gpu(self):
-        assert gpu_ctl.rows() == [gpu_ctl.Row("GPU", "none")]
+        assert gpu_ctl.gpu_rows() == [gpu_ctl.GpuRow("GPU", "none")]

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from dynamo_entry.cuda import absent, devices, failures
+from dynamo_entry import cuda
+from dynamo_entry.cuda import devices, failures
 from dynamo_entry.cuda import facts as facts_cuda
 from dynamo_entry.cuda.abi import Result
 from dynamo_entry.cuda.facts import Device, Process, Recorded
@@ -91,9 +92,9 @@ def test_memory_that_nobody_tells_is_not_held_against_a_gpu():
 
 def test_gpu_state_is_refused_where_there_is_no_gpu():
     with pytest.raises(Incompatible) as caught:
-        absent.NoRestoration().check(facts_cuda.render(facts(device("a"))))
+        cuda.NoRestoration().check(facts_cuda.render(facts(device("a"))))
     assert caught.value.reason == "GpuMissing"
-    absent.NoRestoration().check({})
+    cuda.NoRestoration().check({})
 
 
 @pytest.mark.parametrize("action", ["lock", "checkpoint", "restore", "unlock", "tid", "state"])
@@ -131,4 +132,4 @@ def test_without_a_gpu_nothing_of_it_is_imported():
         "print(*sorted(name for name in sys.modules if name.startswith('dynamo_entry.cuda')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["dynamo_entry.cuda", "dynamo_entry.cuda.absent"]
+    assert done.stdout.split() == ["dynamo_entry.cuda"]

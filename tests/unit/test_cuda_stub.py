@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import stub_node
 
-from dynamo_entry.cuda import abi, driver, nvml
+from dynamo_entry.cuda import abi, driver
 
 STRUCTURES = {
     "CUcheckpointLockArgs": (abi.LockArgs, ["timeoutMs"]),
@@ -134,9 +134,9 @@ def test_what_some_version_reserves_is_zero():
 
 def test_memory_is_told_as_nvml_lays_it_out():
     """nvmlMemory_t (nvml.h of nvidia-nvml-dev 12.9 and 13.5, PyPI): total, free, used."""
-    names = [name for name, _ in nvml._Memory._fields_]
+    names = [name for name, _ in driver._Memory._fields_]
     assert names == ["total", "free", "used"]
-    assert [getattr(nvml._Memory, name).offset for name in names] == [0, 8, 16]
+    assert [getattr(driver._Memory, name).offset for name in names] == [0, 8, 16]
 
 
 def test_a_uuid_is_written_as_nvidia_smi_does():

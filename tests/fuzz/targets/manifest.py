@@ -7,7 +7,7 @@ from archive_store import build, manifest_of, noise, open_bytes, text, with_body
 from dynamo_entry.archive import Head
 from dynamo_entry.archive.streams import DELTA_INDEX
 from dynamo_entry.errors import ArchiveError
-from dynamo_entry.fill.archived import Images
+from dynamo_entry.fill.served import Images
 from dynamo_entry.rootfs import pack
 
 REFUSALS = (ArchiveError,)

@@ -9,7 +9,7 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill.decode import Source
 from dynamo_entry.fill.plan import Plan
-from dynamo_entry.fill.skeleton import Skeleton
+from dynamo_entry.fill.served import Skeleton
 
 PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
 SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"")
@@ -64,7 +64,7 @@ def test_the_same_image_can_be_had_again(opened):
 
 
 def test_what_is_fetched_early_is_bounded_and_the_rest_comes_when_it_is_asked_for(opened, monkeypatch):
-    monkeypatch.setattr("dynamo_entry.fill.skeleton._EARLY_BYTES", 7 * CHUNK)
+    monkeypatch.setattr("dynamo_entry.fill.served._EARLY_BYTES", 7 * CHUNK)
     skeleton, store = opened()
     skeleton.fetch_early()
     for _ in range(2 * 3):
@@ -74,7 +74,7 @@ def test_what_is_fetched_early_is_bounded_and_the_rest_comes_when_it_is_asked_fo
 
 
 def test_one_that_is_too_large_does_not_keep_others_back(opened, monkeypatch):
-    monkeypatch.setattr("dynamo_entry.fill.skeleton._EARLY_BYTES", 4 * CHUNK)
+    monkeypatch.setattr("dynamo_entry.fill.served._EARLY_BYTES", 4 * CHUNK)
     streams = {"criu/pages-1.img": noise(5 * CHUNK), "criu/pages-2.img": noise(CHUNK)}
     skeleton, store = opened(streams)
     skeleton.fetch_early()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from dynamo_entry.kube import api, derived, podspec
-from dynamo_entry.kube.identity import identity_hash, normalised
+from dynamo_entry.kube import api, podspec
+from dynamo_entry.kube.identity import derived_identity, identity_hash, normalised
 
 Object = dict[str, Any]
 
@@ -94,7 +94,7 @@ def settled(want: Want, pod: Object) -> Want:
     """With the identity of what the pod runs, where the graph gives none. Raises Unfit."""
     if not want.is_open:
         return want
-    identity = derived.identity(podspec.target(_as_it_came(pod)["containers"], want.container))
+    identity = derived_identity(podspec.target(_as_it_came(pod)["containers"], want.container))
     if identity is None:
         return Want(
             problem="neither checkpointRef nor an identity is given, and the engine's command names no model"

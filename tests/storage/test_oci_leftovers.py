@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from dynamo_entry.ctl import app
 from dynamo_entry.errors import NotFound, StorageError
-from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
+from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage.oci import OciStore, artifact, tags
 
 CREATED = {"org.opencontainers.image.created": "2026-01-02T03:04:05.678Z"}
@@ -111,7 +111,7 @@ def sweep(location, named, log, **fields):
         node="node-1", namespace="system", cache_directory="", cache_limit=0, min_free=0, rate_limit=0,
         storage=location, is_claim=False,
     )._replace(**fields)  # fmt: skip
-    metrics = Metrics()
+    metrics = AgentMetrics()
     sweeper = Sweeper(settings, metrics, log)
     for _ in range(2):
         sweeper.sweep(named)

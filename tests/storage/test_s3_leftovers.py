@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from conftest import RETRY
 from dynamo_entry.ctl import app
 from dynamo_entry.errors import StorageError
-from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
+from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage.s3 import S3Store, claims, leftovers, objects
 from dynamo_entry.storage.s3.upload import Upload
 
@@ -123,7 +123,7 @@ def test_the_node_agent_sweeps_a_bucket(around):
         node="node-1", namespace="system", cache_directory="", cache_limit=0, min_free=0, rate_limit=0,
         storage=around.location.replace("a.tar", "any.tar"), is_claim=False,
     )._replace(grace_s=0, orphan_grace_s=0, deletes_orphans=True)  # fmt: skip
-    metrics = Metrics()
+    metrics = AgentMetrics()
     Sweeper(settings, metrics, Log()).sweep([Named("1", around.location, is_ready=True)])
     for name in ("aborted_uploads_total", "orphan_archives"):
         assert metrics.registry.get_sample_value(f"dynamo_checkpoint_{name}") == 1, name

@@ -7,8 +7,8 @@ import pytest
 
 from dynamo_entry.errors import StorageUnavailable
 from dynamo_entry.kube.agent.cache import Entry
-from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.prefetch import Limiter, Plan, Prefetcher, Room, Wanted, plan
+from dynamo_entry.kube.metrics import AgentMetrics
 
 NOW = 1_000_000.0
 ROOMY = Room(limit=100, spare=100)
@@ -129,7 +129,7 @@ def wait_until(condition):
 def test_two_at_a_time_and_each_once():
     """However often the same plan is made."""
     cache = SlowCache()
-    prefetcher = Prefetcher(cache, Metrics(), Log(), Limiter(0), threading.Event())
+    prefetcher = Prefetcher(cache, AgentMetrics(), Log(), Limiter(0), threading.Event())
     wanted = Plan((want("a"), want("b"), want("c")), ("x",))
     for _ in range(3):
         prefetcher.follow(wanted)
@@ -142,7 +142,7 @@ def test_two_at_a_time_and_each_once():
 
 def test_a_failure_is_counted_and_waits():
     """The same fetch is not begun again at once."""
-    cache, metrics, log = SlowCache(), Metrics(), Log()
+    cache, metrics, log = SlowCache(), AgentMetrics(), Log()
     cache.go_on.set()
     prefetcher = Prefetcher(cache, metrics, log, Limiter(0), threading.Event())
     prefetcher.follow(Plan((want("bad"),), ()))

@@ -9,10 +9,9 @@ import pytest
 
 from dynamo_entry.errors import StorageUnavailable
 from dynamo_entry.kube.agent import objects
-from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
-from dynamo_entry.kube.health import serve
+from dynamo_entry.kube.metrics import AgentMetrics, serve
 from dynamo_entry.storage import open_store
 
 DAY = 24 * 3600
@@ -43,7 +42,7 @@ def age(path, seconds):
 @pytest.fixture
 def sweeper(tmp_path):
     def make(**fields):
-        return Sweeper(settings(tmp_path, **fields), Metrics(), Log())
+        return Sweeper(settings(tmp_path, **fields), AgentMetrics(), Log())
 
     return make
 
@@ -207,7 +206,7 @@ def test_the_condition_of_a_missing_archive():
 
 def test_metrics_and_health():
     """One port: metrics, 200 or 503 with the reason, 404."""
-    metrics = Metrics()
+    metrics = AgentMetrics()
     metrics.cache_bytes.set(5)
     server = serve(metrics.registry, 0, {"/healthz": lambda: "", "/readyz": lambda: "no storage"})
     base = f"http://127.0.0.1:{server.server_port}"

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dynamo_entry.kube.operator import foreign
+from dynamo_entry.kube import foreign
 
 
 class Cluster:

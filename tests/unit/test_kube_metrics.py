@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_entry.kube.agent.metrics import Metrics as AgentMetrics
-from dynamo_entry.kube.operator.metrics import Metrics as OperatorMetrics
+from dynamo_entry.kube.metrics import AgentMetrics, OperatorMetrics
 
 TEXT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
 TABLE = re.search(r"\n\| operator \| agent \|\n\|[-|]+\n((?:\|.*\n)+)", TEXT)[1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.kube import api, config, derived, graphs, podspec, storage
+from dynamo_entry.kube import api, config, graphs, identity, podspec, storage
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.operator.automatic import Graphs
@@ -723,7 +723,7 @@ def test_the_later_version_of_graphs():
 )  # fmt: skip
 def test_the_identity_of_a_service_that_says_none(container, model, framework):
     """What its engine's command says."""
-    found = derived.identity(container)
+    found = identity.derived_identity(container)
     assert (found and (found["model"], found["framework"])) == (model and (model, framework))
 
 
@@ -743,7 +743,7 @@ def test_what_makes_another_identity(change, is_same):
         "image": "i", "command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "m"],
         "resources": {"limits": {"nvidia.com/gpu": 1}},
     }  # fmt: skip
-    assert (derived.identity(engine) == derived.identity(engine | change)) == is_same
+    assert (identity.derived_identity(engine) == identity.derived_identity(engine | change)) == is_same
 
 
 VLLM = {"command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "m"]}

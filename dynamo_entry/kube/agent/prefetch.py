@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.kube.agent.cache import Cache, Entry
-from dynamo_entry.kube.agent.metrics import Metrics
+from dynamo_entry.kube.metrics import AgentMetrics
 
 #: More would only share the same network.
 _AT_A_TIME = 2
@@ -114,7 +114,7 @@ class Prefetcher:
     """Carries plans out; ``changed`` is set whenever a fetch has ended."""
 
     def __init__(
-        self, cache: Cache, metrics: Metrics, log: Any, limiter: Limiter, changed: threading.Event
+        self, cache: Cache, metrics: AgentMetrics, log: Any, limiter: Limiter, changed: threading.Event
     ) -> None:
         self._cache = cache
         self._metrics = metrics

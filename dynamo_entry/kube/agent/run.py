@@ -16,16 +16,15 @@ from dynamo_entry.archive import read_keys
 from dynamo_entry.errors import CheckpointError, NotFound, StorageError
 from dynamo_entry.kube.agent import objects
 from dynamo_entry.kube.agent.cache import Cache
-from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.prefetch import Limiter, Prefetcher, Room, plan
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Sweeper
 from dynamo_entry.kube.api import GROUP, HASH_LABEL, VERSION
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.events import Recorder
-from dynamo_entry.kube.health import serve
 from dynamo_entry.kube.informer import Informer
 from dynamo_entry.kube.leader_election import Lease
+from dynamo_entry.kube.metrics import AgentMetrics, serve
 
 LEASE = "dynamo-checkpoint-sweep"
 
@@ -59,7 +58,7 @@ class Agent:
         self._cluster = cluster
         self._settings = settings
         self._log = log
-        self.metrics = Metrics()
+        self.metrics = AgentMetrics()
         self._changed = threading.Event()
         self._is_stopped = False
         self._reports = objects.Reports(cluster, log)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from dynamo_entry import stores
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.kube.agent import settings
-from dynamo_entry.kube.agent.metrics import Metrics
 from dynamo_entry.kube.agent.settings import AgentSettings
+from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage import Neighbour
 
 
@@ -50,7 +50,7 @@ def _path(archive: Neighbour) -> str:
 class Sweeper:
     """``missing`` after a sweep: the uids of Ready checkpoints whose archive was absent in the last two."""
 
-    def __init__(self, agent: AgentSettings, metrics: Metrics, log: Any) -> None:
+    def __init__(self, agent: AgentSettings, metrics: AgentMetrics, log: Any) -> None:
         self._settings = agent
         self._metrics = metrics
         self._log = log

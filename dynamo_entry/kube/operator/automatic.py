@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.kube import api, graphs, snapshots, storage
+from dynamo_entry.kube import api, foreign, graphs, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
@@ -147,7 +147,7 @@ class Graphs:
         """One that nobody else captures or restores."""
         for known in self._pods(namespace, graph, service):
             pod = self._cluster.find(f"/api/v1/namespaces/{namespace}/pods/{known['metadata']['name']}")
-            if pod is not None and not snapshots.is_theirs(pod):
+            if pod is not None and not foreign.is_of_snapshot(pod):
                 return pod
         return None
 

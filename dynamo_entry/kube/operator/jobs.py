@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from dynamo_entry.engine.dynamo import DIRECTORY_VARIABLES
-from dynamo_entry.kube import api, podspec, snapshots, storage
+from dynamo_entry.kube import api, foreign, podspec, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.podspec import Unfit
 
@@ -63,7 +63,7 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
     template: Object = deepcopy(job["podTemplateSpec"])
     spec = template["spec"]
-    if found := snapshots.mark(template.get("metadata") or {}):
+    if found := foreign.snapshot_mark(template.get("metadata") or {}):
         raise Unfit(
             "TemplateInvalid",
             f"{found} belongs to NVIDIA's snapshots: remove it from spec.job.podTemplateSpec",

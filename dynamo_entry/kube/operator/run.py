@@ -9,16 +9,15 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from dynamo_entry.kube import api, graphs, storage
+from dynamo_entry.kube import api, foreign, graphs, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
-from dynamo_entry.kube.health import serve
 from dynamo_entry.kube.informer import Informer
 from dynamo_entry.kube.leader_election import Lease
-from dynamo_entry.kube.operator import checkpoints, foreign
+from dynamo_entry.kube.metrics import OperatorMetrics, serve
+from dynamo_entry.kube.operator import checkpoints
 from dynamo_entry.kube.operator.automatic import Graphs
-from dynamo_entry.kube.operator.metrics import Metrics
 from dynamo_entry.kube.operator.workqueue import WorkQueue
 from dynamo_entry.kube.webhook import admission
 from dynamo_entry.kube.webhook.certificates import Certificates
@@ -44,7 +43,7 @@ def run(config: Config, log: Any) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    metrics = Metrics()
+    metrics = OperatorMetrics()
     cluster = Cluster(metrics.answered)
     if reason := foreign.problem(cluster):
         questions = {"/healthz": lambda: "", "/readyz": lambda: reason}
@@ -66,7 +65,7 @@ def run(config: Config, log: Any) -> None:
 
 
 class Operator:
-    def __init__(self, config: Config, cluster: Cluster, metrics: Metrics, log: Any) -> None:
+    def __init__(self, config: Config, cluster: Cluster, metrics: OperatorMetrics, log: Any) -> None:
         self._config = config
         self._cluster = cluster
         self._log = log

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dynamo_entry.kube import api, graphs, podspec, snapshots, storage
+from dynamo_entry.kube import api, foreign, graphs, podspec, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.identity import identity_hash, normalised
 
@@ -44,7 +44,7 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
     annotations = metadata.get("annotations") or {}
     if annotations.get(api.SKIP) == "true":
         return Answer(None, "skipped")
-    if snapshots.is_theirs(pod):
+    if foreign.is_of_snapshot(pod):
         return Answer(None, "snapshot")
     if graphs.is_multinode(pod):
         return Answer(None, "multinode")

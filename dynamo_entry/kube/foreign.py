@@ -1,4 +1,7 @@
-"""A cluster whose DynamoCheckpoints are somebody else's: two controllers of one kind are worse than none."""
+"""What is somebody else's: pods of NVIDIA's snapshots (ai-dynamo/snapshot, Dynamo 1.5), another operator's kinds.
+
+Two controllers of one kind are worse than none.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,32 @@ import os
 import threading
 from typing import Any
 
+from dynamo_entry.engine.dynamo import STANDBY_VARIABLES
 from dynamo_entry.kube import api
 from dynamo_entry.kube.cluster import Cluster, Object
+
+#: On a pod that their node agent restores, and on one that it captures.
+_MARKS = (
+    "nvidia.com/restore-from",
+    "nvidia.com/restore-container-map",
+    "nvidia.com/snapshot-is-checkpoint-source",
+)
+
+
+def snapshot_mark(metadata: Object) -> str:
+    """The annotation or label that says so of a pod, or of a pod template; empty where there is none."""
+    named = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
+    return next((name for name in _MARKS if name in named), "")
+
+
+def is_of_snapshot(pod: Object) -> bool:
+    """Whether their agent works on a pod: it is marked, or a container waits to be replaced by that agent."""
+    variables = [
+        one for container in pod["spec"].get("containers") or () for one in container.get("env") or ()
+    ]
+    waits = any(one["name"] in STANDBY_VARIABLES and one.get("value") == "1" for one in variables)
+    return waits or bool(snapshot_mark(pod["metadata"]))
+
 
 _POLL_S = 30
 

@@ -1,4 +1,4 @@
-"""The demonstration behind scripts/demo: cold start, creation, restore, a damaged archive; then a table."""
+"""The demonstration behind scripts/demo, of one container at a time: cold start, creation, restore, a damaged archive; then a table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import demo_dynamo
+import real
 import timeline
+from report import IDENTITY, LOCATION, damage, phases, say
 
 ENGINE = os.environ["CONTAINER_ENGINE"]
 TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
-IDENTITY = "d936422b4f953f99"
-ARCHIVE = f"/checkpoints/{IDENTITY}.tar"
 
 #: All that the launcher asks of a pod. A dump cannot run under a seccomp profile; a restore can, but
 #: Docker's default profile lacks clone3, which podman's and CRI-O's have.
@@ -36,28 +40,40 @@ def completion(answer: bytes) -> object:
     return {name: fields[name] for name in ("content", "tokens_predicted", "tokens_evaluated")}
 
 
-REQUESTS = {
-    "embed": (
-        "/embed",
-        {"text": "Reduce cold start times for LLM inference workers."},
-        lambda answer: answer,
+def completion_text(answer: bytes) -> object:
+    """vLLM's answer without its id and time."""
+    return json.loads(answer)["choices"][0]["text"]
+
+
+class Engine(NamedTuple):
+    """How one is run and asked; ``essence``: what of an answer must be the same every time."""
+
+    command: str
+    path: str
+    body: dict[str, object]
+    essence: Callable[[bytes], object] = bytes
+    env: dict[str, str] = {}  # noqa: RUF012 - never changed
+    options: tuple[str, ...] = ()
+    #: Whether the request is the canary: it is asked before the freeze, and what it computed is in the archive.
+    is_canary: bool = False
+
+
+#: Reading it is most of the first answer, and what was read is in the archive.
+PROMPT = "You are a helpful assistant. " * 20 + "Once upon a time"
+
+ENGINES = {
+    "embed": Engine(
+        "python3 server.py", "/embed", {"text": "Reduce cold start times for LLM inference workers."}
     ),
-    "llama": (
-        "/completion",
-        {"prompt": "Once upon a time", "n_predict": 24, "temperature": 0, "seed": 1},
-        completion,
+    "llama": Engine(
+        "llama-server --model /models/random.gguf --parallel 1 --port {port}", "/completion",
+        {"prompt": PROMPT, "n_predict": 2, "temperature": 0, "seed": 1}, completion, is_canary=True,
     ),
-}
-
-
-COMMANDS = {
-    "embed": "python3 server.py",
-    "llama": "llama-server --model /models/random.gguf --port {port}",
-}
-
-
-def say(text: str) -> None:
-    print(f"\033[1m== {text}\033[0m", flush=True)
+    "vllm": Engine(
+        " ".join((*real.SERVE, "--port", "{port}")), "/v1/completions", real.COMPLETION, completion_text,
+        real.SERVE_ENV, real.MEMORY,
+    ),
+}  # fmt: skip
 
 
 def free_port() -> int:
@@ -74,10 +90,10 @@ class Container:
     ) -> None:
         self.log = Path(checkpoints.parent / f"{time.monotonic_ns()}.log").open("w+b")  # noqa: SIM115 - open for the container's life
         self.name = f"dynamo-entry-demo-{os.getpid()}-{time.monotonic_ns()}"
-        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in settings.items()} | {
-            "PORT": str(port)
-        }
-        command = COMMANDS[name].format(port=port).split()
+        engine = ENGINES[name]
+        own = {"PORT": str(port), **engine.env}
+        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in settings.items()} | own
+        command = engine.command.format(port=port).split()
         argv = [
             "timeout",
             "-s",
@@ -100,7 +116,7 @@ class Container:
                 "--ulimit",
                 "nproc=32768:32768",
             ]
-        argv += ["-v", f"{checkpoints}:/checkpoints", *options]
+        argv += ["-v", f"{checkpoints}:/checkpoints", *engine.options, *options]
         argv += [part for key, value in variables.items() for part in ("-e", f"{key}={value}")]
         self.began = time.monotonic()
         self.port = port
@@ -111,7 +127,7 @@ class Container:
 
     def first_answer(self, name: str) -> tuple[float, object]:
         """Seconds from the container's start to the first answer, and the answer."""
-        path, body, essence = REQUESTS[name]
+        _, path, body, essence, *_ = ENGINES[name]
         while True:
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -156,21 +172,16 @@ class Container:
         sys.exit(f"demo: {why}")
 
 
-def damage(path: Path) -> None:
-    """Flip one bit in the middle."""
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 1]))
-
-
 def demonstrate(name: str, directory: Path) -> dict[str, str]:
     checkpoints = directory / "checkpoints"
     checkpoints.mkdir()
-    location = {"STORAGE_TYPE": "pvc", "LOCATION": ARCHIVE, "PATH": ARCHIVE, "HASH": IDENTITY}
     port = free_port()
-    create = {**location, "MODE": "create", "READY_URL": f"http://127.0.0.1:{port}/health"}
+    create = {**LOCATION, "MODE": "create", "READY_URL": f"http://127.0.0.1:{port}/health"}
+    engine = ENGINES[name]
+    if engine.is_canary:
+        canary = {"url": f"http://127.0.0.1:{port}{engine.path}", "body": engine.body, "compare": ["content"]}
+        (checkpoints / "canary.json").write_text(json.dumps(canary))
+        create["CANARY"] = "/checkpoints/canary.json"
 
     say(f"{name}: cold start, without a checkpoint")
     cold = Container(name, checkpoints, port, {}, CAPABILITIES)
@@ -185,14 +196,14 @@ def demonstrate(name: str, directory: Path) -> dict[str, str]:
 
     say(f"{name}: restore in a new container ({archive.stat().st_size / 2**20:.0f} MiB)")
     restore_options = CAPABILITIES if ENGINE == "podman" else [*CAPABILITIES, *UNCONFINED]
-    restored = Container(name, checkpoints, port, location, restore_options)
+    restored = Container(name, checkpoints, port, LOCATION, restore_options)
     restored_s, answer = restored.first_answer(name)
     report = restored.event("Restored")
     restored.stop()
 
     say(f"{name}: restore from a damaged archive (the restore took {restored_s:.2f} s)")
     damage(archive)
-    fallback = Container(name, checkpoints, port, location, restore_options)
+    fallback = Container(name, checkpoints, port, LOCATION, restore_options)
     fallback_s, fallback_answer = fallback.first_answer(name)
     line = fallback.event("Falling back to cold start")
     fallback.stop()
@@ -212,18 +223,13 @@ def demonstrate(name: str, directory: Path) -> dict[str, str]:
     }
 
 
-def phases(event: dict) -> str:
-    return ", ".join(
-        f"{phase} {seconds:.2f}" for phase, seconds in event["seconds"].items() if seconds >= 0.005
-    )
-
-
 def main() -> None:
     tables = {}
     for name in sys.argv[1:]:
         directory = Path(tempfile.mkdtemp(prefix="dynamo-entry-demo-"))
         try:
-            tables[name] = demonstrate(name, directory)
+            show = demo_dynamo.demonstrate if name == "dynamo" else partial(demonstrate, name)
+            tables[name] = show(directory)
         finally:
             shutil.rmtree(directory)
     for name, table in tables.items():

@@ -7,27 +7,9 @@ import json
 import signal
 
 import pytest
-from containers import CREATE, RESTORE, TAG, Containers, network
+from containers import CREATE, RESTORE, Containers, network
 from launcher import FALLBACK, NAME, SETTINGS
-
-IMAGE = f"localhost/dynamo-entry/vllm:{TAG}"
-MODEL = "/models/tiny"
-COMMAND = (
-    "python3", "-m", "dynamo.vllm", "--model", MODEL, "--served-model-name", "tiny",
-    "--enforce-eager", "--max-model-len", "256",
-)  # fmt: skip
-ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_NUM_THREADS": "2",
-    "ETCD_ENDPOINTS": "http://127.0.0.1:2379",
-}
-MEMORY = ("--shm-size", "1g")
-PLANE = (
-    "etcd --data-dir /tmp/etcd --listen-client-urls http://0.0.0.0:2379 --advertise-client-urls http://127.0.0.1:2379 "
-    ">/tmp/etcd.log 2>&1 & exec python3 -m dynamo.frontend --http-port 8000 --discovery-backend etcd"
-)
-COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
+from real import COMPLETION, DYNAMO_ENV, IMAGE, MEMORY, PLANE, WORKER
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +23,11 @@ def places(tmp_path_factory):
 def archive(places):
     """Nothing is configured but location, hash and mode; no control plane can be reached while it is made."""
     creator = places.start(
-        *COMMAND, image=IMAGE, options=(*CREATE, *MEMORY), settings={**SETTINGS, "MODE": "create"}, env=ENV
+        *WORKER,
+        image=IMAGE,
+        options=(*CREATE, *MEMORY),
+        settings={**SETTINGS, "MODE": "create"},
+        env=DYNAMO_ENV,
     )
     assert creator.exit_code(200) == 0, creator.output()
     published = creator.event("Checkpoint published")
@@ -58,7 +44,9 @@ def bridge():
 @pytest.fixture(scope="module")
 def plane(places, archive, bridge):
     """etcd and Dynamo's frontend, in a pod's network."""
-    frontend = places.start("-c", PLANE, image=IMAGE, options=("--entrypoint", "sh"), network=bridge, env=ENV)
+    frontend = places.start(
+        "-c", PLANE, image=IMAGE, options=("--entrypoint", "sh"), network=bridge, env=DYNAMO_ENV
+    )
     frontend.wait_for_text("Starting HTTP(S) service", limit_s=100)
     return frontend
 
@@ -71,10 +59,10 @@ def worker(places, plane, bridge):
 
     def worker(number, **settings):
         container = places.start(
-            *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), network=bridge,
+            *WORKER, image=IMAGE, options=(*RESTORE, *MEMORY), network=bridge,
             settings={**SETTINGS, **settings},
             env={
-                **ENV, "ETCD_ENDPOINTS": f"http://{address}:2379", "DYN_SYSTEM_PORT": str(9090 + number),
+                **DYNAMO_ENV, "ETCD_ENDPOINTS": f"http://{address}:2379", "DYN_SYSTEM_PORT": str(9090 + number),
                 "POD_UID": f"pod-{number}",
             },
         )  # fmt: skip

@@ -2,29 +2,9 @@
 
 import json
 
-from containers import CREATE, RESTORE, TAG
+from containers import CREATE, RESTORE
 from launcher import SETTINGS
-
-IMAGE = f"localhost/dynamo-entry/vllm:{TAG}"
-COMMAND = (
-    "vllm",
-    "serve",
-    "/models/tiny",
-    "--served-model-name",
-    "tiny",
-    "--enforce-eager",
-    "--max-model-len",
-    "256",
-    "--enable-sleep-mode",
-)
-ENV = {
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_SERVER_DEV_MODE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_NUM_THREADS": "2",
-}
-MEMORY = ("--shm-size", "1g")
-COMPLETION = {"model": "tiny", "prompt": "once upon", "max_tokens": 8, "temperature": 0}
+from real import COMPLETION, IMAGE, MEMORY, SERVE, SERVE_ENV
 
 
 def ask(container, port=8000):
@@ -37,14 +17,14 @@ def ask(container, port=8000):
 def test_it_is_created_and_restored(containers):
     """uvloop and PyTorch take io_uring where they can, which cannot be dumped: they are kept off it."""
     creator = containers.start(
-        *COMMAND, image=IMAGE, options=(*CREATE, *MEMORY), env=ENV,
+        *SERVE, image=IMAGE, options=(*CREATE, *MEMORY), env=SERVE_ENV,
         settings={**SETTINGS, "MODE": "create", "READY_URL": "http://127.0.0.1:8000/health", "AFTER_DUMP": "continue"},
     )  # fmt: skip
     creator.wait_for_event("Checkpoint published", limit_s=200)
     assert creator.event("engine is prepared for the dump")["hook"] == "vllm-checkpoint:8000"
     expected = ask(creator)
     container = containers.start(
-        *COMMAND, image=IMAGE, options=(*RESTORE, *MEMORY), env=ENV, settings=SETTINGS
+        *SERVE, image=IMAGE, options=(*RESTORE, *MEMORY), env=SERVE_ENV, settings=SETTINGS
     )
     container.wait_for_event("Restored", limit_s=100)
     assert ask(container) == expected
@@ -53,12 +33,12 @@ def test_it_is_created_and_restored(containers):
 def test_an_archive_without_weights_by_vllms_own_snapshot_server(containers):
     """One setting on the creating pod; a replica listens where its own command says."""
     creator = containers.start(
-        *COMMAND, image=IMAGE, options=(*CREATE, *MEMORY), env={**ENV, "TORCHDYNAMO_DISABLE": "1"},
+        *SERVE, image=IMAGE, options=(*CREATE, *MEMORY), env={**SERVE_ENV, "TORCHDYNAMO_DISABLE": "1"},
         settings={**SETTINGS, "MODE": "create", "PROTOCOL": "vllm-snapshot"},
     )  # fmt: skip
     assert creator.exit_code(200) == 0, creator.output()
     container = containers.start(
-        *COMMAND, "--port", "8123", image=IMAGE, options=(*RESTORE, *MEMORY), env=ENV, settings=SETTINGS
+        *SERVE, "--port", "8123", image=IMAGE, options=(*RESTORE, *MEMORY), env=SERVE_ENV, settings=SETTINGS
     )
     container.wait_for_event("Restored", limit_s=100)
     assert ask(container, 8123)

@@ -230,7 +230,7 @@ class Connections:
         if scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=self._stall_s)
         if self._context is None:
-            self._context = _trusting(self._ca_file)
+            self._context = authorities(self._ca_file)
         at = (proxy.host, proxy.port) if proxy else (host, port)
         connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._context)
         if proxy:
@@ -282,17 +282,13 @@ def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:
 def authorities(ca_file: str) -> ssl.SSLContext:
     """A context that trusts the authorities in a file, or the system's. Raises StorageDenied."""
     try:
-        return ssl.create_default_context(cafile=ca_file or None)
+        context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:  # ssl.SSLError is one
         raise StorageDenied(
             f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
             hint="mount a file with the PEM certificates of those that signed the storage server's",
             reason="CertificateNotTrusted",
         ) from None
-
-
-def _trusting(ca_file: str) -> ssl.SSLContext:
-    context = authorities(ca_file)
     # From Python 3.13 on it refuses private authorities that lack an extension of RFC 5280; nobody else does.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

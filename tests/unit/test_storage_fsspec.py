@@ -272,13 +272,16 @@ class UploadOfALibrary:
             self._published.append(self._data)
 
 
-def test_an_upload_that_nobody_ends_is_not_published():
-    """A creator may lose it on the way; the library's finalizer would complete it."""
+@pytest.mark.parametrize("first", ["writer", "file"])
+def test_an_upload_that_nobody_ends_is_not_published(first):
+    """In whatever order the two are collected: an exception that is kept ties them together."""
     published = []
-    fs = SimpleNamespace(open=lambda *_, **__: UploadOfALibrary(published))
+    made = [UploadOfALibrary(published)] if first == "file" else []
+    fs = SimpleNamespace(open=lambda *_, **__: made.pop() if made else UploadOfALibrary(published))
     store = SimpleNamespace(location="gs://bucket/archive.tar")
     writer = ObjectWriter(store, fs, "bucket/archive.tar", replace=False, block=1 << 20)
     writer.append(b"half")
+    writer._file.kept_by = writer  # in a cycle, whose members are collected one after another
     del writer
     gc.collect()
     assert published == []

@@ -3,11 +3,12 @@
 import http.client
 import http.server
 import socket
+import ssl
 import threading
 
 import pytest
 
-from dynamo_entry.storage.http import Connections, Server
+from dynamo_entry.storage.http import Connections, Server, authorities
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,3 +50,19 @@ def test_every_answer_is_acknowledged_at_once(connections, monkeypatch):
         with connections.exchange("test", "GET", "/", {}) as response:
             assert response.read() == b"body"
     assert modes == [1] * 10
+
+
+def test_private_authorities_are_not_refused_for_a_missing_extension(monkeypatch):
+    """Python 3.13 and later are strict unless told otherwise, and every store asks this for its context."""
+    default = ssl.create_default_context
+
+    def strict(**arguments):
+        context = default(**arguments)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    context = authorities("")
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fsspec.spec import AbstractFileSystem
@@ -60,14 +61,28 @@ class ObjectWriter(_FileWriter):
 
     def __init__(self, store: Store, fs: Any, path: str, *, replace: bool, block: int) -> None:
         super().__init__(store, fs.open(path, "wb" if replace else "xb", block_size=block), replace=replace)
+        self._file.closed = True
 
     def __del__(self) -> None:
-        # The library's own finalizer would complete an upload that nobody has ended.
         self.abort()
+
+    def append(self, *buffers: Bytes) -> None:
+        with self._opened():
+            super().append(*buffers)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Only in this block the file is open: its own finalizer completes the upload of a file that is."""
+        file = self._file
+        file.closed = False
+        try:
+            yield
+        finally:
+            file.closed = True
 
     def _publish(self) -> None:
         try:
-            with translated(f"{self._store.location}: complete the upload", is_write=True):
+            with translated(f"{self._store.location}: complete the upload", is_write=True), self._opened():
                 self._file.close()
         except StorageError:
             self.abort()
@@ -77,7 +92,6 @@ class ObjectWriter(_FileWriter):
     def _drop(self, file: Any) -> None:
         with suppress(Exception):  # what cannot be given up expires
             file.discard()
-        file.closed = True  # its finalizer goes by that
 
     def _say_if_taken(self) -> None:
         """Stores refuse a second creator in different words; that an object is there is the same everywhere."""

@@ -4,9 +4,39 @@ import re
 import runpy
 from pathlib import Path
 
+import typer.main
+
+from dynamo_entry.ctl import app
+from dynamo_entry.settings import PREFIX, VARIABLES
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+PAGES = (
+    *ROOT.glob("*.md"),
+    *DOCS.glob("*.md"),
+    ROOT / "tests" / "README.md",
+    ROOT / "findings" / "README.md",
+)
+CODE = "\n".join(path.read_text() for path in (ROOT / "dynamo_entry").rglob("*.py"))
+
+#: Names of the kernel that the documents tell of and nothing here has to do with.
+OF_THE_KERNEL = {"MAP_DROPPABLE", "UFFDIO_COPY"}
+
+
+def found(pattern, pages=PAGES):
+    """(page, match) of every match in code of the pages: between backticks, or in a block."""
+    for page in pages:
+        for code in re.findall(r"^```.*?^```|`[^`\n]+`", page.read_text(), re.DOTALL | re.MULTILINE):
+            for match in re.finditer(pattern, code):
+                yield page.name, match
+
+
+def anchors(page):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
 
 
 def test_the_reference_is_made_from_the_code():
@@ -24,10 +54,82 @@ def test_every_document_is_one_click_from_the_readme():
 
 
 def test_every_relative_link_leads_somewhere():
-    broken = {
-        f"{page.name}: {target}"
-        for page in (README, *DOCS.glob("*.md"))
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
-        if not (page.parent / target).exists()
-    }
+    broken = set()
+    for page in PAGES:
+        for file, _, anchor in (
+            target.partition("#") for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text())
+        ):
+            there = page.parent / file if file else page
+            if not there.exists() or (anchor and anchor not in anchors(there)):
+                broken.add(f"{page.name}: {file}#{anchor}")
     assert broken == set()
+
+
+def test_every_variable_that_is_named_exists():
+    named = {(page, match[1]) for page, match in found(rf"\b{PREFIX}([A-Z_]*[A-Z])\b")}
+    assert named
+    assert {(page, name) for page, name in named if name not in VARIABLES} == set()
+
+
+def test_every_name_in_capitals_is_one_of_the_code():
+    """Variables without their prefix, other programs' that are read or tried, build arguments, constants."""
+    folders = ("dynamo_entry", "images", "scripts", "tests", "charts")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
+    known = {*VARIABLES, *OF_THE_KERNEL}
+    for path in files:
+        if path.suffix != ".pyc" and path != Path(__file__):
+            known |= {*re.findall(r"[A-Z][A-Z0-9_]+", path.read_text(errors="replace"))}
+    named = {(page, match[1]) for page, match in found(r"^`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)(?:=.*)?`$")}
+    assert named
+    assert {(page, name) for page, name in named if name not in known} == set()
+
+
+def test_every_reason_to_look_up_exists():
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `[\w…]+`)*) \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE
+    )
+    rows += re.findall(r"^\| (`[A-Z]\w+`) \|", (DOCS / "compatibility.md").read_text(), re.MULTILINE)
+    reasons = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert len(reasons) > 100
+    assert {name for name in reasons if not re.search(rf'"{name}"|class {name}\(', CODE)} == set()
+
+
+def test_every_verb_and_option_of_the_tool_exists():
+    verbs = typer.main.get_command(app).commands
+    missing = set()
+    for page, match in found(r"dynamo-entryctl (?:\S+/\S+ )?([a-z]+)\b([^`\n|]*)"):
+        options = (
+            {option for parameter in verbs[match[1]].params for option in parameter.opts}
+            if match[1] in verbs
+            else ()
+        )
+        named = re.findall(r"(?<!\S)--[a-z-]+", match[2])
+        if match[1] not in verbs or set(named) - {*options}:
+            missing.add(f"{page}: {match[0]}")
+    assert missing == set()
+
+
+def test_every_script_part_and_option_exists():
+    missing = set()
+    for page, match in found(r"\bscripts/([\w-]+)(?: ([a-z][\w-]*))?([^`\n|#&]*)"):
+        script, part, rest = match.groups(default="")
+        path = ROOT / "scripts" / script
+        if script == "lib":
+            continue
+        text = path.read_text() if path.exists() else ""
+        if script == "bench":
+            text = "".join(one.read_text() for one in (ROOT / "scripts/lib/bench").rglob("*.py"))
+            is_part = (ROOT / f"scripts/lib/bench/{part}.py").exists() or not part
+        else:
+            text += "".join(one.read_text() for one in (ROOT / "scripts/lib").glob("*.py"))
+            is_part = re.search(rf"\b{part}\b", text)
+        named = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", rest)) - {"--help"}
+        if not path.exists() or not is_part or (script != "test" and any(name not in text for name in named)):
+            missing.add(f"{page}: {match[0]}")
+    assert missing == set()
+
+
+def test_every_build_argument_exists():
+    files = "".join(path.read_text() for path in (ROOT / "images").rglob("Containerfile*"))
+    known = set(re.findall(r"^ARG (\w+)", files, re.MULTILINE))
+    assert {(page, match[1]) for page, match in found(r"--build-arg (\w+)") if match[1] not in known} == set()

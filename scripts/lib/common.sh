@@ -41,3 +41,13 @@ choose_engine() {
 }
 
 engine() { command "$CONTAINER_ENGINE" "$@"; }
+
+# provide_uv: sets UV, the version that the images' builds use.
+provide_uv() {
+    local tool=$ROOT/.build/uv
+    UV=$tool/bin/uv
+    ! cmp -s "$ROOT/images/uv.txt" "$tool/pins" || return 0
+    python3 -m venv --clear "$tool"
+    "$tool/bin/pip" install -q --require-hashes -r "$ROOT/images/uv.txt"
+    cp "$ROOT/images/uv.txt" "$tool/pins"
+}

@@ -1,4 +1,4 @@
-"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM.
+"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM, sandboxes.
 
 Objects of IPC belong to a namespace, not to a process, and no other container has them: what is there since the engine
 was started is taken for its own, and refused. The rest is named at creation, and lost at a restore.
@@ -79,7 +79,7 @@ def find(pids: Iterable[int]) -> list[str]:
 
 
 def _of(pid: int) -> list[str]:
-    """Asynchronous I/O as it may be under way (io_submit(2)), numa_maps(5), and KSM as asked for by prctl(2)."""
+    """Asynchronous I/O as it may be under way (io_submit(2)), numa_maps(5), KSM as asked for by prctl(2), landlock(7)."""
     found = []
     if any(line.endswith(("/[aio] (deleted)", "/[aio]")) for line in proc.maps(pid)):
         found.append("asynchronous I/O (io_submit), as far as it is under way,")
@@ -90,4 +90,15 @@ def _of(pid: int) -> list[str]:
         found.append(f"the memory policy {', '.join(other)}")
     if b"ksm_merge_any: yes" in proc.read(pid, "ksm_stat"):
         found.append("the merging of pages (KSM)")
+    if _may_be_sandboxed(proc.status(pid), proc.status(os.getpid())):
+        found.append("a Landlock sandbox, if there is one (no_new_privs was set),")
     return found
+
+
+def _may_be_sandboxed(status: dict[str, str], ours: dict[str, str]) -> bool:
+    """No file of /proc shows a domain of Landlock; whoever makes one gives up new privileges first.
+
+    That is done for a seccomp filter as well, which is restored.
+    """
+    gave_up = (status.get("NoNewPrivs"), ours.get("NoNewPrivs")) == ("1", "0")
+    return gave_up and status.get("Seccomp") == "0"

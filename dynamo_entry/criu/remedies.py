@@ -66,6 +66,10 @@ _DUMP = (
         "A session leader of|ctty inheritance detected|Found dangling tty",
         "the engine belongs to a terminal outside of it: run the container without one (tty: false)",
     ),
+    (
+        "can't get /proc/self/cgroup fd",
+        "a process of the engine may not open files any more, for a Landlock sandbox of its own: switch it off",
+    ),
     ("SysVIPC", "SysV shared memory cannot be dumped from inside a container"),
     ("Can't dump ghost file", "an unlinked file is too large"),
     (

@@ -311,6 +311,33 @@ def multicast() -> Check:
     return check
 
 
+def landlock(right: int, probe: Callable[[], object]) -> Check:
+    """A domain of landlock(7) without any rule, of which no descriptor stays."""
+    create_ruleset, restrict_self = 444, 446
+    rights = ctypes.create_string_buffer(struct.pack("Q", right))
+    ruleset = checked(libc.syscall(create_ruleset, rights, 8, 0))
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    checked(libc.syscall(restrict_self, ruleset, 0))
+    os.close(ruleset)
+
+    def check() -> bool:
+        try:
+            probe()
+        except PermissionError:
+            return True
+        return False
+
+    return check
+
+
+def landlock_against_directories() -> Check:
+    return landlock(1 << 7, lambda: os.mkdir(f"/tmp/{time.monotonic()}"))
+
+
+def landlock_against_reading() -> Check:
+    return landlock(1 << 2, lambda: Path("/proc/self/cgroup").read_text())
+
+
 def asynchronous_io() -> None:
     """A request that nothing answers: to read from a pipe that nobody writes to."""
     context = ctypes.c_ulong(0)

@@ -163,9 +163,28 @@ def test_keys_and_seals_are_lost(containers):
     assert (before, after) == ({"key": True, "seal": True}, {"key": False, "seal": False})
 
 
+def test_a_sandbox_of_landlock_is_lost(containers):
+    before, after = both(containers, "landlock_against_directories")
+    assert (before, after) == (True, False)
+
+
+def test_where_a_sandbox_keeps_criu_from_dumping_the_message_says_so(containers):
+    """It cannot be seen from outside; the engine goes on."""
+    container = create(
+        containers, command=command("landlock_against_reading"), volumes=VOLUMES,
+        settings={"AFTER_DUMP": "continue"},
+    )  # fmt: skip
+    event = container.wait_for_event("Checkpoint not created")
+    assert event["reason"] == "CriuDumpFailed" and "Landlock" in event["message"], container.output()
+
+
 @pytest.mark.parametrize(
     ("thing", "words"),
-    [("asynchronous_io", ("io_submit",)), ("attributes", ("memory policy", "KSM"))],
+    [
+        ("asynchronous_io", ("io_submit",)),
+        ("attributes", ("memory policy", "KSM")),
+        ("landlock_against_directories", ("Landlock",)),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_can_be_seen_of_it_is_named_at_creation(containers, thing, words):

@@ -57,7 +57,7 @@ class Requester:
             time.sleep(0.01)
         found = {str(path): path.read_text() for path in (directory / "fdinfo").iterdir()}
         found |= {str(path): os.readlink(path) for path in (directory / "fd").iterdir()}
-        found |= {name: (directory / name).read_text() for name in ("maps", "wchan", "limits")}
+        found |= {name: (directory / name).read_text() for name in ("maps", "limits")}
         found["status"] = "\n".join(
             line for line in (directory / "status").read_text().splitlines() if not COUNTERS.search(line)
         )

@@ -38,6 +38,7 @@ MESSAGES = [
         "watch what is there",
     ),
     ("A session leader of %d(%d) is outside of its pid namespace", (1000, 1000), "tty: false"),
+    ("can't get /proc/self/cgroup fd", (), "Landlock"),
     ("Task %d with SysVIPC shmem map @%lx doesn't live in IPC ns", (1000, 0x7F00), "SysV"),
     ("Can't dump ghost file %s of %lu size, increase limit", ("/dev/shm/x", 1 << 30), "unlinked"),
     ("%d was killed by %d unexpectedly: %s", (1000, 9, "Killed"), "memory limit"),

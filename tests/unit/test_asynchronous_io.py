@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import signal
 import struct
 import time
@@ -14,9 +13,6 @@ SETUP, GETEVENTS, SUBMIT = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}[os.
 POLL, POLLIN = 5, 1
 
 libc = ctypes.CDLL(None, use_errno=True)
-
-#: Counters of what a process has done.
-COUNTERS = re.compile(r"ctxt_switches|^Vm|^Rss|^Cpus", re.MULTILINE)
 
 
 class Requester:
@@ -50,7 +46,7 @@ class Requester:
         os.read(self.told, 1)
 
     def state(self):
-        """All that /proc has of it, but for counters."""
+        """What /proc has of its files and memory."""
         os.read(self.heard, 1)
         directory = Path("/proc", str(self.pid))
         while "(sleeping)" not in (directory / "status").read_text():
@@ -58,9 +54,6 @@ class Requester:
         found = {str(path): path.read_text() for path in (directory / "fdinfo").iterdir()}
         found |= {str(path): os.readlink(path) for path in (directory / "fd").iterdir()}
         found |= {name: (directory / name).read_text() for name in ("maps", "limits")}
-        found["status"] = "\n".join(
-            line for line in (directory / "status").read_text().splitlines() if not COUNTERS.search(line)
-        )
         found["aio-nr"] = Path("/proc/sys/fs/aio-nr").read_text()
         start = next(line for line in found["maps"].splitlines() if "[aio]" in line).partition("-")[0]
         with open(directory / "mem", "rb") as memory:

@@ -61,7 +61,8 @@ def _held(pid: int) -> Iterator[tuple[str, str]]:
     """Deleted files that it has open, mapped, or works in: (entry below /proc/PID, or nothing; path)."""
     found = {_CWD: proc.working_directory(pid)}
     found |= {f"fd/{number}": path for number, path in proc.descriptors(pid).items()}
-    mapped = {f"/{path}" for line in proc.maps(pid) if (path := line.partition(" /")[2])}
-    for name, path in (*found.items(), *(("", path) for path in mapped)):
-        if path.startswith("/") and path.endswith(_DELETED) and not path.startswith(_NO_FILES):
+    for name, path in (*found.items(), *(("", path) for path in proc.mapped_files([pid]))):
+        if not path.startswith("/") or not path.endswith(_DELETED) or path.startswith(_NO_FILES):
+            continue
+        if not os.path.lexists(path):  # or else that is its name
             yield name, path.removesuffix(_DELETED)

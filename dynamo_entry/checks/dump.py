@@ -41,7 +41,6 @@ _INODES = frozenset(
         "inotify",
         "[fanotify]",
         "[pidfd]",
-        "bpf-map",
     ]
 )
 
@@ -63,8 +62,8 @@ _PROTOCOLS = frozenset(
     ]
 )
 
-#: Majors of character devices that it knows: memory, terminals, tun among the miscellaneous.
-_MEMORY, _MISC, _TUN = 1, 10, 200
+#: Majors of character devices that it knows: memory, terminals. (Network tunnels only with their network namespace.)
+_MEMORY = 1
 _TERMINALS = frozenset((4, 5, *range(128, 144)))
 
 #: A CUDA process gives these up when its GPU memory is checkpointed.
@@ -146,6 +145,11 @@ def _check_descriptor(pid: int, descriptor: int, target: str) -> None:
         protocol = proc.protocol(path)
         if protocol and protocol not in _PROTOCOLS:
             raise _holds(pid, descriptor, f"{protocol} socket", "SocketKind", _REMEDIES.get(protocol, ""))
+    elif target.startswith("pipe:"):
+        if proc.descriptor_state(pid, descriptor)[0] & os.O_DIRECT:
+            raise _holds(
+                pid, descriptor, "a pipe of packets (O_DIRECT)", "PacketPipe", "use a socket of packets"
+            )
     elif target.startswith(_HIDDEN):
         raise _holds(pid, descriptor, "secret memory (memfd_secret)", "SecretMemory")
     elif target.count("/") == 1 and _is_queue(path):
@@ -174,9 +178,8 @@ def _is_unknown_device(path: str) -> bool:
         status = os.stat(path)
     except OSError:
         return False
-    major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
-    is_known = major == _MEMORY or major in _TERMINALS or (major, minor) == (_MISC, _TUN)
-    return stat.S_ISCHR(status.st_mode) and not is_known
+    major = os.major(status.st_rdev)
+    return stat.S_ISCHR(status.st_mode) and major != _MEMORY and major not in _TERMINALS
 
 
 def _check_status(pid: int, effective: frozenset[int]) -> None:
@@ -198,12 +201,13 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
             hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",
             reason="SeccompFilter",
         )
-    users = {*status["Uid"].split(), *status["Gid"].split()}
-    ours = {str(os.getuid()), str(os.getgid())}
-    if users - ours and capabilities.SYS_RESOURCE not in effective:
+    for what, field, ours in (("user", "Uid", os.getuid()), ("group", "Gid", os.getgid())):
+        others = sorted({*status[field].split()[:3]} - {str(ours)})  # real, effective, saved
+        if not others or capabilities.SYS_RESOURCE in effective:
+            continue
         raise NotDumpable(
-            f"process {pid} runs as user {status['Uid'].split()[1]}, this one as {os.getuid()}: its limits "
-            "cannot be read without SYS_RESOURCE",
+            f"process {pid} runs as {what} {others[0]}, this one as {ours}: its limits cannot be read without "
+            "SYS_RESOURCE",
             hint="run the whole engine as one user, or add SYS_RESOURCE to the creating pod's capabilities",
             reason="OtherUser",
         )
@@ -211,13 +215,26 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
 
 def _check_namespaces(pid: int) -> None:
     for name in _NAMESPACES:
-        try:
-            theirs = os.readlink(f"/proc/{pid}/ns/{name}")
-        except OSError:
-            continue
-        if theirs != os.readlink(f"/proc/self/ns/{name}"):
+        theirs = _namespace(pid, name)
+        if theirs and theirs != os.readlink(f"/proc/self/ns/{name}"):
             raise NotDumpable(
                 f"process {pid} is in a {name} namespace of its own, which takes more privileges to dump",
                 hint="switch the engine's sandbox off",
                 reason="OwnNamespace",
             )
+    for name in ("pid", "time"):
+        own = _namespace(pid, name)
+        if own and own != _namespace(pid, f"{name}_for_children"):
+            raise NotDumpable(
+                f"process {pid} has a {name} namespace for its children (unshare), which CRIU does not keep",
+                hint="switch the engine's sandbox off",
+                reason="OwnNamespace",
+            )
+
+
+def _namespace(pid: int, name: str) -> str:
+    """Its identity; nothing of a process that is gone, and of a pid namespace that has no process yet."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/{name}")
+    except OSError:
+        return ""

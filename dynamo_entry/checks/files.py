@@ -154,9 +154,9 @@ def executable_directories(pids: Iterable[int]) -> list[str]:
     found = set()
     for pid in pids:
         for line in proc.maps(pid):
-            permissions, path = line.split(" ", 2)[1], line.partition(" /")[2]
-            if "x" in permissions and path and not path.startswith("memfd:"):
-                found.add(os.path.dirname(f"/{path}"))
+            permissions, path = line.split(" ", 2)[1], proc.mapped_file(line)
+            if "x" in permissions and path and not path.startswith("/memfd:"):
+                found.add(os.path.dirname(path))
     return sorted(found)
 
 

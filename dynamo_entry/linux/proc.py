@@ -91,12 +91,18 @@ def descriptor_state(pid: int, number: int) -> tuple[int, bool]:
 
 def maps(pid: int) -> list[str]:
     """Lines of the memory map (proc_pid_maps(5))."""
-    return read(pid, "maps").decode("utf-8", "surrogateescape").splitlines()
+    return read(pid, "maps").decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
+def mapped_file(line: str) -> str:
+    """The path of the file or device in a line of ``maps``, or nothing."""
+    path = line.partition(" /")[2].replace("\\012", "\n")
+    return f"/{path}" if path else ""
 
 
 def mapped_files(pids: Iterable[int]) -> set[str]:
     """Files and devices that are mapped into processes."""
-    return {"/" + path for pid in pids for line in maps(pid) if (path := line.partition(" /")[2])}
+    return {path for pid in pids for line in maps(pid) if (path := mapped_file(line))}
 
 
 def own_memory_bytes(pid: int) -> int:

@@ -240,6 +240,33 @@ def private_huge_pages() -> None:
         sys.exit("forgotten: not on this machine: no huge pages")
 
 
+def pipe_of_packets() -> None:
+    kept.extend(os.pipe2(os.O_DIRECT))
+
+
+def pid_namespace_for_children() -> None:
+    checked(libc.unshare(0x20000000))  # CLONE_NEWPID
+
+
+def time_namespace_for_children() -> None:
+    checked(libc.unshare(0x80))  # CLONE_NEWTIME
+
+
+def tunnel() -> None:
+    Path("/dev/net").mkdir(exist_ok=True)
+    if not Path("/dev/net/tun").exists():
+        os.mknod("/dev/net/tun", 0o20600, os.makedev(10, 200))
+    try:
+        kept.append(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        sys.exit(f"forgotten: not on this machine: {error}")
+
+
+def bpf_map() -> None:
+    array = ctypes.create_string_buffer(struct.pack("IIIII", 2, 4, 4, 4, 0).ljust(128, b"\0"))
+    checked(libc.syscall({"x86_64": 321, "aarch64": 280}[os.uname().machine], 0, array, 128))
+
+
 def fanotify() -> None:
     checked(libc.fanotify_init(0x200, 0))  # FAN_REPORT_FID, which everybody may
 
@@ -349,6 +376,18 @@ def asynchronous_io() -> None:
     pointers = (ctypes.c_void_p * 1)(ctypes.addressof(request))
     checked(libc.syscall(_NUMBERS["io_submit"], context, 1, pointers) - 1)
     kept.extend((request, writing))
+
+
+def names_of_any_bytes() -> Check:
+    """Files that are open and mapped, by names that are no Unicode, or look like something else."""
+    names = [b"new\nline", b"back\\slash\x0c", b"\xff\xfe", b"it is (deleted)"]
+    held = []
+    for name in names:
+        descriptor = os.open(b"/tmp/" + name, os.O_RDWR | os.O_CREAT)
+        os.write(descriptor, name)
+        os.link(b"/tmp/" + name, b"/tmp/another " + name)
+        held.append((descriptor, mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)))
+    return lambda: [os.pread(fd, 99, 0).hex() for fd, _ in held] + [bytes(area).hex() for _, area in held]
 
 
 def executable(directory: str) -> Path:

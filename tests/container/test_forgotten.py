@@ -42,6 +42,7 @@ def both(containers, *arguments, options=RESTORE):
         ("many_descriptors", "9000"),
         ("socket_options",),
         ("multicast",),
+        ("names_of_any_bytes",),
     ],
     ids=" ".join,
 )
@@ -67,9 +68,24 @@ HELD = {
     "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
     "private_huge_pages": ("HugePages", "huge pages"),
+    "pipe_of_packets": ("PacketPipe", "O_DIRECT"),
+    "pid_namespace_for_children": ("OwnNamespace", "pid namespace for its children"),
+    "time_namespace_for_children": ("OwnNamespace", "time namespace for its children"),
+    "tunnel": ("DeviceOpen", "/dev/net/tun"),
+    "bpf_map": ("AnonymousInode", "bpf-map"),
     "fanotify": ("AnonymousInode", "fanotify"),
     "deleted_directory_of_the_image": ("DeletedDirectory", "/srv"),
     "deleted_file_with_another_name": ("DeletedLinked", "/dev/shm/one"),
+}
+
+
+#: Capabilities that an engine needs to get there.
+TAKES = {
+    "secret_memory": ("IPC_LOCK",),
+    "pid_namespace_for_children": ("SYS_ADMIN",),
+    "time_namespace_for_children": ("SYS_ADMIN",),
+    "tunnel": ("MKNOD",),
+    "bpf_map": ("SYS_ADMIN",),
 }
 
 
@@ -77,7 +93,7 @@ HELD = {
 def test_what_would_be_lost_unseen_is_refused_by_name(containers, thing):
     """Before the freeze; nothing is published."""
     reason, words = HELD[thing]
-    options = (*CREATE, "--cap-add", "IPC_LOCK") if thing == "secret_memory" else CREATE  # it is locked
+    options = (*CREATE, *(part for name in TAKES.get(thing, ()) for part in ("--cap-add", name)))
     container = create(containers, command=command(thing), volumes=VOLUMES, options=options)
     code = container.exit_code()
     if "not on this machine" in container.stderr:

@@ -47,10 +47,10 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
     for entry in entries:
         if not entry.HasField("reg") or entry.id in remapped or entry.reg.ext:
             continue
-        reg = entry.reg
-        if reg.name.startswith("/") and not reg.name.startswith(_KERNELS):
+        reg, name = entry.reg, _text(entry.reg.name)
+        if name.startswith("/") and not name.startswith(_KERNELS):
             size = reg.size if reg.HasField("size") else None
-            file = Regular(reg.name, reg.flags, size, struct.pack(f"={len(reg.build_id)}I", *reg.build_id))
+            file = Regular(name, reg.flags, size, struct.pack(f"={len(reg.build_id)}I", *reg.build_id))
             known = found.get(file.path)
             if known is None or (file.is_writable, file.size or 0) > (known.is_writable, known.size or 0):
                 found[file.path] = file
@@ -63,10 +63,15 @@ def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
     What is only written to goes on at the present end.
     """
     for entry in entries:
-        if entry.HasField("reg") and entry.reg.name in sizes:
+        if entry.HasField("reg") and (name := _text(entry.reg.name)) in sizes:
             entry.reg.ClearField("size")
             if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY:
-                entry.reg.pos = sizes[entry.reg.name]
+                entry.reg.pos = sizes[name]
+
+
+def _text(name: str | bytes) -> str:
+    """A path of the images: protobuf shows as bytes what is not UTF-8, which a name of a file need not be."""
+    return name if isinstance(name, str) else os.fsdecode(name)
 
 
 #: Files of configMaps, secrets and other projected volumes: a kubelet puts them below a directory named by the time, and
@@ -89,18 +94,18 @@ def found_here(path: str) -> str:
 def follow_volumes(entries: Iterable[Any]) -> None:
     """Let the files and watches among ``entries`` of files.img be found here."""
     for entry in entries:
-        if entry.HasField("reg"):
-            entry.reg.name = found_here(entry.reg.name)
+        if entry.HasField("reg") and (here := found_here(name := _text(entry.reg.name))) != name:
+            entry.reg.name = here
         for watch in entry.ify.wd if entry.HasField("ify") else ():
-            if watch.f_handle.path:
-                watch.f_handle.path = found_here(watch.f_handle.path)
+            if (here := found_here(path := _text(watch.f_handle.path))) != path:
+                watch.f_handle.path = here
 
 
 def watched(entries: Iterable[Any]) -> list[str]:
     """Paths of inotify watches."""
     return sorted(
         {
-            watch.f_handle.path
+            _text(watch.f_handle.path)
             for entry in entries
             if entry.HasField("ify")
             for watch in entry.ify.wd
@@ -181,7 +186,7 @@ def traces(entries: Iterable[Any], remaps: Iterable[Any]) -> Traces:
             if path := _path(entry.usk):
                 sockets[path] = None
         elif entry.HasField("reg"):
-            names[entry.id] = entry.reg.name
+            names[entry.id] = _text(entry.reg.name)
     files: dict[str, None] = {}
     for remap in remaps:
         if name := names.get(remap.orig_id):

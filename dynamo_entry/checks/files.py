@@ -56,9 +56,34 @@ def check_watches(paths: Iterable[str], travelling: Collection[str], here: list[
             raise _missing(Regular(whole, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
 
 
+def check_deleted(paths: Iterable[str], here: list[mounts.Mount]) -> None:
+    """CRIU makes such a file anew, where it was, and deletes it again. Raises Incompatible."""
+    for path in paths:
+        _check_place(path, "a deleted file,", here)
+
+
+def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:
+    """Unix sockets are bound anew. Raises Incompatible for a directory that takes none."""
+    for path in paths:
+        directory = os.path.dirname(path)
+        if directory not in travelling and not os.path.isdir(directory):
+            raise _missing(Regular(directory, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
+        _check_place(path, "a unix socket,", here)
+
+
+def _check_place(path: str, what: str, here: list[mounts.Mount]) -> None:
+    if mounts.is_read_only(os.path.dirname(path)):
+        volume = mounts.volume_of(path, here, mounts.captured_roots(here))
+        raise Incompatible(
+            f"the engine has {what} {path}, and {volume or 'the root filesystem'} is read-only here",
+            hint="mount it writable, as at creation",
+            reason="VolumeReadOnly" if volume else "RootReadOnly",
+        )
+
+
 def _may_be_created(file: Regular) -> bool:
     """Logs, and empty files: lock files, say."""
-    return file.is_log or (file.is_writable and not file.size)
+    return not file.is_fifo and (file.is_log or (file.is_writable and not file.size))
 
 
 def _check_build_id(file: Regular, here: list[mounts.Mount]) -> None:

@@ -56,6 +56,9 @@ def admit(
     travelling = frozenset(index.paths)
     logs = files.check_files(rewriter.regular_files(), travelling, mounts.read(), reopened)
     files.check_watches(rewriter.watched(), travelling, mounts.read())
+    files.check_deleted(rewriter.deleted_files(), mounts.read())
+    paths = [os.fsdecode(name.name) for name in rewriter.names() if not name.is_abstract]
+    files.check_sockets(paths, travelling, mounts.read())
     for path in files.check_content(head.volume_files, reopened):
         log.warning("volume file has another time", path=path)
     taken.check_locks(rewriter.locks(), travelling)

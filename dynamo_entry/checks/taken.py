@@ -40,9 +40,16 @@ def _command(directory: str) -> str:
 
 
 def check_ports(sockets: Iterable[Bound]) -> None:
-    """Raises Incompatible that names a port of the engine which is taken, and by whom."""
+    """Raises Incompatible that names a port of the engine which is taken, and by whom, or that may not be bound."""
     for bound in sockets:
-        if _is_port_taken(bound):
+        refused = _bind(bound)
+        if refused == errno.EACCES:
+            raise Incompatible(
+                f"{bound.protocol} port {bound.port} of the engine may not be bound here",
+                hint="add NET_BIND_SERVICE to the capabilities, or let the engine listen above 1023",
+                reason="PortReserved",
+            )
+        if refused == errno.EADDRINUSE:
             raise Incompatible(
                 f"{bound.protocol} port {bound.port} of the engine on {bound.address} is taken here by "
                 f"{_owner_of_port(bound)}",
@@ -51,11 +58,10 @@ def check_ports(sockets: Iterable[Bound]) -> None:
             )
 
 
-def _is_port_taken(bound: Bound) -> bool:
-    """Whether the engine itself, with the options of its socket, could not bind it here.
+def _bind(bound: Bound) -> int:
+    """The error with which the engine itself, with the options of its socket, could not bind it here; or 0.
 
-    TCP is always asked with SO_REUSEADDR: what is left of closed connections does not count. Other errors than
-    this one are CRIU's to tell.
+    TCP is always asked with SO_REUSEADDR: what is left of closed connections does not count.
     """
     family = socket.AF_INET if bound.address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if bound.protocol == "TCP" else socket.SOCK_DGRAM
@@ -71,8 +77,8 @@ def _is_port_taken(bound: Bound) -> bool:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bound.interface.encode())
             probe.bind((str(bound.address), bound.port))
     except OSError as error:
-        return error.errno == errno.EADDRINUSE
-    return False
+        return error.errno or 0
+    return 0
 
 
 def _owner_of_port(bound: Bound) -> str:

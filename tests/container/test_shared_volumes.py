@@ -169,3 +169,30 @@ def test_a_model_of_the_same_size_and_other_content_is_refused_by_name(container
     assert container.event("volume file has another time")["path"] == "/volume/model"
     event = engine.refused(options=(*RESTORE, "-v", f"{places['other']}:/volume"))
     assert event["reason"] == "VolumeDiffers" and "/volume/model" in event["message"]
+
+
+#: What CRIU makes anew on the volume, and what must be there by then.
+MADE = {
+    "deleted": 'f = open("/volume/data", "w+"); f.write("x"); f.flush(); os.unlink("/volume/data")',
+    "socket": 's = socket.socket(socket.AF_UNIX); s.bind("/volume/sub/rpc.sock"); s.listen()',
+    "fifo": 'os.mkfifo("/volume/fifo"); f = os.open("/volume/fifo", os.O_RDWR)',
+}
+
+
+@pytest.mark.parametrize(
+    ("thing", "mode", "reason"),
+    [("deleted", ":ro", "VolumeReadOnly"), ("socket", ":ro", "VolumeReadOnly"), ("socket", "", "VolumeMissing"),
+     ("fifo", "", "VolumeMissing")],
+)  # fmt: skip
+def test_what_is_made_anew_on_a_volume_has_a_place_there(containers, tmp_path, thing, mode, reason):
+    """Told before the first data byte, and not by CRIU's words."""
+    engine = Engine(containers, f"import socket\n{MADE[thing]}\nwait()\ndone()")
+    places = [tmp_path / name for name in ("created", "restored")]
+    for place in places:
+        place.mkdir()
+        if place is places[0] or mode:
+            (place / "sub").mkdir()
+    engine.created(options=(*CREATE, "-v", f"{places[0]}:/volume"))
+    event = engine.refused(options=(*RESTORE, "-v", f"{places[1]}:/volume{mode}"))
+    assert event["reason"] == reason and "/volume" in event["message"]
+    engine.restored(options=(*RESTORE, "-v", f"{places[0]}:/volume"))

@@ -139,3 +139,10 @@ def test_a_launcher_with_file_capabilities_starts_where_there_are_none(container
     )  # fmt: skip
     assert container.exit_code() == 0, container.output()
     assert "served" in container.stdout
+
+
+def test_a_port_that_this_user_may_not_bind_here_is_refused_by_name(containers):
+    engine = Engine(containers, 'import socket\nl = socket.create_server(("0.0.0.0", 80))\nwait()\ndone()')
+    engine.created(options=(*USER, *CREATE, "--sysctl", "net.ipv4.ip_unprivileged_port_start=0"))
+    event = engine.refused(options=(*USER, *RESTORE, "--sysctl", "net.ipv4.ip_unprivileged_port_start=1024"))
+    assert event["reason"] == "PortReserved" and "port 80 " in event["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -16,13 +17,14 @@ _KERNELS = ("/dev/", "/proc/", "/sys/")
 class Regular(NamedTuple):
     """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not mind).
 
-    ``build_id`` is that of a program or library, with zeros up to a multiple of four bytes.
+    ``build_id`` is that of a program or library, with zeros up to a multiple of four bytes. ``is_fifo``: a named pipe.
     """
 
     path: str
     flags: int
     size: int | None
     build_id: bytes = b""
+    is_fifo: bool = False
 
     @property
     def is_writable(self) -> bool:
@@ -50,7 +52,8 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
         reg, name = entry.reg, _text(entry.reg.name)
         if name.startswith("/") and not name.startswith(_KERNELS):
             size = reg.size if reg.HasField("size") else None
-            file = Regular(name, reg.flags, size, struct.pack(f"={len(reg.build_id)}I", *reg.build_id))
+            build_id = struct.pack(f"={len(reg.build_id)}I", *reg.build_id)
+            file = Regular(name, reg.flags, size, build_id, stat.S_ISFIFO(reg.mode))
             known = found.get(file.path)
             if known is None or (file.is_writable, file.size or 0) > (known.is_writable, known.size or 0):
                 found[file.path] = file
@@ -67,6 +70,12 @@ def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
             entry.reg.ClearField("size")
             if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY:
                 entry.reg.pos = sizes[name]
+
+
+def deleted(entries: Iterable[Any], remaps: Iterable[Any]) -> list[str]:
+    """Paths of files that the images bring along, since they had no name any more: CRIU makes them for a moment."""
+    remade = {remap.orig_id for remap in remaps if remap.remap_type == _GHOST}
+    return sorted({_text(one.reg.name) for one in entries if one.HasField("reg") and one.id in remade})
 
 
 def _text(name: str | bytes) -> str:

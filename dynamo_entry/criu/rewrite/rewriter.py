@@ -55,6 +55,10 @@ class Rewriter:
         remapped = {*self._stdio.ids, *(row.orig_id for row in self._remaps())}
         return files.regular_files(self._files.messages, frozenset(remapped))
 
+    def deleted_files(self) -> list[str]:
+        """See ``files.deleted``."""
+        return files.deleted(self._files.messages, self._remaps())
+
     def traces(self) -> files.Traces:
         """See ``files.traces``."""
         return files.traces(self._files.messages, self._remaps())

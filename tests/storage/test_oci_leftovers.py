@@ -13,7 +13,8 @@ from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
 from dynamo_entry.kube.metrics import AgentMetrics
-from dynamo_entry.storage.oci import OciStore, artifact, tags
+from dynamo_entry.storage.oci import OciStore, artifact
+from dynamo_entry.storage.oci import registry as oci_registry
 
 CREATED = {"org.opencontainers.image.created": "2026-01-02T03:04:05.678Z"}
 
@@ -84,7 +85,7 @@ def test_neighbours_are_the_archives_in_the_repository(repository):
 
 def test_a_long_list_comes_in_pages(repository, monkeypatch):
     """As many as the registry wants to make of it."""
-    monkeypatch.setattr(tags, "_PAGE", 1)
+    monkeypatch.setattr(oci_registry, "_PAGE", 1)
     assert len(neighbours(repository + "any")) == 3
 
 

@@ -10,7 +10,7 @@ from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, code
 from dynamo_entry.archive.manifest import CHUNK_SIZE
 from dynamo_entry.storage import ObjectStat, Writer
 from dynamo_entry.storage.oci import artifact
-from dynamo_entry.storage.oci.writer import SMALLEST_BYTES as LAYER_BYTES
+from dynamo_entry.storage.oci.artifact import SMALLEST_BYTES as LAYER_BYTES
 from dynamo_entry.storage.s3 import parts
 
 MIB, GIB, TB = 1 << 20, 1 << 30, 10**12
@@ -93,7 +93,7 @@ def test_an_archive_of_200_gib_is_inspected_by_two_small_reads(large):
 def test_as_an_artifact_it_fits_into_what_registries_take():
     """4 MiB of manifest (distribution specification, "Pushing Manifests")."""
     layers = [artifact.Layer(f"sha256:{os.urandom(32).hex()}", LAYER_BYTES)] * (200 * GIB // LAYER_BYTES)
-    assert len(artifact.manifest(layers, b"{}", {})) < 2 * MIB
+    assert len(artifact.encoded(artifact.manifest(layers, b"{}", {}))) < 2 * MIB
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dynamo_entry.engine import hooks
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.settings import PREFIX, Settings
 from dynamo_entry.storage import Access
-from dynamo_entry.storage.oci import credentials
+from dynamo_entry.storage.oci import login
 from dynamo_entry.storage.s3 import S3Store
 from dynamo_entry.stores import open_store, open_with, read_credentials
 
@@ -77,7 +77,7 @@ def test_a_registry_s_login_is_found(secret, name):
     directory = secret(**{name: '{"auths": {"r.example": {"auth": "bWU6cGE6c3M="}}}'})
     found = read_credentials(directory)
     assert found == {"DOCKER_CONFIG": directory}
-    assert credentials.find("r.example", "ck", Access(variables=found).environ).user == "me"
+    assert login.find("r.example", "ck", Access(variables=found).environ).user == "me"
 
 
 def test_a_secret_that_changed_is_read_anew(secret):

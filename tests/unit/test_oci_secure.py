@@ -9,10 +9,10 @@ from archive_store import build
 from dynamo_entry.archive import Archive
 from dynamo_entry.errors import Corrupt, StorageDenied, StorageError
 from dynamo_entry.storage import Retry
-from dynamo_entry.storage.oci import OciStore, artifact, tokens
+from dynamo_entry.storage.oci import OciStore, artifact, login
 from dynamo_entry.storage.oci.client import Client
-from dynamo_entry.storage.oci.credentials import Credentials
 from dynamo_entry.storage.oci.location import parse
+from dynamo_entry.storage.oci.login import Credentials
 
 
 def client(url="oci://registry.example.com:5000/team/ck:tag"):
@@ -75,8 +75,10 @@ def test_what_is_not_a_url_is_refused(url):
 
 def test_an_insecure_upload_is_refused_before_the_engine_starts(monkeypatch):
     store = OciStore("oci://registry.example.com/ck:tag")
-    answer = SimpleNamespace(headers={"Location": "http://elsewhere.example.com/upload"})
-    monkeypatch.setattr(store._client, "call", lambda *_, **__: answer)
+    answer = SimpleNamespace(
+        status=202, headers={"Location": "http://elsewhere.example.com/upload"}, body=b""
+    )
+    monkeypatch.setattr(store._client, "once", lambda *_, **__: answer)
     with pytest.raises(StorageDenied, match="in the clear"):
         store.check_writable()
 
@@ -97,12 +99,12 @@ BEARER = {"realm": "https://auth.example.com/token", "service": "registry.exampl
     ],
 )
 def test_challenges_come_in_any_order(challenge):
-    assert tokens.parse(challenge)["bearer"] == BEARER
+    assert login.parse(challenge)["bearer"] == BEARER
 
 
 def test_a_challenge_without_parameters():
-    assert tokens.parse("Basic") == {"basic": {}}
-    assert tokens.parse("") == {}
+    assert login.parse("Basic") == {"basic": {}}
+    assert login.parse("") == {}
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,9 @@ def test_a_token_is_asked_for_what_the_request_takes(challenged, default, asked)
         fetched.append(url)
         return b'{"token": "t"}'
 
-    login = tokens.Authorization("x", default, lambda: Credentials("user", "password"), fetch)
+    asked_for = login.Authorization("x", default, lambda: Credentials("user", "password"), fetch)
     scope = f',scope="{challenged}"' if challenged else ""
-    assert login.challenged(f'Bearer realm="https://auth.example.com/token",service="s"{scope}', "")
+    assert asked_for.challenged(f'Bearer realm="https://auth.example.com/token",service="s"{scope}', "")
     assert fetched[0].endswith("scope=" + asked.replace(":", "%3A").replace(",", "%2C"))
 
 
@@ -132,7 +134,9 @@ class Pinned(OciStore):
 
     def __init__(self, data, config, pin=None):
         self._data = data
-        body = artifact.manifest([artifact.Layer(artifact.digest_of(data), len(data))], config, {})
+        body = artifact.encoded(
+            artifact.manifest([artifact.Layer(artifact.digest_of(data), len(data))], config, {})
+        )
         digest = pin or artifact.digest_of(body)
         super().__init__(f"oci://registry.example.com/ck@{digest}")
         self._found = artifact.parse(body, "x", digest), None

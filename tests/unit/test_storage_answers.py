@@ -12,6 +12,7 @@ from dynamo_entry.errors import ArchiveError, StorageError
 from dynamo_entry.storage import Retry, answers, open_store
 from dynamo_entry.storage.oci import artifact, layers
 
+UNKNOWN = b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}'
 RETRY = Retry(limit_s=0.01, stall_s=2)
 ARCHIVE = build({"s": noise(5000)})
 LISTED = "<R><IsTruncated>false</IsTruncated><Contents><Key>p/a.tar</Key><Size>5</Size><LastModified>2024-01-01T00:00:00Z</LastModified></Contents></R>"
@@ -60,7 +61,7 @@ def opened(request):
 
 
 def manifest(size):
-    return artifact.manifest([artifact.Layer("sha256:" + "0" * 64, size)], None, {})
+    return artifact.encoded(artifact.manifest([artifact.Layer("sha256:" + "0" * 64, size)], None, {}))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,18 @@ def test_a_listing_that_repeats_itself_ends(bucket):
     )
     with bucket({"list": again.encode()}, **{"list-type": [200, {}, "list"]}) as store:
         assert len(list(store.neighbours())) == 2
+
+
+def test_a_list_of_tags_that_repeats_itself_ends(registry):
+    """With its first page, or with another."""
+    for link in ('</v2/ck/tags/list?n=1000>; rel="next"', '<list?again>; rel="next"'):
+        said = {
+            "/tags/list": [200, {"Link": link}, "tags"],
+            "/list?again": [200, {"Link": link}, "tags"],
+            "/manifests/": [404, {}, "no"],
+        }
+        with registry({"tags": b'{"tags": ["tag"]}', "no": UNKNOWN}, **said) as store:
+            assert list(store.neighbours()) == []
 
 
 @pytest.mark.parametrize("length", ["", "x", "-", "9" * 5000])

@@ -3,16 +3,19 @@
 import base64
 import json
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from dynamo_entry.errors import SettingsError, StorageDenied
 from dynamo_entry.settings import from_environment
 from dynamo_entry.storage.http import Server
-from dynamo_entry.storage.oci import credentials, location
+from dynamo_entry.storage.oci import OciStore, location, login
 from dynamo_entry.storage.oci.artifact import Layer
-from dynamo_entry.storage.oci.credentials import Credentials
 from dynamo_entry.storage.oci.layers import Layers, Piece
+from dynamo_entry.storage.oci.login import Credentials
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -31,6 +34,26 @@ DIGEST = "sha256:" + "0" * 64
 def test_a_location_names_registry_repository_and_reference(text, server, repository, reference):
     found = location.parse(text)
     assert (found.server, found.repository, found.reference) == (server, repository, reference)
+
+
+def test_a_repository_is_asked_for_as_it_is(monkeypatch):
+    """oras would take the first part of the first for a registry, and the last by its digest."""
+    for text in ("team.x/ck:abc", "ck:abc", f"a/b/ck:abc@{DIGEST}"):
+        store, asked = OciStore(f"oci://r.example:5000/{text}"), []
+        answer = SimpleNamespace(status=202, headers={"Location": "/upload", "Link": ""}, body=b"{}")
+        monkeypatch.setattr(
+            store._client, "once", lambda *said, asked=asked, answer=answer, **_: asked.append(said) or answer
+        )
+        registry, name = store._registry(), text.partition(":")[0]
+        registry.put_manifest({"schemaVersion": 2, "config": {}, "layers": []})
+        registry.delete(DIGEST)
+        registry.try_upload(1)
+        base = f"https://r.example:5000/v2/{name}"
+        assert [(method, url) for _, method, url, *_ in asked] == [
+            ("PUT", f"{base}/manifests/abc"), ("DELETE", f"{base}/manifests/{DIGEST}"),
+            ("POST", f"{base}/blobs/uploads/"), ("PATCH", "https://r.example:5000/upload"),
+            ("DELETE", "https://r.example:5000/upload"),
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,27 +95,27 @@ def encoded(text):
 @pytest.mark.parametrize("key", ["r.example", "https://r.example", "https://r.example/v2/", "r.example/team"])
 def test_logins_are_found_under_the_names_in_use(monkeypatch, tmp_path, key, name):
     configure(monkeypatch, tmp_path, {"auths": {key: {"auth": encoded("me:pa:ss")}}}, name)
-    assert credentials.find("r.example", "team/ck", os.environ) == Credentials("me", "pa:ss")
-    assert credentials.find("other.example", "team/ck", os.environ) == Credentials()
+    assert login.find("r.example", "team/ck", os.environ) == Credentials("me", "pa:ss")
+    assert login.find("other.example", "team/ck", os.environ) == Credentials()
 
 
 def test_the_most_specific_login_wins(monkeypatch, tmp_path):
     auths = {"r.example": {"auth": encoded("all:x")}, "r.example/team": {"username": "team", "password": "y"}}
     configure(monkeypatch, tmp_path, {"auths": auths})
-    assert credentials.find("r.example", "team/ck", os.environ) == Credentials("team", "y")
-    assert credentials.find("r.example", "ck", os.environ) == Credentials("all", "x")
+    assert login.find("r.example", "team/ck", os.environ) == Credentials("team", "y")
+    assert login.find("r.example", "ck", os.environ) == Credentials("all", "x")
 
 
 @pytest.mark.parametrize("document", ["{", "[]", '{"auths": {"r.example": {"auth": "!"}}}'])
 def test_a_broken_file_is_named(monkeypatch, tmp_path, document):
     configure(monkeypatch, tmp_path, document)
     with pytest.raises(StorageDenied, match=r"config\.json"):
-        credentials.find("r.example", "ck", os.environ)
+        login.find("r.example", "ck", os.environ)
 
 
 def test_no_file_is_no_login(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    assert credentials.find("r.example", "ck", os.environ) == Credentials()
+    assert login.find("r.example", "ck", os.environ) == Credentials()
 
 
 def test_a_range_is_cut_where_layers_end():
@@ -101,3 +124,29 @@ def test_a_range_is_cut_where_layers_end():
     assert list(layers.pieces(8, 4)) == [Piece(first, 8, 2), Piece(last, 0, 2)]
     assert list(layers.pieces(10, 5)) == [Piece(last, 0, 5)]
     assert list(layers.pieces(0, 0)) == []
+
+
+@pytest.mark.parametrize(
+    ("use", "imported"),
+    [
+        ("store.read_range(0, 1)", ""),
+        ("next(store.neighbours())", "jsonschema oras requests"),
+        ("store.check_writable()", "jsonschema oras requests"),
+    ],
+)
+def test_who_reads_imports_no_oras(use, imported):
+    """It takes a tenth of a second, and a restore waits for its first byte."""
+    script = f"""
+import sys
+from types import SimpleNamespace
+from dynamo_entry.errors import StorageError
+from dynamo_entry.storage import Retry, open_store
+store = open_store("oci+http://127.0.0.1:1/a:b", Retry(limit_s=0.01))
+try:
+    {use}
+except StorageError as error:
+    assert error.reason == "ConnectionRefused", error
+print(*sorted({{"jsonschema", "oras", "requests"}} & {{*sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == imported

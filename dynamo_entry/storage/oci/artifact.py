@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.storage.answers import decoded
+from dynamo_entry.storage.base import Bytes
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"
@@ -20,6 +21,12 @@ LAYER_TYPE = "application/vnd.dynamo-entry.checkpoint.v1.tar"
 CONFIG_TYPE = "application/vnd.dynamo-entry.checkpoint.manifest.v1+json"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"
+
+MIB = 1 << 20
+
+#: A layer is sent from memory, so that it can be sent again: no registry goes on with an upload that was cut.
+#: And it is what a registry without ranges must be asked for to get one chunk.
+SMALLEST_BYTES = 32 * MIB
 
 TITLE = "org.opencontainers.image.title"
 CREATED = "org.opencontainers.image.created"
@@ -53,14 +60,14 @@ class Artifact(NamedTuple):
         return sum(layer.size for layer in self.layers)
 
 
-def digest_of(data: bytes) -> str:
+def digest_of(data: Bytes) -> str:
     """As the registry names a blob or a manifest."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def manifest(layers: Sequence[Layer], config: bytes | None, annotations: Mapping[str, str]) -> bytes:
-    """The JSON of the manifest. ``config`` is the archive's own manifest, or None for nothing."""
-    document = {
+def manifest(layers: Sequence[Layer], config: bytes | None, annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest of an archive. ``config`` is the archive's own manifest, or None for nothing."""
+    return {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "artifactType": ARTIFACT_TYPE,
@@ -80,6 +87,10 @@ def manifest(layers: Sequence[Layer], config: bytes | None, annotations: Mapping
         ],
         "annotations": dict(annotations),
     }
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    """The bytes that a registry gets, and that its digest is of."""
     return json.dumps(document, separators=(",", ":")).encode()
 
 

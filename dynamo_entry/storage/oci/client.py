@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
@@ -14,9 +14,8 @@ from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import PORTS, Pool, Response, Server, target_of
-from dynamo_entry.storage.oci import credentials
 from dynamo_entry.storage.oci.location import Location
-from dynamo_entry.storage.oci.tokens import Authorization
+from dynamo_entry.storage.oci.login import Authorization, find
 from dynamo_entry.storage.retry import Retry
 
 _HINTS = {
@@ -39,6 +38,8 @@ _REDIRECTS = 3
 
 #: A login that another thread renewed meanwhile, and our own.
 _LOGINS = 2
+
+T = TypeVar("T")
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -63,7 +64,7 @@ class Client:
         self._scope = f"repository:{location.repository}"
         self._authorization = Authorization(
             name, f"{self._scope}:pull",
-            lambda: credentials.find(location.registry, location.repository, access.environ), self._fetch,
+            lambda: find(location.registry, location.repository, access.environ), self._fetch,
         )  # fmt: skip
 
     def call(
@@ -77,8 +78,12 @@ class Client:
         keep: Sequence[str] = (),
     ) -> Answer:
         """The whole answer of a request that a later attempt may repeat, with the headers ``keep``."""
+        return self.tried(lambda: self.once(operation, method, path, headers, body, keep=keep))
+
+    def tried(self, action: Callable[[], T]) -> T:
+        """What ``action`` returns, repeated as the retry policy says."""
         try:
-            return self.retry.call(lambda: self.once(operation, method, path, headers, body, keep=keep))
+            return self.retry.call(action)
         except StorageUnavailable as error:
             if error.status != 404:
                 raise

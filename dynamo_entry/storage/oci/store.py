@@ -6,17 +6,29 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
-from dynamo_entry.storage.oci import artifact, location, tags
-from dynamo_entry.storage.oci.artifact import Artifact
+from dynamo_entry.storage.base import (
+    REQUEST_BYTES,
+    Bytes,
+    Leftover,
+    Neighbour,
+    ObjectStat,
+    Store,
+    Writer,
+    too_short,
+)
+from dynamo_entry.storage.oci import artifact, location
+from dynamo_entry.storage.oci.artifact import SMALLEST_BYTES, Artifact
 from dynamo_entry.storage.oci.client import Client
 from dynamo_entry.storage.oci.layers import Layers
-from dynamo_entry.storage.oci.writer import SMALLEST_BYTES, OciWriter
 from dynamo_entry.storage.retry import DEFAULT, Retry
+
+if TYPE_CHECKING:
+    from dynamo_entry.storage.oci.registry import Registry
 
 
 class OciStore(Store):
@@ -62,44 +74,31 @@ class OciStore(Store):
                 reason="PinMismatch",
             )
 
-    def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> OciWriter:
+    def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:
+        from dynamo_entry.storage.oci.writer import OciWriter  # noqa: PLC0415 - not for who reads
+
         self._client.will_write()
-        return OciWriter(self._client, self._tag(), replace=replace, expected_size=expected_size)
+        return OciWriter(
+            self._client, self._tag(), self._registry, replace=replace, expected_size=expected_size
+        )
 
     def check_writable(self) -> None:
         """Begin the upload of a blob, and call it off: a writer asks for nothing before its first layer is full."""
         self._tag()
         self._client.will_write()
         try:
-            begun = self._client.call("upload", "POST", "blobs/uploads/", keep=("Location",))
+            self._registry().try_upload(SMALLEST_BYTES)
         except StorageUnavailable as error:
             if error.reason == "ConnectionLost":
                 error.hint = (
                     "does the repository exist? some registries close the connection where it does not"
                 )
             raise
-        session = self._client.url(begun.headers["Location"])  # an insecure one is refused now
-        session = self._try_size(session)
-        with suppress(StorageError):  # not every registry can; it forgets the session by itself
-            self._client.once("upload", "DELETE", session)
-
-    def _try_size(self, session: str) -> str:
-        """Whether a proxy before the registry takes a layer, in an upload that is given up. Returns where it goes on."""
-        headers = {"Content-Type": "application/octet-stream"}
-        try:
-            answer = self._client.once(
-                "upload", "PATCH", session, headers, [bytes(SMALLEST_BYTES)], keep=("Location",)
-            )
-        except StorageError as error:
-            if error.status == 413:
-                raise
-            return session  # it takes uploads otherwise
-        return self._client.url(answer.headers["Location"] or session)
 
     def delete(self) -> None:
         """Remove the artifact, by its digest: with it go all its tags. The registry collects the layers."""
         self._client.will_write()
-        self._client.call("manifest", "DELETE", f"manifests/{self.stat().version}")
+        self._registry().delete(self.stat().version)
 
     def leftovers(self) -> Iterator[Leftover]:
         """None: the specification has no way to list uploads, or layers without a manifest."""
@@ -112,7 +111,7 @@ class OciStore(Store):
         """Tags that stand for something else are left out. The age is what the artifact says; 0 where it says nothing."""
         place, _, reference = self.location.rpartition("/")
         repository = f"{place}/{re.split('[:@]', reference)[0]}"
-        for tag in tags.of(self._client):
+        for tag in self._registry().tags():
             with suppress(NotFound, Corrupt):  # deleted meanwhile; something else
                 found = self._artifact(tag)
                 yield Neighbour(f"{repository}:{tag}", found.size, _age_s(found.created), found.digest)
@@ -129,6 +128,11 @@ class OciStore(Store):
                 hint="create under a tag: oci://registry/repository:tag",
             )
         return self._place.tag
+
+    def _registry(self) -> Registry:
+        from dynamo_entry.storage.oci.registry import Registry  # noqa: PLC0415 - oras takes longer than a login
+
+        return Registry(self._client, self._place)
 
     def _resolved(self) -> tuple[Artifact, Layers]:
         if self._found is None:

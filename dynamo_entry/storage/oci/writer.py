@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote
+from typing import Any
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer, already_there
 from dynamo_entry.storage.oci import artifact
-from dynamo_entry.storage.oci.artifact import Layer
+from dynamo_entry.storage.oci.artifact import MIB, SMALLEST_BYTES, Layer
 from dynamo_entry.storage.oci.client import Client
-
-_MIB = 1 << 20
-
-#: A layer is sent from memory, so that it can be sent again: no registry goes on with an upload that was cut.
-#: And it is what a registry without ranges must be asked for to get one chunk.
-SMALLEST_BYTES = 32 * _MIB
+from dynamo_entry.storage.oci.registry import Registry
 
 #: Registries limit a manifest to 4 MiB (specification, "Pushing Manifests"), at about 200 bytes a layer; Amazon's
 #: limits the layers to 4200.
@@ -36,14 +30,17 @@ _SETTLE_S = 1.5
 class OciWriter(Writer):
     """Holds up to three layers in memory: whoever appends waits while they are all on their way."""
 
-    def __init__(self, client: Client, tag: str, *, replace: bool, expected_size: int) -> None:
+    def __init__(
+        self, client: Client, tag: str, registry: Callable[[], Registry], *, replace: bool, expected_size: int
+    ) -> None:
         self._client = client
         self._tag = tag
         self._replace = replace
-        self._layer_bytes = max(SMALLEST_BYTES, -(-expected_size // _MOST_LAYERS // _MIB) * _MIB)
+        self._layer_bytes = max(SMALLEST_BYTES, -(-expected_size // _MOST_LAYERS // MIB) * MIB)
         self._buffers = Buffers(self._layer_bytes, keep=_IN_FLIGHT)
         self._slots = threading.Semaphore(_IN_FLIGHT)
         self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="oci-upload")
+        self._registry = self._pool.submit(registry)  # imported while the first layer is filled
         self._layers: list[Layer | None] = []
         self._failure: BaseException | None = None
         self._buffer: memoryview | None = None
@@ -75,10 +72,9 @@ class OciWriter(Writer):
             self._check()
             layers = [layer for layer in self._layers if layer is not None]
             config = artifact.EMPTY if self._config is None else self._config
-            self._push(memoryview(config), artifact.digest_of(config))
-            body = artifact.manifest(layers, self._config, self._annotations)
-            self._publish(body)
-            return ObjectStat(sum(layer.size for layer in layers), artifact.digest_of(body))
+            self._registry.result().put_blob(memoryview(config), artifact.digest_of(config))
+            manifest = artifact.manifest(layers, self._config, self._annotations)
+            return ObjectStat(sum(layer.size for layer in layers), self._publish(manifest))
         finally:
             self.abort()  # after success that does nothing
 
@@ -87,14 +83,13 @@ class OciWriter(Writer):
         self._pool.shutdown(cancel_futures=True)
         self._buffer = None
 
-    def _publish(self, body: bytes) -> None:
-        """Put the manifest under its tag, unless another one is there."""
-        digest = artifact.digest_of(body)
+    def _publish(self, manifest: dict[str, Any]) -> str:
+        """Put the manifest under its tag, unless another one is there. Returns its digest."""
+        digest = artifact.digest_of(artifact.encoded(manifest))
         if not self._replace and self._tagged() not in ("", digest):
             raise already_there(self._client.name)
-        headers = {"Content-Type": artifact.MANIFEST_TYPE}
         try:
-            self._client.call("manifest", "PUT", f"manifests/{self._tag}", headers, [body])
+            self._registry.result().put_manifest(manifest)
         except StorageUnavailable:
             raise
         except StorageError:
@@ -108,6 +103,7 @@ class OciWriter(Writer):
             time.sleep(_SETTLE_S)
             if self._tagged() != digest:
                 raise already_there(self._client.name)
+        return digest
 
     def _tagged(self) -> str:
         """The digest that the tag stands for, or nothing."""
@@ -138,25 +134,14 @@ class OciWriter(Writer):
     def _put(self, number: int, layer: memoryview) -> None:
         try:
             if self._failure is None:
-                digest = f"sha256:{hashlib.sha256(layer).hexdigest()}"
-                self._push(layer, digest)
+                digest = artifact.digest_of(layer)
+                self._registry.result().put_blob(layer, digest)
                 self._layers[number] = Layer(digest, len(layer))
         except BaseException as error:  # a thread's outermost frame: whoever appends next gets it
             self._fail(error)
         finally:
             del layer
             self._slots.release()
-
-    def _push(self, blob: memoryview, digest: str) -> None:
-        """One blob in one piece; a session that breaks is begun anew."""
-
-        def attempt() -> None:
-            begun = self._client.once("upload", "POST", "blobs/uploads/", keep=("Location",))
-            url = self._client.url(begun.headers["Location"])
-            url += ("&" if "?" in url else "?") + f"digest={quote(digest)}"
-            self._client.once("upload", "PUT", url, {"Content-Type": "application/octet-stream"}, [blob])
-
-        self._client.retry.call(attempt)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error

@@ -16,8 +16,10 @@ REFUSALS = (ArchiveError, StorageError)
 
 _ARCHIVE = build({"criu/pages-1.img": noise(9000), "criu/core-1.img": text(300)}, head=Head(hash="abc"))
 _DIGEST = f"sha256:{hashlib.sha256(_ARCHIVE).hexdigest()}"
-_MANIFEST = artifact.manifest(
-    [artifact.Layer(_DIGEST, len(_ARCHIVE))], None, {artifact.CREATED: "2024-01-01T00:00:00Z"}
+_MANIFEST = artifact.encoded(
+    artifact.manifest(
+        [artifact.Layer(_DIGEST, len(_ARCHIVE))], None, {artifact.CREATED: "2024-01-01T00:00:00Z"}
+    )
 )
 
 

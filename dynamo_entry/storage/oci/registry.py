@@ -1,0 +1,154 @@
+"""What changes a repository, or lists it: oras makes the requests and reads the answers, the client sends them.
+
+Imported by none that only reads an archive. What oras has not is here or in the client, and docs/storage.md says why.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+import oras.container
+import oras.provider
+import requests
+
+from dynamo_entry.errors import NotFound, StorageError
+from dynamo_entry.storage.answers import decoded
+from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.oci import artifact
+from dynamo_entry.storage.oci.client import Client
+from dynamo_entry.storage.oci.location import Location
+
+#: Tags asked for at a time; registries may give less. More pages hold no checkpoints: the registry has no end.
+_PAGE = 1000
+_PAGES = 1000
+
+_OCTETS = {"Content-Type": "application/octet-stream"}
+
+_KEPT = ("Location", "Link")
+
+
+class Registry(oras.provider.Registry):  # type: ignore[misc]
+    """One repository, for one thread's listing or any number of uploads."""
+
+    def __init__(self, client: Client, place: Location) -> None:
+        super().__init__(insecure=place.server.scheme == "http")
+        self._client = client
+        self._repository = _Repository(place)
+        self._asked: set[str] = set()
+
+    def do_request(  # noqa: PLR0917 - oras' order
+        self,
+        url: str,
+        method: str = "GET",
+        data: Bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        json: dict[str, Any] | None = None,
+        stream: bool = False,  # noqa: ARG002 - answers are small
+    ) -> requests.Response:
+        """How oras asks for anything. Raises StorageError for any answer but 2xx.
+
+        oras itself tries five times, for two minutes, whatever failed, and sends a body before its login.
+        """
+        if method == "GET" and self._is_enough(url):
+            return _answer(200, {}, b'{"tags": []}')
+        body = data if json is None else artifact.encoded(json)
+        ask = self._client.call if method == "GET" else self._client.once
+        given = ask(_operation(url), method, url, headers or {}, [body] if body else (), keep=_KEPT)
+        return _answer(given.status, given.headers, given.body)
+
+    def tags(self) -> list[str]:
+        """All of them; none where the repository is not there yet. Raises StorageError."""
+        self._asked.clear()
+        try:
+            return [str(tag) for tag in self.get_tags(self._repository)]
+        except NotFound:
+            return []
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StorageError(
+                f"{self._client.name}: tags was answered with something else than a list",
+                hint="is there a proxy before the registry that answers for it?", reason="BadAnswer",
+            ) from None  # fmt: skip
+
+    def put_manifest(self, manifest: dict[str, Any]) -> None:
+        """Give the artifact its tag."""
+        self._client.tried(lambda: self.upload_manifest(manifest, self._repository))
+
+    def put_blob(self, blob: memoryview, digest: str) -> None:
+        """From memory, in one piece; a session that breaks is begun anew. oras reads files, and copies them twice."""
+
+        def attempt() -> None:
+            session = self._begin()
+            # A session's address is the registry's: oras would sort out its parameters.
+            url = f"{session}{'&' if '?' in session else '?'}digest={quote(digest)}"
+            self.do_request(url, "PUT", blob, _OCTETS)
+
+        self._client.retry.call(attempt)
+
+    def try_upload(self, size: int) -> None:
+        """Begin an upload, have it take a request of that size, and give it up."""
+        session = self._client.tried(self._begin)  # an insecure one is refused now
+        try:
+            begun = self.do_request(session, "PATCH", bytes(size), _OCTETS)
+            session = self._client.url(begun.headers["Location"] or session)
+        except StorageError as error:
+            if error.status == 413:
+                raise
+            # It takes uploads otherwise.
+        with suppress(StorageError):  # not every registry can; it forgets the session by itself
+            self.do_request(session, "DELETE")
+
+    def delete(self, digest: str) -> None:
+        """Remove a manifest. oras would ask for its digest first, in a header that registries may leave out."""
+        url = f"{self.prefix}://{self._repository.manifest_url(digest)}"
+        self._client.tried(lambda: self.do_request(url, "DELETE"))
+
+    def _begin(self) -> str:
+        begun = self.do_request(f"{self.prefix}://{self._repository.upload_blob_url()}", "POST")
+        return self._client.url(begun.headers["Location"])
+
+    def _is_enough(self, url: str) -> bool:
+        """A registry that repeats itself has no more to tell; oras would ask for ever."""
+        if url in self._asked or len(self._asked) == _PAGES:
+            return True
+        self._asked.add(url)
+        return False
+
+
+class _Repository(oras.container.Container):  # type: ignore[misc]
+    """As the location says. oras would take the first part of ``team.x/ck`` for a registry."""
+
+    def __init__(self, place: Location) -> None:
+        self.registry, self.namespace, self.repository = place.server.authority, None, place.repository
+        self.tag, self.digest = place.tag, None
+
+    def tags_url(self, N: int | None = None) -> str:  # noqa: N803 - oras' name
+        url: str = super().tags_url(N or _PAGE)
+        return url
+
+
+class _Response(requests.Response):
+    def json(self, **_: Any) -> Any:
+        """Asked for of lists of tags alone; oras would take anything without one for an empty one."""
+        document = decoded(self.content)
+        if "tags" not in document:
+            raise ValueError
+        return document
+
+
+def _answer(status: int, headers: Mapping[str, str], body: bytes) -> _Response:
+    answer = _Response()
+    answer.status_code, answer.raw = status, io.BytesIO(body)
+    answer.headers.update(headers)
+    return answer
+
+
+def _operation(url: str) -> str:
+    """What a request does, for messages."""
+    path = url.partition("?")[0]
+    if path.endswith("/tags/list"):
+        return "tags"
+    return "manifest" if "/manifests/" in path else "upload"

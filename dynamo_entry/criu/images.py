@@ -15,6 +15,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 from dynamo_entry.errors import CheckpointError, Corrupt
@@ -23,6 +24,32 @@ _LENGTH = struct.Struct("<I")
 
 #: In front of the image's own magic number (criu/include/magic.h).
 _COMMON, _SERVICE = 0x54564319, 0x55105940
+
+
+class Server(Enum):
+    """Who gives CRIU an image at a restore, where it is not served as it is in the archive."""
+
+    REWRITER = "criu/rewrite: it says what is called otherwise here"
+    SKELETON = "fill/served: without what we fill ourselves"
+
+
+#: Name of an image, or how those of a kind begin → who serves it; any other is served as it is in the archive.
+SERVERS = {
+    "core-": Server.REWRITER,
+    "fdinfo-": Server.REWRITER,
+    "fifo-data.img": Server.REWRITER,
+    "files.img": Server.REWRITER,
+    "ghost-file-": Server.SKELETON,
+    "mm-": Server.REWRITER,
+    "pagemap-": Server.SKELETON,
+    "pages-": Server.SKELETON,
+    "pipes-data.img": Server.REWRITER,
+}
+
+
+def kind(name: str) -> str:
+    """The key of SERVERS that an image belongs to, or nothing."""
+    return next((key for key in SERVERS if name.startswith(key)), "")
 
 
 def message(module: str, name: str) -> Any:

@@ -217,11 +217,16 @@ class Rebuild:
 
     def _image(self, name: str) -> Iterable[Any] | None:
         self._may_serve.wait()
-        with images.decoding(self._archive.location):
-            rewritten = self._admitted.rewriter.image(name)
-        if rewritten is not None:
-            return [rewritten]
-        found = self._skeleton.image(name, ahead=_AHEAD) or self._images.stream(name, ahead=_AHEAD)
+        server = images.SERVERS.get(images.kind(name))
+        found: Iterable[Any] | None = None
+        if server is images.Server.REWRITER:
+            with images.decoding(self._archive.location):
+                rewritten = self._admitted.rewriter.image(name)
+            if rewritten is not None:
+                return [rewritten]
+        elif server is images.Server.SKELETON:
+            found = self._skeleton.image(name, ahead=_AHEAD)
+        found = found or self._images.stream(name, ahead=_AHEAD)
         return None if found is None else self._counted(found)
 
     def _counted(self, chunks: Iterable[Any]) -> Iterator[Any]:

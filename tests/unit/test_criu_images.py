@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_entry.criu import images
+from dynamo_entry.criu.rewrite import Rewriter
 from dynamo_entry.errors import Corrupt
 
 MAGIC = struct.pack("<II", 0x54564319, 0x56565656)
@@ -77,3 +78,15 @@ def test_whatever_images_lead_to_is_the_archives_fault(error):
     ):
         raise error
     assert caught.value.reason == "ImagesInvalid"
+
+
+def test_every_image_has_one_who_serves_it():
+    """The table is complete: who rewrites does so for each of its rows and no other; no name is of two kinds."""
+    of = {server: {key for key, who in images.SERVERS.items() if who is server} for server in images.Server}
+    assert set(Rewriter.REWRITES) == of[images.Server.REWRITER]
+    assert not [
+        key for key in images.SERVERS for other in images.SERVERS if key != other and key.startswith(other)
+    ]
+    assert {name: images.kind(name) for name in ("core-17.img", "fifo.img", "inventory.img")} == {
+        "core-17.img": "core-", "fifo.img": "", "inventory.img": "",
+    }  # fmt: skip

@@ -6,10 +6,12 @@ import pytest
 from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
 
 from dynamo_entry.archive import Archive
+from dynamo_entry.criu import images
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill.decode import Source
-from dynamo_entry.fill.plan import Plan
+from dynamo_entry.fill.plan import Plan, Rest
 from dynamo_entry.fill.served import Skeleton
+from dynamo_entry.fill.values import PRESENT, Pagemap, Run
 
 PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
 SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"")
@@ -94,3 +96,23 @@ def test_damage_is_told_to_whoever_asks(opened):
 def test_what_is_no_pages_image_is_not_its_business(opened):
     skeleton, _ = opened()
     assert skeleton.image("core-1.img", ahead=2) is None
+
+
+def test_what_is_served_instead_of_an_image_is_so_by_the_table_of_images(monkeypatch):
+    """Pages, pagemaps and heads of unlinked files: a kind that the table does not know would never be asked for here."""
+    monkeypatch.setattr("dynamo_entry.fill.served.encode_pagemap", lambda image, runs: image)
+    runs = [Run(0x1000, 0x2000, PRESENT, 0)]
+    plan = NOTHING._replace(
+        rests=[
+            Rest(Pagemap("pagemap-7.img", 1, runs), runs),
+            Rest(Pagemap("pagemap-shmem-9.img", 2, runs), runs),
+        ],
+        heads={"ghost-file-1.img": 4},
+    )
+    source = SOURCE._replace(read=lambda _: b"")
+    archive = Archive.open(MemoryStore(bytes(build(PAGES, compression="none"))))
+    skeleton = Skeleton(archive, plan, source)
+    mine = {*skeleton._pagemaps, *skeleton._heads, *skeleton._pages}
+    assert {images.kind(name) for name in mine} == {
+        key for key, server in images.SERVERS.items() if server is images.Server.SKELETON
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from dynamo_entry.criu import images
 from dynamo_entry.criu.rewrite import files, pipes, sockets, stdio, tasks, unix
@@ -126,21 +126,22 @@ class Rewriter:
 
     def image(self, name: str) -> bytes | None:
         """A rewritten image, or None where it is served as it is."""
-        if name == "files.img":
-            return self._files.encode()
-        if name.startswith("core-"):
-            return self._core(name, int(name[5:-4]))
-        if (
-            name.startswith("mm-") and name in self._source.names
-        ):  # a zombie has none, and CRIU asks all the same
-            return tasks.unreserved(self._source.read(name))
-        if name.startswith("fdinfo-") and self._stdio.ids:
-            return stdio.replugged(self._source.read(name), self._stdio)
-        if name in ("pipes-data.img", "fifo-data.img") and name in self._source.names:
-            return self._without_pipe_data(name)
-        return None
+        rewrite = self.REWRITES.get(images.kind(name))
+        return rewrite(self, name) if rewrite else None
 
-    def _core(self, name: str, pid: int) -> bytes:
+    def _all_files(self, _name: str) -> bytes:
+        return self._files.encode()
+
+    def _memory(self, name: str) -> bytes | None:
+        if name not in self._source.names:
+            return None  # a zombie has none, and CRIU asks all the same
+        return tasks.unreserved(self._source.read(name))
+
+    def _descriptors(self, name: str) -> bytes | None:
+        return stdio.replugged(self._source.read(name), self._stdio) if self._stdio.ids else None
+
+    def _core(self, name: str) -> bytes:
+        pid = int(name[5:-4])
         image = images.core(self._source.read(name))
         self._widened |= tasks.widened(image.messages, self._grants)
         tasks.grant(
@@ -157,7 +158,9 @@ class Rewriter:
             return frozenset()
         return tasks.our_filters(self._source.read("seccomp.img"))
 
-    def _without_pipe_data(self, name: str) -> bytes:
+    def _without_pipe_data(self, name: str) -> bytes | None:
+        if name not in self._source.names:
+            return None
         pids = [int(other[4:-4]) for other in self._source.names if other.startswith("ids-")]
         places = pipes.places(self._files.messages, {pid: self._table(pid) for pid in pids})
         outside = stdio.pipe_ids(self._source.stdio.values())
@@ -167,3 +170,13 @@ class Rewriter:
     def _table(self, pid: int) -> images.Image:
         ids = images.object_ids(self._source.read(f"ids-{pid}.img")).messages[0]
         return images.descriptors(self._source.read(f"fdinfo-{ids.files_id}.img"))
+
+    #: By kind of image, see ``images.SERVERS``.
+    REWRITES: ClassVar[dict[str, Callable[[Rewriter, str], bytes | None]]] = {
+        "core-": _core,
+        "fdinfo-": _descriptors,
+        "fifo-data.img": _without_pipe_data,
+        "files.img": _all_files,
+        "mm-": _memory,
+        "pipes-data.img": _without_pipe_data,
+    }

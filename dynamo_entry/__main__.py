@@ -9,10 +9,10 @@ import sys
 def main() -> None:
     """Parse the command line, run the engine, exit with its status."""
     _forget_engines_directories()
-    from dynamo_entry.init import descriptors
+    from dynamo_entry.init import process
     from dynamo_entry.init.loop import Loop
 
-    descriptors.occupy_closed()
+    process.occupy_closed()
     loop = Loop()  # before anything else is loaded: from here on no signal is lost
 
     arguments = sys.argv[1:]

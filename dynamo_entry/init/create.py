@@ -13,7 +13,7 @@ from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
 from dynamo_entry.protocol import EngineGone, EngineIs, Message, Outcomes, Phases, Result, StartEngine, Verbs
 
-#: Engine pids begin above this; see pids.raise_above.
+#: Engine pids begin above this; see process.raise_pids_above.
 LAST_HELPER_PID = 999
 
 #: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can. onnxruntime keeps a

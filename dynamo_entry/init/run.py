@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dynamo_entry.errors import SettingsError, StorageError
-from dynamo_entry.init import descriptors, hidden, tree
+from dynamo_entry.init import process, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command
@@ -15,8 +15,8 @@ from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Settings, from_enviro
 
 def launch(loop: Loop, argv: list[str]) -> int:
     """Run ``argv`` as the environment says; returns the exit code of this process."""
-    hidden.reveal()
-    descriptors.keep_private()
+    process.reveal()
+    process.keep_private()
     lack = tree.become_subreaper()
     mine = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     try:

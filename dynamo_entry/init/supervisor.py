@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from dynamo_entry.init import pids, signals, terminal, tree
+from dynamo_entry.init import process, signals, terminal, tree
 from dynamo_entry.init.engine import Start, StartFailed, start, uncoerced_locale
 from dynamo_entry.init.loop import Ended, Loop, Signalled, Silent, Stopped
 from dynamo_entry.init.signals import signal
@@ -62,7 +62,7 @@ class Supervisor:
     ) -> None:
         """Start an engine, by ``argv``, that is going to be frozen. Raises StartFailed."""
         changes = self._environment_changes(additions, forced, is_create=True)
-        pids.raise_above(last_pid)
+        process.raise_pids_above(last_pid)
         self.engine_pid = start(Start(argv, changes, own_session=True, stdin="/dev/null"))
 
     def _environment_changes(

@@ -12,7 +12,7 @@ from typing import Any
 
 from dynamo_entry.criu import options
 from dynamo_entry.errors import CheckpointError, RestoreFailed
-from dynamo_entry.init import hidden
+from dynamo_entry.init import process
 from dynamo_entry.linux import capabilities
 from dynamo_entry.protocol import Outcomes, Result, Verbs
 from dynamo_entry.report.lines import Log
@@ -42,7 +42,7 @@ def main() -> None:
     """Run one verb and say how it went; the exit code matters only where nothing could be said."""
     verb = sys.argv[1]
     capabilities.take_effect(frozenset(options.REQUIRED))
-    hidden.reveal()
+    process.reveal()
     os.environ["PATH"] = absolute(os.environ.get("PATH", os.defpath))
     settings = from_environment(os.environ)
     channel = Channel(Log(settings.log_level, settings.log_format))

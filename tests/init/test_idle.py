@@ -54,11 +54,10 @@ MODULES = {"__future__", "select", "errno", "_signal"}
 
 #: Of this package, and nothing else: not the two flows with a worker, not what they load.
 OURS = {
-    "dynamo_entry", "dynamo_entry.errors", "dynamo_entry.init", "dynamo_entry.init.descriptors",
-    "dynamo_entry.init.engine", "dynamo_entry.init.hidden", "dynamo_entry.init.loop", "dynamo_entry.init.pids", "dynamo_entry.init.run",
-    "dynamo_entry.init.signals", "dynamo_entry.init.supervisor", "dynamo_entry.init.terminal",
-    "dynamo_entry.init.tree", "dynamo_entry.plan", "dynamo_entry.report", "dynamo_entry.report.lines",
-    "dynamo_entry.settings", "dynamo_entry.value",
+    "dynamo_entry", "dynamo_entry.errors", "dynamo_entry.init", "dynamo_entry.init.engine",
+    "dynamo_entry.init.loop", "dynamo_entry.init.process", "dynamo_entry.init.run", "dynamo_entry.init.signals",
+    "dynamo_entry.init.supervisor", "dynamo_entry.init.terminal", "dynamo_entry.init.tree", "dynamo_entry.plan",
+    "dynamo_entry.report", "dynamo_entry.report.lines", "dynamo_entry.settings", "dynamo_entry.value",
 }  # fmt: skip
 
 #: Writes down what is imported and opened; Python loads it by itself when it is found.

@@ -1,0 +1,100 @@
+"""What the launcher makes of its own process: descriptors, what the kernel hides of it, the next pid.
+
+Standard library only. Where a file gave the launcher capabilities the kernel and the C library take it for a program of
+another user: its files in /proc become root's (ptrace(2), dumpable), and it is not given what could lead it astray
+(ld.so(8), secure-execution mode), variables that the engine must have all the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
+
+
+def occupy_closed() -> None:
+    """Take the numbers 0, 1 and 2 where they are closed, so that no pipe of ours gets one of them.
+
+    Closed on exec: the engine finds closed what was closed.
+    """
+    path, flags = ("/dev/null", os.O_RDWR) if os.path.exists("/dev/null") else ("/", os.O_RDONLY)
+    while (descriptor := os.open(path, flags)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def keep_private() -> None:
+    """Mark everything beyond standard error close-on-exec: the engine gets 0, 1 and 2, no more."""
+    try:
+        descriptors = [int(entry) for entry in os.listdir("/proc/self/fd")]
+    except OSError:
+        descriptors = list(range(min(os.sysconf("SC_OPEN_MAX"), 4096)))
+    for descriptor in descriptors:
+        if descriptor > 2:
+            try:
+                os.set_inheritable(descriptor, False)
+            except OSError:
+                pass
+
+
+def _environ() -> bytes:
+    """Raises PermissionError where it is not ours to read."""
+    try:
+        with open("/proc/self/environ", "rb", buffering=0) as file:
+            return file.read()
+    except FileNotFoundError:  # no /proc
+        return b""
+
+
+def reveal() -> None:
+    """Take the files in /proc back, and the variables from there; nothing to do for a program like any other."""
+    try:
+        given = _environ()
+    except PermissionError:
+        import ctypes  # noqa: PLC0415 - 10 ms that no other start is to wait for
+
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+        given = _environ()
+    for entry in given.split(b"\0"):
+        name, found, value = entry.partition(b"=")
+        if found and name and name not in os.environb:
+            os.environb[name] = value
+
+
+def raise_pids_above(last_pid: int) -> None:
+    """Make the next process get a pid above ``last_pid``.
+
+    A restored engine needs the pids that it had; those of the launcher and of CRIU are low in any
+    container. Where ns_last_pid is read-only, a child process uses up the pids with threads
+    (about 80 µs a thread).
+    """
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
+            file.write(str(last_pid))
+    except OSError:
+        _use_up_pids(last_pid)
+
+
+def _use_up_pids(last_pid: int) -> None:
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        return
+    try:
+        import _thread  # noqa: PLC0415 - only the child that needs threads loads them
+
+        taken = os.getpid()
+        turn = _thread.allocate_lock()
+
+        def take() -> None:
+            nonlocal taken
+            taken = _thread.get_native_id()
+            turn.release()
+
+        while taken < last_pid:
+            turn.acquire()
+            _thread.start_new_thread(take, ())
+            turn.acquire()
+            turn.release()
+    finally:
+        os._exit(0)

@@ -65,6 +65,14 @@ class Node:
         )  # fmt: skip
         return done.stdout
 
+    def load(self, image: str, limit_s: float) -> None:
+        """One more image of this machine's podman."""
+        script = 'podman save "$2" | podman exec --interactive "$1" ctr -n k8s.io images import -'
+        subprocess.run(
+            ["bash", "-o", "pipefail", "-c", script, "bash", self._container, image],
+            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=limit_s,
+        )  # fmt: skip
+
     def claim(self, namespace: str, name: str) -> Path:
         """The directory behind a claim."""
         return self.state / "claims" / namespace / name

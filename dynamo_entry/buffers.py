@@ -1,4 +1,4 @@
-"""What reading may hold in memory: chunk buffers that are used again and again, and values of a document."""
+"""Bounds on memory: chunk buffers that are reused, and the number of values that a JSON document may have."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dynamo_entry.storage.base import Bytes, Store
 #: Rather read and thrown away than asked for around: in the time of a request a store sends about as much.
 GAP_BYTES = 256 << 10
 
-#: Runs of zeros need no read; after so many a span ends, and a look ahead, so that they are not all spelt out at once.
+#: Runs of zeros need no read; a span, and a look ahead, end after this many chunks, so that a long run is never listed whole.
 MOST_WANTED = 256
 
 
@@ -73,14 +73,14 @@ def _reach(entry: Wanted, start: int, end: int) -> tuple[int, int]:
 #: In the time in which the slowest file systems answer, 10 ms, the fastest deliver about as much.
 DIRECT_AHEAD_BYTES = 32 << 20
 
-#: A chunk's turn: what was wanted and its stored bytes, or None where whoever takes it is to read them.
+#: A chunk's turn: what was wanted and its stored bytes, or None if the caller has to read them.
 Arrival = tuple[Wanted, Bytes | None]
 
 
 class Budget:
     """How many bytes may be on their way or waiting, for all that share it. Thread-safe.
 
-    Everybody may have one read, however little is left: nobody waits for somebody else to go on.
+    Each reader may always have one read under way, however little is left, so that none waits for another.
     """
 
     def __init__(self, limit: int) -> None:
@@ -121,11 +121,11 @@ class Source(Protocol):
         """Whether the next chunk in order can be had without waiting."""
 
     def close(self) -> None:
-        """No more is wanted; whoever waits is told that there are no more."""
+        """No more is wanted; a waiting caller gets None."""
 
 
 class Direct:
-    """Chunks are read by whoever takes them; ``store`` hears beforehand what is coming, DIRECT_AHEAD_BYTES of it."""
+    """Chunks are read by the caller that takes them; ``store`` hears beforehand what is coming, DIRECT_AHEAD_BYTES of it."""
 
     def __init__(self, store: Store, wanted: Iterable[Wanted]) -> None:
         self._store = store

@@ -75,7 +75,7 @@ def check(processes: list[psutil.Process]) -> None:
 
 
 def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | None:
-    """The inode of one of ``ours`` that is connected to somebody else, and to whom; pure.
+    """The inode of one of ``ours`` whose peer is outside the engine, and the name of that peer; pure.
 
     Left to CRIU, which knows them: peers that are still to be accepted, or on their way to another process.
     """
@@ -107,7 +107,7 @@ def told_apart(
 ) -> Tcp:
     """Connections of ``owners`` (inode → pid and descriptor) by where the other end is; pure.
 
-    An end that is still to be accepted is nobody's: it is dropped, whoever's the other one is.
+    An end that waits to be accepted has no owner: it is dropped, whoever owns the other end.
     """
     ours = {(end.here, end.there): end for end in there if end.inode in owners}
     found = Tcp([], [])

@@ -44,7 +44,7 @@ def known(environ: Mapping[str, str]) -> tuple[Plane, ...]:
 
 
 def name_of(address: tuple[str, int], planes: Iterable[Plane]) -> str:
-    """The plane that answers at an address; empty: none that is known."""
+    """The control plane at an address; empty if it is not a known one."""
     host, port = _literal(address[0]), address[1]
     return next((plane.name for plane in planes if plane.port == port and plane.host in ("", host)), "")
 

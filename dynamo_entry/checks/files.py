@@ -135,10 +135,10 @@ def _volume(file: Regular, here: list[mounts.Mount]) -> str:
     return mounts.volume_of(file.path, here, mounts.captured_roots(here))
 
 
-#: Files up to so many bytes are read whole.
+#: Files up to this size are read whole.
 _WHOLE_BYTES = 4 << 20
 
-#: Of larger ones the first and the last bytes, and so many pieces evenly between them.
+#: Of larger files these pieces are read, evenly spaced; the first and the last bytes are among them.
 _PIECES, _PIECE_BYTES = 64, 4096
 
 

@@ -1,6 +1,6 @@
 """The image that the engine was created with, against this one. No container sees its image's digest.
 
-What it can see is told apart in three places: files that the engine has mapped or open (``files``), the Python packages
+What it can see is compared in three places: files that the engine has mapped or open (``files``), the Python packages
 that it may yet import modules of (here), and the id that ``images/Containerfile`` gives every build (``host``).
 """
 

@@ -74,7 +74,7 @@ REMEDY = (
 
 
 def find(pids: Iterable[int]) -> list[str]:
-    """A sentence each."""
+    """One sentence for each thing that a restore will not bring back."""
     return [f"{thing} of process {pid}" for pid in pids for thing in _of(pid)]
 
 

@@ -52,7 +52,7 @@ def check(settings: Settings, digest: str) -> None:
 def attempt(settings: Settings, digest: str) -> Iterator[None]:
     """What is inside may end the container, for want of memory say: it is known to be under way while it is.
 
-    A worker that is killed leaves it behind. PID 1 forgets it where somebody asked for the end.
+    A killed worker leaves it behind. PID 1 removes it where the end was requested.
     """
     begun = _path(settings, ATTEMPT, digest)
     remember(begun, "Interrupted", "the container or the worker was killed while the restore was under way")

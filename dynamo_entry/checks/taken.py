@@ -1,4 +1,4 @@
-"""What the engine holds and somebody else may have here: pids, ports, names of unix sockets, locks.
+"""Resources of the engine that another process may hold here: pids, ports, names of unix sockets, locks.
 
 Pods with hostNetwork and containers of one pod share the namespaces of ports and names; replicas share locks on volumes.
 """
@@ -82,7 +82,7 @@ def _bind(bound: Bound) -> int:
 
 
 def _owner_of_port(bound: Bound) -> str:
-    """Who has it, as far as it can be seen from inside a container."""
+    """The owner, as far as it is visible from inside a container."""
     with suppress(OSError, psutil.Error):
         for row in psutil.net_connections(bound.protocol.lower()):
             if row.pid and row.laddr and row.laddr.port == bound.port:
@@ -91,7 +91,7 @@ def _owner_of_port(bound: Bound) -> str:
 
 
 def check_names(names: Iterable[Named]) -> None:
-    """Raises Incompatible for a name that somebody has bound, and by whom."""
+    """Raises Incompatible for a name that is bound here; the error names the owner."""
     for name in names:
         if _is_name_taken(name):
             raise Incompatible(
@@ -103,9 +103,9 @@ def check_names(names: Iterable[Named]) -> None:
 
 
 def _is_name_taken(name: Named) -> bool:
-    """Of an abstract name, whether it could not be bound; of a path, whether somebody answers there.
+    """An abstract name is taken if it cannot be bound, a path if a process listens there.
 
-    The file that an ended process left is no obstacle: CRIU replaces it.
+    The file of an ended process does not count: CRIU replaces it.
     """
     try:
         with socket.socket(socket.AF_UNIX, name.kind | socket.SOCK_NONBLOCK) as probe:
@@ -119,7 +119,7 @@ def _is_name_taken(name: Named) -> bool:
 
 
 def _owner_of_name(name: Named) -> str:
-    """Who has it, as far as it can be seen from inside a container (/proc/net/unix)."""
+    """The owner, as far as it is visible from inside a container (/proc/net/unix)."""
     rows = (
         line.split(None, 7)
         for line in proc.read(os.getpid(), "net/unix").decode("utf-8", "replace").splitlines()
@@ -132,9 +132,9 @@ def _owner_of_name(name: Named) -> str:
 
 
 def check_locks(locks: Iterable[Lock], travelling: Collection[str]) -> None:
-    """Raises Incompatible for a lock that somebody else holds on a file that does not travel with the engine."""
+    """Raises Incompatible if another process holds a lock of the engine on a file that does not travel with it."""
     for lock in locks:
-        with suppress(OSError):  # a file that is not here is somebody else's to name
+        with suppress(OSError):  # a missing file is refused by ``files``
             if lock.path not in travelling and lock.is_held_elsewhere():
                 raise Incompatible(
                     f"the engine holds a lock on {lock.path}, which another process, maybe on another node, holds here",

@@ -81,7 +81,7 @@ def _not_started(said: str) -> tuple[str, str]:
 _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 
 
-#: After an error in its restorer, CRIU usually ends by itself; after so long it will not.
+#: After an error in its restorer, CRIU usually ends; after this many seconds it will not.
 _STUCK_S = 2.0
 
 

@@ -1,4 +1,4 @@
-"""``dynamo-entryctl``: the tool for people. One module a verb, loaded when it is used."""
+"""``dynamo-entryctl``: the tool for people. One module a verb."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """GPU memory: every process with a CUDA context is checkpointed before CRIU dumps it, restored after.
 
 One helper process (``helper``) makes all calls of the driver's checkpoint API; ``creation`` and
-``restoration`` are the two sequences. Where there is no GPU, none of them is imported, and one that does nothing, or
-refuses, stands in.
+``restoration`` are the two sequences. Without a GPU none of them is imported; ``NoCreation`` and
+``NoRestoration`` stand in.
 """
 
 from __future__ import annotations

@@ -143,13 +143,13 @@ class Nvml:
             raise OSError(code, "nvmlInit failed")
 
     def driver(self) -> str:
-        """The driver's version, ``580.65.06``; empty where it is not told."""
+        """The driver's version, ``580.65.06``; empty if NVML does not answer."""
         text = ctypes.create_string_buffer(96)
         failed = self._library.nvmlSystemGetDriverVersion(text, len(text))
         return "" if failed else text.value.decode("ascii", "replace")
 
     def facts(self, uuid: str) -> dict[str, int | bool]:
-        """Of one GPU, what is told of it: free memory, the minor number of its device node, MIG."""
+        """Facts about one GPU, as far as NVML answers: free memory, the minor number of its device node, MIG."""
         device = ctypes.c_void_p()
         if self._library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)):
             return {}

@@ -43,7 +43,7 @@ class Source(NamedTuple):
     piece: Callable[[str, int, int], bytes]
 
     def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
-        """Every record of an image, as ``module``'s message ``kind``; none of an image that is not there."""
+        """Every record of an image, as ``module``'s message ``kind``; nothing if the image is missing."""
         if name in self.names:
             yield from images.parse(images.message(module, kind), images.split(self.read(name))[1])
 

@@ -1,8 +1,8 @@
 """What the launcher makes of its own process: descriptors, what the kernel hides of it, the next pid.
 
 Standard library only. Where a file gave the launcher capabilities the kernel and the C library take it for a program of
-another user: its files in /proc become root's (ptrace(2), dumpable), and it is not given what could lead it astray
-(ld.so(8), secure-execution mode), variables that the engine must have all the same.
+another user: its files in /proc become root's (ptrace(2), dumpable), and the loader removes
+variables that it does not trust (ld.so(8), secure-execution mode), which the engine still needs.
 """
 
 from __future__ import annotations

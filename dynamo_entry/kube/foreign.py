@@ -1,4 +1,4 @@
-"""What is somebody else's: pods of NVIDIA's snapshots (ai-dynamo/snapshot, Dynamo 1.5), another operator's kinds.
+"""What belongs to other controllers: pods of NVIDIA's snapshots (ai-dynamo/snapshot), another operator's definition.
 
 Two controllers of one kind are worse than none.
 """

@@ -50,7 +50,7 @@ _REVIEW_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 2)
 
 
 class OperatorMetrics:
-    """What the operator tells. One registry; the names are part of the contract with dashboards."""
+    """The operator's metrics. One registry; the names are part of the contract with dashboards."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -90,7 +90,7 @@ class OperatorMetrics:
         self.api_requests.labels(method, status).inc()
 
     def follow(self, phases: Callable[[], Iterable[str]], depth: Callable[[], float]) -> None:
-        """Read these whenever somebody scrapes."""
+        """Read these on every scrape."""
         for phase in api.PHASES:
             self._phase.labels(phase).set_function(
                 lambda phase=phase: sum(one == phase for one in phases())  # type: ignore[misc]
@@ -103,7 +103,7 @@ _PREFETCH_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
 class AgentMetrics:
-    """What the agent tells. One registry; the names are part of the contract with dashboards."""
+    """The agent's metrics. One registry; the names are part of the contract with dashboards."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

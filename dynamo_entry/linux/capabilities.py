@@ -44,7 +44,7 @@ def take_effect(wanted: frozenset[int]) -> None:
     """Put capabilities that this thread may have into effect, and let a program that it starts inherit them.
 
     A file's capabilities may be permitted alone, so that it starts where the container has none; in effect, they are
-    lost to the programs of a user other than root all the same.
+    still lost to the programs of a user other than root.
     """
     import ctypes  # noqa: PLC0415 - PID 1 reads capabilities and changes none
 

@@ -82,13 +82,13 @@ _PARAMETERS_BYTES = 256
 
 
 def may_withhold_memory(argv: Sequence[str]) -> bool:
-    """Whether an engine can do without, and the limit counts for it."""
+    """Whether the engine can do without locked memory, and the limit applies to it."""
     is_asked_for = "--mlock" in " ".join(argv).split()
     return not is_asked_for and capabilities.IPC_LOCK not in capabilities.effective()
 
 
 def withhold_memory() -> None:
-    """In this process and all that it starts."""
+    """Set the soft limit to 0 in this process and all that it starts."""
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
 
@@ -114,7 +114,7 @@ def _smaller(one: int, other: int) -> int:
 
 
 def makes_rings(*, is_withheld: bool) -> bool:
-    """Whether the kernel makes a ring for a process like this one; ask where no others run."""
+    """Whether the kernel makes a ring for this process; changes the limit for a moment, so no other thread may run."""
     before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if is_withheld:
         withhold_memory()

@@ -16,10 +16,10 @@ _PAGE, _ENTRY_BYTES = 4096, 8
 #: Entries read at once: 256 MiB of addresses.
 _AT_ONCE = 1 << 16
 
-#: A process that reserves so many times more addresses than it holds pages is not looked at: it would take too long.
+#: A process whose reserved addresses exceed its pages by this factor is skipped: reading them would take too long.
 _SPARSE, _ALWAYS_BYTES = 16, 4 << 30
 
-#: Nor is one whose pages alternate so often.
+#: So is one with more runs of pages than this.
 _MOST_RUNS = 100_000
 
 #: Of an entry's highest byte: present, in swap, of a file or shared memory, mapped here alone.

@@ -90,7 +90,7 @@ _EXCLUDE, _MOST_SOURCES = 0, 64
 
 
 class _Group(NamedTuple):
-    """A multicast group that somebody in this network namespace is a member of, on an interface."""
+    """A multicast group that has a member in this network namespace, on an interface."""
 
     interface: str
     address: bytes  # a sockaddr_storage

@@ -42,12 +42,12 @@ def pin(recorded: Mapping[str, Iterable[int]]) -> int:
 #: proc_pid_oom_score_adj(5)
 _OOM_PATH = "/proc/self/oom_score_adj"
 
-#: Rather the worker, whose end is a cold start, than PID 1; not rather than what is wanted least on the node.
+#: The worker before PID 1, since its end is only a cold start; not before what the node wants least.
 _VOLUNTEER = 500
 
 
 def volunteer_for_oom() -> int | None:
-    """This process first, as far as it may say so; returns what applied before, for ``withdraw_from_oom``."""
+    """Let the OOM killer choose this process first; returns the score before, for ``withdraw_from_oom``."""
     try:
         with open(_OOM_PATH, encoding="ascii") as file:
             before = int(file.read())
@@ -58,7 +58,7 @@ def volunteer_for_oom() -> int | None:
 
 
 def withdraw_from_oom(before: int | None) -> None:
-    """As if there had been no ``volunteer_for_oom``, for what must not inherit it: nobody needs a right to go back."""
+    """Undo ``volunteer_for_oom`` for a process that must not inherit it; lowering to the old score takes no capability."""
     try:
         if before is not None:
             _write_oom_score(before)
@@ -79,7 +79,7 @@ VM, FILES, FS = 1, 2, 3
 
 
 def is_shared(one: int, other: int, kind: int) -> bool | None:
-    """Whether two tasks have the same; None where the kernel does not say, or one of them is gone."""
+    """Whether two tasks share it; None if the kernel cannot say, or one of them is gone."""
     number = _SYS_KCMP.get(os.uname().machine)
     if number is None:
         return None

@@ -44,7 +44,7 @@ def address_of(data: Bytes) -> Iterator[int]:
 
 
 def splice(pipe: int, data: Bytes) -> int:
-    """Put pages of ``data`` into a pipe, as many as it takes (vmsplice(2)): whoever reads sees what they hold then."""
+    """Put pages of ``data`` into a pipe, as many as it takes (vmsplice(2)): a reader sees their content at the time of the read."""
     with address_of(data) as address:
         written = libc.vmsplice(pipe, ctypes.byref(IoVec(address, len(data))), 1, _SPLICE_F_NONBLOCK)
     if written < 0:

@@ -360,6 +360,10 @@ def _placed(manifest: Manifest) -> list[Chunk]:
                 number += entry
                 continue
             one = entry, layout.part(number).length
+            if entry.stored_length > one[1] + OVERHEAD_BYTES:
+                raise _invalid(
+                    f"chunk {number} of {name!r} takes {entry.stored_length} bytes for {one[1]}", "SizeLies"
+                )
             number += 1
             if found.setdefault(entry.offset, one) is not one and not (
                 stream.sizes and found[entry.offset] == one

@@ -198,10 +198,10 @@ class Archive:
         wanted = list(names)
         self._check_sizes(wanted, most)
         jobs = [(name, index) for name in wanted for index in range(self.count_of(name))]
-        found = dict.fromkeys(wanted, b"")
+        found: dict[str, list[Bytes]] = {name: [] for name in wanted}
         for (name, _), data in zip(jobs, self._in_order(iter(jobs), 4 * self._threads), strict=True):
-            found[name] += data
-        return found
+            found[name].append(data)
+        return {name: b"".join(pieces) for name, pieces in found.items()}
 
     def _check_sizes(self, names: list[str], most: int) -> None:
         size = sum(map(self.size_of, names))

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
+from dynamo_entry.criu import density
 from dynamo_entry.errors import CheckpointError, Corrupt
 
 _LENGTH = struct.Struct("<I")
@@ -151,7 +152,10 @@ class Image:
 
 
 def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
-    """Records as messages of that class. Raises ValueError for one that is none."""
+    """Records as messages of that class. Raises ValueError for one that is none, or would take far more memory."""
+    records = list(records)
+    for one in records:
+        density.check(message, one)
     try:
         found = list(map(message.FromString, records))
     except Exception as error:  # protobuf's own hierarchy, which is not ours to import

@@ -52,6 +52,9 @@ def read(source: Source) -> Tree:
     """The tree that the images describe. Raises ValueError for images that contradict each other."""
     inodes = _inodes(source)
     tasks = list(source.all("pstree.img", "pstree", "pstree_entry"))
+    threads = [thread for task in tasks for thread in task.threads]
+    if len({*threads}) < len(threads):
+        raise ValueError("a thread of two tasks, or twice of one")
     processes = [
         _process(source, task, inodes)
         for task in tasks

@@ -20,6 +20,9 @@ from dynamo_entry.storage.base import Bytes
 #: Read piece by piece; all other kinds are small. Those that a restore has to look into are among the latter.
 _LARGE = (f"{CRIU}pages-", f"{CRIU}ghost-file-")
 
+#: Of the small ones together: decoded they take several times that, and hardly any compress better than the factor.
+_MOST_BYTES, _BASE_BYTES, _TIMES_THE_ARCHIVE = 256 << 20, 3 << 20, 4
+
 
 class Images:
     """Reads images by CRIU's names."""
@@ -31,7 +34,10 @@ class Images:
 
     @cached_property
     def _small(self) -> dict[str, bytes]:
-        return self._archive.read_all(name for name in self._names if not name.startswith(_LARGE))
+        most = min(_MOST_BYTES, _BASE_BYTES + _TIMES_THE_ARCHIVE * self._archive.size)
+        return self._archive.read_all(
+            (name for name in self._names if not name.startswith(_LARGE)), most=most
+        )
 
     @property
     def source(self) -> Source:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from archive_store import build, forge, with_body
+from archive_store import build, forge, noise, with_body
 
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX
 
@@ -22,6 +22,16 @@ def with_streams(**streams):
         document["streams"].update(streams)
 
     return forge(_SMALL, change)
+
+
+def padded(size):
+    """Of chunks that may be 64 MiB, one of 5 bytes that takes as much."""
+    made = build({"filler": noise(size), DELTA_INDEX: b"12345"}, chunk_size=64 * _MIB, compression="none")
+
+    def change(document):
+        document["streams"][DELTA_INDEX]["chunks"][0][:2] = document["streams"].pop("filler")["chunks"][0][:2]
+
+    return forge(made, change)
 
 
 def of_zeros(size):
@@ -48,6 +58,10 @@ HOSTILE = {
     "CRIU images that are too much together": lambda: with_streams(
         **{f"{CRIU}core-{number}.img": of_zeros(100 * _MIB) for number in range(3)}
     ),
+    "a CRIU image of zeros, a hundred times the archive": lambda: with_streams(
+        **{f"{CRIU}core-1.img": of_zeros(50 * _MIB)}
+    ),
+    "a chunk stored in more bytes than it has": lambda: padded(80 * _MIB),
     "a manifest of lists": lambda: repeated(HEAD, b"[],", b'1]}},"streams":{}}'),
     "a manifest of lists, small": lambda: repeated(HEAD, b"[],", b'1]}},"streams":{}}', 23 * _MIB),
     "a manifest of strings": lambda: repeated(HEAD, b'"ab",', b'"x"]}},"streams":{}}', 23 * _MIB),
@@ -105,7 +119,7 @@ def test_refusing_costs_little(tmp_path, what):
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     reason, mib = done.stdout.split()
-    assert reason in {"TooLarge", "ManifestInvalid", "TrailerInvalid"}, what
+    assert reason in {"TooLarge", "ManifestInvalid", "TrailerInvalid", "SizeLies"}, what
     assert int(mib) < _MOST_MIB, what
 
 

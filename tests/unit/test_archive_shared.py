@@ -180,7 +180,7 @@ def _stretch(document):
         (_stream("a", sizes=[[1, 0]]), "ManifestInvalid"),
         (_stream("a", size=1 << 60), "SizeLies"),
         (_move, "OffsetsOverlap"),
-        (_stretch, "OffsetsOverlap"),
+        (_stretch, "SizeLies"),
     ],
 )
 def test_lies_about_sizes_and_shared_chunks_are_refused(change, reason):

@@ -1,0 +1,76 @@
+"""How much memory a protobuf message takes once it is decoded: nothing else bounds that, and two bytes can take 140."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+#: A message, a string or a list element of CRIU's takes more than this of an image: a mapping, say, 27 bytes or more.
+_BYTES_A_PART = 16
+
+#: What a message may have whatever its size, and the size below which nobody counts.
+_FREE_PARTS = 256
+
+_VARINT, _FIXED_64, _DELIMITED, _FIXED_32 = 0, 1, 2, 5
+
+
+def check(message: Any, body: bytes) -> None:
+    """Raises ValueError for a message of many parts that are next to nothing, or that is none.
+
+    Only what decodes to objects of its own is counted; a class without such fields costs what its bytes cost.
+    """
+    if len(body) <= _FREE_PARTS * _BYTES_A_PART or not (parts := _parts(message.DESCRIPTOR)):
+        return
+    _count(parts, body, 0, len(body), _FREE_PARTS + len(body) // _BYTES_A_PART)
+
+
+def _count(parts: Mapping[int, Mapping[int, Any]], body: bytes, at: int, end: int, left: int) -> int:
+    """How many parts are left of ``left`` behind those between ``at`` and ``end``."""
+    while at < end:
+        tag, at = _varint(body, at, end)
+        kind = tag & 7
+        if kind == _VARINT:
+            _, at = _varint(body, at, end)
+        elif kind == _DELIMITED:
+            length, at = _varint(body, at, end)
+            if tag >> 3 in parts:
+                if left == 0:
+                    raise ValueError("more parts than a message of its size has")
+                left -= 1
+                if inner := parts[tag >> 3]:
+                    left = _count(inner, body, at, min(at + length, end), left)
+            at += length
+        elif kind in (_FIXED_32, _FIXED_64):
+            at += 4 if kind == _FIXED_32 else 8
+        else:
+            raise ValueError(f"a field of the kind {kind}")
+    if at > end:
+        raise ValueError("a field ends outside of its message")
+    return left
+
+
+@lru_cache(maxsize=256)
+def _parts(descriptor: Any) -> Mapping[int, Mapping[int, Any]]:
+    """The fields that decode to objects, by number: with such fields of their own, or with none."""
+    found = {}
+    for field in descriptor.fields:
+        if field.type == field.TYPE_MESSAGE:
+            # CRIU's messages do not contain themselves.
+            found[field.number] = _parts(field.message_type)
+        elif field.type in (field.TYPE_STRING, field.TYPE_BYTES):
+            found[field.number] = {}
+    return found
+
+
+def _varint(body: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number, and where it ends. Raises ValueError where it does not."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = body[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise ValueError("a number without an end")

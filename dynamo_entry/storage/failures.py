@@ -1,13 +1,21 @@
-"""What a server's answer, or its silence, means: the one mapping to typed errors, for every store over HTTP."""
+"""What a server's answer, or its silence, means, for every store over HTTP: bounded, decoded, or a typed error."""
 
 from __future__ import annotations
 
 import errno
 import http.client
+import json
 import socket
 import ssl
+from typing import Any
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+
+#: Of anything but the archive itself: OCI asks registries to take manifests of 4 MiB, S3's listings have 1 MiB.
+ANSWER_BYTES = 4 << 20
+
+#: Values in a JSON document, or tags in an XML one. A manifest of ours has some 30 000.
+_VALUES = 100_000
 
 #: Retried whatever the body says.
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -88,3 +96,19 @@ def unanswered(what: str, error: Exception) -> StorageError:
 def _seconds(retry_after: str) -> float:
     """The Retry-After header; its date form is rare and counts as absent."""
     return min(float(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdecimal() else 0.0
+
+
+def decoded(body: bytes) -> Any:
+    """JSON. Raises ValueError, also for what would take much more memory than it has bytes."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > _VALUES:
+        raise ValueError(f"it has more than {_VALUES} values")
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def check_tags(body: bytes) -> None:
+    """Raises ValueError for XML with too many elements."""
+    if body.count(b"<") > _VALUES:
+        raise ValueError(f"it has more than {_VALUES} tags")

@@ -21,9 +21,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import StorageDenied, StorageError
-from dynamo_entry.storage.answers import ANSWER_BYTES
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.storage.failures import unanswered
+from dynamo_entry.storage.failures import ANSWER_BYTES, unanswered
 from dynamo_entry.storage.proxies import Proxy, proxy_for
 
 _USER_AGENT = f"dynamo-entry/{__version__}"

@@ -56,14 +56,13 @@ def put(location, manifest):
     """Give a manifest a tag."""
     with store(location) as one:
         path, kind = f"manifests/{location.rpartition(':')[2]}", {"Content-Type": artifact.MANIFEST_TYPE}
-        one._client.call("manifest", "PUT", path, kind, [manifest])
+        one._client.once("manifest", "PUT", path, kind, manifest)
 
 
 def put_also(source, target):
     """Give what is there another tag, as `oras tag` does."""
     with store(source) as one:
-        path, kind = f"manifests/{source.rpartition(':')[2]}", {"Accept": artifact.MANIFEST_TYPE}
-        put(target, one._client.call("manifest", "GET", path, kind).body)
+        put(target, one._client.manifest(source.rpartition(":")[2]))
 
 
 def neighbours(location):

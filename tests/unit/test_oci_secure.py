@@ -10,7 +10,7 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.errors import Corrupt, StorageDenied, StorageError
 from dynamo_entry.storage import Retry
 from dynamo_entry.storage.oci import OciStore, artifact, login
-from dynamo_entry.storage.oci.client import Client
+from dynamo_entry.storage.oci.client import Answer, Client
 from dynamo_entry.storage.oci.location import parse
 from dynamo_entry.storage.oci.login import Credentials
 
@@ -75,9 +75,7 @@ def test_what_is_not_a_url_is_refused(url):
 
 def test_an_insecure_upload_is_refused_before_the_engine_starts(monkeypatch):
     store = OciStore("oci://registry.example.com/ck:tag")
-    answer = SimpleNamespace(
-        status=202, headers={"Location": "http://elsewhere.example.com/upload"}, body=b""
-    )
+    answer = Answer(202, "http://elsewhere.example.com/upload", "", b"")
     monkeypatch.setattr(store._client, "once", lambda *_, **__: answer)
     with pytest.raises(StorageDenied, match="in the clear"):
         store.check_writable()

@@ -9,7 +9,7 @@ from archive_store import build, noise
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.errors import ArchiveError, StorageError
-from dynamo_entry.storage import Retry, answers, open_store
+from dynamo_entry.storage import Retry, failures, open_store
 from dynamo_entry.storage.oci import artifact, layers
 
 UNKNOWN = b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}'
@@ -154,7 +154,7 @@ def test_a_document_that_is_none(server, registry, what, body):
 @pytest.mark.parametrize("what", ["manifest", "error", "listing"])
 def test_an_answer_without_end_costs_little(bucket, registry, what):
     said = {"/manifests/": [200, {}, "body"]}
-    large = {"body": b" " * (8 * answers.ANSWER_BYTES)}
+    large = {"body": b" " * (8 * failures.ANSWER_BYTES)}
     if what == "listing":
         store, ask = bucket(large, **{"list-type": [200, {}, "body"]}), lambda: list(store.neighbours())
     else:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +13,7 @@ from dynamo_entry.settings import from_environment
 from dynamo_entry.storage.http import Server
 from dynamo_entry.storage.oci import OciStore, location, login
 from dynamo_entry.storage.oci.artifact import Layer
+from dynamo_entry.storage.oci.client import Answer
 from dynamo_entry.storage.oci.layers import Layers, Piece
 from dynamo_entry.storage.oci.login import Credentials
 
@@ -40,7 +40,7 @@ def test_a_repository_is_asked_for_as_it_is(monkeypatch):
     """oras would take the first part of the first for a registry, and the last by its digest."""
     for text in ("team.x/ck:abc", "ck:abc", f"a/b/ck:abc@{DIGEST}"):
         store, asked = OciStore(f"oci://r.example:5000/{text}"), []
-        answer = SimpleNamespace(status=202, headers={"Location": "/upload", "Link": ""}, body=b"{}")
+        answer = Answer(202, "/upload", "", b"{}")
         monkeypatch.setattr(
             store._client, "once", lambda *said, asked=asked, answer=answer, **_: asked.append(said) or answer
         )
@@ -138,7 +138,6 @@ def test_who_reads_imports_no_oras(use, imported):
     """It takes a tenth of a second, and a restore waits for its first byte."""
     script = f"""
 import sys
-from types import SimpleNamespace
 from dynamo_entry.errors import StorageError
 from dynamo_entry.storage import Retry, open_store
 store = open_store("oci+http://127.0.0.1:1/a:b", Retry(limit_s=0.01))

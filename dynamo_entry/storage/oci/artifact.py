@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dynamo_entry.errors import Corrupt
-from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.failures import decoded
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"

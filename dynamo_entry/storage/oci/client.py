@@ -10,10 +10,10 @@ from urllib.parse import urljoin, urlsplit
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.storage.failures import answered
+from dynamo_entry.storage.failures import answered, decoded
 from dynamo_entry.storage.http import PORTS, Pool, Response, Server, target_of
+from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.login import Authorization, find
 from dynamo_entry.storage.retry import Retry
@@ -48,12 +48,13 @@ class Answer(NamedTuple):
     """A small answer, whole."""
 
     status: int
-    headers: Mapping[str, str]
+    location: str
+    link: str
     body: bytes
 
 
 class Client:
-    """One repository. Thread-safe. ``call`` repeats a request as the retry policy says; ``exchange`` does not."""
+    """One repository. Thread-safe. ``tried`` repeats an attempt as the retry policy says."""
 
     def __init__(self, location: Location, name: str, retry: Retry, access: Access = NOTHING) -> None:
         self.name = name
@@ -67,19 +68,6 @@ class Client:
             lambda: find(location.registry, location.repository, access.environ), self._fetch,
         )  # fmt: skip
 
-    def call(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] = _NOTHING,
-        body: Sequence[Bytes] = (),
-        *,
-        keep: Sequence[str] = (),
-    ) -> Answer:
-        """The whole answer of a request that a later attempt may repeat, with the headers ``keep``."""
-        return self.tried(lambda: self.once(operation, method, path, headers, body, keep=keep))
-
     def tried(self, action: Callable[[], T]) -> T:
         """What ``action`` returns, repeated as the retry policy says."""
         try:
@@ -90,19 +78,18 @@ class Client:
             raise NotFound(error.message, hint=error.hint, status=404) from None  # it stays so
 
     def once(
-        self,
-        operation: str,
-        method: str,
-        path: str,
-        headers: Mapping[str, str] = _NOTHING,
-        body: Sequence[Bytes] = (),
-        *,
-        keep: Sequence[str] = (),
+        self, operation: str, method: str, path: str, headers: Mapping[str, str] = _NOTHING, body: Bytes = b""
     ) -> Answer:
-        """One attempt of ``call``. ``path`` is below the repository, or a URL."""
-        with self.exchange(operation, method, path, headers, body) as response:
-            kept = {name: response.header(name) for name in keep}
-            return Answer(response.status, kept, b"" if method == "HEAD" else response.read())
+        """One attempt of a request with a small answer. ``path`` is below the repository, or a URL."""
+        with self.exchange(operation, method, path, headers, [body] if body else ()) as response:
+            return Answer(
+                response.status, response.header("Location"), response.header("Link"), response.read()
+            )
+
+    def manifest(self, reference: str) -> bytes:
+        """What a tag or a digest stands for."""
+        path, accepted = f"manifests/{reference}", {"Accept": MANIFEST_TYPE}
+        return self.tried(lambda: self.once("manifest", "GET", path, accepted)).body
 
     @contextmanager
     def exchange(
@@ -125,8 +112,8 @@ class Client:
                 if response.status < 300:
                     yield response
                     return
-                document = b"" if method == "HEAD" else response.read()
-                if response.status in (301, 302, 303, 307, 308) and method in ("GET", "HEAD"):
+                document = response.read()
+                if response.status in (301, 302, 303, 307, 308) and method == "GET":
                     url = self.url(response.header("Location"), url)
                     continue
                 if response.status == 401 and server == self._home and logins < _LOGINS:

@@ -6,9 +6,7 @@ import re
 from typing import NamedTuple
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.storage.http import Server
-
-_PORTS = {"http": 80, "https": 443}
+from dynamo_entry.storage.http import PORTS, Server
 
 #: The grammar of the distribution specification, "Pulling manifests".
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
@@ -53,7 +51,7 @@ def parse(location: str) -> Location:
     ):
         raise SettingsError(f"{location!r} is not the location of an OCI artifact", hint=_HINT)
     kind = "http" if scheme == "oci+http" else "https"
-    server = Server(kind, _DOCKER_HUB.get(host, host), port or _PORTS[kind])
+    server = Server(kind, _DOCKER_HUB.get(host, host), port or PORTS[kind])
     return Location(server, registry, repository, tag, digest)
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
-from dynamo_entry.storage.answers import decoded
+from dynamo_entry.storage.failures import decoded
 
 _NAMES = ("config.json", ".dockerconfigjson")
 

@@ -16,10 +16,10 @@ import oras.provider
 import requests
 
 from dynamo_entry.errors import NotFound, StorageError
-from dynamo_entry.storage.answers import decoded
 from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.failures import decoded
 from dynamo_entry.storage.oci import artifact
-from dynamo_entry.storage.oci.client import Client
+from dynamo_entry.storage.oci.client import Answer, Client
 from dynamo_entry.storage.oci.location import Location
 
 #: Tags asked for at a time; registries may give less. More pages hold no checkpoints: the registry has no end.
@@ -27,8 +27,6 @@ _PAGE = 1000
 _PAGES = 1000
 
 _OCTETS = {"Content-Type": "application/octet-stream"}
-
-_KEPT = ("Location", "Link")
 
 
 class Registry(oras.provider.Registry):  # type: ignore[misc]
@@ -53,12 +51,16 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
         oras itself tries five times, for two minutes, whatever failed, and sends a body before its login.
         """
-        if method == "GET" and self._is_enough(url):
-            return _answer(200, {}, b'{"tags": []}')
         body = data if json is None else artifact.encoded(json)
-        ask = self._client.call if method == "GET" else self._client.once
-        given = ask(_operation(url), method, url, headers or {}, [body] if body else (), keep=_KEPT)
-        return _answer(given.status, given.headers, given.body)
+
+        def attempt() -> Answer:
+            return self._client.once(_operation(url), method, url, headers or {}, body or b"")
+
+        if method != "GET":
+            return _Response(attempt())
+        if self._is_enough(url):
+            return _Response(Answer(200, "", "", b'{"tags": []}'))
+        return _Response(self._client.tried(attempt))
 
     def tags(self) -> list[str]:
         """All of them; none where the repository is not there yet. Raises StorageError."""
@@ -131,19 +133,17 @@ class _Repository(oras.container.Container):  # type: ignore[misc]
 
 
 class _Response(requests.Response):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.status_code, self.raw = answer.status, io.BytesIO(answer.body)
+        self.headers.update({"Location": answer.location, "Link": answer.link})
+
     def json(self, **_: Any) -> Any:
         """Asked for of lists of tags alone; oras would take anything without one for an empty one."""
         document = decoded(self.content)
         if "tags" not in document:
             raise ValueError
         return document
-
-
-def _answer(status: int, headers: Mapping[str, str], body: bytes) -> _Response:
-    answer = _Response()
-    answer.status_code, answer.raw = status, io.BytesIO(body)
-    answer.headers.update(headers)
-    return answer
 
 
 def _operation(url: str) -> str:

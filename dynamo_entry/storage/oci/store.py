@@ -141,9 +141,7 @@ class OciStore(Store):
         return self._found
 
     def _artifact(self, reference: str, expected_digest: str = "") -> Artifact:
-        headers = {"Accept": artifact.MANIFEST_TYPE}
-        answer = self._client.call("manifest", "GET", f"manifests/{reference}", headers)
-        return artifact.parse(answer.body, self.location, expected_digest)
+        return artifact.parse(self._client.manifest(reference), self.location, expected_digest)
 
 
 def _age_s(created: str) -> float:

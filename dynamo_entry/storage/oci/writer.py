@@ -107,12 +107,10 @@ class OciWriter(Writer):
 
     def _tagged(self) -> str:
         """The digest that the tag stands for, or nothing."""
-        headers = {"Accept": artifact.MANIFEST_TYPE}
         try:
-            answer = self._client.call("manifest", "GET", f"manifests/{self._tag}", headers)
+            return artifact.digest_of(self._client.manifest(self._tag))
         except NotFound:
             return ""
-        return artifact.digest_of(answer.body)
 
     def _space(self) -> memoryview:
         """Free space of the current layer; waits for memory."""

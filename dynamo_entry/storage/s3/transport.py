@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from dynamo_entry.storage.answers import check_tags
 from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.failures import check_tags
 from dynamo_entry.storage.http import Pool, Response, server_of, target_of
 
 #: What our connections say themselves, or do not do.

@@ -40,7 +40,10 @@ def storage_error(error: OSError, path: str) -> StorageError:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotFound(message)
     if error.errno in (errno.EACCES, errno.EPERM):
-        hint = "check owner and mode of the volume's directory, and the pod's runAsUser and fsGroup"
+        hint = (
+            "check owner and mode of the volume's directory, the pod's runAsUser and fsGroup, "
+            "and with hostUsers: false, that the volume and the node's runtime support idmapped mounts"
+        )
         return StorageDenied(message, hint=hint)
     if error.errno == errno.EROFS:
         return StorageDenied(message, hint="mount the volume read-write", reason="ReadOnly")

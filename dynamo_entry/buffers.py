@@ -26,8 +26,20 @@ class Buffers:
 
         The memory is used again only after the last view of it, slices included, is gone.
         """
+        return self._take(length)[0]
+
+    def interleave(self, even: memoryview, odd: memoryview) -> memoryview:
+        """Their bytes in turn; ``even`` may have one more."""
+        view, memory = self._take(len(even) + len(odd))
+        for first, part in enumerate((even, odd)):
+            if part:  # to assign nothing is to delete
+                memory[first : len(view) : 2] = part  # ten times as fast as through the view
+        return view
+
+    def _take(self, length: int) -> tuple[memoryview, mmap.mmap | bytearray]:
         if length <= SMALL_BYTES:
-            return memoryview(bytearray(length))
+            small = bytearray(length)
+            return memoryview(small), small
         try:
             buffer = self._free.pop()
         except IndexError:
@@ -36,7 +48,7 @@ class Buffers:
         # the free list would be the one to end its life.
         lease = (ctypes.c_ubyte * length).from_buffer(buffer)
         weakref.finalize(lease, self._free.append, buffer).atexit = False
-        return memoryview(lease).cast("B")
+        return memoryview(lease).cast("B"), buffer
 
 
 def check_items(document: bytes, most: int) -> None:

@@ -153,10 +153,10 @@ def _names(value: str) -> tuple[str, ...]:
 
 def _compression(value: str) -> str:
     kind, _, level = value.partition(":")
-    if kind not in ("auto", "none", "zstd") or (
+    if kind not in ("auto", "none", "planes", "zstd") or (
         level and (kind != "zstd" or not level.lstrip("-").isdecimal())
     ):
-        raise ValueError("expected auto, none, zstd or zstd:LEVEL")
+        raise ValueError("expected auto, none, planes, zstd or zstd:LEVEL")
     return value
 
 
@@ -248,7 +248,9 @@ VARIABLES: dict[str, Variable] = {
         _one_of("group", "engine"),
         "forward signals to the engine alone, or to its process group: for a wrapper that passes none on",
     ),
-    "COMPRESSION": Variable(_compression, "auto, none, zstd (level 1) or zstd:LEVEL"),
+    "COMPRESSION": Variable(
+        _compression, "auto, none, zstd (level 1), planes (16-bit weights) or zstd:LEVEL"
+    ),
     "CONCURRENCY": Variable(_threads, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PROTOCOL": Variable(
         _one_of("auto", "none", "dynamo", "vllm-snapshot", *_HOOKS),

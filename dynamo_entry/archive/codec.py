@@ -15,8 +15,9 @@ from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
 
 #: How a chunk's bytes are stored; the numbers are part of the format. A sealed chunk is SEALED more.
-RAW, ZSTD = 0, 1
+RAW, ZSTD, PLANES = 0, 1, 4
 SEALED = 2
+KINDS = (RAW, ZSTD, PLANES)
 
 DIGEST_BYTES = 32
 
@@ -26,6 +27,18 @@ _WORTH = 7 / 8
 #: The probe looks at samples, which compress worse than the whole; so it gives up only well above _WORTH.
 _HOPELESS = 31 / 32
 _SAMPLES, _SAMPLE_BYTES = 8, 8192
+
+#: Even and odd bytes are compressed apart when that makes a sixteenth less of the samples.
+_WORTH_APART = 15 / 16
+
+#: For one plane: few long matches are looked for, since the short ones among exponents cost more than Huffman's code for
+#: them. Of bf16 it leaves a twelfth less than level 1, three times as fast, and is decoded in half the time.
+_PLANE = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, chain_log=6, window_log=17
+)
+
+#: The length of the even bytes' frame, which comes first.
+_PREFIX_BYTES = 4
 
 #: It keeps up with what CRIU delivers on two cores. Higher ones are slower and leave more of an engine's weights (bf16).
 _LEVEL = 1
@@ -37,23 +50,33 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Compression(NamedTuple):
-    """How chunks are compressed: a zstd level, or None for not at all."""
+    """How chunks are compressed: a zstd level, or None for not at all; even and odd bytes apart where that is less."""
 
     level: int | None
+    planes: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Compression:
-        """``none``, ``zstd``, ``zstd:LEVEL`` or ``auto``. Raises SettingsError."""
-        fixed = {"none": None, "auto": _LEVEL, "zstd": _LEVEL}
+    def parse(cls, text: str, *, is_remote: bool = False) -> Compression:
+        """``none``, ``zstd``, ``zstd:LEVEL``, ``planes`` or ``auto``, for a store that answers requests or for a volume.
+
+        Raises SettingsError.
+        """
+        fixed = {
+            "none": cls(None),
+            "zstd": cls(_LEVEL),
+            "planes": cls(_LEVEL, planes=True),
+            "auto": cls(_LEVEL, planes=is_remote),
+        }
         if text in fixed:
-            return cls(fixed[text])
+            return fixed[text]
         kind, _, level = text.partition(":")
         if kind == "zstd" and re.fullmatch("-?[1-9][0-9]?", level) and int(level) in _LEVELS:
             return cls(int(level))
         raise SettingsError(
             f"unknown compression {text!r}",
             reason="SettingsInvalid",
-            hint=f"use none, auto, zstd or zstd:LEVEL with a level from {_LEVELS[0]} to {_LEVELS[-1]}, not 0",
+            hint="use none, auto, planes, zstd or zstd:LEVEL with a level "
+            f"from {_LEVELS[0]} to {_LEVELS[-1]}, not 0",
         )
 
     def working_bytes(self, chunk_size: int) -> int:
@@ -61,40 +84,63 @@ class Compression(NamedTuple):
         if self.level is None:
             return 0
         parameters = zstandard.ZstdCompressionParameters.from_level(self.level, source_size=chunk_size)
-        return parameters.estimated_compression_context_size() + chunk_size
+        chunks = 3 if self.planes else 1  # a copy to take the planes from, and these, which are joined
+        return parameters.estimated_compression_context_size() + chunks * chunk_size
 
 
 class Encoder:
-    """Decides how a chunk is stored. Thread-safe; everything heavy runs without the GIL."""
+    """Decides how a chunk is stored. Thread-safe; zstd runs without the GIL."""
 
     def __init__(self, compression: Compression) -> None:
-        self._level = compression.level
+        self._compression = compression
         self._local = threading.local()
 
     def encode(self, raw: memoryview) -> tuple[int, Bytes]:
         """The codec and the bytes to store: ``raw`` itself where compression does not pay."""
-        if self._level is None:
+        if self._compression.level is None:
             return RAW, raw
-        compressor = self._compressor(self._level)
-        if _looks_hopeless(raw, compressor):
+        if not hasattr(self._local, "tools"):
+            self._local.tools = _Tools(self._compression.level)
+        tools: _Tools = self._local.tools
+        kind = _promising(raw, tools, planes=self._compression.planes)
+        if kind == RAW:
             return RAW, raw
-        compressed = compressor.compress(raw)
-        return (ZSTD, compressed) if len(compressed) <= len(raw) * _WORTH else (RAW, raw)
-
-    def _compressor(self, level: int) -> zstandard.ZstdCompressor:
-        # A compressor must not be used by two threads at once.
-        if not hasattr(self._local, "compressor"):
-            self._local.compressor = zstandard.ZstdCompressor(level=level)
-        compressor: zstandard.ZstdCompressor = self._local.compressor
-        return compressor
+        compressed = tools.apart(raw) if kind == PLANES else tools.whole(raw)
+        return (kind, compressed) if len(compressed) <= len(raw) * _WORTH else (RAW, raw)
 
 
-def _looks_hopeless(raw: memoryview, compressor: zstandard.ZstdCompressor) -> bool:
+class _Tools:
+    """What a thread compresses with. Not to be shared between threads."""
+
+    def __init__(self, level: int) -> None:
+        self.whole = zstandard.ZstdCompressor(level=level).compress
+        self._plane = zstandard.ZstdCompressor(compression_params=_PLANE).compress
+        self._copy = bytearray()
+
+    def apart(self, raw: Bytes) -> bytes:
+        """Codec PLANES."""
+        # A bytearray takes slices with a step ten times as fast as a view of other memory.
+        length = len(raw)
+        if len(self._copy) < length:
+            self._copy = bytearray(length)
+        self._copy[:length] = raw
+        even = self._plane(self._copy[0:length:2])
+        odd = self._plane(self._copy[1:length:2])
+        return b"".join((len(even).to_bytes(_PREFIX_BYTES, "little"), even, odd))
+
+
+def _promising(raw: memoryview, tools: _Tools, *, planes: bool) -> int:
+    """The codec that makes least of samples; RAW where none makes much of them."""
     if len(raw) <= _SAMPLES * _SAMPLE_BYTES:
-        return False
-    step = len(raw) // _SAMPLES
+        return ZSTD
+    step = len(raw) // _SAMPLES & ~1  # even places stay even
     samples = b"".join(raw[at : at + _SAMPLE_BYTES] for at in range(0, step * _SAMPLES, step))
-    return len(compressor.compress(samples)) > len(samples) * _HOPELESS
+    kind, least = ZSTD, len(tools.whole(samples))
+    if planes:
+        apart = len(tools.apart(samples))
+        if apart <= least * _WORTH_APART:
+            kind, least = PLANES, apart
+    return kind if least <= len(samples) * _HOPELESS else RAW
 
 
 def is_zero(raw: memoryview) -> bool:
@@ -119,20 +165,31 @@ def decode(codec: int, stored: Bytes, raw_length: int, buffers: Buffers) -> Byte
     """
     if codec == RAW:
         return stored
+    # Into memory of ours: no more is written than fits, whatever the frame holds, and the allocator
+    # would return every chunk to the system and fault it in again (4 times the processor time).
+    raw = buffers.take(raw_length)
+    if codec == ZSTD:
+        _decompress(stored, raw)
+        return raw
+    view, middle = memoryview(stored), (raw_length + 1) // 2
+    odd_at = _PREFIX_BYTES + int.from_bytes(view[:_PREFIX_BYTES], "little")
+    _decompress(view[_PREFIX_BYTES:odd_at], raw[:middle])
+    _decompress(view[odd_at:], raw[middle:])
+    return buffers.interleave(raw[:middle], raw[middle:])
+
+
+def _decompress(frame: Bytes, into: memoryview) -> None:
+    length = len(into)
     try:
-        declared = zstandard.get_frame_parameters(stored).content_size
-        if declared != raw_length:
-            raise Corrupt(f"a zstd frame declares {declared} bytes, not {raw_length}", reason="FrameLies")
-        # Into memory of ours: no more is written than fits, whatever the frame holds, and the allocator
-        # would return every chunk to the system and fault it in again (4 times the processor time).
-        raw = buffers.take(raw_length)
-        with _decompressor().stream_reader(stored) as reader:
-            found = reader.readinto(raw)
-            if found != raw_length or reader.read(1):
-                raise Corrupt(f"a zstd frame does not hold {raw_length} bytes", reason="FrameLies")
+        declared = zstandard.get_frame_parameters(frame).content_size
+        if declared != length:
+            raise Corrupt(f"a zstd frame declares {declared} bytes, not {length}", reason="FrameLies")
+        with _decompressor().stream_reader(frame) as reader:
+            found = reader.readinto(into)
+            if found != length or reader.read(1):
+                raise Corrupt(f"a zstd frame does not hold {length} bytes", reason="FrameLies")
     except zstandard.ZstdError as error:
         raise Corrupt(f"a zstd frame cannot be decompressed: {error}", reason="FrameInvalid") from None
-    return raw
 
 
 _thread = threading.local()

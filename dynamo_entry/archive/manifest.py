@@ -380,7 +380,7 @@ def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
     chunks = _placed(manifest)
     free = tar.ALIGNMENT
     for chunk in chunks:
-        if chunk.codec - sealed not in (codec.RAW, codec.ZSTD):
+        if chunk.codec - sealed not in codec.KINDS:
             raise Incompatible(
                 f"chunks are stored in a way (codec {chunk.codec}) that this version does not know",
                 hint="use the version of dynamo-entry that created the archive, or a newer one",

@@ -20,6 +20,9 @@ from dynamo_entry.storage.base import Bytes, Writer
 #: is no loss: at about 10 MiB a thread this leaves several times what CRIU, one thread itself, can deliver.
 _WORKING_BYTES = 80 << 20
 
+#: What a member's name ends with, by its codec.
+_SUFFIXES = {codec.RAW: "", codec.ZSTD: ".zst", codec.PLANES: ".planes"}
+
 _CREATOR = f"dynamo-entry {__version__}"
 
 #: Streams of at most SMALL_BYTES are kept back, so many bytes of them together, and lie next to the manifest: a
@@ -215,7 +218,7 @@ class ArchiveWriter:
         self, stream: StreamWriter, index: int, data: memoryview, raw_digest: bytes | None = None
     ) -> _Encoded:
         kind, stored = self._encoder.encode(data)
-        member = f"streams/{stream.name}/{index:08}" + (".zst" if kind == codec.ZSTD else "")
+        member = f"streams/{stream.name}/{index:08}{_SUFFIXES[kind]}"
         if self._seal:
             place = ANYWHERE if stream.is_cut else (stream.name, index)
             kind, stored = codec.SEALED + kind, self._seal.encrypt(stored, *place)

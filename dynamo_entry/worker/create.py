@@ -283,9 +283,10 @@ class _Creation:
         processes = proc.tree(self._pid)
         expected = manifest_head.needs(processes)["memory_bytes"] + self._prepared.gpu.used_bytes()
         sink = self._store.open_writer(replace=self._settings.force, expected_size=expected)
+        is_remote = self._store.read_bytes > 0
         try:
             writer = ArchiveWriter(
-                sink, compression=Compression.parse(self._settings.compression),
+                sink, compression=Compression.parse(self._settings.compression, is_remote=is_remote),
                 threads=self._settings.concurrency or cores(), key=self._prepared.keys,
             )  # fmt: skip
         except BaseException:  # its first bytes did not fit

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from array import array
 
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, manifest, tar
 from dynamo_entry.errors import AlreadyExists, Corrupt, NotFound
@@ -78,6 +79,16 @@ def noise(length, seed=0):
 def text(length):
     """Bytes that compress well and are no zeros."""
     return (b"the quick brown fox " * (length // 20 + 1))[:length]
+
+
+def weights(length, seed=0):
+    """Bytes as of bf16 weights: the upper halves of normally distributed floats."""
+    dice = random.Random(f"{seed}/{length}")
+    count = length // 2 + 1
+    floats = array("f", (dice.gauss(0, 0.02) for _ in range(count))).tobytes()
+    found = bytearray(2 * count)
+    found[0::2], found[1::2] = floats[2::4], floats[3::4]
+    return bytes(found[:length])
 
 
 def build(streams, *, head=None, compression="auto", chunk_size=CHUNK, threads=3, key=None):

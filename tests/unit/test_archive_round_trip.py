@@ -33,7 +33,7 @@ pieces = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(
     writes=st.lists(st.tuples(st.sampled_from(["a", "b/c", "d.img"]), pieces), max_size=25),
-    compression=st.sampled_from(["none", "auto", "zstd", "zstd:-5", "zstd:9"]),
+    compression=st.sampled_from(["none", "auto", "planes", "zstd", "zstd:-5", "zstd:9"]),
     threads=st.integers(1, 4),
 )
 def test_any_interleaved_writes_read_back(writes, compression, threads):
@@ -299,7 +299,7 @@ def test_compression_settings(text_, level):
 
 
 @pytest.mark.parametrize(
-    "text_", ["", "gzip", "zstd:", "zstd:x", "zstd:0", "zstd:99", "auto:3", "none:1", "zstd:--5"]
+    "text_", ["", "gzip", "zstd:", "zstd:x", "zstd:0", "zstd:99", "auto:3", "none:1", "planes:1", "zstd:--5"]
 )
 def test_refused_compression_settings(text_):
     """What it may not."""

@@ -48,8 +48,9 @@ def shut_down(descriptors: Iterable[tuple[int, int]]) -> None:
 
 
 _IP, _IPV6, _TCP, _UDP = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP, socket.IPPROTO_UDP
+_NETLINK = 270
 
-#: Options that hold a number (socket(7), ip(7), ipv6(7), tcp(7), udp(7)): those that a kind of socket lacks are passed over.
+#: Options that hold a number (socket(7), ip(7), ipv6(7), tcp(7), udp(7), netlink(7)): those that a kind of socket lacks are passed over.
 _NUMBERS = {
     "SO_ZEROCOPY": (socket.SOL_SOCKET, 60),
     "SO_INCOMING_CPU": (socket.SOL_SOCKET, 49),
@@ -57,18 +58,38 @@ _NUMBERS = {
     "SO_TIMESTAMP": (socket.SOL_SOCKET, 29),
     "SO_TIMESTAMPNS": (socket.SOL_SOCKET, 35),
     "SO_RXQ_OVFL": (socket.SOL_SOCKET, 40),
+    "SO_PEEK_OFF": (socket.SOL_SOCKET, 42),
+    "SO_SELECT_ERR_QUEUE": (socket.SOL_SOCKET, 45),
+    "SO_BUSY_POLL": (socket.SOL_SOCKET, 46),
+    "SO_MAX_PACING_RATE": (socket.SOL_SOCKET, 47),
+    "SO_TXREHASH": (socket.SOL_SOCKET, 74),
+    "SO_PASSPIDFD": (socket.SOL_SOCKET, 76),
+    "SO_PASSRIGHTS": (socket.SOL_SOCKET, 83),
     "IP_TOS": (_IP, 1),
     "IP_TTL": (_IP, 2),
     "IP_PKTINFO": (_IP, 8),
     "IP_MTU_DISCOVER": (_IP, 10),
     "IP_RECVERR": (_IP, 11),
+    "IP_RECVTTL": (_IP, 12),
+    "IP_RECVTOS": (_IP, 13),
+    "IP_RECVORIGDSTADDR": (_IP, 20),
+    "IP_MINTTL": (_IP, 21),
+    "IP_BIND_ADDRESS_NO_PORT": (_IP, 24),
     "IP_MULTICAST_TTL": (_IP, 33),
     "IP_MULTICAST_LOOP": (_IP, 34),
+    "IP_MULTICAST_ALL": (_IP, 49),
+    "IPV6_FLOWINFO": (_IPV6, 11),
+    "IPV6_UNICAST_HOPS": (_IPV6, 16),
     "IPV6_MULTICAST_HOPS": (_IPV6, 18),
     "IPV6_MULTICAST_LOOP": (_IPV6, 19),
+    "IPV6_MTU_DISCOVER": (_IPV6, 23),
     "IPV6_RECVERR": (_IPV6, 25),
     "IPV6_RECVPKTINFO": (_IPV6, 49),
+    "IPV6_RECVHOPLIMIT": (_IPV6, 51),
+    "IPV6_DONTFRAG": (_IPV6, 62),
+    "IPV6_RECVTCLASS": (_IPV6, 66),
     "IPV6_TCLASS": (_IPV6, 67),
+    "IPV6_MINHOPCOUNT": (_IPV6, 73),
     "TCP_SYNCNT": (_TCP, 7),
     "TCP_LINGER2": (_TCP, 8),
     "TCP_DEFER_ACCEPT": (_TCP, 9),
@@ -76,11 +97,26 @@ _NUMBERS = {
     "TCP_USER_TIMEOUT": (_TCP, 18),
     "TCP_FASTOPEN": (_TCP, 23),
     "TCP_NOTSENT_LOWAT": (_TCP, 25),
+    "TCP_SAVE_SYN": (_TCP, 27),
+    "TCP_FASTOPEN_CONNECT": (_TCP, 30),
+    "TCP_INQ": (_TCP, 36),
+    "TCP_RTO_MAX_MS": (_TCP, 44),
+    "UDP_NO_CHECK6_TX": (_UDP, 101),
+    "UDP_NO_CHECK6_RX": (_UDP, 102),
     "UDP_SEGMENT": (_UDP, 103),
     "UDP_GRO": (_UDP, 104),
+    "NETLINK_PKTINFO": (_NETLINK, 3),
+    "NETLINK_BROADCAST_ERROR": (_NETLINK, 4),
+    "NETLINK_NO_ENOBUFS": (_NETLINK, 5),
+    "NETLINK_CAP_ACK": (_NETLINK, 10),
+    "NETLINK_EXT_ACK": (_NETLINK, 11),
+    "NETLINK_GET_STRICT_CHK": (_NETLINK, 12),
 }
 _CONGESTION = 13
 _LEVELS = {socket.AF_INET: _IP, socket.AF_INET6: _IPV6}
+
+#: Of the others, what there is to ask: a process may have thousands of unix sockets.
+_FEW = {socket.AF_UNIX: {socket.SOL_SOCKET}, socket.AF_NETLINK: {socket.SOL_SOCKET, _NETLINK}}
 _INTERFACE = {_IP: 32, _IPV6: 17}  # IP_MULTICAST_IF, IPV6_MULTICAST_IF
 _JOIN, _FILTER = 42, 48  # MCAST_JOIN_GROUP, MCAST_MSFILTER of linux/in.h
 
@@ -107,7 +143,9 @@ def record_options(pids: Iterable[int]) -> list[dict[str, Any]]:
                 continue
             seen.add(target)
             with suppress(OSError), of_process(pid, descriptor) as found:
-                if found.family in _LEVELS and (options := _of(found, groups[found.family], fresh)):
+                if found.family not in (*_LEVELS, *_FEW):
+                    continue
+                if options := _of(found, groups.get(found.family, []), fresh):
                     rows.append({"pid": pid, "descriptor": descriptor, "options": options})
     return rows
 
@@ -135,15 +173,20 @@ def _of(
         with socket.socket(*kind) as new:
             fresh[kind] = dict(_values(new))
     options = {name: value for name, value in _values(found) if fresh[kind].get(name) != value}
-    if found.type == socket.SOCK_DGRAM and (joined := [*_joined(found, groups)]):
+    if groups and found.type == socket.SOCK_DGRAM and (joined := [*_joined(found, groups)]):
         options["groups"] = joined
     return options
 
 
 def _values(found: socket.socket) -> Iterator[tuple[str, Any]]:
+    few = _FEW.get(socket.AddressFamily(found.family))
     for name, (level, number) in _NUMBERS.items():
+        if few is not None and level not in few:
+            continue
         with suppress(OSError):
             yield name, found.getsockopt(level, number)
+    if few is not None:
+        return
     if found.proto == _TCP:
         with suppress(OSError):
             yield (

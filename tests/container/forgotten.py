@@ -304,6 +304,32 @@ def socket_options() -> Check:
     return check
 
 
+#: Options of sockets of other kinds: family, type, level, number, value.
+OTHER_OPTIONS = {
+    "SO_SELECT_ERR_QUEUE": (socket.AF_INET, socket.SOCK_DGRAM, socket.SOL_SOCKET, 45, 1),
+    "IP_RECVTTL": (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_IP, 12, 1),
+    "IP_MULTICAST_ALL": (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_IP, 49, 0),
+    "TCP_INQ": (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, 36, 1),
+    "IPV6_UNICAST_HOPS": (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_IPV6, 16, 9),
+    "IPV6_RECVTCLASS": (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_IPV6, 66, 1),
+    "SO_PEEK_OFF": (socket.AF_UNIX, socket.SOCK_DGRAM, socket.SOL_SOCKET, 42, 0),
+    "SO_PASSPIDFD": (socket.AF_UNIX, socket.SOCK_STREAM, socket.SOL_SOCKET, 76, 1),
+    "NETLINK_PKTINFO": (socket.AF_NETLINK, socket.SOCK_RAW, 270, 3, 1),
+}
+
+
+def options_of_other_sockets() -> Check:
+    held = []
+    for name, (family, kind, level, number, value) in OTHER_OPTIONS.items():
+        made = socket.socket(family, kind)
+        try:
+            made.setsockopt(level, number, value)
+        except OSError:
+            continue  # not in this kernel
+        held.append((name, made, level, number))
+    return lambda: {name: made.getsockopt(level, number) for name, made, level, number in held}
+
+
 def multicast() -> Check:
     """A member of a group of IPv4, of one source only in a second one, and of a group of IPv6."""
     loopback = socket.inet_aton("127.0.0.1")

@@ -41,6 +41,7 @@ def both(containers, *arguments, options=RESTORE):
         ("many_descriptors", "1000"),
         ("many_descriptors", "9000"),
         ("socket_options",),
+        ("options_of_other_sockets",),
         ("multicast",),
         ("names_of_any_bytes",),
     ],

@@ -95,7 +95,10 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                 hint="let the engine run it from a file",
                 reason="ProgramInMemory",
             )
+        program = proc.program(pid)
         for descriptor, target in proc.descriptors(pid).items():
+            if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
+                raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
             _check_descriptor(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(

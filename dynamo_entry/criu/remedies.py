@@ -45,6 +45,19 @@ _DUMP = (
         "Can't dump corked dgram socket",
         "a UDP socket holds back what was written to it: let the engine send it",
     ),
+    (
+        "Control messages in queue",
+        "a unix socket that asks for credentials (SO_PASSCRED) has unread messages: let the engine read them",
+    ),
+    (
+        "Found a closed in-flight socket|Non-empty write queue on an in-flight socket",
+        "a client of a unix socket waits to be accepted: let the engine accept it, and try again",
+    ),
+    ("Can't lookup mount=", "the engine holds a mount of its own (open_tree, fsmount): let it close that"),
+    (
+        "Can't read link of fd .*File name too long",
+        "the engine holds a file whose path has more than 4095 bytes: let it close that",
+    ),
     ("Unknown inet socket .* state", "a connection was just being made: try again"),
     (
         "netlink: The socket has data to read",

@@ -7,10 +7,12 @@ only held.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import mmap
 import os
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -238,6 +240,54 @@ def private_huge_pages() -> None:
     address = libc.mmap(None, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0)
     if address in (None, ctypes.c_void_p(-1).value):
         sys.exit("forgotten: not on this machine: no huge pages")
+
+
+def its_own_program() -> None:
+    kept.append(os.open("/proc/self/exe", os.O_PATH))
+
+
+def what_nobody_has_read_yet() -> Check:
+    """A datagram, an event of a watched directory, an urgent byte; and hints and notifications of files."""
+    receiver, sender = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    receiver.bind(("127.0.0.1", 8002))
+    receiver.setblocking(False)
+    sender.sendto(b"early", ("127.0.0.1", 8002))
+    watched = Path("/tmp/watched")
+    watched.mkdir()
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(watch, str(watched).encode(), 0x100)  # IN_CREATE
+    (watched / "early").touch()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.send(b"abc")
+    theirs.send(b"!", socket.MSG_OOB)
+    hinted = os.open("/tmp/hinted", os.O_RDWR | os.O_CREAT)
+    fcntl.fcntl(hinted, 1036, struct.pack("Q", 3))  # F_SET_RW_HINT
+    notified: list[int] = []
+    signal.signal(signal.SIGIO, lambda *_: notified.append(1))
+    directory = os.open(watched, os.O_RDONLY)
+    fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_CREATE | fcntl.DN_MULTISHOT)
+    kept.extend((theirs, sender))
+
+    def arrives() -> bool:
+        notified.clear()
+        (watched / f"{time.monotonic()}").touch()
+        time.sleep(0.1)
+        return bool(notified)
+
+    def check() -> dict[str, bool]:
+        waiting = select.select([receiver, watch], [], [], 0)[0]
+        urgent = select.select([], [], [ours], 0)[2]
+        hint = struct.unpack("Q", fcntl.fcntl(hinted, 1035, bytes(8)))[0]
+        return {
+            "datagram": receiver in waiting,
+            "event": watch in waiting,
+            "urgent byte": bool(urgent),
+            "hint": hint == 3,
+            "notification": arrives(),
+        }
+
+    return check
 
 
 def pipe_of_packets() -> None:

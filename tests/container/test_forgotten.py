@@ -69,6 +69,7 @@ HELD = {
     "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
     "private_huge_pages": ("HugePages", "huge pages"),
+    "its_own_program": ("ProgramHeld", "O_PATH"),
     "pipe_of_packets": ("PacketPipe", "O_DIRECT"),
     "pid_namespace_for_children": ("OwnNamespace", "pid namespace for its children"),
     "time_namespace_for_children": ("OwnNamespace", "time namespace for its children"),
@@ -178,6 +179,12 @@ def test_attributes_that_the_kernel_keeps_to_itself_are_lost(containers):
 def test_keys_and_seals_are_lost(containers):
     before, after = both(containers, "key_and_seal")
     assert (before, after) == ({"key": True, "seal": True}, {"key": False, "seal": False})
+
+
+def test_what_nobody_has_read_yet_is_lost(containers):
+    before, after = both(containers, "what_nobody_has_read_yet")
+    assert all(before.values()), before
+    assert not any(after.values()), after
 
 
 def test_a_sandbox_of_landlock_is_lost(containers):

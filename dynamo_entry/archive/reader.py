@@ -88,9 +88,9 @@ class Archive:
         Raises Incompatible for another format version, key, hash or digest than the expected one, Corrupt for
         anything that is not a complete archive, StorageError otherwise.
         """
-        size = store.stat().size
+        (size, _), data = store.read_end(_TAIL_BYTES)
         # A copy: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
-        end = _End(size, bytes(store.read_range(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))))
+        end = _End(size, bytes(data))
         location = manifest.find_manifest(end.data[-manifest.TRAILER_BYTES :], size)
         if location is None:
             raise _no_trailer(store, size)

@@ -83,6 +83,11 @@ class Store(ABC):
         Raises Corrupt where the object ends earlier, StorageError otherwise.
         """
 
+    def read_end(self, most: int) -> tuple[ObjectStat, Bytes]:
+        """What ``stat`` says, and the last ``most`` bytes, or all where there are fewer. Raises as those two."""
+        found = self.stat()
+        return found, self.read_range(max(0, found.size - most), min(found.size, most))
+
     def will_read(self, offset: int, length: int) -> None:  # noqa: B027 - most stores have nothing to begin with
         """These bytes are wanted soon: begin to bring them in, and return. What goes wrong is left to the read."""
 

@@ -51,6 +51,16 @@ def test_a_read_that_breaks_goes_on_where_it_broke(at, wire, how):
     assert wire.moved["down"] < 22 * MIB, "all of it again would be 28"
 
 
+@pytest.mark.parametrize("how", ["cut", "reset", "stall"])
+def test_the_end_is_read_although_the_answer_breaks(at, wire, how):
+    data = os.urandom(4 * MIB)
+    published = publish(at(), data)
+    wire.fault("down", how, after=MIB // 2)
+    found, end = at(wire.port).read_end(MIB)
+    assert wire.has_happened
+    assert (found, bytes(end)) == (published, data[-MIB:])
+
+
 @pytest.mark.parametrize("how", ["cut", "reset", "stall", "damage"])
 def test_an_upload_that_breaks_sends_one_part_again(at, wire, how):
     """Damage on plain http, too: the server compares the digest that was signed."""

@@ -150,3 +150,45 @@ def test_an_answer_without_end_is_not_read_to_its_end(bucket, method):
         publish(store(bucket), os.urandom(MIB), replace=True)
         store(bucket).read_range(0, MIB)
     assert caught.value.reason == "BadAnswer"
+
+
+def the_end(bucket, request, content_range=""):
+    """A server's answer to a range that counts from the end."""
+    asked = request.headers.get("Range", "")
+    if not asked.startswith("bytes=-"):
+        return None
+    data = bucket.objects[request.path]
+    first = max(0, len(data) - int(asked[7:]))
+    said = content_range or f"bytes {first}-{len(data) - 1}/{len(data)}"
+    return 206, data[first:], {"ETag": '"e"', "Content-Range": said}
+
+
+def test_the_end_and_the_size_are_one_request(bucket):
+    publish(store(bucket), b"content")
+    bucket.quirk = the_end
+    bucket.seen.clear()
+    reader = store(bucket)
+    found, data = reader.read_end(4)
+    assert (found.size, bytes(data)) == (7, b"tent")
+    assert [request.method for request in bucket.seen] == ["GET"]
+    bucket.quirk = lambda _, request: (
+        (206, b"n", {"ETag": '"other"', "Content-Range": "bytes 2-2/7"})
+        if request.headers.get("Range")
+        else None
+    )
+    with pytest.raises(StorageError) as caught:
+        reader.read_range(2, 1)
+    assert caught.value.reason == "Replaced"
+
+
+@pytest.mark.parametrize(
+    "content_range",
+    ["bytes 3-6/*", "bytes 2-6/7", "bytes 3-5/7", f"bytes 3-6/{'9' * 5000}", "bytes 0-0/0", "tent"],
+)
+def test_an_end_that_is_answered_otherwise_is_asked_for_by_its_place(bucket, content_range):
+    """As where the range is ignored."""
+    publish(store(bucket), b"content")
+    assert bytes(store(bucket).read_end(4)[1]) == b"tent"
+    bucket.quirk = lambda bucket, request: the_end(bucket, request, content_range)
+    found, data = store(bucket).read_end(4)
+    assert (found.size, bytes(data)) == (7, b"tent")

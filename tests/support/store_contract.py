@@ -49,6 +49,18 @@ class StoreContract:
             assert bytes(seen.read_range(3, 3 * MIB)) == b"efgh" + bytes(3 * MIB - 4)
             assert bytes(seen.read_range(7 + 3 * MIB, 0)) == b""
 
+    @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 3 * MIB])
+    def test_the_end_is_read_with_the_size(self, store, again, size):
+        """Of an object that is shorter than what is asked for: all of it."""
+        with pytest.raises(NotFound):
+            store.read_end(10)
+        content = bytes(n % 251 for n in range(size))
+        published = publish(store, content)
+        reader = again()
+        found, data = reader.read_end(10)
+        assert (found, bytes(data)) == (published, content[-10:])
+        assert bytes(reader.read_range(0, min(size, 5))) == content[:5]
+
     def test_buffers_may_be_used_again(self, store):
         """An appended buffer is the caller's again at once."""
         writer = store.open_writer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from dynamo_entry.storage.s3.publish import Publisher
     from dynamo_entry.storage.s3.upload import Upload
     from dynamo_entry.storage.s3.writer import S3Writer
+
+#: Of the end of an object: the first byte, the last one, and how many there are.
+_END = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 class S3Store(Store):
@@ -63,6 +67,32 @@ class S3Store(Store):
         except StorageError as error:
             raise too_short(self.location, offset, length) if error.status == 416 else error from None
         return view
+
+    def read_end(self, most: int) -> tuple[ObjectStat, Bytes]:
+        """One request, where the server takes a range that counts from the end and its answer arrives whole."""
+        self._version = ""
+
+        def attempt() -> tuple[ObjectStat, Bytes] | None:
+            if self._version:
+                return None  # the last answer broke off: those of read_range go on where they did
+            with self._client.exchange("GetObject", range_=f"bytes=-{most}") as response:
+                place = _END.fullmatch(response.header("Content-Range"))
+                first, last, size = map(int, place.groups()) if place else (0, 0, 0)
+                if (first, last + 1) != (max(0, size - most), size) or not size:
+                    return None
+                found = ObjectStat(size, response.header("ETag").strip('"'))
+                self._version = found.version
+                view = memoryview(bytearray(size - first))
+                response.read_into(view)
+                return found, view
+
+        try:
+            done = self._retry.call(attempt)
+        except StorageError as error:
+            if error.status != 416:  # an empty object
+                raise
+            done = None
+        return done or super().read_end(most)
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
         from dynamo_entry.storage.s3.writer import S3Writer  # noqa: PLC0415 - a restore writes nothing

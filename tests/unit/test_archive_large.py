@@ -11,7 +11,7 @@ from dynamo_entry.archive.manifest import CHUNK_SIZE
 from dynamo_entry.storage import ObjectStat, Writer
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import SMALLEST_BYTES as LAYER_BYTES
-from dynamo_entry.storage.s3 import parts
+from dynamo_entry.storage.s3.upload import MOST_PARTS, part_size, parts_in_flight
 
 MIB, GIB, TB = 1 << 20, 1 << 30, 10**12
 
@@ -104,10 +104,10 @@ def test_as_an_object_it_fits_into_the_parts_that_s3_allows(expected, reached):
     """Also where it is several times larger than anybody expected."""
     done = count = 0
     while done < reached:
-        size = parts.size(done, expected)
+        size = part_size(done, expected)
         assert 5 * MIB <= size <= 5 * GIB
         done, count = done + size, count + 1
-    assert count <= parts.LIMIT
+    assert count <= MOST_PARTS
 
 
 def test_parts_in_flight_take_little_memory():
@@ -116,5 +116,5 @@ def test_parts_in_flight_take_little_memory():
 
 
 def at_once(done, expected):
-    size = parts.size(done, expected)
-    return size * parts.in_flight(size)
+    size = part_size(done, expected)
+    return size * parts_in_flight(size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dynamo_entry.errors import StorageError
+from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.storage.base import Leftover
 from dynamo_entry.storage.s3 import objects
 from dynamo_entry.storage.s3.claims import STALE_S
@@ -21,9 +21,10 @@ _UPLOAD = "?uploadId="
 def find(client: Client, key: str) -> Iterator[Leftover]:
     """Below the prefix that ``key`` is in. An upload's age counts from its latest part."""
     prefix = key[: key.rfind("/") + 1]
-    for entry in objects.uploads_under(client, prefix):
-        if entry.key.endswith(".tar") or entry.key == key:
-            yield Leftover(f"{entry.key}{_UPLOAD}{entry.upload_id}", entry.size, entry.age_s)
+    for theirs, upload_id, age_s in _uploads(client, prefix):
+        if theirs.endswith(".tar") or theirs == key:
+            size, latest_s = _parts(client, theirs, upload_id) or (0, age_s)
+            yield Leftover(f"{theirs}{_UPLOAD}{upload_id}", size, min(age_s, latest_s))
     for entry in objects.under(client, prefix):
         if _OURS.fullmatch(entry.key) and entry.age_s > STALE_S:
             yield Leftover(entry.key, entry.size, entry.age_s)
@@ -35,7 +36,35 @@ def remove(client: Client, leftover: Leftover) -> None:
     if not found:
         objects.delete(client, key)
         return
-    now = objects.upload(client, objects.Entry(key, leftover.size, leftover.age_s, upload_id))
-    if now.size != leftover.size:
+    now = _parts(client, key, upload_id)
+    if now and now[0] != leftover.size:
         raise StorageError(f"{client.name}: the upload to {key} is under way", reason="InUse")
     abort(client, key, upload_id)
+
+
+def _uploads(client: Client, prefix: str) -> Iterator[tuple[str, str, float]]:
+    """Key, identifier and age of all uploads under way whose key begins with ``prefix``."""
+    try:
+        for page in objects.pages(client, "ListMultipartUploads", Prefix=prefix):
+            with objects.understood(client, "ListMultipartUploads"):
+                found = [
+                    (item["Key"], item["UploadId"], objects.age(page, item["Initiated"]))
+                    for item in page.get("Uploads", ())
+                ]
+            yield from found
+    except NotFound:
+        return  # rclone says so when there was no upload yet; a bucket that is missing is StorageDenied
+
+
+def _parts(client: Client, key: str, upload_id: str) -> tuple[int, float] | None:
+    """The size of an upload's parts and the age of the latest; None where it was completed or aborted meanwhile."""
+    size, latest_s = 0, float("inf")
+    try:
+        for page in objects.pages(client, "ListParts", key, UploadId=upload_id):
+            with objects.understood(client, "ListParts"):
+                for item in page.get("Parts", ()):
+                    size += item["Size"]
+                    latest_s = min(latest_s, objects.age(page, item["LastModified"]))
+    except NotFound:
+        return None
+    return size, latest_s

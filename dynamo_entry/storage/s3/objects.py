@@ -30,19 +30,18 @@ class Found(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a listing says: an object or an upload, its size, and its age by the server's own clock."""
+    """What a listing says of an object: its size, and its age by the server's own clock."""
 
     key: str
     size: int
     age_s: float
-    upload_id: str = ""
 
 
 def head(client: Client) -> Found:
     """Look at the location's object. Raises NotFound, StorageDenied, StorageUnavailable."""
 
     def attempt() -> Found:
-        with client.exchange("HeadObject") as response, _understood(client, "HeadObject"):
+        with client.exchange("HeadObject") as response, understood(client, "HeadObject"):
             stat = ObjectStat(int(response.header("Content-Length")), response.header("ETag").strip('"'))
             return Found(stat, response.header(f"x-amz-meta-{OWNER}"))
 
@@ -91,45 +90,17 @@ def delete(client: Client, key: str) -> None:
 
 def under(client: Client, prefix: str, *, delimiter: str = "") -> Iterator[Entry]:
     """All objects whose key begins with ``prefix`` and has no ``delimiter`` after it."""
-    for page in _pages(client, "ListObjectsV2", Prefix=prefix, Delimiter=delimiter):
-        with _understood(client, "ListObjectsV2"):
+    for page in pages(client, "ListObjectsV2", Prefix=prefix, Delimiter=delimiter):
+        with understood(client, "ListObjectsV2"):
             found = [
-                Entry(item["Key"], item["Size"], _age(page, item["LastModified"]))
+                Entry(item["Key"], item["Size"], age(page, item["LastModified"]))
                 for item in page.get("Contents", ())
             ]
         yield from found
 
 
-def uploads_under(client: Client, prefix: str) -> Iterator[Entry]:
-    """All uploads under way whose key begins with ``prefix``; the age is that of their latest part."""
-    try:
-        for page in _pages(client, "ListMultipartUploads", Prefix=prefix):
-            with _understood(client, "ListMultipartUploads"):
-                found = [
-                    Entry(item["Key"], 0, _age(page, item["Initiated"]), item["UploadId"])
-                    for item in page.get("Uploads", ())
-                ]
-            for entry in found:
-                yield upload(client, entry)
-    except NotFound:
-        return  # rclone says so when there was no upload yet; a bucket that is missing is StorageDenied
-
-
-def upload(client: Client, entry: Entry) -> Entry:
-    """An upload as it stands now: with the size of its parts and the age of the latest."""
-    size, age = 0, entry.age_s
-    try:
-        for page in _pages(client, "ListParts", entry.key, UploadId=entry.upload_id):
-            with _understood(client, "ListParts"):
-                for item in page.get("Parts", ()):
-                    size += item["Size"]
-                    age = min(age, _age(page, item["LastModified"]))
-    except NotFound:
-        return entry  # completed or aborted meanwhile
-    return entry._replace(size=size, age_s=age)
-
-
-def _pages(client: Client, operation: str, key: str = "", **parameters: Any) -> Iterator[dict[str, Any]]:
+def pages(client: Client, operation: str, key: str = "", **parameters: Any) -> Iterator[dict[str, Any]]:
+    """The answers to a listing, one after another."""
     while True:
         page = client.call(operation, key, **parameters)
         yield page
@@ -139,13 +110,14 @@ def _pages(client: Client, operation: str, key: str = "", **parameters: Any) -> 
         parameters |= markers
 
 
-def _age(answer: Mapping[str, Any], then: datetime) -> float:
-    """Both times are the server's: clocks here do not matter."""
+def age(answer: Mapping[str, Any], then: datetime) -> float:
+    """Since ``then``, in seconds. Both times are the server's: clocks here do not matter."""
     return max(0.0, moment(answer) - then.timestamp())
 
 
 @contextmanager
-def _understood(client: Client, operation: str) -> Iterator[None]:
+def understood(client: Client, operation: str) -> Iterator[None]:
+    """What an answer lacks, or has in another form, is raised as StorageError."""
     try:
         yield
     except (KeyError, ValueError, OverflowError) as error:

@@ -103,12 +103,12 @@ class S3Store(Store):
 
     def check_writable(self) -> None:
         """A part of full size shows whether a proxy before the server takes one; AWS's own endpoint has none."""
-        from dynamo_entry.storage.s3 import parts  # noqa: PLC0415 - a restore writes nothing
+        from dynamo_entry.storage.s3.upload import SMALLEST_PART  # noqa: PLC0415 - a restore writes nothing
 
         upload = self._begun()
         try:
             if not self._client.is_aws:
-                upload.put_part(1, memoryview(bytes(parts.SMALLEST)))
+                upload.put_part(1, memoryview(bytes(SMALLEST_PART)))
         finally:
             upload.abort()
 

@@ -9,22 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dynamo_entry.buffers import PRIVATE, Buffers
 from dynamo_entry.errors import StorageError
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer
-from dynamo_entry.storage.s3 import parts
 from dynamo_entry.storage.s3.publish import Publisher
-from dynamo_entry.storage.s3.upload import Upload
+from dynamo_entry.storage.s3.upload import MOST_PARTS, Upload, part_size, parts_in_flight
 
 
 class S3Writer(Writer):
-    """Holds up to ``parts.in_flight`` parts in memory: whoever appends waits while they are all on their way."""
+    """Holds up to ``parts_in_flight`` parts in memory: whoever appends waits while they are all on their way."""
 
     def __init__(self, upload: Upload, publisher: Publisher, *, replace: bool, expected_size: int) -> None:
         self._upload = upload
         self._publisher = publisher
         self._replace = replace
         self._expected = expected_size
-        first = parts.size(0, expected_size)
-        self._buffers = Buffers(first, keep=parts.in_flight(first))
-        self._pool = ThreadPoolExecutor(parts.in_flight(first), thread_name_prefix="s3-upload")
+        first = part_size(0, expected_size)
+        self._buffers = Buffers(first, keep=parts_in_flight(first))
+        self._pool = ThreadPoolExecutor(parts_in_flight(first), thread_name_prefix="s3-upload")
         self._changed = threading.Condition()
         self._in_flight = 0
         self._count = 0
@@ -69,12 +68,12 @@ class S3Writer(Writer):
     def _space(self) -> memoryview:
         """Free space of the current part; waits for memory."""
         if self._buffer is None:
-            size = parts.size(self._size, self._expected)
+            size = part_size(self._size, self._expected)
             with self._changed:
-                self._changed.wait_for(lambda: self._failure or self._in_flight < parts.in_flight(size))
+                self._changed.wait_for(lambda: self._failure or self._in_flight < parts_in_flight(size))
                 self._check()
                 self._in_flight += 1
-            first = parts.size(0, self._expected)
+            first = part_size(0, self._expected)
             self._buffer = self._buffers.take(size) if size <= first else _fresh(size)
         return self._buffer[self._filled :]
 
@@ -85,8 +84,8 @@ class S3Writer(Writer):
         self._filled = 0
         self._size += len(part)
         self._count += 1
-        if self._count > parts.LIMIT:
-            raise StorageError(f"the archive has more than {parts.LIMIT} parts", reason="EntityTooLarge")
+        if self._count > MOST_PARTS:
+            raise StorageError(f"the archive has more than {MOST_PARTS} parts", reason="EntityTooLarge")
         self._pool.submit(self._put, self._count, part)
 
     def _put(self, number: int, part: memoryview) -> None:

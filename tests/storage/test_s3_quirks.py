@@ -192,3 +192,12 @@ def test_an_end_that_is_answered_otherwise_is_asked_for_by_its_place(bucket, con
     bucket.quirk = lambda bucket, request: the_end(bucket, request, content_range)
     found, data = store(bucket).read_end(4)
     assert (found.size, bytes(data)) == (7, b"tent")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "InvalidArgument"), (416, "InvalidRange"), (501, "NotImplemented")]
+)
+def test_an_end_that_is_refused_is_asked_for_by_its_place(bucket, status, code):
+    publish(store(bucket), b"content")
+    bucket.quirk = lambda bucket, request: the_end(bucket, request) and error(status, code)
+    assert bytes(store(bucket).read_end(4)[1]) == b"tent"

@@ -46,7 +46,9 @@ class Answers:
             body = self.case.get(part, b"")
             told = dict(given)
             if status == 206 and (wanted := headers.get(b"range")):
-                first, last = (int(number) for number in wanted.removeprefix("bytes=").split("-"))
+                start, _, end = wanted.removeprefix("bytes=").partition("-")
+                first = int(start) if start else max(0, len(body) - int(end))
+                last = int(end) if start else len(body) - 1
                 told = {"Content-Range": f"bytes {first}-{last}/{len(body)}", **told}
                 body = body[first : last + 1]
             told = {"Content-Length": str(len(body)), **told}

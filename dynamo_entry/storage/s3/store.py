@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
-from dynamo_entry.errors import StorageError
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
 from dynamo_entry.storage.http import Response
@@ -88,10 +88,10 @@ class S3Store(Store):
 
         try:
             done = self._retry.call(attempt)
-        except StorageError as error:
-            if error.status != 416:  # an empty object
-                raise
-            done = None
+        except (NotFound, StorageDenied, StorageUnavailable):
+            raise
+        except StorageError:
+            done = None  # an empty object, or a server that knows no such range
         return done or super().read_end(most)
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:

@@ -88,7 +88,8 @@ class Archive:
         Raises Incompatible for another format version, key, hash or digest than the expected one, Corrupt for
         anything that is not a complete archive, StorageError otherwise.
         """
-        (size, _), data = store.read_end(_TAIL_BYTES)
+        found, data = store.read_end(_TAIL_BYTES)
+        size = found.size
         # A copy: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
         end = _End(size, bytes(data))
         location = manifest.find_manifest(end.data[-manifest.TRAILER_BYTES :], size)

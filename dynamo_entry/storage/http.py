@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -121,11 +122,10 @@ class Response:
 class Connections:
     """Connections to one server, any number at once. ``stall_s``: a connection that moves no byte for so long is dead."""
 
-    def __init__(self, server: Server, *, stall_s: float, ca_file: str = "") -> None:
+    def __init__(self, server: Server, *, stall_s: float, trusted: Callable[[], ssl.SSLContext]) -> None:
         self.server = server
         self._stall_s = stall_s
-        self._ca_file = ca_file
-        self._context: ssl.SSLContext | None = None
+        self._trusted = trusted
         self._idle: deque[http.client.HTTPConnection] = deque()
 
     @contextmanager
@@ -228,10 +228,8 @@ class Connections:
         scheme, host, port = self.server
         if scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=self._stall_s)
-        if self._context is None:
-            self._context = authorities(self._ca_file)
         at = (proxy.host, proxy.port) if proxy else (host, port)
-        connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._context)
+        connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._trusted())
         if proxy:
             connection.set_tunnel(host, port, proxy.headers)
         return connection
@@ -248,7 +246,8 @@ class Pool:
 
     def __init__(self, *, stall_s: float, ca_file: str) -> None:
         self._stall_s = stall_s
-        self._ca_file = ca_file
+        # Read once: a registry, its server of tokens and its store of blobs are several.
+        self._trusted = cache(lambda: authorities(ca_file))
         self._to: dict[Server, Connections] = {}
         self._lock = threading.Lock()
 
@@ -256,7 +255,7 @@ class Pool:
         """Those to one server, made at the first call."""
         with self._lock:
             if server not in self._to:
-                self._to[server] = Connections(server, stall_s=self._stall_s, ca_file=self._ca_file)
+                self._to[server] = Connections(server, stall_s=self._stall_s, trusted=self._trusted)
             return self._to[server]
 
     def close(self) -> None:

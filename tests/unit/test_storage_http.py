@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from dynamo_entry.storage.http import Connections, Server, authorities
+from dynamo_entry.storage import http as storage_http
+from dynamo_entry.storage.http import Pool, Server, authorities
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -30,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def connections():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        made = Connections(Server("http", "127.0.0.1", server.server_port), stall_s=10)
+        made = Pool(stall_s=10, ca_file="").to(Server("http", "127.0.0.1", server.server_port))
         yield made
         made.close()
         server.shutdown()
@@ -66,3 +67,14 @@ def test_private_authorities_are_not_refused_for_a_missing_extension(monkeypatch
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
+
+
+def test_authorities_are_read_once_for_all_servers(monkeypatch):
+    """A registry, its server of tokens and its store of blobs: the file takes longer to read than a request."""
+    read = []
+    monkeypatch.setattr(
+        storage_http, "authorities", lambda ca_file: read.append(ca_file) or ssl.create_default_context()
+    )
+    pool = Pool(stall_s=10, ca_file="")
+    contexts = {pool.to(Server("https", f"{name}.example.com", 443))._new(None)._context for name in "abc"}
+    assert len(contexts) == len(read) == 1

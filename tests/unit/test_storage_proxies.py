@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from dynamo_entry.errors import StorageDenied, StorageUnavailable
-from dynamo_entry.storage.http import Connections, Server
+from dynamo_entry.storage.http import Pool, Server
 from dynamo_entry.storage.proxies import Proxy, is_direct, proxy_for
 
 
@@ -102,7 +102,7 @@ def refusing(monkeypatch):
 
 
 def ask():
-    connections = Connections(Server("https", "registry.example.com", 443), stall_s=10)
+    connections = Pool(stall_s=10, ca_file="").to(Server("https", "registry.example.com", 443))
     with connections.exchange("oci://x: get", "GET", "/", {}):
         """Never reached."""
 

@@ -116,6 +116,7 @@ def test_forged_planes(stored, reasons):
     assert caught.value.reason in reasons
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2 * SMALL_BYTES))
 def test_interleaved(length):
     """Both kinds of memory that a buffer may be."""

@@ -13,8 +13,10 @@ from dynamo_entry.engine.dynamo import STANDBY_VARIABLES
 from dynamo_entry.kube import api
 from dynamo_entry.kube.cluster import Cluster, Object
 
-#: On a pod that their node agent restores, and on one that it captures.
+#: On a pod that their node agent restores, or that their webhook, which may come after ours, gives it to restore; and on
+#: one that it captures.
 _MARKS = (
+    "nvidia.com/dynamo-checkpoint-restore-candidate",
     "nvidia.com/restore-from",
     "nvidia.com/restore-container-map",
     "nvidia.com/snapshot-is-checkpoint-source",

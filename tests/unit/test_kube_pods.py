@@ -494,6 +494,8 @@ def test_which_pods_are_wired(case, made, what, settings, reason):
 THEIRS = [
     ({"annotations": {"nvidia.com/restore-from": "snap"}}, {}),
     ({"annotations": {"nvidia.com/restore-container-map": "main=engine-0"}}, {}),
+    # Their webhook may come after ours: it makes such a pod one that their agent restores.
+    ({"annotations": {"nvidia.com/dynamo-checkpoint-restore-candidate": "true"}}, {}),
     ({"labels": {"nvidia.com/snapshot-is-checkpoint-source": "true"}}, {}),
     ({"annotations": {"nvidia.com/snapshot-is-checkpoint-source": "true"}}, {}),
     ({}, {"env": [{"name": "SNAPSHOT_RESTORE_STANDBY", "value": "1"}]}),
@@ -546,7 +548,7 @@ def test_a_template_of_nvidias_own_snapshots_is_refused(marks):
     """Two agents on one pod: it is said at once, not after the deadline."""
     made = checkpoint()
     made["spec"]["job"]["podTemplateSpec"]["metadata"] = marks
-    with pytest.raises(Unfit, match=r"nvidia.com/(snapshot|restore)") as caught:
+    with pytest.raises(Unfit, match=r"nvidia.com/(snapshot|restore|dynamo-checkpoint)") as caught:
         created(made)
     assert caught.value.reason == "TemplateInvalid"
 

@@ -225,6 +225,8 @@ def _check_namespaces(pid: int) -> None:
                 hint="switch the engine's sandbox off",
                 reason="OwnNamespace",
             )
+    if proc.has_ended(pid):
+        return  # a zombie has no namespaces for children
     for name in ("pid", "time"):
         own = _namespace(pid, name)
         if own and own != _namespace(pid, f"{name}_for_children"):

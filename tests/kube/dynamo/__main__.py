@@ -83,12 +83,23 @@ def probe(path: str, period_s: int, failures: int) -> Object:
     }  # fmt: skip
 
 
+def services(graph: Object) -> Object:
+    """Those of v1alpha1 as they are, components of v1beta1 in their form."""
+    found = dict(graph["spec"].get("services", {}))
+    for component in graph["spec"].get("components", ()):
+        template = component["podTemplate"]["spec"]
+        main, *others = template["containers"]
+        extra = template | {"mainContainer": main, "containers": others}
+        found[component["name"]] = {"replicas": component.get("replicas", 1), "extraPodSpec": extra}
+    return found
+
+
 async def follow(api: Api) -> None:
     print("ready", flush=True)
     async for event, graph in api.watch(GRAPHS):
         if event == "DELETED":
             continue  # the garbage collector removes what it owns
-        for name, service in graph["spec"].get("services", {}).items():
+        for name, service in services(graph).items():
             wanted = deployment(graph, name, service)
             metadata = wanted["metadata"]
             path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/deployments/{metadata['name']}"

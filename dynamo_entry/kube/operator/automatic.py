@@ -62,7 +62,10 @@ class Graphs:
             self._tell_phase(graph, service, want.ref)
         elif want.identity:
             if self._are_snapshots_served:
-                message = f"{service}: Dynamo's own operator ignores checkpoint.identity and mode; this one does not"
+                message = (
+                    f"{service}: Dynamo's own operator ignores checkpoint.identity and mode; this one goes by them, and "
+                    "leaves the pods alone that the other marks for its own snapshots"
+                )
                 self._recorder.event(graph, "DeprecatedFields", message)
             found = self._sharing(storage.key(self._config, identity_hash(want.identity), namespace))
             if found is None:

@@ -61,8 +61,8 @@ class Unfit(Exception):
 
 def pauses(container: Object) -> bool:
     """Whether its engine pauses before it has a server: a probe of it says nothing about a creation."""
-    words = [*container.get("command", ()), *container.get("args", ())]
-    env = {one["name"]: one.get("value", "") for one in container.get("env", ())}
+    words = [*(container.get("command") or ()), *(container.get("args") or ())]
+    env = {one["name"]: one.get("value") or "" for one in container.get("env") or ()}
     return handshakes.pauses(words, env.get(PROTOCOL, ""))
 
 

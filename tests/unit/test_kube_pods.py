@@ -999,3 +999,10 @@ def test_a_store_of_fsspec_s_without_a_secret(kind):
     assert not [one for one in made.env if one["name"].endswith(("CREDENTIALS_DIR", "STORAGE_OPTIONS"))]
     with pytest.raises(SettingsError, match=f"{kind}.uri"):
         config.parse(f"storage: {{type: {kind}}}")
+
+
+def test_a_container_whose_fields_are_null_is_read_like_one_without_them():
+    """As Helm renders empty keys; else no pod of the graph would be restored."""
+    assert not podspec.pauses({"name": "sidecar", "command": None, "args": None, "env": None})
+    env = [{"name": "DYNAMO_CHECKPOINT_PROTOCOL", "value": None}]
+    assert podspec.pauses({"name": "main", "args": ["python3", "-m", "dynamo.vllm"], "env": env})

@@ -13,10 +13,13 @@ LIMIT_BYTES = 1 << 20
 def read(path: str) -> bytes:
     """Raises OSError, also for what is not a regular file (a fifo would keep us waiting), or is too large."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
-        data = file.read(LIMIT_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > LIMIT_BYTES:
         raise OSError(errno.EFBIG, f"larger than {LIMIT_BYTES >> 20} MiB", path)
     return data

@@ -46,7 +46,7 @@ class Handshake(Protocol):
         """Before the frozen engine is back. Raises RestoreFailed."""
 
     def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
-        """Tell it who it is now, and that it may go on; ``pids`` is its tree. Raises OSError."""
+        """Tell it who it is now, and that it may go on; ``pids`` is its tree. Raises OSError, SettingsError."""
 
     def has_reacted(self) -> bool:
         """Whether the engine has seen that it may go on."""
@@ -60,7 +60,7 @@ def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scrat
     given = (environ.get(name) for name in dynamo.DIRECTORY_VARIABLES)
     directory = next(filter(None, given), f"{scratch}/control")
     if protocol == "vllm-snapshot" or (protocol == "auto" and vllm_snapshot.is_server(argv)):
-        return vllm_snapshot.Handshake.of_pod(argv, directory)
+        return vllm_snapshot.Handshake.of_pod(argv, environ, directory)
     if protocol == "dynamo" or (protocol == "auto" and dynamo.is_spoken(argv, environ)):
         return dynamo.Handshake(directory)
     return None
@@ -96,5 +96,5 @@ def let_go_or_warn(
     """``let_go`` where nothing depends on its success."""
     try:
         handshake.let_go(environ, argv, pids)
-    except OSError as error:
+    except (OSError, SettingsError) as error:
         log.warning("engine still paused", directory=handshake.directory, message=str(error))

@@ -31,6 +31,12 @@ _ORDINARY = re.compile(
     rf"|-m{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server))(?=[\s\0]|$)"
 )
 _SNAPSHOT = re.compile(rf"-m{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
+#: Servers that are not reached by plain HTTP.
+_OTHERWISE = re.compile(r"[\s\0]--(?:ssl-certfile|ssl-keyfile|uds)(?=[=\s\0])")
+
+#: In a shell line.
+_VARIABLE = re.compile(r"\$(?:(?=\w)|\{(?=\w+\}))(\w+)\}?")
+
 _CONTROL = re.compile(rf"{_GAP}--(?:ready-file|release-file|release-timeout-s)(?:=|{_GAP})[^\s\0]+")
 
 
@@ -87,18 +93,25 @@ class Handshake:
         self.directory = os.path.dirname(release)
 
     @classmethod
-    def of_pod(cls, argv: Sequence[str], directory: str) -> Handshake:
+    def of_pod(cls, argv: Sequence[str], environ: Mapping[str, str], directory: str) -> Handshake:
         """The files that a snapshot server's command names, else those of ``paused``. Raises SettingsError."""
         line = "\0".join(argv)
         if not is_server(argv):
             if not _ORDINARY.search(line):
-                raise _invalid("the command starts neither vllm serve nor vllm.snapshot.server")
+                raise SettingsError(
+                    "DYNAMO_CHECKPOINT_PROTOCOL='vllm-snapshot': the command starts neither vllm serve nor "
+                    "vllm.snapshot.server",
+                    hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
+                )  # fmt: skip
+            _listener(argv, environ)
             return cls(f"{directory}/vllm-ready", f"{directory}/vllm-release")
         ready, release = (_value(line, option) for option in (_READY_OPTION, _RELEASE_OPTION))
         if not (ready.startswith("/") and release.startswith("/")):
-            raise _invalid(
-                f"the snapshot server needs absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}"
-            )
+            raise SettingsError(
+                f"vllm.snapshot.server has no absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}",
+                hint="give both in the command", reason="SettingsInvalid",
+            )  # fmt: skip
+        _listener(argv, environ)
         return cls(ready, release)
 
     @property
@@ -139,9 +152,9 @@ class Handshake:
             ) from None  # fmt: skip
 
     def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
-        """Tell a paused engine where to listen: as this pod's own command says. Raises OSError."""
-        del environ, pids
-        host, port = _listener(argv)
+        """Tell a paused engine where to listen: as this pod's own command says. Raises OSError, SettingsError."""
+        del pids
+        host, port = _listener(argv, environ)
         new = f"{self._release}.new"
         with open(new, "w", encoding="utf-8") as file:
             json.dump({"release": True, "host": host, "port": port}, file)
@@ -152,9 +165,10 @@ class Handshake:
         return True
 
     def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
-        """Where the engine answers 200 once its weights are back."""
-        del environ
-        host, port = _listener(argv)
+        """Where the engine answers 200 once its weights are back; empty where it does not by plain HTTP."""
+        if _OTHERWISE.search("\0".join(argv)):
+            return ""
+        host, port = _listener(argv, environ)
         if host in (None, "0.0.0.0", "::"):  # noqa: S104 - every interface, and so loopback
             host = "127.0.0.1"
         return f"http://[{host}]:{port}/health" if ":" in host else f"http://{host}:{port}/health"
@@ -185,20 +199,23 @@ def recorded(facts: Mapping[str, Any]) -> Handshake | None:
     return Handshake(*paths)
 
 
-def _listener(argv: Sequence[str]) -> tuple[str | None, int]:
-    """Host (None: every interface) and port of a command, or of a shell line in it."""
+def _listener(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str | None, int]:
+    """Host (None: every interface) and port of a command, or of a shell line in it. Raises SettingsError."""
     line = "\0".join(argv)
-    port = _value(line, "--port")
-    return _value(line, "--host") or None, int(port) if port.isdecimal() else _DEFAULT_PORT
+    host, port = (
+        _VARIABLE.sub(lambda found: environ.get(found[1], found[0]), _value(line, option))
+        for option in ("--host", "--port")
+    )
+    if "$" in host or (port and not port.isdecimal()) or (not port and _value(line, "--config")):
+        raise SettingsError(
+            f"where vLLM listens cannot be read from its command: --host {host!r}, --port {port!r}",
+            hint="give --port, and --host where it is needed, in the command: as numbers, names or variables of the pod",
+            reason="SettingsInvalid",
+        )
+    return host or None, int(port or _DEFAULT_PORT)
 
 
 def _value(line: str, option: str) -> str:
-    found = re.search(rf"(?<=[\s\0]){option}(?:=|{_GAP})['\"]?([^\s\0'\"]+)", line)
-    return found[1] if found else ""
-
-
-def _invalid(message: str) -> SettingsError:
-    return SettingsError(
-        f"DYNAMO_CHECKPOINT_PROTOCOL='vllm-snapshot': {message}",
-        hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
-    )  # fmt: skip
+    """What a command says of an option, the last time that it does."""
+    found = re.findall(rf"(?<=[\s\0]){option}(?:=|{_GAP})['\"]?([^\s\0'\";&|)]+)", line)
+    return found[-1] if found else ""

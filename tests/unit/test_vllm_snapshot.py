@@ -87,7 +87,7 @@ def test_both_ways_lead_back():
 )  # fmt: skip
 def test_a_command_that_cannot_pause_is_refused(command, why):
     with pytest.raises(SettingsError, match=why):
-        vllm_snapshot.Handshake.of_pod(command, "/c")
+        vllm_snapshot.Handshake.of_pod(command, {}, "/c")
 
 
 @pytest.fixture
@@ -122,15 +122,36 @@ def test_what_an_earlier_container_left_is_removed(handshake, name):
         (["vllm", "serve", "m"], (None, 8000), "http://127.0.0.1:8000/health"),
         (["vllm", "serve", "m", "--port", "8123", "--host=0.0.0.0"], ("0.0.0.0", 8123), "http://127.0.0.1:8123/health"),
         (["sh", "-c", "vllm serve m --host '::1' --port=\"9\""], ("::1", 9), "http://[::1]:9/health"),
-        (["vllm", "serve", "m", "--port", "$PORT"], (None, 8000), "http://127.0.0.1:8000/health"),
+        (["vllm", "serve", "m", "--port", "1", "--port", "9001"], (None, 9001), "http://127.0.0.1:9001/health"),
+        (["sh", "-c", "vllm serve m --port 9000; true"], (None, 9000), "http://127.0.0.1:9000/health"),
+        (["sh", "-c", "vllm serve m --port $PORT --host ${POD_IP}"], ("10.1.2.3", 8124), "http://10.1.2.3:8124/health"),
+        (["vllm", "serve", "m", "--config", "c.yaml", "--port", "9"], (None, 9), "http://127.0.0.1:9/health"),
+        (["vllm", "serve", "m", "--port=9", "--ssl-certfile", "/x"], (None, 9), ""),
+        (["sh", "-c", "vllm serve m --uds=/run/x"], (None, 8000), ""),
     ],
 )  # fmt: skip
 def test_a_replica_listens_where_its_own_command_says(handshake, command, marker, url):
-    handshake.let_go({}, command, [])
+    environ = {"PORT": "8124", "POD_IP": "10.1.2.3"}
+    handshake.let_go(environ, command, [])
     with open(f"{handshake.directory}/release", encoding="utf-8") as file:
         assert json.load(file) == {"release": True, "host": marker[0], "port": marker[1]}
     assert os.listdir(handshake.directory) == ["release"]
-    assert handshake.health_url({}, command) == url
+    assert handshake.health_url(environ, command) == url
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sh", "-c", "vllm serve m --port $PORT"],
+        ["sh", "-c", "vllm serve m --host ${POD_IP"],
+        ["vllm", "serve", "m", "--config", "c.yaml"],
+        ["python3", "-m", "vllm.snapshot.server", "--ready-file", "/r", "--release-file", "/l", "--", "m", "--port", "$(p)"],
+    ],
+)  # fmt: skip
+def test_where_a_replica_would_listen_is_known_at_creation(command):
+    """Else it would answer where nobody asks."""
+    with pytest.raises(SettingsError, match="where vLLM listens"):
+        vllm_snapshot.Handshake.of_pod(command, {}, "/c")
 
 
 def test_files_that_cannot_be_used_are_refused_by_name(tmp_path):

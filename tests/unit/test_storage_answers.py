@@ -204,3 +204,18 @@ def test_a_server_that_leads_elsewhere_for_ever(bucket, status, region):
     listing = {"list-type": [status, headers, ""], "HEAD": [status, headers, ""]}
     with bucket(**listing) as store, pytest.raises(StorageError):
         [*store.neighbours()]
+
+
+@pytest.mark.parametrize(
+    "link", ['</v2/ck/tags/list?last=a>; rel="next"', '<list?last=a>; rel="next"', '<?last=a>; rel="next"']
+)
+def test_the_next_page_of_tags_is_where_the_answer_says(registry, link):
+    """Relative to the page, or to the server; also where a page has no tags."""
+    said = {
+        "last=a": [200, {}, "second"],
+        "/tags/list": [200, {"Link": link}, "first"],
+        "/manifests/": [200, {}, "manifest"],
+    }
+    parts = {"first": b'{"tags": null}', "second": b'{"tags": ["b"]}', "manifest": manifest(5)}
+    with registry(parts, **said) as store:
+        assert [one.location.rpartition(":")[2] for one in store.neighbours()] == ["b"]

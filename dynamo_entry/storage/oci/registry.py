@@ -6,7 +6,7 @@ Imported by none that only reads an archive. What oras has not is here or in the
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
@@ -36,7 +36,6 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         super().__init__(insecure=place.server.scheme == "http")
         self._client = client
         self._repository = _Repository(place)
-        self._asked: set[str] = set()
 
     def do_request(  # noqa: PLR0917 - oras' order
         self,
@@ -56,19 +55,27 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         def attempt() -> Answer:
             return self._client.once(_operation(url), method, url, headers or {}, body or b"")
 
-        if method != "GET":
-            return _Response(attempt())
-        if self._is_enough(url):
-            return _Response(Answer(200, "", "", b'{"tags": []}'))
-        return _Response(self._client.tried(attempt))
+        return _Response(self._client.tried(attempt) if method == "GET" else attempt())
 
-    def tags(self) -> list[str]:
-        """All of them; none where the repository is not there yet. Raises StorageError."""
-        self._asked.clear()
+    def tags(self) -> Iterator[str]:
+        """All of them; none where the repository is not there yet. Raises StorageError.
+
+        Page by page: oras' get_tags keeps them all, ends at a page without tags, and looks for the next one from the
+        server's root, where the specification has it relative to the page.
+        """
+        url = f"{self.prefix}://{self._repository.tags_url()}"
+        asked: set[str] = set()
         try:
-            return [str(tag) for tag in self.get_tags(self._repository)]
+            while url not in asked and len(asked) < _PAGES:  # who repeats itself has no more to tell
+                asked.add(url)
+                page = self.do_request(url)
+                yield from map(str, page.json()["tags"] or ())
+                following = page.links.get("next", {}).get("url")
+                if not following:
+                    return
+                url = self._client.url(following, url)
         except NotFound:
-            return []
+            return
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StorageError(
                 f"{self._client.name}: tags was answered with something else than a list",
@@ -112,13 +119,6 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         begun = self.do_request(f"{self.prefix}://{self._repository.upload_blob_url()}", "POST")
         return self._client.url(begun.headers["Location"])
 
-    def _is_enough(self, url: str) -> bool:
-        """A registry that repeats itself has no more to tell; oras would ask for ever."""
-        if url in self._asked or len(self._asked) == _PAGES:
-            return True
-        self._asked.add(url)
-        return False
-
 
 class _Repository(oras.container.Container):  # type: ignore[misc]
     """As the location says. oras would take the first part of ``team.x/ck`` for a registry."""
@@ -139,7 +139,7 @@ class _Response(requests.Response):
         self.headers.update({"Location": answer.location, "Link": answer.link})
 
     def json(self, **_: Any) -> Any:
-        """Asked for of lists of tags alone; oras would take anything without one for an empty one."""
+        """Asked for of lists of tags alone."""
         document = decoded(self.content)
         if "tags" not in document:
             raise ValueError

@@ -91,7 +91,7 @@ class LocalWriter(Writer):
 
     def commit(self) -> ObjectStat:
         try:
-            with posix.translated(self._path):
+            with posix.translated(self._path, is_publication=True):
                 self._writeback.stop()
                 os.fsync(self._descriptor)
                 self._publish()

@@ -34,7 +34,7 @@ _UNSUPPORTED = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno
 _LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
-def storage_error(error: OSError, path: str) -> StorageError:
+def storage_error(error: OSError, path: str, *, is_publication: bool = False) -> StorageError:
     """The error of our hierarchy that an OSError about ``path`` means."""
     message = f"{path}: {error.strerror}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -50,7 +50,7 @@ def storage_error(error: OSError, path: str) -> StorageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "enlarge the volume, or free space: dynamo-entryctl prune removes what killed creators left"
         return StorageError(message, hint=hint, reason="DiskFull")
-    if error.errno in _LACKING:
+    if is_publication and error.errno in _LACKING:
         hint = "use a volume that knows rename(2) and fsync(2), or the bucket itself as location (s3://…)"
         return StorageDenied(message, hint=hint, reason="VolumeUnfit")
     if error.errno in _TRANSIENT:
@@ -59,12 +59,12 @@ def storage_error(error: OSError, path: str) -> StorageError:
 
 
 @contextmanager
-def translated(path: str) -> Iterator[None]:
+def translated(path: str, *, is_publication: bool = False) -> Iterator[None]:
     """Turn an OSError of the block into the StorageError it means."""
     try:
         yield
     except OSError as error:
-        raise storage_error(error, path) from error
+        raise storage_error(error, path, is_publication=is_publication) from error
 
 
 def object_stat(status: os.stat_result) -> ObjectStat:

@@ -58,17 +58,13 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
     url = _value(environ, "HTTPS_PROXY")
     if not url or is_direct(host, port, _value(environ, "NO_PROXY")):
         return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
     try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port or 80
-    except ValueError:
-        port = 0
-    if parts.scheme != "http" or not parts.hostname or not port:
-        raise StorageDenied(
-            f"HTTPS_PROXY names no proxy that can be used: {_without_login(parts)!r}",
-            hint="give it as http://HOST:PORT: what goes through it is encrypted all the same",
-            reason="ProxyInvalid",
-        )
+    except ValueError as error:
+        raise _invalid(str(error)) from None  # what is wrong with it, not the login in it
+    if parts.scheme != "http" or not parts.hostname:
+        raise _invalid(_without_login(parts))
     return Proxy(parts.hostname, port, _login(parts))
 
 
@@ -122,6 +118,14 @@ def _is_in(address: Address, network: str) -> bool:
         return address in ipaddress.ip_network(network, strict=False)
     except ValueError:
         return False
+
+
+def _invalid(what: str) -> StorageDenied:
+    return StorageDenied(
+        f"HTTPS_PROXY names no proxy that can be used: {what}",
+        hint="give it as http://HOST:PORT: what goes through it is encrypted all the same",
+        reason="ProxyInvalid",
+    )
 
 
 def _value(environ: Mapping[str, str], name: str) -> str:

@@ -71,7 +71,8 @@ def test_the_proxy(name, url, proxy):
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:secret@proxy:1", "socks5://proxy:1", "http://", "http://proxy:0x1"]
+    "url",
+    ["https://me:secret@proxy:1", "socks5://proxy:1", "http://", "http://proxy:0x1", "http://[fd00::1:3128"],
 )
 def test_a_proxy_that_cannot_be_used_is_named(url):
     """Without its password."""

@@ -66,9 +66,23 @@ def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[
     """Unix sockets are bound anew. Raises Incompatible for a directory that takes none."""
     for path in paths:
         directory = os.path.dirname(path)
-        if directory not in travelling and not os.path.isdir(directory):
+        if not os.path.isdir(directory) and not _comes_along(directory, travelling, here):
             raise _missing(Regular(directory, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
         _check_place(path, "a unix socket,", here)
+
+
+def _comes_along(directory: str, travelling: Collection[str], here: list[mounts.Mount]) -> bool:
+    """Whether the delta brings a directory, or a link or directory on the way to it, that is on no volume here.
+
+    A socket's name is what the engine called it by: ``/var/run/x`` where ``/run/x`` travels.
+    """
+    path = os.path.realpath(directory)
+    volumes = {mount.point for mount in here} - set(mounts.captured_roots(here))
+    while path != "/" and path not in volumes:
+        if path in travelling:
+            return True
+        path = os.path.dirname(path)
+    return False
 
 
 def _check_place(path: str, what: str, here: list[mounts.Mount]) -> None:
@@ -189,9 +203,9 @@ def check_executable(recorded: Iterable[str]) -> None:
     """Raises Incompatible that names a directory from which nothing may be run here."""
     for directory in recorded:
         existing = directory
-        while not os.path.exists(existing):
+        while existing and not os.path.exists(existing):
             existing = os.path.dirname(existing)
-        if os.statvfs(existing).f_flag & os.ST_NOEXEC:
+        if os.statvfs(existing or "/").f_flag & os.ST_NOEXEC:
             raise Incompatible(
                 f"the engine runs a program or a library in {directory}, which is mounted noexec here",
                 hint="mount it without noexec, as at creation",

@@ -83,9 +83,8 @@ def _of(pid: int) -> list[str]:
     found = []
     if any(line.endswith(("/[aio] (deleted)", "/[aio]")) for line in proc.maps(pid)):
         found.append("asynchronous I/O (io_submit), as far as it is under way,")
-    policies = {
-        line.split()[1] for line in proc.read(pid, "numa_maps").decode("ascii", "replace").splitlines()
-    }
+    rows = (line.split() for line in proc.read(pid, "numa_maps").split(b"\n"))
+    policies = {row[1].decode("ascii", "replace") for row in rows if len(row) > 1}
     if other := sorted(policies - {"default"}):
         found.append(f"the memory policy {', '.join(other)}")
     if b"ksm_merge_any: yes" in proc.read(pid, "ksm_stat"):

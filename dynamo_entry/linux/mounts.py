@@ -64,9 +64,9 @@ def is_below(path: str, paths: tuple[str, ...]) -> bool:
 
 def is_read_only(path: str) -> bool:
     """Whether the nearest directory of a path that is there lies on a read-only filesystem."""
-    while not os.path.isdir(path):
+    while path and not os.path.isdir(path):
         path = os.path.dirname(path)
-    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    return bool(os.statvfs(path or "/").f_flag & os.ST_RDONLY)
 
 
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:

@@ -151,7 +151,7 @@ def shared_mappings(pid: int) -> list[tuple[int, int]]:
     Where that cannot be read, the process shares nothing: its memory becomes its own in a restore, which is right
     and only takes more room.
     """
-    return parse_shared(read(pid, "smaps").decode("utf-8", "replace").splitlines())
+    return parse_shared(read(pid, "smaps").decode("utf-8", "replace").split("\n")[:-1])
 
 
 def parse_shared(lines: Iterable[str]) -> list[tuple[int, int]]:

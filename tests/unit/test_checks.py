@@ -3,15 +3,16 @@
 import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
 from dynamo_entry.checks import files, host, image
-from dynamo_entry.criu.rewrite.files import Regular
+from dynamo_entry.criu.rewrite.files import Regular, deleted
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf
 from dynamo_entry.linux.cgroup import Room
-from dynamo_entry.linux.mounts import Mount
+from dynamo_entry.linux.mounts import Mount, is_read_only
 
 HERE = {
     "arch": "x86_64",
@@ -213,3 +214,24 @@ def test_a_sample_changes_with_the_content(tmp_path, size):
     assert files.check_content([first], (str(tmp_path),)) == []
     os.utime(path, ns=(1, 1))
     assert files.check_content([first], ()) == []
+
+
+def test_a_sockets_directory_may_come_along_under_another_name(tmp_path, mounts):
+    """``/var/run`` is a link to ``/run`` in Debian's images; an engine may have made a link of its own."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var").symlink_to(tmp_path / "run")
+    travelling = {f"{tmp_path}/run/vllm", f"{tmp_path}/run/latest"}
+    files.check_sockets(
+        [f"{tmp_path}/var/vllm/engine.sock", f"{tmp_path}/run/latest/a/b.sock"], travelling, mounts
+    )
+    with pytest.raises(Incompatible):
+        files.check_sockets([f"{tmp_path}/var/other/engine.sock"], travelling, mounts)
+
+
+def test_a_path_that_is_none_is_no_reason_to_search_for_ever():
+    """Archives are anybody's."""
+    files.check_executable(["", "x", "x/y"])
+    assert isinstance(is_read_only("x/y"), bool)
+    remaps = [SimpleNamespace(orig_id=1, remap_type=1)]
+    entry = SimpleNamespace(id=1, reg=SimpleNamespace(name="x"), HasField=lambda name: name == "reg")
+    assert deleted([entry], remaps) == []

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from dynamo_entry.checks import left_behind
 from dynamo_entry.linux import proc
 
 WORK = {
@@ -52,3 +53,19 @@ def _settled():
     )[1]:
         assert time.monotonic() < deadline, "steps of sleeping processes change"
     return steps
+
+
+@pytest.mark.parametrize("name", [b"model\x0c", b"a\x1c b", "\u2028".encode(), b"\xff\r"])
+def test_a_mapped_file_may_have_any_name(tmp_path, name):
+    """The kernel ends lines by a newline alone; str.splitlines() at ten others, too."""
+    path = os.path.join(os.fsencode(tmp_path), name)
+    with open(path, "wb") as file:
+        file.write(bytes(8192))
+    script = "import mmap, os, sys; m = mmap.mmap(os.open(os.fsencode(sys.argv[1]), 2), 8192); print(m[0], flush=True); os.read(0, 1)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"0\n"
+        assert isinstance(proc.shared_mappings(process.pid), list)
+        assert not [thing for thing in left_behind.find([process.pid]) if "memory policy" in thing]
+        process.stdin.close()

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from dynamo_entry.criu.rewrite.unix import NOT_BOUND
+
 #: Kernel file systems: their files are there, or CRIU knows what to do.
 _KERNELS = ("/dev/", "/proc/", "/sys/")
 
@@ -49,7 +51,7 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
     for entry in entries:
         if not entry.HasField("reg") or entry.id in remapped or entry.reg.ext:
             continue
-        reg, name = entry.reg, _text(entry.reg.name)
+        reg, name = entry.reg, text(entry.reg.name)
         if name.startswith("/") and not name.startswith(_KERNELS):
             size = reg.size if reg.HasField("size") else None
             build_id = struct.pack(f"={len(reg.build_id)}I", *reg.build_id)
@@ -66,7 +68,7 @@ def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
     What is only written to goes on at the present end.
     """
     for entry in entries:
-        if entry.HasField("reg") and (name := _text(entry.reg.name)) in sizes:
+        if entry.HasField("reg") and (name := text(entry.reg.name)) in sizes:
             entry.reg.ClearField("size")
             if entry.reg.flags & os.O_ACCMODE == os.O_WRONLY:
                 entry.reg.pos = sizes[name]
@@ -75,10 +77,11 @@ def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
 def deleted(entries: Iterable[Any], remaps: Iterable[Any]) -> list[str]:
     """Paths of files that the images bring along, since they had no name any more: CRIU makes them for a moment."""
     remade = {remap.orig_id for remap in remaps if remap.remap_type == _GHOST}
-    return sorted({_text(one.reg.name) for one in entries if one.HasField("reg") and one.id in remade})
+    names = {text(one.reg.name) for one in entries if one.HasField("reg") and one.id in remade}
+    return sorted(name for name in names if name.startswith("/"))
 
 
-def _text(name: str | bytes) -> str:
+def text(name: str | bytes) -> str:
     """A path of the images: protobuf shows as bytes what is not UTF-8, which a name of a file need not be."""
     return name if isinstance(name, str) else os.fsdecode(name)
 
@@ -103,10 +106,10 @@ def found_here(path: str) -> str:
 def follow_volumes(entries: Iterable[Any]) -> None:
     """Let the files and watches among ``entries`` of files.img be found here."""
     for entry in entries:
-        if entry.HasField("reg") and (here := found_here(name := _text(entry.reg.name))) != name:
+        if entry.HasField("reg") and (here := found_here(name := text(entry.reg.name))) != name:
             entry.reg.name = here
         for watch in entry.ify.wd if entry.HasField("ify") else ():
-            if (here := found_here(path := _text(watch.f_handle.path))) != path:
+            if (here := found_here(path := text(watch.f_handle.path))) != path:
                 watch.f_handle.path = here
 
 
@@ -114,7 +117,7 @@ def watched(entries: Iterable[Any]) -> list[str]:
     """Paths of inotify watches."""
     return sorted(
         {
-            _text(watch.f_handle.path)
+            text(watch.f_handle.path)
             for entry in entries
             if entry.HasField("ify")
             for watch in entry.ify.wd
@@ -169,9 +172,6 @@ def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Loc
     )
 
 
-#: Flags of sockets that CRIU does not bind: outside of the tree, its own, called back, inherited (USK_* of criu/sk-unix.c).
-_NOT_BOUND = 0b1111
-
 #: How a file is found whose name leads elsewhere, or nowhere (criu/images/remap_file_path.proto).
 _LINKED, _GHOST = 0, 1
 
@@ -191,11 +191,11 @@ def traces(entries: Iterable[Any], remaps: Iterable[Any]) -> Traces:
     sockets: dict[str, None] = {}
     names: dict[int, str] = {}
     for entry in entries:
-        if entry.HasField("usk") and not entry.usk.uflags & _NOT_BOUND:
+        if entry.HasField("usk") and not entry.usk.uflags & NOT_BOUND:
             if path := _path(entry.usk):
                 sockets[path] = None
         elif entry.HasField("reg"):
-            names[entry.id] = _text(entry.reg.name)
+            names[entry.id] = text(entry.reg.name)
     files: dict[str, None] = {}
     for remap in remaps:
         if name := names.get(remap.orig_id):
@@ -212,5 +212,5 @@ def _path(socket: Any) -> str:
     if not name or name.startswith("\0"):
         return ""
     if not name.startswith("/"):
-        name = f"{socket.name_dir}/{name}" if socket.name_dir else ""
+        name = f"{text(socket.name_dir)}/{name}" if socket.name_dir else ""
     return name

@@ -101,7 +101,9 @@ class Rewriter:
         if "filelocks.img" not in self._source.names:
             return []
         entries = images.locks(self._source.read("filelocks.img")).messages
-        paths = {file.reg.id: file.reg.name for file in self._files.messages if file.HasField("reg")}
+        paths = {
+            file.reg.id: files.text(file.reg.name) for file in self._files.messages if file.HasField("reg")
+        }
         return files.locks(
             entries,
             {

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 #: criu/images/sk-unix.proto and linux/tcp_states.h: what a socket that others can reach looks like.
 _LISTEN, _CLOSE = 10, 7
 
+#: Flags of sockets that CRIU does not bind: outside of the tree, its own, called back, inherited (USK_* of criu/sk-unix.c).
+NOT_BOUND = 0b1111
+
 
 class Named(NamedTuple):
     """A name that CRIU is going to bind; it is a path unless its first byte is 0."""
@@ -30,12 +33,16 @@ class Named(NamedTuple):
 
 
 def named(entries: Iterable[Any]) -> list[Named]:
-    """Of sockets that others can reach: not of connections, which have the name of the one that accepted them."""
+    """Of sockets that others can reach: not of connections, which have the name of the one that accepted them.
+
+    Nor of the peers outside of the engine that a datagram socket is connected to (``/dev/log``).
+    """
     found = {}
     for usk in _sockets(entries):
         name = bytes(usk.name)
         is_path = name.startswith(b"/")
-        if usk.state in (_LISTEN, _CLOSE) and not usk.deleted and (is_path or name.startswith(b"\0")):
+        can_be_reached = usk.state in (_LISTEN, _CLOSE) and not usk.deleted and not usk.uflags & NOT_BOUND
+        if can_be_reached and (is_path or name.startswith(b"\0")):
             found[usk.type, name] = Named(usk.type, name.rstrip(b"\0") if is_path else name)
     return list(found.values())
 

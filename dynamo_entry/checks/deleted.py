@@ -24,7 +24,7 @@ def check(pids: Iterable[int]) -> None:
 
 
 def _check(pid: int, name: str, path: str, here: list[mounts.Mount]) -> None:
-    if mounts.is_read_only(path):
+    if mounts.flags(path) & os.ST_RDONLY:
         raise NotDumpable(
             f"process {pid} holds {path}, which was deleted, and whose volume is read-only: it cannot be made "
             "anew there",

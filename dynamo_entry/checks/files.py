@@ -86,7 +86,7 @@ def _comes_along(directory: str, travelling: Collection[str], here: list[mounts.
 
 
 def _check_place(path: str, what: str, here: list[mounts.Mount]) -> None:
-    if mounts.is_read_only(os.path.dirname(path)):
+    if mounts.flags(os.path.dirname(path)) & os.ST_RDONLY:
         volume = mounts.volume_of(path, here, mounts.captured_roots(here))
         raise Incompatible(
             f"the engine has {what} {path}, and {volume or 'the root filesystem'} is read-only here",
@@ -202,10 +202,7 @@ def executable_directories(pids: Iterable[int]) -> list[str]:
 def check_executable(recorded: Iterable[str]) -> None:
     """Raises Incompatible that names a directory from which nothing may be run here."""
     for directory in recorded:
-        existing = directory
-        while existing and not os.path.exists(existing):
-            existing = os.path.dirname(existing)
-        if os.statvfs(existing or "/").f_flag & os.ST_NOEXEC:
+        if mounts.flags(directory) & os.ST_NOEXEC:
             raise Incompatible(
                 f"the engine runs a program or a library in {directory}, which is mounted noexec here",
                 hint="mount it without noexec, as at creation",

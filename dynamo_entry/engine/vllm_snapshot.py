@@ -31,6 +31,7 @@ _ORDINARY = re.compile(
     rf"|-m{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server))(?=[\s\0]|$)"
 )
 _SNAPSHOT = re.compile(rf"-m{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
+
 #: Servers that are not reached by plain HTTP.
 _OTHERWISE = re.compile(r"[\s\0]--(?:ssl-certfile|ssl-keyfile|uds)(?=[=\s\0])")
 
@@ -96,22 +97,22 @@ class Handshake:
     def of_pod(cls, argv: Sequence[str], environ: Mapping[str, str], directory: str) -> Handshake:
         """The files that a snapshot server's command names, else those of ``paused``. Raises SettingsError."""
         line = "\0".join(argv)
-        if not is_server(argv):
-            if not _ORDINARY.search(line):
+        if is_server(argv):
+            ready, release = (_value(line, option) for option in (_READY_OPTION, _RELEASE_OPTION))
+            if not (ready.startswith("/") and release.startswith("/")):
                 raise SettingsError(
-                    "DYNAMO_CHECKPOINT_PROTOCOL='vllm-snapshot': the command starts neither vllm serve nor "
-                    "vllm.snapshot.server",
-                    hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
+                    f"vllm.snapshot.server has no absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}",
+                    hint="give both in the command", reason="SettingsInvalid",
                 )  # fmt: skip
-            _listener(argv, environ)
-            return cls(f"{directory}/vllm-ready", f"{directory}/vllm-release")
-        ready, release = (_value(line, option) for option in (_READY_OPTION, _RELEASE_OPTION))
-        if not (ready.startswith("/") and release.startswith("/")):
+        elif _ORDINARY.search(line):
+            ready, release = f"{directory}/vllm-ready", f"{directory}/vllm-release"
+        else:
             raise SettingsError(
-                f"vllm.snapshot.server has no absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}",
-                hint="give both in the command", reason="SettingsInvalid",
+                "DYNAMO_CHECKPOINT_PROTOCOL='vllm-snapshot': the command starts neither vllm serve nor "
+                "vllm.snapshot.server",
+                hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
             )  # fmt: skip
-        _listener(argv, environ)
+        _listener(argv, environ)  # where a replica would listen is known now
         return cls(ready, release)
 
     @property
@@ -124,7 +125,7 @@ class Handshake:
         return {"vllm_snapshot": {"ready": self._ready, "release": self._release}}
 
     def environment(self) -> dict[str, str | None]:
-        """It is told by its command alone."""
+        """Nothing: its command names the files."""
         return {}
 
     def prepare_creation(self) -> None:

@@ -62,11 +62,11 @@ def is_below(path: str, paths: tuple[str, ...]) -> bool:
     return any(path == other or path.startswith(f"{other.rstrip('/')}/") for other in paths)
 
 
-def is_read_only(path: str) -> bool:
-    """Whether the nearest directory of a path that is there lies on a read-only filesystem."""
+def flags(path: str) -> int:
+    """Of the filesystem (``os.ST_…``) of a path's nearest directory that is there."""
     while path and not os.path.isdir(path):
         path = os.path.dirname(path)
-    return bool(os.statvfs(path or "/").f_flag & os.ST_RDONLY)
+    return os.statvfs(path or "/").f_flag
 
 
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:

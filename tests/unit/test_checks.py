@@ -12,7 +12,7 @@ from dynamo_entry.criu.rewrite.files import Regular, deleted
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf
 from dynamo_entry.linux.cgroup import Room
-from dynamo_entry.linux.mounts import Mount, is_read_only
+from dynamo_entry.linux.mounts import Mount, flags
 
 HERE = {
     "arch": "x86_64",
@@ -231,7 +231,7 @@ def test_a_sockets_directory_may_come_along_under_another_name(tmp_path, mounts)
 def test_a_path_that_is_none_is_no_reason_to_search_for_ever():
     """Archives are anybody's."""
     files.check_executable(["", "x", "x/y"])
-    assert isinstance(is_read_only("x/y"), bool)
+    assert isinstance(flags("x/y"), int)
     remaps = [SimpleNamespace(orig_id=1, remap_type=1)]
     entry = SimpleNamespace(id=1, reg=SimpleNamespace(name="x"), HasField=lambda name: name == "reg")
     assert deleted([entry], remaps) == []

@@ -29,7 +29,7 @@ HEADER_BYTES = 1 << 20
 _USTAR = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
 _MAGIC = b"ustar\00000"
 
-#: A device number of what is no device, as Pythons before and after 3.11 write it.
+#: The device number of a member that is not a device, as Python writes it before 3.11 and since.
 _NO_DEVICE = (b"0000000\0", bytes(8))
 
 #: Types whose headers have nothing special about them.

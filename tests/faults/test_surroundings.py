@@ -121,7 +121,7 @@ def test_limits_that_are_too_low(side_by_side):
         assert not container.event("unexpected error")
 
 
-#: Setting → what is told of it, before the engine is started.
+#: Setting → the message about it, before the engine is started.
 UNUSABLE = {
     ("COMPRESSION", "zstd:999"): "SettingsInvalid",
     ("PRE_DUMP", "http://127.0.0.1:port/"): "SettingsInvalid",

@@ -180,7 +180,7 @@ def oras(server, directory, call):
 
 def test_by_a_proxy_that_wants_a_login(registries, monkeypatch, tmp_path):
     """HTTPS_PROXY with user and password; a name that only the proxy can resolve."""
-    registries("password")  # or why it cannot be had
+    registries("password")  # skips where there is no registry
     server = Registry(tmp_path / "registry", "DNS:registry.invalid")
     tunnel = Tunnel(server.port, "me:secret")
     logged_in(server, monkeypatch, tmp_path)

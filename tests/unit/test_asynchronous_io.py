@@ -16,7 +16,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Requester:
-    """A child that has a context, and goes on to its next step when it is told."""
+    """A child with an AIO context that takes one step at each request."""
 
     def __init__(self):
         self.told, self.tell = os.pipe()

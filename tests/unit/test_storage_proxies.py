@@ -127,7 +127,7 @@ def test_a_proxy_that_refuses_is_named(refusing, answer, kind, hint):
 
 
 def test_a_proxy_that_is_down_is_named(monkeypatch):
-    """Not the server, which nobody has asked."""
+    """The error is about the proxy, not about the server behind it."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(
         StorageUnavailable, match=r"the proxy 127.0.0.1:9 cannot be reached: Connection refused"

@@ -70,7 +70,7 @@ ENGINES = {
         {"prompt": PROMPT, "n_predict": 2, "temperature": 0, "seed": 1}, completion, is_canary=True,
     ),
     "vllm": Engine(
-        " ".join((*real.SERVE, "--port", "{port}")), "/v1/completions", real.COMPLETION, completion_text,
+        " ".join((*real.compiled(real.SERVE), "--port", "{port}")), "/v1/completions", real.COMPLETION, completion_text,
         real.SERVE_ENV, real.MEMORY,
     ),
 }  # fmt: skip

@@ -129,7 +129,25 @@ def test_every_script_part_and_option_exists():
     assert missing == set()
 
 
+def arguments(containerfile):
+    return set(re.findall(r"^ARG (\w+)", (ROOT / "images" / containerfile).read_text(), re.MULTILINE))
+
+
 def test_every_build_argument_exists():
-    files = "".join(path.read_text() for path in (ROOT / "images").rglob("Containerfile*"))
-    known = set(re.findall(r"^ARG (\w+)", files, re.MULTILINE))
+    known = set().union(*(arguments(path) for path in (ROOT / "images").rglob("Containerfile*")))
     assert {(page, match[1]) for page, match in found(r"--build-arg (\w+)") if match[1] not in known} == set()
+
+
+def test_the_image_from_source_takes_the_arguments_that_the_quick_start_says():
+    lacks = arguments("Containerfile") - arguments("Containerfile.source") - {"BUILDER", "IMAGE_ID"}
+    assert lacks == {"STORES", "SNAPSHOT", "CRIU_VERSION"}
+
+
+def test_every_argument_of_an_image_has_a_default():
+    """But for what may be empty: a build without any argument says what it lacks, or works."""
+    required = {
+        (path.name, line)
+        for path in (ROOT / "images").glob("Containerfile*")
+        for line in re.findall(r"^ARG \w+$", path.read_text(), re.MULTILINE)
+    }
+    assert required == set()

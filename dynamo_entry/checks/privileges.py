@@ -113,7 +113,7 @@ def check_restore(have: Privileges) -> None:
         raise RestoreFailed(
             "this container may not choose the pids of its processes: its seccomp profile has no clone3, as Docker's "
             "and containerd's default have none",
-            hint="set seccompProfile: {type: Localhost, localhostProfile: restore.json} (images/seccomp)",
+            hint="set seccompProfile: {type: Localhost, localhostProfile: dynamo-entry/restore.json} (images/seccomp/restore.json)",
             reason="NoChoiceOfPids",
             retry=False,
         )

@@ -15,7 +15,7 @@ CREATE, RESTORE = "create", "restore"
 _VLLM_SHM_BYTES = 160 << 20
 
 _UNCONFINED = "securityContext.seccompProfile.type: Unconfined"
-_CLONE3 = "securityContext.seccompProfile: {type: Localhost, localhostProfile: restore.json} (images/seccomp)"
+_CLONE3 = "securityContext.seccompProfile: {type: Localhost, localhostProfile: dynamo-entry/restore.json} (images/seccomp/restore.json)"
 _CLOCKS = "securityContext.capabilities.add: [SYS_ADMIN, SYS_TIME]"
 
 

@@ -56,6 +56,9 @@ The same result goes to the container's termination message (`STATUS_FILE`), as 
 | `reason`, `message`, `retry` | what failed, what was expected, what to do; whether a retry can help |
 | `location`, `digest`, `size_bytes` | of the archive |
 | `seconds` | of each phase |
+| `engine_code` | the engine's exit code (128 + N for signal N), where its end is what failed |
+| `elapsed_s` | since the launcher started |
+| `v` | version of this object: 1 |
 """
 
 

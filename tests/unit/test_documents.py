@@ -7,6 +7,7 @@ from pathlib import Path
 import typer.main
 
 from dynamo_entry.ctl import app
+from dynamo_entry.protocol import Result
 from dynamo_entry.settings import PREFIX, VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,12 @@ def anchors(page):
 def test_the_reference_is_made_from_the_code():
     made = runpy.run_path(str(ROOT / "scripts/lib/reference.py"))
     assert (DOCS / "reference.md").read_text() == made["page"](), "run scripts/reference"
+
+
+def test_the_reference_has_every_field_of_a_result():
+    whole = Result("failed", "dump", "Reason", "message", True, {}, "location", "digest", 1, 1, 1, 1, "refusal")
+    fields = {"v", "elapsed_s", *whole.reportable()}
+    assert {name for name in fields if f"`{name}`" not in (DOCS / "reference.md").read_text()} == set()
 
 
 def test_the_readme_is_short():

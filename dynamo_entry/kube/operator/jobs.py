@@ -24,8 +24,8 @@ _SIGNAL_VOLUME, _SIGNAL_PATH = "checkpoint-signal", "/checkpoint-signal"
 #: What the launcher needs after the engine was ready: the dump and its publication.
 _RESERVE_S = 300
 
-#: Exit codes of the launcher after which a retry is pointless (dynamo_entry/errors.py).
-_POINTLESS = [2, 170, 171, 176]
+#: Exit codes of the launcher after which a retry is pointless: no such command, and those of dynamo_entry/errors.py.
+_POINTLESS = [2, 126, 127, 170, 171, 176]
 
 #: Only a claim's files have owners: root reads its own, without any capability. Others are as the operator itself.
 _ROOT = {"runAsUser": 0}

@@ -254,7 +254,7 @@ VARIABLES: dict[str, Variable] = {
     "CONCURRENCY": Variable(_threads, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PROTOCOL": Variable(
         _one_of("auto", "none", "dynamo", "vllm-snapshot", *_HOOKS),
-        "how the engine gets ready to be frozen and goes on: auto: by its command, or what its server offers; vllm-snapshot: "
+        "how the engine is paused before the freeze and resumed after a restore; auto: found by its command or its server's routes; vllm-snapshot: "
         "an archive without weights; vllm-checkpoint, vllm-sleep, sglang-release: as PRE_DUMP",
     ),
     "PRE_DUMP": Variable(

@@ -46,7 +46,9 @@ def test_the_reference_is_made_from_the_code():
 
 
 def test_the_reference_has_every_field_of_a_result():
-    whole = Result("failed", "dump", "Reason", "message", True, {}, "location", "digest", 1, 1, 1, 1, "refusal")
+    whole = Result(
+        "failed", "dump", "Reason", "message", True, {}, "location", "digest", 1, 1, 1, 1, "refusal"
+    )
     fields = {"v", "elapsed_s", *whole.reportable()}
     assert {name for name in fields if f"`{name}`" not in (DOCS / "reference.md").read_text()} == set()
 

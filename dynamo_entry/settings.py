@@ -76,6 +76,7 @@ class Settings(Value):
     log_level: str = "info"
     work_dir: str = ""
     state_dir: str = ""
+    node_cache_dir: str = ""
     digest: str = ""
     key_file: str = ""
     sign_key_file: str = ""
@@ -293,6 +294,10 @@ VARIABLES: dict[str, Variable] = {
     "STATE_DIR": Variable(
         _absolute,
         "directory that outlives the container (an emptyDir); an archive that failed to restore is not retried there",
+    ),
+    "NODE_CACHE_DIR": Variable(
+        _absolute,
+        "directory that the pods of a node share: restores over the network read an archive from its store once for all of them",
     ),
     "DIGEST": Variable(_digest, "digest of the archive; a restore refuses any other"),
     "KEY_FILE": Variable(

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from dynamo_entry import mounted, storage
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.settings import PREFIX, Settings, from_environment
+
+if TYPE_CHECKING:
+    from dynamo_entry.storage.node_cache import NodeCache
+
+#: What a node's other pods bring in is waited for so long, or for a part of STALL_TIMEOUT.
+_PATIENCE_S, _PATIENCE_SHARE = 10, 0.25
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
@@ -27,6 +35,17 @@ def open_store(settings: Settings, location: str) -> storage.Store:
         ),
         through_fsspec=settings.storage_type == "fsspec" and not is_local,
     )  # fmt: skip
+
+
+def node_cache(settings: Settings, location: str) -> Callable[[storage.Store, str, int], NodeCache] | None:
+    """What an archive at ``location`` is read through where pods share a directory; the kernel does it for files."""
+    if not settings.node_cache_dir or "://" not in location:
+        return None
+    from dynamo_entry.storage.node_cache import NodeCache  # noqa: PLC0415 - for those who set it
+
+    return partial(
+        NodeCache, settings.node_cache_dir, min(_PATIENCE_S, _PATIENCE_SHARE * settings.stall_timeout)
+    )
 
 
 def open_with(environ: Mapping[str, str], location: str) -> storage.Store:

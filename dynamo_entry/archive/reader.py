@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, groupby
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source, Wanted
@@ -45,6 +45,25 @@ READ_BYTES = 256 << 20
 _HINT = "the archive is damaged: remove it and create the checkpoint again"
 
 
+class Near(Protocol):
+    """A place nearer than the store whose bytes may be wrong: ``storage.node_cache``."""
+
+    def read_range(self, offset: int, length: int) -> Bytes:
+        """As the store's."""
+
+    def read_again(self, offset: int, length: int) -> Bytes:
+        """From the store: what came from here was wrong."""
+
+    def report(self) -> Mapping[str, int | str]:
+        """What it was good for, as fields of a log line."""
+
+    def stop_waiting(self) -> None:
+        """Every read returns soon."""
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+
+
 class Archive:
     """An archive in ``store``, which it closes with itself. Any number of threads may use it at once.
 
@@ -52,13 +71,15 @@ class Archive:
     """
 
     def __init__(
-        self, store: Store, end: _End, content: Manifest, *, digest: str, seal: Seal | None, threads: int
-    ) -> None:
+        self, store: Store, end: _End, content: Manifest, near: Near | None,
+        *, digest: str, seal: Seal | None, threads: int,
+    ) -> None:  # fmt: skip
         self.location = store.location
         self.size = end.size
         self.digest = digest
         self.manifest = content
         self._store = store
+        self.near = near
         self._end = end
         self._seal = seal
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
@@ -80,8 +101,11 @@ class Archive:
         expected_digest: str = "",
         key: Keys | bytes | None = None,
         threads: int = 0,
+        near: Callable[[Store, str, int], Near] | None = None,
     ) -> Archive:
         """Read and check the manifest; ``threads`` verify and decompress, by default one a processor, 2 to 8.
+
+        ``near`` makes of store, digest and size what chunks are read through, and is closed with the archive.
 
         Stores that are not mapped are read by threads of their own, as many as ``Store.parallel_reads`` says.
 
@@ -101,7 +125,8 @@ class Archive:
         store.check_manifest(body)
         content, seal = manifest.parse(body, location, Keys.of(key))
         _check_hash(content.head, expected_hash)
-        archive = cls(store, end, content, digest=location.digest, seal=seal, threads=threads)
+        nearer = near(store, location.digest, size) if near else None
+        archive = cls(store, end, content, nearer, digest=location.digest, seal=seal, threads=threads)
         if manifest.is_sealed(content):
             archive._open_head()
         return archive
@@ -117,9 +142,13 @@ class Archive:
     def close(self) -> None:
         """Stop reading ahead and close the store."""
         self._shut_down()
+        if self.near:
+            self.near.close()
         self._store.close()
 
     def _shut_down(self) -> None:
+        if self.near:
+            self.near.stop_waiting()
         for pool in (self._pool, self._in_order_lane.pool, self._fetch_lane.pool):
             pool.shutdown(cancel_futures=True)
 
@@ -274,7 +303,7 @@ class Archive:
 
     def _read(self, offset: int, length: int) -> Bytes:
         piece = self._end.piece(offset, length)
-        return self._store.read_range(offset, length) if piece is None else piece
+        return (self.near or self._store).read_range(offset, length) if piece is None else piece
 
     def _wanted(self, name: str, index: int) -> Wanted:
         return Wanted(name, index, self._table(name).find(index))
@@ -290,7 +319,10 @@ class Archive:
         if stored is None:
             stored = self._read(chunk.offset, chunk.stored_length)
         if codec.digest(stored) != chunk.digest:
-            raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
+            if self.near:
+                stored = self.near.read_again(chunk.offset, chunk.stored_length)
+            if not self.near or codec.digest(stored) != chunk.digest:
+                raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
         kind = chunk.codec
         try:
             if self._seal:

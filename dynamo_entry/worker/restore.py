@@ -24,7 +24,7 @@ from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.stores import open_store
+from dynamo_entry.stores import node_cache, open_store
 from dynamo_entry.worker import context
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.rebuild import Rebuild
@@ -98,6 +98,8 @@ def run(settings: Settings, channel: Channel) -> Result:
                 gpu.thaw()
                 with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
                     restoration.settle(pid)
+            if archive.near:
+                channel.log.info("node cache used", **archive.near.report())
     return restoration.result(pid)
 
 
@@ -121,6 +123,7 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
                     expected_hash=settings.hash,
                     expected_digest=settings.digest,
                     key=keys,
+                    near=node_cache(settings, source),
                 )
             except (StorageError, ArchiveError) as error:
                 failure = error

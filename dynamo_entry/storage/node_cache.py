@@ -1,0 +1,291 @@
+"""One archive, read from its store once for all pods of a node that share a directory.
+
+Whoever first wants a block brings it in and keeps it; the others wait for it. Neighbours may be hostile: what they wrote
+is compared with the archive's digests like everything else and asked of the store where it is wrong (``read_again``),
+waits are bounded, and whatever goes wrong with the directory leaves the store.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
+
+from dynamo_entry.buffers import Buffers
+from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Store
+from dynamo_entry.storage.shared_file import BLOCK_BYTES, NAME, SharedFile, file_name
+
+#: Of the file system stays free. A kubelet begins to remove images when less than 15 % is.
+_FREE_SHARE = 0.2
+
+#: Archives that nobody has read for so long go.
+_KEPT_S = 24 * 3600
+
+#: Of a directory that others may fill with names, no more is looked at; nor are more of their files opened.
+_MOST_NAMES, _MOST_FILES = 1000, 8
+
+#: How often whoever waits looks, growing, and how often at what else the directory holds.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LOOK_S = 0.002, 0.03, 0.2
+
+#: So often the file may be wrong before it is not asked any more.
+_MOST_WRONG = 3
+
+
+class _Piece(NamedTuple):
+    """What is wanted of some blocks, from ``start`` on."""
+
+    blocks: range
+    start: int
+    data: memoryview
+
+
+class NodeCache:
+    """Reads of the archive ``digest`` of ``size`` bytes in ``store``, by way of ``directory``. Thread-safe.
+
+    ``patience_s`` is how long a block that somebody else brings in is waited for; who has waited in vain waits no more.
+    """
+
+    def __init__(self, directory: str, patience_s: float, store: Store, digest: str, size: int) -> None:
+        self._store = store
+        self._size = size
+        self._name = file_name(digest)
+        self._patience_s = patience_s
+        self._buffers = Buffers(REQUEST_BYTES, keep=store.parallel_reads)
+        self._directory = -1
+        self._own: SharedFile | None = None
+        self._others: dict[str, SharedFile] = {}
+        self._looked_at = 0.0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._wrong = 0
+        self._from_store = self._from_node = 0
+        self._trouble = ""
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            self._trouble = str(error)
+            return
+        try:
+            self._own = SharedFile.ours(self._directory, self._name, size)
+            _make_room(self._directory, self._name, size - self._own.allocated_bytes())
+        except OSError as error:  # what others keep there can be read still
+            self._trouble = str(error)
+
+    def read_range(self, offset: int, length: int) -> Bytes:
+        """As the store's, of bytes that nobody has verified. Raises StorageError, Corrupt."""
+        if length and self._is_used:
+            try:
+                return self._read(offset, length)
+            except OSError as error:
+                self._give_up(str(error))
+        return self._direct(offset, length)
+
+    def read_again(self, offset: int, length: int) -> Bytes:
+        """From the store: what came from here was wrong. Raises StorageError, Corrupt."""
+        with self._lock:
+            self._wrong += 1
+        first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
+        if self._own is not None:
+            try:
+                self._own.forget(first, last + 1 - first)
+            except OSError as error:
+                self._give_up(str(error))
+        return self._direct(offset, length)
+
+    def report(self) -> Mapping[str, int | str]:
+        """How many bytes came from where, and what was wrong with the directory, if anything was."""
+        found = {"from_store_bytes": self._from_store, "from_node_bytes": self._from_node}
+        return {**found, "trouble": self._trouble} if self._trouble else found
+
+    def stop_waiting(self) -> None:
+        """Nobody wants any more what is waited for."""
+        self._closing.set()
+
+    def close(self) -> None:
+        """When no thread reads any more."""
+        descriptor, self._directory = self._directory, -1
+        self._own, self._others = None, {}
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @property
+    def _is_used(self) -> bool:
+        return self._directory >= 0 and self._wrong < _MOST_WRONG
+
+    def _give_up(self, trouble: str) -> None:
+        with self._lock:
+            self._trouble, self._wrong = trouble, _MOST_WRONG
+
+    def _read(self, offset: int, length: int) -> Bytes:
+        end = offset + length
+        missing = list(range(offset // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1))
+        pieces: list[_Piece] = []
+        deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+        while missing:
+            pieces += self._kept(missing, offset, end)
+            missing = _without(missing, pieces)
+            pieces += self._brought(missing, offset, end)
+            missing = _without(missing, pieces)
+            if missing and not self._has_patience(deadline):
+                pieces += [self._asked(run, offset, end) for run in _runs(missing)]
+                break
+            if missing:
+                self._closing.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        return self._joined(pieces, offset, length)
+
+    def _has_patience(self, deadline: float) -> bool:
+        if time.monotonic() >= deadline:
+            self._patience_s = 0
+        return self._patience_s > 0 and not self._closing.is_set()
+
+    def _kept(self, missing: list[int], offset: int, end: int) -> Iterator[_Piece]:
+        """What is there."""
+        for file in self._files():
+            if not missing:
+                return
+            for run in _runs(file.marked(missing)):
+                start, stop = _cut(run, offset, end)
+                view = self._buffer(stop - start)
+                if file.read(view, start):
+                    missing = [number for number in missing if number not in run]
+                    self._count(from_node=len(view))
+                    yield _Piece(run, start, view)
+
+    def _brought(self, missing: list[int], offset: int, end: int) -> Iterator[_Piece]:
+        """What nobody else brings in, from the store."""
+        if not missing or self._has_found_more():
+            return
+        idle = [number for number in missing if not any(file.is_busy(number) for file in self._files())]
+        own = self._own
+        if own is not None and not _has_room(self._directory):
+            own, self._trouble = None, f"less than {_FREE_SHARE:.0%} of its file system is free"
+        if own is None:
+            for run in _runs(idle):
+                yield self._asked(run, offset, end)
+            return
+        with own.claimed(idle) as claimed:
+            for run in _runs(claimed):
+                begin, length = _whole(run, self._size)
+                data = memoryview(self._direct(begin, length))
+                self._keep(own, run[0], data)
+                start, stop = _cut(run, offset, end)
+                yield _Piece(run, start, data[start - begin : stop - begin])
+
+    def _keep(self, own: SharedFile, first: int, data: memoryview) -> None:
+        """A full disk is no reason to fail: the bytes are at hand."""
+        try:
+            own.keep(first, data)
+        except OSError as error:
+            self._own, self._trouble = None, str(error)
+            with self._lock:
+                self._others.setdefault(self._name, own)
+
+    def _asked(self, run: range, offset: int, end: int) -> _Piece:
+        """Of the store, and not kept."""
+        start, stop = _cut(run, offset, end)
+        return _Piece(run, start, memoryview(self._direct(start, stop - start)))
+
+    def _direct(self, offset: int, length: int) -> Bytes:
+        data = self._store.read_range(offset, length)
+        self._count(from_store=length)
+        return data
+
+    def _buffer(self, length: int) -> memoryview:
+        return self._buffers.take(length) if length <= REQUEST_BYTES else memoryview(bytearray(length))
+
+    def _joined(self, pieces: list[_Piece], offset: int, length: int) -> Bytes:
+        if len(pieces) == 1:
+            return pieces[0].data
+        joined = self._buffer(length)
+        for piece in pieces:
+            joined[piece.start - offset : piece.start - offset + len(piece.data)] = piece.data
+        return joined
+
+    def _count(self, *, from_store: int = 0, from_node: int = 0) -> None:
+        with self._lock:
+            self._from_store += from_store
+            self._from_node += from_node
+
+    def _files(self) -> list[SharedFile]:
+        """Those to look into. Of others' none, once anything was wrong."""
+        with self._lock:
+            own, others = self._own, [] if self._wrong else list(self._others.values())
+        return others if own is None else [own, *others]
+
+    def _has_found_more(self) -> bool:
+        """Other users' files of the same archive may have appeared."""
+        with self._lock:
+            count = len(self._others)
+            if time.monotonic() < self._looked_at + _LOOK_S or count >= _MOST_FILES:
+                return False
+            self._looked_at = time.monotonic()
+            archive = self._name.partition(".")[0]
+            for name in _names(self._directory):
+                if name.startswith(f"{archive}.") and name != self._name and name not in self._others:
+                    found = SharedFile.of_somebody(self._directory, name, self._size)
+                    if found is not None:
+                        self._others[name] = found
+            return len(self._others) > count
+
+
+def _names(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in islice(entries, _MOST_NAMES) if NAME.fullmatch(entry.name)]
+
+
+def _has_room(directory: int, more: int = 0) -> bool:
+    status = os.fstatvfs(directory)
+    return status.f_bavail * status.f_frsize - more >= _FREE_SHARE * status.f_blocks * status.f_frsize
+
+
+def _make_room(directory: int, own: str, more: int) -> None:
+    """Remove this user's other archives: what is old, and for ``more`` bytes the least recently used. Raises OSError.
+
+    Whoever reads one goes on reading.
+    """
+    now, found = time.time(), []
+    for name in _names(directory):
+        with suppress(FileNotFoundError):  # another pod makes room, too
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if name != own and status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime, name))
+    for used_at, name in sorted(found):
+        if now - used_at < _KEPT_S and _has_room(directory, more):
+            break
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+
+
+def _runs(blocks: Iterable[int]) -> Iterator[range]:
+    """Rising numbers, as runs of neighbours."""
+    first = last = -1
+    for number in blocks:
+        if number != last + 1 or first < 0:
+            if first >= 0:
+                yield range(first, last + 1)
+            first = number
+        last = number
+    if first >= 0:
+        yield range(first, last + 1)
+
+
+def _whole(run: range, size: int) -> tuple[int, int]:
+    """Offset and length of blocks; the last one of an archive is shorter."""
+    start = run[0] * BLOCK_BYTES
+    return start, min((run[-1] + 1) * BLOCK_BYTES, size) - start
+
+
+def _cut(run: range, offset: int, end: int) -> tuple[int, int]:
+    """From where to where blocks are wanted."""
+    return max(offset, run[0] * BLOCK_BYTES), min(end, (run[-1] + 1) * BLOCK_BYTES)
+
+
+def _without(blocks: list[int], pieces: list[_Piece]) -> list[int]:
+    return [number for number in blocks if not any(number in piece.blocks for piece in pieces)]

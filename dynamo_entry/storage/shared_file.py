@@ -1,0 +1,158 @@
+"""A file in which pods keep the bytes of one archive: blocks, a mark for each that is there, locks for those on their way.
+
+The blocks come first, in their places, and behind them a byte a block. Nothing that somebody else wrote is believed:
+bytes are copied before anybody looks at them, and it is the caller who compares them with the archive's digests. The
+kernel lets go of a lock with the process that held it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+#: Small beside what a restore reads at a time, so that little is read that only others want.
+BLOCK_BYTES = 1 << 20
+
+#: An archive's digest, the user whose file it is and who alone may write to it, and the version of this layout.
+NAME = re.compile(r"[0-9a-f]{64}\.(0|[1-9][0-9]{0,9})\.v1")
+
+_THERE = b"\x01"
+
+#: Neither a link, nor what a fifo or a lease would keep us waiting for.
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+#: struct flock (fcntl.h): type, whence, start, length; the pid is 0 for locks of open files.
+_FLOCK = "hhqqi4x"
+
+
+def file_name(digest: str) -> str:
+    """That of this user's file, for the archive of this digest."""
+    return f"{digest.rpartition(':')[2]}.{os.geteuid()}.v1"
+
+
+class SharedFile:
+    """An open one, of an archive of ``size`` bytes, closed when the last thread lets go of it. Thread-safe.
+
+    Methods raise OSError where the disk fails.
+    """
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._marks = -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    @classmethod
+    def of_somebody(cls, directory: int, name: str, size: int) -> SharedFile | None:
+        """The file of this NAME in an open directory, if it is its owner's alone to write to, and as long as it should be."""
+        try:
+            descriptor = os.open(name, os.O_RDONLY | _SAFELY, dir_fd=directory)
+        except OSError:
+            return None
+        found = cls(descriptor, size)
+        status = os.fstat(descriptor)
+        is_right = _is_of(status, int(name.split(".")[1])) and status.st_size >= found.size
+        return found if is_right else None
+
+    @classmethod
+    def ours(cls, directory: int, name: str, size: int) -> SharedFile:
+        """This user's own file, made where it is missing. Raises OSError, also for one that is not what it should be."""
+        descriptor = _open_or_make(directory, name)
+        found = cls(descriptor, size)
+        status = os.fstat(descriptor)
+        if not _is_of(status, os.geteuid()) or status.st_nlink > 1:
+            raise OSError(f"{name} is not a file of user {os.geteuid()} alone")
+        if status.st_size < found.size:
+            os.ftruncate(descriptor, found.size)
+        os.utime(descriptor)
+        return found
+
+    @property
+    def size(self) -> int:
+        """Of the file, its holes included."""
+        return self._marks + self._marks // BLOCK_BYTES
+
+    def marked(self, blocks: Sequence[int]) -> list[int]:
+        """Which of these rising numbers, at least one, are marked as there."""
+        first = blocks[0]
+        marks = os.pread(self._descriptor, blocks[-1] + 1 - first, self._marks + first)
+        return [number for number in blocks if marks[number - first : number - first + 1] == _THERE]
+
+    def read(self, view: memoryview, offset: int) -> bool:
+        """Whether ``view`` was filled with the archive's bytes from ``offset``: the file may end anywhere."""
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
+            if not count:
+                return False
+            view, offset = view[count:], offset + count
+        return True
+
+    def is_busy(self, number: int) -> bool:
+        """Whether somebody brings this block in."""
+        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, number, 1, 0)
+        kind: int = struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, asked))[0]
+        return kind != fcntl.F_UNLCK
+
+    @contextmanager
+    def claimed(self, blocks: Iterable[int]) -> Iterator[list[int]]:
+        """Those of ``blocks`` that are neither there nor on their way: until the end, nobody else brings them in."""
+        # Locks are an open file's: one of its own tells our threads apart, too.
+        descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            locked = [number for number in blocks if _is_locked(descriptor, number)]
+            there = self.marked(locked) if locked else []
+            yield [number for number in locked if number not in there]
+        finally:
+            os.close(descriptor)
+
+    def keep(self, first: int, data: memoryview) -> None:
+        """Write blocks from ``first`` on, and only then say that they are there."""
+        offset, count = first * BLOCK_BYTES, -(-len(data) // BLOCK_BYTES)
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
+        os.pwrite(self._descriptor, _THERE * count, self._marks + first)
+
+    def forget(self, first: int, count: int) -> None:
+        """These blocks were wrong: whoever comes next brings them in again."""
+        os.pwrite(self._descriptor, bytes(count), self._marks + first)
+
+    def allocated_bytes(self) -> int:
+        """What it takes of the disk."""
+        return os.fstat(self._descriptor).st_blocks * 512
+
+
+def _is_of(status: os.stat_result, user: int) -> bool:
+    """Whether it is a plain file that this user alone may write to."""
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return stat.S_ISREG(status.st_mode) and status.st_uid == user and not status.st_mode & others
+
+
+def _open_or_make(directory: int, name: str) -> int:
+    try:
+        return os.open(name, os.O_RDWR | _SAFELY, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    # Who may look into the directory may read its files: its mode says so, not the umask.
+    mode = 0o600 | stat.S_IMODE(os.fstat(directory).st_mode) & 0o044
+    with suppress(FileExistsError):  # another pod was faster
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600, dir_fd=directory)
+        os.fchmod(descriptor, mode)
+        return descriptor
+    return os.open(name, os.O_RDWR | _SAFELY, dir_fd=directory)
+
+
+def _is_locked(descriptor: int, number: int) -> bool:
+    try:
+        fcntl.fcntl(
+            descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+        )
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -164,7 +164,7 @@ class NodeCache:
             return
         idle = [number for number in missing if not any(file.is_busy(number) for file in self._files())]
         own = self._own
-        if own is not None and not _has_room(self._directory):
+        if own is not None and not _has_room(self._directory, len(idle) * BLOCK_BYTES):
             own, self._trouble = None, f"less than {_FREE_SHARE:.0%} of its file system is free"
         if own is None:
             for run in _runs(idle):
@@ -240,7 +240,7 @@ def _names(directory: int) -> list[str]:
         return [entry.name for entry in islice(entries, _MOST_NAMES) if NAME.fullmatch(entry.name)]
 
 
-def _has_room(directory: int, more: int = 0) -> bool:
+def _has_room(directory: int, more: int) -> bool:
     status = os.fstatvfs(directory)
     return status.f_bavail * status.f_frsize - more >= _FREE_SHARE * status.f_blocks * status.f_frsize
 

@@ -17,6 +17,7 @@ _WARNINGS = frozenset(
         "StorageNotShared",
         "NotAdmitted",
         "TemplateInvalid",
+        "EntrypointInvalid",
         "JobLost",
         "JobNameTaken",
         "ArchiveMissing",

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
+import msgspec
+
 from dynamo_entry.engine import handshakes
+from dynamo_entry.kube import api
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.storage import Wiring
 
@@ -47,7 +50,9 @@ _CAPABILITIES = {
 
 #: A limit, not a reservation. What is not a quantity must not keep a pod from starting.
 _SHM_PATH, _SHM_SIZE = "/dev/shm", "8Gi"
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kMGTPE]?|[KMGTPE]i)")
+
+#: Kubernetes' resource.Quantity, without a sign.
+_QUANTITY = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[numkMGTPE]?|[KMGTPE]i|[eE][+-]?[0-9]{1,3})")
 
 
 class Unfit(Exception):
@@ -85,13 +90,29 @@ def is_launcher(command: Sequence[str]) -> bool:
     return any(list(command[: len(known)]) == known for known in _LAUNCHERS)
 
 
-def wrap(container: Object, config: Config, *, guard: bool, entrypoint: str = "") -> Object:
+def entrypoint(*annotated: Object | None) -> list[str]:
+    """The image's ENTRYPOINT as the first of these annotations has it; empty where none has. Raises Unfit."""
+    text = next((one[api.ENTRYPOINT] for one in annotated if one and api.ENTRYPOINT in one), "")
+    if not text:
+        return []
+    try:
+        words: list[str] = msgspec.json.decode(text, type=list[str])
+    except (msgspec.DecodeError, UnicodeError):
+        words = []
+    if not words or not words[0]:
+        raise Unfit(
+            "EntrypointInvalid",
+            f"{api.ENTRYPOINT}: expected a JSON list of strings such as '[\"/opt/entry.sh\"]', found {text[:200]!r}",
+        )
+    return words
+
+
+def wrap(container: Object, config: Config, *, guard: bool, entrypoint: Sequence[str] = ()) -> Object:
     """The container with the launcher before its command.
 
-    Without a command the image's ENTRYPOINT decides, which is the launcher in a worker image; or it is known
-    from ``entrypoint``, a JSON list.
+    Without a command the image's ENTRYPOINT decides, which is the launcher in a worker image, or ``entrypoint``.
     """
-    command = list(container.get("command") or (json.loads(entrypoint) if entrypoint else ()))
+    command = list(container.get("command") or entrypoint)
     if not command or is_launcher(command):
         return container
     engine = [*command, *container.get("args", ())]
@@ -165,6 +186,11 @@ def _free_name(name: str, volumes: list[Object]) -> str:
     return free
 
 
+def is_quantity(text: str | int) -> bool:
+    """Whether Kubernetes takes it for an amount of memory."""
+    return _QUANTITY.fullmatch(str(text)) is not None
+
+
 def with_shared_memory(
     volumes: list[Object], container: Object, options: Object
 ) -> tuple[list[Object], Object]:
@@ -173,7 +199,7 @@ def with_shared_memory(
     if options.get("disabled") or any(one["mountPath"].rstrip("/") == _SHM_PATH for one in mounts):
         return volumes, container
     size = str(options.get("size") or "")
-    memory = {"medium": "Memory", "sizeLimit": size if _QUANTITY.fullmatch(size) else _SHM_SIZE}
+    memory = {"medium": "Memory", "sizeLimit": size if is_quantity(size) else _SHM_SIZE}
     name = _free_name("checkpoint-shm", volumes)
     return (
         [*volumes, {"name": name, "emptyDir": memory}],

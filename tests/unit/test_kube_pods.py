@@ -413,8 +413,54 @@ def test_how_a_command_is_wrapped(container, command):
 
 def test_a_known_entrypoint_is_wrapped():
     """The annotation says what the image would have run."""
-    wrapped = podspec.wrap({"args": ["x"]}, PVC, guard=False, entrypoint='["/opt/entry.sh"]')
+    wrapped = podspec.wrap({"args": ["x"]}, PVC, guard=False, entrypoint=["/opt/entry.sh"])
     assert wrapped == {"command": ["dynamo-entry", "--", "/opt/entry.sh", "x"]}
+
+
+ENTRYPOINT = {"dynamo-entry/entrypoint": '["/opt/entry.sh"]'}
+
+
+@pytest.mark.parametrize("annotated", [("checkpoint",), ("template",), ("checkpoint", "template")])
+def test_a_creation_wraps_the_known_entrypoint(annotated):
+    """The checkpoint says it, or its template, as a graph's pod does; without it nobody would freeze the engine."""
+    made = checkpoint({"command": None, "args": ["x"]})
+    template = made["spec"]["job"]["podTemplateSpec"]
+    for where in annotated:
+        metadata = made["metadata"] if where == "checkpoint" else template.setdefault("metadata", {})
+        metadata["annotations"] = dict(ENTRYPOINT)
+    if len(annotated) == 2:
+        made["metadata"]["annotations"] = {"dynamo-entry/entrypoint": '["other"]'}
+    _, _, main = created(made)
+    assert main["command"] == ["dynamo-entry", "--", "/opt/entry.sh", "x"]
+
+
+WRONG_ENTRYPOINTS = [
+    '"/opt/entry.sh"',
+    "[1]",
+    "/opt/entry.sh",
+    "[]",
+    '[""]',
+    "[[]]",
+    "null",
+    "{}",
+    "\ud800",
+    "[" * 9999,
+]
+
+
+@pytest.mark.parametrize("text", WRONG_ENTRYPOINTS)
+def test_a_wrong_entrypoint_breaks_no_pod(text):
+    """The pod starts as it would without us; a checkpoint says what is wrong."""
+    wrong = {"dynamo-entry/entrypoint": text}
+    answer = mutate(PVC, pod({"command": None}, annotations=wrong), "n", known(REF, [READY]))
+    assert (answer.pod, answer.reason) == (None, "EntrypointInvalid")
+    assert "JSON list" in answer.message
+    made = checkpoint({"command": None})
+    made["metadata"]["annotations"] = wrong
+    with pytest.raises(Unfit) as caught:
+        created(made)
+    assert caught.value.reason == "EntrypointInvalid"
+    assert "dynamo-entry/entrypoint" in validate(None, made)
 
 
 # --- admission
@@ -515,7 +561,7 @@ def marked(marks, container, labels):
 def test_pods_of_nvidias_own_snapshots_are_left_alone(marks, container, labels):
     """Their node agent captures or restores them: with our launcher in front it would find another process."""
     answer = mutate(PVC, marked(marks, container, labels), "n", known(REF, [READY]))
-    assert answer == (None, "snapshot")
+    assert answer == (None, "snapshot", "")
 
 
 @pytest.mark.parametrize(("marks", "container"), THEIRS)
@@ -580,7 +626,8 @@ def test_only_the_engine_is_touched_and_once():
     [
         (None, None, "8Gi"),
         ({"size": "16Gi"}, None, "16Gi"),
-        ({"size": "much"}, None, "8Gi"),
+        ({"size": "1e11"}, None, "1e11"),
+        ({"size": "500000k"}, None, "500000k"),
         ({"size": 1073741824}, None, "1073741824"),
         ({"disabled": True}, None, None),
         (None, "/dev/shm", None),
@@ -769,7 +816,7 @@ def test_a_service_that_is_enabled_and_says_no_more():
 def test_nvidias_own_snapshots_are_meant_where_they_are_served():
     """Two operators would create one checkpoint each; a graph with an identity means ours."""
     served = known(LATER)._replace(are_snapshots_served=True)
-    assert mutate(S3, pod(VLLM), "n", served) == (None, "snapshot")
+    assert mutate(S3, pod(VLLM), "n", served) == (None, "snapshot", "")
     served = known(AUTO, [READY])._replace(are_snapshots_served=True)
     assert mutate(S3, pod(VLLM), "n", served).reason == "injected"
 

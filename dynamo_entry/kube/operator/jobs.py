@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.engine.dynamo import DIRECTORY_VARIABLES
-from dynamo_entry.kube import api, foreign, podspec, storage
+from dynamo_entry.kube import api, foreign, podspec, podtemplate, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.podspec import Unfit
 
@@ -61,7 +61,7 @@ def creation(config: Config, checkpoint: Object, hash_: str, *, force: bool) -> 
 
 def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int, *, force: bool) -> Object:
     metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
-    template: Object = deepcopy(job["podTemplateSpec"])
+    template = podtemplate.checked(job)
     spec = template["spec"]
     if found := foreign.snapshot_mark(template.get("metadata") or {}):
         raise Unfit(
@@ -98,7 +98,10 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     if "exec" not in container.get("readinessProbe", {"exec": {}}):
         del container["readinessProbe"]
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    container = podspec.wrap(container, config, guard=False)
+    known = podspec.entrypoint(
+        (template.get("metadata") or {}).get("annotations"), metadata.get("annotations")
+    )
+    container = podspec.wrap(container, config, guard=False, entrypoint=known)
     container = podspec.with_privileges(container, config, creates=True)
     spec["volumes"], container = podspec.with_volumes(spec, container, _with_signal(wired))
     spec["volumes"], container = podspec.with_shared_memory(
@@ -178,13 +181,13 @@ def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
 
 
 def _user(checkpoint: Object) -> Object:
-    spec = checkpoint["spec"]["job"]["podTemplateSpec"]["spec"]
-    context: Object = spec.get("securityContext") or {}
-    try:
-        name = checkpoint["spec"]["job"].get("targetContainerName", "")
-        context = context | (podspec.target(spec["containers"], name).get("securityContext") or {})
-    except Unfit:
-        pass  # it made no archive either
+    job = checkpoint["spec"]["job"]
+    context: Object = {}
+    with suppress(Unfit):  # such a template made no archive either
+        spec = podtemplate.checked(job)["spec"]
+        context = spec.get("securityContext", {})
+        container = podspec.target(spec["containers"], job.get("targetContainerName", ""))
+        context = context | container.get("securityContext", {})
     return {key: context[key] for key in _USER if key in context}
 
 

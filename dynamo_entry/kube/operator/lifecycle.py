@@ -246,7 +246,7 @@ def engine_command(checkpoint: Object, target: str) -> list[str]:
     """The template's command line; empty where the image decides."""
     containers = checkpoint["spec"]["job"]["podTemplateSpec"]["spec"]["containers"]
     container: Object = next((one for one in containers if one.get("name") == target), {})
-    return [*container["command"], *container.get("args", ())] if container.get("command") else []
+    return [*container["command"], *(container.get("args") or ())] if container.get("command") else []
 
 
 def _creating(seen: Observed) -> Decision:

@@ -321,15 +321,13 @@ class Operator:
 
     def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
         known = admission.Known(self._graph_of_pod, self._checkpoint, self._sharing, self._serves_snapshots)
-        pod, reason = admission.mutate(self._config, request["object"], request["namespace"], known)
+        pod, reason, message = admission.mutate(self._config, request["object"], request["namespace"], known)
+        metadata = request["object"]["metadata"]
+        name = f"{request['namespace']}/{metadata.get('name') or metadata.get('generateName', '')}"
         if pod is not None:
-            metadata = request["object"]["metadata"]
-            name = metadata.get("name") or metadata.get("generateName", "")
-            self._log.info(
-                "pod injected",
-                pod=f"{request['namespace']}/{name}",
-                hash=pod["metadata"]["labels"][api.HASH_LABEL],
-            )
+            self._log.info("pod injected", pod=name, hash=pod["metadata"]["labels"][api.HASH_LABEL])
+        elif message:
+            self._log.warning("pod not injected", pod=name, reason=reason, message=message)
         return pod, reason, False
 
     def _review_checkpoint(self, request: Object) -> tuple[Object | None, str, bool]:

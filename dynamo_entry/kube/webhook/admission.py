@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dynamo_entry.kube import api, foreign, graphs, podspec, storage
+from dynamo_entry.kube import api, foreign, graphs, podspec, podtemplate, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.identity import identity_hash, normalised
 
@@ -32,10 +32,11 @@ class Known(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The changed pod, or None; the reason is a metric's label."""
+    """The changed pod, or None; the reason is a metric's label, the message says what is wrong with the pod."""
 
     pod: Object | None
     reason: str
+    message: str = ""
 
 
 def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
@@ -72,7 +73,7 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
             _injected(config, pod, container, found, wired, is_ready=phase == api.READY), "injected"
         )
     except podspec.Unfit as problem:
-        return Answer(None, problem.reason)
+        return Answer(None, problem.reason, problem.message)
 
 
 class _Found(NamedTuple):
@@ -149,9 +150,7 @@ def _injected(
     if podspec.pauses(container) or _creation_pauses(found.job):
         wired = storage.with_control(wired)
     new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
-    new = podspec.wrap(
-        new, config, guard=config.launcher.guard, entrypoint=annotations.get(api.ENTRYPOINT, "")
-    )
+    new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=podspec.entrypoint(annotations))
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
     # As much as the creation has, so that the archive fits.
@@ -209,12 +208,15 @@ def validate(old: Object | None, new: Object) -> str:
         return f"spec.identity: framework and backendFramework differ: {' and '.join(sorted(spellings))}"
     if old is not None and normalised(old["spec"]["identity"]) != normalised(identity):
         return "spec.identity is immutable: create another DynamoCheckpoint"
-    # A large one that is there already keeps its labels, its finalizer and its deletion.
-    if (old is None or old["spec"] != new["spec"]) and (size := len(json.dumps(new["spec"]))) > _SPEC_LIMIT:
+    if old is not None and old["spec"] == new["spec"]:
+        return ""  # one that is there already keeps its labels, its finalizer and its deletion
+    if (size := len(json.dumps(new["spec"]))) > _SPEC_LIMIT:
         return f"spec has {size} bytes, at most {_SPEC_LIMIT} are taken: mount large files from a ConfigMap"
     job = new["spec"]["job"]
     try:
-        podspec.target(job["podTemplateSpec"]["spec"]["containers"], job.get("targetContainerName", ""))
+        containers = podtemplate.checked(job)["spec"]["containers"]
+        podspec.target(containers, job.get("targetContainerName", ""))
+        podspec.entrypoint(new["metadata"].get("annotations"))
     except podspec.Unfit as problem:
-        return f"spec.job: {problem.message}"
+        return problem.message
     return ""

@@ -233,7 +233,8 @@ def answer(review: Object, reviewer: Reviewer, note: Callable[[str, str, float],
     except Exception as error:
         kind = request.get("kind")
         name = kind.get("kind") if isinstance(kind, dict) else None
-        log.error("review failed", kind=name, message=repr(error))  # noqa: TRY400 - one line
+        where = f"{request.get('namespace', '')}/{request.get('name', '')}"
+        log.error("review failed", kind=name, name=where, message=repr(error))  # noqa: TRY400 - one line
     note(outcome, reason, time.monotonic() - began)
     return {"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response}
 

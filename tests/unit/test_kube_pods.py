@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import api, config, graphs, identity, podspec, storage
 from dynamo_entry.kube.identity import identity_hash
+from dynamo_entry.kube.operator import checkpoints as checkpoints_
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.operator.automatic import Graphs
 from dynamo_entry.kube.podspec import Unfit
@@ -481,10 +482,13 @@ def pod(container=None, labels=None, annotations=None, **spec):
 
 
 def known(graphs_=None, checkpoints=()):
-    by_name = {one["metadata"]["name"]: one for one in checkpoints}
+    """As the operator's watches have them."""
+    by_name = {one["metadata"]["name"]: checkpoints_.known(one) for one in checkpoints}
     return Known(
-        lambda namespace, name: graphs_, lambda namespace, name: by_name.get(name), lambda key: next(iter(checkpoints), None)
-    )  # fmt: skip
+        lambda namespace, name: graphs_,
+        lambda namespace, name: by_name.get(name),
+        lambda key: next(iter(by_name.values()), None),
+    )
 
 
 USABLE = [{"type": "StorageUsable", "status": "True"}]

@@ -6,9 +6,10 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
-from dynamo_entry.kube import api, podspec, storage
+from dynamo_entry.kube import api, podspec, podtemplate, storage
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config, seconds
 from dynamo_entry.kube.events import Recorder, now
@@ -294,10 +295,13 @@ class Checkpoints:
 
 
 def known(checkpoint: Object) -> Object:
-    """What others have to know of a checkpoint: without its template, but with its hash, whatever its label says."""
+    """What others have to know of a checkpoint: its hash, whatever its label says; of its template, whether it pauses."""
     metadata, spec = checkpoint["metadata"], checkpoint["spec"]
     labels = (metadata.get("labels") or {}) | {api.HASH_LABEL: identity_hash(spec["identity"])}
     job = {name: value for name, value in spec["job"].items() if name != "podTemplateSpec"}
+    with suppress(podspec.Unfit):
+        containers = podtemplate.checked(spec["job"])["spec"]["containers"]
+        job["pauses"] = any(map(podspec.pauses, containers))
     kept = {name: value for name, value in metadata.items() if name != "managedFields"}
     return checkpoint | {"metadata": kept | {"labels": labels}, "spec": spec | {"job": job}}
 

@@ -147,7 +147,8 @@ def _injected(
     metadata, spec = pod["metadata"], pod["spec"]
     annotations = metadata.get("annotations") or {}
     wired = storage.with_state(wired)
-    if podspec.pauses(container) or _creation_pauses(found.job):
+    # An engine that was frozen paused wakes up to the files that it knows, whatever this pod's command is.
+    if podspec.pauses(container) or found.job.get("pauses"):
         wired = storage.with_control(wired)
     new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
     new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=podspec.entrypoint(annotations))
@@ -175,12 +176,6 @@ def _injected(
 def _is_configured(container: Object) -> bool:
     names = {one["name"] for one in container.get("env", ())} - {podspec.PROTOCOL}
     return any(name.startswith("DYNAMO_CHECKPOINT_") for name in names)
-
-
-def _creation_pauses(job: Object) -> bool:
-    """An engine that was frozen paused wakes up to the files that it knows, whatever this pod's command is."""
-    containers = ((job.get("podTemplateSpec") or {}).get("spec") or {}).get("containers") or ()
-    return any(map(podspec.pauses, containers))
 
 
 def _added(old: Any, new: Any, key: str) -> list[str]:

@@ -13,6 +13,8 @@ import msgspec
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
+from dynamo_entry.errors import SettingsError
+
 Object = dict[str, Any]
 
 MERGE = "application/merge-patch+json"
@@ -25,8 +27,9 @@ _METADATA = f"{_JSON};as=PartialObjectMetadata{{}};g=meta.k8s.io;v=v1"
 #: Objects in one answer: etcd takes up to 1.5 MiB of each.
 _PAGE = 50
 
-#: A connection that cannot be made, or an answer that does not come, is an error after that long.
-_TIMEOUTS_S = (10, 60)
+#: A connection that cannot be made, or an answer that does not come, is an error after that long. Four times, since the
+#: client library tries again.
+_TIMEOUTS_S, _SHORT_TIMEOUTS_S = (10, 60), (2, 8)
 
 
 class ApiError(Exception):
@@ -64,22 +67,42 @@ class Listed:
 class Cluster:
     """Requests with the pod's service account, or with the kubeconfig outside of a cluster. Thread-safe.
 
-    ``answered(method, status)`` is told of each answer, with status 0 where there was none.
+    ``answered(method, status)`` is told of each answer, with status 0 where there was none. Raises SettingsError where
+    nothing says which server.
     """
 
+    timeouts_s = _TIMEOUTS_S
+
     def __init__(self, answered: Callable[[str, int], None] = lambda _method, _status: None) -> None:
-        if "KUBERNETES_SERVICE_HOST" in os.environ:
-            config.load_incluster_config()
-        else:
-            config.load_kube_config()
+        try:
+            if "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config()
+            else:
+                config.load_kube_config()
+        except config.ConfigException as error:
+            raise SettingsError(
+                f"the API server's address: {error}", hint="run it in a pod, or set KUBECONFIG"
+            ) from None
         self._client = client.ApiClient()
-        self._answered = answered
+        self.answered = answered
         self.before_write: Callable[[], None] = lambda: None
 
     def guarded(self, check: Callable[[], None]) -> Cluster:
         """The same, but ``check`` is asked before whatever changes something, and may raise."""
         other = copy.copy(self)
         other.before_write = check
+        return other
+
+    def with_short_deadline(self, noted: Callable[[], None]) -> Cluster:
+        """The same for a thread that must not hang; ``noted`` is called after each request, whatever became of it."""
+        other = copy.copy(self)
+        other.timeouts_s = _SHORT_TIMEOUTS_S
+
+        def note(method: str, status: int) -> None:
+            noted()
+            self.answered(method, status)
+
+        other.answered = note
         return other
 
     def request(
@@ -100,15 +123,15 @@ class Cluster:
 
     def _answer(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object) -> bytes:
         try:
-            response = self._send(method, path, body, headers, query=query, timeouts=_TIMEOUTS_S)
+            response = self._send(method, path, body, headers, query=query, timeouts=self.timeouts_s)
             data = response.read()
         except (HTTPError, OSError) as error:
-            self._answered(method, 0)
+            self.answered(method, 0)
             raise ApiError(0, f"{method} {path}: {error}") from error
         except client.ApiException as error:
-            self._answered(method, error.status or 0)
+            self.answered(method, error.status or 0)
             raise ApiError(error.status or 0, str(error.body or error.reason)) from error
-        self._answered(method, response.status)
+        self.answered(method, response.status)
         if response.status >= 300:
             answer = _decode(data)
             raise ApiError(response.status, answer.get("message", ""), answer.get("reason", ""))
@@ -183,7 +206,7 @@ class Cluster:
             response = self._send(
                 "GET", path, None, headers, query=query, timeouts=(10, limit_s + 30)
             ).response
-            self._answered("WATCH", response.status)
+            self.answered("WATCH", response.status)
             if response.status >= 300:
                 raise ApiError(response.status, response.reason)
             rest = b""

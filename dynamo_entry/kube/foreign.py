@@ -11,7 +11,7 @@ from typing import Any
 
 from dynamo_entry.engine.dynamo import STANDBY_VARIABLES
 from dynamo_entry.kube import api
-from dynamo_entry.kube.cluster import Cluster, Object
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 #: On a pod that their node agent restores, or that their webhook, which may come after ours, gives it to restore; and on
 #: one that it captures.
@@ -60,7 +60,12 @@ def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any)
     """Say why, and do nothing until SIGTERM; begin anew once the definition is ours."""
     log.error("operator on standby", message=reason)
     while not ended.wait(_POLL_S):
-        if not problem(cluster):
+        try:
+            is_over = not problem(cluster)
+        except ApiError as error:
+            log.warning("definition not read", message=error.message)
+            continue
+        if is_over:
             log.info("DynamoCheckpoints are served now; restarting")
             os._exit(0)
 

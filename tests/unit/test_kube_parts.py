@@ -184,7 +184,7 @@ class Pages:
 
 def paged(monkeypatch, pages):
     cluster = object.__new__(Cluster)
-    cluster._answered = lambda *_: None
+    cluster.answered = lambda *_: None
     monkeypatch.setattr(cluster, "_send", pages)
     return cluster
 

@@ -16,8 +16,9 @@ from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.informer import Informer
 from dynamo_entry.kube.leader_election import Lease
 from dynamo_entry.kube.metrics import OperatorMetrics, serve
-from dynamo_entry.kube.operator import checkpoints
+from dynamo_entry.kube.operator import checkpoints, definitions
 from dynamo_entry.kube.operator.automatic import Graphs
+from dynamo_entry.kube.operator.definitions import Served, insisting
 from dynamo_entry.kube.operator.workqueue import WorkQueue
 from dynamo_entry.kube.webhook import admission
 from dynamo_entry.kube.webhook.certificates import Certificates
@@ -45,14 +46,18 @@ def run(config: Config, log: Any) -> None:
         signal.signal(number, lambda *_: ended.set())
     metrics = OperatorMetrics()
     cluster = Cluster(metrics.answered)
-    if reason := foreign.problem(cluster):
-        questions = {"/healthz": lambda: "", "/readyz": lambda: reason}
-        serve(metrics.registry, config.operator.metrics_port, questions)
+    questions = {"/healthz": lambda: "", "/readyz": lambda: "the API server has not answered yet"}
+    serve(metrics.registry, config.operator.metrics_port, questions)
+    reason = insisting(lambda: foreign.problem(cluster), ended, log)
+    if reason:
+        questions["/readyz"] = lambda: reason
         foreign.stand_aside(cluster, reason, ended, log)
         return
-    operator = Operator(config, cluster, metrics, log)
-    questions = {"/healthz": operator.liveness, "/readyz": operator.readiness}
-    serve(metrics.registry, config.operator.metrics_port, questions)
+    served = insisting(lambda: definitions.served(cluster), ended, log)
+    if served is None:
+        return
+    operator = Operator(config, cluster, metrics, log, served)
+    questions |= {"/healthz": operator.liveness, "/readyz": operator.readiness}
     operator.start()
     log.info(
         "operator started", storage=config.storage.type, namespaces=config.operator.watch_namespaces or "all"
@@ -65,25 +70,26 @@ def run(config: Config, log: Any) -> None:
 
 
 class Operator:
-    def __init__(self, config: Config, cluster: Cluster, metrics: OperatorMetrics, log: Any) -> None:
+    def __init__(
+        self, config: Config, cluster: Cluster, metrics: OperatorMetrics, log: Any, served: Served
+    ) -> None:
         self._config = config
         self._cluster = cluster
         self._log = log
         self._metrics = metrics
         self.is_leader = False
+        self._served = served
         self._ticked_at = time.monotonic()
         self._resync_at = self._refresh_at = 0.0  # now
-        self._certificates = Certificates(config, cluster, log)
-        self._lease = _lease(config, cluster)
+        self._ticking = cluster.with_short_deadline(self._ticked)
+        self._certificates = Certificates(config, self._ticking, log)
+        self._lease = _lease(config, self._ticking)
         acting = cluster.guarded(self._lease.check) if self._lease else cluster
         recorder = Recorder(acting, log)
         everything = checkpoints.Checkpoints(config, acting, recorder, log, self._all_checkpoints)
-        self._serves_snapshots = self._served(api.SNAPSHOT_CRD) != ""
-        graph_version = self._served(api.GRAPH_CRD)
-        self._serves_graphs = graph_version != ""
         wanting = Graphs(
             config, acting, recorder, log, pods=self._pods_of, sharing=self._sharing,
-            version=graph_version, are_snapshots_served=self._serves_snapshots,
+            version=served.graph_version, are_snapshots_served=served.has_snapshots,
         )  # fmt: skip
         self._work = {"checkpoint": everything.reconcile, "graph": wanting.reconcile}
         self._queue: WorkQueue[tuple[str, str, str]] | None = None
@@ -113,9 +119,11 @@ class Operator:
             metadata_only=True,
             labelSelector=f"{api.SOURCE_LABEL}=true",
         )
-        if self._serves_graphs:
+        if served.graph_version:
             self._graphs = self._watch(
-                f"/apis/{api.GROUP}/{graph_version}/{{}}{api.GRAPHS}", self._graph_changed, keep=graphs.known
+                f"/apis/{api.GROUP}/{served.graph_version}/{{}}{api.GRAPHS}",
+                self._graph_changed,
+                keep=graphs.known,
             )
             self._pods = self._watch(
                 "/api/v1/{}pods",
@@ -149,7 +157,8 @@ class Operator:
 
     def tick(self) -> None:
         """What is done every few seconds: the lease, the certificate, the resync."""
-        now = self._ticked_at = time.monotonic()
+        self._ticked()
+        now = time.monotonic()
         self._lead()
         if self._config.webhook.enabled and now >= self._refresh_at:
             self._refresh()
@@ -157,6 +166,9 @@ class Operator:
             self._notice_dynamo()
             self._resync(everything=self._resync_at == 0)
             self._resync_at = now + _RESYNC_S
+
+    def _ticked(self) -> None:
+        self._ticked_at = time.monotonic()
 
     def _lead(self) -> None:
         """One replica works. What it began and did not finish, the next one does anew."""
@@ -209,18 +221,16 @@ class Operator:
         else:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
-    def _served(self, kind: str) -> str:
-        definition = self._cluster.find(f"{api.DEFINITIONS}/{kind}")
-        return graphs.served_version(definition) if definition else ""
-
     def _notice_dynamo(self) -> None:
-        """Dynamo was installed after us: begin anew, with a watch on its graphs, and knowing its snapshots."""
-        for kind, is_served in (
-            (api.GRAPH_CRD, self._serves_graphs), (api.SNAPSHOT_CRD, self._serves_snapshots)
-        ):  # fmt: skip
-            if not is_served and self._served(kind):
-                self._log.info("resource definition found; restarting", definition=kind)
-                os._exit(0)
+        """Dynamo was installed or upgraded after us: begin anew, with a watch on its graphs, and knowing its snapshots."""
+        try:
+            served = definitions.served(self._ticking)
+        except ApiError as error:
+            self._log.warning("definitions not read", message=error.message)
+            return
+        if served != self._served:
+            self._log.info("other resource definitions found; restarting", **served._asdict())
+            os._exit(0)
 
     def liveness(self) -> str:
         """Why the kubelet should restart this container, or nothing."""
@@ -320,7 +330,9 @@ class Operator:
         return found
 
     def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
-        known = admission.Known(self._graph_of_pod, self._checkpoint, self._sharing, self._serves_snapshots)
+        known = admission.Known(
+            self._graph_of_pod, self._checkpoint, self._sharing, self._served.has_snapshots
+        )
         pod, reason, message = admission.mutate(self._config, request["object"], request["namespace"], known)
         metadata = request["object"]["metadata"]
         name = f"{request['namespace']}/{metadata.get('name') or metadata.get('generateName', '')}"

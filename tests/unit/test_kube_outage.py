@@ -1,0 +1,184 @@
+"""The API server is away, hangs, or serves other definitions than before: the operator waits, and says so."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from urllib3.exceptions import HTTPError
+
+from dynamo_entry.errors import SettingsError
+from dynamo_entry.kube import api, config, foreign
+from dynamo_entry.kube.cluster import ApiError, Cluster
+from dynamo_entry.kube.metrics import OperatorMetrics
+from dynamo_entry.kube.operator import definitions, run
+from dynamo_entry.kube.operator.definitions import Served
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, event, **fields):
+        self.lines.append(event)
+
+    info = error = warning
+
+
+class Away:
+    """An API server that answers nothing; each question takes a while."""
+
+    def __init__(self, clock=None):
+        self.clock = clock
+        self.answered = lambda: None
+
+    def with_short_deadline(self, answered):
+        other = Away(self.clock)
+        other.answered = answered
+        return other
+
+    def guarded(self, _check):
+        return self
+
+    def find(self, path):
+        if self.clock:
+            self.clock.now += 60
+        self.answered()
+        raise ApiError(0, f"GET {path}: no route to host")
+
+    get = find
+
+    def list(self, path, **_):
+        raise ApiError(0, f"GET {path}: no route to host")
+
+
+def operator(cluster, served=Served("", False), replicas=1):  # noqa: B008 - a value
+    settings = config.parse(f"operator: {{replicas: {replicas}}}")
+    return run.Operator(settings, cluster, OperatorMetrics(), Log(), served)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_outage_ends_no_operator(replicas):
+    """Whatever is due: the lease, the certificate, the definitions."""
+    one = operator(Away(), replicas=replicas)
+    one.tick()
+    one._resync_at = one._refresh_at = 0.0
+    one.tick()
+    assert one._log.lines.count("certificate not refreshed") == 2
+    assert one._log.lines.count("lease not acquired") == (2 if replicas > 1 else 0)
+    assert one._log.lines.count("definitions not read") == (2 if replicas == 1 else 0), (
+        "nobody works without the lease"
+    )
+
+
+def test_a_server_that_hangs_is_no_dead_operator(monkeypatch):
+    """Each question counts as life: a restart would help nobody."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock.now)
+    one = operator(Away(clock))
+    one.tick()
+    assert clock.now > 1000 + run._HANGS_S, "it took too long in all"
+    assert one.liveness() == ""
+    clock.now += run._HANGS_S + 1
+    assert one.liveness() != ""
+
+
+def test_a_request_with_a_short_deadline(monkeypatch):
+    """Is told of, also where it fails."""
+    cluster = object.__new__(Cluster)
+    counted, lives, deadlines = [], [], []
+    cluster.answered = lambda method, status: counted.append((method, status))
+    cluster.before_write = lambda: None
+    cluster.timeouts_s = (10, 60)
+
+    def fail(*_, timeouts, **__):
+        deadlines.append(sum(timeouts))
+        raise HTTPError("timed out")
+
+    cluster._send = fail
+    for one in (cluster.with_short_deadline(lambda: lives.append(1)), cluster):
+        with pytest.raises(ApiError):
+            one.get("/x")
+    assert counted == [("GET", 0)] * 2
+    assert lives == [1]
+    assert deadlines[0] * 4 < run._HANGS_S, "urllib3 tries four times"
+    assert deadlines[1] == 70
+
+
+def test_a_question_is_asked_until_it_is_answered(monkeypatch):
+    """The operator may start before the API server does; SIGTERM ends it."""
+    monkeypatch.setattr(definitions, "_PAUSE_S", 0.001)
+    answers, log, ended = [ApiError(503, "starting"), ApiError(0, "away"), "yes"], Log(), threading.Event()
+
+    def question():
+        answer = answers.pop(0)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    assert definitions.insisting(question, ended, log) == "yes"
+    assert log.lines == ["API server not reached"] * 2
+    ended.set()
+    assert definitions.insisting(question, ended, log) is None
+
+
+def test_standing_aside_survives_an_outage(monkeypatch):
+    """The definition is read again later."""
+    monkeypatch.setattr(foreign, "_POLL_S", 0.001)
+    answers, log, ended, exits = [ApiError(0, "away"), None], Log(), threading.Event(), []
+
+    def find(_path):
+        answer = answers.pop(0)
+        if answer:
+            raise answer
+
+    def leave(code):
+        exits.append(code)
+        ended.set()
+
+    monkeypatch.setattr("os._exit", leave)
+    foreign.stand_aside(SimpleNamespace(find=find), "why", ended, log)
+    assert exits == [0]
+    assert "definition not read" in log.lines
+
+
+def serving(graph_versions, has_snapshots):
+    def find(path):
+        kind = path.rpartition("/")[2]
+        if kind == api.SNAPSHOT_CRD:
+            return {"spec": {"versions": [{"name": "v1", "served": True}]}} if has_snapshots else None
+        versions = [{"name": name, "served": True} for name in graph_versions]
+        return {"spec": {"versions": versions}} if versions else None
+
+    return SimpleNamespace(find=find)
+
+
+@pytest.mark.parametrize(
+    ("before", "versions", "has_snapshots", "restarts"),
+    [
+        (Served("", False), [], False, False),
+        (Served("", False), ["v1alpha1"], False, True),
+        (Served("", False), [], True, True),
+        (Served("v1alpha1", True), ["v1alpha1", "v1beta1"], True, False),
+        (Served("v1alpha1", True), ["v1beta1"], True, True),
+        (Served("v1alpha1", True), [], True, True),
+        (Served("v1alpha1", True), ["v1alpha1"], False, True),
+    ],
+)
+def test_the_operator_begins_anew_where_dynamo_changes(
+    monkeypatch, before, versions, has_snapshots, restarts
+):
+    """Installed, upgraded to another version of its graphs, or removed."""
+    exits = []
+    monkeypatch.setattr("os._exit", exits.append)
+    one = SimpleNamespace(_served=before, _ticking=serving(versions, has_snapshots), _log=Log())
+    run.Operator._notice_dynamo(one)
+    assert bool(exits) == restarts
+
+
+def test_no_cluster_at_all(monkeypatch, tmp_path):
+    """Is a mistake of who runs it, not a stack trace."""
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match="KUBECONFIG"):
+        Cluster()

@@ -116,23 +116,26 @@ class Agent:
             self._changed.wait(min([_ROUND_S, *(chore.due_in_s for chore in self._chores)]))
 
     def round(self) -> None:
-        """One look at everything."""
+        """One look at everything. A disk that is full or broken keeps it from nothing else."""
         checkpoints = [one for mirror in self._checkpoints for one in mirror.objects()]
         if self._cache is not None:
-            self._follow_plan(self._cache, checkpoints)
+            try:
+                self._follow_plan(self._cache, checkpoints)
+            except Exception as error:
+                self._log.error("copies not looked after", message=repr(error))
         for chore in self._chores:
             chore.begin_if_due(checkpoints)
 
     def _follow_plan(self, cache: Cache, checkpoints: list[Object]) -> None:
         used = objects.last_used(self._settings, [pod for mirror in self._pods for pod in mirror.objects()])
+        room = Room(self._settings.cache_limit, self._spare_bytes(cache))
+        # Evictions first: to note a use takes room on the disk.
+        self._prefetcher.follow(
+            plan(objects.wanted(self._settings, checkpoints), cache.entries(), used, room, time.time())
+        )
         cached = cache.entries()
         for name in cached.keys() & used.keys():
             cache.note(name, used_at=used[name])
-        room = Room(self._settings.cache_limit, self._spare_bytes(cache))
-        self._prefetcher.follow(
-            plan(objects.wanted(self._settings, checkpoints), cached, used, room, time.time())
-        )
-        cached = cache.entries()
         self.metrics.cache_archives.set(len(cached))
         self.metrics.cache_bytes.set(sum(entry.size for entry in cached.values()))
         self.metrics.cache_limit_bytes.set(self._settings.cache_limit)
@@ -158,7 +161,8 @@ class Agent:
             self._changed.set()  # there is room for a copy that is intact
             self._log.error("copy damaged", checkpoint=name, reason=error.reason, message=str(error))
             for one in checkpoints:
-                if one.get("status", {}).get("identityHash") == name.rpartition("/")[2]:
+                hash_ = one.get("status", {}).get("identityHash", "")
+                if objects.copy_name(self._settings, one["metadata"]["namespace"], hash_) == name:
                     self._recorder.event(
                         one,
                         "CacheCorrupt",

@@ -1,0 +1,110 @@
+"""One round of the agent: copies looked after, chores begun, events told of the right checkpoint."""
+
+import errno
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from dynamo_entry.errors import Corrupt
+from dynamo_entry.kube.agent import run
+from dynamo_entry.kube.agent.cache import Cache, Entry
+from dynamo_entry.kube.agent.settings import AgentSettings
+from dynamo_entry.kube.metrics import AgentMetrics
+
+OLD, USED = "0" * 16, "1" * 16
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def info(self, event, **fields):
+        self.lines.append(event)
+
+    warning = error = info
+
+
+class Chore:
+    def __init__(self):
+        self.begun = 0
+
+    def begin_if_due(self, _checkpoints):
+        self.begun += 1
+
+
+def settings(tmp_path, **fields):
+    return AgentSettings(
+        node="node-1", namespace="system", cache_directory=str(tmp_path), cache_limit=0, min_free=0, rate_limit=0,
+        storage="", is_claim=False,
+    )._replace(**fields)  # fmt: skip
+
+
+def mirror(*objects):
+    return SimpleNamespace(objects=lambda: list(objects))
+
+
+def agent(tmp_path, *, checkpoints=(), pods=(), **fields):
+    made = object.__new__(run.Agent)
+    made._settings, made._log, made.metrics = settings(tmp_path, **fields), Log(), AgentMetrics()
+    made._changed = threading.Event()
+    made._cache = Cache(str(tmp_path))
+    made._checkpoints, made._pods = [mirror(*checkpoints)], [mirror(*pods)]
+    made._prefetcher = run.Prefetcher(made._cache, made.metrics, made._log, run.Limiter(0), made._changed)
+    made._chores = [Chore()]
+    return made
+
+
+def copy(cache, name, **facts):
+    with open(cache.path(name), "wb") as file:
+        file.truncate(1000)
+    cache._write(name, Entry(source="s", digest="d", size=1000, **facts))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_takes_nothing_ends_no_agent(tmp_path, monkeypatch, number):
+    """It evicts, which is what makes room, and goes on with its chores."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    pod = {
+        "metadata": {"namespace": "n", "labels": {"nvidia.com/checkpoint-hash": USED}}, "status": {"startTime": started}
+    }  # fmt: skip
+    made = agent(tmp_path, pods=[pod])
+    for name in (OLD, USED):
+        copy(made._cache, name)
+
+    def fail(_self, name, _entry):
+        raise OSError(number, "no", name)
+
+    monkeypatch.setattr(Cache, "_write", fail)
+    made.round()
+    assert made._cache.entries().keys() == {USED}
+    assert made._log.lines == ["copy evicted", "copies not looked after"]
+    assert made._chores[0].begun == 1
+
+
+def checkpoint(namespace, hash_=USED):
+    return {
+        "metadata": {"namespace": namespace, "name": "c", "uid": namespace}, "status": {"identityHash": hash_}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("isolates", "told"), [(True, ["a"]), (False, ["a", "b"])])
+def test_a_damaged_copy_is_told_of_its_own_checkpoint(tmp_path, monkeypatch, isolates, told):
+    """Not of one of the same identity in another namespace, whose copy is another one."""
+    checkpoints = [checkpoint("a"), checkpoint("b"), checkpoint("a", OLD)]
+    made = agent(tmp_path, isolates_namespaces=isolates)
+    name = f"a/{USED}" if isolates else USED
+    (tmp_path / "a").mkdir()
+    copy(made._cache, name)
+    seen = []
+    made._recorder = SimpleNamespace(
+        event=lambda one, reason, _message: seen.append((one["metadata"]["uid"], reason))
+    )
+
+    def verify(_name):
+        raise Corrupt("torn")
+
+    monkeypatch.setattr(made._cache, "verify", verify)
+    made._verify_one(checkpoints)
+    assert seen == [(one, "CacheCorrupt") for one in told]

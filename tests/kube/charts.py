@@ -37,6 +37,14 @@ def render(values, *options, chart=CHART):
     return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout) if one}
 
 
+def notes(values, directory):
+    """What an installation says at its end, which needs a server to be shown by itself."""
+    chart = shutil.copytree(CHART, directory / "chart")
+    said = '{{ include (print $.Template.BasePath "/NOTES.txt") . | toJson }}'
+    (chart / "templates" / "said.yaml").write_text(f"kind: Notes\nmetadata: {{name: x}}\nsaid: {said}\n")
+    return render(values, chart=chart)["Notes", "x"]["said"]
+
+
 def umbrella(directory, **dependency):
     """A chart that has ours as a part."""
     shutil.copytree(CHART, directory / "charts" / "dynamo-entry")

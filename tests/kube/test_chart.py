@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from charts import CHART, GCS, GUIDE, OCI, S3, render, run, umbrella
+from charts import CHART, GCS, GUIDE, OCI, S3, notes, render, run, umbrella
 
 
 def settings(objects):
@@ -166,6 +166,28 @@ def test_the_agent_has_what_sealed_archives_and_private_authorities_take():
     assert env["DYNAMO_CHECKPOINT_CA_FILE"].startswith(mounts["ca"])
 
 
+@pytest.mark.parametrize("endpoint", ["", "https://minio.example.com"])
+def test_no_variable_of_the_agent_is_there_twice(endpoint):
+    """A server-side apply refuses such a list. What the values say goes before the Secret."""
+    values = yaml.safe_load(S3)
+    values["checkpoint"]["storage"]["s3"]["endpointUrl"] = endpoint
+    objects = render(yaml.safe_dump(values))
+    (container,) = objects["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]["containers"]
+    names = [one["name"] for one in container["env"]]
+    assert len(names) == len(set(names))
+    (one,) = (one for one in container["env"] if one["name"] == "AWS_ENDPOINT_URL")
+    assert one.get("value", "") == endpoint
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [(GUIDE, "claim checkpoint-storage"), (S3, "s3://bucket/prefix"), (OCI, "oci://host/repository"), (GCS, "gs://bucket/prefix")],
+)  # fmt: skip
+def test_the_notes_say_where_checkpoints_are(values, place, tmp_path):
+    """Of every kind of storage."""
+    assert re.search(rf"Checkpoints are kept in \w+: {place}(,|\n)", notes(values, tmp_path))
+
+
 def verbs(rules):
     return {
         resource: sorted(rule["verbs"])
@@ -240,7 +262,7 @@ def test_the_agent_may_do_this_and_nothing_else():
         "dynamocheckpoints": ["get", "list", "watch"],
         "dynamocheckpoints/status": ["patch"],
         "pods": ["list", "watch"],
-        "events": ["create"],
+        "events": ["create", "patch"],
     }
 
 

@@ -110,7 +110,9 @@ class Checkpoints:
             is_probing=self._config.probe, probe=probe, found=found, collector=collector, collected=collected,
             is_shared=any(self._sharing(checkpoint, hash_, others)),
             is_namespace_ending=is_deleted and self._is_ending(namespace),
-            job_ttl_s=spec["job"].get("ttlSecondsAfterFinished", 300),
+            job_ttl_s=spec["job"].get(
+                "ttlSecondsAfterFinished", self._config.job.ttl_seconds_after_finished
+            ),
             give_up_after_s=seconds(self._config.gc.give_up_after),
         )  # fmt: skip
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timezone
 from typing import Any
 
 from dynamo_entry.kube import api
+from dynamo_entry.kube.clock import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 #: What a person should look at.
@@ -29,11 +29,6 @@ _WARNINGS = frozenset(
         "CacheCorrupt",
     ]
 )
-
-
-def now() -> str:
-    """Now, as the API writes it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Recorder:

@@ -179,6 +179,17 @@ def test_copies_are_kept_apart_where_namespaces_are(tmp_path):
     assert [one.name for one in objects.wanted(apart._replace(isolates_namespaces=False), both)] == ["ha"]
 
 
+def test_the_latest_of_several_checkpoints_of_an_archive_is_wanted(tmp_path):
+    """In whatever order they are listed; an annotation counts on any of them."""
+    old = checkpoint(
+        "a", digest="old", createdAt="2024-01-01T00:00:00Z", annotations={"dynamo-entry/prefetch": "true"}
+    )
+    new = checkpoint("a", digest="new", createdAt="2024-01-02T00:00:00Z")
+    for both in ([old, new], [new, old]):
+        (found,) = objects.wanted(settings(tmp_path), both)
+        assert (found.digest, found.pinned) == ("new", True)
+
+
 def test_last_use(tmp_path):
     """The latest start of a pod with the hash."""
     pods = [

@@ -8,7 +8,8 @@ import pytest
 
 from dynamo_entry.kube.api import command_digest
 from dynamo_entry.kube.operator.conditions import new_status
-from dynamo_entry.kube.operator.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
+from dynamo_entry.kube.operator.lifecycle import decide
+from dynamo_entry.kube.operator.observed import Action, Decision, Leader, Observed, Verdict
 
 HASH, LOCATION = "h" * 16, "/checkpoints/hhh.tar"
 NOW = 1_700_000_000.0
@@ -63,6 +64,7 @@ PUBLISHED = {"result": "published", "location": LOCATION, "digest": "d", "size_b
 FAILED = {"result": "failed", "reason": "NotDumpable", "message": "io_uring", "retry": False}
 RETRY = FAILED | {"reason": "NotReady", "retry": True}
 PENDING, CREATING, READY = status("Pending"), status("Creating", attempts=1), status("Ready")
+ELSEWHERE = {"location": "/elsewhere/hhh.tar"}
 MISSING = [{"type": "ArchiveMissing", "status": "True"}]
 EVICTED = [{"metadata": {}, "status": {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}}]
 UNINITIALIZED = [{"metadata": {}, "status": {"phase": "Failed", "initContainerStatuses": [
@@ -79,9 +81,22 @@ ROWS = [
     ("retry asked for", see(status("Failed"), annotations={"dynamo-entry/retry": "1"}), "Pending", "Retrying"),
     ("that retry is done", see(status("Failed", retryToken="1"), annotations={"dynamo-entry/retry": "1"}), "Failed", "Failed"),
     ("edited after it failed", see(status("Failed", observedGeneration=0)), "Pending", "Retrying"),
+    ("edited while it runs", see(CREATING | {"jobDigest": "old"}, job=job(), job_digest="new"), "Pending", "Edited"),
+    ("edited while it waits", see(PENDING | {"jobDigest": "old"}, job=job(), job_digest="new"), "Pending", "Edited"),
+    ("the same template", see(CREATING | {"jobDigest": "a"}, job=job(), job_digest="a"), "Creating", "JobRunning"),
+    ("edited once it is there", see(READY | {"jobDigest": "old"}, job_digest="new"), "Ready", "Ready"),
+    ("it failed, and only its policy is edited", see(status("Failed", observedGeneration=0, jobDigest="a"), job_digest="a"), "Failed", "Failed"),
+    ("it failed, and its Job is edited", see(status("Failed", jobDigest="a"), job_digest="b"), "Pending", "Retrying"),
+    ("the storage is another one", see(READY | ELSEWHERE), "Pending", "Moved"),
+    ("while it looks", see(PENDING | ELSEWHERE, found=THERE), "Pending", "Moved"),
+    ("while it is made", see(CREATING | ELSEWHERE, job=job(("Complete", "")), pods=pods(ended(PUBLISHED))), "Pending", "Moved"),
+    ("once it has failed that is no new attempt", see(status("Failed", location="/elsewhere/hhh.tar")), "Failed", "Failed"),
+    ("the claim is another one", see(READY | {"location": LOCATION, "claimName": "old"}, claim="new"), "Pending", "Moved"),
+    ("an older status knows no claim", see(READY | {"location": LOCATION}, claim="new"), "Ready", "Ready"),
     ("recreate asked for", see(READY, annotations={"dynamo-entry/recreate": "1"}), "Pending", "Recreating"),
     ("another one leads", see(PENDING, leader=Leader("n", "first", {"phase": "Creating"})), "Pending", "SharedWith"),
     ("and is Ready", see(PENDING, leader=Leader("n", "first", {"phase": "Ready"})), "Ready", "SharedWith"),
+    ("and is Ready elsewhere", see(PENDING, leader=Leader("n", "first", {"phase": "Ready"} | ELSEWHERE)), "Pending", "SharedWith"),
     ("the template cannot be used", see(PENDING, unfit=("TargetAmbiguous", "which")), "Failed", "TargetAmbiguous"),
     ("no storage", see(PENDING, unusable=("StorageMissing", "no claim")), "Pending", "StorageMissing"),
     ("a foreign Job", see(PENDING, is_job_foreign=True), "Pending", "JobNameTaken"),
@@ -206,6 +221,48 @@ def test_an_attempt_that_failed_is_told_while_the_next_one_runs():
     assert decide(seen).message == "an attempt ended with NotReady: io_uring"
 
 
+def test_what_begins_anew_leaves_nothing_of_before():
+    """Neither Jobs, whose answers are of another place or template, nor an archive's digest, nor attempts."""
+    moved = decide(see(READY | ELSEWHERE | {"attempts": 4, "digest": "d", "createdAt": THEN}))
+    assert moved.fields == {
+        "attempts": 0,
+        "createdAt": None,
+        "digest": None,
+        "sizeBytes": None,
+        "imageID": None,
+    }
+    assert "/elsewhere/hhh.tar" in moved.message
+    edited = decide(see(CREATING | {"jobDigest": "old"}, job_digest="new"))
+    assert edited.fields == {"attempts": 0}
+    for decision in (moved, edited):
+        assert decision.before == (Action.DELETE_JOB, Action.DELETE_PROBE)
+        assert decision.again_s > 0
+
+
+NEWER = READY | {"createdAt": "2023-11-14T22:13:21Z", "digest": "new", "sizeBytes": 8, "location": LOCATION}
+
+
+@pytest.mark.parametrize(
+    ("others", "fields"),
+    [
+        ([NEWER], {"createdAt": NEWER["createdAt"], "digest": "new", "sizeBytes": 8, "imageID": None}),
+        (
+            [READY | {"createdAt": "2023-11-14T22:13:19Z", "digest": "older"}, NEWER | {"phase": "Creating"}],
+            {},
+        ),
+        ([NEWER | {"location": "/elsewhere/hhh.tar"}], {}),
+        ([NEWER | {"digest": ""}], {}),
+        ([NEWER | {"createdAt": "nonsense"}], {}),
+        ([], {}),
+    ],
+)
+def test_what_one_recreates_all_restore(others, fields):
+    """Every checkpoint of an archive has the digest of the latest: pods are pinned to it."""
+    mine = READY | {"createdAt": THEN, "digest": "old", "location": LOCATION}
+    decision = decide(see(mine, sharing=others))
+    assert (decision.phase, decision.fields) == ("Ready", fields)
+
+
 def test_no_job_without_storage():
     """It would only sit there until its deadline."""
     decision = decide(see(PENDING, unusable=("StorageMissing", "x"), found=ABSENT, verdict=OK))
@@ -264,11 +321,14 @@ DELETE = {"deletionPolicy": "Delete"}
         ("the Job first", see(CREATING, metadata=DELETED, spec=DELETE, job=job()), (Action.DELETE_JOB,)),
         ("which ends its pods", see(CREATING, metadata=DELETED, spec=DELETE, job=job(deletionTimestamp=THEN)), ()),
         ("for an hour", dataclasses.replace(see(CREATING, metadata=DELETED, spec=DELETE, job=job(deletionTimestamp=THEN)), now=NOW + 3601), (Action.RELEASE,)),
-        ("the archive is shared", see(READY, metadata=DELETED, spec=DELETE, is_shared=True), (Action.RELEASE,)),
+        ("the archive is shared", see(READY, metadata=DELETED, spec=DELETE, sharing=[READY]), (Action.RELEASE,)),
         ("the policy was changed", see(READY, metadata=DELETED), (Action.RELEASE,)),
         ("then the archive", see(READY, metadata=DELETED, spec=DELETE), (Action.COLLECT,)),
         ("while it goes", see(READY, metadata=DELETED, spec=DELETE, collector=job()), ()),
         ("it is gone", see(READY, metadata=DELETED, spec=DELETE, collector=job(("Complete", ""))), (Action.RELEASE,)),
+        ("it is somebody else's", see(READY, metadata=DELETED, spec=DELETE, collector=job(("Complete", "")), collected={"deleted": False, "message": "of another hash"}), (Action.RELEASE,)),
+        ("nobody may delete it", see(READY, metadata=DELETED, spec=DELETE, verdict=Verdict("refused", "quota")), ()),
+        ("for an hour", dataclasses.replace(see(READY, metadata=DELETED, spec=DELETE, verdict=Verdict("refused", "quota")), now=NOW + 3601), (Action.RELEASE,)),
         ("that failed", see(READY, metadata=DELETED, spec=DELETE, collector=job(("Failed", ""))), (Action.DELETE_COLLECTOR,)),
         ("the namespace ends", see(READY, metadata=DELETED, spec=DELETE, is_namespace_ending=True), (Action.RELEASE,)),
         ("for an hour", dataclasses.replace(see(READY, metadata=DELETED, spec=DELETE, collector=job()), now=NOW + 3601), (Action.RELEASE,)),
@@ -277,6 +337,18 @@ DELETE = {"deletionPolicy": "Delete"}
 def test_deletion(case, seen, before):
     """No deletion is held up for ever."""
     assert decide(seen).before == before, case
+
+
+def test_what_is_said_of_an_archive_that_stays():
+    """Of another one at that place, and of one whose Job the API server refuses."""
+    gone = see(READY, metadata=DELETED, spec=DELETE, collector=job(("Complete", "")))
+    assert decide(gone).reason == "ArchiveDeleted"
+    kept = decide(dataclasses.replace(gone, collected={"deleted": False, "message": "of another hash"}))
+    assert (kept.reason, kept.message) == ("ArchiveKept", "of another hash")
+    refused = decide(see(READY, metadata=DELETED, spec=DELETE, verdict=Verdict("refused", "quota")))
+    assert refused.reason == "CollectionFailed"
+    assert "quota" in refused.message
+    assert refused.again_s > 0
 
 
 @pytest.mark.parametrize(
@@ -293,7 +365,7 @@ def test_an_archive_that_cannot_be_deleted_is_tried_again(failed_after_s, now_s,
     )  # fmt: skip
     decision = decide(dataclasses.replace(seen, now=NOW + now_s))
     assert (Action.DELETE_COLLECTOR in decision.before) == retries
-    assert f"{LOCATION} could not be deleted: permission denied" in decision.message
+    assert f"{LOCATION} could not be deleted: permission denied; tried again until 3600 s" in decision.message
 
 
 def _time(after_s):
@@ -309,6 +381,13 @@ def test_a_status_is_written_once(case, seen, phase, reason):
     written = {**(seen.checkpoint["status"] or {}), **change}
     again = dataclasses.replace(seen, checkpoint=seen.checkpoint | {"status": written})
     assert new_status(again, decision, "2025-01-01T00:00:00Z").keys() <= {"createdAt"}
+
+
+def test_a_status_says_what_it_was_made_of():
+    """The claim, and the digest of what its Job is made from."""
+    seen = see(PENDING, claim="claim", job_digest="d")
+    change = new_status(seen, decide(seen), "2024-01-01T00:00:00Z")
+    assert (change["claimName"], change["jobDigest"]) == ("claim", "d")
 
 
 def test_what_a_ready_checkpoint_says():

@@ -307,6 +307,28 @@ def test_a_worker_of_dynamo_is_not_asked_by_its_probe():
     assert "emptyDir" in volume
 
 
+@pytest.mark.parametrize(
+    ("change", "is_other"),
+    [
+        (lambda one: one["spec"]["job"].update(backoffLimit=1), True),
+        (lambda one: one["spec"]["job"]["podTemplateSpec"]["spec"]["containers"][0].update(image="j"), True),
+        (
+            lambda one: one["metadata"].update(annotations={"dynamo-entry/ready-url": "http://127.0.0.1/"}),
+            True,
+        ),
+        (lambda one: one["metadata"].update(annotations={"dynamo-entry/entrypoint": '["x"]'}), True),
+        (lambda one: one["metadata"].update(annotations={"dynamo-entry/retry": "1"}), False),
+        (lambda one: one["spec"]["job"].update(ttlSecondsAfterFinished=1), False),
+        (lambda one: one["spec"].update(deletionPolicy="Delete"), False),
+    ],
+)
+def test_what_makes_another_job(change, is_other):
+    """And so a new attempt; the rest of a checkpoint does not."""
+    made, other = checkpoint(), checkpoint()
+    change(other)
+    assert (jobs.digest(made) != jobs.digest(other)) == is_other
+
+
 def test_the_template_of_the_user_is_not_changed():
     """Nothing of the checkpoint's spec is shared with the Job."""
     made = checkpoint()

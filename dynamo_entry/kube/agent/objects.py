@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
 from dynamo_entry.kube.agent.prefetch import Wanted
@@ -16,15 +15,8 @@ from dynamo_entry.kube.api import (
     PREFETCH,
     VERSION,
 )
+from dynamo_entry.kube.clock import moment, now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
-from dynamo_entry.kube.events import now
-
-
-def seconds(text: str | None) -> float:
-    """An API timestamp as Unix time; 0 where there is none."""
-    if not text:
-        return 0
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def known_checkpoint(checkpoint: Object) -> Object:
@@ -45,7 +37,7 @@ def copy_name(settings: AgentSettings, namespace: str, hash_: str) -> str:
 
 
 def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wanted]:
-    """The Ready checkpoints, those shared by several objects once."""
+    """The Ready checkpoints, those shared by several objects once, with the latest archive."""
     found: dict[str, Wanted] = {}
     for one in checkpoints:
         status = one.get("status", {})
@@ -53,12 +45,13 @@ def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wante
             continue
         name = copy_name(settings, one["metadata"]["namespace"], status["identityHash"])
         pinned = {"true": True, "false": False}.get(one["metadata"].get("annotations", {}).get(PREFETCH, ""))
-        if name in found and found[name].pinned is not None:
-            continue
-        found[name] = Wanted(
+        new = Wanted(
             name, status["identityHash"], status["location"], status.get("digest", ""),
-            status.get("sizeBytes", 0), seconds(status.get("createdAt")), pinned,
+            status.get("sizeBytes", 0), moment(status.get("createdAt")), pinned,
         )  # fmt: skip
+        old = found.get(name, new)
+        newest = new if new.created_at >= old.created_at else old
+        found[name] = newest._replace(pinned=new.pinned if old.pinned is None else old.pinned)
     return list(found.values())
 
 
@@ -82,7 +75,7 @@ def last_used(settings: AgentSettings, pods: Iterable[Object]) -> dict[str, floa
         hash_ = pod["metadata"].get("labels", {}).get(HASH_LABEL)
         if hash_:
             name = copy_name(settings, pod["metadata"]["namespace"], hash_)
-            used[name] = max(used.get(name, 0), seconds(pod.get("status", {}).get("startTime")))
+            used[name] = max(used.get(name, 0), moment(pod.get("status", {}).get("startTime")))
     return used
 
 

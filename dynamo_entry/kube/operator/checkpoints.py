@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.kube import api, podspec, podtemplate, storage
+from dynamo_entry.kube.clock import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config, seconds
-from dynamo_entry.kube.events import Recorder, now
+from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.identity import identity_hash
-from dynamo_entry.kube.operator import conditions, jobs
-from dynamo_entry.kube.operator.lifecycle import Action, Decision, Leader, Observed, Verdict, decide
+from dynamo_entry.kube.operator import conditions, jobs, pods
+from dynamo_entry.kube.operator.lifecycle import decide
+from dynamo_entry.kube.operator.observed import Action, Decision, Leader, Observed, Verdict
 
-#: A dry run changes what ``decide`` sees, once.
-_ROUNDS = 2
+#: A dry run changes what ``decide`` sees, and so does a Job that the API server refuses: each once.
+_ROUNDS = 4
+
+_SOON_S = 2.0
 
 #: Decisions of which people are told, by the reason of their event.
 _EVENTS = {
     "JobCreated": "JobCreated", "Published": "CheckpointReady", "Adopted": "Adopted", "AdoptedDiffers": "AdoptedDiffers",
     "SharedWith": "Shared", "Retrying": "Retrying", "Accepted": "CheckpointPending",
 }  # fmt: skip
+
+
+class _Refused(Exception):
+    """The API server did not take a Job."""
+
+    def __init__(self, action: Action, verdict: Verdict) -> None:
+        super().__init__(verdict.message)
+        self.action = action
+        self.verdict = verdict
 
 
 class Checkpoints:
@@ -53,13 +65,15 @@ class Checkpoints:
             return 0
         checkpoint = self._with_marks(path, checkpoint)
         seen = self._observe(checkpoint)
-        decision = decide(seen)
         for _ in range(_ROUNDS):
-            if Action.DRY_RUN not in decision.before:
-                break
-            seen = dataclasses.replace(seen, verdict=self._dry_run(seen))
             decision = decide(seen)
-        return self._apply(path, seen, decision)
+            try:
+                if Action.DRY_RUN not in decision.before:
+                    return self._apply(path, seen, decision)
+                seen = dataclasses.replace(seen, verdict=self._dry_run(seen))
+            except _Refused as refused:
+                seen = _with_refusal(seen, refused)
+        return _SOON_S
 
     def _with_marks(self, path: str, checkpoint: Object) -> Object:
         """Labels and finalizer as they should be; the checkpoint then."""
@@ -103,12 +117,14 @@ class Checkpoints:
         return Observed(
             checkpoint=checkpoint, hash=hash_, location=storage.location(self._config, hash_, namespace),
             storage_type=self._config.storage.type, now=time.time(), target=target, unfit=unfit,
+            claim=self._config.storage.pvc.pvc_name if self._config.storage.type == "pvc" else "",
+            job_digest=jobs.digest(checkpoint),
             unusable=storage.unusable(self._config, namespace, claim),
             is_bound=storage.is_bound(self._config, claim), leader=self._leader(checkpoint, hash_),
             job=None if is_foreign else job, is_job_foreign=is_foreign,
             pods=self._pods(job) if job is not None and not is_foreign else (),
             is_probing=self._config.probe, probe=probe, found=found, collector=collector, collected=collected,
-            is_shared=any(self._sharing(checkpoint, hash_, others)),
+            sharing=[one.get("status") or {} for one in self._sharing(checkpoint, hash_, others)],
             is_namespace_ending=is_deleted and self._is_ending(namespace),
             job_ttl_s=spec["job"].get(
                 "ttlSecondsAfterFinished", self._config.job.ttl_seconds_after_finished
@@ -132,17 +148,7 @@ class Checkpoints:
         job = self._job(namespace, api.helper_name(kind, name))
         if job is None or not _is_owned(job, uid) or "deletionTimestamp" in job["metadata"]:
             return None, None
-        if not any(one["status"] == "True" for one in job.get("status", {}).get("conditions", ())):
-            return job, None
-        for pod in self._pods(job):
-            for one in pod.get("status", {}).get("containerStatuses", ()):
-                try:
-                    answer = json.loads((one.get("state", {}).get("terminated") or {}).get("message", ""))
-                except ValueError:
-                    continue
-                if isinstance(answer, dict):
-                    return job, answer
-        return job, {"exists": False, "message": "its Job left no answer"}
+        return job, pods.helper_answer(self._pods(job)) if pods.has_ended(job) else None
 
     def _claim(self, namespace: str) -> Object | None:
         if self._config.storage.type != "pvc":
@@ -204,10 +210,8 @@ class Checkpoints:
             try:
                 self._cluster.create(path, body, dryRun="All")
             except ApiError as error:
-                if error.status in (400, 422):
-                    return Verdict("invalid", error.message)
-                if error.status == 403:
-                    return Verdict("refused", error.message)
+                if (verdict := _verdict(error)) is not None:
+                    return verdict
                 if error.status != 409:
                     raise
         return Verdict("ok")
@@ -257,12 +261,12 @@ class Checkpoints:
         checkpoint, namespace = seen.checkpoint, seen.checkpoint["metadata"]["namespace"]
         if action in (Action.CREATE, Action.CREATE_FORCED):
             forced = action is Action.CREATE_FORCED
-            self._create(jobs.creation(self._config, checkpoint, seen.hash, force=forced))
+            self._create(action, jobs.creation(self._config, checkpoint, seen.hash, force=forced))
         elif action is Action.PROBE:
             if seen.probe is None:
-                self._create(jobs.probe(self._config, checkpoint, seen.hash))
+                self._create(action, jobs.probe(self._config, checkpoint, seen.hash))
         elif action is Action.COLLECT:
-            self._create(jobs.collection(self._config, checkpoint, seen.hash))
+            self._create(action, jobs.collection(self._config, checkpoint, seen.hash))
         elif action is Action.DELETE_JOB:
             self._delete(seen.job)
         elif action is Action.DELETE_PROBE:
@@ -281,10 +285,13 @@ class Checkpoints:
             change = {"resourceVersion": metadata["resourceVersion"], "finalizers": left or None}
             self._cluster.merge(path, {"metadata": change})
 
-    def _create(self, job: Object) -> None:
+    def _create(self, action: Action, job: Object) -> None:
+        """Raises _Refused."""
         try:
             self._cluster.create(f"/apis/batch/v1/namespaces/{job['metadata']['namespace']}/jobs", job)
         except ApiError as error:
+            if (verdict := _verdict(error)) is not None:
+                raise _Refused(action, verdict) from error
             if error.status != 409:  # made by an earlier attempt at this very step
                 raise
 
@@ -294,6 +301,19 @@ class Checkpoints:
             path = f"/apis/batch/v1/namespaces/{metadata['namespace']}/jobs/{metadata['name']}"
             # Foreground: the Job stays until its pods have ended, for what comes next must not meet them.
             self._cluster.delete(path, metadata["uid"], propagation="Foreground")
+
+
+def _verdict(error: ApiError) -> Verdict | None:
+    """What the API server means: the object is wrong, or a policy or quota is against it."""
+    kind = {400: "invalid", 422: "invalid", 403: "refused"}.get(error.status)
+    return Verdict(kind, error.message) if kind else None
+
+
+def _with_refusal(seen: Observed, refused: _Refused) -> Observed:
+    """A probe that cannot be asked is no answer; the creation finds an archive that is there by itself."""
+    if refused.action is Action.PROBE:
+        return dataclasses.replace(seen, found={"exists": False, "message": refused.verdict.message})
+    return dataclasses.replace(seen, verdict=refused.verdict)
 
 
 def known(checkpoint: Object) -> Object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo_entry.kube import api
-from dynamo_entry.kube.operator.lifecycle import Decision, Observed
+from dynamo_entry.kube.operator.observed import Decision, Observed
 
 Object = dict[str, Any]
 
@@ -22,6 +22,8 @@ def new_status(seen: Observed, decision: Decision, now: str) -> Object:
         "checkpointID": old.get("identityHash") or seen.hash,
         "location": seen.location,
         "storageType": seen.storage_type,
+        "claimName": seen.claim or None,
+        "jobDigest": seen.job_digest or None,
         "jobName": api.job_name(metadata["name"]),
         # An empty string in a typed field is refused by some servers.
         "message": (f"{decision.reason}: {message}" if message else decision.reason),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +38,16 @@ _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
 
 #: What makes two truths when the user sets it to something else.
 _OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
+
+
+def digest(checkpoint: Object) -> str:
+    """Of all that a checkpoint says of its Job: with another one, the Job would be another one."""
+    annotations = checkpoint["metadata"].get("annotations") or {}
+    job = {
+        name: value for name, value in checkpoint["spec"]["job"].items() if name != "ttlSecondsAfterFinished"
+    }
+    said = [job, *(annotations.get(name) for name in (api.READY_URL, api.ENTRYPOINT))]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def creation(config: Config, checkpoint: Object, hash_: str, *, force: bool) -> Object:

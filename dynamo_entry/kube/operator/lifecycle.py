@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from dynamo_entry.kube.api import (
     ARCHIVE_MISSING,
     AUTO_LABEL,
     CREATING,
     FAILED,
-    FINALIZER,
     PENDING,
     PHASES,
     READY,
@@ -21,17 +18,30 @@ from dynamo_entry.kube.api import (
     command_digest,
     job_name,
 )
+from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.operator import deletion
+from dynamo_entry.kube.operator.observed import (
+    Action,
+    Decision,
+    Leader,
+    Observed,
+    last_message,
+    ready_condition,
+    true_conditions,
+)
 from dynamo_entry.kube.operator.pods import (
     ended_at,
     failed_helper,
     has_settled,
     launcher_result,
-    moment,
     progress,
     succeeded_at,
 )
 
 Object = dict[str, Any]
+
+#: What the status says of the archive.
+_ARCHIVE = ("createdAt", "digest", "sizeBytes", "imageID")
 
 #: A Job that vanishes again and again is deleted by somebody.
 _ATTEMPTS = 4
@@ -44,90 +54,6 @@ _SOON_S, _LATER_S = 2.0, 30.0
 #: How long sidecars may go on after the checkpoint is published, or has failed for good.
 _LINGER_S = 60.0
 
-#: The pauses after an archive could not be deleted, each as long as all that went before.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
-
-
-class Action(Enum):
-    """Something to do to the cluster. Each is idempotent."""
-
-    PROBE = "make the probe's Job"
-    DRY_RUN = "let the API server check the Job"
-    CREATE = "make the Job"
-    CREATE_FORCED = "make the Job, to replace an existing archive"
-    STOP = "end the Job's pods and start no more"
-    DELETE_JOB = "delete the Job"
-    DELETE_PROBE = "delete the probe's Job"
-    COLLECT = "make the Job that deletes the archive"
-    DELETE_COLLECTOR = "delete that Job"
-    RELEASE = "take the finalizer off"
-
-
-class Verdict(NamedTuple):
-    """The API server's answer to a dry run: ``ok``, ``invalid`` or ``refused``."""
-
-    kind: str
-    message: str = ""
-
-
-class Leader(NamedTuple):
-    """Another checkpoint of the same archive, which is older: its Job serves both."""
-
-    namespace: str
-    name: str
-    status: Object
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Everything that ``decide`` looks at. Jobs are None where there is none; times are Unix seconds."""
-
-    checkpoint: Object
-    hash: str
-    location: str
-    storage_type: str
-    now: float
-    target: str = ""
-    #: why the pod template cannot be used: (reason, message)
-    unfit: tuple[str, str] | None = None
-    #: why storage cannot be used yet
-    unusable: tuple[str, str] | None = None
-    #: there is a volume behind the claim
-    is_bound: bool = True
-    leader: Leader | None = None
-    job: Object | None = None
-    #: a Job of that name is somebody else's
-    is_job_foreign: bool = False
-    pods: Sequence[Object] = ()
-    is_probing: bool = True
-    probe: Object | None = None
-    #: the probe's answer, once it has ended
-    found: Object | None = None
-    verdict: Verdict | None = None
-    collector: Object | None = None
-    #: its answer, once it has ended
-    collected: Object | None = None
-    #: another live checkpoint names the same archive
-    is_shared: bool = False
-    is_namespace_ending: bool = False
-    job_ttl_s: float = 300
-    give_up_after_s: float = 3600
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The next phase with its reason; ``before`` the status is written, ``after`` it is durable."""
-
-    phase: str
-    reason: str
-    message: str = ""
-    before: tuple[Action, ...] = ()
-    after: tuple[Action, ...] = ()
-    #: further fields of the status
-    fields: Object = field(default_factory=dict)
-    #: look again after so many seconds; 0: when something changes
-    again_s: float = 0
-
 
 def decide(seen: Observed) -> Decision:
     """The next step of a checkpoint."""
@@ -135,7 +61,7 @@ def decide(seen: Observed) -> Decision:
     annotations = metadata.get("annotations") or {}
     phase = status.get("phase")
     if "deletionTimestamp" in metadata:
-        return _deletion(seen)
+        return deletion.decide(seen)
     if phase not in PHASES:
         return Decision(PENDING, "Accepted", again_s=_SOON_S / 10)
     if status.get("identityHash") not in (None, seen.hash):
@@ -144,26 +70,44 @@ def decide(seen: Observed) -> Decision:
             "IdentityChanged",
             f"spec.identity has hash {seen.hash}, the checkpoint is {status['identityHash']}: create another DynamoCheckpoint",
         )
-    wants_retry = annotations.get(RETRY, "") != status.get("retryToken", "")
-    is_edited = metadata.get("generation") != status.get("observedGeneration")
-    if phase == FAILED and (wants_retry or is_edited):
-        fields = {"attempts": 0, "retryToken": annotations.get(RETRY) or None}
-        return Decision(
-            PENDING,
-            "Retrying",
-            before=(Action.DELETE_JOB, Action.DELETE_PROBE),
-            fields=fields,
-            again_s=_SOON_S,
-        )
+    if phase != FAILED and _has_moved(seen, status):
+        was = _place(status["location"], status.get("claimName", ""))
+        message = f"the storage is {_place(seen.location, seen.claim)} now, and was {was}"
+        return _anew("Moved", message, **dict.fromkeys(_ARCHIVE))
+    if phase == FAILED and (_is_edited(seen) or annotations.get(RETRY, "") != status.get("retryToken", "")):
+        return _anew("Retrying", retryToken=annotations.get(RETRY) or None)
+    if phase in (PENDING, CREATING) and _is_edited(seen):
+        return _anew("Edited", "spec.job is another one now")
     if phase in (READY, FAILED) and _recreates(seen):
-        return Decision(
-            PENDING,
-            "Recreating",
-            before=(Action.DELETE_JOB, Action.DELETE_PROBE),
-            fields={"attempts": 0},
-            again_s=_SOON_S,
-        )
+        return _anew("Recreating")
     return {PENDING: _pending, CREATING: _creating, READY: _ready, FAILED: _failed}[phase](seen)
+
+
+def _anew(reason: str, message: str = "", **fields: Any) -> Decision:
+    """From the beginning."""
+    return Decision(
+        PENDING, reason, message, before=(Action.DELETE_JOB, Action.DELETE_PROBE), fields={"attempts": 0} | fields,
+        again_s=_SOON_S,
+    )  # fmt: skip
+
+
+def _has_moved(seen: Observed, status: Object) -> bool:
+    """Whether a status is of an archive elsewhere: the storage is another one than it was."""
+    before = status.get("location", seen.location), status.get("claimName", seen.claim)
+    return before != (seen.location, seen.claim)
+
+
+def _place(location: str, claim: str) -> str:
+    return f"{location} of claim {claim!r}" if claim else location
+
+
+def _is_edited(seen: Observed) -> bool:
+    """Whether the Job would be another one now. A status without the digest knows only of edits at all."""
+    status = seen.checkpoint["status"]
+    if known := status.get("jobDigest"):
+        return bool(known != seen.job_digest)
+    is_other = seen.checkpoint["metadata"].get("generation") != status.get("observedGeneration")
+    return bool(status["phase"] == FAILED and is_other)
 
 
 def _recreates(seen: Observed) -> bool:
@@ -175,7 +119,7 @@ def _pending(seen: Observed) -> Decision:
     attempts = seen.checkpoint["status"].get("attempts", 0)
     job = f"Job {job_name(seen.checkpoint['metadata']['name'])}"
     if seen.leader is not None and not _recreates(seen):
-        return _shared(seen.leader)
+        return _shared(seen, seen.leader)
     if seen.unfit is not None:
         return Decision(FAILED, *seen.unfit)
     if seen.unusable is not None:
@@ -217,12 +161,16 @@ def _pending(seen: Observed) -> Decision:
     )  # fmt: skip
 
 
-def _shared(leader: Leader) -> Decision:
-    copied = {name: leader.status.get(name) for name in ("createdAt", "digest", "sizeBytes", "imageID")}
+def _shared(seen: Observed, leader: Leader) -> Decision:
     message = f"{leader.namespace}/{leader.name}"
-    if leader.status.get("phase") == READY:
-        return Decision(READY, "SharedWith", message, fields=copied)
+    if leader.status.get("phase") == READY and not _has_moved(seen, leader.status):
+        return Decision(READY, "SharedWith", message, fields=_archive(leader.status))
     return Decision(PENDING, "SharedWith", message, again_s=_LATER_S)
+
+
+def _archive(status: Object) -> Object:
+    """What a status says of its archive."""
+    return {name: status.get(name) for name in _ARCHIVE}
 
 
 def _adopted(seen: Observed, found: Object) -> Decision:
@@ -253,11 +201,7 @@ def _creating(seen: Observed) -> Decision:
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
         return Decision(PENDING, "JobLost", "the Job is gone", again_s=_SOON_S)
     result, image = launcher_result(seen.pods, seen.target)
-    conditions = {
-        one["type"]: one
-        for one in seen.job.get("status", {}).get("conditions", ())
-        if one["status"] == "True"
-    }
+    conditions = true_conditions(seen.job)
     # Since Kubernetes 1.31 the second one comes at once, the first when all pods are gone.
     if failed := conditions.get("Failed") or conditions.get("FailureTarget"):
         return _job_failed(seen, failed, result)
@@ -304,7 +248,7 @@ def _job_failed(seen: Observed, condition: Object, result: Object) -> Decision:
     if condition.get("reason") == "DeadlineExceeded":
         # The pods are deleted with it: what they waited for was written down before, if anywhere.
         limit_s = seen.checkpoint["spec"]["job"].get("activeDeadlineSeconds", 3600)
-        message, last = f"activeDeadlineSeconds ({limit_s}) are over", _message(seen.checkpoint["status"])
+        message, last = f"activeDeadlineSeconds ({limit_s}) are over", last_message(seen.checkpoint["status"])
         return Decision(FAILED, "DeadlineExceeded", f"{message}; until then: {last}" if last else message)
     reason = result.get("reason") or condition.get("reason") or "JobFailed"
     return Decision(FAILED, reason, result.get("message") or condition.get("message", ""))
@@ -322,24 +266,28 @@ def _ready(seen: Observed) -> Decision:
     conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
     if conditions.get(ARCHIVE_MISSING) == "True":
         message = f"{seen.location} is gone"
-        if _is_automatic(seen):
-            return Decision(
-                PENDING,
-                ARCHIVE_MISSING,
-                message,
-                before=(Action.DELETE_JOB, Action.DELETE_PROBE),
-                fields={"attempts": 0},
-                again_s=_SOON_S,
-            )
-        return Decision(FAILED, ARCHIVE_MISSING, message)
-    return _same(seen)
+        return (
+            _anew(ARCHIVE_MISSING, message)
+            if _is_automatic(seen)
+            else Decision(FAILED, ARCHIVE_MISSING, message)
+        )
+    return replace(_same(seen), fields=_replaced_by(seen))
+
+
+def _replaced_by(seen: Observed) -> Object:
+    """What another checkpoint of the same archive knows of a later one: somebody recreated it."""
+    status = seen.checkpoint["status"]
+    others = [one for one in seen.sharing if one.get("phase") == READY and not _has_moved(seen, one)]
+    newest = max(others, key=lambda one: moment(one.get("createdAt")), default=status)
+    is_later = moment(newest.get("createdAt")) > moment(status.get("createdAt"))
+    return _archive(newest) if is_later and newest.get("digest") else {}
 
 
 def _failed(seen: Observed) -> Decision:
     status, same = seen.checkpoint["status"], _same(seen)
     if not _is_automatic(seen) or not 0 < status.get("attempts", 0) < _AUTO_ATTEMPTS:
         return same
-    left_s = _AUTO_PAUSE_S - (seen.now - moment(_ready_condition(status).get("lastTransitionTime")))
+    left_s = _AUTO_PAUSE_S - (seen.now - moment(ready_condition(status).get("lastTransitionTime")))
     if left_s > 0:
         return replace(same, again_s=min(same.again_s or left_s, left_s))
     return Decision(PENDING, "Retrying", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=_SOON_S)
@@ -352,8 +300,8 @@ def _is_automatic(seen: Observed) -> bool:
 def _same(seen: Observed) -> Decision:
     """Nothing new; a finished Job goes when its time has come, a failed one a day later."""
     status = seen.checkpoint["status"]
-    ready = _ready_condition(status)
-    same = Decision(status["phase"], ready.get("reason", status["phase"]), _message(status))
+    ready = ready_condition(status)
+    same = Decision(status["phase"], ready.get("reason", status["phase"]), last_message(status))
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
         return same
     keep_s = seen.job_ttl_s if status["phase"] == READY else max(seen.job_ttl_s, 86400)
@@ -361,55 +309,3 @@ def _same(seen: Observed) -> Decision:
     if left_s <= 0:
         return Decision(same.phase, same.reason, same.message, after=(Action.DELETE_JOB,))
     return Decision(same.phase, same.reason, same.message, again_s=left_s)
-
-
-def _ready_condition(status: Object) -> Object:
-    return next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
-
-
-def _message(status: Object) -> str:
-    """What was said last, besides the reason."""
-    ready = _ready_condition(status)
-    message: str = ready.get("message", "")
-    return "" if message == ready.get("reason") else message
-
-
-def _deletion(seen: Observed) -> Decision:
-    """Retain: nothing of ours. Delete: the archive goes first, but no deletion is held up for ever."""
-    metadata, status = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
-    phase = status.get("phase", PENDING)
-    if FINALIZER not in (metadata.get("finalizers") or ()):
-        return Decision(phase, "Deleting")
-    if seen.is_shared or seen.checkpoint["spec"].get("deletionPolicy") != "Delete":
-        return Decision(phase, "ArchiveKept", before=(Action.RELEASE,))
-    if seen.is_namespace_ending or seen.now - moment(metadata["deletionTimestamp"]) > seen.give_up_after_s:
-        return Decision(
-            phase, "ArchiveLeftBehind", f"{seen.location} is still there", before=(Action.RELEASE,)
-        )
-    if seen.job is not None:
-        is_going = "deletionTimestamp" in seen.job["metadata"]
-        before = () if is_going else (Action.DELETE_JOB,)
-        return Decision(phase, "Deleting", before=before, again_s=_SOON_S)
-    conditions = {
-        one["type"]: one
-        for one in (seen.collector or {}).get("status", {}).get("conditions", ())
-        if one["status"] == "True"
-    }
-    if "Complete" in conditions:
-        return Decision(phase, "ArchiveDeleted", before=(Action.RELEASE,))
-    if "Failed" in conditions:
-        return _collection_failed(seen, phase, moment(conditions["Failed"].get("lastTransitionTime")))
-    before = () if seen.collector is not None else (Action.COLLECT,)
-    return Decision(phase, "DeletingArchive", _message(status), before=before, again_s=_SOON_S)
-
-
-def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:
-    """Its Job stays for a while, with its log; then another one tries."""
-    deleted_at = moment(seen.checkpoint["metadata"]["deletionTimestamp"])
-    said = (seen.collected or {}).get("message") or "its Job ended without a word"
-    message = f"{seen.location} could not be deleted: {said}; given up after {seen.give_up_after_s:.0f} s"
-    pause_s = min(max(failed_at - deleted_at, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-    left_s = failed_at + pause_s - seen.now
-    if left_s > 0:
-        return Decision(phase, "CollectionFailed", message, again_s=left_s)
-    return Decision(phase, "CollectionFailed", message, before=(Action.DELETE_COLLECTOR,), again_s=_SOON_S)

@@ -1,11 +1,13 @@
-"""What the pods of a Job say of its attempts. Pure."""
+"""What a Job and its pods say of its attempts. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any
+
+from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.operator.observed import true_conditions
 
 Object = dict[str, Any]
 
@@ -83,6 +85,27 @@ def has_settled(pods: Sequence[Object], target: str) -> bool:
     )
 
 
+def has_ended(job: Object) -> bool:
+    """Whether a Job starts no more pods. Other conditions say that it waits: it may be suspended, by Kueue for one."""
+    return bool(true_conditions(job).keys() & {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"})
+
+
+def helper_answer(pods: Sequence[Object]) -> Object:
+    """What the probe or the collector wrote as it ended; of several attempts, the last that succeeded."""
+    found = []
+    for pod in pods:
+        for one in pod.get("status", {}).get("containerStatuses", ()):
+            terminated = one.get("state", {}).get("terminated") or {}
+            try:
+                answer = json.loads(terminated.get("message", ""))
+            except ValueError:
+                continue
+            if isinstance(answer, dict):
+                found.append((not terminated.get("exitCode"), terminated.get("finishedAt") or "", answer))
+    nothing = (False, "", {"exists": False, "message": "its Job left no answer"})
+    return max(found, key=lambda entry: entry[:2], default=nothing)[2]
+
+
 def _ended(pods: Sequence[Object], target: str) -> Iterator[tuple[Object, str]]:
     """How the target's container ended, in each pod where it did, and the image that it ran."""
     for pod in pods:
@@ -124,8 +147,3 @@ def progress(pods: Sequence[Object]) -> str:
         if "running" in one.get("state", {}) and status.get("phase") == "Pending":
             return f"init container {one['name']!r} runs"
     return str(status.get("message", ""))
-
-
-def moment(text: str | None) -> float:
-    """A time as the API writes it → Unix seconds."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else 0

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo_entry.kube import api, foreign, graphs, storage
+from dynamo_entry.kube.clock import moment
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
@@ -254,8 +255,7 @@ class Operator:
         hash_ = metadata["labels"][api.HASH_LABEL]
         self._add("checkpoint", one)
         for other in self._all_checkpoints():
-            is_waiting = (other.get("status") or {}).get("phase") == api.PENDING
-            if is_waiting and other["metadata"]["labels"][api.HASH_LABEL] == hash_:
+            if other["metadata"]["labels"][api.HASH_LABEL] == hash_ and _waits_for(other, one):
                 self._add("checkpoint", other)
         names = {metadata["name"], hash_}
         for graph in self._graph_objects():
@@ -319,15 +319,21 @@ class Operator:
                     yield pod
 
     def _sharing(self, key: tuple[str, ...]) -> Object | None:
-        """The checkpoint of an archive: a Ready one if there is any."""
-        found = None
-        for one in self._all_checkpoints():
-            metadata = one["metadata"]
-            if storage.key(self._config, metadata["labels"][api.HASH_LABEL], metadata["namespace"]) == key:
-                if (one.get("status") or {}).get("phase") == api.READY:
-                    return one
-                found = found or one
-        return found
+        """The checkpoint of an archive: the Ready one that knows the latest, if there is any."""
+        found = [
+            one
+            for one in self._all_checkpoints()
+            if key
+            == storage.key(
+                self._config, one["metadata"]["labels"][api.HASH_LABEL], one["metadata"]["namespace"]
+            )
+        ]
+
+        def rank(one: Object) -> tuple[bool, float]:
+            status = one.get("status") or {}
+            return status.get("phase") == api.READY, moment(status.get("createdAt"))
+
+        return max(found, key=rank, default=None)
 
     def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
         known = admission.Known(
@@ -345,6 +351,13 @@ class Operator:
     def _review_checkpoint(self, request: Object) -> tuple[Object | None, str, bool]:
         problem = admission.validate(request.get("oldObject"), request["object"])
         return None, problem or "valid", bool(problem)
+
+
+def _waits_for(other: Object, changed: Object) -> bool:
+    """Whether a checkpoint of the same identity may go on now: it waits, or knows another archive."""
+    mine, its = (one.get("status") or {} for one in (other, changed))
+    is_behind = mine.get("phase") == its.get("phase") == api.READY and mine.get("digest") != its.get("digest")
+    return mine.get("phase") == api.PENDING or is_behind
 
 
 def _lease(config: Config, cluster: Cluster) -> Lease | None:

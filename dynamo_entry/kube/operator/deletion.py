@@ -1,0 +1,64 @@
+"""What becomes of a checkpoint that is deleted, and of its archive. Pure."""
+
+from __future__ import annotations
+
+from dynamo_entry.kube.api import FINALIZER, PENDING
+from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.operator.observed import Action, Decision, Observed, last_message, true_conditions
+
+_SOON_S = 2.0
+
+#: The pauses after an archive could not be deleted, each as long as all that went before.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
+
+#: After the API server took no Job for it.
+_REFUSED_PAUSE_S = 30.0
+
+
+def decide(seen: Observed) -> Decision:
+    """Retain: nothing of ours. Delete: the archive goes first, but no deletion is held up for ever."""
+    metadata, status = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
+    phase = status.get("phase", PENDING)
+    if FINALIZER not in (metadata.get("finalizers") or ()):
+        return Decision(phase, "Deleting")
+    if seen.sharing or seen.checkpoint["spec"].get("deletionPolicy") != "Delete":
+        return Decision(phase, "ArchiveKept", before=(Action.RELEASE,))
+    if seen.is_namespace_ending or seen.now - moment(metadata["deletionTimestamp"]) > seen.give_up_after_s:
+        return Decision(
+            phase, "ArchiveLeftBehind", f"{seen.location} is still there", before=(Action.RELEASE,)
+        )
+    if seen.job is not None:
+        is_going = "deletionTimestamp" in seen.job["metadata"]
+        before = () if is_going else (Action.DELETE_JOB,)
+        return Decision(phase, "Deleting", before=before, again_s=_SOON_S)
+    conditions = true_conditions(seen.collector)
+    if "Complete" in conditions:
+        # Without an archive it says nothing; with somebody else's, why that stays.
+        kept = (seen.collected or {}).get("message", "")
+        return Decision(phase, "ArchiveKept" if kept else "ArchiveDeleted", kept, before=(Action.RELEASE,))
+    if "Failed" in conditions:
+        return _collection_failed(seen, phase, moment(conditions["Failed"].get("lastTransitionTime")))
+    if seen.verdict is not None:
+        return Decision(
+            phase, "CollectionFailed", _failure(seen, seen.verdict.message), again_s=_REFUSED_PAUSE_S
+        )
+    before = () if seen.collector is not None else (Action.COLLECT,)
+    return Decision(phase, "DeletingArchive", last_message(status), before=before, again_s=_SOON_S)
+
+
+def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:
+    """Its Job stays for a while, with its log; then another one tries."""
+    deleted_at = moment(seen.checkpoint["metadata"]["deletionTimestamp"])
+    message = _failure(seen, (seen.collected or {}).get("message") or "its Job ended without a word")
+    pause_s = min(max(failed_at - deleted_at, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+    left_s = failed_at + pause_s - seen.now
+    if left_s > 0:
+        return Decision(phase, "CollectionFailed", message, again_s=left_s)
+    return Decision(phase, "CollectionFailed", message, before=(Action.DELETE_COLLECTOR,), again_s=_SOON_S)
+
+
+def _failure(seen: Observed, said: str) -> str:
+    limit_s = seen.give_up_after_s
+    return (
+        f"{seen.location} could not be deleted: {said}; tried again until {limit_s:.0f} s after the deletion"
+    )

@@ -1,0 +1,113 @@
+"""What is seen of a checkpoint, and what may be decided of it: the values between ``checkpoints`` and ``decide``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+Object = dict[str, Any]
+
+
+class Action(Enum):
+    """Something to do to the cluster. Each is idempotent."""
+
+    PROBE = "make the probe's Job"
+    DRY_RUN = "let the API server check the Job"
+    CREATE = "make the Job"
+    CREATE_FORCED = "make the Job, to replace an existing archive"
+    STOP = "end the Job's pods and start no more"
+    DELETE_JOB = "delete the Job"
+    DELETE_PROBE = "delete the probe's Job"
+    COLLECT = "make the Job that deletes the archive"
+    DELETE_COLLECTOR = "delete that Job"
+    RELEASE = "take the finalizer off"
+
+
+class Verdict(NamedTuple):
+    """The API server's answer to a Job, or to its dry run: ``ok``, ``invalid`` or ``refused``."""
+
+    kind: str
+    message: str = ""
+
+
+class Leader(NamedTuple):
+    """Another checkpoint of the same archive, which is older: its Job serves both."""
+
+    namespace: str
+    name: str
+    status: Object
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that ``decide`` looks at. Jobs are None where there is none; times are Unix seconds."""
+
+    checkpoint: Object
+    hash: str
+    location: str
+    storage_type: str
+    now: float
+    #: the claim that holds the archive, where one does
+    claim: str = ""
+    #: of what its Job is made from
+    job_digest: str = ""
+    target: str = ""
+    #: why the pod template cannot be used: (reason, message)
+    unfit: tuple[str, str] | None = None
+    #: why storage cannot be used yet
+    unusable: tuple[str, str] | None = None
+    #: there is a volume behind the claim
+    is_bound: bool = True
+    leader: Leader | None = None
+    #: the statuses of the other live checkpoints of the same archive
+    sharing: Sequence[Object] = ()
+    job: Object | None = None
+    #: a Job of that name is somebody else's
+    is_job_foreign: bool = False
+    pods: Sequence[Object] = ()
+    is_probing: bool = True
+    probe: Object | None = None
+    #: the probe's answer, once it has ended
+    found: Object | None = None
+    verdict: Verdict | None = None
+    collector: Object | None = None
+    #: its answer, once it has ended
+    collected: Object | None = None
+    is_namespace_ending: bool = False
+    job_ttl_s: float = 300
+    give_up_after_s: float = 3600
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The next phase with its reason; ``before`` the status is written, ``after`` it is durable."""
+
+    phase: str
+    reason: str
+    message: str = ""
+    before: tuple[Action, ...] = ()
+    after: tuple[Action, ...] = ()
+    #: further fields of the status
+    fields: Object = field(default_factory=dict)
+    #: look again after so many seconds; 0: when something changes
+    again_s: float = 0
+
+
+def ready_condition(status: Object) -> Object:
+    """The condition Ready, or nothing."""
+    return next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+
+
+def last_message(status: Object) -> str:
+    """What was said last, besides the reason."""
+    ready = ready_condition(status)
+    message: str = ready.get("message", "")
+    return "" if message == ready.get("reason") else message
+
+
+def true_conditions(job: Object | None) -> dict[str, Object]:
+    """Those conditions of a Job that hold, by type."""
+    found = (job or {}).get("status", {}).get("conditions") or ()
+    return {one["type"]: one for one in found if one["status"] == "True"}

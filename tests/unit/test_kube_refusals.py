@@ -1,0 +1,222 @@
+"""What the API server refuses, and what helpers' Jobs answer."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from dynamo_entry.kube import api, config
+from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.cluster import ApiError
+from dynamo_entry.kube.operator import pods
+from dynamo_entry.kube.operator.checkpoints import Checkpoints
+from dynamo_entry.kube.operator.run import Operator
+
+S3 = "storage: {type: s3, s3: {uri: 's3://bucket'}}"
+
+
+def checkpoint(status=None, name="c", **metadata):
+    main = {"name": "main", "command": ["serve"]}
+    return {
+        "metadata": {
+            "name": name, "namespace": "n", "uid": name, "generation": 1, "resourceVersion": "1", "labels": {},
+            "creationTimestamp": "2024-01-01T00:00:00Z",
+        } | metadata,
+        "spec": {
+            "identity": {"model": "m", "framework": "vllm"}, "deletionPolicy": "Delete",
+            "job": {"podTemplateSpec": {"spec": {"containers": [main]}}},
+        },
+        "status": status or {},
+    }  # fmt: skip
+
+
+class World:
+    """An API server with one checkpoint, which refuses some Jobs."""
+
+    def __init__(self, made, refuses, settings=S3):
+        self.checkpoint, self.refuses = made, refuses
+        self.told, self.created = [], []
+        recorder = SimpleNamespace(event=lambda _one, reason, message: self.told.append((reason, message)))
+        log = SimpleNamespace(info=lambda *_, **__: None)
+        self.operator = Checkpoints(config.parse(settings), self, recorder, log, lambda: ())
+
+    def find(self, path):
+        if path.endswith(f"{api.CHECKPOINTS}/c"):
+            return self.checkpoint
+        return {"metadata": {}} if path.endswith("/namespaces/n") else None
+
+    def list(self, _path, **_query):
+        return []
+
+    def create(self, path, body, **query):
+        kind = body["metadata"].get("name", "").split("-")[1] if path.endswith("/jobs") else "pod"
+        is_real = "dryRun" not in query
+        if status := self.refuses.get((kind, is_real)):
+            raise ApiError(status, f"{kind} refused")
+        if is_real:
+            self.created.append(kind)
+
+    def merge(self, path, body):
+        if path.endswith("/status"):
+            self.checkpoint = self.checkpoint | {"status": self.checkpoint["status"] | body["status"]}
+        else:
+            kept = {key: value for key, value in body["metadata"].items() if value is not None}
+            self.checkpoint = self.checkpoint | {"metadata": self.checkpoint["metadata"] | kept}
+        return self.checkpoint
+
+    def look(self):
+        again_s = self.operator.reconcile(("n", "c"))
+        status = self.checkpoint["status"]
+        ready = next(one for one in status["conditions"] if one["type"] == "Ready")
+        return status["phase"], ready["reason"], again_s
+
+
+@pytest.mark.parametrize(
+    ("status", "phase", "reason"), [(403, "Pending", "NotAdmitted"), (422, "Failed", "TemplateInvalid"), (400, "Failed", "TemplateInvalid")]
+)  # fmt: skip
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_job_that_the_server_refuses_is_told(status, phase, reason, dry_run):
+    """Also where no dry run foretold it; no attempt is counted."""
+    world = World(checkpoint(), {("c", True): status}, f"{S3}\nprobe: false\ndryRun: {str(dry_run).lower()}")
+    world.look()
+    assert world.look()[:2] == (phase, reason)
+    assert "c refused" in world.checkpoint["status"]["message"]
+    assert not world.checkpoint["status"].get("attempts")
+    assert not world.created
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+def test_a_probe_that_the_server_refuses_is_no_answer(status):
+    """The creation looks for the archive itself."""
+    world = World(checkpoint(), {("probe", True): status})
+    world.look()
+    assert world.look()[:2] == ("Creating", "JobCreated")
+    assert world.created == ["c"]
+
+
+def test_all_of_them_refused_are_told_in_one_look():
+    """A quota that is used up."""
+    world = World(checkpoint(), {("probe", True): 403, ("c", True): 403})
+    world.look()
+    phase, reason, again_s = world.look()
+    assert (phase, reason) == ("Pending", "NotAdmitted")
+    assert again_s > 1
+
+
+def test_a_deletion_that_the_server_refuses_is_told():
+    """It is tried again until it is given up; the object says why it hangs."""
+    made = checkpoint(
+        {"phase": "Ready"}, deletionTimestamp="2999-01-01T00:00:00Z", finalizers=["nvidia.com/checkpoint-archive"]
+    )  # fmt: skip
+    world = World(made, {("gc", True): 403})
+    phase, reason, again_s = world.look()
+    assert (phase, reason) == ("Ready", "CollectionFailed")
+    assert again_s > 1
+    ((event, message),) = world.told
+    assert event == "CollectionFailed"
+    assert "gc refused" in message
+
+
+def test_a_server_that_fails_is_not_one_that_refuses():
+    """The queue tries again."""
+    with pytest.raises(ApiError):
+        World(checkpoint({"phase": "Pending"}), {("probe", True): 500}).look()
+
+
+# --- helpers
+
+
+def job(*conditions):
+    return {"status": {"conditions": [{"type": kind, "status": status} for kind, status in conditions]}}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "ended"),
+    [
+        ([], False), ([("Suspended", "True")], False), ([("Complete", "False")], False), ([("Complete", "True")], True),
+        ([("Failed", "True")], True), ([("SuccessCriteriaMet", "True")], True), ([("FailureTarget", "True")], True),
+        ([("Suspended", "False"), ("Complete", "True")], True),
+    ],
+)  # fmt: skip
+def test_when_a_job_has_ended(conditions, ended):
+    """A Job that waits for its turn has not."""
+    assert pods.has_ended(job(*conditions)) == ended
+
+
+def pod(answer, code=0, at="2024-01-01T00:00:00Z"):
+    message = answer if isinstance(answer, str) else json.dumps(answer)
+    terminated = {"exitCode": code, "message": message, "finishedAt": at}
+    return {"status": {"containerStatuses": [{"state": {"terminated": terminated}}]}}
+
+
+ERROR, THERE = {"error": "StorageUnavailable", "message": "x"}, {"exists": True}
+
+
+@pytest.mark.parametrize(
+    ("found", "answer"),
+    [
+        ([pod(ERROR, 1), pod(THERE)], THERE),
+        ([pod(THERE), pod(ERROR, 1, "2024-01-02T00:00:00Z")], THERE),
+        ([pod({"exists": False}), pod(THERE, at="2024-01-02T00:00:00Z")], THERE),
+        ([pod(ERROR, 1)], ERROR),
+        (
+            [
+                pod("Killed", 137),
+                {"status": {}},
+                {"status": {"containerStatuses": [{"state": {"running": {}}}]}},
+            ],
+            None,
+        ),
+        ([pod("[]")], None),
+    ],
+)
+def test_the_answer_of_several_attempts(found, answer):
+    """That of the one that succeeded, whatever order the server lists them in."""
+    for listed in (found, found[::-1]):
+        given = pods.helper_answer(listed)
+        assert given == answer if answer else given["message"] == "its Job left no answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1970-01-01T00:00:01Z", 1), ("1970-01-01T00:00:01.1234567Z", 1), ("1970-01-01T01:00:01+01:00", 1), (None, 0),
+     ("", 0), ("soon", 0)],
+)  # fmt: skip
+def test_moments(text, seconds):
+    """Of every server; what is none is never."""
+    assert moment(text) == seconds
+
+
+# --- who is looked at
+
+
+@pytest.mark.parametrize(
+    ("phase", "digest", "is_queued"),
+    [("Pending", None, True), ("Ready", "old", True), ("Ready", "new", False), ("Creating", None, False), ("Failed", None, False)],
+)  # fmt: skip
+def test_a_recreated_archive_is_told_to_all_who_share_it(phase, digest, is_queued):
+    """Those that wait for it, and those that know the one before."""
+    changed = checkpoint({"phase": "Ready", "digest": "new"}, "changed", labels={api.HASH_LABEL: "h"})
+    other = checkpoint({"phase": phase, "digest": digest}, "other", labels={api.HASH_LABEL: "h"})
+    stranger = checkpoint({"phase": phase, "digest": digest}, "stranger", labels={api.HASH_LABEL: "x"})
+    queued = []
+    operator = SimpleNamespace(
+        _add=lambda _kind, one: queued.append(one["metadata"]["name"]),
+        _all_checkpoints=lambda: [changed, other, stranger], _graph_objects=lambda: (),
+    )  # fmt: skip
+    Operator._checkpoint_changed(operator, changed)
+    assert queued == ["changed"] + ["other"] * is_queued
+
+
+def test_pods_restore_the_latest_archive_of_those_who_share_it():
+    """Its digest is the one that is there."""
+    old, new, failed = (
+        checkpoint(
+            {"phase": phase, "createdAt": f"2024-01-0{day}T00:00:00Z"}, name, labels={api.HASH_LABEL: "h"}
+        )
+        for phase, day, name in (("Ready", 1, "old"), ("Ready", 2, "new"), ("Failed", 3, "failed"))
+    )
+    operator = SimpleNamespace(_config=config.parse(S3), _all_checkpoints=lambda: [old, new, failed])
+    found = Operator._sharing(operator, ("s3", "s3://bucket/n/h.tar"))
+    assert found["metadata"]["name"] == "new"
+    assert Operator._sharing(operator, ("s3", "s3://bucket/m/h.tar")) is None

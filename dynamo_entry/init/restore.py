@@ -6,15 +6,12 @@ import os
 import time
 
 from dynamo_entry.errors import RestoreFailed
-from dynamo_entry.init import signals, tree
+from dynamo_entry.init import signals, tree, undo
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
 from dynamo_entry.plan import Restore
 from dynamo_entry.protocol import ChildGone, Outcomes, Result, Sources, Verbs
-
-#: What undoing a filesystem delta may take at most.
-UNDO_LIMIT_S = 60
 
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
@@ -97,11 +94,13 @@ class _Restoration:
         return self._worker.lost(what, RestoreFailed.exit_code)
 
     def _called_off(self, number: int) -> int:
+        """Nothing is left of it. A further request to end changes nothing: time is short already."""
         self._clear()
-        _forget_attempts(self._supervisor.settings.state_dir)
+        undo.take_back(self._supervisor, self._held, undo.CALLED_OFF_S)
         return self._report_called_off(number)
 
     def _report_called_off(self, number: int) -> int:
+        _forget_attempts(self._supervisor.settings.state_dir)
         self._supervisor.log.info("Restore called off", signal=signals.name(number), phase=self._worker.phase)
         message = f"{signals.name(number)} arrived before the engine was restored"
         self._supervisor.report(self._lost("was called off")._replace(reason="CalledOff", message=message))
@@ -109,7 +108,7 @@ class _Restoration:
 
     def _failed(self, result: Result) -> int:
         self._clear()
-        if number := self._undo():
+        if number := undo.take_back(self._supervisor, self._held):
             return self._report_called_off(number)
         return self._supervisor.fall_back(result, self._held)
 
@@ -122,39 +121,6 @@ class _Restoration:
     def _close(self) -> None:
         self._supervisor.loop.stop_listening()
         self._worker.close()
-
-    def _undo(self) -> int:
-        """Take back what the filesystem delta changed, in a process that may fail without harm.
-
-        Returns a signal that asked for the end meanwhile, or 0.
-        """
-        try:
-            worker = Worker(Verbs.UNDO, UNDO_LIMIT_S, self._supervisor.settings.drop_env)
-        except OSError as error:
-            self._supervisor.log.warning("filesystem delta not undone", message=error.strerror)
-            return 0
-        self._supervisor.loop.listen(worker.events)
-        number = self._wait_for_undo(worker)
-        self._supervisor.loop.stop_listening()
-        worker.close()
-        tree.kill_all()
-        if not number and (not worker.result or worker.result.result != Outcomes.UNDONE):
-            message = worker.result.message if worker.result else ""
-            self._supervisor.log.warning("filesystem delta not undone", message=message)
-        return number
-
-    def _wait_for_undo(self, worker: Worker) -> int:
-        deadline = time.monotonic() + UNDO_LIMIT_S
-        while not isinstance(event := self._supervisor.loop.next(deadline), Silent):
-            if isinstance(event, Signalled):
-                self._held.append(event.number)
-                if event.number in signals.TERMINATING:
-                    return event.number
-            elif isinstance(event, Said):
-                worker.heard(event.message)
-            elif isinstance(event, Ended) and event.pid == worker.pid:
-                break
-        return 0
 
 
 def _forget_attempts(state_dir: str) -> None:

@@ -58,6 +58,12 @@ def assert_nothing_but_init(container):
     container.wait(lambda: len(container.processes()) == 1, "end of all but the init", 10)
 
 
+def assert_no_traces(container, phase):
+    """What a restore began in files is taken back: the delta, CRIU's part of it, the engine's context."""
+    left = container.run_inside("sh", "-c", "ls -A /run/dynamo_entry /tmp").split()
+    assert not {"undo.json", "journal", "context.json", "ready"} & {*left}, (phase, left)
+
+
 @pytest.mark.parametrize("phase", RESTORE_PHASES)
 def test_a_restore_that_is_called_off_leaves_nothing(side_by_side, archive, phase):
     """Several at once: what is missed only now and then is missed."""
@@ -72,6 +78,7 @@ def test_a_restore_that_is_called_off_leaves_nothing(side_by_side, archive, phas
     for _, container in started:
         container.wait_for_text("launcher ended with 143", 20)
         assert_nothing_but_init(container)
+        assert_no_traces(container, phase)
 
 
 @pytest.mark.parametrize("phase", CREATE_PHASES)
@@ -142,8 +149,7 @@ def test_a_launcher_that_is_killed_in_a_restore_leaves_nothing(side_by_side, arc
             lambda container=container: not left_beside_init(container), f"end of all in {phase}", 15
         )
         assert "Traceback" not in container.stderr
-        left = container.run_inside("sh", "-c", "ls -A /run/dynamo_entry /tmp").split()
-        assert not {"undo.json", "journal", "context.json"} & {*left}, (phase, left)
+        assert_no_traces(container, phase)
 
 
 def test_a_launcher_that_is_killed_in_a_creation_leaves_its_engine(side_by_side):

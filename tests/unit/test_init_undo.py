@@ -1,0 +1,69 @@
+"""PID 1 has a restore taken back: a request to end shortens that, and does not break it off."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from dynamo_entry.init import undo
+from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
+from dynamo_entry.init.signals import signal
+from dynamo_entry.protocol import Result
+from dynamo_entry.settings import Settings
+
+
+class Loop:
+    """Events that are given, each with the seconds that are left at most when it is waited for."""
+
+    def __init__(self, *events):
+        self.events = list(events)
+        self.waited = []
+
+    def listen(self, _): ...
+
+    def stop_listening(self): ...
+
+    def next(self, deadline):
+        self.waited.append(deadline - time.monotonic())
+        return self.events.pop(0)
+
+
+@pytest.fixture
+def take_back(monkeypatch):
+    monkeypatch.setattr(undo.tree, "kill_all", lambda: None)
+
+    def run(*events, limit_s=undo.LIMIT_S):
+        worker = SimpleNamespace(
+            pid=7, events=-1, result=None, close=lambda: None,
+            heard=lambda message: setattr(worker, "result", message),
+        )  # fmt: skip
+        monkeypatch.setattr(undo, "Worker", lambda *_: worker)
+        warnings, held, loop = [], [], Loop(*events)
+        log = SimpleNamespace(warning=lambda event, **fields: warnings.append((event, fields)))
+        supervisor = SimpleNamespace(loop=loop, settings=Settings(), log=log)
+        return undo.take_back(supervisor, held, limit_s), held, warnings, loop
+
+    return run
+
+
+DONE = (Said(Result("undone", "start")), Ended(7, 0))
+
+
+def test_it_is_done_to_its_end(take_back):
+    assert take_back(*DONE)[:3] == (0, [], [])
+
+
+def test_a_request_to_end_waits_for_it_as_long_as_a_pod_has_time(take_back):
+    term, usr1, hup = (Signalled(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP))
+    number, held, warnings, loop = take_back(usr1, term, hup, *DONE)
+    assert (number, held, warnings) == (
+        signal.SIGTERM, [signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP], []
+    )  # fmt: skip
+    assert not loop.events
+    assert loop.waited[1] > undo.CALLED_OFF_S + 1
+    assert loop.waited[2] <= undo.CALLED_OFF_S
+
+
+def test_what_takes_too_long_is_said(take_back):
+    number, _, [(event, _)], _ = take_back(Signalled(signal.SIGTERM), Silent())
+    assert (number, event) == (signal.SIGTERM, "filesystem delta not undone")

@@ -1,7 +1,7 @@
 """What PID 1 and its worker say to each other: one JSON object a line, each a type of this module.
 
 Standard library only, and not imported by a plain cold start. Up, on the worker's descriptor 3: Began, Moved,
-StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone, ChildGone.
+StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone, ChildGone, Release.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Phases:
     RESOLVE, SETTINGS, START = "resolve", "settings", "start"
     PREPARE, WAIT_READY, CANARY, PRE_DUMP = "prepare", "wait-ready", "canary", "pre-dump"
     FREEZE, GPU, DUMP, DELTA, PUBLISH, THAW = "freeze", "gpu", "dump", "delta", "publish", "thaw"
+    WAKE = "wake"
     OPEN, CHECK, PLAN, REBUILD, FILL, SETTLE = "open", "check", "plan", "restore", "fill", "settle"
 
     #: the engine is (being) frozen
@@ -41,6 +42,9 @@ class Outcomes:
 
     PUBLISHED, EXISTS, RESTORED, COLD, FAILED = "published", "exists", "restored", "cold", "failed"
     UNDONE, RELEASED = "undone", "released"
+
+    #: stand, whatever goes wrong afterwards
+    FINAL = frozenset((PUBLISHED, EXISTS, RESTORED))
 
 
 class Message(Value):
@@ -121,6 +125,13 @@ class EngineGone(Message):
     """The engine ended, or could not be started."""
 
 
+class Release(Message):
+    """The engine of a creation whose worker was lost. ``may_sleep``: PRE_DUMP was called."""
+
+    pid: int
+    may_sleep: bool
+
+
 class ChildGone(Message):
     """A child of PID 1 ended in a restore: CRIU, or what it made."""
 
@@ -134,6 +145,7 @@ _NONE = type(None)
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
+    "bool": (bool,),
     "float": (int, float),
     "bool | None": (bool, _NONE),
     "int | None": (int, _NONE),

@@ -82,6 +82,7 @@ class Handshake:
 
     who = "dynamo worker"
     needs = ""
+    early = "ai-dynamo 1.0 will wait for ever: send SIGCONT to its process once it has paused; later releases go on"
 
     def __init__(self, directory: str, release: Release = RELEASES[0]) -> None:
         self.directory = directory

@@ -19,6 +19,8 @@ class Handshake(Protocol):
     who: str
     #: what a restoring pod must have for it, beyond the archive; for people
     needs: str
+    #: what an engine that is let go before it has paused may do, for people; empty where it just goes on
+    early: str
     #: where the engine and the launcher leave files for each other
     directory: str
 
@@ -94,6 +96,8 @@ def let_go_or_warn(
     handshake: Handshake, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int], log: Any
 ) -> None:
     """``let_go`` where nothing depends on its success."""
+    if not handshake.ready(tuple) and handshake.early:
+        log.warning("engine let go before it paused", hint=handshake.early)
     try:
         handshake.let_go(environ, argv, pids)
     except (OSError, SettingsError) as error:

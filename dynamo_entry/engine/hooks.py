@@ -63,6 +63,18 @@ def call(
         _run(name, hook, limit_s, context or {})
 
 
+def wake(
+    recorded: str,
+    post_restore: str,
+    limit_s: float,
+    commands: Sequence[Sequence[str]],
+    context: Mapping[str, str] | None = None,
+) -> None:
+    """Wake an engine that was put to sleep: as is ``recorded`` of it, and by POST_RESTORE. Raises CheckpointError."""
+    for hook in protocols.wakes(recorded, post_restore):
+        call("POST_RESTORE", hook, limit_s, context, commands)
+
+
 def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> None:
     import http.client  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
     import urllib.request  # noqa: PLC0415

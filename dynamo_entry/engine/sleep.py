@@ -16,6 +16,16 @@ _ASK_S = 10
 
 _NOT_THE_METHOD = 405
 
+#: PRE_DUMP: the engine is dumped as it is, whatever it offers.
+_NO_HOOK = "none"
+
+
+def hook(pre_dump: str, commands: Sequence[Sequence[str]], *, is_paused: bool) -> str:
+    """What is called before a dump: what PRE_DUMP says, or what an engine that does not pause offers by itself."""
+    if pre_dump or is_paused:
+        return "" if pre_dump == _NO_HOOK else pre_dump
+    return offered(commands)
+
 
 def offered(commands: Sequence[Sequence[str]]) -> str:
     """The hook that puts an engine with these command lines to sleep, where its server offers one by itself."""

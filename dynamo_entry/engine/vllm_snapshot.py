@@ -87,6 +87,7 @@ class Handshake:
 
     who = "vllm snapshot server"
     needs = "the archive has no weights: mount the model where the creating pod had it"
+    early = ""
 
     def __init__(self, ready: str, release: str) -> None:
         self._ready = ready

@@ -11,7 +11,7 @@ from dynamo_entry.init.loop import Ended, Event, Said, Signalled, Silent
 from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
-from dynamo_entry.protocol import EngineGone, EngineIs, Message, Outcomes, Phases, Result, StartEngine, Verbs
+from dynamo_entry.protocol import EngineGone, EngineIs, Message, Outcomes, Phases, Release, Result, StartEngine, Verbs
 
 #: Engine pids begin above this; see process.raise_pids_above.
 LAST_HELPER_PID = 999
@@ -163,7 +163,7 @@ class _Creation:
             result = self._lost(code)
         if result.result in (Outcomes.PUBLISHED, Outcomes.EXISTS):
             self._wait_for_helpers()  # those of a worker that was lost, or given up on, while it let the engine go
-            return self._succeeded(result)
+            return self._succeeded(result, is_worker_lost=code != 0)
         return self._failed(result)
 
     def _lost(self, code: int) -> Result:
@@ -174,12 +174,14 @@ class _Creation:
             what = "was killed after making no progress"
         return self._worker.lost(what, DumpFailed.exit_code)
 
-    def _succeeded(self, result: Result) -> int:
+    def _succeeded(self, result: Result, *, is_worker_lost: bool) -> int:
         self._supervisor.report(result)
         is_ours = result.result == Outcomes.PUBLISHED
         what = "Checkpoint published" if is_ours else "Checkpoint exists already"
         self._supervisor.log.info(what, **result.facts())
         if self._supervisor.settings.after_dump == "continue":
+            if is_worker_lost:
+                self._release_engine()
             return self._go_on()
         self._supervisor.end_rest()
         return 0
@@ -213,10 +215,11 @@ class _Creation:
         from dynamo_entry import cuda  # noqa: PLC0415 - only after a failure
 
         holds_gpus = self._worker.phase in Phases.FROZEN and cuda.is_present()
+        may_sleep = Phases.PRE_DUMP in (*self._worker.seconds, self._worker.phase)
         if (
             self._engine_code is not None
             or not self._supervisor.engine_pid
-            or not (holds_gpus or self._is_paused)
+            or not (holds_gpus or self._is_paused or may_sleep)
         ):
             return
         try:
@@ -226,13 +229,8 @@ class _Creation:
             self._supervisor.log.error("engine not released", message=error.strerror)  # noqa: TRY400 - not logging
             return
         self._supervisor.loop.listen(worker.events)
-        worker.tell(EngineIs(self._supervisor.engine_pid))
-        while not isinstance(event := self._supervisor.loop.next(worker.deadline), Silent):
-            self._note(event)
-            if isinstance(event, Said):
-                worker.heard(event.message)
-            elif isinstance(event, Ended) and event.pid == worker.pid:
-                break
+        worker.tell(Release(self._supervisor.engine_pid, may_sleep))
+        self._follow_release(worker)
         worker.kill()
         self._supervisor.loop.stop_listening()
         worker.close()
@@ -240,17 +238,32 @@ class _Creation:
             shown = worker.result.reportable() if worker.result else {}
             self._supervisor.log.error("engine not released", **shown)
 
+    def _follow_release(self, worker: Worker) -> None:
+        """To its end, but no longer than a container has time once it is asked to end."""
+        patience_end = float("inf")
+        while True:
+            if self._is_asked_to_end():
+                patience_end = min(patience_end, time.monotonic() + CALL_OFF_S)
+            event = self._supervisor.loop.next(min(worker.deadline, patience_end))
+            self._note(event)
+            if isinstance(event, Said):
+                worker.heard(event.message)
+            elif isinstance(event, Silent) or (isinstance(event, Ended) and event.pid == worker.pid):
+                return
+
+    def _is_asked_to_end(self) -> bool:
+        return bool(self._called_off or signals.TERMINATING & {*self._held})
+
     def _wait_for_helpers(self) -> None:
         """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
 
         After that its action script goes first, which makes CRIU resume the tasks, then CRIU, whose end
         detaches it from them, then whatever is left.
         """
-        *patience, last_s = THAW_CALLED_OFF_S if self._called_off else THAW_S
-        for limit_s in patience:
-            if not self._helpers_end_within(limit_s):
+        for called_off_s, otherwise_s in zip(THAW_CALLED_OFF_S[:-1], THAW_S[:-1], strict=True):
+            if not self._helpers_end_within(called_off_s if self._is_asked_to_end() else otherwise_s):
                 tree.send(self._helpers()[-1:], signal.SIGKILL)
-        if not self._helpers_end_within(last_s):
+        if not self._helpers_end_within(THAW_CALLED_OFF_S[-1] if self._is_asked_to_end() else THAW_S[-1]):
             tree.send(self._helpers(), signal.SIGKILL)
 
     def _helpers(self) -> list[int]:

@@ -89,9 +89,12 @@ class Worker:
             if message.done == self._done:
                 return
             self._done = message.done
-        elif isinstance(message, Result):
+        elif isinstance(message, Result) and (message.result in Outcomes.FINAL or not self._has_succeeded()):
             self.result = message
         self._silence_end = now + self._stall_s
+
+    def _has_succeeded(self) -> bool:
+        return self.result is not None and self.result.result in Outcomes.FINAL
 
     def lost(self, what: str, exit_code: int) -> Result:
         """The result of a worker that gave none itself."""

@@ -7,7 +7,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dynamo_entry.errors import CheckpointError, EngineEnded
@@ -99,6 +99,21 @@ class Channel:
             self.seconds[name] = round(phase.seconds, 3)
         self.log.info(name, seconds=self.seconds[name], **phase.fields)
 
+    @contextmanager
+    def aftermath(self, name: str, *, stall_s: float) -> Iterator[None]:
+        """A phase with no limit but its own, of what is owed to the engine however it went.
+
+        A result goes on to name the phase before it, and what is owed is done where PID 1 is gone, too.
+        """
+        counts = self.phase_name
+        self.limit(0)
+        with suppress(CalledOff):
+            self.send(Began(name, stall_s=stall_s))
+        try:
+            yield
+        finally:
+            self.phase_name = counts
+
     def _left_s(self) -> float:
         """Until the deadline; 0: there is none."""
         if self._deadline == float("inf"):
@@ -112,7 +127,7 @@ class Channel:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """What is inside is done whole: a request to stop is kept until after it."""
+        """What is inside is done whole. A request to stop is not heard: PID 1 ends a worker that goes on for too long."""
         self._is_shielded = True
         try:
             yield

@@ -46,7 +46,7 @@ from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
 from dynamo_entry.worker import context, criu_log, manifest_head
-from dynamo_entry.worker.channel import Channel, Phase
+from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
 
 if TYPE_CHECKING:
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
 
     from dynamo_entry.cuda import NoCreation
     from dynamo_entry.cuda.creation import Creation
-
-#: PRE_DUMP: the engine is dumped as it is, whatever it offers.
-_NO_HOOK = "none"
 
 #: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
 _PUBLISH_STALLS = 10
@@ -239,19 +236,23 @@ class _Creation:
         return {path for pid in self._pids() for path in proc.descriptors(pid).values()}
 
     def pre_dump(self) -> str:
-        """The hook before the dump: the one that is set, or what the engine offers by itself."""
-        if self._settings.pre_dump or self._handshake:
-            return "" if self._settings.pre_dump == _NO_HOOK else self._settings.pre_dump
-        if hook := sleep.offered(self._commands()):
+        """The hook before the dump, if there is one."""
+        hook = sleep.hook(self._settings.pre_dump, self._commands(), is_paused=self._handshake is not None)
+        if hook and not self._settings.pre_dump:
             self._channel.log.info("engine is prepared for the dump", hook=hook)
         return hook
 
     def call_pre_dump(self, hook: str) -> None:
         """Raises CheckpointError where the hook fails."""
         self._wake_hook = protocols.wake_of(hook)
-        self._is_asleep = not self._wake_hook  # an engine that refuses a protocol is awake
-        hooks.call("PRE_DUMP", hook, self._settings.signal_timeout, commands=self._commands())
         self._is_asleep = True
+        try:
+            hooks.call("PRE_DUMP", hook, self._settings.signal_timeout, commands=self._commands())
+        except CalledOff:
+            raise
+        except CheckpointError:
+            self._is_asleep = not self._wake_hook  # an engine that refuses a protocol is awake
+            raise
 
     def ask_canary(self) -> None:
         """Keep the engine's answer for the restores. Raises DumpFailed."""
@@ -264,17 +265,17 @@ class _Creation:
         settings = self._settings
         if settings.after_dump != "continue" or not proc.tree(self._pid):
             return
-        self._give_back_memlock()
-        if self._handshake:
-            argv = proc.command(os.getppid())
-            handshakes.let_go_or_warn(self._handshake, os.environ, argv, self._pids(), self._channel.log)
-        if not self._is_asleep:
-            return
-        try:
-            for hook in protocols.wakes(self._wake_hook, settings.post_restore):
-                hooks.call("POST_RESTORE", hook, settings.stall_timeout, commands=self._commands())
-        except CheckpointError as error:
-            self._channel.log.warning("POST_RESTORE hook failed after the dump", message=str(error))
+        with self._channel.aftermath(Phases.WAKE, stall_s=2 * settings.stall_timeout):
+            self._give_back_memlock()
+            if self._handshake:
+                argv = proc.command(os.getppid())
+                handshakes.let_go_or_warn(self._handshake, os.environ, argv, self._pids(), self._channel.log)
+            if not self._is_asleep:
+                return
+            try:
+                hooks.wake(self._wake_hook, settings.post_restore, settings.stall_timeout, self._commands())
+            except CheckpointError as error:
+                self._channel.log.warning("POST_RESTORE hook failed after the dump", message=str(error))
 
     def freeze_and_publish(self) -> Result:
         """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""

@@ -1,22 +1,25 @@
-"""Give an engine back what a lost worker took: its GPUs, and if it pauses by itself the word to go on."""
+"""Give an engine back what a lost worker took: its GPUs, the word to go on if it pauses by itself, and its sleep's end."""
 
 from __future__ import annotations
 
 import os
 
 from dynamo_entry import cuda
-from dynamo_entry.engine import handshakes
+from dynamo_entry.engine import handshakes, hooks, protocols, sleep
 from dynamo_entry.linux import proc
-from dynamo_entry.protocol import EngineIs, Outcomes, Result
+from dynamo_entry.protocol import Outcomes, Phases, Release, Result
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel
 
 
 def run(settings: Settings, channel: Channel) -> Result:
-    """PID 1 says which engine; returns the result message. An engine that cannot be helped is ended."""
+    """PID 1 says which engine; returns the result message.
+
+    An engine whose GPUs cannot be given back is ended. Raises CheckpointError where it cannot be woken.
+    """
     root = channel.receive(10)
-    assert isinstance(root, EngineIs)
+    assert isinstance(root, Release)
 
     def pids() -> list[int]:
         return [process.pid for process in proc.tree(root.pid)]
@@ -26,6 +29,10 @@ def run(settings: Settings, channel: Channel) -> Result:
     argv = proc.command(os.getppid())
     handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work_directory(settings))
     if handshake:
-        handshake.ready(tuple)
         handshakes.let_go_or_warn(handshake, os.environ, argv, pids(), channel.log)
+    if root.may_sleep:
+        commands = [proc.command(pid) for pid in pids()]
+        hook = sleep.hook(settings.pre_dump, commands, is_paused=handshake is not None)
+        with channel.phase(Phases.WAKE, stall_s=2 * settings.stall_timeout):
+            hooks.wake(protocols.wake_of(hook), settings.post_restore, settings.stall_timeout, commands)
     return Result(Outcomes.RELEASED, channel.phase_name)

@@ -1,6 +1,8 @@
 """An engine that PRE_DUMP put to sleep is woken by what its archive records: no restoring pod has to say how."""
 
+import pytest
 from containers import ROOT
+from gate import CREATE_PHASES, begin, hold, kill
 from launcher import create, restored
 
 ENGINES = ROOT / "tests" / "support" / "servers" / "engines.py"
@@ -54,3 +56,21 @@ def test_sglang_is_put_to_sleep_and_woken_by_itself(containers):
     for engine in (creator, container):
         engine.wait(lambda engine=engine: state(engine)["is_paused"] == "False", "engine that goes on")
         assert (state(engine)["asked"], state(engine)["released"]) == (str(ASKED), "set()")
+
+
+@pytest.mark.parametrize(
+    ("phase", "event"), [("dump", "Checkpoint not created"), ("written", "Checkpoint published")]
+)
+def test_an_engine_is_woken_although_the_launchers_helper_is_lost(containers, phase, event):
+    """Whether there is an archive by then or not."""
+    held = CREATE_PHASES[phase]
+    settings = {"SIGNAL_FILE": "", "MODE": "create", "READY_URL": "http://127.0.0.1:30000/health",
+                "PRE_DUMP": "sglang-release", "AFTER_DUMP": "continue"}  # fmt: skip
+    engine = begin(
+        containers, create, held, more=("-v", f"{ENGINES}:/engines.py:ro"), command=SGLANG, **settings
+    )
+    hold(engine, containers, held)
+    kill(engine, "worker")
+    engine.wait_for_event(event)
+    engine.wait(lambda: state(engine)["is_paused"] == "False", "engine that goes on")
+    assert (state(engine)["asked"], state(engine)["released"]) == (str(ASKED), "set()")

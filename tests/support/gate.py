@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from containers import CREATE, RESTORE
-from launcher import NAME, create
+from launcher import COMMAND, NAME, create
 
 GATE = Path(__file__).parent / "gate_scripts"
 
@@ -36,14 +36,14 @@ RESTORE_PHASES = {
 TOLD = {"frozen": "dump", "rebuilt": "restore", "filled": "fill"}
 
 
-def begin(containers, start, phase, more=(), **settings):
+def begin(containers, start, phase, more=(), command=COMMAND, **settings):
     """A container, with ``more`` options, whose launcher is going to stand still in that phase."""
     gate = containers.checkpoints / "gate"
     gate.mkdir()
     options = (*(CREATE if start is create else RESTORE), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
                "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro", *more)  # fmt: skip
     return start(
-        containers, options=options, env=phase.get("env"),
+        containers, options=options, env=phase.get("env"), command=command,
         settings={"STATUS_FILE": "/checkpoints/gate/status", **phase.get("settings", {}), **settings},
     )  # fmt: skip
 

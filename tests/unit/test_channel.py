@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from dynamo_entry.protocol import decode
+import pytest
+
+from dynamo_entry.protocol import Began, decode
 
 SCRIPT = """
 import time
@@ -23,6 +25,40 @@ phases("last")
 channel.limit(0)
 phases("after")
 """
+
+
+AFTERMATH = """
+import os
+os.dup2({writer}, 3)
+from dynamo_entry.report.lines import Log
+from dynamo_entry.worker.channel import Channel
+channel = Channel(Log("error", "json"))
+channel.limit(0.001)
+with channel.phase("dump"):
+    pass
+if {is_alone}:
+    reader, lonely = os.pipe()
+    os.dup2(lonely, 3)
+    os.close(lonely)
+    os.close(reader)
+with channel.aftermath("wake", stall_s=7):
+    print(channel.phase_name, "done")
+"""
+
+
+@pytest.mark.parametrize("is_alone", [False, True], ids=["PID 1 is there", "PID 1 is gone"])
+def test_what_is_owed_to_the_engine_has_no_limit_but_its_own_and_no_result(is_alone):
+    events, writer = os.pipe()
+    script = AFTERMATH.format(writer=writer, is_alone=is_alone)
+    done = subprocess.run(
+        [sys.executable, "-c", script], pass_fds=[writer], stdin=subprocess.DEVNULL, check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    with open(events, "rb") as file:
+        told = [decode(line) for line in file]
+    assert done.stdout == "dump done\n"
+    assert told[1:] == ([] if is_alone else [Began("wake", 0, 7)])
 
 
 def limits(limit, pause=0.0):

@@ -188,3 +188,20 @@ def test_what_a_hook_is_is_not_shown(hook):
         hooks.call("POST_RESTORE", hook, 5)
     assert "sk-secret" not in str(caught.value)
     assert "POST_RESTORE hook failed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pre_dump", "is_paused", "hook"),
+    [
+        ("", False, "vllm-checkpoint"),
+        ("", True, ""),
+        ("none", False, ""),
+        ("none", True, ""),
+        ("touch /x", False, "touch /x"),
+        ("touch /x", True, "touch /x"),
+    ],
+)
+def test_what_is_called_before_a_dump(vllm, pre_dump, is_paused, hook):
+    commands = [[*SERVE, "--port", str(vllm.port)]]
+    found = asleep.hook(pre_dump, commands, is_paused=is_paused)
+    assert found.partition(":")[0] == hook

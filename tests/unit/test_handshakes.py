@@ -1,5 +1,7 @@
 """Which engines pause by themselves: PROTOCOL says it, else the command, else the environment."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from dynamo_entry.engine import dynamo, handshakes, vllm_snapshot
@@ -64,6 +66,19 @@ def test_what_needs_a_server_is_refused_before_the_start(settings):
 
 def test_a_command_as_pre_dump_is_fine():
     handshakes.check_settings("worker", ready_url="", canary="", pre_dump="touch /tmp/x")
+
+
+@pytest.mark.parametrize("has_paused", [False, True])
+def test_a_worker_that_is_let_go_before_it_has_paused_may_wait_for_ever(tmp_path, has_paused):
+    """ai-dynamo 1.0 wants a signal, and before it pauses nobody knows which release it is."""
+    handshake, told = dynamo.Handshake(str(tmp_path)), []
+    if has_paused:
+        (tmp_path / "ready").write_text("ready")
+    log = SimpleNamespace(warning=lambda event, **fields: told.append((event, *fields)))
+    handshakes.let_go_or_warn(handshake, {}, WORKER, (), log)
+    assert told == ([] if has_paused else [("engine let go before it paused", "hint")])
+    assert handshake.release.is_signalled == has_paused
+    assert (tmp_path / "restore-complete").exists()
 
 
 @pytest.mark.parametrize(

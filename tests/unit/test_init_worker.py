@@ -9,7 +9,7 @@ import pytest
 
 from dynamo_entry.init import worker
 from dynamo_entry.init.worker import BACKSTOP_S, Worker
-from dynamo_entry.protocol import Began, Moved, decode
+from dynamo_entry.protocol import Began, Moved, Result, decode
 
 
 @pytest.fixture
@@ -62,6 +62,16 @@ def test_without_a_stall_timeout_no_phase_hangs(started, stall_s):
     assert hear(following, Began("dump", stall_s=stall_s, limit_s=3)) == pytest.approx(
         3 + BACKSTOP_S, abs=0.5
     )
+
+
+def test_what_succeeded_stays_a_success(started):
+    """A worker that published, and that is called off or fails while it lets the engine go."""
+    following = started(60)
+    for said, kept in (("failed", "failed"), ("published", "published"), ("failed", "published")):
+        hear(following, Result(said, "thaw", exit_code=174))
+        assert following.result.result == kept
+    hear(following, Result("published", "thaw", seconds={"thaw": 1.0}))
+    assert following.result.seconds == {"thaw": 1.0}
 
 
 #: Waits for ten milliseconds at most in one go, as poll(2) for 24 days.

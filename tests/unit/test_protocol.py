@@ -10,6 +10,7 @@ from dynamo_entry.protocol import (
     EngineGone,
     EngineIs,
     Moved,
+    Release,
     Result,
     Sources,
     StartEngine,
@@ -29,6 +30,7 @@ MESSAGES = [
     Sources(["/a b", "s3://c"]),
     EngineIs(1000),
     EngineGone(),
+    Release(1000, may_sleep=True),
     ChildGone(12, 137),
 ]
 

@@ -1,0 +1,44 @@
+"""A creation whose worker was lost: how long PID 1 waits for another one that gives the engine back."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from dynamo_entry.init import create
+from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
+from dynamo_entry.init.signals import signal
+from dynamo_entry.protocol import Result
+
+TERM, USR1 = Signalled(signal.SIGTERM), Signalled(signal.SIGUSR1)
+
+
+class Loop:
+    def __init__(self, events):
+        self.events = list(events)
+        self.waited = []
+
+    def listen(self, _): ...
+
+    def next(self, deadline):
+        self.waited.append(deadline - time.monotonic())
+        return self.events.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("events", "is_short"),
+    [
+        ((Said(Result("released", "wake")), Ended(7, 0)), [False, False]),
+        ((USR1, Ended(7, 0)), [False, False]),
+        ((TERM, Silent()), [False, True]),
+        ((TERM, TERM, Ended(7, 0)), [False, True, True]),
+    ],
+)
+def test_a_request_to_end_is_not_kept_waiting(events, is_short):
+    loop = Loop(events)
+    engine = SimpleNamespace(events=-1)
+    creation = create._Creation(SimpleNamespace(loop=loop, engine_pid=9), engine)
+    helper = SimpleNamespace(pid=7, deadline=time.monotonic() + 65, heard=lambda _: None)
+    creation._follow_release(helper)
+    assert [seconds <= create.CALL_OFF_S for seconds in loop.waited] == is_short
+    assert not loop.events

@@ -34,7 +34,7 @@ Plan = Cold | Create | Restore
 
 def decide(settings: Settings, *, path_exists: bool) -> Plan:
     """What the settings ask for, given whether ``settings.path`` is there."""
-    mode = _mode(settings)
+    mode = kind(settings)
     if mode == "cold":
         return Cold()
     if mode == "create":
@@ -46,7 +46,12 @@ def decide(settings: Settings, *, path_exists: bool) -> Plan:
     return Restore(local if is_local else (*local, settings.location))
 
 
-def _mode(settings: Settings) -> str:
+def kind(settings: Settings, invalid: frozenset[str] = frozenset()) -> str:
+    """Which of create, restore and cold is asked for; nothing where nobody can tell, since MODE is ``invalid``."""
+    if "MODE" in invalid:
+        return ""
+    if settings.mode == "auto" and "SIGNAL_FILE" in invalid:
+        return "create"
     if settings.mode != "auto":
         return settings.mode
     if settings.signal_file:
@@ -54,15 +59,19 @@ def _mode(settings: Settings) -> str:
     return "restore" if settings.path or settings.location else "cold"
 
 
+#: Commands of the shell's alone that have a command after them.
+_BUILTINS = frozenset(("exec", "eval", "command", "."))
+
+
 def engine_command(argv: list[str]) -> list[str]:
     """A list is executed as it is; one single string with blanks is a shell command line.
 
     ``exec`` keeps the shell from staying between the launcher and the engine; a line that is more than
-    one simple command cannot be exec'ed and is left to the shell.
+    one simple command cannot be exec'ed and is left to the shell, as is one that begins with a word of the shell's own.
     """
     if len(argv) != 1 or len(words := argv[0].split()) < 2:
         return argv
-    is_compound = any(c in argv[0] for c in ";|&\n(){}`") or "=" in words[0]
+    is_compound = any(c in argv[0] for c in ";|&\n(){}`") or "=" in words[0] or words[0] in _BUILTINS
     return ["/bin/sh", "-c", argv[0] if is_compound else f"exec {argv[0]}"]
 
 

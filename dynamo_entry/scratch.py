@@ -8,6 +8,9 @@ import stat
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.settings import Settings
 
+#: What a restore leaves in a scratch directory until it is over, or taken back: what its engine learns, and its journal.
+CONTEXT, JOURNAL = "context.json", "undo.json"
+
 _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry", "/dev/shm/dynamo_entry")
 
 #: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
@@ -41,9 +44,23 @@ def work_directory(settings: Settings) -> str:
     )
 
 
+def has_leftovers(work_dir: str) -> bool:
+    """Whether a restore that nobody took back may have been begun, with WORK_DIR as it is. Makes no directory."""
+    own = (work_dir, _own(work_dir)) if work_dir else ()
+    return any(
+        os.path.lexists(f"{directory}/{name}")
+        for directory in (*_CANDIDATES, *own)
+        for name in (CONTEXT, JOURNAL)
+    )
+
+
 def private_directory(path: str) -> str:
     """``path`` where it belongs to this user alone, else a directory of this user in it; nothing if there is none."""
-    return next(filter(is_private, (path, f"{path}/dynamo_entry-{os.geteuid()}")), "")
+    return next(filter(is_private, (path, _own(path))), "")
+
+
+def _own(path: str) -> str:
+    return f"{path}/dynamo_entry-{os.geteuid()}"
 
 
 def is_private(path: str) -> bool:

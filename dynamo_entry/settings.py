@@ -319,10 +319,33 @@ VARIABLES: dict[str, Variable] = {
 }
 
 
+class Reading(Value):
+    """What an environment says, and what is wrong with it; of a variable that is ``invalid`` the default counts."""
+
+    settings: Settings
+    mistakes: tuple[str, ...]
+    invalid: frozenset[str]
+
+    def error(self) -> SettingsError:
+        """All mistakes at once."""
+        return SettingsError(
+            "; ".join(self.mistakes), hint="correct or unset these variables", reason="SettingsInvalid"
+        )
+
+
 def from_environment(environ: Mapping[str, str]) -> Settings:
     """The settings of an environment. Raises SettingsError that lists every invalid variable."""
+    reading = read(environ)
+    if reading.mistakes:
+        raise reading.error()
+    return reading.settings
+
+
+def read(environ: Mapping[str, str]) -> Reading:
+    """The settings of an environment as far as they are valid."""
     values: dict[str, Any] = {}
     mistakes: list[str] = []
+    invalid: set[str] = set()
     for name, variable in VARIABLES.items():
         raw = environ.get(PREFIX + name, "").strip()
         if not raw:
@@ -331,13 +354,10 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
             values[name.lower()] = variable.parse(_utf8(raw))
         except ValueError as error:
             mistakes.append(f"{PREFIX}{name}{'' if variable.is_secret else f'={_shown(raw)}'}: {error}")
+            invalid.add(name)
     settings = Settings(**values)
     mistakes += contradictions(settings)
-    if mistakes:
-        raise SettingsError(
-            "; ".join(mistakes), hint="correct or unset these variables", reason="SettingsInvalid"
-        )
-    return complete(settings)
+    return Reading(complete(settings), tuple(mistakes), frozenset(invalid))
 
 
 def _utf8(value: str) -> str:

@@ -47,6 +47,9 @@ WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *STANDBY_VARIABLES, _READY_VARIABLE)
 
 _CONTEXT, _COMPLETE, _ABANDONED = "restore-context.json", "restore-complete", "snapshot-complete"
 
+#: All files of a control directory.
+_NAMES = (*(release.ready for release in RELEASES), _CONTEXT, _COMPLETE, _ABANDONED)
+
 #: The names that 1.6.1 takes; earlier releases ignore those that they do not know.
 CONTEXT_NAMES = (
     "DYN_NAMESPACE", "DYN_COMPONENT", "DYN_PARENT_DGD_K8S_NAME", "DYN_PARENT_DGD_K8S_NAMESPACE",
@@ -97,6 +100,11 @@ class Handshake:
     def lack(self) -> str:
         """Why it may not answer yet."""
         return "it has not registered"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the two leave for each other: none of it travels."""
+        return tuple(map(self._path, (*_NAMES, *map(_partial, _NAMES))))
 
     def facts(self) -> dict[str, dict[str, str]]:
         """What an archive records."""
@@ -181,7 +189,7 @@ class Handshake:
 
     def _clear(self) -> None:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        for name in (*(release.ready for release in RELEASES), _CONTEXT, _COMPLETE, _ABANDONED):
+        for name in _NAMES:
             try:
                 os.unlink(self._path(name))
             except FileNotFoundError:
@@ -193,10 +201,14 @@ class Handshake:
 
     def _write(self, name: str, text: str) -> None:
         """Whole or not at all: the engine polls."""
-        new = self._path(f".{name}.new")
+        new = self._path(_partial(name))
         with open(new, "w", encoding="utf-8") as file:
             file.write(text)
         os.rename(new, self._path(name))
+
+
+def _partial(name: str) -> str:
+    return f".{name}.new"
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:

@@ -32,6 +32,10 @@ class Handshake(Protocol):
     def lack(self) -> str:
         """Why an engine that was let go may not answer."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the two leave for each other: none of it travels."""
+
     def facts(self) -> dict[str, dict[str, str]]:
         """What an archive records."""
 

@@ -121,6 +121,11 @@ class Handshake:
         """What the engine does when it is ready."""
         return f"write {self._ready}"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the two leave for each other: none of it travels."""
+        return self._ready, self._release, _partial(self._release)
+
     def facts(self) -> dict[str, dict[str, str]]:
         """What an archive records."""
         return {"vllm_snapshot": {"ready": self._ready, "release": self._release}}
@@ -157,7 +162,7 @@ class Handshake:
         """Tell a paused engine where to listen: as this pod's own command says. Raises OSError, SettingsError."""
         del pids
         host, port = _listener(argv, environ)
-        new = f"{self._release}.new"
+        new = _partial(self._release)
         with open(new, "w", encoding="utf-8") as file:
             json.dump({"release": True, "host": host, "port": port}, file)
         os.rename(new, self._release)
@@ -186,6 +191,10 @@ class Handshake:
             with open(path, "wb"):
                 pass
             os.unlink(path)
+
+
+def _partial(path: str) -> str:
+    return f"{path}.new"
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:

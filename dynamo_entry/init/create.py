@@ -6,12 +6,22 @@ import os
 import time
 
 from dynamo_entry.errors import DumpFailed, EngineEnded
-from dynamo_entry.init import engine, signals, tree
+from dynamo_entry.init import engine, signals, tree, undo
 from dynamo_entry.init.loop import Ended, Event, Said, Signalled, Silent
 from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
-from dynamo_entry.protocol import EngineGone, EngineIs, Message, Outcomes, Phases, Release, Result, StartEngine, Verbs
+from dynamo_entry.protocol import (
+    EngineGone,
+    EngineIs,
+    Message,
+    Outcomes,
+    Phases,
+    Release,
+    Result,
+    StartEngine,
+    Verbs,
+)
 
 #: Engine pids begin above this; see process.raise_pids_above.
 LAST_HELPER_PID = 999
@@ -37,15 +47,22 @@ def create(supervisor: Supervisor) -> int:
     try:
         worker = Worker(Verbs.CREATE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:
-        return _without_worker(supervisor, f"the worker cannot be started: {error.strerror}")
+        message = f"the worker cannot be started: {error.strerror}"
+        return not_created(supervisor, not_started(message, DumpFailed.exit_code))
     return _Creation(supervisor, worker).run()
 
 
-def _without_worker(supervisor: Supervisor, message: str) -> int:
-    result = not_started(message, DumpFailed.exit_code)
+def not_created(supervisor: Supervisor, result: Result) -> int:
+    """The end of a creation that did not begin; returns the exit code."""
     supervisor.log.error("Checkpoint not created", **result.reportable())
     supervisor.report(result)
-    return result.exit_code
+    return _cold(supervisor, []) if supervisor.settings.after_dump == "continue" else result.exit_code
+
+
+def _cold(supervisor: Supervisor, held: list[int]) -> int:
+    """The engine serves in place of a creation that ended before it was started."""
+    number = undo.take_leftovers_back(supervisor, held)
+    return 128 + number if number else supervisor.cold_instead(held)
 
 
 class _Creation:
@@ -307,7 +324,7 @@ class _Creation:
             self._supervisor.end_rest()
             return self._engine_code
         if not self._supervisor.engine_pid:
-            return self._supervisor.cold_instead(self._held)
+            return _cold(self._supervisor, self._held)
         for number in self._held:
             self._supervisor.forward(number)
         return self._supervisor.follow()

@@ -20,7 +20,7 @@ def restore(supervisor: Supervisor, plan: Restore) -> int:
         worker = Worker(Verbs.RESTORE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:
         message = f"the worker cannot be started: {error.strerror}"
-        return supervisor.fall_back(not_started(message, RestoreFailed.exit_code))
+        return undo.start_cold(supervisor, not_started(message, RestoreFailed.exit_code))
     worker.tell(Sources(list(plan.sources)))
     return _Restoration(supervisor, worker).run()
 
@@ -101,10 +101,7 @@ class _Restoration:
 
     def _report_called_off(self, number: int) -> int:
         _forget_attempts(self._supervisor.settings.state_dir)
-        self._supervisor.log.info("Restore called off", signal=signals.name(number), phase=self._worker.phase)
-        message = f"{signals.name(number)} arrived before the engine was restored"
-        self._supervisor.report(self._lost("was called off")._replace(reason="CalledOff", message=message))
-        return 128 + number
+        return undo.called_off(self._supervisor, self._lost("was called off"), number)
 
     def _failed(self, result: Result) -> int:
         self._clear()

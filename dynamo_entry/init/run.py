@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 
-from dynamo_entry.errors import SettingsError, StorageError
+from dynamo_entry.errors import StorageError
 from dynamo_entry.init import process, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
-from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command
+from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind
 from dynamo_entry.report.lines import Log
-from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Settings, from_environment, unknown_variables
+from dynamo_entry.scratch import has_leftovers
+from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Reading, read, unknown_variables
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dynamo_entry.protocol import Result
 
 
 def launch(loop: Loop, argv: list[str]) -> int:
@@ -19,11 +24,8 @@ def launch(loop: Loop, argv: list[str]) -> int:
     process.keep_private()
     lack = tree.become_subreaper()
     mine = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    try:
-        settings = from_environment(mine)
-    except SettingsError as error:
-        return _with_invalid_settings(loop, argv, mine, error)
-
+    reading = read(mine)
+    settings = reading.settings
     log = Log(settings.log_level, settings.log_format)
     for name in unknown_variables(mine):
         log.warning("unknown variable ignored", name=name)
@@ -31,8 +33,10 @@ def launch(loop: Loop, argv: list[str]) -> int:
         log.warning(
             "orphans of the engine will not be reaped: this is neither PID 1 nor a subreaper", error=lack
         )
-    plan = decide(settings, path_exists=os.path.exists(settings.path))
-    return _carry_out(Supervisor(loop, log, settings, engine_command(argv)), plan)
+    supervisor = Supervisor(loop, log, settings, engine_command(argv))
+    if reading.mistakes:
+        return _with_mistakes(supervisor, reading)
+    return _carry_out(supervisor, decide(settings, path_exists=os.path.exists(settings.path)))
 
 
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
@@ -54,7 +58,8 @@ def _cold(supervisor: Supervisor, plan: Cold) -> int:
     from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
 
     if plan.reason:
-        return supervisor.fall_back(
+        return _start_cold(
+            supervisor,
             Result(
                 Outcomes.FAILED, Phases.RESOLVE, reason=plan.reason, message=plan.message, retry=True,
                 exit_code=StorageError.exit_code,
@@ -65,17 +70,32 @@ def _cold(supervisor: Supervisor, plan: Cold) -> int:
     return supervisor.cold()
 
 
-def _with_invalid_settings(loop: Loop, argv: list[str], mine: dict[str, str], error: SettingsError) -> int:
-    """A creation with a wrong setting ends here; a worker pod serves all the same, unless told not to."""
+def _with_mistakes(supervisor: Supervisor, reading: Reading) -> int:
+    """A creation with a wrong setting is none; a worker pod serves all the same, unless told not to.
+
+    Where MODE itself is wrong nobody knows which it is, and a Job that serves for ever is worse than a pod that ends.
+    """
     from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
 
-    creates = PREFIX + "SIGNAL_FILE" in mine or mine.get(PREFIX + "MODE") == "create"
-    must_fail = creates or mine.get(PREFIX + "ON_FAILURE") == "fail"
-    settings = Settings(on_failure="fail" if must_fail else "cold")
-    supervisor = Supervisor(loop, Log(), settings, engine_command(argv))
-    return supervisor.fall_back(
-        Result(
-            Outcomes.FAILED, Phases.SETTINGS, reason=error.reason, message=str(error), retry=error.retry,
-            exit_code=error.exit_code,
-        )
+    error = reading.error()
+    result = Result(
+        Outcomes.FAILED, Phases.SETTINGS, reason=error.reason, message=str(error), retry=error.retry,
+        exit_code=error.exit_code,
     )  # fmt: skip
+    wanted = kind(reading.settings, reading.invalid)
+    if wanted == "create":
+        from dynamo_entry.init.create import not_created  # noqa: PLC0415
+
+        return not_created(supervisor, result)
+    if not wanted:
+        supervisor.settings = reading.settings._replace(on_failure="fail")
+    return _start_cold(supervisor, result)
+
+
+def _start_cold(supervisor: Supervisor, failure: Result) -> int:
+    """A cold start where no restore is begun; what an earlier one left is taken back first."""
+    if not has_leftovers(supervisor.settings.work_dir):
+        return supervisor.fall_back(failure)
+    from dynamo_entry.init import undo  # noqa: PLC0415 - a restore was broken off, and the container started again
+
+    return undo.start_cold(supervisor, failure)

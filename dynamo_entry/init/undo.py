@@ -8,11 +8,36 @@ from dynamo_entry.init import signals, tree
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker
-from dynamo_entry.protocol import Outcomes, Verbs
+from dynamo_entry.protocol import Outcomes, Result, Verbs
+from dynamo_entry.scratch import has_leftovers
 
 #: What it may take at most, and from when on somebody has asked for the end.
 LIMIT_S = 60.0
 CALLED_OFF_S = 3.0
+
+
+def start_cold(supervisor: Supervisor, failure: Result) -> int:
+    """Where no restore is begun: a cold start, after what an earlier one left is taken back; returns the exit code."""
+    held: list[int] = []
+    if number := take_leftovers_back(supervisor, held):
+        return called_off(supervisor, failure, number)
+    return supervisor.fall_back(failure, held)
+
+
+def take_leftovers_back(supervisor: Supervisor, held: list[int]) -> int:
+    """``take_back``, if there is anything."""
+    return take_back(supervisor, held) if has_leftovers(supervisor.settings.work_dir) else 0
+
+
+def called_off(supervisor: Supervisor, result: Result, number: int) -> int:
+    """A signal asked for the end before there was an engine; returns the exit code."""
+    name = signals.name(number)
+    supervisor.log.info("Restore called off", signal=name, phase=result.phase)
+    message = f"{name} arrived before the engine was restored"
+    supervisor.report(
+        result._replace(result=Outcomes.FAILED, reason="CalledOff", message=message, retry=True)
+    )
+    return 128 + number
 
 
 def take_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S) -> int:

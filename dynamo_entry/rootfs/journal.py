@@ -25,8 +25,7 @@ from typing import Any
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.nodes import Attributes
-
-_NAME = "undo.json"
+from dynamo_entry.scratch import JOURNAL
 
 #: Kinds of rows that say where something went.
 _TO = ("moved", "rewritten")
@@ -43,7 +42,7 @@ class Journal:
         self._token = os.urandom(4).hex()
         self._count = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(f"{directory}/{_NAME}", flags, 0o600)
+        self._descriptor = os.open(f"{directory}/{JOURNAL}", flags, 0o600)
 
     def close(self) -> None:
         """Nothing more is going to be changed."""
@@ -170,7 +169,7 @@ class Record:
 def read(directory: str) -> Record | None:
     """The journal that an apply left. Raises OSError; RestoreFailed for one that nobody can have written."""
     try:
-        descriptor = os.open(f"{directory}/{_NAME}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(f"{directory}/{JOURNAL}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
@@ -179,13 +178,13 @@ def read(directory: str) -> Record | None:
         # The last line may be cut: what it tells of was not done.
         return Record(json.loads(line) for line in lines[:-1])
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RestoreFailed(f"{directory}/{_NAME} cannot be read: {error}", reason="NotUndone") from None
+        raise RestoreFailed(f"{directory}/{JOURNAL} cannot be read: {error}", reason="NotUndone") from None
 
 
 def forget(directory: str) -> None:
     """Remove the journal, whatever it says. Raises OSError."""
     try:
-        os.unlink(f"{directory}/{_NAME}")
+        os.unlink(f"{directory}/{JOURNAL}")
     except FileNotFoundError:
         pass
 

@@ -16,7 +16,7 @@ from dynamo_entry.init import process
 from dynamo_entry.linux import capabilities
 from dynamo_entry.protocol import Outcomes, Result, Verbs
 from dynamo_entry.report.lines import Log
-from dynamo_entry.settings import from_environment
+from dynamo_entry.settings import read
 from dynamo_entry.worker.channel import CalledOff, Channel
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -44,7 +44,7 @@ def main() -> None:
     capabilities.take_effect(frozenset(options.REQUIRED))
     process.reveal()
     os.environ["PATH"] = absolute(os.environ.get("PATH", os.defpath))
-    settings = from_environment(os.environ)
+    settings = read(os.environ).settings  # PID 1 has seen the mistakes, and decided what they cost
     channel = Channel(Log(settings.log_level, settings.log_format))
     if verb in (Verbs.CREATE, Verbs.RESTORE):
         _end_with_parent()

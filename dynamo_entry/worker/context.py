@@ -13,7 +13,7 @@ from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD
 from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
-from dynamo_entry.scratch import is_private, work_directory, write_new
+from dynamo_entry.scratch import CONTEXT, is_private, work_directory, write_new
 from dynamo_entry.settings import Settings
 
 #: For the launcher's stores; an engine that needs its own has them in its own place.
@@ -46,7 +46,7 @@ def write(settings: Settings, archive_digest: str) -> Written:
 
 def remove(settings: Settings) -> None:
     """An engine that starts cold was not restored. Raises OSError."""
-    for path in (*context.PATHS, f"{work_directory(settings)}/context.json"):
+    for path in (*context.PATHS, f"{work_directory(settings)}/{CONTEXT}"):
         if not os.path.isdir(os.path.dirname(path)) or not is_private(os.path.dirname(path)):
             continue
         for name in (path, f"{path}.new"):
@@ -69,7 +69,7 @@ def _path(settings: Settings) -> str:
     """/run/dynamo_entry whatever WORK_DIR says, as engines know it; else the scratch directory."""
     is_ours = is_private(directory()) and os.access(directory(), os.W_OK)
     where = directory() if is_ours else work_directory(settings)
-    return f"{where}/context.json"
+    return f"{where}/{CONTEXT}"
 
 
 def _here(settings: Settings) -> dict[bytes, bytes]:

@@ -34,6 +34,7 @@ from dynamo_entry.errors import (
     DumpFailed,
     NotDumpable,
     NotFound,
+    RestoreFailed,
     SettingsError,
 )
 from dynamo_entry.fill import ranges
@@ -45,7 +46,7 @@ from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
-from dynamo_entry.worker import context, criu_log, manifest_head
+from dynamo_entry.worker import context, criu_log, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
 
@@ -85,6 +86,7 @@ class Frozen(NamedTuple):
 def run(settings: Settings, channel: Channel) -> Result:
     """Create and publish one archive; returns the result message. Raises CheckpointError."""
     with channel.phase(Phases.PREPARE):
+        _take_back(settings, channel)
         store, keys = open_store(settings, settings.location), _keys(settings)
         if not settings.force:
             try:
@@ -105,6 +107,14 @@ def run(settings: Settings, channel: Channel) -> Result:
         return creation.freeze_and_publish()
     finally:
         creation.wake()
+
+
+def _take_back(settings: Settings, channel: Channel) -> None:
+    """Of a container that was killed in a restore, and is started again. Raises OSError, DumpFailed."""
+    try:
+        undo.take_back(settings, channel)
+    except RestoreFailed as error:
+        raise DumpFailed(error.message, hint=error.hint, reason=error.reason) from None
 
 
 def _keys(settings: Settings) -> Keys:
@@ -434,7 +444,7 @@ class _Creation:
         skip = {mount.point for mount in self._prepared.mounts}
         skip |= {self._prepared.places.work, context.directory(), *self._settings.exclude_paths}
         if self._handshake:
-            skip.add(self._handshake.directory)
+            skip |= {*self._handshake.files}
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
         try:

@@ -213,9 +213,7 @@ class _Restoration:
         """Wake an engine that was put to sleep before its dump. Raises CheckpointError."""
         told = self._written._asdict()
         commands = [proc.command(process.pid) for process in proc.tree(pid)]
-        hooks.wake(
-            self._wake_hook, self._settings.post_restore, self._settings.stall_timeout, commands, told
-        )
+        hooks.wake(self._wake_hook, self._settings.post_restore, self._settings.stall_timeout, commands, told)
 
     def _wake(self, pid: int, handshake: handshakes.Handshake) -> None:
         """The GPU is back: tell a paused engine who it is now, and wait until it serves."""

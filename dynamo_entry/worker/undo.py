@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.protocol import Outcomes, Result
@@ -13,13 +15,19 @@ from dynamo_entry.worker.channel import Channel
 
 
 def run(settings: Settings, channel: Channel) -> Result:
-    """Undo what was begun, if anything; returns the result message. Raises OSError."""
+    """Undo what was begun, if anything; returns the result message. Raises OSError, RestoreFailed."""
+    with suppress(CheckpointError):  # no scratch directory, and so no log in it
+        criu_log.keep(settings, channel, RESTORE_LOG)
+    take_back(settings, channel)
+    return Result(Outcomes.UNDONE, channel.phase_name)
+
+
+def take_back(settings: Settings, channel: Channel) -> None:
+    """What a restore made in files, and what it told the engine. Raises OSError, RestoreFailed."""
     try:
         work = work_directory(settings)
     except CheckpointError:
-        return Result(Outcomes.UNDONE, channel.phase_name)  # nothing can have been begun
+        return  # nothing can have been begun
     context.remove(settings)
-    criu_log.keep(settings, channel, RESTORE_LOG)
     if apply.undo(work):
         channel.log.info("filesystem delta undone")
-    return Result(Outcomes.UNDONE, channel.phase_name)

@@ -104,6 +104,16 @@ def test_a_release_that_an_earlier_container_left_wakes_nobody(start, published,
     assert identity(container)["was_paused"]
 
 
+def test_what_is_beside_the_servers_files_travels(start, published):
+    """They may lie in /tmp, where everything else is the engine's."""
+    files = "--ready-file /tmp/ready --release-file /tmp/release"
+    command = ("sh", "-c", f"echo kept >/tmp/kept; exec python3 -m vllm.snapshot.server {files} -- /models/m")
+    published(command=command, MODE="create")
+    container = start(RESTORE, command=command)
+    container.wait_for_event("Restored")
+    assert container.run_inside("cat", "/tmp/kept") == "kept\n"
+
+
 @pytest.mark.parametrize(
     ("settings", "command", "why"),
     [

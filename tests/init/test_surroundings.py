@@ -135,6 +135,32 @@ def test_a_value_that_cannot_be_used_is_no_obstacle(start, name):
     assert f"DYNAMO_CHECKPOINT_{name}" in told["message"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"MODE": "Create", "LOCATION": "/a.tar"}, 170),
+        ({"MODE": "create", "LOCATION": "/a.tar", "COMPRESSION": "gzip"}, 170),
+        ({"SIGNAL_FILE": "ready", "LOCATION": "/a.tar"}, 170),
+        ({"SIGNAL_FILE": "ready", "LOCATION": "/a.tar", "AFTER_DUMP": "continue"}, 3),
+        ({"SIGNAL_FILE": "/ready", "LOCATION": "/a.tar", "MODE": "restore", "COMPRESSION": "gzip"}, 3),
+        ({"LOCATION": "/a.tar", "COMPRESSION": "gzip", "ON_FAILURE": "fail"}, 170),
+    ],
+)
+def test_a_mistake_ends_a_creation_and_no_pod_that_is_to_serve(start, settings, code):
+    """Nor one whose MODE nobody understands: a Job would serve for ever."""
+    run = start("sh", "-c", "exit 3", settings=settings)
+    assert run.exit_code() == code, run.output
+    assert json.loads(run.lines[0])["reason"] == "SettingsInvalid"
+
+
+def test_a_mistake_leaves_the_other_settings_alone(start):
+    settings = {"PATH": "/none.tar", "COMPRESSION": "gzip", "DROP_ENV": "TOKEN", "LOG_FORMAT": "console"}
+    run = start("sh", "-c", 'echo "token: $TOKEN"; exit 3', settings=settings, env={"TOKEN": "secret"})
+    assert run.exit_code() == 3, run.output
+    assert "token: " in run.lines
+    assert not run.lines[0].startswith("{")
+
+
 def test_an_engine_of_another_user_that_may_not_be_signalled(start):
     """As root without CAP_KILL: said once a signal, and the launcher goes on."""
     engine = ("setpriv", "--reuid", "65534", "--clear-groups", *ENGINE)

@@ -51,6 +51,20 @@ def test_an_archives_record_brings_the_same_one_back(kind):
 
 
 @pytest.mark.parametrize(
+    ("kind", "ready"),
+    [
+        (dynamo.Handshake("/tmp"), {release.ready for release in dynamo.RELEASES}),
+        (vllm_snapshot.Handshake("/tmp/ready", "/tmp/release"), {"ready", "release"}),
+    ],
+)
+def test_its_files_stay_behind_and_not_the_directory_that_they_are_in(kind, ready):
+    names = {name.removeprefix("/tmp/") for name in kind.files}
+    assert ready < names
+    assert all(names)
+    assert not any("/" in name for name in names)
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"ready_url": "http://127.0.0.1:8000/health"},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, environment_changes
-from dynamo_entry.settings import PREFIX, Settings, from_environment
+from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, environment_changes, kind
+from dynamo_entry.settings import PREFIX, Settings, from_environment, read
 
 S3 = "s3://bucket/a.tar"
 
@@ -31,11 +31,48 @@ def test_the_environment_decides(variables, path_exists, expected):
 
 
 @pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"}, "create"),
+        ({"SIGNAL_FILE": "ready", "PATH": "/c/a.tar"}, "create"),
+        ({"SIGNAL_FILE": "", "PATH": "/c/a.tar"}, "restore"),
+        ({"SIGNAL_FILE": "/tmp/ready", "MODE": "restore", "PATH": "/c/a.tar"}, "restore"),
+        ({"SIGNAL_FILE": "ready", "MODE": "cold"}, "cold"),
+        ({"MODE": "create", "LOCATION": S3}, "create"),
+        ({"MODE": "Create", "LOCATION": S3}, ""),
+        ({"LOCATION": S3}, "restore"),
+        ({}, "cold"),
+    ],
+)
+def test_what_is_asked_for_is_known_although_another_variable_is_wrong(variables, expected):
+    given = {PREFIX + name: value for name, value in {"COMPRESSION": "gzip", **variables}.items()}
+    reading = read(given)
+    assert any("COMPRESSION" in mistake for mistake in reading.mistakes)
+    assert kind(reading.settings, reading.invalid) == expected
+
+
+def test_one_mistake_costs_no_other_setting():
+    given = {
+        "COMPRESSION": "gzip",
+        "DROP_ENV": "TOKEN",
+        "STOP_GRACE": "3",
+        "STATUS_FILE": "/s",
+        "MIN_UPTIME": "x",
+    }
+    reading = read({PREFIX + name: value for name, value in given.items()})
+    assert reading.invalid == {"COMPRESSION", "MIN_UPTIME"}
+    assert reading.settings == Settings(drop_env=("TOKEN",), stop_grace=3, status_file="/s")
+
+
+@pytest.mark.parametrize(
     ("argv", "expected"),
     [
         (["python3", "-m", "vllm serve"], ["python3", "-m", "vllm serve"]),
         (["engine"], ["engine"]),
         (["python3 -m dynamo.vllm --model X"], ["/bin/sh", "-c", "exec python3 -m dynamo.vllm --model X"]),
+        (["exec python3 serve"], ["/bin/sh", "-c", "exec python3 serve"]),
+        (["eval serve now"], ["/bin/sh", "-c", "eval serve now"]),
+        (["executor --port 1"], ["/bin/sh", "-c", "exec executor --port 1"]),
         (["a; b"], ["/bin/sh", "-c", "a; b"]),
         (["cd /models && exec serve"], ["/bin/sh", "-c", "cd /models && exec serve"]),
         (["HF_HUB_OFFLINE=1 serve now"], ["/bin/sh", "-c", "HF_HUB_OFFLINE=1 serve now"]),

@@ -1,7 +1,7 @@
 """What PID 1 and its worker say to each other: one JSON object a line, each a type of this module.
 
 Standard library only, and not imported by a plain cold start. Up, on the worker's descriptor 3: Began, Moved,
-StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone, ChildGone, Release.
+StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone, ChildGone, Taken, Release.
 """
 
 from __future__ import annotations
@@ -123,6 +123,10 @@ class EngineIs(Message):
 
 class EngineGone(Message):
     """The engine ended, or could not be started."""
+
+
+class Taken(Message):
+    """The restored engine is PID 1's from now on, whatever becomes of the worker."""
 
 
 class Release(Message):

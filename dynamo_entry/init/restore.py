@@ -11,7 +11,7 @@ from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
 from dynamo_entry.plan import Restore
-from dynamo_entry.protocol import ChildGone, Outcomes, Result, Sources, Verbs
+from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources, Taken, Verbs
 
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
@@ -31,6 +31,7 @@ class _Restoration:
         self._worker = worker
         self._held: list[int] = []
         self._ended: dict[int, int] = {}
+        self._is_taken = False
         supervisor.loop.listen(worker.events)
 
     def run(self) -> int:
@@ -38,12 +39,13 @@ class _Restoration:
             event = self._supervisor.loop.next(self._worker.deadline)
             if isinstance(event, Signalled):
                 self._held.append(event.number)
-                if event.number in signals.TERMINATING:
+                if event.number in signals.TERMINATING and not self._is_taken:
                     return self._called_off(event.number)
             elif isinstance(event, Said):
-                self._worker.heard(event.message)
-                if self._worker.is_garbled:
-                    return self._failed(self._lost("sent malformed messages"))
+                if fault := self._said(event.message):
+                    return self._failed(self._lost(fault))
+            elif isinstance(event, Silent) and self._is_taken:
+                self._worker.kill()
             elif isinstance(event, Silent):
                 return self._failed(self._lost("made no progress"))
             elif isinstance(event, Ended) and event.pid == self._worker.pid:
@@ -52,12 +54,22 @@ class _Restoration:
                 self._ended[event.pid] = event.code
                 self._worker.tell(ChildGone(event.pid, event.code))
 
+    def _said(self, message: Message | None) -> str:
+        """Returns what is wrong with the worker, if anything. A restored engine is taken over at once."""
+        self._worker.heard(message)
+        if self._worker.is_garbled:
+            return "sent malformed messages"
+        if isinstance(message, Result) and message.result == Outcomes.RESTORED:
+            if message.pid not in self._ended and not tree.is_child(message.pid):
+                return "reported an engine that is not there"
+            self._is_taken = True
+            self._worker.tell(Taken())
+        return ""
+
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")
-        if result.result != Outcomes.RESTORED:
+        if not self._is_taken:
             return self._failed(result)
-        if result.pid not in self._ended and not tree.is_child(result.pid):
-            return self._failed(self._lost("reported an engine that is not there"))
         self._close()
         self._supervisor.engine_pid = result.pid
         self._supervisor.report(result)

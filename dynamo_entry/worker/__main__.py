@@ -55,7 +55,8 @@ def main() -> None:
     except Exception as error:  # the outermost frame: a defect must end in a cold start, and be seen
         result = _failed(channel, verb, _refusal(error) or _defect(channel, error))
     try:
-        channel.send(result)
+        if not channel.has_handed_over:
+            channel.send(result)
     except CalledOff:  # PID 1 was killed: nobody else is there to take back what was begun
         if verb == Verbs.RESTORE:
             _loaded(Verbs.UNDO).run(settings, channel)

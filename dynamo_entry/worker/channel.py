@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dynamo_entry.errors import CheckpointError, EngineEnded
-from dynamo_entry.protocol import Began, EngineGone, Message, Moved, Phases, decode
+from dynamo_entry.protocol import Began, EngineGone, Message, Moved, Phases, Taken, decode
 
 EVENTS_DESCRIPTOR = 3
 
@@ -72,6 +72,8 @@ class Channel:
         self._deadline = float("inf")
         self._is_shielded = False
         self._was_called_off = False
+        #: the engine is not this process's to end or to take back
+        self.has_handed_over = False
         os.set_inheritable(EVENTS_DESCRIPTOR, False)
         os.set_blocking(0, False)
         signal.signal(signal.SIGTERM, self._terminated)
@@ -133,6 +135,17 @@ class Channel:
             yield
         finally:
             self._is_shielded = False
+
+    def hand_over(self, result: Message) -> None:
+        """Say that an engine is restored, and wait until PID 1 has it. Raises CalledOff where PID 1 is gone before that.
+
+        A signal changes nothing any more: until PID 1 answers its end is noticed here, and then the engine is its own.
+        """
+        self._is_shielded = True
+        self.send(result)
+        while not isinstance(self.receive(_LOG_S), Taken):
+            pass
+        self.has_handed_over = True
 
     def receive(self, limit_s: float) -> Message | None:
         """The next message from PID 1, or None within ``limit_s``."""

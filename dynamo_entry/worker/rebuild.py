@@ -72,25 +72,31 @@ class Rebuild:
             }
             return plan.make(tree, shared, may_write=self._admitted.may_write)
 
-    def run(self) -> int:
-        """Returns the root's pid, a running child of PID 1. Raises RestoreFailed, Corrupt, StorageError."""
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """The root's pid, a running child of PID 1. Whatever goes wrong from then on ends every task of the engine.
+
+        Raises RestoreFailed, Corrupt, StorageError.
+        """
         stall_s = self._settings.stall_timeout
-        with ExitStack() as stack:
-            stack.callback(self._filler.close)
-            with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
-                held = stack.enter_context(closing(self._hold()))
-                criu = stack.enter_context(closing(self._start(held)))
-                stack.callback(criu.kill)
-                self._may_serve.set()
-                self._wait_until_held(criu, held.reached, phase)
-            with self._channel.phase(Phases.FILL, stall_s=stall_s) as phase, self._stopping_tasks():
-                self._fill(criu.exited, phase)
-                self._finish_tasks()
-            with self.ending_tasks():
+        with ExitStack() as guard:
+            with ExitStack() as stack:
+                stack.callback(self._filler.close)
+                with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
+                    held = stack.enter_context(closing(self._hold()))
+                    criu = stack.enter_context(closing(self._start(held)))
+                    stack.callback(criu.kill)
+                    self._may_serve.set()
+                    self._wait_until_held(criu, held.reached, phase)
+                with self._channel.phase(Phases.FILL, stall_s=stall_s) as phase, self._stopping_tasks():
+                    self._fill(criu.exited, phase)
+                    self._finish_tasks()
+                guard.enter_context(self._ending_tasks())
                 held.go_on(yes=True)
                 self._wait_for_end(criu)
-        with open(self._pid_file, encoding="ascii") as file:
-            return int(file.read())
+            with open(self._pid_file, encoding="ascii") as file:
+                pid = int(file.read())
+            yield pid
 
     def _hold(self) -> process.Hold:
         return process.Hold(self._places.work, process.PRE_RESUME, pids=self._plan.pids)
@@ -146,7 +152,7 @@ class Rebuild:
             raise
 
     @contextmanager
-    def ending_tasks(self) -> Iterator[None]:
+    def _ending_tasks(self) -> Iterator[None]:
         """Whatever goes wrong inside, no task of the engine goes on: PID 1 sees to that, too, unless it is gone."""
         try:
             yield

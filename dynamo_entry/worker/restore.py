@@ -48,8 +48,8 @@ _PLACING = {
 }
 
 
-def run(settings: Settings, channel: Channel) -> Result:
-    """Restore the engine as a child of this process; returns the result message. Raises CheckpointError."""
+def run(settings: Settings, channel: Channel) -> None:
+    """Restore the engine, and hand it over to PID 1. Raises CheckpointError where it could not be."""
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
     readiness.check(settings.ready_url)
@@ -93,14 +93,14 @@ def run(settings: Settings, channel: Channel) -> Result:
                 rebuild = Rebuild(settings, channel, archive, archived, admitted)
             with channel.phase(Phases.DELTA, stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
-            pid = rebuild.run()
-            with rebuild.ending_tasks():
+            with rebuild.running() as pid:
                 gpu.thaw()
                 with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
                     restoration.settle(pid)
+                channel.hand_over(restoration.result(pid))
             if archive.near:
                 channel.log.info("node cache used", **archive.near.report())
-    return restoration.result(pid)
+        restoration.drop_what_was_kept()
 
 
 def _sources(channel: Channel) -> list[str]:
@@ -207,7 +207,13 @@ class _Restoration:
             with self._channel.phase(Phases.CANARY, stall_s=recorded.request.timeout):
                 canary.verify(recorded)
             self._channel.log.info("canary matched")
-        apply.settle(self._work)
+
+    def drop_what_was_kept(self) -> None:
+        """The engine is PID 1's, and nothing is taken back any more."""
+        try:
+            apply.settle(self._work)
+        except (OSError, RestoreFailed) as error:
+            self._channel.log.warning("files kept for an undo not removed", message=str(error))
 
     def _call_hooks(self, pid: int) -> None:
         """Wake an engine that was put to sleep before its dump. Raises CheckpointError."""

@@ -3,10 +3,11 @@
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from containers import CREATE, RESTORE
-from gate import CREATE_PHASES, GATE, RESTORE_PHASES, TOLD, hold, visible
+from gate import CREATE_PHASES, GATE, RESTORE_PHASES, TOLD, hold, release, visible
 from launcher import COMMAND, NAME, SETTINGS, SIGNAL
 
 #: The container's PID 1: it reaps, says how the launcher ended, and stays.
@@ -150,6 +151,42 @@ def test_a_launcher_that_is_killed_in_a_restore_leaves_nothing(side_by_side, arc
         )
         assert "Traceback" not in container.stderr
         assert_no_traces(container, phase)
+
+
+#: A hook that holds the launcher, and lets it go on.
+HELD = {"settings": {"POST_RESTORE": "mkfifo /checkpoints/gate/hook; read word </checkpoints/gate/hook"}}
+
+
+def test_a_launcher_that_is_killed_before_it_has_heard_that_its_engine_is_restored(containers, archive):
+    """It is stopped while the last word is on its way: nobody would ever supervise the engine."""
+    shutil.copy(archive, containers.checkpoints / NAME)
+    container = begin(containers, HELD, create=False)
+    hold(container, containers, HELD)
+    launcher = launcher_of(container)
+    os.kill(launcher, signal.SIGSTOP)
+    release(containers)
+    container.wait_for_event("settle")
+    time.sleep(0.5)
+    os.kill(launcher, signal.SIGKILL)
+    container.wait_for_text("launcher ended with -9", 20)
+    container.wait(lambda: not left_beside_init(container), "end of all", 15)
+    assert_no_traces(container, "settle")
+
+
+def test_a_launcher_that_has_heard_it_keeps_its_engine_although_the_worker_is_killed(containers, archive):
+    shutil.copy(archive, containers.checkpoints / NAME)
+    container = begin(containers, HELD, create=False)
+    hold(container, containers, HELD)
+    launcher = launcher_of(container)
+    os.kill(launcher, signal.SIGSTOP)
+    release(containers)
+    container.wait_for_event("settle")
+    time.sleep(0.5)
+    (worker,) = [pid for pid, line in container.processes().items() if "dynamo_entry.worker" in line]
+    os.kill(worker, signal.SIGKILL)
+    os.kill(launcher, signal.SIGCONT)
+    container.wait_for_event("Restored")
+    assert container.json("/health", limit_s=10) == {"status": "ok"}
 
 
 def test_a_launcher_that_is_killed_in_a_creation_leaves_its_engine(side_by_side):

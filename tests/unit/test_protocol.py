@@ -14,6 +14,7 @@ from dynamo_entry.protocol import (
     Result,
     Sources,
     StartEngine,
+    Taken,
     Verbs,
     decode,
 )
@@ -30,6 +31,7 @@ MESSAGES = [
     Sources(["/a b", "s3://c"]),
     EngineIs(1000),
     EngineGone(),
+    Taken(),
     Release(1000, may_sleep=True),
     ChildGone(12, 137),
 ]

@@ -146,17 +146,21 @@ class ChildGone(Message):
 _KINDS = {kind.__name__: kind for kind in Message.__subclasses__()}
 
 _NONE = type(None)
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "float": (int, float),
-    "bool | None": (bool, _NONE),
-    "int | None": (int, _NONE),
-    "dict[str, float] | None": (dict, _NONE),
-    "dict[str, str | None]": (dict,),
-    "list[str]": (list,),
+#: Annotation → types of the value, and of the values in it.
+_TYPES: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
+    "str": ((str,), ()),
+    "int": ((int,), ()),
+    "bool": ((bool,), ()),
+    "float": ((int, float), ()),
+    "bool | None": ((bool, _NONE), ()),
+    "int | None": ((int, _NONE), ()),
+    "dict[str, float] | None": ((dict, _NONE), (int, float)),
+    "dict[str, str | None]": ((dict,), (str, _NONE)),
+    "list[str]": ((list,), (str,)),
 }
+
+#: Of a process.
+_CODES = range(1, 256)
 
 
 def decode(line: bytes) -> Message | None:
@@ -168,8 +172,20 @@ def decode(line: bytes) -> Message | None:
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
     types: dict[str, str] = kind.__annotations__
-    if not all(isinstance(getattr(message, name), _TYPES[given]) for name, given in types.items()):
+    if not all(_is(getattr(message, name), *_TYPES[given]) for name, given in types.items()):
         return None
-    if isinstance(message, Result) and message.result == Outcomes.RESTORED and message.pid <= 0:
-        return None
-    return message
+    return None if isinstance(message, Result) and not _makes_sense(message) else message
+
+
+def _is(value: Any, types: tuple[type, ...], inside: tuple[type, ...]) -> bool:
+    if not isinstance(value, types):
+        return False
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return all(isinstance(each, inside) for each in values)
+
+
+def _makes_sense(result: Result) -> bool:
+    """Whether PID 1 can do what follows: supervise an engine, end with a code that says that something failed."""
+    if result.result == Outcomes.RESTORED:
+        return result.pid > 0
+    return result.result != Outcomes.FAILED or result.exit_code in _CODES

@@ -133,9 +133,10 @@ def _location(value: str) -> str:
 
 
 def _absolute(value: str) -> str:
+    """As the kernel and other programs write it: without what changes nothing."""
     if not value.startswith("/"):
         raise ValueError("expected an absolute path")
-    return _location(value)
+    return "/" + "/".join(part for part in _location(value).split("/") if part not in ("", "."))
 
 
 def _hash(value: str) -> str:
@@ -145,7 +146,10 @@ def _hash(value: str) -> str:
 
 
 def _paths(value: str) -> tuple[str, ...]:
-    return tuple(_absolute(part) for part in value.split(":") if part)
+    paths = tuple(_absolute(part) for part in value.split(":") if part)
+    if any(".." in path.split("/") for path in paths):
+        raise ValueError("expected paths without '..'")
+    return paths
 
 
 def _names(value: str) -> tuple[str, ...]:

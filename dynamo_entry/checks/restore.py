@@ -88,7 +88,9 @@ def admit(
 
 def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str]) -> Land:
     """Mounts whose files travelled at creation do so here; what the launcher writes itself (``scratch``) is not the engine's."""
-    return Land.here((*capture_paths, *archive.manifest.head.facts.get("delta_bytes", {})), scratch)
+    return Land.here(
+        (*map(os.path.realpath, capture_paths), *archive.manifest.head.facts.get("delta_bytes", {})), scratch
+    )
 
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:

@@ -17,6 +17,9 @@ from dynamo_entry.errors import CheckpointError, Corrupt, DumpFailed, RestoreFai
 
 _MISSING = object()
 
+#: No answer of an engine takes longer than a day.
+_LONGEST_S = 86400
+
 
 class Field(Struct, frozen=True, forbid_unknown_fields=True):
     """A place in the answer, and by how much a number there may differ."""
@@ -59,11 +62,25 @@ def load(path: str) -> Canary:
             hint="ask it by a loopback address: http://127.0.0.1:PORT/…",
             reason="CanaryInvalid",
         )
-    if not canary.compare:
-        raise SettingsError(
-            f"the canary {path} compares nothing", hint='name fields in "compare"', reason="CanaryInvalid"
-        )
+    if lack := _lack(canary):
+        raise SettingsError(f"the canary {path} {lack[0]}", hint=lack[1], reason="CanaryInvalid")
     return canary
+
+
+def _lack(canary: Canary) -> tuple[str, str] | None:
+    """What is wrong with a request to the engine, and what to do about it."""
+    if not canary.compare:
+        return "compares nothing", 'name fields in "compare"'
+    if not http.is_valid(canary.url):
+        return (
+            f"asks {canary.url!r:.200}, which is not a valid URL",
+            "it looks like http://127.0.0.1:8000/v1/completions",
+        )
+    if not 0 < canary.timeout <= _LONGEST_S:
+        return f"has timeout {canary.timeout:g}", f"give seconds, more than 0 and at most {_LONGEST_S}"
+    if any(place.tolerance < 0 for place in canary.compare if isinstance(place, Field)):
+        return "has a tolerance below 0", "give the largest difference that is still the same answer"
+    return None
 
 
 def record(canary: Canary) -> dict[str, Any]:
@@ -89,6 +106,8 @@ def parse(recorded: dict[str, Any]) -> Recorded:
         raise Corrupt(
             f"the manifest's canary asks {found.request.url}, which is not loopback", reason="ManifestInvalid"
         )
+    if lack := _lack(found.request):
+        raise Corrupt(f"the manifest's canary {lack[0]}", reason="ManifestInvalid")
     return found
 
 
@@ -155,7 +174,10 @@ def _difference(canary: Canary, expected: dict[str, Any], found: dict[str, Any])
 
 def _is_same(expected: Any, found: Any, tolerance: float) -> bool:
     if tolerance and isinstance(expected, int | float) and isinstance(found, int | float):
-        return abs(expected - found) <= tolerance
+        try:
+            return abs(expected - found) <= tolerance
+        except OverflowError:  # an integer that no float comes near
+            return expected == found
     return bool(expected == found)
 
 

@@ -16,19 +16,21 @@ import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dynamo_entry.engine import http
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
 
 
 class Release(NamedTuple):
-    """What differs by release: the name of the ready file, and how a worker learns that it may go on."""
+    """What differs by release: the name of the ready file, how a worker learns that it may go on, and whose ports it has."""
 
     ready: str
     is_signalled: bool = False
+    takes_environment: bool = False
 
 
 #: Newest first: 1.3 and later, 1.1 and 1.2, 1.0. The latter is given the name in a variable.
 RELEASES = (
-    Release("ready-for-snapshot"),
+    Release("ready-for-snapshot", takes_environment=True),
     Release("ready-for-checkpoint"),
     Release("ready", is_signalled=True),
 )
@@ -78,6 +80,11 @@ def is_worker(argv: Sequence[str]) -> bool:
 def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether an engine is to be checkpointed by this handshake: its command or its environment says so."""
     return is_worker(argv) or any(environ.get(name) for name in DIRECTORY_VARIABLES)
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path is absolute and leads nowhere else than it looks."""
+    return path.startswith("/") and ".." not in path.split("/")
 
 
 class Handshake:
@@ -173,16 +180,19 @@ class Handshake:
         """Whether the engine has seen that it may go on."""
         return not os.path.exists(self._path(self.release.ready))
 
-    def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
         """Where a worker answers 200 once it has registered; empty where it has no such port, or may be a standby.
 
         With FAILOVER_LOCK_PATH it registers when another engine has ended, which may be never.
         """
         del argv
-        port = environ.get("DYN_SYSTEM_PORT", "")
-        if not port.isdecimal() or port == "0" or environ.get("FAILOVER_LOCK_PATH"):
+        its = environ if self.release.takes_environment else frozen
+        port = its.get("DYN_SYSTEM_PORT", "")
+        if not port.isdecimal() or port == "0" or its.get("FAILOVER_LOCK_PATH"):
             return ""
-        return f"http://127.0.0.1:{port}{environ.get('DYN_SYSTEM_HEALTH_PATH') or '/health'}"
+        path = its.get("DYN_SYSTEM_HEALTH_PATH") or "/health"
+        url = http.beside_us(its.get("DYN_SYSTEM_HOST", ""), port, f"/{path.lstrip('/')}")
+        return url if http.is_valid(url) else ""
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"
@@ -220,6 +230,6 @@ def recorded(facts: Mapping[str, Any]) -> Handshake | None:
         release = next(release for release in RELEASES if release.ready == ready)
     except (TypeError, KeyError, StopIteration):
         raise Corrupt(f"the archive's record of the Dynamo handshake is invalid: {found!r:.200}") from None
-    if not directory.startswith("/") or ".." in directory.split("/"):
+    if not is_plain(directory):
         raise Corrupt(f"the archive names an invalid control directory: {directory!r:.200}")
     return Handshake(directory, release)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from dynamo_entry.engine import dynamo, vllm_snapshot
+from dynamo_entry.engine.dynamo import is_plain
 from dynamo_entry.errors import SettingsError
 
 
@@ -57,19 +59,33 @@ class Handshake(Protocol):
     def has_reacted(self) -> bool:
         """Whether the engine has seen that it may go on."""
 
-    def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
-        """Where it answers 200 once it serves; empty where nobody knows."""
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
+        """Where it answers 200 once it serves; empty where nobody knows.
+
+        ``environ`` and ``argv`` are this pod's, ``frozen`` is the environment that the engine was started with.
+        """
 
 
 def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scratch: str) -> Handshake | None:
     """The handshake of the engine that ``argv`` starts; None where it has none. Raises SettingsError."""
-    given = (environ.get(name) for name in dynamo.DIRECTORY_VARIABLES)
-    directory = next(filter(None, given), f"{scratch}/control")
+    directory = _directory(environ) or f"{scratch}/control"
     if protocol == "vllm-snapshot" or (protocol == "auto" and vllm_snapshot.is_server(argv)):
         return vllm_snapshot.Handshake.of_pod(argv, environ, directory)
     if protocol == "dynamo" or (protocol == "auto" and dynamo.is_spoken(argv, environ)):
         return dynamo.Handshake(directory)
     return None
+
+
+def _directory(environ: Mapping[str, str]) -> str:
+    """Where the pod says that the two leave their files. Raises SettingsError for what a restoring pod could not find."""
+    name = next((name for name in dynamo.DIRECTORY_VARIABLES if environ.get(name)), "")
+    given = environ[name] if name else ""
+    if given and not is_plain(given):
+        raise SettingsError(
+            f"{name}={given!r:.200}: expected an absolute path without '..'",
+            hint=f"name the directory of a writable emptyDir, or unset {name}", reason="SettingsInvalid",
+        )  # fmt: skip
+    return os.path.normpath(given) if given else ""
 
 
 def pauses(argv: Sequence[str], protocol: str) -> bool:

@@ -27,7 +27,12 @@ _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 
 def check(name: str, hook: str) -> None:
-    """Raises SettingsError for a URL of which no request can be made."""
+    """Raises SettingsError for a URL of which no request can be made, and for a protocol at what is no port."""
+    if protocols.is_named(hook) and not protocols.find(hook):
+        raise SettingsError(
+            f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: expected a port from 1 to 65535 after the colon",
+            hint="without a port it is the engine's usual one", reason="SettingsInvalid",
+        )  # fmt: skip
     if hook.startswith(_URLS) and not http.is_valid(hook):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name} is not a valid URL",
@@ -86,7 +91,7 @@ def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> No
     try:
         with urllib.request.urlopen(request, timeout=limit_s):
             pass
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise _failed(f"{name} hook", str(error) or type(error).__name__) from None
 
 

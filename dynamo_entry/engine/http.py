@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def is_valid(url: str) -> bool:
 
     try:
         parts = urlsplit(url)
-        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        name = (parts.hostname or "").encode("idna")  # as it is looked up
+        is_whole = parts.scheme in ("http", "https") and bool(name) and parts.port != 0
     except ValueError:
         return False
     return is_whole and url.isascii() and url.isprintable() and " " not in url
@@ -80,6 +82,14 @@ def is_beside_us(url: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def beside_us(host: str, port: int | str, path: str) -> str:
+    """The URL of an engine that listens at ``host``: of every interface loopback is one."""
+    host = host.strip("[]")
+    if host in ("", "0.0.0.0", "::", "*"):  # noqa: S104 - nothing is bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
 
 
 def _answer(
@@ -98,7 +108,8 @@ def _answer(
     try:
         response: HTTPResponse = direct.open(request, timeout=limit_s)
     except urllib.error.HTTPError as error:
-        with error:
+        said = ""
+        with error, suppress(OSError, http.client.HTTPException):
             said = error.read(200).decode("utf-8", "replace").strip()
         raise Refused(error.code, said) from None
     except http.client.HTTPException as error:

@@ -101,14 +101,25 @@ PROTOCOLS = (
 
 
 def find(hook: str) -> Call | None:
-    """The call that ``NAME`` or ``NAME:PORT`` stands for; None for an unknown name."""
+    """The call that ``NAME`` or ``NAME:PORT`` stands for; None for an unknown name, or what is no port."""
     name, _, port = hook.partition(":")
-    if port and not port.isdecimal():
+    if port and not is_port(port):
         return None
     for protocol in PROTOCOLS:
         if name in (protocol.sleep, protocol.wake):
             return Call(protocol, int(port or protocol.port), name == protocol.wake)
     return None
+
+
+def is_port(text: str) -> bool:
+    """Whether a server can listen there."""
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
+
+
+def is_named(hook: str) -> bool:
+    """Whether a hook is meant to be one of these, however its port is written."""
+    name = hook.partition(":")[0]
+    return any(name in (protocol.sleep, protocol.wake) for protocol in PROTOCOLS)
 
 
 def wake_of(hook: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dynamo_entry.engine import http, presets
-from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, option
+from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, is_port, option
 
 _POLL_S = 0.1
 
@@ -15,6 +15,9 @@ _POLL_S = 0.1
 _ASK_S = 10
 
 _NOT_THE_METHOD = 405
+
+#: How much of an answer that makes no sense a message repeats.
+_SHOWN = 100
 
 #: PRE_DUMP: the engine is dumped as it is, whatever it offers.
 _NO_HOOK = "none"
@@ -35,7 +38,7 @@ def offered(commands: Sequence[Sequence[str]]) -> str:
         if not any(protocol.offer.option in (word.replace("_", "-") for word in argv) for argv in commands):
             continue
         given = option(("--port",), commands)
-        port = int(given) if given.isdecimal() else protocol.port
+        port = int(given) if is_port(given) else protocol.port
         if _has_route(f"http://127.0.0.1:{port}{protocol.offer.route}"):
             return f"{protocol.sleep}:{port}"
     return ""
@@ -98,7 +101,15 @@ def _perform(ask: Callable[[Step, float], bytes], steps: Sequence[Step], limit_s
 
 
 def _says(answer: tuple[str, object] | None, said: bytes) -> bool:
-    return answer is None or json.loads(said).get(answer[0]) == answer[1]
+    if answer is None:
+        return True
+    try:
+        found = json.loads(said)
+    except RecursionError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object with {answer[0]}, got {said[:_SHOWN]!r}")  # noqa: TRY004 - of an engine
+    return bool(found.get(answer[0]) == answer[1])
 
 
 def _has_route(url: str) -> bool:
@@ -107,6 +118,6 @@ def _has_route(url: str) -> bool:
         http.ask(url, method="GET", limit_s=_ASK_S)
     except http.Refused as refused:
         return refused.status == _NOT_THE_METHOD
-    except OSError:
+    except (OSError, ValueError):
         return False
     return True

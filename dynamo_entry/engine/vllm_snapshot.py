@@ -11,6 +11,8 @@ import json
 import os
 import re
 
+from dynamo_entry.engine import http
+from dynamo_entry.engine.dynamo import is_plain
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
 
 TYPE_CHECKING = False
@@ -100,10 +102,10 @@ class Handshake:
         line = "\0".join(argv)
         if is_server(argv):
             ready, release = (_value(line, option) for option in (_READY_OPTION, _RELEASE_OPTION))
-            if not (ready.startswith("/") and release.startswith("/")):
+            if not (_is_plain(ready) and _is_plain(release)):
                 raise SettingsError(
                     f"vllm.snapshot.server has no absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}",
-                    hint="give both in the command", reason="SettingsInvalid",
+                    hint="give both in the command, without '..' and without variables", reason="SettingsInvalid",
                 )  # fmt: skip
         elif _ORDINARY.search(line):
             ready, release = f"{directory}/vllm-ready", f"{directory}/vllm-release"
@@ -171,14 +173,13 @@ class Handshake:
         """It says nothing before it serves."""
         return True
 
-    def health_url(self, environ: Mapping[str, str], argv: Sequence[str]) -> str:
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
         """Where the engine answers 200 once its weights are back; empty where it does not by plain HTTP."""
+        del frozen
         if _OTHERWISE.search("\0".join(argv)):
             return ""
         host, port = _listener(argv, environ)
-        if host in (None, "0.0.0.0", "::"):  # noqa: S104 - every interface, and so loopback
-            host = "127.0.0.1"
-        return f"http://[{host}]:{port}/health" if ":" in host else f"http://{host}:{port}/health"
+        return http.beside_us(host or "", port, "/health")
 
     @property
     def lack(self) -> str:
@@ -193,6 +194,11 @@ class Handshake:
             os.unlink(path)
 
 
+def _is_plain(path: str) -> bool:
+    """Whether a path of a command, or of a shell line, is one that the launcher can know."""
+    return is_plain(path) and "$" not in path
+
+
 def _partial(path: str) -> str:
     return f"{path}.new"
 
@@ -205,7 +211,7 @@ def recorded(facts: Mapping[str, Any]) -> Handshake | None:
         paths = [str(found[name]) for name in ("ready", "release")]
     except (TypeError, KeyError):
         raise Corrupt(f"the archive's record of vLLM's snapshot server is invalid: {found!r:.200}") from None
-    if any(not path.startswith("/") or ".." in path.split("/") for path in paths):
+    if not all(map(is_plain, paths)):
         raise Corrupt(f"the archive names invalid files of vLLM's snapshot server: {found!r:.200}")
     return Handshake(*paths)
 

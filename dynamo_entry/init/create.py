@@ -65,6 +65,14 @@ def _cold(supervisor: Supervisor, held: list[int]) -> int:
     return 128 + number if number else supervisor.cold_instead(held)
 
 
+def _gpus() -> int:
+    """How many devices of NVIDIA's there are."""
+    try:
+        return sum(name[6:].isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))
+    except OSError:
+        return 0
+
+
 class _Creation:
     def __init__(self, supervisor: Supervisor, worker: Worker) -> None:
         self._supervisor = supervisor
@@ -152,7 +160,7 @@ class _Creation:
         from dynamo_entry.engine import presets  # noqa: PLC0415 - only where there is a GPU
 
         supervisor = self._supervisor
-        gpus = sum(name[6:].isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))
+        gpus = _gpus()
         name = supervisor.settings.preset
         if name == "auto":
             name = presets.engine_of(supervisor.argv) if gpus else ""

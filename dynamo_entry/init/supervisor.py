@@ -62,7 +62,10 @@ class Supervisor:
     ) -> None:
         """Start an engine, by ``argv``, that is going to be frozen. Raises StartFailed."""
         changes = self._environment_changes(additions, forced, is_create=True)
-        process.raise_pids_above(last_pid)
+        try:
+            process.raise_pids_above(last_pid)
+        except OSError as error:
+            self.log.warning("engine pids not raised", error=error.strerror)
         self.engine_pid = start(Start(argv, changes, own_session=True, stdin="/dev/null"))
 
     def _environment_changes(
@@ -136,8 +139,9 @@ class Supervisor:
         from dynamo_entry.protocol import Outcomes  # noqa: PLC0415 - a plain cold start reports nothing
 
         fails = self.settings.on_failure == "fail"
-        fields = failure.reportable()
-        del fields["result"], fields["retry"]
+        fields = {
+            name: value for name, value in failure.reportable().items() if name not in ("result", "retry")
+        }
         self.log.warning("Restore failed" if fails else "Falling back to cold start", **fields)
         self.report(failure._replace(result=Outcomes.FAILED if fails else Outcomes.COLD))
         return failure.exit_code if fails else self.cold_instead(held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 #: Scratch directories that a container is given for itself, as tmpfs by its runtime or as an emptyDir by its
@@ -50,11 +51,14 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def captured_roots(mounts: list[Mount], extra: tuple[str, ...] = ()) -> list[str]:
-    """Directories whose changes travel: the root, private scratch directories, and what was asked for."""
+def captured_roots(mounts: list[Mount], extra: Iterable[str] = ()) -> list[str]:
+    """Directories whose changes travel: the root, private scratch directories, and what was asked for on other mounts."""
     top = {mount.point: mount for mount in mounts}
-    roots = [point for point, mount in top.items() if mount.is_private]
-    return ["/", *sorted(roots), *(path for path in extra if path not in roots)]
+    roots = ["/", *sorted(point for point, mount in top.items() if mount.is_private)]
+    for path in sorted(extra):
+        if volume_of(path, mounts, roots):
+            roots.append(path)
+    return roots
 
 
 def is_below(path: str, paths: tuple[str, ...]) -> bool:
@@ -70,11 +74,7 @@ def flags(path: str) -> int:
 
 
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:
-    """The mount point that holds ``path`` where that is none of ``roots``, else nothing."""
-    points = (
-        mount.point
-        for mount in mounts
-        if path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
-    )
-    nearest = max(points, key=len, default="/")
+    """The mount point that holds ``path`` where none of ``roots`` does that is nearer, else nothing."""
+    above = (point for point in (*(mount.point for mount in mounts), *roots) if is_below(path, (point,)))
+    nearest = max(above, key=len, default="/")
     return "" if nearest in roots else nearest

@@ -207,7 +207,7 @@ class _Planning:
 
     def _is_passed_over(self, path: str) -> bool:
         """Whether it stays as it is here. Raises Incompatible for what may not be changed and would be."""
-        guard, parent = self._guard, os.path.dirname(path)
+        guard = self._guard
         is_directory = path in self._listed
         if is_directory and nodes.is_directory(path):
             return bool(guard.volume_of(path)) or guard.is_reserved(path)
@@ -218,9 +218,9 @@ class _Planning:
                 f"the engine had changed {path}, which the launcher or the system needs as it is",
                 hint="leave it out with DYNAMO_CHECKPOINT_EXCLUDE_PATHS when creating", reason="PathReserved",
             )  # fmt: skip
-        if guard.holds_mount(path) or (path != "/" and guard.volume_of(parent)):
+        if guard.holds_mount(path) or guard.volume_of(path):
             raise Incompatible(
-                f"the engine had changed {path}, and {guard.volume_of(parent) or 'what is mounted there'} "
+                f"the engine had changed {path}, and {guard.volume_of(path) or 'what is mounted there'} "
                 "is a volume here", hint=_SAME_PLACE, reason="VolumeInTheWay",
             )  # fmt: skip
         if path == "/":

@@ -40,7 +40,7 @@ def mark(roots: list[str]) -> list[Start]:
 
     The mark is the ctime of a file created there: file times come from a clock that lags behind
     time.time() by up to a tick, and the start of a network filesystem by more. Where no file can be created (no
-    right to the root, no room), it is that clock.
+    right to the root, no room, no such directory yet), it is that clock.
     """
     starts = []
     for root in roots:
@@ -48,9 +48,19 @@ def mark(roots: list[str]) -> list[Start]:
             with tempfile.TemporaryFile(dir=root, prefix=".dynamo_entry-") as file:
                 starts.append(Start(root, os.fstat(file.fileno()).st_ctime_ns))
         except OSError as error:
-            if error.errno not in (errno.EROFS, errno.ENOENT):
+            if error.errno != errno.EROFS:
                 starts.append(Start(root, time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) - _TICK_NS))
     return starts
+
+
+def as_found(paths: Iterable[str]) -> frozenset[str]:
+    """Paths as a walk meets them, which follows no link: what is at each one, and what it leads to."""
+    return frozenset(
+        name
+        for path in paths
+        for name in (path, os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)),
+                     os.path.realpath(path))
+    )  # fmt: skip
 
 
 def find_all(
@@ -78,6 +88,10 @@ def find(start: Start, skip: frozenset[str], caches: frozenset[str] = frozenset(
         try:
             status = os.lstat(directory)
         except OSError:
+            continue
+        if not stat.S_ISDIR(status.st_mode):  # a single file that is captured
+            if status.st_ctime_ns >= start.ctime_ns:
+                yield Change(directory, status)
             continue
         try:
             entries = list(os.scandir(directory))

@@ -29,10 +29,11 @@ class Land(NamedTuple):
     def here(cls, captured: Iterable[str] = (), scratch: Iterable[str] = ()) -> Land:
         """``captured`` are further mounts whose files travel, ``scratch`` are directories of the launcher's."""
         found = mounts.read()
+        own = [path for path in scratch if path]
         return cls(
             frozenset(mount.point for mount in found) - {"/"},
-            frozenset(mounts.captured_roots(found, tuple(captured))),
-            frozenset((*_KERNEL, *_launcher(), *filter(None, scratch))),
+            frozenset(mounts.captured_roots(found, captured)),
+            frozenset((*_KERNEL, *_launcher(), *own, *map(os.path.realpath, own))),
             frozenset(("/dev/shm", *(f"{_LIBRARY}/{name}" for name in ("site-packages", "dist-packages")))),
         )
 
@@ -50,7 +51,7 @@ class Guard:
 
     def _volume_of(self, directory: str) -> str:
         """The mount that holds what is in ``directory``, if its files do not travel."""
-        nearest = _nearest(directory, self._land.points)
+        nearest = _nearest(directory, self._land.points | self._land.roots)
         return "" if not nearest or nearest in self._land.roots else nearest
 
     def holds_mount(self, path: str) -> bool:

@@ -171,7 +171,7 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     if handshake:
         handshake.prepare_creation()
     here = mounts.read()
-    roots = mounts.captured_roots(here, settings.capture_paths)
+    roots = mounts.captured_roots(here, map(os.path.realpath, settings.capture_paths))
     places = options.Places(work, work, DUMP_LOG)
     return Prepared(
         store, keys, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake,
@@ -441,17 +441,18 @@ class _Creation:
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
         """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
-        skip = {mount.point for mount in self._prepared.mounts}
-        skip |= {self._prepared.places.work, context.directory(), *self._settings.exclude_paths}
-        if self._handshake:
-            skip |= {*self._handshake.files}
+        excluded = changes.as_found(self._settings.exclude_paths)
+        own = (self._prepared.places.work, context.directory(), self._settings.state_dir)
+        ours = changes.as_found((*filter(None, own), *(self._handshake.files if self._handshake else ())))
+        skip = {mount.point for mount in self._prepared.mounts} | excluded | ours
+        starts = [
+            start for start in self._prepared.starts if not mounts.is_below(start.root, tuple(excluded))
+        ]
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
         try:
             index = pack.pack(
-                changes.find_all(
-                    self._prepared.starts, frozenset(skip), frozenset(self._settings.cache_directories), sizes
-                ),
+                changes.find_all(starts, frozenset(skip), frozenset(self._settings.cache_directories), sizes),
                 _Told(tar, phase),
             )
         except OSError as error:

@@ -233,7 +233,10 @@ class _Restoration:
                 reason="ControlDirectoryInvalid",
             ) from None
         self._wait(pid, handshake.has_reacted, f"does not react to what is written to {handshake.directory}")
-        if url := handshake.health_url(os.environ, argv):
+        frozen: dict[str, str] = {}
+        with suppress(OSError):  # it ended: said below
+            frozen = {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
+        if url := handshake.health_url(os.environ, argv, frozen):
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: {handshake.lack}")
 
     def _wait(self, pid: int, condition: Callable[[], bool], lack: str) -> None:

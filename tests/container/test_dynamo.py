@@ -61,6 +61,15 @@ def test_two_replicas_of_one_paused_worker(start, published, release):
         assert "DYN_NAMESPACE" not in found[0]["env"], "what the new pod has not is cleared"
 
 
+@pytest.mark.parametrize("release", ["1.0", "1.1"])
+def test_a_worker_of_an_old_release_is_waited_for_where_it_listens(start, published, release):
+    """At the port of the pod that created the archive: it takes no other one."""
+    published(env={"RELEASE": release})
+    container = start(RESTORE, env={"RELEASE": release, "DYN_SYSTEM_PORT": "9191"})
+    container.wait_for_event("Restored")
+    assert identity(container)["was_paused"]
+
+
 def test_the_signal_file_of_nvidias_guide_does_no_harm(published):
     """No release creates it: the guide's own YAML works all the same."""
     published(SIGNAL_FILE="/tmp/ready")

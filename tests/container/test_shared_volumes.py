@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from containers import CREATE, RESTORE
-from launcher import create
+from launcher import create, published, restored
 
 from engines import Engine
 
@@ -196,3 +196,21 @@ def test_what_is_made_anew_on_a_volume_has_a_place_there(containers, tmp_path, t
     event = engine.refused(options=(*RESTORE, "-v", f"{places[1]}:/volume{mode}"))
     assert event["reason"] == reason and "/volume" in event["message"]
     engine.restored(options=(*RESTORE, "-v", f"{places[0]}:/volume"))
+
+
+def test_a_directory_of_a_volume_travels_and_a_scratch_directory_stays(containers, tmp_path):
+    """As they are written, with a slash at the end; the directory is the engine's own, and the volume is not."""
+    made = "mkdir -p /data/sub && echo made | tee /data/sub/file /data/other /dev/shm/file /tmp/file"
+    command = ("sh", "-c", f"{made} && exec python3 /tiny.py")
+
+    def options(base, name):
+        (tmp_path / name).mkdir()
+        return (*base, "-v", f"{tmp_path / name}:/data")
+
+    paths = {"CAPTURE_PATHS": "/data/sub/", "EXCLUDE_PATHS": "/dev/shm/"}
+    published(containers, command=command, options=options(CREATE, "created"), settings=paths)
+    container = restored(containers, command=command, options=options(RESTORE, "restored"))
+    found = container.run_inside(
+        "sh", "-c", "cd / && ls -d data/sub/file data/other dev/shm/file tmp/file 2>&1 || :"
+    )
+    assert {line for line in found.split("\n") if "ls:" not in line} == {"data/sub/file", "tmp/file", ""}

@@ -122,9 +122,35 @@ def test_a_file_that_is_no_canary_is_a_setting_to_mend(tmp_path, text):
         canary.load(str(tmp_path / "missing"))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"timeout": -1}, {"timeout": 0}, {"timeout": 1e10}, {"url": "http://127.0.0.1:0/"}, {"url": "http://127.0.0.1/a b"},
+        {"compare": [{"field": "a", "tolerance": -0.1}]},
+    ],
+)  # fmt: skip
+def test_a_request_that_cannot_be_made_is_a_setting_to_mend(load, engine, more):
+    """Not found out after the model was loaded, nor an archive's word for it after it was restored."""
+    with pytest.raises(SettingsError) as caught:
+        load(**more)
+    assert caught.value.reason == "CanaryInvalid"
+    fields = {"url": "http://127.0.0.1:1/", "compare": ["a"], **more}
+    with pytest.raises(Corrupt):
+        canary.parse({"request": fields, "answer": {"a": 1}})
+
+
+def test_a_number_that_no_float_comes_near_is_an_answer_like_any_other(engine, load):
+    engine.answers = [{"a": 10**400}]
+    asked = load(compare=[{"field": "a", "tolerance": 0.5}])
+    recorded = canary.parse(canary.record(asked))
+    engine.answers = [{"a": 0.5}]
+    with pytest.raises(RestoreFailed, match="differs"):
+        canary.verify(recorded)
+
+
 def test_only_http_is_spoken(load):
-    with pytest.raises(DumpFailed):
-        canary.record(load(url="file://localhost/etc/passwd"))
+    with pytest.raises(SettingsError, match="not a valid URL"):
+        load(url="file://localhost/etc/passwd")
 
 
 @pytest.mark.parametrize(

@@ -165,10 +165,26 @@ def test_a_record_that_makes_no_sense_is_corrupt(record):
     [
         ({"DYN_SYSTEM_PORT": "9090"}, "http://127.0.0.1:9090/health"),
         ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HEALTH_PATH": "/h"}, "http://127.0.0.1:9090/h"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HEALTH_PATH": "h"}, "http://127.0.0.1:9090/h"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HOST": "0.0.0.0"}, "http://127.0.0.1:9090/health"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HOST": "::"}, "http://127.0.0.1:9090/health"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HOST": "10.1.2.3"}, "http://10.1.2.3:9090/health"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HOST": "fd00::1"}, "http://[fd00::1]:9090/health"),
+        ({"DYN_SYSTEM_PORT": "9090", "DYN_SYSTEM_HOST": "[::1]"}, "http://[::1]:9090/health"),
+        ({"DYN_SYSTEM_PORT": "90900"}, ""),
         ({"DYN_SYSTEM_PORT": "-1"}, ""),
         ({}, ""),
         ({"DYN_SYSTEM_PORT": "9090", "FAILOVER_LOCK_PATH": "/lock"}, ""),
     ],
 )
 def test_a_registered_worker_answers_on_its_system_port(environ, url):
-    assert dynamo.Handshake("/c").health_url(environ, []) == url
+    assert dynamo.Handshake("/c").health_url(environ, [], {}) == url
+
+
+@pytest.mark.parametrize("release", dynamo.RELEASES)
+def test_a_worker_that_takes_no_new_environment_answers_where_it_did(release):
+    """1.0 to 1.2 keep the port of the pod that created the archive."""
+    here, frozen = {"DYN_SYSTEM_PORT": "1"}, {"DYN_SYSTEM_PORT": "2"}
+    port = 1 if release.ready == "ready-for-snapshot" else 2
+    url = dynamo.Handshake("/c", release).health_url(here, [], frozen)
+    assert url == f"http://127.0.0.1:{port}/health"

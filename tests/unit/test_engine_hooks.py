@@ -3,7 +3,7 @@
 import pytest
 from servers.engines import VLLM, SGLang
 
-from dynamo_entry.engine import hooks, protocols
+from dynamo_entry.engine import hooks, http, protocols
 from dynamo_entry.engine import sleep as asleep
 from dynamo_entry.errors import CheckpointError, Corrupt
 
@@ -205,3 +205,16 @@ def test_what_is_called_before_a_dump(vllm, pre_dump, is_paused, hook):
     commands = [[*SERVE, "--port", str(vllm.port)]]
     found = asleep.hook(pre_dump, commands, is_paused=is_paused)
     assert found.partition(":")[0] == hook
+
+
+@pytest.mark.parametrize("answer", [b"[]", b'"yes"', b"null", b"", b"<html>", b"[" * 100_000], ids=repr)
+def test_an_answer_that_is_no_object_fails_the_hook_and_the_engine_is_woken(vllm, monkeypatch, answer):
+    """Not the launcher: an engine's server may say anything."""
+    ask = http.ask
+    monkeypatch.setattr(
+        http, "ask", lambda url, **how: answer if url.endswith("/is_sleeping") else ask(url, **how)
+    )
+    with pytest.raises(CheckpointError) as caught:
+        sleep(vllm, "vllm-sleep", 0.3)
+    assert caught.value.reason == "HookFailed"
+    assert vllm.asked == ["/sleep", "/wake_up"]

@@ -42,6 +42,26 @@ def test_the_pods_directory_comes_before_the_launchers_own():
     assert handshakes.of_pod("auto", WORKER, {}, "/run/x").directory == "/run/x/control"
 
 
+@pytest.mark.parametrize("name", dynamo.DIRECTORY_VARIABLES)
+@pytest.mark.parametrize("given", ["control", "./c", "/a/../b", "~/c"])
+def test_a_directory_that_no_restoring_pod_would_find_is_refused(name, given):
+    with pytest.raises(SettingsError, match=name):
+        handshakes.of_pod("auto", WORKER, {name: given}, "/run/x")
+
+
+@pytest.mark.parametrize("path", ["r", "/a/../r", "/tmp/$POD/r"])
+@pytest.mark.parametrize("option", ["--ready-file", "--release-file"])
+def test_a_file_that_no_restoring_pod_would_find_is_refused(path, option):
+    argv = [path if SERVER[number - 1] == option else word for number, word in enumerate(SERVER)]
+    with pytest.raises(SettingsError, match="no absolute paths"):
+        handshakes.of_pod("auto", argv, {}, "/run/x")
+
+
+def test_a_directory_is_known_by_its_plain_name():
+    environ = {"DYN_SNAPSHOT_CONTROL_DIR": "/c/./d//"}
+    assert handshakes.of_pod("auto", WORKER, environ, "/run/x").directory == "/c/d"
+
+
 @pytest.mark.parametrize("kind", [dynamo.Handshake("/c"), vllm_snapshot.Handshake("/c/a", "/c/b")])
 def test_an_archives_record_brings_the_same_one_back(kind):
     found = handshakes.recorded(kind.facts())

@@ -13,7 +13,7 @@ from dynamo_entry.engine import hooks, http, readiness
 from dynamo_entry.errors import CheckpointError, SettingsError
 
 NO_URLS = ["http://127.0.0.1:port/", "http://[::1/x", "http://", "http:///x", "http://h/a b", "http://h/\n", "http://h:0/",
-           "http://h:99999/", "http://h/é"]  # fmt: skip
+           "http://h:99999/", "http://h/é", "http://a..b/", f"http://{'a' * 64}/"]  # fmt: skip
 
 
 @pytest.mark.parametrize("url", NO_URLS)
@@ -23,6 +23,12 @@ def test_what_is_not_a_url_is_refused_at_once(url):
         with pytest.raises(SettingsError, match="is not a valid URL") as caught:
             check()
         assert caught.value.reason == "SettingsInvalid"
+
+
+@pytest.mark.parametrize("hook", ["vllm-sleep:x", "vllm-wake:0", "sglang-release:65536", "vllm-sleep:٣"])
+def test_a_protocol_at_what_is_no_port_is_refused_at_once(hook):
+    with pytest.raises(SettingsError, match="port from 1 to 65535"):
+        hooks.check("PRE_DUMP", hook)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,7 @@ ANSWERS = {
     "nothing": b"",
     "a body that ends early": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
     "chunks that are none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a refusal whose chunks are none": b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     "a line without an end": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000,
 }
 
@@ -107,7 +114,7 @@ def says():
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_an_answer_that_is_not_http_is_a_failure_of_the_engines(says, answer):
-    with pytest.raises(OSError, match=r"not an HTTP|closed|ends early"):
+    with pytest.raises(OSError, match=r"not an HTTP|closed|ends early|status 500"):
         http.ask(says(ANSWERS[answer]), method="GET", limit_s=5)
     if "200 OK" not in str(ANSWERS[answer]):
         with pytest.raises(CheckpointError, match="PRE_DUMP hook failed"):

@@ -39,6 +39,10 @@ MESSAGES = [
 GARBAGE = [
     b"", b"42", b"null", b"[]", b"{}", b"\x00\xff", b"[" * 100_000, b'{"kind": "Began"}', b'{"kind": "Moved", "done": "1"}',
     b'{"kind": "Moved", "done": 1, "more": 2}', b'{"kind": "Result", "result": 5, "phase": {}}', b'{"kind": []}',
+    b'{"kind": "Result", "result": "failed", "phase": "check"}',
+    b'{"kind": "Result", "result": "failed", "phase": "check", "exit_code": 256}',
+    b'{"kind": "Result", "result": "failed", "phase": "check", "exit_code": 180, "seconds": {"open": "x"}}',
+    b'{"kind": "StartEngine", "environment": {"A": 1}}', b'{"kind": "Sources", "locations": [1]}',
     b'{"kind": "Message"}', b'{"kind": "Result", "result": "restored", "phase": "settle"}', b'{"kind": "Sources", "locations": "/a"}',
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from trees import entries
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import mounts
 from dynamo_entry.rootfs import apply, changes, nodes, pack
-from dynamo_entry.rootfs.guard import Land
+from dynamo_entry.rootfs.guard import Guard, Land
 
 MOUNTINFO = """\
 22 1 0:20 / / rw,relatime - overlay overlay rw,lowerdir=/l
@@ -32,6 +32,32 @@ def test_the_root_and_private_tmpfs_travel_and_volumes_do_not():
     parsed = mounts.parse(MOUNTINFO)
     assert mounts.captured_roots(parsed) == ["/", "/dev/shm", "/tmp"]
     assert mounts.captured_roots(parsed, ("/models",)) == ["/", "/dev/shm", "/tmp", "/models"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "added"),
+    [
+        (("/models/sub",), ["/models/sub"]),
+        (("/models/sub", "/models", "/models/sub/deep"), ["/models"]),
+        (("/opt/in/the/image", "/tmp", "/tmp/sub", "/"), []),
+        (("/my volume", "/models"), ["/models", "/my volume"]),
+    ],
+)
+def test_what_travels_anyhow_is_not_captured_twice(asked, added):
+    """An index that names a path twice is none."""
+    assert mounts.captured_roots(mounts.parse(MOUNTINFO), asked) == ["/", "/dev/shm", "/tmp", *added]
+
+
+@pytest.mark.parametrize(
+    ("path", "volume"),
+    [("/models/sub", ""), ("/models/sub/x", ""), ("/models/other", "/models"), ("/models", "/models")],
+)
+def test_a_directory_of_a_mount_may_travel_alone(path, volume):
+    parsed = mounts.parse(MOUNTINFO)
+    roots = mounts.captured_roots(parsed, ("/models/sub",))
+    assert mounts.volume_of(path, parsed, roots) == volume
+    land = Land(frozenset(mount.point for mount in parsed) - {"/"}, frozenset(roots), frozenset())
+    assert Guard(land).volume_of(path) == volume
 
 
 @pytest.mark.parametrize(
@@ -95,6 +121,32 @@ def test_changes_are_found_by_ctime_alone(tree):
     assert "deleted" not in changed[str(tree)].names
 
 
+def test_what_is_made_where_nothing_was_yet_is_found(tmp_path):
+    """A directory of CAPTURE_PATHS that the engine makes, or a single file."""
+    starts = changes.mark([str(tmp_path / "later"), str(tmp_path / "file")])
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "x").touch()
+    (tmp_path / "file").touch()
+    found = {change.path for change in changes.find_all(starts, frozenset(), frozenset(), {})}
+    assert found == {str(tmp_path / name) for name in ("later", "later/x", "file")}
+
+
+def test_an_excluded_path_is_known_by_the_names_that_a_walk_meets(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").touch()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "other").symlink_to("real/file")
+    names = {
+        path: {*changes.as_found([str(tmp_path / path)])} for path in ("link/file", "other", "real/file")
+    }
+    real, other = str(tmp_path / "real" / "file"), str(tmp_path / "other")
+    assert names == {
+        "link/file": {str(tmp_path / "link/file"), real},
+        "other": {other, real},
+        "real/file": {real},
+    }
+
+
 def test_a_change_right_after_the_mark_is_not_missed(tmp_path):
     for attempt in range(50):
         (start,) = changes.mark([str(tmp_path)])
@@ -129,8 +181,12 @@ def test_a_mark_needs_neither_room_nor_right(tmp_path, monkeypatch, number):
         ]
 
 
-def test_a_filesystem_that_cannot_be_written_has_no_mark(tmp_path):
-    assert changes.mark([str(tmp_path / "absent")]) == []
+def test_a_filesystem_that_cannot_be_written_has_no_mark(tmp_path, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert changes.mark([str(tmp_path)]) == []
 
 
 def delta(start, skip=()):

@@ -136,3 +136,22 @@ def test_no_value_is_more_than_a_mistake(name, value):
         settings(**{name: value})
     assert PREFIX + name in str(caught.value)
     assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("given", "read_as"),
+    [("/var/cache/", "/var/cache"), ("//a//b/./c/", "/a/b/c"), ("/", "/"), ("/a/../b", "/a/../b")],
+)
+def test_a_path_is_read_as_everybody_else_writes_it(given, read_as):
+    """It is compared with paths of the kernel's: a slash at the end would match nothing, and nobody would say so."""
+    assert settings(WORK_DIR=given).work_dir == read_as
+    if ".." not in given:
+        for name in ("EXCLUDE_PATHS", "CAPTURE_PATHS", "REOPEN_PATHS"):
+            found = settings(**{name: f"{given}:/x/"})
+            assert getattr(found, name.lower()) == (read_as, "/x")
+
+
+@pytest.mark.parametrize("name", ["EXCLUDE_PATHS", "CAPTURE_PATHS", "REOPEN_PATHS"])
+def test_a_path_that_leads_up_is_refused(name):
+    with pytest.raises(SettingsError, match="without"):
+        settings(**{name: "/a/../b"})

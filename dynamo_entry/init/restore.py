@@ -108,7 +108,7 @@ class _Restoration:
     def _called_off(self, number: int) -> int:
         """Nothing is left of it. A further request to end changes nothing: time is short already."""
         self._clear()
-        undo.take_back(self._supervisor, self._held, undo.CALLED_OFF_S)
+        undo.take_leftovers_back(self._supervisor, self._held, undo.CALLED_OFF_S)
         return self._report_called_off(number)
 
     def _report_called_off(self, number: int) -> int:

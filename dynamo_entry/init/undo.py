@@ -24,9 +24,9 @@ def start_cold(supervisor: Supervisor, failure: Result) -> int:
     return supervisor.fall_back(failure, held)
 
 
-def take_leftovers_back(supervisor: Supervisor, held: list[int]) -> int:
+def take_leftovers_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S) -> int:
     """``take_back``, if there is anything."""
-    return take_back(supervisor, held) if has_leftovers(supervisor.settings.work_dir) else 0
+    return take_back(supervisor, held, limit_s) if has_leftovers(supervisor.settings.work_dir) else 0
 
 
 def called_off(supervisor: Supervisor, result: Result, number: int) -> int:

@@ -35,6 +35,21 @@ _HINTS = {
     503: "the server is overloaded or being restarted",
 }
 
+_UNKNOWN_AUTHORITY = (
+    "mount the CA that signed it and name its file in DYNAMO_CHECKPOINT_CA_FILE or SSL_CERT_FILE"
+)
+
+#: By OpenSSL's X509_V_ERR_…: not yet valid, expired; of another host, of another address.
+_CERTIFICATE = {
+    **dict.fromkeys((9, 10), "renew the server's certificate, or correct this node's clock"),
+    **dict.fromkeys((62, 64), "write the server by the name that its certificate has, or have it certified for this one"),
+}  # fmt: skip
+
+#: What OpenSSL makes of an answer in plain http.
+_NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+_PLAIN = "is it https that is spoken at that port? write s3+http:// or oci+http:// for plain http"
+_TLS = "the server, or a proxy before it, must speak TLS 1.2 or newer, and ask for no client certificate"
+
 
 def answered(
     what: str, status: int, *, code: str = "", detail: str = "", request_id: str = "", retry_after: str = "",
@@ -70,9 +85,8 @@ def unanswered(what: str, error: Exception) -> StorageError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return StorageDenied(
             f"{what} failed: the server's certificate is not trusted: {error.verify_message}",
-            hint="mount the CA that signed it and name its file in DYNAMO_CHECKPOINT_CA_FILE, AWS_CA_BUNDLE or SSL_CERT_FILE",
-            reason="CertificateNotTrusted",
-        )
+            hint=_CERTIFICATE.get(error.verify_code, _UNKNOWN_AUTHORITY), reason="CertificateNotTrusted",
+        )  # fmt: skip
     if isinstance(error, socket.gaierror):
         return StorageUnavailable(
             f"{what} failed: the host name cannot be resolved: {error.strerror}",
@@ -84,8 +98,8 @@ def unanswered(what: str, error: Exception) -> StorageError:
     if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
         hint = "is the server up, and the endpoint's port right?"
         return StorageUnavailable(f"{what} failed: connection refused", hint=hint, reason="ConnectionRefused")
-    if isinstance(error, ssl.SSLError):
-        hint = "is it https that is spoken at that port? write s3+http:// or oci+http:// for plain http"
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        hint = _PLAIN if error.reason in _NOT_TLS else _TLS
         return StorageUnavailable(
             f"{what} failed: TLS: {error.reason or error}", hint=hint, reason="TlsFailed"
         )

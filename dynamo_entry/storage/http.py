@@ -173,8 +173,8 @@ class Connections:
 
     def close(self) -> None:
         """Close what is idle; what is in use is closed after its exchange only if there is no room."""
-        while self._idle:
-            self._idle.pop().close()
+        while connection := self._idle_one():
+            connection.close()
 
     def _send(
         self, connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str],
@@ -205,11 +205,10 @@ class Connections:
         return connection.getresponse()
 
     def _take(self, what: str) -> http.client.HTTPConnection:
-        while self._idle:
-            connection = self._idle.pop()
-            if not _is_readable(connection.sock):
-                return connection
-            connection.close()
+        while kept := self._idle_one():
+            if _is_alive(kept.sock):
+                return kept
+            kept.close()
         proxy = self._proxy()
         connection = self._new(proxy)
         try:
@@ -219,6 +218,12 @@ class Connections:
                 raise
             raise proxy.failure(what, error) from error
         return connection
+
+    def _idle_one(self) -> http.client.HTTPConnection | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _proxy(self) -> Proxy | None:
         scheme, host, port = self.server
@@ -264,11 +269,31 @@ class Pool:
             connections.close()
 
 
-def _is_readable(sock: socket.socket) -> bool:
-    """Readable while nothing was asked means that the server has closed it."""
+def _is_alive(sock: socket.socket) -> bool:
+    """Whether an idle connection can be used: one that has something to read, while nothing was asked, was closed.
+
+    Over TLS 1.3 it may be tickets, which servers send after the handshake: they are taken in here.
+    """
+    if not _is_readable(sock, 0):
+        return True
+    if not isinstance(sock, ssl.SSLSocket):
+        return False
+    limit = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        sock.recv(1)
+    except ssl.SSLWantReadError:
+        sock.settimeout(limit)
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _is_readable(sock: socket.socket, wait_ms: int) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(wait_ms))
 
 
 def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:

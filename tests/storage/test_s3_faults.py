@@ -254,7 +254,7 @@ def test_an_authority_that_is_not_trusted_is_denied_at_once(at, rgw, monkeypatch
     with pytest.raises(StorageDenied) as caught:
         at(rgw.tls_port, scheme="s3").stat()
     assert caught.value.reason == "CertificateNotTrusted"
-    assert "AWS_CA_BUNDLE" in caught.value.hint
+    assert "CA_FILE" in caught.value.hint
     assert time.monotonic() - began < RETRY.limit_s, "another attempt would end the same"
 
 

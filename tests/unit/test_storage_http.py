@@ -5,10 +5,14 @@ import http.server
 import socket
 import ssl
 import threading
+from collections import deque
 
 import pytest
+from servers import tls
 
+from dynamo_entry.errors import StorageDenied, StorageUnavailable
 from dynamo_entry.storage import http as storage_http
+from dynamo_entry.storage.failures import unanswered
 from dynamo_entry.storage.http import Pool, Server, authorities
 
 
@@ -78,3 +82,106 @@ def test_authorities_are_read_once_for_all_servers(monkeypatch):
     pool = Pool(stall_s=10, ca_file="")
     contexts = {pool.to(Server("https", f"{name}.example.com", 443))._new(None)._context for name in "abc"}
     assert len(contexts) == len(read) == 1
+
+
+class Counting(http.server.ThreadingHTTPServer):
+    """Counts connections; over TLS 1.3, whose servers send tickets that nobody asked for."""
+
+    accepted = 0
+
+    def get_request(self):
+        self.accepted += 1
+        return super().get_request()
+
+
+@pytest.fixture
+def secure(tmp_path):
+    """A server over TLS, and connections to it."""
+    issued = tls.issue(tmp_path)
+    with Counting(("127.0.0.1", 0), Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(issued.certificate, issued.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        pool = Pool(stall_s=10, ca_file=str(issued.ca))
+        yield server, pool.to(Server("https", "127.0.0.1", server.server_port))
+        pool.close()
+        server.shutdown()
+
+
+def test_a_connection_that_was_opened_ahead_is_used(secure):
+    server, connections = secure
+    connections.begin().join()
+    sock = connections._idle[0].sock
+    assert storage_http._is_readable(sock, 10_000), "no ticket came"
+    for _ in range(3):
+        with connections.exchange("test", "GET", "/", {}) as response:
+            assert response.read() == b"body"
+    assert server.accepted == 1
+    assert sock.gettimeout() == 10
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_a_connection_that_the_server_closed_is_not_used(request, kind):
+    to = request.getfixturevalue("secure")[1] if kind == "tls" else request.getfixturevalue("connections")
+    with to.exchange("test", "GET", "/", {}) as response:
+        response.read()
+    sock = to._idle[0].sock
+    socket.socket.shutdown(sock, socket.SHUT_WR)  # the server reads the end, and closes
+    assert storage_http._is_readable(sock, 10_000)
+    with to.exchange("test", "GET", "/", {}) as response:
+        assert response.read() == b"body"
+
+
+def test_another_thread_may_take_the_last_idle_connection(connections):
+    """Between the look and the grasp."""
+
+    class Emptied(deque):
+        def __len__(self):
+            return 1
+
+    connections._idle = Emptied()
+    with connections.exchange("test", "GET", "/", {}) as response:
+        assert response.read() == b"body"
+    connections.close()
+    connections.close()
+
+
+def of_tls(kind, reason="", code=0):
+    error = kind(1, "why")
+    error.reason, error.verify_code, error.verify_message = reason, code, "why"
+    return unanswered("it", error)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (10, "clock"),
+        (9, "clock"),
+        (62, "the name"),
+        (64, "the name"),
+        (20, "CA_FILE"),
+        (18, "CA_FILE"),
+        (19, "CA_FILE"),
+    ],
+)
+def test_what_helps_against_a_certificate_depends_on_what_is_wrong_with_it(code, remedy):
+    """X509_verify_cert_error_string(3)."""
+    found = of_tls(ssl.SSLCertVerificationError, code=code)
+    assert isinstance(found, StorageDenied)
+    assert remedy in found.hint
+    assert found.hint.count("CA_FILE") == (remedy == "CA_FILE")
+
+
+@pytest.mark.parametrize("reason", ["WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "TLSV1_ALERT_PROTOCOL_VERSION",
+                                    "TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"])  # fmt: skip
+def test_plain_http_is_the_remedy_only_where_that_is_what_the_server_speaks(reason):
+    found = of_tls(ssl.SSLError, reason)
+    assert isinstance(found, StorageUnavailable)
+    assert found.reason == "TlsFailed"
+    assert ("+http://" in found.hint) == (reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+    assert found.hint
+
+
+def test_a_connection_that_ends_in_the_middle_of_tls_is_a_lost_one():
+    assert of_tls(ssl.SSLEOFError, "UNEXPECTED_EOF_WHILE_READING").reason == "ConnectionLost"

@@ -1,9 +1,13 @@
-"""S3 as far as it needs no server: what a location means."""
+"""S3 as far as it needs no server: what a location means, and who signs."""
+
+import os
 
 import pytest
+from servers.aws import AwsServices
 
-from dynamo_entry.errors import SettingsError
-from dynamo_entry.storage.s3 import location
+from dynamo_entry.errors import CheckpointError, SettingsError, StorageDenied, StorageUnavailable
+from dynamo_entry.storage import Retry
+from dynamo_entry.storage.s3 import S3Store, direct, location
 
 MINIO = "https://minio.example.com"
 NAMED = {"AWS_ENDPOINT_URL": "http://minio:9000"}
@@ -44,3 +48,120 @@ def test_a_location_that_means_nothing_is_refused(url):
 def test_an_endpoint_that_is_no_url_is_refused():
     with pytest.raises(SettingsError, match="minio:9000"):
         location.parse("s3://bucket/a.tar", {"AWS_ENDPOINT_URL": "minio:9000"})
+
+
+@pytest.fixture
+def services():
+    server = AwsServices("key", "secret")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def keyless(monkeypatch, tmp_path):
+    """An environment in which boto3 finds nothing of the machine's."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def web_identity(monkeypatch, services, tmp_path):
+    """What EKS puts into a pod whose service account has a role (IRSA)."""
+    (tmp_path / "token").write_text("a.signed.token")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/checkpoints")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", services.url)
+
+
+def container_role(monkeypatch, services, _tmp_path):
+    """What EKS Pod Identity and ECS put into a container."""
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.RETRY_ATTEMPTS", 1)
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{services.url}/v1/credentials")
+
+
+def asked(limit_s=0.1):
+    """What comes of asking a bucket that nobody serves."""
+    with pytest.raises(CheckpointError) as caught:
+        S3Store("s3+http://127.0.0.1:1/bucket/a.tar", Retry(limit_s, stall_s=0.2)).stat()
+    return caught.value
+
+
+@pytest.mark.parametrize("given", [web_identity, container_role])
+@pytest.mark.parametrize("how", ["down", "silent", 500, 503, 429, "Throttling", "IDPCommunicationError"])
+def test_a_giver_of_credentials_that_cannot_now_is_asked_again(
+    services, keyless, monkeypatch, tmp_path, given, how
+):
+    """It starts with its node, or hundreds of pods ask at once. Nothing that is said of it denies anything."""
+    if isinstance(how, str) and how[0].isupper() and given is container_role:
+        pytest.skip("STS's words")
+    given(monkeypatch, services, tmp_path)
+    if how == "down":
+        services.stop()
+    elif how == "silent":
+        services.silent.set()
+    else:
+        services.refusal = (how, "Error") if isinstance(how, int) else (400, how)
+    error = asked()
+    assert (type(error), error.reason) == (StorageUnavailable, "CredentialsUnavailable")
+
+
+def test_how_long_it_is_waited_for_is_the_stores_own_limit(services, keyless, monkeypatch, tmp_path):
+    """botocore itself waits a minute for STS, and tries five times."""
+    web_identity(monkeypatch, services, tmp_path)
+    services.silent.set()
+    asked()
+    assert len(services.asked) <= 2
+
+
+@pytest.mark.parametrize("given", [web_identity, container_role])
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_giver_of_credentials_that_refuses_is_believed(
+    services, keyless, monkeypatch, tmp_path, given, status
+):
+    given(monkeypatch, services, tmp_path)
+    services.refusal = status, "AccessDenied"
+    error = asked()
+    assert (type(error), error.reason) == (StorageDenied, "NoCredentials")
+    assert "role" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        (
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "http://credentials.example.com/",
+        ),  # botocore takes loopback alone
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "two\nlines"),
+        ("AWS_PROFILE", "missing"),
+        ("AWS_REGION", "no region!"),
+    ],
+)
+def test_settings_that_botocore_does_not_take_are_an_error_of_the_users(
+    services, keyless, monkeypatch, variable, value
+):
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", services.url)
+    monkeypatch.setenv(variable, value)
+    error = asked()
+    assert isinstance(error, (StorageDenied, SettingsError))
+    assert not error.retry
+
+
+def test_a_host_name_that_botocore_does_not_take_is_an_error_of_the_users(monkeypatch):
+    """With an underscore, as some name services."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with pytest.raises(SettingsError, match="my_minio"):
+        S3Store("s3://my_minio:9000/bucket/a.tar")._client.call("HeadBucket")
+
+
+@pytest.mark.parametrize("variable", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+def test_keys_of_a_profile_win_over_those_of_the_environment(monkeypatch, variable):
+    """As in boto3: the first reads leave it to that."""
+    environ = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_CONFIG_FILE": "/nonexistent"}
+    assert direct._says_all(environ)
+    assert not direct._says_all({**environ, variable: "ours"})

@@ -30,7 +30,15 @@ _HINTS = {
     "ExpiredToken": "the session token has expired: renew the secret, or use a role",
     "RequestTimeTooSkewed": "the clock of this node is wrong",
     "NoSuchBucket": "create the bucket, or correct the location",
-    "QuotaExceeded": "the bucket's quota is used up: remove old checkpoints",
+    "InvalidObjectState": "a lifecycle rule moved it to a class that cannot be read at once: restore it, and exempt the prefix",
+    **dict.fromkeys(
+        ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"),
+        "set AWS_REGION to the bucket's region",
+    ),
+    **dict.fromkeys(
+        ("QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"),
+        "the bucket's quota, or the server's disk, is used up: remove old checkpoints",
+    ),
 }
 
 #: The bucket must be in the host name (Alibaba's store).
@@ -46,6 +54,9 @@ _DENIED_HINT = (
     "does the bucket's policy demand encryption or an ACL of new objects? set DYNAMO_CHECKPOINT_STORAGE_OPTIONS="
     '{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "…", "ACL": "…"}'
 )
+
+#: The bucket's key is another's.
+_KEY_HINT = "allow kms:GenerateDataKey and kms:Decrypt with the key that encrypts the bucket"
 
 #: The server says "later" in other ways than by its status.
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "BadDigest",
@@ -130,12 +141,15 @@ class Client:
 
     def _make(self) -> None:
         from botocore.config import Config  # noqa: PLC0415 - see Direct
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
         from dynamo_entry.storage.s3 import credentials, signer  # noqa: PLC0415
 
         made = self._shared
         environ = self._access.environ
-        made.session = made.session or credentials.session(environ, self._access.variables)
+        made.session = made.session or credentials.session(
+            environ, self._access.variables, self.retry.stall_s
+        )
         credentials.check(made.session, self.name)
         endpoint = self._location.endpoint
         is_plain = endpoint.startswith("http:")
@@ -146,12 +160,16 @@ class Client:
             **{name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
                if not (environ.get(f"AWS_{name.upper()}") or made.session.get_scoped_config().get(name))},
         }  # fmt: skip
-        made.client = made.session.create_client(
-            "s3",
-            region_name=environ.get("AWS_REGION") or made.session.get_config_variable("region") or DEFAULT_REGION,
-            endpoint_url=endpoint or None,
-            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, **own),
-        )  # fmt: skip
+        try:
+            made.client = made.session.create_client(
+                "s3",
+                region_name=environ.get("AWS_REGION") or made.session.get_config_variable("region") or DEFAULT_REGION,
+                endpoint_url=endpoint or None,
+                config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, **own),
+            )  # fmt: skip
+        except (BotoCoreError, ValueError) as error:
+            hint = "correct the location's host or the AWS_… variable: host names have letters, digits, hyphens and dots"
+            raise SettingsError(f"{self.name}: {error}", hint=hint) from None
         events = made.client.meta.events
         events.register("before-send.s3", self._transport)
         events.register("needs-retry.s3.HeadBucket", _stay)
@@ -174,7 +192,11 @@ class Client:
             )
         if code in _VIRTUAL and self._shared.use_virtual():
             return StorageUnavailable(f"{self.name}: {detail or code}", reason=code, status=status)
-        hint = _DENIED_HINT if "explicit deny" in detail else _HINTS.get(code, "")
+        hint = _HINTS.get(code, "")
+        if "kms:" in detail:
+            hint = _KEY_HINT
+        elif "explicit deny" in detail:
+            hint = _DENIED_HINT
         # A server that has no such object says so in a document: one without is of a proxy, whose server is not there yet.
         is_absent_server = status == 404 and not code and operation != "HeadObject"
         return answered(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import botocore.session
 from botocore import exceptions
+from botocore.config import Config
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 
 _HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or CREDENTIALS_DIR), or give the pod a role"
+_ROLE = "may this pod's service account take the role? check the role's trust policy, or the association"
+
+#: STS's words, with status 400, for what passes.
+_LATER = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "IDPCommunicationError"}
+
+#: How botocore tells of an answer by the service that gives a container its credentials.
+_ANSWERED = re.compile(r"non 200 response (\d+)")
 
 
-def session(environ: Mapping[str, str], variables: Mapping[str, str]) -> Any:
+def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: float) -> Any:
     """A session of botocore's. It looks into the process's environment itself; ``variables`` are not in there."""
     made = botocore.session.Session()
+    # Of whom it asks for credentials: by default a minute, five times.
+    once = Config(connect_timeout=stall_s, read_timeout=stall_s, retries={"total_max_attempts": 1})
+    made.set_default_client_config(once)
     for name, (_, known, *_) in made.session_var_map.items():
         for variable in [known] if isinstance(known, str) else known or ():
             if variable in variables:
@@ -39,13 +51,25 @@ def check(session: Any, what: str) -> None:
         exceptions.MetadataRetrievalError,
     ) as error:
         raise _unavailable(what, error) from None
-    except exceptions.ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+    except (exceptions.BotoCoreError, exceptions.ClientError, OSError, ValueError, KeyError) as error:
+        status, code = _answer(error)
+        if status >= 500 or status == 429 or code in _LATER:
             raise _unavailable(what, error) from None
-        raise _refused(what, str(error)) from None
-    except (exceptions.BotoCoreError, OSError) as error:
-        raise _refused(what, str(error)) from None
-    raise _refused(what, "there are none")
+        raise _refused(what, str(error), _ROLE if status else _HINT) from None
+    raise _refused(what, "there are none", _HINT)
+
+
+def _answer(error: Exception) -> tuple[int, str]:
+    """Status and code of whoever was asked for credentials; 503 where nobody answered, 0 where nobody was asked."""
+    if isinstance(error, exceptions.ClientError):
+        return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+    if (
+        isinstance(error, exceptions.CredentialRetrievalError)
+        and error.kwargs["provider"] == "container-role"
+    ):
+        found = _ANSWERED.search(str(error))
+        return int(found[1]) if found else 503, ""
+    return 0, ""
 
 
 def _unavailable(what: str, error: Exception) -> StorageError:
@@ -54,5 +78,5 @@ def _unavailable(what: str, error: Exception) -> StorageError:
     )
 
 
-def _refused(what: str, why: str) -> StorageError:
-    return StorageDenied(f"{what}: no credentials: {why}", hint=_HINT, reason="NoCredentials")
+def _refused(what: str, why: str, hint: str) -> StorageError:
+    return StorageDenied(f"{what}: no credentials: {why}", hint=hint, reason="NoCredentials")

@@ -70,4 +70,5 @@ class Direct:
 def _says_all(environ: Mapping[str, str]) -> bool:
     has_keys = environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")
     config = os.path.expanduser(environ.get("AWS_CONFIG_FILE") or "~/.aws/config")
-    return bool(has_keys) and not environ.get("AWS_PROFILE") and not os.path.exists(config)
+    has_profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
+    return bool(has_keys) and not has_profile and not os.path.exists(config)

@@ -18,11 +18,15 @@ _REFUSED = "<ErrorResponse><Error><Code>{code}</Code><Message>Because.</Message>
 
 
 class AwsServices:
-    """Gives out one user's keys. ``life_s``: what they last; ``refusal``: (status, code) that STS answers instead."""
+    """Gives out one user's keys. ``life_s``: what they last; ``refusal``: (status, code) that is answered instead.
+
+    ``silent``: takes requests, and answers none.
+    """
 
     def __init__(self, access_key: str, secret_key: str) -> None:
         self.life_s = 3600.0
         self.refusal: tuple[int, str] | None = None
+        self.silent, self.stopped = threading.Event(), threading.Event()
         self.asked: list[tuple[str, str]] = []
         services = self
 
@@ -47,10 +51,16 @@ class AwsServices:
 
             def do_GET(self) -> None:
                 services.asked.append((self.path, self.headers.get("Authorization", "")))
+                if services.refusal:
+                    status, code = services.refusal
+                    return self._answer(code, status)
                 is_listing = self.path.endswith("/security-credentials/")
-                self._answer("role" if is_listing else json.dumps(document()))
+                return self._answer("role" if is_listing else json.dumps(document()))
 
             def _answer(self, text: str, status: int = 200) -> None:
+                if services.silent.is_set():
+                    services.stopped.wait()
+                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
@@ -64,5 +74,6 @@ class AwsServices:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
+        self.stopped.set()
         self._server.shutdown()
         self._server.server_close()

@@ -66,7 +66,9 @@ def dump(pid: int, places: Places, hints: Hints) -> list[str]:
     return argv
 
 
-def restore(places: Places, *, inherit: Mapping[int, str], keeps_connections: bool) -> list[str]:
+def restore(
+    places: Places, *, inherit: Mapping[int, str], keeps_connections: bool, lazy_pages: bool
+) -> list[str]:
     """argv of a streamed restore whose root becomes a child of the caller.
 
     ``inherit`` maps our descriptors (3 and up) to what they replace, in CRIU's words. Sizes of files are
@@ -78,7 +80,7 @@ def restore(places: Places, *, inherit: Mapping[int, str], keeps_connections: bo
     ]  # fmt: skip
     for descriptor, resource in inherit.items():
         argv += ["--inherit-fd", f"fd[{descriptor}]:{resource}"]
-    return argv
+    return [*argv, "--lazy-pages"] if lazy_pages else argv
 
 
 def _base(verb: str, places: Places, *, keeps_connections: bool) -> list[str]:

@@ -10,6 +10,7 @@ from dynamo_entry.criu import images
 from dynamo_entry.fill import ranges
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
+    LAZY,
     PAGE,
     PRESENT,
     Mapping,
@@ -64,11 +65,16 @@ def read(source: Source) -> Tree:
 
 
 def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
-    """A pagemap image with ``runs`` in place of its own."""
+    """A pagemap image with ``runs`` in place of its own, none of which is brought in later."""
     head, (first, *_) = images.split(image)
     entry = images.message("pagemap", "pagemap_entry")
     entries = [
-        entry(vaddr=run.start, compat_nr_pages=0, flags=run.flags, nr_pages=(run.end - run.start) // PAGE)
+        entry(
+            vaddr=run.start,
+            compat_nr_pages=0,
+            flags=run.flags & ~LAZY,
+            nr_pages=(run.end - run.start) // PAGE,
+        )
         for run in runs
     ]
     return images.join(head, [first, *(one.SerializeToString() for one in entries)])
@@ -96,7 +102,7 @@ def _process(source: Source, task: Any, inodes: dict[int, int]) -> Process:
         task.ppid,
         _pagemap(source, f"pagemap-{task.pid}.img"),
         [
-            Mapping(vma.start, vma.end, vma.prot, vma.flags, _inode(vma, inodes))
+            Mapping(vma.start, vma.end, vma.prot, vma.flags, _inode(vma, inodes), vma.madv)
             for vma in memory.vmas
             if vma.status & _REGULAR
         ],

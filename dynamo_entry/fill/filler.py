@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -36,11 +37,11 @@ class Filler:
     the same bytes. All-zero chunks cost nothing: memory that was never touched reads as zeros.
     """
 
-    def __init__(self, archive: Archive, plan: Plan, threads: int) -> None:
+    def __init__(self, archive: Archive, plan: Plan, threads: int, userfaults: Mapping[int, int]) -> None:
         wanted = _by_place(archive, plan)
         self._uses = dict(wanted.values())
         self._chunks = archive.fetch(wanted[place][0] for place in sorted(wanted))
-        self._writer = Writer()
+        self._writer = Writer(userfaults)
         self._lock = threading.Lock()
         self._gate = threading.Event()
         self._ended = threading.Event()

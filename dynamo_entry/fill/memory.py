@@ -6,11 +6,13 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.plan import Shared, Task
+from dynamo_entry.fill.values import PAGE
+from dynamo_entry.linux import userfault
 from dynamo_entry.linux.vectors import IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
 
@@ -19,6 +21,9 @@ _HINTS = {
     errno.EFAULT: "was the archive cut short or overwritten while it was read?",
     errno.EPERM: "add SYS_PTRACE to the container's capabilities",
 }
+
+#: There is a page, or no userfaultfd for it: it is written to as it is.
+_MISSED = (errno.EEXIST, errno.ENOENT)
 
 #: limits.h: IOV_MAX
 _MOST_PARTS = 1024
@@ -39,9 +44,13 @@ class Piece(NamedTuple):
 
 
 class Writer:
-    """Writes pieces of chunks into targets; files are opened once, and keep their times. Thread-safe."""
+    """Writes pieces of chunks into targets; files are opened once, and keep their times. Thread-safe.
 
-    def __init__(self) -> None:
+    ``userfaults``: pid → userfaultfd, of tasks that have one.
+    """
+
+    def __init__(self, userfaults: Mapping[int, int]) -> None:
+        self._userfaults = userfaults
         self._files: dict[Shared, tuple[int, os.stat_result]] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +58,7 @@ class Writer:
         """Write ``pieces`` of ``data``. Raises RestoreFailed unless every byte was taken."""
         try:
             if isinstance(target, Task):
-                written = _into_task(target.pid, data, pieces)
+                written = self._into_task(target, data, pieces)
             else:
                 written = self._into_file(target, data, pieces)
         except OSError as error:
@@ -74,6 +83,15 @@ class Writer:
                 self._files[target] = descriptor, os.fstat(descriptor)
             return self._files[target][0]
 
+    def _into_task(self, target: Task, data: Bytes, pieces: Sequence[Piece]) -> int:
+        descriptor = self._userfaults.get(target.pid)
+        if descriptor is None or not target.by_fault:
+            return _write(target.pid, data, pieces)
+        with address_of(data) as address:
+            missed = [left for piece in pieces for left in _put(descriptor, address, piece)]
+        done = sum(piece.length for piece in pieces) - sum(piece.length for piece in missed)
+        return done + _write(target.pid, data, missed)
+
     def _into_file(self, target: Shared, data: Bytes, pieces: Sequence[Piece]) -> int:
         descriptor = self._open(target)
         view = memoryview(data)
@@ -94,7 +112,22 @@ def _open_any(paths: Sequence[str]) -> int:
     raise failure
 
 
-def _into_task(pid: int, data: Bytes, pieces: Sequence[Piece]) -> int:
+def _put(descriptor: int, address: int, piece: Piece) -> Iterator[Piece]:
+    """By a userfaultfd; yields what is there already, or not registered. Raises OSError."""
+    at = 0
+    while at < piece.length:
+        left = piece.length - at
+        done, error = userfault.copy(descriptor, piece.position + at, address + piece.start + at, left)
+        at += done
+        if error in _MISSED:
+            missed = min(PAGE, piece.length - at) if error == errno.EEXIST else piece.length - at
+            yield Piece(piece.start + at, missed, piece.position + at)
+            at += missed
+        elif error:
+            raise OSError(error, os.strerror(error))
+
+
+def _write(pid: int, data: Bytes, pieces: Sequence[Piece]) -> int:
     """process_vm_writev(2): one copy, from the page cache or the decompressor's output into the task."""
     written = 0
     with address_of(data) as address:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from dynamo_entry.fill import ranges
+from dynamo_entry.fill import ranges, values
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
     LAZY,
+    MADV_HUGEPAGE,
     MAP_ANONYMOUS,
     MAP_HUGETLB,
+    MAP_LOCKED,
     MAP_PRIVATE,
     PAGE,
     PRESENT,
@@ -29,9 +32,13 @@ WRITE_SEALS = 0x8 | 0x10
 
 
 class Task(NamedTuple):
-    """Private memory of a process; positions are addresses."""
+    """Private memory of a process; positions are addresses.
+
+    ``by_fault``: in one mapping, which CRIU registers with the task's userfaultfd where it is asked to.
+    """
 
     pid: int
+    by_fault: bool = False
 
 
 class Shared(NamedTuple):
@@ -67,7 +74,7 @@ class Plan(NamedTuple):
     """What is filled, and what is left of the images it is taken out of.
 
     ``running``: those of ``pids`` that were not stopped by job control when they were frozen. ``heads``: images
-    of which CRIU gets so many bytes.
+    of which CRIU gets so many bytes. ``huge``: pid → mappings that asked for huge pages.
     """
 
     pids: list[int]
@@ -75,11 +82,21 @@ class Plan(NamedTuple):
     extents: list[Extent]
     rests: list[Rest]
     heads: dict[str, int]
+    huge: dict[int, list[Range]]
 
     @property
     def size(self) -> int:
         """Bytes to be filled."""
         return sum(extent.length for extent in self.extents)
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether a userfaultfd is of use for any of it."""
+        return any(isinstance(extent.target, Task) and extent.target.by_fault for extent in self.extents)
+
+
+#: A range that is filled → its parts, each with the target that it lies in.
+_Cut = Callable[[int, int], Iterable[tuple[int, int, "Task | Shared"]]]
 
 
 def make(
@@ -92,18 +109,20 @@ def make(
     A filled page belongs to one task alone, so shared ones stay with CRIU.
     """
     running = [process.pid for process in tree.processes if not process.is_stopped]
-    plan = Plan([process.pid for process in tree.processes], running, [], [], {})
+    plan = Plan([process.pid for process in tree.processes], running, [], [], {}, {})
     fillable = {process.pid: _fillable(process) for process in tree.processes}
     common = _common(tree, fillable, shared)
     for process in tree.processes:
         wanted = ranges.difference(fillable[process.pid], common[process.pid])
         large = [(start, end) for start, end in wanted if end - start >= LEAST_BYTES]
-        _leave_out(plan, process.pagemap, large, Task(process.pid))
+        _leave_out(plan, process.pagemap, large, _tasks(process))
+        plan.huge[process.pid] = [(one.start, one.end) for one in process.mappings if _is_huge(one)]
     for memory in tree.shared:
         paths = _paths(tree, memory.inode)
         if paths and not memory.seals & WRITE_SEALS and not memory.is_hugetlb:
             inside = ranges.intersection(_having(memory.pagemap, PRESENT), [(0, memory.size)])
-            _leave_out(plan, memory.pagemap, inside, Shared(paths))
+            target = Shared(paths)
+            _leave_out(plan, memory.pagemap, inside, lambda start, end, to=target: [(start, end, to)])
     for file in tree.unlinked:
         paths = _paths(tree, file.inode)
         if paths and may_write(file.owner):
@@ -171,15 +190,37 @@ def _paths(tree: Tree, inode: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _leave_out(plan: Plan, pagemap: Pagemap, wanted: list[Range], target: Task | Shared) -> None:
-    if not wanted:
-        return
+def _tasks(process: Process) -> _Cut:
+    """Cuts at mappings: one call fills pages of one."""
+    mappings = sorted(process.mappings)
+    starts = [mapping.start for mapping in mappings]
+
+    def cut(start: int, end: int) -> Iterator[tuple[int, int, Task]]:
+        at = start
+        for mapping in mappings[max(0, bisect_right(starts, start) - 1) : bisect_left(starts, end)]:
+            if at < mapping.end:
+                by_fault = not _is_huge(mapping) and not mapping.flags & MAP_LOCKED
+                yield at, min(end, mapping.end), Task(process.pid, by_fault)
+                at = mapping.end
+        if at < end:  # mappings overlap, which no kernel's do
+            yield at, end, Task(process.pid)
+
+    return cut
+
+
+def _is_huge(mapping: values.Mapping) -> bool:
+    """A userfaultfd would fill it with small pages."""
+    return bool(mapping.advice >> MADV_HUGEPAGE & 1)
+
+
+def _leave_out(plan: Plan, pagemap: Pagemap, wanted: list[Range], cut: _Cut) -> None:
     rest: list[Run] = []
     for run in pagemap.runs:
         mine = ranges.intersection([(run.start, run.end)], wanted)
         for start, end in mine:
-            offset = run.offset + start - run.start
-            plan.extents.append(Extent(pagemap.pages, offset, end - start, target, start))
+            for first, last, target in cut(start, end):
+                offset = run.offset + first - run.start
+                plan.extents.append(Extent(pagemap.pages, offset, last - first, target, first))
         whole_pages = [(start, -(-end // PAGE) * PAGE) for start, end in mine]
         for start, end in ranges.difference([(run.start, run.end)], whole_pages):
             rest.append(Run(start, end, run.flags, run.offset + start - run.start))

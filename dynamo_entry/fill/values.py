@@ -14,7 +14,10 @@ PAGE = 4096
 PRESENT, LAZY = 4, 2
 
 #: sys/mman.h
-PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_HUGETLB = 2, 1, 2, 0x20, 0x40000
+PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 2, 1, 2, 0x20, 0x2000, 0x40000
+
+#: asm-generic/mman-common.h
+MADV_HUGEPAGE = 14
 
 
 class Run(NamedTuple):
@@ -40,13 +43,17 @@ class Pagemap(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """One mapping of a process; ``inode`` is the shared memory's (see SharedMemory), 0 for any other kind."""
+    """One mapping of a process; ``inode`` is the shared memory's (see SharedMemory), 0 for any other kind.
+
+    ``advice``: a bit for each of madvise(2)'s numbers.
+    """
 
     start: int
     end: int
     prot: int
     flags: int
     inode: int = 0
+    advice: int = 0
 
 
 class Process(NamedTuple):

@@ -15,7 +15,7 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.checks import host
 from dynamo_entry.checks.restore import Admitted
-from dynamo_entry.criu import images, options, process, remedies
+from dynamo_entry.criu import images, lazy_pages, options, process, remedies
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import PlaceFailed, RestoreFailed
@@ -23,7 +23,7 @@ from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.served import Images, Skeleton
-from dynamo_entry.linux import capabilities, proc, sockets, tasks, timens
+from dynamo_entry.linux import capabilities, huge_pages, proc, sockets, tasks, timens, userfault
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
@@ -59,9 +59,11 @@ class Rebuild:
         self._images = archived
         self._plan = self._make_plan()
         self._skeleton = Skeleton(archive, self._plan, self._images.source)
+        self._handover = lazy_pages.Handover(work) if self._fills_by_fault() else None
         # No thread is started later: in a container without clone3 it could take a pid that CRIU is about to use.
         archive.start_threads()
-        self._filler = Filler(archive, self._plan, settings.concurrency or cores())
+        userfaults = self._handover.descriptors if self._handover else {}
+        self._filler = Filler(archive, self._plan, settings.concurrency or cores(), userfaults)
 
     def _make_plan(self) -> plan.Plan:
         recorded = self._archive.manifest.head.facts.get("shared_ranges")
@@ -71,6 +73,10 @@ class Rebuild:
                 pid: [(start, end) for start, end in found] for pid, found in recorded.items()
             }
             return plan.make(tree, shared, may_write=self._admitted.may_write)
+
+    def _fills_by_fault(self) -> bool:
+        """Where the kernel makes huge pages without being asked, filling small ones would cost more, not less."""
+        return self._plan.has_faults and not huge_pages.are_made_everywhere() and userfault.is_allowed()
 
     @contextmanager
     def running(self) -> Iterator[int]:
@@ -109,7 +115,12 @@ class Rebuild:
         stdio = self._new_stdio()
         offsets = self._admitted.clock
         return process.Restoring(
-            options.restore(self._places, inherit=stdio, keeps_connections=self._admitted.keeps_connections),
+            options.restore(
+                self._places,
+                inherit=stdio,
+                keeps_connections=self._admitted.keeps_connections,
+                lazy_pages=self._handover is not None,
+            ),
             f"{self._places.work}/{self._places.log}",
             keep=tuple(stdio),
             extra=held.environment,
@@ -124,7 +135,9 @@ class Rebuild:
 
     def _wait_until_held(self, criu: process.Restoring, reached: int, phase: Phase) -> None:
         """Until every task is there, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
-        while reached not in (ready := _readable(reached, criu.exited)):
+        while reached not in (ready := _readable(reached, criu.exited, *self._watched())):
+            if self._handover:
+                self._handover.handle(ready)
             phase.progress(self._served_bytes, steps=criu.steps)
             self._filler.wait(0)
             if self._failure is not None:
@@ -132,6 +145,9 @@ class Rebuild:
             if criu.exited in ready or criu.is_stuck():
                 raise _failed(criu)
         phase.fields["bytes"] = self._served_bytes
+
+    def _watched(self) -> list[int]:
+        return self._handover.watched if self._handover else []
 
     @contextmanager
     def _stopping_tasks(self) -> Iterator[None]:
@@ -172,12 +188,20 @@ class Rebuild:
                     ) from None
 
     def _fill(self, exited: int, phase: Phase) -> None:
+        if self._handover:
+            self._handover.finish(self._plan.huge)
         self._filler.open_gate()
         while not self._filler.wait(_FILL_POLL_S):
+            if self._handover:
+                self._handover.answer()
             phase.progress(self._filler.done_bytes, self._plan.size)
             if _readable(exited, limit_s=0):
                 raise RestoreFailed("criu ended while it held the tasks", reason="CriuRestoreFailed")
         phase.fields["bytes"] = self._filler.done_bytes
+        if self._plan.has_faults:
+            phase.fields["way"] = "userfaultfd" if self._handover else "process_vm_writev"
+        if self._handover:
+            self._handover.close()
 
     def _finish_tasks(self) -> None:
         """What CRIU leaves out, while nothing runs yet."""
@@ -251,4 +275,7 @@ def _failed(criu: process.Restoring) -> RestoreFailed:
 
 
 def _readable(*descriptors: int, limit_s: float = _POLL_S) -> list[int]:
-    return select.select(descriptors, [], [], limit_s)[0]
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return [descriptor for descriptor, _ in poll.poll(limit_s * 1000)]

@@ -6,8 +6,14 @@ import signal
 from pathlib import Path
 
 import pytest
-from containers import CREATE
+from containers import CREATE, LEAST, ROOT
 from launcher import create, published, restore, restored
+
+#: By which call private memory is filled → what allows it, or withholds it.
+WAYS = {
+    "userfaultfd": CREATE,
+    "process_vm_writev": (*LEAST, "--security-opt", f"seccomp={ROOT}/images/seccomp/restore.json"),
+}
 
 KINDS = {"BALLAST_MIB": "48", "SHARED_MIB": "24", "MEMFD_MIB": "24", "SHM_MIB": "8", "UNLINKED_MIB": "8"}
 
@@ -32,14 +38,16 @@ def pss_mib(container):
     return total / 1024
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("fill", ["random", "text"])
 @pytest.mark.parametrize("children", ["0", "2"])
-def test_every_kind_of_memory_comes_back(containers, fill, children):
+def test_every_kind_of_memory_comes_back(containers, fill, children, way):
     """Compressible or not, with relatives or without; most of it was filled, not left to CRIU."""
     env = {**KINDS, "BALLAST_FILL": fill, "CHILDREN": children}
     before = created(containers, env)
-    container = restored(containers)
+    container = restored(containers, options=WAYS[way])
     assert container.json("/state?digest=1")["sha256"] == before
+    assert container.event("fill").get("way") == (way if children == "0" else None)
     filled = container.event("fill")["bytes"] >> 20
     assert filled >= (100 if children == "0" else 56), container.output()
     assert container.event("restore")["bytes"] >> 20 < (8 if children == "0" else 200)
@@ -86,6 +94,45 @@ def test_a_stopped_task_stays_stopped(containers):
         if line.startswith("sleep")
     ]
     assert states == ["T"]
+
+
+#: Mappings of every kind that lie side by side, threads, and what their bytes are, again and again.
+MAPPINGS = """
+import ctypes, hashlib, mmap, os, pathlib, random, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+size = 1 << 20
+held = mmap.mmap(-1, 16 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+held.write(random.Random(1).randbytes(16 * size))
+at = ctypes.addressof(ctypes.c_char.from_buffer(held))
+for number in range(0, 16, 4):
+    libc.mprotect(ctypes.c_void_p(at + number * size), ctypes.c_size_t(size // 2), 1)
+    libc.madvise(ctypes.c_void_p(at + (number + 1) * size), ctypes.c_size_t(size), 14)
+libc.mlock(ctypes.c_void_p(at + 2 * size), ctypes.c_size_t(32768))
+libc.madvise(ctypes.c_void_p(at + 7 * size), ctypes.c_size_t(size), 4)
+fresh = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for _ in range(16):
+    threading.Thread(target=lambda: [time.sleep(0.01) for _ in iter(int, 1)], daemon=True).start()
+pathlib.Path(os.environ["DYNAMO_CHECKPOINT_SIGNAL_FILE"]).touch()
+while True:
+    print("digest", hashlib.sha256(held[:]).hexdigest(), flush=True)
+    fresh[:] = held[:4 * size]
+    fresh = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if os.fork() == 0:
+        os._exit(hashlib.sha256(fresh[:]).digest() != hashlib.sha256(bytes(4 * size)).digest())
+    assert os.wait()[1] == 0
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_mappings_that_lie_side_by_side_come_back_and_are_ordinary_memory_again(containers, way):
+    """Read-only, locked, of huge pages, given back: each is filled in the way that fits, and nothing waits afterwards."""
+    command = ("python3", "-c", MAPPINGS)
+    creator = published(containers, command=command)
+    container = restored(containers, command=command, options=WAYS[way])
+    assert container.event("fill")["way"] == way
+    container.wait(lambda: container.stdout.count("digest") > 3, "an engine that goes on")
+    assert set(container.stdout.split("\n")[:-1]) == {creator.stdout.split("\n")[0]}
 
 
 #: Says how often its parent was told about it, and it that it goes on.
@@ -145,11 +192,12 @@ def test_a_handler_for_sigcont_is_not_called_by_a_restore(containers):
     assert "told 1" not in container.stdout
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("victim", ["worker", "criu", "root"])
-def test_whoever_dies_while_memory_is_filled_costs_a_cold_start(containers, victim):
+def test_whoever_dies_while_memory_is_filled_costs_a_cold_start(containers, victim, way):
     """And nothing of the half-filled engine is left or was seen running."""
     created(containers, {"BALLAST_MIB": "1000", "BALLAST_FILL": "text"})
-    container = restore(containers, settings={"CONCURRENCY": "1"})
+    container = restore(containers, settings={"CONCURRENCY": "1"}, options=WAYS[way])
     container.wait_for_event("restore")
     names = {"worker": "dynamo_entry.worker", "criu": "criu restore", "root": "python3 /tiny.py"}
     victims = [
@@ -168,7 +216,8 @@ def test_whoever_dies_while_memory_is_filled_costs_a_cold_start(containers, vict
     assert len(engines) == 1
 
 
-def test_damage_that_shows_while_memory_is_filled_costs_a_cold_start(containers):
+@pytest.mark.parametrize("way", WAYS)
+def test_damage_that_shows_while_memory_is_filled_costs_a_cold_start(containers, way):
     published(containers, env={"BALLAST_MIB": "64"}, options=CREATE)
     path = next(containers.checkpoints.glob("*.tar"))
     import tarfile
@@ -180,7 +229,7 @@ def test_damage_that_shows_while_memory_is_filled_costs_a_cold_start(containers)
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 1]))
-    container = restore(containers)
+    container = restore(containers, options=WAYS[way])
     event = container.wait_for_event("Falling back to cold start")
     assert event["reason"] == "ChunkDigestMismatch", json.dumps(event)
     assert container.json("/state")["nonce"] in container.stderr

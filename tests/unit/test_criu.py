@@ -237,7 +237,7 @@ def test_two_capabilities_are_enough():
 
 
 def test_inherited_descriptors_are_named_in_crius_words():
-    argv = options.restore(PLACES, inherit={5: "pipe:[77]"}, keeps_connections=False)
+    argv = options.restore(PLACES, inherit={5: "pipe:[77]"}, keeps_connections=False, lazy_pages=False)
     assert argv[argv.index("--inherit-fd") + 1] == "fd[5]:pipe:[77]"
 
 

@@ -8,8 +8,10 @@ from dynamo_entry.fill import plan
 from dynamo_entry.fill.plan import LEAST_BYTES, Extent, Shared, Task
 from dynamo_entry.fill.values import (
     LAZY,
+    MADV_HUGEPAGE,
     MAP_ANONYMOUS,
     MAP_HUGETLB,
+    MAP_LOCKED,
     MAP_PRIVATE,
     MAP_SHARED,
     PAGE,
@@ -28,6 +30,7 @@ from dynamo_entry.linux import proc
 BIG = 4 * LEAST_BYTES
 AT = 0x7F0000000000
 PRIVATE = MAP_PRIVATE | MAP_ANONYMOUS
+BY_FAULT = Task(1000, by_fault=True)
 
 
 def process(pid=1000, parent=0, runs=None, mappings=None, descriptors=()):
@@ -49,7 +52,7 @@ def test_large_lazy_ranges_are_left_out_of_what_criu_gets():
         Run(AT + 2 * BIG, AT + 2 * BIG + 4096, PRESENT | LAZY, 4096 + BIG),
     ]
     found = made(process(runs=runs))
-    assert found.extents == [Extent("pages-1000.img", 4096, BIG, Task(1000), AT)]
+    assert found.extents == [Extent("pages-1000.img", 4096, BIG, BY_FAULT, AT)]
     assert [rest.runs for rest in found.rests] == [[runs[0], runs[2]]]
     assert found.rests[0].page_ranges() == [(0, 4096), (4096 + BIG, 8192 + BIG)]
     assert found.size == BIG
@@ -67,14 +70,32 @@ def test_large_lazy_ranges_are_left_out_of_what_criu_gets():
 def test_what_cannot_be_written_stays_with_criu(mapping):
     found = made(process(mappings=[mapping]))
     assert not found.extents
-    assert not found.rests
+    assert [rest.runs for rest in found.rests] == [process().pagemap.runs]
 
 
 def test_a_run_over_two_mappings_is_cut():
     """Half of it can be written to."""
     found = made(process(mappings=[Mapping(AT + BIG // 2, AT + BIG, PROT_WRITE, PRIVATE)]))
-    assert found.extents == [Extent("pages-1000.img", BIG // 2, BIG // 2, Task(1000), AT + BIG // 2)]
+    assert found.extents == [Extent("pages-1000.img", BIG // 2, BIG // 2, BY_FAULT, AT + BIG // 2)]
     assert found.rests[0].runs == [Run(AT, AT + BIG // 2, PRESENT | LAZY, 0)]
+
+
+def test_every_extent_lies_in_one_mapping_and_those_that_no_userfaultfd_fills_are_known():
+    """Locked ones are not registered; one that asked for huge pages is to get them."""
+    parts = [
+        Mapping(AT, AT + 8192, PROT_WRITE, PRIVATE),
+        Mapping(AT + 8192, AT + 16384, PROT_WRITE, PRIVATE | MAP_LOCKED),
+        Mapping(AT + 16384, AT + BIG, PROT_WRITE, PRIVATE, advice=1 << MADV_HUGEPAGE),
+    ]
+    found = made(process(mappings=parts[::-1]))
+    assert [(one.position, one.length, one.target) for one in found.extents] == [
+        (AT, 8192, BY_FAULT),
+        (AT + 8192, 8192, Task(1000)),
+        (AT + 16384, BIG - 16384, Task(1000)),
+    ]
+    assert found.huge == {1000: [(AT + 16384, AT + BIG)]}
+    assert found.has_faults
+    assert not made(process(mappings=parts[1:])).has_faults
 
 
 def test_what_relatives_share_stays_with_criu():

@@ -15,7 +15,7 @@ from dynamo_entry.fill.values import PRESENT, Pagemap, Run
 
 PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
 SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"")
-NOTHING = Plan([], [], [], [], {})
+NOTHING = Plan([], [], [], [], {}, {})
 
 
 class Counting(MemoryStore):

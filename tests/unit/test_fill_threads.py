@@ -54,7 +54,7 @@ def sha256(data):
 
 def fill(archive, *extents, threads=3):
     """To the end, or to what fails."""
-    filler = Filler(archive, Plan([], [], list(extents), [], {}), threads)
+    filler = Filler(archive, Plan([], [], list(extents), [], {}, {}), threads, {})
     filler.open_gate()
     assert filler.wait(20)
     return filler
@@ -116,7 +116,7 @@ def test_a_file_keeps_its_times(tmp_path):
     path = tmp_path / "shared"
     path.write_bytes(bytes(10))
     os.utime(path, ns=(1_000_000_000, 2_000_000_000))
-    writer = Writer()
+    writer = Writer({})
     writer.write(Shared((str(path),)), b"0123456789", [Piece(2, 3, 1)])
     writer.close()
     assert path.read_bytes() == b"\0" + b"234" + bytes(6)
@@ -126,7 +126,7 @@ def test_a_file_keeps_its_times(tmp_path):
 def test_more_pieces_than_one_call_takes(child):
     data = noise(CHUNK)
     pieces = [Piece(start, 1, child.address + 2 * start) for start in range(3000)]
-    Writer().write(Task(child.pid), data, pieces)
+    Writer({}).write(Task(child.pid), data, pieces)
     wanted = bytearray(64 * CHUNK)
     wanted[0:6000:2] = data[:3000]
     assert child.digest() == sha256(wanted)
@@ -146,7 +146,7 @@ def test_nothing_is_written_before_the_tasks_are_there_and_fetching_ahead_is_bou
 
         monkeypatch.setattr(archive._store, "read_range", counted)
         extent = Extent("pages-1.img", 0, len(data), Task(child.pid), child.address)
-        filler = Filler(archive, Plan([], [], [extent], [], {}), 2)
+        filler = Filler(archive, Plan([], [], [extent], [], {}, {}), 2, {})
         assert all(read.acquire(timeout=5) for _ in range(8))
         assert not read.acquire(timeout=0.2)
         assert filler.done_bytes == 0
@@ -169,16 +169,16 @@ def test_a_task_that_ended_is_named(child):
     with pytest.raises(
         RestoreFailed, match=f"memory of process {child.pid} cannot be filled: No such process"
     ):
-        Writer().write(Task(child.pid), b"x" * 100, [Piece(0, 100, child.address)])
+        Writer({}).write(Task(child.pid), b"x" * 100, [Piece(0, 100, child.address)])
 
 
 def test_memory_that_is_not_there_is_a_short_write(child):
     """Half of it is mapped: what could not be written is no success."""
     with pytest.raises(RestoreFailed, match="only 4096 bytes were taken"):
         pieces = [Piece(0, 4096, child.address), Piece(4096, 4096, 4096)]
-        Writer().write(Task(child.pid), bytes(8192), pieces)
+        Writer({}).write(Task(child.pid), bytes(8192), pieces)
 
 
 def test_shared_memory_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(RestoreFailed, match="absent cannot be filled: No such file"):
-        Writer().write(Shared((f"{tmp_path}/absent",)), b"x", [Piece(0, 1, 0)])
+        Writer({}).write(Shared((f"{tmp_path}/absent",)), b"x", [Piece(0, 1, 0)])

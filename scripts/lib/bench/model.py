@@ -38,7 +38,7 @@ def target(size):
 def fill(descriptor, size, threads):
     """Seconds to verify ``size`` bytes of the page cache and write them into another process."""
     pid, address = target(size)
-    offsets, lock, writer = iter(range(0, size, CHUNK)), threading.Lock(), Writer()
+    offsets, lock, writer = iter(range(0, size, CHUNK)), threading.Lock(), Writer({})
 
     def run():
         while True:

@@ -1,0 +1,90 @@
+"""The other end of ``criu restore --lazy-pages``: takes over the userfaultfd of every task.
+
+The protocol is that of ``criu lazy-pages`` (criu: criu/uffd.c). CRIU connects once to a unix socket in its work
+directory. Over it each task sends its pid, a native 32-bit number, and then its userfaultfd (SCM_RIGHTS on one byte);
+a task that has ended sends its pid negated, and nothing else. When all are rebuilt, CRIU sends _FINISHED.
+
+With ``--unprivileged`` CRIU asks the kernel for no event but page faults (criu: criu/kerndat.c): a task that forks,
+or moves memory or gives it back, would leave the rest of what was not filled behind. So no task may run before all is
+filled and ``close`` was called.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping
+
+from dynamo_entry.criu.streamer import listen
+from dynamo_entry.linux import userfault
+
+SOCKET = "lazy-pages.socket"
+
+_FINISHED = 0x52535446
+_NUMBER = struct.Struct("=i")
+
+
+class Handover:
+    """``descriptors`` of the tasks by pid. Who waits for a page before it is filled gets one of zeros, as without all this.
+
+    The caller waits until one of ``watched`` is readable, and calls ``handle``; once CRIU holds the tasks, ``finish``, and
+    ``answer`` now and then.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.descriptors: dict[int, int] = {}
+        self._listener = listen(f"{directory}/{SOCKET}")
+        self._connection: socket.socket | None = None
+        self._is_finished = False
+
+    @property
+    def watched(self) -> list[int]:
+        """What is to be waited for."""
+        more = [] if self._is_finished else [(self._connection or self._listener).fileno()]
+        return [*self.descriptors.values(), *more]
+
+    def handle(self, readable: list[int]) -> None:
+        """Do what there is to do. Raises OSError."""
+        self.answer()
+        if self._connection is None and self._listener.fileno() in readable:
+            self._connection, _ = self._listener.accept()
+        elif self._connection is not None and self._connection.fileno() in readable:
+            self._is_finished = not self._take(self._connection)
+
+    def answer(self) -> None:
+        """Zeros to whoever waits for a page. Raises OSError."""
+        for descriptor in self.descriptors.values():
+            while (position := userfault.awaited(descriptor)) is not None:
+                userfault.zero(descriptor, position)
+
+    def finish(self, huge: Mapping[int, Iterable[tuple[int, int]]]) -> None:
+        """CRIU has sent everything: take what is left of it. ``huge``: pid → mappings to let go of. Raises OSError."""
+        while self._connection is not None and not self._is_finished:
+            self._is_finished = not self._take(self._connection)
+        for pid, areas in huge.items():
+            for start, end in areas:
+                userfault.unregister(self.descriptors[pid], start, end)
+
+    def close(self) -> None:
+        """What is not filled by now reads as zeros; the tasks' memory is like any other again."""
+        while self.descriptors:
+            os.close(self.descriptors.popitem()[1])
+        for one in (self._connection, self._listener):
+            if one is not None:
+                one.close()
+
+    def _take(self, connection: socket.socket) -> bool:
+        """One task; whether more will come."""
+        said = connection.recv(_NUMBER.size, socket.MSG_WAITALL)
+        if len(said) < _NUMBER.size:
+            return False
+        (number,) = _NUMBER.unpack(said)
+        if number == _FINISHED:
+            return False
+        if number > 0:
+            _, received, _, _ = socket.recv_fds(connection, 1, 1)
+            if not received:
+                return False
+            self.descriptors[number] = received[0]
+        return True

@@ -1,0 +1,185 @@
+"""Memory filled by userfaultfds that are handed over as CRIU's tasks do it, in real processes."""
+
+import hashlib
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from dynamo_entry.criu import lazy_pages
+from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.fill.memory import Piece, Writer
+from dynamo_entry.fill.plan import Task
+from dynamo_entry.fill.values import PAGE
+from dynamo_entry.linux import userfault
+
+PAGES = 64
+SIZE = PAGES * PAGE
+DATA = bytes(range(1, 129)) * (SIZE // 128)
+FINISHED = struct.pack("=I", 0x52535446)
+
+needs_userfaultfd = pytest.mark.skipif(
+    not userfault.is_allowed(), reason="userfaultfd(2) is not allowed here"
+)
+
+#: What a task of CRIU's does: registers its memory, hands the descriptor over, and later looks at its memory.
+TASK = """
+import ctypes, hashlib, mmap, os, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+size = int(sys.argv[2])
+number = {"x86_64": 323, "aarch64": 282}[os.uname().machine]
+held = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+at = ctypes.addressof(ctypes.c_char.from_buffer(held))
+descriptor = libc.syscall(number, os.O_CLOEXEC | os.O_NONBLOCK)
+for call, words in ((0xC018AA3F, (0xAA, 0, 0)), (0xC020AA00, (at, size, 1, 0))):
+    argument = ctypes.create_string_buffer(struct.pack(f"={len(words)}Q", *words))
+    assert libc.ioctl(descriptor, ctypes.c_ulong(call), argument) == 0
+to = socket.socket(socket.AF_UNIX)
+to.connect(sys.argv[1])
+to.send(struct.pack("=i", -7))
+to.send(struct.pack("=i", os.getpid()))
+socket.send_fds(to, [b"\\0"], [descriptor])
+os.close(descriptor)
+print(at, flush=True)
+for line in sys.stdin:
+    if line == "finished\\n":
+        to.send(struct.pack("=I", 0x52535446))
+    elif line == "look\\n":
+        print(held[0], flush=True)
+    elif line == "all\\n":
+        print(hashlib.sha256(held).hexdigest(), flush=True)
+"""
+
+
+class Subject:
+    def __init__(self, directory):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TASK, f"{directory}/{lazy_pages.SOCKET}", str(SIZE)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.pid = self.process.pid
+
+    def tell(self, word):
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def said(self):
+        return self.process.stdout.readline().strip()
+
+
+@pytest.fixture
+def handover(tmp_path):
+    made = lazy_pages.Handover(str(tmp_path))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def subject(handover, tmp_path):
+    made = Subject(tmp_path)
+    while made.pid not in handover.descriptors:
+        handle(handover)
+    made.address = int(made.said())
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+def handle(handover):
+    ready = select.select(handover.watched, [], [], 20)[0]
+    assert ready, "nothing came"
+    handover.handle(ready)
+
+
+def finish(handover, subject, huge=()):
+    subject.tell("finished")
+    handover.finish({subject.pid: huge})
+    assert handover.watched == list(handover.descriptors.values())
+
+
+def write(handover, subject, *pieces):
+    task = Task(subject.pid, by_fault=True)
+    Writer(handover.descriptors).write(task, DATA, pieces)
+
+
+@needs_userfaultfd
+def test_what_is_put_is_there_and_what_is_not_reads_as_zeros_once_all_is_given_up(handover, subject):
+    finish(handover, subject)
+    half = SIZE // 2
+    write(handover, subject, Piece(PAGE, PAGE, subject.address), Piece(0, half, subject.address + half))
+    handover.close()
+    subject.tell("all")
+    wanted = DATA[PAGE : 2 * PAGE] + bytes(half - PAGE) + DATA[:half]
+    assert subject.said() == hashlib.sha256(wanted).hexdigest()
+
+
+@needs_userfaultfd
+def test_who_waits_for_a_page_before_it_is_filled_gets_zeros_and_the_page_is_filled_all_the_same(
+    handover, subject
+):
+    subject.tell("look")
+    handle(handover)
+    assert subject.said() == "0"
+    finish(handover, subject)
+    write(handover, subject, Piece(0, SIZE, subject.address))
+    handover.close()
+    subject.tell("all")
+    assert subject.said() == hashlib.sha256(DATA).hexdigest()
+
+
+@needs_userfaultfd
+def test_a_mapping_that_wants_huge_pages_is_let_go_of_and_filled(handover, subject):
+    half = SIZE // 2
+    finish(handover, subject, huge=[(subject.address, subject.address + half)] * 2)
+    subject.tell("look")
+    assert subject.said() == "0", "nobody is asked"
+    write(handover, subject, Piece(0, half, subject.address), Piece(half, half, subject.address + half))
+    subject.tell("all")
+    assert subject.said() == hashlib.sha256(DATA).hexdigest()
+
+
+@needs_userfaultfd
+def test_a_task_that_ended_meanwhile_is_a_failure_that_says_where(handover, subject):
+    finish(handover, subject)
+    subject.process.kill()
+    subject.process.wait()
+    with pytest.raises(RestoreFailed, match=f"process {subject.pid} cannot be filled.*{subject.address:#x}"):
+        write(handover, subject, Piece(0, SIZE, subject.address))
+
+
+@pytest.mark.parametrize("said", [b"", b"\1\0", struct.pack("=i", 1000), struct.pack("=i", -5)])
+def test_a_criu_that_breaks_off_is_waited_for_no_longer(handover, tmp_path, said):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{tmp_path}/{lazy_pages.SOCKET}")
+        handle(handover)
+        connection.send(said)
+    handover.finish({})
+    assert handover.watched == []
+
+
+def test_a_criu_that_never_came_is_no_reason_to_wait(handover):
+    handover.finish({})
+    assert not handover.descriptors
+
+
+def test_descriptors_are_told_from_the_end(handover, tmp_path):
+    """Each belongs to the pid before it."""
+    reader, writer = os.pipe()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{tmp_path}/{lazy_pages.SOCKET}")
+        connection.send(struct.pack("=i", -3))
+        for pid, descriptor in ((1000, reader), (1003, writer)):
+            connection.send(struct.pack("=i", pid))
+            socket.send_fds(connection, [b"\0"], [descriptor])
+        connection.send(FINISHED + b"more")
+        handle(handover)
+        handover.finish({})
+    assert list(handover.descriptors) == [1000, 1003]
+    os.write(handover.descriptors[1003], b"x")
+    assert os.read(handover.descriptors[1000], 1) == b"x"
+    os.close(reader)
+    os.close(writer)

@@ -121,8 +121,7 @@ def make(
         paths = _paths(tree, memory.inode)
         if paths and not memory.seals & WRITE_SEALS and not memory.is_hugetlb:
             inside = ranges.intersection(_having(memory.pagemap, PRESENT), [(0, memory.size)])
-            target = Shared(paths)
-            _leave_out(plan, memory.pagemap, inside, lambda start, end, to=target: [(start, end, to)])
+            _leave_out(plan, memory.pagemap, inside, _whole(Shared(paths)))
     for file in tree.unlinked:
         paths = _paths(tree, file.inode)
         if paths and may_write(file.owner):
@@ -188,6 +187,10 @@ def _paths(tree: Tree, inode: int) -> tuple[str, ...]:
         ]
         found += [f"{at}/fd/{number}" for number, other in process.descriptors if other == inode]
     return tuple(found)
+
+
+def _whole(target: Shared) -> _Cut:
+    return lambda start, end: [(start, end, target)]
 
 
 def _tasks(process: Process) -> _Cut:

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import pytest
 
+from dynamo_entry.kube import listening
 from dynamo_entry.kube.webhook import server as server_webhook
 from dynamo_entry.kube.webhook.certificates import self_signed
 
@@ -141,7 +142,7 @@ def test_connections_that_wait_give_way(server, start):
 
 def test_a_connection_whose_review_is_under_way_does_not_give_way(server, monkeypatch):
     """Those beyond the limit are closed then, and there is room again when it ends."""
-    monkeypatch.setattr(server_webhook, "_ROOM_S", 0.1)
+    monkeypatch.setattr(listening, "_ROOM_S", 0.1)
     server._connections = threading.BoundedSemaphore(1)
     began, go_on = threading.Event(), threading.Event()
 
@@ -160,7 +161,7 @@ def test_a_connection_whose_review_is_under_way_does_not_give_way(server, monkey
     go_on.set()
     first.join()
     assert answers == [200]
-    monkeypatch.setattr(server_webhook, "_ROOM_S", 20)
+    monkeypatch.setattr(listening, "_ROOM_S", 20)
     assert post(server, json.dumps(REVIEW))[0] == 200
 
 

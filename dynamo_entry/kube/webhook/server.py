@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from dynamo_entry.kube.listening import Listening
 
 Object = dict[str, Any]
 
@@ -28,18 +28,14 @@ _AT_ONCE, _CONNECTIONS = 8, 128
 #: A whole request, a turn, and a connection without a request; the API server waits for 10 s at most.
 _REQUEST_S = 10.0
 
-#: How long a new connection waits for the place of one that is closed for it.
-_ROOM_S = 1.0
-
 #: The changed object, or None; the reason for it; whether the object is refused.
 Reviewer = Callable[[Object], "tuple[Object | None, str, bool]"]
 
 
-class Server(ThreadingHTTPServer):
+class Server(Listening):
     """``reviewers`` by path; ``note(outcome, reason, seconds)`` counts each review."""
 
-    daemon_threads = True
-    request_queue_size = 128
+    limit = _CONNECTIONS
 
     def __init__(
         self, port: int, context: ssl.SSLContext, reviewers: dict[str, Reviewer],
@@ -51,9 +47,6 @@ class Server(ThreadingHTTPServer):
         self.log = log
         self.context = context
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
-        self._connections = threading.BoundedSemaphore(_CONNECTIONS)
-        self._waiting: dict[socket.socket, None] = {}
-        self._lock = threading.Lock()
 
     def get_request(self) -> tuple[Any, Any]:
         """The handshake belongs to the connection's own thread: a slow client must not hold up the others."""
@@ -62,57 +55,10 @@ class Server(ThreadingHTTPServer):
         secured = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return secured, address
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for each connection. One more than there may be takes the place of the one that waits for longest."""
-        if not self._connections.acquire(blocking=False):
-            self._close_oldest()
-            if not self._connections.acquire(timeout=_ROOM_S):
-                self.shutdown_request(request)
-                return
-        self._waits(request)
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The thread's whole life."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._waits_not(request)
-            self._connections.release()
-
     def finish_request(self, request: Any, client_address: Any) -> None:
         """First of all the handshake."""
         request.do_handshake()
         super().finish_request(request, client_address)
-
-    @contextmanager
-    def busy(self, connection: socket.socket) -> Iterator[None]:
-        """While there is a whole request in a connection, it does not give way to others."""
-        self._waits_not(connection)
-        try:
-            yield
-        finally:
-            self._waits(connection)
-
-    def _waits(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._waiting[connection] = None
-
-    def _waits_not(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._waiting.pop(connection, None)
-
-    def _close_oldest(self) -> None:
-        with self._lock:
-            oldest = next(iter(self._waiting), None)
-            if oldest is not None:
-                del self._waiting[oldest]
-                with suppress(OSError):
-                    # Not SSLSocket's own, which takes TLS away from under the thread that reads.
-                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A broken connection is the client's."""
 
 
 class _InTime(io.RawIOBase):

@@ -1,0 +1,86 @@
+"""What all servers of operator and agent have in common: where they listen, and how many connections they bear."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import HTTPServer
+from socketserver import ThreadingMixIn
+from typing import Any
+
+#: How long a new connection waits for the place of one that is closed for it.
+_ROOM_S = 1.0
+
+
+class Listening(ThreadingMixIn, HTTPServer):
+    """All addresses of the pod, and a thread for each of at most ``limit`` connections.
+
+    Anybody in the cluster can open one; one more takes the place of the one that waits for longest.
+    """
+
+    #: A cluster may have one family alone.
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    daemon_threads = True
+    request_queue_size = 128
+    limit: int
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._connections = threading.BoundedSemaphore(self.limit)
+        self._waiting: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(*args, **options)
+
+    def server_bind(self) -> None:
+        """For both families, where there are both."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread, as soon as there is room."""
+        if not self._connections.acquire(blocking=False):
+            self._close_oldest()
+            if not self._connections.acquire(timeout=_ROOM_S):
+                self.shutdown_request(request)
+                return
+        self._waits(request)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """The thread's whole life."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._waits_not(request)
+            self._connections.release()
+
+    @contextmanager
+    def busy(self, connection: socket.socket) -> Iterator[None]:
+        """While there is a whole request in a connection, it does not give way to others."""
+        self._waits_not(connection)
+        try:
+            yield
+        finally:
+            self._waits(connection)
+
+    def _waits(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting[connection] = None
+
+    def _waits_not(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting.pop(connection, None)
+
+    def _close_oldest(self) -> None:
+        with self._lock:
+            oldest = next(iter(self._waiting), None)
+            if oldest is not None:
+                del self._waiting[oldest]
+                with suppress(OSError):
+                    # Not SSLSocket's own, which takes TLS away from under the thread that reads.
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A broken connection is the client's."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+import time
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 from dynamo_entry.kube import api
 from dynamo_entry.kube.clock import now
@@ -31,6 +33,22 @@ _WARNINGS = frozenset(
 )
 
 
+#: The API server drops an Event after an hour: then it is said again.
+_MEMORY_S = 50 * 60
+
+#: Events that are remembered. Of one that is forgotten another one is made.
+_REMEMBERED = 4096
+
+_MESSAGE_LIMIT = 1024
+
+
+class _Said(NamedTuple):
+    path: str
+    message: str
+    times: int
+    at: float
+
+
 class Recorder:
     """Thread-safe. An event that cannot be written is logged: nothing depends on it."""
 
@@ -39,34 +57,53 @@ class Recorder:
         self._component = component
         self._log = log
         self._lock = threading.Lock()
-        self._written: dict[tuple[str, str], tuple[str, Object]] = {}
+        #: by uid and reason, what was said last at the end
+        self._said: OrderedDict[tuple[str, str], _Said] = OrderedDict()
 
     def event(self, subject: Object, reason: str, message: str) -> None:
         """Say something of an object, unless it was just said in the same words."""
-        metadata = subject["metadata"]
-        key = (metadata["uid"], reason)
+        key, message = (subject["metadata"]["uid"], reason), message[:_MESSAGE_LIMIT]
+        last = self._last(key)
+        if last is not None and last.message == message:
+            return
+        try:
+            said = (last and self._repeat(last, message)) or self._say(subject, reason, message)
+        except ApiError as error:
+            self._log.warning("event not written", reason=reason, message=error.message)
+            with self._lock:
+                self._said.pop(key, None)
+            return
         with self._lock:
-            path, last = self._written.get(key, ("", {}))
-            if last.get("message") == message[:1024]:
-                return
+            self._said[key] = said
+            self._said.move_to_end(key)
+            while len(self._said) > _REMEMBERED:
+                self._said.popitem(last=False)
+
+    def _last(self, key: tuple[str, str]) -> _Said | None:
+        with self._lock:
+            last = self._said.get(key)
+        return last if last is not None and time.monotonic() - last.at < _MEMORY_S else None
+
+    def _repeat(self, last: _Said, message: str) -> _Said | None:
+        """The same event in other words; None where it is not there any more."""
+        change = {"message": message, "lastTimestamp": now(), "count": last.times + 1}
+        try:
+            self._cluster.merge(last.path, change)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+        return _Said(last.path, message, last.times + 1, time.monotonic())
+
+    def _say(self, subject: Object, reason: str, message: str) -> _Said:
+        metadata = subject["metadata"]
         listing = f"/api/v1/namespaces/{metadata['namespace']}/events"
         event: Object = {
             "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
             "involvedObject": {name: metadata[name] for name in ("namespace", "name", "uid")}
             | {"apiVersion": subject.get("apiVersion", api.API_VERSION), "kind": subject.get("kind", api.CHECKPOINT_KIND)},
-            "type": "Warning" if reason in _WARNINGS else "Normal", "reason": reason, "message": message[:1024],
+            "type": "Warning" if reason in _WARNINGS else "Normal", "reason": reason, "message": message,
             "source": {"component": self._component}, "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
         }  # fmt: skip
-        try:
-            if path:
-                change = {"message": message[:1024], "lastTimestamp": now(), "count": last["count"] + 1}
-                event = self._cluster.merge(path, change)
-            else:
-                event = self._cluster.create(listing, event)
-        except ApiError as error:
-            self._log.warning("event not written", reason=reason, message=error.message)
-            with self._lock:
-                self._written.pop(key, None)
-            return
-        with self._lock:
-            self._written[key] = (f"{listing}/{event['metadata']['name']}", event)
+        made = self._cluster.create(listing, event)
+        return _Said(f"{listing}/{made['metadata']['name']}", message, 1, time.monotonic())

@@ -58,15 +58,18 @@ class Informer:
         while True:
             try:
                 version = version or self._list()
-                failures = 0
                 version = self._watch(version)
+                failures = 0
             except Exception as error:
                 version = ""
-                if isinstance(error, ApiError) and error.status == 410:
-                    continue  # too old a version: what was missed, a list tells
-                message = error.message if isinstance(error, ApiError) else repr(error)
-                self._log.warning("watch interrupted", path=self._path, message=message.partition("\n")[0])
-                time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
+                is_stale = isinstance(error, ApiError) and error.status == 410
+                if (
+                    not is_stale or failures
+                ):  # too old a version: what was missed, a list tells, at once the first time
+                    message = error.message if isinstance(error, ApiError) else repr(error)
+                    message = message.partition("\n")[0]
+                    self._log.warning("watch interrupted", path=self._path, message=message)
+                    time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
                 failures += 1
 
     def _list(self) -> str:

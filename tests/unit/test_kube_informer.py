@@ -5,8 +5,9 @@ import threading
 import time
 
 import msgspec
+import pytest
 
-from dynamo_entry.kube.cluster import Listed
+from dynamo_entry.kube.cluster import ApiError, Listed
 from dynamo_entry.kube.cluster import _Page as Page
 from dynamo_entry.kube.informer import Informer
 
@@ -78,3 +79,60 @@ def test_an_object_that_is_not_what_it_should_be_harms_no_other():
     assert [(event, fields["name"]) for event, fields in log.warnings] == [
         ("object not understood", "n/bad-1"), ("object not understood", "n/bad-2"),
     ]  # fmt: skip
+
+
+class Broken(Api):
+    """Its watches end as they are told; None is a good end."""
+
+    def __init__(self, *ends):
+        super().__init__([])
+        self.ends, self.lists = list(ends), 0
+
+    def list(self, path, **query):
+        self.lists += 1
+        return super().list(path, **query)
+
+    def watch(self, *_args, **_query):
+        if not self.ends:
+            threading.Event().wait(30)
+        end = self.ends.pop(0)
+        if end is not None:
+            raise ApiError(end, "broken")
+        yield "BOOKMARK", {"metadata": {"resourceVersion": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("ends", "pauses", "lists"),
+    [
+        ([500, 500, 500, 500], [1, 2, 4, 8], 5),
+        ([500] * 8, [1, 2, 4, 8, 16, 32, 60, 60], 9),
+        ([500, 500, None, 500], [1, 2, 1], 4),
+        ([None, None, None], [], 1),
+        ([410], [], 2),
+        ([410, None, 410], [], 3),
+        ([410, 410, 410], [2, 4], 4),
+    ],
+)
+def test_a_watch_that_always_fails_costs_little(monkeypatch, ends, pauses, lists):
+    """A list of thousands of objects is not made each second: only a watch that ended well forgets the failures."""
+    seen, done, sleep = [], threading.Event(), time.sleep
+
+    def pause(seconds):
+        if threading.current_thread().name == "watch /broken":
+            seen.append(seconds)
+        else:
+            sleep(seconds)
+
+    monkeypatch.setattr("dynamo_entry.kube.informer.time.sleep", pause)
+    api = Broken(*ends)
+    original = api.watch
+
+    def watch(*arguments, **query):
+        if not api.ends:
+            done.set()
+        return original(*arguments, **query)
+
+    api.watch = watch
+    Informer(api, "/broken", changed=lambda _: None, log=Log())
+    assert done.wait(10)
+    assert (seen, api.lists) == (pauses, lists)

@@ -27,6 +27,7 @@ _WARNINGS = frozenset(
         "CollectionFailed",
         "AdoptedDiffers",
         "InvalidCheckpoint",
+        "IgnoredFields",
         "WaitingForCheckpoint",
         "CacheCorrupt",
     ]

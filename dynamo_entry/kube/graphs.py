@@ -27,7 +27,7 @@ _ROLES = ("nvidia.com/dynamo-multinode-role", "leaderworkerset.sigs.k8s.io/worke
 
 
 class Want(NamedTuple):
-    """What a service asks for: a checkpoint by ``ref``, or by ``identity``; or ``problem`` says why neither.
+    """What a service asks for: a checkpoint by ``ref``, or by ``identity``; or ``problem`` says why there is none.
 
     Without an identity the pod says it: ``is_open`` until ``settled``.
     """
@@ -43,6 +43,10 @@ class Want(NamedTuple):
     waits: bool = False
     #: the checkpoint that the service brings about ends with the graph, and its archive with it
     is_deleted: bool = False
+    #: it has fields that later versions of Dynamo ignore
+    is_deprecated: bool = False
+    #: it has a Job of its own, which is not used
+    has_job: bool = False
 
 
 def served_version(definition: Object) -> str:
@@ -73,32 +77,35 @@ def _want(service: Object, checkpoint: Object) -> Want | None:
     if (service.get("multinode") or {}).get("nodeCount", 1) > 1:
         return Want(problem="a service of several nodes cannot be checkpointed")
     ref = checkpoint.get("checkpointRef") or ""
+    is_auto = str(checkpoint.get("mode") or "auto").lower() == "auto"
     want = Want(
         ref=ref,
-        creates=not ref and str(checkpoint.get("mode") or "auto").lower() == "auto",
+        creates=not ref and is_auto,
         container=checkpoint.get("targetContainerName") or "",
         waits=checkpoint.get("startupPolicy") == "WaitForCheckpoint",
         is_deleted=checkpoint.get("deletionPolicy") == "Delete",
+        is_deprecated=bool(checkpoint.get("identity") or checkpoint.get("mode")),
+        has_job=bool(checkpoint.get("job")),
     )
     if ref:
         return want
     if not checkpoint.get("identity"):
-        return want._replace(is_open=True)
+        problem = "" if is_auto else "mode Manual needs a checkpointRef or an identity"
+        return want._replace(is_open=True, problem=problem)
     identity = normalised(checkpoint["identity"])
     if not identity["model"] or not identity["framework"]:
-        return Want(problem="the identity lacks model or framework")
+        return want._replace(problem="the identity lacks model or framework")
     return want._replace(identity=identity)
 
 
 def settled(want: Want, pod: Object) -> Want:
     """With the identity of what the pod runs, where the graph gives none. Raises Unfit."""
-    if not want.is_open:
+    if not want.is_open or want.problem:
         return want
     identity = derived_identity(podspec.target(_as_it_came(pod)["containers"], want.container))
     if identity is None:
-        return Want(
-            problem="neither checkpointRef nor an identity is given, and the engine's command names no model"
-        )
+        problem = "neither checkpointRef nor an identity is given, and the engine's command names no model"
+        return want._replace(problem=problem, is_open=False)
     return want._replace(identity=normalised(identity), is_open=False)
 
 

@@ -14,6 +14,7 @@ from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import checkpoints as checkpoints_
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.operator.automatic import Graphs
+from dynamo_entry.kube.operator.run import _pod_marks
 from dynamo_entry.kube.podspec import Unfit
 from dynamo_entry.kube.webhook.admission import Known, mutate, validate
 from dynamo_entry.settings import from_environment
@@ -753,7 +754,7 @@ def test_what_a_checkpoint_may_not_be():
     ("fields", "expected"),
     [
         ({"enabled": False}, None),
-        ({"checkpointRef": "x", "identity": IDENTITY}, graphs.Want(ref="x")),
+        ({"checkpointRef": "x", "identity": IDENTITY}, graphs.Want(ref="x", is_deprecated=True)),
         ({"mode": "Manual", "identity": IDENTITY}, (False, HASH)),
         ({"mode": "Auto", "identity": IDENTITY}, (True, HASH)),
         ({"identity": IDENTITY}, (True, HASH)),
@@ -876,22 +877,26 @@ def test_the_container_that_a_graph_names():
 class World:
     """A graph, its one pod, and what is written."""
 
-    def __init__(self, graph_, container=VLLM, found=None, *, snapshots=(), is_served=False):
-        one = pod(container)
-        one["metadata"]["name"] = "worker"
+    def __init__(
+        self, graph_, container=VLLM, found=None, *, snapshots=(), is_served=False, marks=(), settings=S3
+    ):
+        one = pod(container, annotations=dict.fromkeys(marks, "x"))
+        one["metadata"] |= {"name": "worker", "namespace": "n"}
         self.objects = {
             f"{api.GRAPHS}/g": graph_, "pods/worker": one, **{f"podsnapshots/{name}": {} for name in snapshots}
         }  # fmt: skip
-        self.made, self.merged, self.told = [], [], []
+        self.made, self.merged, self.told, self.asked = [], [], [], []
         recorder = SimpleNamespace(
             event=lambda _subject, reason, message: self.told.append((reason, message))
         )
         log = SimpleNamespace(info=lambda *_, **__: None)
         self.graphs = Graphs(
-            S3, self, recorder, log, pods=lambda *_: [one], sharing=lambda _key: found, are_snapshots_served=is_served
+            settings, self, recorder, log, pods=lambda *_: [_pod_marks(one)], sharing=lambda _key: found,
+            are_snapshots_served=is_served,
         )  # fmt: skip
 
     def find(self, path):
+        self.asked.append(path)
         return self.objects.get("/".join(path.split("/")[-2:]))
 
     def create(self, _path, body):
@@ -974,12 +979,92 @@ def test_a_reference_to_a_snapshot_of_nvidias_own(snapshots, reasons):
     assert mutate(S3, pod(), "n", known(graph(checkpointRef="x"))).reason == "no-checkpoint"
 
 
-@pytest.mark.parametrize(("is_served", "reasons"), [(True, ["DeprecatedFields"]), (False, [])])
-def test_fields_that_dynamo_does_not_read_any_more(is_served, reasons):
-    """They work here; it is said where Dynamo's operator is one that ignores them."""
-    world = World(AUTO, found=READY, is_served=is_served)
+MARKED = ("nvidia.com/restore-from",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "marks", "said"),
+    [
+        ({"identity": IDENTITY}, (), "goes by them"),
+        ({"identity": IDENTITY}, MARKED, "left alone"),
+        ({"identity": IDENTITY, "checkpointRef": "x"}, (), "checkpointRef goes before"),
+        ({"mode": "Auto", "checkpointRef": "x"}, MARKED, "left alone"),
+        ({"mode": "Auto"}, (), "left alone"),
+        ({"mode": "Manual"}, (), "left alone"),
+        ({}, (), None),
+        ({"checkpointRef": "x"}, (), None),
+    ],
+)
+@pytest.mark.parametrize("is_served", [True, False])
+def test_fields_that_dynamo_does_not_read_any_more(is_served, fields, marks, said):
+    """They work here; it is said where Dynamo's operator is one that ignores them, and what becomes of its pods."""
+    world = World(graph(**fields), found=READY, is_served=is_served, marks=marks)
+    world.objects[f"{api.CHECKPOINTS}/x"] = READY
     world.look()
-    assert [reason for reason, _ in world.told] == reasons
+    told = [message for reason, message in world.told if reason == "DeprecatedFields"]
+    assert len(told) == (1 if said and is_served else 0)
+    assert all(said in one for one in told)
+
+
+def test_pods_of_nvidias_own_snapshots_are_not_asked_for_again_and_again():
+    """The watch tells when one comes that is ours."""
+    world = World(AUTO, marks=MARKED, is_served=True)
+    assert world.look() == 0
+    assert not [path for path in world.asked if "/pods/" in path]
+    assert not world.made
+
+
+@pytest.mark.parametrize("fields", [{"identity": IDENTITY}, {"checkpointRef": "x"}, {}])
+def test_a_job_of_the_graphs_own_is_not_used(fields):
+    """Which is said: whoever wrote it would wonder."""
+    job = {"podTemplate": {"spec": {"containers": []}}, "gmsClientContainers": ["a"]}
+    for more, reasons in (({"job": job}, ["IgnoredFields"]), ({}, [])):
+        world = World(graph(**fields, **more))
+        world.look()
+        assert [reason for reason, _ in world.told if reason == "IgnoredFields"] == reasons
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_problem"),
+    [({}, True), ({"identity": IDENTITY}, False), ({"checkpointRef": "x"}, False)],
+)
+def test_a_service_in_manual_mode_says_which_checkpoint(fields, is_problem):
+    """Else it would start cold for ever, and nobody would know why."""
+    world = World(graph(mode="Manual", **fields))
+    assert world.look() == 0
+    assert not world.made
+    told = [message for reason, message in world.told if reason == "InvalidCheckpoint"]
+    assert bool(told) == is_problem
+    assert all("checkpointRef" in one for one in told)
+    reason = mutate(S3, pod(VLLM), "n", known(graph(mode="Manual", **fields))).reason
+    assert (reason == "unfit") == is_problem
+
+
+@pytest.mark.parametrize(
+    ("settings_", "policy", "status", "waits"),
+    [
+        (S3, "WaitForCheckpoint", {"phase": "Creating"}, True),
+        (S3, "Immediate", {"phase": "Creating"}, False),
+        (S3, "WaitForCheckpoint", {"phase": "Failed"}, False),
+        (S3, "WaitForCheckpoint", REFUSED["status"], False),
+        (S3, "WaitForCheckpoint", None, False),
+        (PVC, "WaitForCheckpoint", {"phase": "Creating"}, False),
+        (PVC, "WaitForCheckpoint", {"phase": "Creating", "conditions": USABLE}, True),
+    ],
+)
+def test_what_a_graph_is_told_of_a_checkpoint_that_is_not_ready(settings_, policy, status, waits):
+    """What its pods really do: the webhook goes by the same."""
+    made = graph(checkpointRef="model", startupPolicy=policy)
+    world = World(made, settings=settings_)
+    present = [] if status is None else [checkpoint(status=status)]
+    world.objects |= {f"{api.CHECKPOINTS}/model": one for one in present}
+    world.look()
+    ((_, message),) = world.told
+    assert ("pods wait for it" in message) == waits
+    assert ("start cold" in message) != waits
+    worker = mutate(settings_, pod(), "n", known(made, present)).pod
+    has_wait = worker is not None and "DYNAMO_CHECKPOINT_WAIT" in environ(worker["spec"]["containers"][0])
+    assert has_wait == waits
 
 
 @pytest.mark.parametrize(

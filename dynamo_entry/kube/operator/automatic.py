@@ -12,6 +12,7 @@ from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.graphs import Want
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.podspec import Unfit
+from dynamo_entry.kube.webhook.admission import starts_cold
 
 #: A pod that does not come is looked for again.
 _AGAIN_S = 30.0
@@ -52,21 +53,32 @@ class Graphs:
 
     def _service(self, graph: Object, service: str, want: Want) -> bool:
         """Whether something is waited for."""
+        pods = list(self._pods(graph["metadata"]["namespace"], graph["metadata"]["name"], service))
+        # Without an identity a graph means NVIDIA's own snapshots, where there are any.
+        is_left = (want.is_open and self._are_snapshots_served) or (
+            pods != [] and all(one.get("is_of_snapshot") for one in pods)
+        )
+        if want.is_deprecated and self._are_snapshots_served:
+            self._recorder.event(
+                graph, "DeprecatedFields", f"{service}: {_deprecated(want, is_left=is_left)}"
+            )
+        if is_left:
+            return False
+        if want.has_job:
+            message = "checkpoint.job is not used: the checkpoint is made from the service's own pod"
+            self._recorder.event(graph, "IgnoredFields", f"{service}: {message}")
+        return self._wanted(graph, service, want)
+
+    def _wanted(self, graph: Object, service: str, want: Want) -> bool:
+        """Whether something is waited for, by a service that is ours to look after."""
         namespace = graph["metadata"]["namespace"]
-        if want.is_open:
-            # Without an identity a graph means NVIDIA's own snapshots, where there are any.
-            return not self._are_snapshots_served and self._open_service(graph, service, want)
         if want.problem:
             self._recorder.event(graph, "InvalidCheckpoint", f"{service}: {want.problem}; it starts cold")
+        elif want.is_open:
+            return self._open_service(graph, service, want)
         elif want.ref:
-            self._tell_phase(graph, service, want.ref)
+            self._tell_phase(graph, service, want)
         elif want.identity:
-            if self._are_snapshots_served:
-                message = (
-                    f"{service}: Dynamo's own operator ignores checkpoint.identity and mode; this one goes by them, and "
-                    "leaves the pods alone that the other marks for its own snapshots"
-                )
-                self._recorder.event(graph, "DeprecatedFields", message)
             found = self._sharing(storage.key(self._config, identity_hash(want.identity), namespace))
             if found is None:
                 return want.creates and not self._create(graph, service, want)
@@ -88,16 +100,19 @@ class Graphs:
             want = Want(
                 problem="another webhook changed the pod after ours: give an identity or a checkpointRef"
             )
-        return self._service(graph, service, want)
+        return self._wanted(graph, service, want)
 
-    def _tell_phase(self, graph: Object, service: str, ref: str) -> None:
+    def _tell_phase(self, graph: Object, service: str, want: Want) -> None:
         where = f"/apis/{api.API_VERSION}/namespaces/{graph['metadata']['namespace']}"
-        found = self._cluster.find(f"{where}/{api.CHECKPOINTS}/{ref}")
-        if found is None and self._is_snapshot(f"{where}/{api.SNAPSHOTS}/{ref}"):
+        found = self._cluster.find(f"{where}/{api.CHECKPOINTS}/{want.ref}")
+        if found is None and self._is_snapshot(f"{where}/{api.SNAPSHOTS}/{want.ref}"):
             return
-        phase = ((found or {}).get("status") or {}).get("phase", "absent")
+        status = (found or {}).get("status") or {}
+        phase = status.get("phase", "absent")
         if phase != api.READY:
-            message = f"{service}: DynamoCheckpoint {ref!r} is {phase}; pods start cold until it is Ready"
+            waits = want.waits and found is not None and not starts_cold(self._config, status)
+            start = "pods wait for it" if waits else "pods start cold until it is Ready"
+            message = f"{service}: DynamoCheckpoint {want.ref!r} is {phase}; {start}"
             self._recorder.event(graph, "WaitingForCheckpoint", message)
 
     def _is_snapshot(self, path: str) -> bool:
@@ -149,6 +164,8 @@ class Graphs:
     def _first_pod(self, namespace: str, graph: str, service: str) -> Object | None:
         """One that nobody else captures or restores."""
         for known in self._pods(namespace, graph, service):
+            if known.get("is_of_snapshot"):
+                continue
             pod = self._cluster.find(f"/api/v1/namespaces/{namespace}/pods/{known['metadata']['name']}")
             if pod is not None and not foreign.is_of_snapshot(pod):
                 return pod
@@ -161,3 +178,13 @@ class Graphs:
                 found = self._cluster.find(path)
                 return found["spec"]["template"] if found else None
         return None
+
+
+def _deprecated(want: Want, *, is_left: bool) -> str:
+    """What becomes of fields that a later Dynamo ignores."""
+    ignored = "Dynamo's own operator ignores checkpoint.identity and mode"
+    if is_left:
+        return f"{ignored}; its own snapshots have these pods, which are left alone here"
+    if want.ref:
+        return f"{ignored}; checkpointRef goes before them"
+    return f"{ignored}; this one goes by them, and leaves the pods alone that the other marks for its own snapshots"

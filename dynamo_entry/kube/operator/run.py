@@ -129,7 +129,7 @@ class Operator:
             self._pods = self._watch(
                 "/api/v1/{}pods",
                 self._pod_changed,
-                keep=_marks,
+                keep=_pod_marks,
                 metadata_only=True,
                 labelSelector=api.GRAPH_LABEL,
             )
@@ -376,6 +376,11 @@ def _marks(item: Object, *more: str) -> Object:
         "metadata": {name: metadata[name] for name in kept if name in metadata}
         | {"labels": metadata.get("labels") or {}}
     }
+
+
+def _pod_marks(pod: Object) -> Object:
+    """Of a graph's pod: also whether NVIDIA's own snapshots have it."""
+    return _marks(pod) | {"is_of_snapshot": bool(foreign.snapshot_mark(pod["metadata"]))}
 
 
 def _usability(claim: Object) -> Object:

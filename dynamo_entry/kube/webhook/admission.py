@@ -55,12 +55,8 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
             return Answer(None, found.reason)
         status = (found.checkpoint or {}).get("status") or {}
         phase = status.get("phase")
-        if phase == api.FAILED:
-            return Answer(None, "failed")
-        if _is_refused(status):
-            return Answer(None, "not-admitted")
-        if config.storage.type == "pvc" and not _is_storage_usable(status):
-            return Answer(None, "not-ready")
+        if reason := starts_cold(config, status):
+            return Answer(None, reason)
         container = podspec.target(pod["spec"]["containers"], found.container)
         if _is_configured(container):
             return Answer(None, "configured")
@@ -125,6 +121,15 @@ def _named(checkpoint: Object | None) -> _Found:
 def _patience(found: _Found) -> str:
     """How long a pod waits for an archive that its service wants to wait for: as long as the creation may take."""
     return str(found.job.get("activeDeadlineSeconds", 3600)) if found.waits else ""
+
+
+def starts_cold(config: Config, status: Object) -> str:
+    """Why pods of a checkpoint with that status are left as they are, or nothing."""
+    if status.get("phase") == api.FAILED:
+        return "failed"
+    if _is_refused(status):
+        return "not-admitted"
+    return "not-ready" if config.storage.type == "pvc" and not _is_storage_usable(status) else ""
 
 
 def _is_storage_usable(status: Object) -> bool:

@@ -128,6 +128,21 @@ def test_each_namespaces_part_is_looked_through(tmp_path, sweeper):
     assert value(swept, "orphan_archives") == 2
 
 
+def test_leftovers_of_each_namespaces_part_are_removed(tmp_path, sweeper):
+    """Not every store lists what lies deeper: a killed creator's temporary file is beside its archive."""
+    for name in ("team", "never"):
+        (tmp_path / name).mkdir()
+        partial = tmp_path / name / f".a.tar.{'0' * 16}.partial"
+        partial.write_bytes(b"x")
+        age(partial, 2 * DAY)
+    swept = sweeper(is_claim=False, isolates_namespaces=True)
+    swept.sweep([], ["team", "absent"])
+    assert os.listdir(tmp_path / "team") == []
+    assert len(os.listdir(tmp_path / "never")) == 1
+    assert value(swept, "aborted_uploads_total") == 1
+    assert not [event for event, _ in swept._log.lines if event == "sweep not completed"]
+
+
 def checkpoint(name="a", namespace="system", phase="Ready", annotations=None, **status):
     return {
         "metadata": {"name": name, "namespace": namespace, "uid": name, "annotations": annotations or {}},

@@ -16,7 +16,7 @@ from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
-from dynamo_entry.storage import Neighbour
+from dynamo_entry.storage import Neighbour, Store
 
 
 class Named(NamedTuple):
@@ -74,25 +74,26 @@ class Sweeper:
                 )
 
     def _leftovers(self, _named: list[Named]) -> None:
-        with stores.open_with(os.environ, self._settings.storage) as store:
-            if store.out_of_reach and not self._has_told:
-                self._has_told = True
-                self._log.info("leftovers not listed", message=store.out_of_reach)
-            for leftover in store.leftovers():
-                if leftover.age_s < self._settings.grace_s:
-                    continue
-                try:
-                    store.remove_leftover(leftover)
-                except StorageError as error:
-                    self._log.warning("leftover not removed", name=leftover.name, message=str(error))
-                    continue
-                self._metrics.aborted_uploads.inc()
-                self._log.info(
-                    "leftover removed",
-                    name=leftover.name,
-                    size_bytes=leftover.size,
-                    age_s=round(leftover.age_s),
-                )
+        for place in sorted(self._places):
+            with stores.open_with(os.environ, place) as store:
+                self._remove_leftovers(store)
+
+    def _remove_leftovers(self, store: Store) -> None:
+        if store.out_of_reach and not self._has_told:
+            self._has_told = True
+            self._log.info("leftovers not listed", message=store.out_of_reach)
+        for leftover in store.leftovers():
+            if leftover.age_s < self._settings.grace_s:
+                continue
+            try:
+                store.remove_leftover(leftover)
+            except StorageError as error:
+                self._log.warning("leftover not removed", name=leftover.name, message=str(error))
+                continue
+            self._metrics.aborted_uploads.inc()
+            self._log.info(
+                "leftover removed", name=leftover.name, size_bytes=leftover.size, age_s=round(leftover.age_s)
+            )
 
     def _missing(self, named: list[Named]) -> None:
         absent = {one.uid for one in named if one.is_ready and _is_absent(one.location)}

@@ -25,6 +25,13 @@ def world(cluster, node, helm_install):
         yield world
 
 
+def template(**container):
+    """A specification's change: another container."""
+    return {
+        "job": {"podTemplateSpec": {"spec": {"containers": [{"name": "main", "image": "i"} | container]}}}
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -42,6 +49,9 @@ def world(cluster, node, helm_install):
             {"job": {"podTemplateSpec": {"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}}},
             "targetContainerName",
         ),
+        (template(command="python3 -m x"), r"containers\[0\]\.command: expected"),
+        (template(env={"A": "b"}), r"containers\[0\]\.env: expected"),
+        (template() | {"job": template()["job"] | {"sharedMemory": {"size": "8GB"}}}, r"sharedMemory\.size"),
     ],
 )
 def test_mistakes_are_refused_at_once(world, change, complaint):
@@ -136,6 +146,39 @@ def test_a_pointless_retry_is_not_made(world):
     ).split()
     assert len(phases) <= 2
     assert set(phases) == {"Failed"}
+
+
+def test_empty_fields(world):
+    """As Helm renders them: absent, as in any pod."""
+    names = ("args", "env", "volumeMounts", "ports", "livenessProbe", "securityContext")
+    made = checkpoint("empty", container=dict.fromkeys(names))
+    spec = made["spec"]["job"]["podTemplateSpec"]
+    spec["metadata"] = {"labels": None, "annotations": None}
+    spec["spec"] |= {"volumes": None, "terminationGracePeriodSeconds": None}
+    world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(made))
+    world.until("empty", "Ready", "Published")
+
+
+def test_an_edit_while_the_job_runs(world):
+    """It is not lost: another Job, of the new template."""
+    world.apply(checkpoint("edited", "trap 'exit 1' TERM; sleep 300 & wait"))
+    world.until("edited", "Creating")
+    uid = world.wait(lambda: world.cluster.get("job", "checkpoint-edited", NAMESPACE, check=False))[
+        "metadata"
+    ]["uid"]
+    world.apply(checkpoint("edited"))
+    world.until("edited", "Ready", "Published")
+    assert world.cluster.get("job", "checkpoint-edited", NAMESPACE)["metadata"]["uid"] != uid
+
+
+def test_an_edit_of_something_else_is_no_new_attempt(world):
+    """A GPU for an hour, because of a policy."""
+    world.apply(checkpoint("kept", "exit 1"))
+    before = world.until("kept", "Failed")
+    world.apply(checkpoint("kept", "exit 1", deletionPolicy="Delete"))
+    world.wait(lambda: world.get("kept")["status"]["observedGeneration"] > before["observedGeneration"])
+    assert world.get("kept")["status"]["phase"] == "Failed"
+    world.kubectl("delete", "dckpt", "kept", "--wait=false")
 
 
 def test_a_deadline(world):

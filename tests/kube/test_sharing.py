@@ -10,7 +10,14 @@ NAMESPACES = ("sharing-tests-a", "sharing-tests-b")
 STORAGE = {
     "s3": {"type": "s3", "isolateNamespaces": False, "s3": {"uri": "s3://bucket/prefix"}},
     "pvc": {"type": "pvc"},
+    "elsewhere": {"type": "pvc", "pvc": {"basePath": "/elsewhere"}},
 }
+
+#: Of another digest each time.
+PUBLISHES_ANOTHER = (
+    'sleep 1; echo \'{"result": "published", "location": "x", "digest": "\'$(date +%s%N)\'"}\' '
+    ">/dev/termination-log"
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +31,12 @@ def worlds(cluster, node):
 
 @pytest.fixture
 def operator(cluster, worlds, tmp_path):
-    """Starts one with this storage."""
+    """Starts one with this storage, in the place of the one before."""
     started = []
 
     def start(storage):
+        for one in started:
+            one.__exit__()
         values = {
             "checkpoint": {"enabled": True, "probe": False, "storage": STORAGE[storage], "launcher": LAUNCHER},
             "operator": {"watchNamespaces": [*NAMESPACES]}, "agent": {"enabled": False},
@@ -89,6 +98,44 @@ def test_another_takes_over_from_a_leader_that_failed(worlds, operator):
     b.until("other", "Pending", "SharedWith")
     a.until("broken", "Failed")
     b.until("other", "Ready", "Published", limit_s=20)
+
+
+def test_what_one_recreates_the_others_know(worlds, operator):
+    """The one that leads and the one that follows: pods of both are pinned to the archive that is there."""
+    a, b = worlds
+    operator("s3")
+    for world, reason in ((a, "Published"), (b, "SharedWith")):
+        world.apply(checkpoint("again", PUBLISHES_ANOTHER))
+        world.until("again", "Ready", reason)
+    for number, (asked, other) in enumerate(((b, a), (a, b)), start=1):
+        before = asked.get("again")["status"]["digest"]
+        asked.annotate("again", recreate=number)
+
+        def recreated(world=asked, before=before):
+            status = world.get("again")["status"]
+            return status["digest"] if status["phase"] == "Ready" and status["digest"] != before else None
+
+        digest = asked.wait(recreated)
+        other.wait(lambda world=other, digest=digest: world.get("again")["status"]["digest"] == digest, 20)
+
+
+def test_a_storage_that_is_another_one_has_other_archives(worlds, operator):
+    """What is Ready in the old place is made in the new one."""
+    world, _ = worlds
+    operator("pvc")
+    world.apply(checkpoint("moving"))
+    before = world.until("moving", "Ready", "Published")
+    job = world.cluster.get("job", "checkpoint-moving", world.namespace)["metadata"]["uid"]
+    operator("elsewhere")
+
+    def moved():
+        status = world.get("moving")["status"]
+        return status if status["location"] != before["location"] and status["phase"] == "Ready" else None
+
+    after = world.wait(moved)
+    assert after["location"].startswith("/elsewhere/")
+    assert after["claimName"] == before["claimName"] == "checkpoint-storage"
+    assert world.cluster.get("job", "checkpoint-moving", world.namespace)["metadata"]["uid"] != job
 
 
 def test_a_namespace_that_ends_is_not_held_up(cluster, worlds, tmp_path):

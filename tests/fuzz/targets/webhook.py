@@ -52,7 +52,7 @@ def feed(case, _place):
 
     def reviewer(request):
         if "checkpoint.json" in case:
-            pod, reason = mutate(_CONFIG, request["object"], request["namespace"], known)
+            pod, reason, _ = mutate(_CONFIG, request["object"], request["namespace"], known)
             return pod, reason, False
         problem = validate(request.get("oldObject"), request["object"])
         return None, problem, bool(problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -229,19 +228,33 @@ def replaced(containers: Sequence[Object], new: Object) -> list[Object]:
     return [new if one.get("name") == new["name"] else one for one in containers]
 
 
+class _Injected(msgspec.Struct, frozen=True):
+    """What the webhook wrote down of a pod that it changed."""
+
+    container: str
+    env: list[str]
+    mounts: list[str]
+    volumes: list[str]
+    command: list[str] | None = None
+    args: list[str] | None = None
+    security_context: Object | None = msgspec.field(default=None, name="securityContext")
+
+
 def undone(spec: Object, injected: str) -> Object:
-    """The pod's spec without what the webhook added, as the annotation says."""
-    marks = json.loads(injected)
-    container = target(spec["containers"], marks["container"])
-    restored = {
-        key: value for key, value in container.items() if key not in ("command", "args", "securityContext")
-    }
-    restored |= {
-        key: marks[key] for key in ("command", "args", "securityContext") if marks.get(key) is not None
-    }
-    restored["env"] = [one for one in container.get("env", ()) if one["name"] not in marks["env"]]
+    """The pod's spec without what the webhook added, as the annotation says. Raises Unfit."""
+    try:
+        marks = msgspec.json.decode(injected, type=_Injected)
+    except (msgspec.DecodeError, UnicodeError):
+        raise Unfit(
+            "InjectedInvalid", f"the annotation {api.INJECTED} is not what the webhook wrote"
+        ) from None
+    container = target(spec["containers"], marks.container)
+    own = {"command": marks.command, "args": marks.args, "securityContext": marks.security_context}
+    restored = {key: value for key, value in container.items() if key not in own}
+    restored |= {key: value for key, value in own.items() if value is not None}
+    restored["env"] = [one for one in container.get("env", ()) if one["name"] not in marks.env]
     restored["volumeMounts"] = [
-        one for one in container.get("volumeMounts", ()) if one["mountPath"] not in marks["mounts"]
+        one for one in container.get("volumeMounts", ()) if one["mountPath"] not in marks.mounts
     ]
-    volumes = [one for one in spec.get("volumes", ()) if one["name"] not in marks["volumes"]]
+    volumes = [one for one in spec.get("volumes", ()) if one["name"] not in marks.volumes]
     return spec | {"containers": replaced(spec["containers"], restored), "volumes": volumes}

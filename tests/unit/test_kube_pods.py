@@ -1105,6 +1105,20 @@ def test_a_graph_is_told_that_its_checkpoint_failed():
     assert "NotDumpable: io_uring" in message
 
 
+@pytest.mark.parametrize(
+    "text", ["nonsense", "[]", "{}", '{"container": 1}', '{"container": "main", "env": null}']
+)
+def test_a_note_of_the_webhook_that_somebody_changed(text):
+    """Is told on the graph; neither the webhook nor the operator stumbles."""
+    world = World(LATER)
+    world.objects["pods/worker"]["metadata"]["annotations"]["dynamo-entry/injected"] = text
+    world.look()
+    ((reason, message),) = world.told
+    assert (reason, "dynamo-entry/injected" in message) == ("InvalidCheckpoint", True)
+    changed = pod(VLLM, annotations={"dynamo-entry/injected": text})
+    assert mutate(S3, changed, "n", known(LATER)).reason == "InjectedInvalid"
+
+
 def test_a_template_from_a_pod():
     """Without what admission, the scheduler and our own webhook added; the engine alone; no labels of others."""
     wired = mutate(PVC, pod(), "n", known(REF, [READY])).pod

@@ -44,6 +44,9 @@ def read(path: str = "") -> Context | None:
                 return _context(json.load(file))
         except FileNotFoundError:
             continue
+        except (NotADirectoryError, PermissionError):
+            if path:
+                raise  # else it is somebody else's
     return None
 
 

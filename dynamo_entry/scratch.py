@@ -33,7 +33,7 @@ def work_directory(settings: Settings) -> str:
                 hint="set DYNAMO_CHECKPOINT_WORK_DIR to a shorter one", reason="NoWorkDir", retry=False,
             )  # fmt: skip
     else:
-        found = next(filter(is_private, _CANDIDATES), "")
+        found = next(filter(is_usable, _CANDIDATES), "")
     if found and os.access(found, os.W_OK):
         return found
     raise CheckpointError(
@@ -75,6 +75,11 @@ def is_private(path: str) -> bool:
         and status.st_uid == os.geteuid()
         and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     )
+
+
+def is_usable(path: str) -> bool:
+    """Whether it is private, and this user may make files in it: it may be read-only."""
+    return is_private(path) and os.access(path, os.W_OK)
 
 
 def write_new(path: str, text: str, mode: int = 0o600) -> None:

@@ -48,6 +48,12 @@ def check(settings: Settings, digest: str) -> None:
         )
 
 
+def is_usable(state_dir: str) -> bool:
+    """Whether anything can be remembered, if that is asked for."""
+    directory = private_directory(state_dir) if state_dir else ""
+    return not state_dir or bool(directory and os.access(directory, os.W_OK))
+
+
 @contextmanager
 def attempt(settings: Settings, digest: str) -> Iterator[None]:
     """What is inside may end the container, for want of memory say: it is known to be under way while it is.

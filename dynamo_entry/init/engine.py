@@ -14,10 +14,14 @@ EXIT_NOT_FOUND = 127
 
 
 class StartFailed(Exception):
-    """The command cannot be executed; ``code`` is the shell's exit code for it."""
+    """The command cannot be executed, or ``what`` comes before that; ``code`` is the shell's exit code for it."""
 
-    def __init__(self, command: str, number: int) -> None:
+    def __init__(self, command: str, number: int, what: str = "") -> None:
         why = os.strerror(number)
+        if what:
+            super().__init__(f"cannot start {command!r}: {what}: {why}")
+            self.code = EXIT_NOT_EXECUTABLE
+            return
         if number == errno.ENOENT and "/" in command and os.path.exists(command):
             why = "the interpreter that it names is not there"
         super().__init__(f"cannot execute {command!r}: {why}")
@@ -76,13 +80,24 @@ def start(how: Start) -> int:
         failure = reader.read()
     if failure:
         os.waitpid(pid, 0)
-        raise StartFailed(how.argv[0], int(failure))
+        _take_terminal_back(pid)
+        number, _, what = failure.decode().partition(" ")
+        raise StartFailed(how.argv[0], int(number), what)
     return pid
+
+
+def _take_terminal_back(group: int) -> None:
+    """From a group that is no more. We are in the background, whose SIGTTOU would stop us."""
+    signals.block_all()
+    try:
+        terminal.take_back(group)
+    finally:
+        signals.restore_mask()
 
 
 def _become_engine(how: Start, failure_writer: int) -> None:
     """The child's half of ``start``; never returns."""
-    number = errno.EINVAL
+    number, what = errno.EINVAL, "a process group of its own"
     try:
         if how.own_session or not terminal.is_controlling():
             os.setsid()
@@ -92,20 +107,24 @@ def _become_engine(how: Start, failure_writer: int) -> None:
             if is_foreground:
                 terminal.give(os.getpid())
         if how.own_session:
+            what = "what makes it fit for a dump"
             from dynamo_entry.init import freezable  # noqa: PLC0415 - only a creation loads ctypes
 
             freezable.prepare(how.argv)
         if how.stdin:
+            what = how.stdin
             descriptor = os.open(how.stdin, os.O_RDONLY)
             os.dup2(descriptor, 0)
+        what = "its environment"
         for name, text in how.changes.items():
             os.unsetenv(name) if text is None else os.putenv(name, text)
         signals.clean_for_exec()
+        what = ""
         _execute(how.argv)
     except OSError as error:
         number = error.errno or number
     finally:
-        os.write(failure_writer, b"%d" % number)
+        os.write(failure_writer, f"{number} {what}".encode())
         os._exit(EXIT_NOT_FOUND)
 
 

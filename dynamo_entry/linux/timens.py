@@ -27,14 +27,20 @@ def enter_new(monotonic_s: float, boottime_s: float) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     present = _present_offsets()
     _check(libc.unshare(_CLONE_NEWTIME))
-    with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
-        for name, clock, offset_s in (
-            ("monotonic", time.CLOCK_MONOTONIC, monotonic_s),
-            ("boottime", time.CLOCK_BOOTTIME, boottime_s),
-        ):
-            total_ns = max(present[name] + int(offset_s * 1e9), present[name] - time.clock_gettime_ns(clock))
-            file.write(f"{name} {total_ns // 10**9} {total_ns % 10**9}\n")
-    _enter(libc, "/proc/self/ns/time_for_children")
+    try:
+        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
+            for name, clock, offset_s in (
+                ("monotonic", time.CLOCK_MONOTONIC, monotonic_s),
+                ("boottime", time.CLOCK_BOOTTIME, boottime_s),
+            ):
+                total_ns = max(
+                    present[name] + int(offset_s * 1e9), present[name] - time.clock_gettime_ns(clock)
+                )
+                file.write(f"{name} {total_ns // 10**9} {total_ns % 10**9}\n")
+        _enter(libc, "/proc/self/ns/time_for_children")
+    except OSError:
+        _enter(libc, "/proc/self/ns/time")  # else children would begin in the new one, without their parent
+        raise
 
 
 def is_another(pid: int) -> bool:

@@ -13,7 +13,7 @@ from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD
 from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report.lines import timestamp
-from dynamo_entry.scratch import CONTEXT, is_private, work_directory, write_new
+from dynamo_entry.scratch import CONTEXT, is_private, is_usable, work_directory, write_new
 from dynamo_entry.settings import Settings
 
 #: For the launcher's stores; an engine that needs its own has them in its own place.
@@ -38,7 +38,7 @@ def write(settings: Settings, archive_digest: str) -> Written:
         "addresses": facts.addresses(),
         "environment": {os.fsdecode(name): os.fsdecode(value) for name, value in _here(settings).items()},
     }
-    path = _path(settings)
+    path = f"{directory(settings)}/{CONTEXT}"
     remove(settings)
     write_new(path, json.dumps(fields))
     return Written(path, activation_id)
@@ -60,16 +60,13 @@ def changed(settings: Settings, pid: int) -> list[str]:
     return sorted(os.fsdecode(name) for name, value in _here(settings).items() if theirs.get(name) != value)
 
 
-def directory() -> str:
-    """What a filesystem delta leaves out."""
-    return os.path.dirname(context.PATHS[0])
+def directory(settings: Settings) -> str:
+    """Where engines look for the file, whatever WORK_DIR says; the scratch directory where none of those can be had.
 
-
-def _path(settings: Settings) -> str:
-    """/run/dynamo_entry whatever WORK_DIR says, as engines know it; else the scratch directory."""
-    is_ours = is_private(directory()) and os.access(directory(), os.W_OK)
-    where = directory() if is_ours else work_directory(settings)
-    return f"{where}/{CONTEXT}"
+    Raises CheckpointError.
+    """
+    known = (os.path.dirname(path) for path in context.PATHS)
+    return next(filter(is_usable, known), "") or work_directory(settings)
 
 
 def _here(settings: Settings) -> dict[bytes, bytes]:

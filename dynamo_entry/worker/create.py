@@ -442,7 +442,7 @@ class _Creation:
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
         """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
         excluded = changes.as_found(self._settings.exclude_paths)
-        own = (self._prepared.places.work, context.directory(), self._settings.state_dir)
+        own = (self._prepared.places.work, context.directory(self._settings), self._settings.state_dir)
         ours = changes.as_found((*filter(None, own), *(self._handshake.files if self._handshake else ())))
         skip = {mount.point for mount in self._prepared.mounts} | excluded | ours
         starts = [

@@ -64,6 +64,11 @@ def run(settings: Settings, channel: Channel) -> None:
     channel.limit(settings.restore_timeout)
     with archive, ExitStack() as stack:
         with channel.phase(Phases.CHECK), images.decoding(archive.location):
+            if not refusals.is_usable(settings.state_dir):
+                channel.log.warning(
+                    "failures not remembered", path=settings.state_dir,
+                    hint="STATE_DIR is no directory that this user may write to and nobody else: mount an emptyDir there",
+                )  # fmt: skip
             refusals.check(settings, archive.digest)
             stack.enter_context(refusals.attempt(settings, archive.digest))
             gpu.check(archive.manifest.head.gpu)
@@ -79,7 +84,7 @@ def run(settings: Settings, channel: Channel) -> None:
                 land=land(
                     archive,
                     settings.capture_paths,
-                    (work_directory(settings), settings.state_dir, context.directory()),
+                    (work_directory(settings), settings.state_dir, context.directory(settings)),
                 ),
                 policy=settings.engine_connections,
                 reopened=settings.reopen_paths,

@@ -208,3 +208,19 @@ def test_in_the_background_it_has_its_say_and_ends(shell, arguments):
     launcher = "$LAUNCHER" if arguments == "no-such-command" else "${LAUNCHER% --}"
     shell.type(f"stty tostop; {launcher} {arguments} & wait $!; echo ended with $?\n")
     shell.expect(f"ended with {code}\n")
+
+
+@pytest.mark.skipif(not LAUNCHER.python, reason="others leave it to the group that is no more")
+def test_a_command_that_does_not_exist_takes_the_terminal_with_it_to_nobody(terminal, screen, installed):
+    """Who started the launcher goes on with it."""
+    after = 'import os; print("ours", os.tcgetpgrp(0) == os.getpgrp())'
+    script = f"\"$@\"; python3 -c '{after}'"
+    with open(terminal[1], "r+b", buffering=0) as slave:
+        done = subprocess.run(
+            ["setsid", "-c", "sh", "-c", script, "sh", *LAUNCHER.command(), "/nowhere/engine"],
+            stdin=slave, stdout=slave, stderr=slave, timeout=60, check=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(installed)},
+        )  # fmt: skip
+    screen.expect("cannot execute '/nowhere/engine'")
+    screen.expect("ours True")
+    assert done.returncode == 0

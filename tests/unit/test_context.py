@@ -9,6 +9,8 @@ import pytest
 from dynamo_entry import context
 from dynamo_entry.engine import hooks
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.settings import Settings
+from dynamo_entry.worker import context as worker_context
 
 
 def write(path, activation_id="a1", **environment):
@@ -23,6 +25,38 @@ def write(path, activation_id="a1", **environment):
 
 def test_an_engine_that_was_never_restored_has_no_context(tmp_path):
     assert context.read(str(tmp_path / "none")) is None
+
+
+def test_a_place_that_is_somebody_elses_is_passed_over(tmp_path, monkeypatch):
+    """The file is in the first one that could be written to."""
+    (tmp_path / "file").touch()
+    places = [str(tmp_path / "file" / "context.json"), str(tmp_path / "c")]
+    monkeypatch.setattr(context, "PATHS", places)
+    assert context.read() is None
+    write(tmp_path / "c")
+    assert context.read().activation_id == "a1"
+    with pytest.raises(NotADirectoryError):
+        context.read(places[0])
+
+
+def test_it_is_written_where_engines_look_for_it(tmp_path, monkeypatch):
+    """Whatever WORK_DIR says, and where the first place cannot be written to."""
+    (tmp_path / "run").touch()  # no directory can be made in there
+    places = [f"{tmp_path}/{name}/dynamo_entry/context.json" for name in ("run", "tmp")]
+    monkeypatch.setattr(context, "PATHS", places)
+    settings = Settings(work_dir=str(tmp_path / "scratch"))
+    written = worker_context.write(settings, "d")
+    assert written.path == places[1]
+    assert context.read().activation_id == written.activation_id
+    worker_context.remove(settings)
+    assert context.read() is None
+
+
+def test_where_no_such_place_can_be_had_it_is_in_the_scratch_directory(tmp_path, monkeypatch):
+    (tmp_path / "run").touch()
+    monkeypatch.setattr(context, "PATHS", [f"{tmp_path}/run/dynamo_entry/context.json"])
+    settings = Settings(work_dir=str(tmp_path / "scratch"))
+    assert worker_context.write(settings, "d").path == f"{tmp_path}/scratch/context.json"
 
 
 def test_changed_is_what_is_new_or_other_here(tmp_path):

@@ -105,3 +105,14 @@ def test_others_cannot_have_an_archive_refused(tmp_path):
     assert own.stat().st_mode & 0o777 == 0o700
     with pytest.raises(RestoreFailed):
         refusals.check(settings, "d1")
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+@pytest.mark.parametrize("kind", ["own", "made", "file"])
+def test_a_directory_in_which_nothing_can_be_remembered_is_known(tmp_path, kind, is_asked):
+    path = tmp_path / "state"
+    if kind == "own":
+        path.mkdir(mode=0o700)
+    elif kind == "file":
+        path.touch()
+    assert refusals.is_usable(str(path) if is_asked else "") == (kind != "file" or not is_asked)

@@ -91,3 +91,30 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused_before_one_is_made(tmp_
     with pytest.raises(CheckpointError, match="no socket can be made there") as caught:
         scratch.work_directory(Settings(work_dir=path))
     assert caught.value.reason == "NoWorkDir"
+
+
+def test_a_place_that_is_read_only_is_passed_over(tmp_path, monkeypatch):
+    """/run may be: there are others."""
+    places = [str(tmp_path / name) for name in ("run", "tmp")]
+    access = os.access
+    monkeypatch.setattr(scratch, "_CANDIDATES", places)
+    monkeypatch.setattr(scratch.os, "access", lambda path, mode: path != places[0] and access(path, mode))
+    assert scratch.work_directory(Settings()) == places[1]
+
+
+@pytest.mark.parametrize("name", [scratch.CONTEXT, scratch.JOURNAL])
+@pytest.mark.parametrize("place", ["candidate", "WORK_DIR", "below WORK_DIR"])
+def test_what_a_restore_left_is_known_wherever_it_is(tmp_path, monkeypatch, name, place):
+    """Without making a directory, or following a link that somebody put there."""
+    candidate, work = tmp_path / "run", tmp_path / "work"
+    places = {
+        "candidate": candidate,
+        "WORK_DIR": work,
+        "below WORK_DIR": work / f"dynamo_entry-{os.geteuid()}",
+    }
+    monkeypatch.setattr(scratch, "_CANDIDATES", [str(candidate)])
+    assert not scratch.has_leftovers(str(work))
+    assert not list(tmp_path.iterdir())
+    places[place].mkdir(parents=True)
+    (places[place] / name).symlink_to("/nowhere")
+    assert scratch.has_leftovers(str(work))

@@ -82,13 +82,30 @@ def is_usable(path: str) -> bool:
     return is_private(path) and os.access(path, os.W_OK)
 
 
-def write_new(path: str, text: str, mode: int = 0o600) -> None:
-    """Put a file at ``path`` in place of what is there. Raises OSError."""
-    partial = f"{path}.new"
+def vacate(path: str) -> None:
+    """Remove the file that is at ``path``, once it is certain that one can be made there. Raises OSError."""
+    remove(path)
+    os.close(os.open(path, NEW_FILE, 0o600))
+    os.unlink(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file, if there is one. Raises OSError."""
     try:
-        os.unlink(partial)
+        os.unlink(path)
     except FileNotFoundError:
         pass
+
+
+def partial_of(path: str) -> str:
+    """Where ``write_new`` writes first."""
+    return f"{path}.new"
+
+
+def write_new(path: str, text: str, mode: int = 0o600) -> None:
+    """Put a file at ``path`` in place of what is there. Raises OSError."""
+    partial = partial_of(path)
+    remove(partial)
     with open(os.open(partial, NEW_FILE, mode), "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     os.rename(partial, path)

@@ -156,6 +156,20 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(value.replace(",", " ").split())
 
 
+def _variables(value: str) -> tuple[str, ...]:
+    names = _names(value)
+    if any("=" in name for name in names):
+        raise ValueError("expected names of variables, without values")
+    return names
+
+
+def _directory_names(value: str) -> tuple[str, ...]:
+    names = tuple(name.rstrip("/") for name in _names(value))
+    if any(not name or "/" in name for name in names):
+        raise ValueError("expected names of directories, not paths")
+    return names
+
+
 def _compression(value: str) -> str:
     kind, _, level = value.partition(":")
     if kind not in ("auto", "none", "planes", "zstd") or (
@@ -285,12 +299,13 @@ VARIABLES: dict[str, Variable] = {
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
     "CAPTURE_PATHS": Variable(_paths, "paths (a:b) on other mounts to include in the filesystem delta"),
     "CACHE_DIRECTORIES": Variable(
-        _names, "names (a,b) of directories to leave out of the filesystem delta: caches that are rebuilt"
+        _directory_names,
+        "names (a,b) of directories to leave out of the filesystem delta: caches that are rebuilt",
     ),
     "REOPEN_PATHS": Variable(
         _paths, "paths (a:b) on volumes that a restored engine finds as they are there, whatever they hold"
     ),
-    "DROP_ENV": Variable(_names, "variables (a,b) to withhold from the engine"),
+    "DROP_ENV": Variable(_variables, "variables (a,b) to withhold from the engine"),
     "STATUS_FILE": Variable(_absolute, "file for the result object"),
     "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, otherwise json"),
     "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "minimum log level"),

@@ -17,7 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dynamo_entry.engine import http
+from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
+from dynamo_entry.scratch import partial_of, vacate, write_new
+
+#: Of files for the engine.
+_READABLE = 0o644
 
 
 class Release(NamedTuple):
@@ -111,7 +116,8 @@ class Handshake:
     @property
     def files(self) -> tuple[str, ...]:
         """What the two leave for each other: none of it travels."""
-        return tuple(map(self._path, (*_NAMES, *map(_partial, _NAMES))))
+        names = [self._path(name) for name in _NAMES]
+        return (*names, *map(partial_of, names))
 
     def facts(self) -> dict[str, dict[str, str]]:
         """What an archive records."""
@@ -188,7 +194,7 @@ class Handshake:
         del argv
         its = environ if self.release.takes_environment else frozen
         port = its.get("DYN_SYSTEM_PORT", "")
-        if not port.isdecimal() or port == "0" or its.get("FAILOVER_LOCK_PATH"):
+        if not is_port(port) or its.get("FAILOVER_LOCK_PATH"):
             return ""
         path = its.get("DYN_SYSTEM_HEALTH_PATH") or "/health"
         url = http.beside_us(its.get("DYN_SYSTEM_HOST", ""), port, f"/{path.lstrip('/')}")
@@ -200,25 +206,11 @@ class Handshake:
     def _clear(self) -> None:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         for name in _NAMES:
-            try:
-                os.unlink(self._path(name))
-            except FileNotFoundError:
-                pass
-        probe = self._path(".writable")
-        with open(probe, "wb"):
-            pass
-        os.unlink(probe)
+            vacate(self._path(name))
 
     def _write(self, name: str, text: str) -> None:
-        """Whole or not at all: the engine polls."""
-        new = self._path(_partial(name))
-        with open(new, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(new, self._path(name))
-
-
-def _partial(name: str) -> str:
-    return f".{name}.new"
+        """Whole or not at all: the engine polls. It may be of another user."""
+        write_new(self._path(name), text, _READABLE)
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:

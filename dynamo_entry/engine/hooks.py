@@ -20,6 +20,8 @@ _LONGEST_S = 0x7FFF_FFFF // 1000
 #: Of what a command says, this much is repeated.
 _SAID_BYTES = 500
 
+_SHELL = "/bin/sh"
+
 _URLS = ("http://", "https://")
 
 #: The container's own, with the loader's variables, which this process was not given.
@@ -97,10 +99,14 @@ def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> No
 
 def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) -> None:
     told = {"DYNAMO_ENTRY_CONTEXT": context["path"]} if context else {}
-    with subprocess.Popen(
-        ["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**_ENVIRONMENT, **told}, start_new_session=True,
-    ) as process:  # fmt: skip
+    try:
+        started = subprocess.Popen(
+            [_SHELL, "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**_ENVIRONMENT, **told}, start_new_session=True,
+        )  # fmt: skip
+    except (FileNotFoundError, PermissionError) as error:
+        raise _failed(f"{name} hook", f"{_SHELL}: {error.strerror}") from None
+    with started as process:
         try:
             said = _last_words(process, limit_s)
         except BaseException as error:

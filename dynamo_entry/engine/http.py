@@ -84,6 +84,11 @@ def is_beside_us(url: str) -> bool:
         return False
 
 
+def is_port(text: str) -> bool:
+    """Whether a server can listen there."""
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
+
+
 def beside_us(host: str, port: int | str, path: str) -> str:
     """The URL of an engine that listens at ``host``: of every interface loopback is one."""
     host = host.strip("[]")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt
 
 
@@ -109,11 +110,6 @@ def find(hook: str) -> Call | None:
         if name in (protocol.sleep, protocol.wake):
             return Call(protocol, int(port or protocol.port), name == protocol.wake)
     return None
-
-
-def is_port(text: str) -> bool:
-    """Whether a server can listen there."""
-    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
 
 
 def is_named(hook: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynamo_entry.engine import http
 from dynamo_entry.errors import Corrupt, NotDumpable, NotReady, SettingsError
+from dynamo_entry.scratch import remove
 
 _POLL_S = 0.1
 
@@ -21,9 +22,7 @@ def remove_stale_signal(path: str) -> None:
     if not path:
         return
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+        remove(path)
     except OSError as error:
         raise _invalid_signal_file(path, error) from None
 

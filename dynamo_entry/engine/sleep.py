@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from dynamo_entry.engine import http, presets
-from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, is_port, option
+from dynamo_entry.engine.http import is_port
+from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, option
 
 _POLL_S = 0.1
 

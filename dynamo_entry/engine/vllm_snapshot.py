@@ -13,7 +13,9 @@ import re
 
 from dynamo_entry.engine import http
 from dynamo_entry.engine.dynamo import is_plain
+from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
+from dynamo_entry.scratch import partial_of, vacate, write_new
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ class Handshake:
     @property
     def files(self) -> tuple[str, ...]:
         """What the two leave for each other: none of it travels."""
-        return self._ready, self._release, _partial(self._release)
+        return self._ready, self._release, partial_of(self._release)
 
     def facts(self) -> dict[str, dict[str, str]]:
         """What an archive records."""
@@ -164,10 +166,7 @@ class Handshake:
         """Tell a paused engine where to listen: as this pod's own command says. Raises OSError, SettingsError."""
         del pids
         host, port = _listener(argv, environ)
-        new = _partial(self._release)
-        with open(new, "w", encoding="utf-8") as file:
-            json.dump({"release": True, "host": host, "port": port}, file)
-        os.rename(new, self._release)
+        write_new(self._release, json.dumps({"release": True, "host": host, "port": port}), 0o644)
 
     def has_reacted(self) -> bool:
         """It says nothing before it serves."""
@@ -189,18 +188,12 @@ class Handshake:
     def _clear(self) -> None:
         for path in (self._ready, self._release):
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with open(path, "wb"):
-                pass
-            os.unlink(path)
+            vacate(path)
 
 
 def _is_plain(path: str) -> bool:
     """Whether a path of a command, or of a shell line, is one that the launcher can know."""
     return is_plain(path) and "$" not in path
-
-
-def _partial(path: str) -> str:
-    return f"{path}.new"
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:
@@ -223,7 +216,7 @@ def _listener(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str | No
         _VARIABLE.sub(lambda found: environ.get(found[1], found[0]), _value(line, option))
         for option in ("--host", "--port")
     )
-    if "$" in host or (port and not port.isdecimal()) or (not port and _value(line, "--config")):
+    if "$" in host or (port and not is_port(port)) or (not port and _value(line, "--config")):
         raise SettingsError(
             f"where vLLM listens cannot be read from its command: --host {host!r}, --port {port!r}",
             hint="give --port, and --host where it is needed, in the command: as numbers, names or variables of the pod",

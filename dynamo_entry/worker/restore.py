@@ -32,6 +32,9 @@ from dynamo_entry.worker.rebuild import Rebuild
 #: A root process that dies of what its new place lacks does so at once.
 _SETTLE_S = 0.1
 
+#: What may each take STALL_TIMEOUT: an engine's reaction, its health, two hooks, READY_URL.
+_SETTLE_STALLS = 5
+
 #: How often a missing archive is looked for again while WAIT lasts.
 _WAIT_POLL_S = 1.0
 
@@ -100,7 +103,9 @@ def run(settings: Settings, channel: Channel) -> None:
                 restoration.apply_delta(phase)
             with rebuild.running() as pid:
                 gpu.thaw()
-                with channel.phase(Phases.SETTLE, stall_s=4 * settings.stall_timeout + readiness.PROBE_S):
+                with channel.phase(
+                    Phases.SETTLE, stall_s=_SETTLE_STALLS * settings.stall_timeout + readiness.PROBE_S
+                ):
                     restoration.settle(pid)
                 channel.hand_over(restoration.result(pid))
             if archive.near:

@@ -128,3 +128,20 @@ def test_a_worker_that_is_let_go_before_it_has_paused_may_wait_for_ever(tmp_path
 )
 def test_whose_probe_says_nothing_of_a_creation(argv, protocol, does):
     assert handshakes.pauses(argv, protocol) == does
+
+
+@pytest.mark.parametrize("when", ["prepare_creation", "prepare_restore", "let_go"])
+@pytest.mark.parametrize("kind", ["dynamo", "vllm"])
+def test_a_link_that_somebody_put_there_leads_nowhere(tmp_path, kind, when):
+    """The directory may be one that others write to, as /tmp is."""
+    victim, place = tmp_path / "victim", tmp_path / "place"
+    victim.write_text("precious")
+    place.mkdir()
+    ready, release = str(place / "ready"), str(place / "release")
+    handshake = dynamo.Handshake(str(place)) if kind == "dynamo" else vllm_snapshot.Handshake(ready, release)
+    for name in handshake.files:
+        (place / name).symlink_to(victim)
+    arguments = ({}, ["vllm", "serve"], ()) if when == "let_go" else ()
+    getattr(handshake, when)(*arguments)
+    assert victim.read_text() == "precious"
+    assert not victim.is_symlink()

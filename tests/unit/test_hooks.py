@@ -46,6 +46,13 @@ def test_what_a_hook_leaves_in_the_background_is_not_waited_for(tmp_path):
     assert time.monotonic() - began < 20
 
 
+def test_an_image_without_a_shell_has_no_commands(monkeypatch):
+    monkeypatch.setattr(hooks, "_SHELL", "/nowhere/sh")
+    with pytest.raises(CheckpointError, match="/nowhere/sh: No such file") as caught:
+        hooks.call("PRE_DUMP", "true", 5)
+    assert caught.value.reason == "HookFailed"
+
+
 def test_a_hook_that_fails_is_told_with_its_last_words():
     with pytest.raises(CheckpointError, match=r"(?s)exit code 3: .*the end") as caught:
         hooks.call("PRE_DUMP", "yes | head -c 1000000; echo the end; sleep 60 & exit 3", 30)

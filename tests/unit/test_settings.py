@@ -155,3 +155,16 @@ def test_a_path_is_read_as_everybody_else_writes_it(given, read_as):
 def test_a_path_that_leads_up_is_refused(name):
     with pytest.raises(SettingsError, match="without"):
         settings(**{name: "/a/../b"})
+
+
+def test_a_directory_name_may_end_with_a_slash():
+    assert settings(CACHE_DIRECTORIES="__pycache__/,.cache").cache_directories == ("__pycache__", ".cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("CACHE_DIRECTORIES", "/root/.cache"), ("CACHE_DIRECTORIES", "a/b"), ("DROP_ENV", "TOKEN=x")],
+)
+def test_what_would_match_nothing_is_refused(name, value):
+    with pytest.raises(SettingsError, match=name):
+        settings(**{name: value})

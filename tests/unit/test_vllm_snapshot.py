@@ -144,6 +144,8 @@ def test_a_replica_listens_where_its_own_command_says(handshake, command, marker
     [
         ["sh", "-c", "vllm serve m --port $PORT"],
         ["sh", "-c", "vllm serve m --host ${POD_IP"],
+        ["vllm", "serve", "m", "--port", "65536"],
+        ["vllm", "serve", "m", "--port", "9" * 5000],
         ["vllm", "serve", "m", "--config", "c.yaml"],
         ["python3", "-m", "vllm.snapshot.server", "--ready-file", "/r", "--release-file", "/l", "--", "m", "--port", "$(p)"],
     ],

@@ -100,8 +100,8 @@ def beside_us(host: str, port: int | str, path: str) -> str:
 def _answer(
     url: str, method: str, body: bytes | None, headers: dict[str, str], limit_s: float
 ) -> HTTPResponse:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url!r} is not an http:// or https:// URL")
+    if not is_valid(url):
+        raise ValueError(f"{url!r:.200} is not a valid http:// or https:// URL")
     import http.client  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415

@@ -111,10 +111,13 @@ class Channel:
         self.limit(0)
         with suppress(CalledOff):
             self.send(Began(name, stall_s=stall_s))
+        phase = Phase(self, name)
         try:
             yield
         finally:
             self.phase_name = counts
+            self.seconds[name] = round(phase.seconds, 3)
+            self.log.info(name, seconds=self.seconds[name])
 
     def _left_s(self) -> float:
         """Until the deadline; 0: there is none."""

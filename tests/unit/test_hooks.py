@@ -132,3 +132,11 @@ def test_an_answer_without_an_end_is_not_kept(says, monkeypatch):
     monkeypatch.setattr(http, "LIMIT_BYTES", 1 << 20)
     with pytest.raises(OSError, match="more than 1 MiB"):
         http.ask(says(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (3 << 20)), method="GET", limit_s=5)
+
+
+@pytest.mark.parametrize("url", [*NO_URLS, "file:///etc/passwd", ""])
+def test_what_is_not_a_url_is_never_answered(url):
+    """An archive may record one."""
+    assert not http.answers(url, limit_s=1)
+    with pytest.raises(ValueError, match="not a valid"):
+        http.ask(url, method="GET", limit_s=1)

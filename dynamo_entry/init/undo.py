@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dynamo_entry.init import signals, tree
+from dynamo_entry.init import signals
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker
@@ -14,6 +14,9 @@ from dynamo_entry.scratch import has_leftovers
 #: What it may take at most, and from when on somebody has asked for the end.
 LIMIT_S = 60.0
 CALLED_OFF_S = 3.0
+
+#: Until a worker that was killed is gone.
+_DYING_S = 1.0
 
 
 def start_cold(supervisor: Supervisor, failure: Result) -> int:
@@ -54,7 +57,6 @@ def take_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S)
     number = _wait(supervisor, worker, held, time.monotonic() + limit_s)
     supervisor.loop.stop_listening()
     worker.close()
-    tree.kill_all()
     if not worker.result or worker.result.result != Outcomes.UNDONE:
         message = worker.result.message if worker.result else "the worker did not end in time"
         supervisor.log.warning("filesystem delta not undone", message=message)
@@ -62,9 +64,10 @@ def take_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S)
 
 
 def _wait(supervisor: Supervisor, worker: Worker, held: list[int], deadline: float) -> int:
-    """Until the worker has ended, or time is over: a request to end leaves it a part of that."""
-    asked = 0
-    while not isinstance(event := supervisor.loop.next(deadline), Silent):
+    """Until the worker has ended, by force when time is over: a request to end leaves it a part of that."""
+    asked, is_killed = 0, False
+    while True:
+        event = supervisor.loop.next(deadline)
         if isinstance(event, Signalled):
             held.append(event.number)
             if event.number in signals.TERMINATING and not asked:
@@ -73,5 +76,9 @@ def _wait(supervisor: Supervisor, worker: Worker, held: list[int], deadline: flo
         elif isinstance(event, Said):
             worker.heard(event.message)
         elif isinstance(event, Ended) and event.pid == worker.pid:
-            break
-    return asked
+            return asked
+        elif isinstance(event, Silent) and is_killed:
+            return asked  # stuck in the kernel
+        elif isinstance(event, Silent):
+            worker.kill()
+            is_killed, deadline = True, time.monotonic() + _DYING_S

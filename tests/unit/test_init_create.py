@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from given_events import GivenEvents
 
 from dynamo_entry.init import create
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
@@ -11,18 +12,6 @@ from dynamo_entry.init.signals import signal
 from dynamo_entry.protocol import Result
 
 TERM, USR1 = Signalled(signal.SIGTERM), Signalled(signal.SIGUSR1)
-
-
-class Loop:
-    def __init__(self, events):
-        self.events = list(events)
-        self.waited = []
-
-    def listen(self, _): ...
-
-    def next(self, deadline):
-        self.waited.append(deadline - time.monotonic())
-        return self.events.pop(0)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +24,7 @@ class Loop:
     ],
 )
 def test_a_request_to_end_is_not_kept_waiting(events, is_short):
-    loop = Loop(events)
+    loop = GivenEvents(*events)
     engine = SimpleNamespace(events=-1)
     creation = create._Creation(SimpleNamespace(loop=loop, engine_pid=9), engine)
     helper = SimpleNamespace(pid=7, deadline=time.monotonic() + 65, heard=lambda _: None)

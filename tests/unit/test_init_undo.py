@@ -1,9 +1,9 @@
 """PID 1 has a restore taken back: a request to end shortens that, and does not break it off."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
+from given_events import GivenEvents
 
 from dynamo_entry.init import undo
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
@@ -12,37 +12,22 @@ from dynamo_entry.protocol import Result
 from dynamo_entry.settings import Settings
 
 
-class Loop:
-    """Events that are given, each with the seconds that are left at most when it is waited for."""
-
-    def __init__(self, *events):
-        self.events = list(events)
-        self.waited = []
-
-    def listen(self, _): ...
-
-    def stop_listening(self): ...
-
-    def next(self, deadline):
-        self.waited.append(deadline - time.monotonic())
-        return self.events.pop(0)
-
-
 @pytest.fixture
 def take_back(monkeypatch):
-    monkeypatch.setattr(undo.tree, "kill_all", lambda: None)
+    killed = []
 
     def run(*events, limit_s=undo.LIMIT_S):
         worker = SimpleNamespace(
-            pid=7, events=-1, result=None, close=lambda: None,
+            pid=7, events=-1, result=None, close=lambda: None, kill=lambda: killed.append(7),
             heard=lambda message: setattr(worker, "result", message),
         )  # fmt: skip
         monkeypatch.setattr(undo, "Worker", lambda *_: worker)
-        warnings, held, loop = [], [], Loop(*events)
+        warnings, held, loop = [], [], GivenEvents(*events)
         log = SimpleNamespace(warning=lambda event, **fields: warnings.append((event, fields)))
         supervisor = SimpleNamespace(loop=loop, settings=Settings(), log=log)
         return undo.take_back(supervisor, held, limit_s), held, warnings, loop
 
+    run.killed = killed
     return run
 
 
@@ -51,6 +36,7 @@ DONE = (Said(Result("undone", "start")), Ended(7, 0))
 
 def test_it_is_done_to_its_end(take_back):
     assert take_back(*DONE)[:3] == (0, [], [])
+    assert not take_back.killed
 
 
 def test_a_request_to_end_waits_for_it_as_long_as_a_pod_has_time(take_back):
@@ -65,5 +51,10 @@ def test_a_request_to_end_waits_for_it_as_long_as_a_pod_has_time(take_back):
 
 
 def test_what_takes_too_long_is_said(take_back):
-    number, _, [(event, _)], _ = take_back(Signalled(signal.SIGTERM), Silent())
+    number, _, [(event, _)], _ = take_back(Signalled(signal.SIGTERM), Silent(), Ended(7, 137))
     assert (number, event) == (signal.SIGTERM, "filesystem delta not undone")
+    assert take_back.killed == [7]
+
+
+def test_what_cannot_even_be_killed_is_left(take_back):
+    assert take_back(Silent(), Silent())[0] == 0

@@ -62,9 +62,9 @@ class Handover:
         """CRIU has sent everything: take what is left of it. ``huge``: pid → mappings to let go of. Raises OSError."""
         while self._connection is not None and not self._is_finished:
             self._is_finished = not self._take(self._connection)
-        for pid, areas in huge.items():
-            for start, end in areas:
-                userfault.unregister(self.descriptors[pid], start, end)
+        for pid, descriptor in self.descriptors.items():
+            for start, end in huge.get(pid, ()):
+                userfault.unregister(descriptor, start, end)
 
     def close(self) -> None:
         """What is not filled by now reads as zeros; the tasks' memory is like any other again."""

@@ -15,7 +15,7 @@ from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Task
 from dynamo_entry.fill.values import PAGE
-from dynamo_entry.linux import userfault
+from dynamo_entry.linux import huge_pages, userfault
 
 PAGES = 64
 SIZE = PAGES * PAGE
@@ -151,13 +151,26 @@ def test_a_task_that_ended_meanwhile_is_a_failure_that_says_where(handover, subj
         write(handover, subject, Piece(0, SIZE, subject.address))
 
 
+@pytest.mark.parametrize(
+    ("setting", "everywhere"),
+    [("[always] madvise never", True), ("always [madvise] never", False), (None, False)],
+)
+def test_huge_pages_are_made_everywhere_where_the_kernel_is_set_to(
+    monkeypatch, tmp_path, setting, everywhere
+):
+    if setting:
+        (tmp_path / "enabled").write_text(f"{setting}\n")
+    monkeypatch.setattr(huge_pages, "_SETTING", str(tmp_path / "enabled"))
+    assert huge_pages.are_made_everywhere() == everywhere
+
+
 @pytest.mark.parametrize("said", [b"", b"\1\0", struct.pack("=i", 1000), struct.pack("=i", -5)])
 def test_a_criu_that_breaks_off_is_waited_for_no_longer(handover, tmp_path, said):
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"{tmp_path}/{lazy_pages.SOCKET}")
         handle(handover)
         connection.send(said)
-    handover.finish({})
+    handover.finish({1000: [(0, PAGE)]})
     assert handover.watched == []
 
 

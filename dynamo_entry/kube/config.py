@@ -36,6 +36,12 @@ class Remote(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
+class NodeCache(_Section, frozen=True):
+    """A directory of the node that restoring pods share."""
+
+    host_path: str = ""
+
+
 class Storage(_Section, frozen=True):
     """Where archives are kept."""
 
@@ -47,6 +53,7 @@ class Storage(_Section, frozen=True):
     azure: Remote = Remote()
     fsspec: Remote = Remote()
     isolate_namespaces: bool = True
+    node_cache: NodeCache = NodeCache()
     key_secret_ref: str = ""
     sign_key_secret_ref: str = ""
     verify_key_secret_ref: str = ""

@@ -14,6 +14,12 @@ Object = dict[str, Any]
 #: Where workers see the node agent's copies.
 CACHE_PATH = "/var/cache/dynamo-checkpoint"
 
+#: What the restoring pods of a node share: all that they do not write themselves is verified (docs/storage.md).
+_NODE_CACHE_PATH = "/var/cache/dynamo-checkpoint-shared"
+
+#: Volumes that say nothing about the storage.
+ON_THE_NODE = frozenset(("checkpoint-cache", "checkpoint-node-cache"))
+
 _DOCKER_PATH = "/var/run/dynamo-checkpoint/docker"
 _CA_PATH = "/var/run/dynamo-checkpoint/ca"
 _CREDENTIALS_PATH = "/var/run/dynamo-checkpoint/credentials"
@@ -154,11 +160,11 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
         mount("checkpoint-storage", config.storage.pvc.base_path, claim, read_only=not creates)
     elif config.agent.enabled and config.agent.cache.enabled and not creates:
         settings["PATH"] = f"{CACHE_PATH}/{hash_}.tar"
-        # The copies of that namespace alone. DirectoryOrCreate: on a node without an agent the pod starts as well.
-        inner = f"/{namespace}" if config.storage.is_isolated else ""
-        path = f"{config.agent.cache.host_path.rstrip('/')}{inner}"
-        directory: Object = {"hostPath": {"path": path, "type": "DirectoryOrCreate"}}
-        mount("checkpoint-cache", CACHE_PATH, directory)
+        mount("checkpoint-cache", CACHE_PATH, _on_the_node(config, config.agent.cache.host_path, namespace))
+    if config.storage.type != "pvc" and config.storage.node_cache.host_path and not creates:
+        settings["NODE_CACHE_DIR"] = _NODE_CACHE_PATH
+        shared = _on_the_node(config, config.storage.node_cache.host_path, namespace)
+        mount("checkpoint-node-cache", _NODE_CACHE_PATH, shared, read_only=False)
     if config.storage.type == "s3":
         env += _aws(config.storage.s3, creates=creates)
     if config.storage.type == "oci" and (login := _credentials(config.storage.oci, creates=creates)):
@@ -184,6 +190,12 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
         settings["CA_FILE"] = f"{_CA_PATH}/ca.crt"
     ours = [{"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in settings.items()]
     return Wiring(where, (*ours, *env), tuple(volumes), tuple(mounts))
+
+
+def _on_the_node(config: Config, path: str, namespace: str) -> Object:
+    """What is of that namespace alone. DirectoryOrCreate: on a node where nothing made it the pod starts as well."""
+    inner = f"/{namespace}" if config.storage.is_isolated else ""
+    return {"hostPath": {"path": f"{path.rstrip('/')}{inner}", "type": "DirectoryOrCreate"}}
 
 
 def _credentials(remote: Remote, *, creates: bool) -> str:

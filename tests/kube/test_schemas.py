@@ -28,7 +28,7 @@ CHART_MODES = {
     "secrets": """
 checkpoint:
   enabled: true
-  storage: {type: s3, caSecretRef: ca, keySecretRef: key, isolateNamespaces: true, s3: {uri: s3://b, endpointUrl: https://minio}}
+  storage: {type: s3, caSecretRef: ca, keySecretRef: key, isolateNamespaces: true, nodeCache: {hostPath: /var/cache/x}, s3: {uri: s3://b, endpointUrl: https://minio}}
 """,
     "a claim of the chart's": "checkpoint: {enabled: true, storage: {pvc: {create: true, storageClassName: nfs, allowReadWriteOnce: true}}}",
     "openshift": "checkpoint: {enabled: true, dryRun: false, probe: false, security: {openshift: true, profile: none}}",

@@ -86,6 +86,27 @@ def test_claims_are_shared_within_a_namespace_only():
     assert storage.key(SHARED, HASH, "a") == storage.key(SHARED, HASH, "b")
 
 
+@pytest.mark.parametrize(("isolates", "path"), [("true", "/var/cache/node/n"), ("false", "/var/cache/node")])
+def test_restoring_pods_of_a_namespace_share_a_directory(isolates, path):
+    """Which they write to; nobody else gets it, nor a pod whose archive is on a claim."""
+    text = "storage: {{type: {}, isolateNamespaces: {}, nodeCache: {{hostPath: /var/cache/node/}}, s3: {{uri: 's3://b'}}}}"
+    settings = config.parse(text.format("s3", isolates))
+    wired = storage.wiring(settings, HASH, "n", creates=False)
+    (volume,) = (one for one in wired.volumes if one["name"] == "checkpoint-node-cache")
+    assert volume["hostPath"] == {"path": path, "type": "DirectoryOrCreate"}
+    (mount,) = (one for one in wired.mounts if one["name"] == "checkpoint-node-cache")
+    assert not mount.get("readOnly")
+    env = {one["name"]: one.get("value") for one in wired.env}
+    assert env["DYNAMO_CHECKPOINT_NODE_CACHE_DIR"] == mount["mountPath"]
+    others = [
+        storage.wiring(settings, HASH, "n", creates=True).volumes,
+        storage.wiring(config.parse(text.format("pvc", isolates)), HASH, "n", creates=False).volumes,
+        storage.wiring(S3, HASH, "n", creates=False).volumes,
+        jobs.probe(settings, checkpoint(), HASH)["spec"]["template"]["spec"]["volumes"],
+    ]
+    assert not any(one["name"] == "checkpoint-node-cache" for volumes in others for one in volumes)
+
+
 @pytest.mark.parametrize(
     ("settings", "path"),
     [(S3, "/var/lib/dynamo-checkpoint/cache/n"), (SHARED, "/var/lib/dynamo-checkpoint/cache")],

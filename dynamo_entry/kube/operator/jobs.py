@@ -207,11 +207,10 @@ def _helper(
     config: Config, checkpoint: Object, hash_: str, kind: str, argv: list[str], *, creates: bool
 ) -> Object:
     wired = storage.wiring(config, hash_, checkpoint["metadata"]["namespace"], creates=creates)
-    # A copy on the node says nothing about the storage.
     pairs = [
         pair
         for pair in zip(wired.volumes, wired.mounts, strict=True)
-        if pair[0]["name"] != "checkpoint-cache"
+        if pair[0]["name"] not in storage.ON_THE_NODE
     ]
     context: Object = {
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -119,6 +120,11 @@ class Rgw:
     def collect_garbage(self) -> None:
         """Free what was deleted; by itself the gateway does so hours later."""
         self._run("radosgw-admin", *self._conf, "gc", "process", "--include-all")
+
+    def sent_bytes(self) -> int:
+        """Of objects, since its start."""
+        socket = self.root / "client.rgw.a.asok"
+        return json.loads(self._run("ceph", "--admin-daemon", socket, "perf", "dump"))["rgw"]["get_b"]
 
     def add_user(self, name: str, access_key: str, secret_key: str) -> None:
         """A user who may do nothing until a bucket's policy says so."""

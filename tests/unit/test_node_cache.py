@@ -388,6 +388,26 @@ def test_who_may_only_read_cannot_keep_others_waiting(directory, data, streams):
         os.waitpid(pid, 0)
 
 
+def test_who_holds_a_lease_cannot_keep_others_waiting(directory, data, streams):
+    """The kernel lets whoever opens such a file wait for 45 s, unless it says otherwise."""
+    restore(directory, data, streams)
+
+    def hold():
+        global held  # noqa: PLW0603 - until the process ends
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        held = os.open(only_file(directory), os.O_RDWR)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    pid = in_a_child(hold)
+    try:
+        with reader(directory, data) as archive:
+            assert read(archive) == streams
+            assert "temporarily unavailable" in archive.near.report()["trouble"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def test_a_store_that_fails_lets_the_next_one_try(directory, data, streams):
     class Failing(RemoteStore):
         def read_range(self, offset, length):
@@ -409,6 +429,16 @@ def test_a_full_disk_fails_nobody(directory, data, streams, monkeypatch):
         assert read(archive) == streams
         assert "No space left" in archive.near.report()["trouble"]
     assert not any(only_file(directory).read_bytes())
+
+
+def test_a_file_system_without_locks_is_of_no_use(directory, data, streams, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with reader(directory, data) as archive:
+        assert read(archive) == streams
+        assert "No locks available" in archive.near.report()["trouble"]
 
 
 def test_a_part_of_the_disk_stays_free(directory, data, streams, monkeypatch):

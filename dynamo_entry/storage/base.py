@@ -46,8 +46,8 @@ class Neighbour(NamedTuple):
     version: str = ""
 
 
-#: For stores that answer requests: two chunks of 4 MiB, with their headers and seals.
-REQUEST_BYTES = (8 << 20) + (64 << 10)
+#: For stores that answer requests: two chunks of 4 MiB, with their headers and seals, rounded up to blocks of a node's cache.
+REQUEST_BYTES = (8 << 20) + (512 << 10)
 
 
 class Store(ABC):

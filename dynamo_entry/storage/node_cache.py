@@ -11,14 +11,14 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Store
-from dynamo_entry.storage.shared_file import BLOCK_BYTES, NAME, SharedFile, file_name
+from dynamo_entry.storage.shared_file import BLOCK_BYTES, NAME, SharedFile, file_name, runs
 
 #: Of the file system stays free. A kubelet begins to remove images when less than 15 % is.
 _FREE_SHARE = 0.2
@@ -29,8 +29,11 @@ _KEPT_S = 24 * 3600
 #: Of a directory that others may fill with names, no more is looked at; nor are more of their files opened.
 _MOST_NAMES, _MOST_FILES = 1000, 8
 
-#: How often whoever waits looks, growing, and how often at what else the directory holds.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _LOOK_S = 0.002, 0.03, 0.2
+#: How often whoever waits looks, growing; how often for what nobody brings in any more, and for other users' files.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _CLAIM_S, _LOOK_S = 0.002, 0.02, 0.1, 0.2
+
+#: Idle ones: the store has as many of its own as it reads at once.
+_KEPT_BUFFERS = 2
 
 #: So often the file may be wrong before it is not asked any more.
 _MOST_WRONG = 3
@@ -55,7 +58,7 @@ class NodeCache:
         self._size = size
         self._name = file_name(digest)
         self._patience_s = patience_s
-        self._buffers = Buffers(REQUEST_BYTES, keep=store.parallel_reads)
+        self._buffers = Buffers(REQUEST_BYTES, keep=_KEPT_BUFFERS)
         self._directory = -1
         self._own: SharedFile | None = None
         self._others: dict[str, SharedFile] = {}
@@ -126,14 +129,17 @@ class NodeCache:
         end = offset + length
         missing = list(range(offset // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1))
         pieces: list[_Piece] = []
-        deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+        began = claimed_at = time.monotonic()
+        deadline, pause = began + self._patience_s, _FIRST_PAUSE_S
         while missing:
             pieces += self._kept(missing, offset, end)
             missing = _without(missing, pieces)
-            pieces += self._brought(missing, offset, end)
-            missing = _without(missing, pieces)
+            if claimed_at == began or time.monotonic() > claimed_at + _CLAIM_S:
+                pieces += self._brought(missing, offset, end)
+                missing = _without(missing, pieces)
+                claimed_at = time.monotonic()
             if missing and not self._has_patience(deadline):
-                pieces += [self._asked(run, offset, end) for run in _runs(missing)]
+                pieces += [self._asked(run, offset, end) for run in runs(missing)]
                 break
             if missing:
                 self._closing.wait(pause)
@@ -150,7 +156,7 @@ class NodeCache:
         for file in self._files():
             if not missing:
                 return
-            for run in _runs(file.marked(missing)):
+            for run in runs(file.marked(missing)):
                 start, stop = _cut(run, offset, end)
                 view = self._buffer(stop - start)
                 if file.read(view, start):
@@ -162,16 +168,17 @@ class NodeCache:
         """What nobody else brings in, from the store."""
         if not missing or self._has_found_more():
             return
-        idle = [number for number in missing if not any(file.is_busy(number) for file in self._files())]
+        busy = {number for file in self._files() for number in file.busy(missing)}
+        idle = [number for number in missing if number not in busy]
         own = self._own
         if own is not None and not _has_room(self._directory, len(idle) * BLOCK_BYTES):
             own, self._trouble = None, f"less than {_FREE_SHARE:.0%} of its file system is free"
         if own is None:
-            for run in _runs(idle):
+            for run in runs(idle):
                 yield self._asked(run, offset, end)
             return
         with own.claimed(idle) as claimed:
-            for run in _runs(claimed):
+            for run in runs(_rounded(claimed, missing)):
                 begin, length = _whole(run, self._size)
                 data = memoryview(self._direct(begin, length))
                 self._keep(own, run[0], data)
@@ -263,19 +270,6 @@ def _make_room(directory: int, own: str, more: int) -> None:
             os.unlink(name, dir_fd=directory)
 
 
-def _runs(blocks: Iterable[int]) -> Iterator[range]:
-    """Rising numbers, as runs of neighbours."""
-    first = last = -1
-    for number in blocks:
-        if number != last + 1 or first < 0:
-            if first >= 0:
-                yield range(first, last + 1)
-            first = number
-        last = number
-    if first >= 0:
-        yield range(first, last + 1)
-
-
 def _whole(run: range, size: int) -> tuple[int, int]:
     """Offset and length of blocks; the last one of an archive is shorter."""
     start = run[0] * BLOCK_BYTES
@@ -285,6 +279,12 @@ def _whole(run: range, size: int) -> tuple[int, int]:
 def _cut(run: range, offset: int, end: int) -> tuple[int, int]:
     """From where to where blocks are wanted."""
     return max(offset, run[0] * BLOCK_BYTES), min(end, (run[-1] + 1) * BLOCK_BYTES)
+
+
+def _rounded(claimed: list[int], missing: list[int]) -> list[int]:
+    """With neighbours that others bring in: a block read twice costs less than to wait for it, or than a read more."""
+    near = {number + step for number in claimed for step in (-1, 0, 1)}
+    return [number for number in missing if number in near]
 
 
 def _without(blocks: list[int], pieces: list[_Piece]) -> list[int]:

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-#: Small beside what a restore reads at a time, so that little is read that only others want.
-BLOCK_BYTES = 1 << 20
+#: Small beside what a restore reads at a time: what it reads is rounded up to blocks.
+BLOCK_BYTES = 256 << 10
 
 #: An archive's digest, the user whose file it is and who alone may write to it, and the version of this layout.
 NAME = re.compile(r"[0-9a-f]{64}\.(0|[1-9][0-9]{0,9})\.v1")
@@ -93,9 +93,14 @@ class SharedFile:
             view, offset = view[count:], offset + count
         return True
 
-    def is_busy(self, number: int) -> bool:
-        """Whether somebody brings this block in."""
-        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, number, 1, 0)
+    def busy(self, blocks: Sequence[int]) -> list[int]:
+        """Which of these rising numbers somebody brings in."""
+        if not blocks or not self._is_busy(blocks[0], blocks[-1] + 1 - blocks[0]):
+            return []
+        return [number for number in blocks if self._is_busy(number, 1)]
+
+    def _is_busy(self, first: int, count: int) -> bool:
+        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, first, count, 0)
         kind: int = struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, asked))[0]
         return kind != fcntl.F_UNLCK
 
@@ -105,7 +110,7 @@ class SharedFile:
         # Locks are an open file's: one of its own tells our threads apart, too.
         descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
         try:
-            locked = [number for number in blocks if _is_locked(descriptor, number)]
+            locked = [number for run in runs(blocks) for number in _locked(descriptor, run)]
             there = self.marked(locked) if locked else []
             yield [number for number in locked if number not in there]
         finally:
@@ -148,11 +153,30 @@ def _open_or_make(directory: int, name: str) -> int:
     return os.open(name, os.O_RDWR | _SAFELY, dir_fd=directory)
 
 
-def _is_locked(descriptor: int, number: int) -> bool:
+def _locked(descriptor: int, run: range) -> list[int]:
+    """Those of neighbouring blocks that nobody else has locked."""
+    if _is_locked(descriptor, run[0], len(run)):
+        return list(run)
+    return [number for number in run if _is_locked(descriptor, number, 1)]
+
+
+def _is_locked(descriptor: int, first: int, count: int) -> bool:
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
     try:
-        fcntl.fcntl(
-            descriptor, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-        )
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, asked)
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def runs(blocks: Iterable[int]) -> Iterator[range]:
+    """Rising numbers, as runs of neighbours."""
+    first = last = -1
+    for number in blocks:
+        if number != last + 1 or first < 0:
+            if first >= 0:
+                yield range(first, last + 1)
+            first = number
+        last = number
+    if first >= 0:
+        yield range(first, last + 1)

@@ -28,7 +28,7 @@ def kubelet(address: str) -> dict[str, Any]:
         "cgroupDriver": "cgroupfs", "failSwapOn": False, "oomScoreAdj": 0, "makeIPTablesUtilChains": False,
         "featureGates": {"ProcMountType": True}, "resolvConf": "", "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
         # The machine is shared: neither its disk nor its memory is the node's alone.
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "200Mi", "imagefs.available": "200Mi"},
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
     }  # fmt: skip
 

@@ -149,7 +149,7 @@ def test_every_build_argument_exists():
 
 def test_the_image_from_source_takes_the_arguments_that_the_quick_start_says():
     lacks = arguments("Containerfile") - arguments("Containerfile.source") - {"BUILDER", "IMAGE_ID"}
-    assert lacks == {"STORES", "SNAPSHOT", "CRIU_VERSION"}
+    assert lacks == {"STORES", "SNAPSHOT"}
 
 
 def test_every_argument_of_an_image_has_a_default():

@@ -1,4 +1,4 @@
-"""``dynamo-entryctl``: the tool for people. One module a verb."""
+"""``dynamo-entryctl``: the tool for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from dynamo_entry.ctl import doctor, extract, inspect, prune, verify
+from dynamo_entry.ctl import archives, doctor, inspect
 from dynamo_entry.errors import CheckpointError
 
 app = typer.Typer(
@@ -17,8 +17,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (inspect, verify, extract, prune, doctor):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+for name, verb in (
+    ("inspect", inspect.command), ("verify", archives.verify), ("extract", archives.extract),
+    ("prune", archives.prune), ("doctor", doctor.command),
+):  # fmt: skip
+    app.command(name)(verb)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
-from dynamo_entry.report.lines import timestamp
+from dynamo_entry.report import timestamp
 from dynamo_entry.scratch import private_directory, write_new
 from dynamo_entry.settings import Settings
 

@@ -9,7 +9,7 @@ from dynamo_entry.init import process, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind
-from dynamo_entry.report.lines import Log
+from dynamo_entry.report import Log
 from dynamo_entry.scratch import has_leftovers
 from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Reading, read, unknown_variables
 

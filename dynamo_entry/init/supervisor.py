@@ -10,7 +10,7 @@ from dynamo_entry.init.engine import Start, StartFailed, start, uncoerced_locale
 from dynamo_entry.init.loop import Ended, Loop, Signalled, Silent, Stopped
 from dynamo_entry.init.signals import signal
 from dynamo_entry.plan import environment_changes
-from dynamo_entry.report.lines import Log, write_line
+from dynamo_entry.report import Log, write_line, write_result
 from dynamo_entry.settings import TERMINATION_LOG, Settings
 
 TYPE_CHECKING = False
@@ -148,12 +148,10 @@ class Supervisor:
 
     def report(self, result: Result) -> None:
         """Write the result object; a place that cannot be written to is a warning, unless it is the default."""
-        from dynamo_entry.report import status  # noqa: PLC0415 - a plain cold start reports nothing
-
         path = self.settings.status_file
         if path == TERMINATION_LOG and not os.path.exists(path):
             return
         try:
-            status.write(path, {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()})
+            write_result(path, {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()})
         except OSError as error:
             self.log.warning("status not written", path=path, error=error.strerror)

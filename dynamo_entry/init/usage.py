@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynamo_entry import __version__
 from dynamo_entry.init import signals
-from dynamo_entry.report.lines import write_line
+from dynamo_entry.report import write_line
 from dynamo_entry.settings import PREFIX, VARIABLES, Settings
 
 USAGE = """usage: dynamo-entry [--help | --version] [--] COMMAND [ARGUMENT ...]

@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
+from dynamo_entry import report
 from dynamo_entry.errors import CheckpointError
-from dynamo_entry.report import lines
 
 USAGE = """usage: python -m dynamo_entry.kube operator [FILE] | agent [FILE] | probe LOCATION | delete LOCATION HASH
 
@@ -66,7 +66,7 @@ def _delete(_log: Any, location: str, hash_: str) -> None:
 
 
 def _render(_logger: object, level: str, fields: structlog.typing.EventDict) -> str:
-    return lines.render({"level": level, **fields}, lines.resolve_format("auto"))
+    return report.render({"level": level, **fields}, report.resolve_format("auto"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dynamo_entry.errors import CheckpointError, RestoreFailed
 from dynamo_entry.init import process
 from dynamo_entry.linux import capabilities
 from dynamo_entry.protocol import Outcomes, Result, Verbs
-from dynamo_entry.report.lines import Log
+from dynamo_entry.report import Log
 from dynamo_entry.settings import read
 from dynamo_entry.worker.channel import CalledOff, Channel
 

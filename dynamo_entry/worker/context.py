@@ -12,7 +12,7 @@ from dynamo_entry.checks import facts
 from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD
 from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
-from dynamo_entry.report.lines import timestamp
+from dynamo_entry.report import timestamp
 from dynamo_entry.scratch import CONTEXT, is_private, is_usable, work_directory, write_new
 from dynamo_entry.settings import Settings
 

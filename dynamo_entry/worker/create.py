@@ -41,7 +41,7 @@ from dynamo_entry.fill import ranges
 from dynamo_entry.linux import capabilities, io_uring, mounts, proc, sockets, tasks
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
-from dynamo_entry.report.lines import timestamp
+from dynamo_entry.report import timestamp
 from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings

@@ -57,7 +57,7 @@ OURS = {
     "dynamo_entry", "dynamo_entry.errors", "dynamo_entry.init", "dynamo_entry.init.engine",
     "dynamo_entry.init.loop", "dynamo_entry.init.process", "dynamo_entry.init.run", "dynamo_entry.init.signals",
     "dynamo_entry.init.supervisor", "dynamo_entry.init.terminal", "dynamo_entry.init.tree", "dynamo_entry.plan",
-    "dynamo_entry.report", "dynamo_entry.report.lines", "dynamo_entry.settings", "dynamo_entry.value",
+    "dynamo_entry.report", "dynamo_entry.settings", "dynamo_entry.value",
 }  # fmt: skip
 
 #: Writes down what is imported and opened; Python loads it by itself when it is found.

@@ -10,7 +10,7 @@ from dynamo_entry.protocol import Began, decode
 
 SCRIPT = """
 import time
-from dynamo_entry.report.lines import Log
+from dynamo_entry.report import Log
 from dynamo_entry.worker.channel import Channel
 channel = Channel(Log("error", "json"))
 def phases(*names):

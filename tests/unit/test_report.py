@@ -7,25 +7,25 @@ import sys
 
 import pytest
 
-from dynamo_entry.report import lines, status
+from dynamo_entry import report
 
 
 def test_a_json_line_leads_with_time_level_and_event():
-    line = lines.render({"event": "Restored", "level": "info", "pid": 1000, "empty": ""}, "json")
+    line = report.render({"event": "Restored", "level": "info", "pid": 1000, "empty": ""}, "json")
     fields = json.loads(line)
     assert list(fields) == ["ts", "level", "event", "pid"]
     assert fields["event"] == "Restored"
 
 
 def test_a_console_line_quotes_blanks():
-    line = lines.render(
+    line = report.render(
         {"ts": "2026-01-02T03:04:05.678Z", "event": "dump", "seconds": 1.23456, "why": "a b"}, "console"
     )
     assert line == "03:04:05.678 info    dump  seconds=1.23 why='a b'"
 
 
 def test_a_console_line_spells_out_phases():
-    line = lines.render(
+    line = report.render(
         {"ts": "2026-01-02T03:04:05.678Z", "event": "Restored", "seconds": {"open": 0.1}}, "console"
     )
     assert line.endswith("Restored  seconds=(open=0.1)")
@@ -34,7 +34,7 @@ def test_a_console_line_spells_out_phases():
 @pytest.mark.parametrize("descriptor", ["closed", "full"])
 def test_a_log_line_never_blocks_or_fails(descriptor):
     """Standard error that nobody reads, or that is closed, must not stop PID 1."""
-    code = "from dynamo_entry.report.lines import Log\nfor _ in range(2000): Log().info('x' * 100)\nprint('done')"
+    code = "from dynamo_entry.report import Log\nfor _ in range(2000): Log().info('x' * 100)\nprint('done')"
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer) as stderr:
         arguments = {"stderr": stderr} if descriptor == "full" else {"preexec_fn": lambda: os.close(2)}
@@ -60,9 +60,7 @@ select.poll = Poll
 
 def test_a_log_line_never_blocks_because_somebody_else_was_faster():
     """The pipe is the engine's as well, which finds it as it was: blocking."""
-    code = (
-        f"{TOO_LATE}\nfrom dynamo_entry.report.lines import Log\nfor _ in range(2000): Log().info('x' * 100)"
-    )
+    code = f"{TOO_LATE}\nfrom dynamo_entry.report import Log\nfor _ in range(2000): Log().info('x' * 100)"
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer) as stderr:
         subprocess.run([sys.executable, "-c", code], stderr=stderr, timeout=30, check=True)
@@ -72,12 +70,12 @@ def test_a_log_line_never_blocks_because_somebody_else_was_faster():
 def test_a_result_that_nobody_reads_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "status")
     with pytest.raises(OSError, match="No such device or address"):
-        status.write(str(tmp_path / "status"), {"result": "restored"})
+        report.write_result(str(tmp_path / "status"), {"result": "restored"})
 
 
 def test_the_result_object_stays_within_its_limit():
-    data = status.encode({"result": "failed", "phase": "dump", "message": "é" * 10_000})
-    assert len(data) <= status.LIMIT_BYTES
+    data = report.encode({"result": "failed", "phase": "dump", "message": "é" * 10_000})
+    assert len(data) <= report.LIMIT_BYTES
     assert json.loads(data)["result"] == "failed"
     assert json.loads(data)["message"].endswith("…")
 
@@ -86,7 +84,7 @@ def test_the_result_object_is_written_in_place(tmp_path):
     path = tmp_path / "status"
     path.write_text("x" * 5000)
     inode = path.stat().st_ino
-    status.write(str(path), {"result": "restored"})
+    report.write_result(str(path), {"result": "restored"})
     assert json.loads(path.read_text()) == {"v": 1, "result": "restored", "message": ""}
     assert path.stat().st_ino == inode
 
@@ -99,10 +97,10 @@ def test_the_result_object_is_written_in_place(tmp_path):
     ],
 )  # fmt: skip
 def test_a_json_line_is_whole_whatever_it_says(value):
-    line = lines.render(
+    line = report.render(
         {"event": "Falling back to cold start", "reason": "NotFound", "message": value}, "json"
     )
-    assert len(line.encode("utf-8", "backslashreplace")) < lines.PIPE_BUF
+    assert len(line.encode("utf-8", "backslashreplace")) < report.PIPE_BUF
     fields = json.loads(line)
     assert (fields["event"], fields["reason"]) == ("Falling back to cold start", "NotFound")
     assert fields["message"]
@@ -113,7 +111,7 @@ def test_a_json_line_is_whole_whatever_it_says(value):
     "said", ["\x1b[31mred", "a\x85b", "a\u2028b", "a\x7f\x9b2Jb", "\U000e0001", "\udcff", "a\nb"]
 )
 def test_what_others_say_cannot_act_on_a_terminal_or_end_a_line(log_format, said):
-    line = lines.render({"event": "x", "message": said}, log_format)
+    line = report.render({"event": "x", "message": said}, log_format)
     assert line.isprintable()
     if log_format == "json":
         assert json.loads(line)["message"] == said

@@ -4,10 +4,9 @@ import os
 
 import pytest
 
-from dynamo_entry import scratch
+from dynamo_entry import report, scratch
 from dynamo_entry.engine import readiness
 from dynamo_entry.errors import CheckpointError, NotDumpable
-from dynamo_entry.report import status
 from dynamo_entry.settings import Settings
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users")
@@ -75,7 +74,7 @@ def test_a_new_file_takes_the_place_of_a_link(tmp_path, victim, name):
 def test_a_status_is_not_written_through_a_link(tmp_path, victim):
     (tmp_path / "status").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic"):
-        status.write(str(tmp_path / "status"), {"result": "cold"})
+        report.write_result(str(tmp_path / "status"), {"result": "cold"})
 
 
 def test_a_signal_file_is_not_made_through_a_link(tmp_path, victim):

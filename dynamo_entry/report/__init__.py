@@ -1,1 +1,0 @@
-"""What the launcher says: log lines (lines) and the result object (status)."""

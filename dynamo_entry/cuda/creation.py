@@ -14,11 +14,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from dynamo_entry.cuda import abi, facts, recovery
-from dynamo_entry.cuda import processes as processes_cuda
 from dynamo_entry.cuda.abi import Result
 from dynamo_entry.cuda.client import Answer
 from dynamo_entry.cuda.recovery import Pids
-from dynamo_entry.cuda.session import Session
+from dynamo_entry.cuda.session import Session, candidates, leftovers
 from dynamo_entry.errors import DumpFailed, NotDumpable
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Phases
@@ -112,9 +111,9 @@ class Creation:
     def _contexts(self, pids: list[int], processes: dict[int, _Process]) -> list[int]:
         """Processes with a CUDA context that are not known yet. Raises DumpFailed."""
         known = self._contextless.union(processes)
-        candidates = [pid for pid in processes_cuda.candidates(pids) if pid not in known]
-        self._session.join_job(candidates)
-        answers = self._session.each("tid", candidates, DumpFailed, is_fine=_is_without_context)
+        fresh = [pid for pid in candidates(pids) if pid not in known]
+        self._session.join_job(fresh)
+        answers = self._session.each("tid", fresh, DumpFailed, is_fine=_is_without_context)
         return sorted(pid for pid, answer in answers.items() if not answer.code)
 
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
@@ -154,7 +153,7 @@ class Creation:
 
 def _is_without_context(pid: int, answer: Answer) -> bool:
     """A process that uses no CUDA, or is gone by now."""
-    return answer.code in abi.NO_CONTEXT or not processes_cuda.candidates([pid])
+    return answer.code in abi.NO_CONTEXT or not candidates([pid])
 
 
 def _is_uninitialised(_pid: int, answer: Answer) -> bool:
@@ -164,7 +163,7 @@ def _is_uninitialised(_pid: int, answer: Answer) -> bool:
 
 def _refuse_leftovers(pids: list[int], why: str) -> None:
     """What CRIU would fail on without saying so. Raises NotDumpable."""
-    for pid, path in processes_cuda.leftovers(pids):
+    for pid, path in leftovers(pids):
         if path.startswith("/dev/nvidia"):
             hint = (
                 "it was forked from a process that uses CUDA, or only asked what GPUs there are (cuInit, NVML): let "

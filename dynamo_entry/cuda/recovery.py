@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.cuda import abi, failures, processes
+from dynamo_entry.cuda import abi, failures
 from dynamo_entry.cuda.abi import State
-from dynamo_entry.cuda.session import Session
+from dynamo_entry.cuda.session import Session, candidates
 
 Pids = Callable[[], list[int]]
 
@@ -20,11 +20,11 @@ _ROUND_S = 0.05
 
 def recover(session: Session, log: Any, pids: Pids) -> None:
     """Give processes their GPU back that somebody else left locked."""
-    candidates = processes.candidates(pids())
-    session.join_job(candidates)
-    answers = session.ask("state", candidates)
+    asked = candidates(pids())
+    session.join_job(asked)
+    answers = session.ask("state", asked)
     without = {pid for pid, answer in answers.items() if answer.code in abi.NO_CONTEXT}
-    give_back(session, log, pids, set(candidates) - without)
+    give_back(session, log, pids, set(asked) - without)
 
 
 def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> None:
@@ -52,7 +52,7 @@ def _thaw(session: Session, pids: list[int]) -> str:
     deadline = time.monotonic() + session.limit_s("lock")
     while rounds_left > 0 or time.monotonic() < deadline:
         rounds_left -= 1
-        waiting = [pid for pid in waiting if processes.candidates([pid])]
+        waiting = [pid for pid in waiting if candidates([pid])]
         states = session.states(waiting)
         if lost := [pid for pid, state in states.items() if state == State.FAILED]:
             return f"the CUDA state of process {lost[0]} is FAILED"

@@ -1,14 +1,15 @@
-"""The helper with the limits of one creation or restore: what both sequences do with it."""
+"""The helper with the limits of one creation or restore, and the processes that it is asked about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dynamo_entry.cuda import facts, failures, processes
+from dynamo_entry.cuda import facts, failures
 from dynamo_entry.cuda.abi import Result, State
 from dynamo_entry.cuda.client import Answer, Helper, Unanswered
 from dynamo_entry.errors import CheckpointError
+from dynamo_entry.linux import proc
 
 #: Of one checkpoint or restore: far beyond what was ever reported (10 minutes for 290 GiB).
 _FIXED_LIMIT_S = 60
@@ -21,6 +22,21 @@ LOCK_LIMIT_S = 30
 _QUICK_LIMIT_S = 15
 
 _QUICK = ("tid", "state", "unlock")
+
+#: Device nodes that CRIU cannot dump: of GPUs, of GDRCopy, of RDMA.
+_DEVICES = ("/dev/nvidia", "/dev/gdrdrv", "/dev/infiniband/")
+
+_JOB_FILE = b"CUDA_CHECKPOINT_JOB_FILE="
+
+
+def candidates(pids: Iterable[int]) -> list[int]:
+    """Those that may have something for the driver to checkpoint: they have loaded it, or hold a GPU."""
+    return [pid for pid in pids if any(map(_is_of_driver, proc.mapped_files([pid]))) or _held(pid)]
+
+
+def leftovers(pids: Iterable[int]) -> list[tuple[int, str]]:
+    """(pid, device node) of descriptors and mappings that are left although every context is checkpointed."""
+    return [(pid, path) for pid in pids for path in _held(pid)]
 
 
 class Session:
@@ -60,7 +76,7 @@ class Session:
 
     def join_job(self, pids: Iterable[int]) -> None:
         """Take over the job file of whichever process has one."""
-        self.job_file = self.job_file or next(filter(None, map(processes.job_file, pids)), "")
+        self.job_file = self.job_file or next(filter(None, map(_job_file, pids)), "")
 
     def limit_s(self, action: str) -> float:
         """How long one call may take."""
@@ -167,3 +183,24 @@ class Session:
 
 def _raised(error: type[CheckpointError], failure: failures.Failure) -> CheckpointError:
     return error(failure.message, hint=failure.hint, reason=failure.reason)
+
+
+def _job_file(pid: int) -> str:
+    """The file that the processes of a ``cuda-checkpoint --launch-job`` share, as other processes reach it."""
+    for variable in proc.read(pid, "environ").split(b"\0"):
+        if variable.startswith(_JOB_FILE):
+            path = variable[len(_JOB_FILE) :].decode("utf-8", "replace")
+            return path.replace("/proc/self/", f"/proc/{pid}/", 1)
+    return ""
+
+
+def _is_of_driver(path: str) -> bool:
+    return "/libcuda.so" in path or "/libnvidia-ml.so" in path
+
+
+def _held(pid: int) -> list[str]:
+    return sorted(
+        path
+        for path in {*proc.descriptors(pid).values(), *proc.mapped_files([pid])}
+        if path.startswith(_DEVICES)
+    )

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from fcntl import fcntl
 from typing import Any, Protocol
 
-from dynamo_entry.linux import vectors
+from dynamo_entry.linux import pages
 
 CAPTURE_SOCKET = "streamer-capture.sock"
 SERVE_SOCKET = "streamer-serve.sock"
@@ -244,7 +244,7 @@ def _write(pipe: int, data: memoryview) -> int:
     """What is mapped from a file, and so is not going to change, goes as it is; of everything else, a copy."""
     if isinstance(data.obj, mmap.mmap) and len(data) >= mmap.PAGESIZE:
         try:
-            return vectors.splice(pipe, data)
+            return pages.splice(pipe, data)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EPERM):  # withheld by a seccomp profile
                 raise

@@ -13,7 +13,7 @@ from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.plan import Shared, Task
 from dynamo_entry.fill.values import PAGE
 from dynamo_entry.linux import userfault
-from dynamo_entry.linux.vectors import IoVec, address_of, last_error, libc
+from dynamo_entry.linux.pages import IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
 
 #: What is known of a failure beyond that there may be too little memory.

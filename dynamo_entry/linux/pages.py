@@ -1,15 +1,21 @@
-"""Which pages of a process a dump holds, and which of them others map, too (proc_pid_pagemap(5))."""
+"""Pages of memory: which of a process a dump holds (proc_pid_pagemap(5)), and ours, given to system calls without a copy."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from dynamo_entry.linux import proc
 
 Range = tuple[int, int]
+
+Bytes = bytes | bytearray | memoryview
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 _PAGE, _ENTRY_BYTES = 4096, 8
 
@@ -24,6 +30,8 @@ _MOST_RUNS = 100_000
 
 #: Of an entry's highest byte: present, in swap, of a file or shared memory, mapped here alone.
 _PRESENT, _SWAPPED, _FILE, _EXCLUSIVE = 0x80, 0x40, 0x20, 0x01
+
+_SPLICE_F_NONBLOCK = 2
 
 
 class Pages(NamedTuple):
@@ -98,3 +106,47 @@ def _states(descriptor: int, areas: list[Range]) -> Iterator[tuple[int, bytes]]:
             count = min(_AT_ONCE, (end - at) // _PAGE)
             entries = os.pread(descriptor, count * _ENTRY_BYTES, at // _PAGE * _ENTRY_BYTES)
             yield at, entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]
+
+
+class IoVec(ctypes.Structure):
+    """An address and a length, as readv(2) takes them."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class _Buffer(ctypes.Structure):
+    """Py_buffer (Include/pybuffer.h): ctypes gives no address of memory that Python may not write to."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t), ("rest", ctypes.c_byte * 64),
+    )  # fmt: skip
+
+
+libc.vmsplice.restype = ctypes.c_ssize_t
+libc.vmsplice.argtypes = [ctypes.c_int, ctypes.POINTER(IoVec), ctypes.c_ulong, ctypes.c_uint]
+
+
+@contextmanager
+def address_of(data: Bytes) -> Iterator[int]:
+    """Where ``data`` lies, for as long as the context lasts."""
+    buffer = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(buffer), 0)
+    try:
+        yield buffer.buf
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+
+
+def splice(pipe: int, data: Bytes) -> int:
+    """Put pages of ``data`` into a pipe, as many as it takes (vmsplice(2)): a reader sees their content at the time of the read."""
+    with address_of(data) as address:
+        written = libc.vmsplice(pipe, ctypes.byref(IoVec(address, len(data))), 1, _SPLICE_F_NONBLOCK)
+    if written < 0:
+        raise last_error()
+    return int(written)
+
+
+def last_error() -> OSError:
+    """What the last call of ``libc`` failed with."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

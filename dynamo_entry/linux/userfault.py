@@ -8,7 +8,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from dynamo_entry.linux.vectors import last_error, libc
+from dynamo_entry.linux.pages import last_error, libc
 
 #: asm/unistd.h, by machine
 _NUMBERS = {"x86_64": 323, "aarch64": 282}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dynamo_entry.criu import log, options, process, streamer
 from dynamo_entry.criu.remedies import REMEDIES
 from dynamo_entry.errors import CheckpointError
-from dynamo_entry.linux import vectors
+from dynamo_entry.linux import pages
 
 PLACES = options.Places("/run/i", "/run/w", "criu.log")
 
@@ -144,7 +144,7 @@ def test_what_is_mapped_is_served_as_it_is_or_copied(tmp_path, monkeypatch, with
     with open(tmp_path / "archive", "rb") as file:
         mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     spliced = []
-    splice = vectors.splice
+    splice = pages.splice
 
     def traced(pipe, piece):
         if withheld:
@@ -152,7 +152,7 @@ def test_what_is_mapped_is_served_as_it_is_or_copied(tmp_path, monkeypatch, with
         spliced.append(splice(pipe, piece))
         return spliced[-1]
 
-    monkeypatch.setattr(vectors, "splice", traced)
+    monkeypatch.setattr(pages, "splice", traced)
     failures: list[Exception] = []
     images = {"pages-1.img": [mapped[100:], mapped[:100], b"end"]}
     streamer.Serve(str(tmp_path), images.get, failures.append)

@@ -1,7 +1,8 @@
-"""The launcher's own directories, where nobody else may leave files: scratch, and what outlives the container."""
+"""Files of a pod, safely: the launcher's own directories, where nobody else may leave any, and small ones that a user names."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -15,6 +16,9 @@ _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry"
 
 #: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
 _LONGEST_PATH = 80
+
+#: No key, no certificate bundle and no request is larger.
+GIVEN_LIMIT_BYTES = 1 << 20
 
 #: How a file is made in a directory that others may write to: a new one, never what a link leads to.
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -109,3 +113,21 @@ def write_new(path: str, text: str, mode: int = 0o600) -> None:
     with open(os.open(partial, NEW_FILE, mode), "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
     os.rename(partial, path)
+
+
+def read_given(path: str) -> bytes:
+    """A small file that a user names (a key, a canary, a credential): whole, and never waited for.
+
+    Raises OSError, also for what is not a regular file (a fifo would keep us waiting), or is too large.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(GIVEN_LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > GIVEN_LIMIT_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {GIVEN_LIMIT_BYTES >> 20} MiB", path)
+    return data

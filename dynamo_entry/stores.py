@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dynamo_entry import mounted, storage
+from dynamo_entry import storage
 from dynamo_entry.errors import StorageDenied
+from dynamo_entry.scratch import read_given
 from dynamo_entry.settings import PREFIX, Settings, from_environment
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def read_credentials(directory: str) -> dict[str, str]:
     try:
         names = os.listdir(directory)
         for name in filter(_VARIABLE.fullmatch, names):
-            found[name] = mounted.read(os.path.join(directory, name)).decode().strip()
+            found[name] = read_given(os.path.join(directory, name)).decode().strip()
     except (OSError, ValueError) as error:
         raise StorageDenied(
             f"no credentials can be read from {directory}: {error}",

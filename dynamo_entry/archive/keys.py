@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from dynamo_entry import mounted
 from dynamo_entry.errors import Incompatible, SettingsError
+from dynamo_entry.scratch import read_given
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -96,7 +96,7 @@ def _files(path: str, what: str, hint: str) -> list[tuple[str, bytes]]:
         paths = [path]
         if os.path.isdir(path):
             paths = [f"{path}/{name}" for name in sorted(os.listdir(path)) if not name.startswith(".")]
-        found = [(one, mounted.read(one)) for one in paths if not os.path.isdir(one)]
+        found = [(one, read_given(one)) for one in paths if not os.path.isdir(one)]
     except OSError as error:
         raise SettingsError(
             f"{what} file {path}: {error.strerror}", hint=hint, reason="KeyFileInvalid"

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from dynamo_entry import mounted
 from dynamo_entry.engine import http
 from dynamo_entry.errors import CheckpointError, Corrupt, DumpFailed, RestoreFailed, SettingsError
+from dynamo_entry.scratch import read_given
 
 _MISSING = object()
 
@@ -49,7 +49,7 @@ class Recorded(Struct, frozen=True):
 def load(path: str) -> Canary:
     """The canary of a file. Raises SettingsError."""
     try:
-        canary = msgspec.json.decode(mounted.read(path), type=Canary)
+        canary = msgspec.json.decode(read_given(path), type=Canary)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise SettingsError(
             f"the canary {path} cannot be used: {error}",

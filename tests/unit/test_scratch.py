@@ -117,3 +117,32 @@ def test_what_a_restore_left_is_known_wherever_it_is(tmp_path, monkeypatch, name
     places[place].mkdir(parents=True)
     (places[place] / name).symlink_to("/nowhere")
     assert scratch.has_leftovers(str(work))
+
+
+def open_descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_file_that_a_user_names_is_read_whole(tmp_path):
+    (tmp_path / "key").write_bytes(b"x" * scratch.GIVEN_LIMIT_BYTES)
+    before = open_descriptors()
+    assert len(scratch.read_given(str(tmp_path / "key"))) == scratch.GIVEN_LIMIT_BYTES
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.mkdir(),
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_bytes(b"x" * (scratch.GIVEN_LIMIT_BYTES + 1)),
+    ],
+    ids=["directory", "fifo", "device", "too large"],
+)
+def test_anything_else_that_a_user_names_is_refused_and_nothing_stays_open(tmp_path, make):
+    make(tmp_path / "key")
+    before = open_descriptors()
+    with pytest.raises(OSError, match=r"regular file|larger than 1 MiB"):
+        scratch.read_given(str(tmp_path / "key"))
+    assert open_descriptors() == before

@@ -1,11 +1,15 @@
-"""CRIU's own words, made into one sentence."""
+"""CRIU's own words, made into one sentence, and kept where they outlive the container."""
 
 from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
+from typing import Any
 
 from dynamo_entry.criu.remedies import REMEDIES
+from dynamo_entry.scratch import private_directory, write_new
+from dynamo_entry.settings import TERMINATION_LOG
 
 _ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)")
 
@@ -16,6 +20,9 @@ _RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
 #: Said on the way to success: a connection that was closed (--tcp-close) was never in repair mode, and
 #: leaving that takes CAP_NET_ADMIN.
 _HARMLESS = re.compile(r"Failed to turn off repair mode on socket")
+
+#: Of a log that is kept: one of a large engine has some 100 KiB; what failed is at its end.
+_KEPT_BYTES = 1 << 20
 
 
 def errors(text: str) -> list[str]:
@@ -60,3 +67,28 @@ def tail(path: str, limit_bytes: int = 1 << 16) -> str:
             return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def keep(work: str, name: str, *, state_dir: str, status_file: str, log: Any) -> None:
+    """Move the log ``name`` of the scratch directory to STATE_DIR, or else next to STATUS_FILE, as ``criu-NAME``.
+
+    It stays where it is if there is no such place: the directory of the termination message is the container's.
+    """
+    path = f"{work}/{name}"
+    text = tail(path, _KEPT_BYTES)
+    if not text:
+        return
+    if directory := _outliving(state_dir, status_file):
+        with suppress(OSError):  # the failure itself is the news
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            kept = f"{directory}/criu-{name}"
+            write_new(kept, text)
+            os.unlink(path)
+            path = kept
+    log.info("CRIU log kept", path=path)
+
+
+def _outliving(state_dir: str, status_file: str) -> str:
+    if state_dir:
+        return private_directory(state_dir)
+    return "" if status_file == TERMINATION_LOG else os.path.dirname(status_file)

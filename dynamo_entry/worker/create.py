@@ -26,6 +26,7 @@ from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import hints, images, options, process
+from dynamo_entry.criu import log as criu_log
 from dynamo_entry.engine import canary, handshakes, hooks, protocols, readiness, sleep
 from dynamo_entry.errors import (
     AlreadyExists,
@@ -46,7 +47,7 @@ from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
-from dynamo_entry.worker import context, criu_log, manifest_head, undo
+from dynamo_entry.worker import context, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
 
@@ -308,7 +309,10 @@ class _Creation:
         except BaseException as error:
             _drop(writer, sink)
             if isinstance(error, CheckpointError):
-                criu_log.keep(self._settings, self._channel, DUMP_LOG)
+                criu_log.keep(
+                    self._prepared.places.work, DUMP_LOG, state_dir=self._settings.state_dir,
+                    status_file=self._settings.status_file, log=self._channel.log,
+                )  # fmt: skip
             raise
 
     def _transaction(self, writer: ArchiveWriter, sink: storage.Writer) -> Result:

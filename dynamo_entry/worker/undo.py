@@ -5,19 +5,23 @@ from __future__ import annotations
 from contextlib import suppress
 
 from dynamo_entry.archive.streams import RESTORE_LOG
+from dynamo_entry.criu import log
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.protocol import Outcomes, Result
 from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import context, criu_log
+from dynamo_entry.worker import context
 from dynamo_entry.worker.channel import Channel
 
 
 def run(settings: Settings, channel: Channel) -> Result:
     """Undo what was begun, if anything; returns the result message. Raises OSError, RestoreFailed."""
     with suppress(CheckpointError):  # no scratch directory, and so no log in it
-        criu_log.keep(settings, channel, RESTORE_LOG)
+        log.keep(
+            work_directory(settings), RESTORE_LOG,
+            state_dir=settings.state_dir, status_file=settings.status_file, log=channel.log,
+        )  # fmt: skip
     take_back(settings, channel)
     return Result(Outcomes.UNDONE, channel.phase_name)
 

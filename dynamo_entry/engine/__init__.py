@@ -1,1 +1,1 @@
-"""What is asked of an engine: readiness, hooks, canary, presets, protocols, and the one HTTP helper for all."""
+"""What is asked of an engine: readiness, hooks, canary, presets, handshakes, sleep, and the one HTTP helper for all."""

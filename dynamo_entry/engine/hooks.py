@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-from dynamo_entry.engine import http, protocols, sleep
+from dynamo_entry.engine import http, sleep, sleep_protocols
 from dynamo_entry.errors import CheckpointError, SettingsError
 from dynamo_entry.linux import proc
 
@@ -30,7 +30,7 @@ _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 def check(name: str, hook: str) -> None:
     """Raises SettingsError for a URL of which no request can be made, and for a protocol at what is no port."""
-    if protocols.is_named(hook) and not protocols.find(hook):
+    if sleep_protocols.is_named(hook) and not sleep_protocols.find(hook):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: expected a port from 1 to 65535 after the colon",
             hint="without a port it is the engine's usual one", reason="SettingsInvalid",
@@ -50,7 +50,7 @@ def call(
     context: Mapping[str, str] | None = None,
     commands: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Run a shell command, POST to a URL, or what ``protocols`` knows by name.
+    """Run a shell command, POST to a URL, or what ``sleep_protocols`` knows by name.
 
     ``context`` is the ``path`` of context.json and the ``activation_id``: a command finds the path in
     DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. ``commands`` are the command lines of the engine's processes, for
@@ -59,7 +59,7 @@ def call(
     if not hook:
         return
     limit_s = min(limit_s, _LONGEST_S)
-    if engine := protocols.find(hook):
+    if engine := sleep_protocols.find(hook):
         try:
             sleep.run(engine, limit_s, commands)
         except (OSError, ValueError) as error:
@@ -78,7 +78,7 @@ def wake(
     context: Mapping[str, str] | None = None,
 ) -> None:
     """Wake an engine that was put to sleep: as is ``recorded`` of it, and by POST_RESTORE. Raises CheckpointError."""
-    for hook in protocols.wakes(recorded, post_restore):
+    for hook in sleep_protocols.wakes(recorded, post_restore):
         call("POST_RESTORE", hook, limit_s, context, commands)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from dynamo_entry.engine import http, presets
 from dynamo_entry.engine.http import is_port
-from dynamo_entry.engine.protocols import PROTOCOLS, Call, Stage, Step, option
+from dynamo_entry.engine.sleep_protocols import PROTOCOLS, Call, Stage, Step, option
 
 _POLL_S = 0.1
 

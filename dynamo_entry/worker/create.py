@@ -27,7 +27,7 @@ from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import hints, images, options, process
 from dynamo_entry.criu import log as criu_log
-from dynamo_entry.engine import canary, handshakes, hooks, protocols, readiness, sleep
+from dynamo_entry.engine import canary, handshakes, hooks, readiness, sleep, sleep_protocols
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
@@ -255,7 +255,7 @@ class _Creation:
 
     def call_pre_dump(self, hook: str) -> None:
         """Raises CheckpointError where the hook fails."""
-        self._wake_hook = protocols.wake_of(hook)
+        self._wake_hook = sleep_protocols.wake_of(hook)
         self._is_asleep = True
         try:
             hooks.call("PRE_DUMP", hook, self._settings.signal_timeout, commands=self._commands())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dynamo_entry import cuda
-from dynamo_entry.engine import handshakes, hooks, protocols, sleep
+from dynamo_entry.engine import handshakes, hooks, sleep, sleep_protocols
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Release, Result
 from dynamo_entry.scratch import work_directory
@@ -34,5 +34,5 @@ def run(settings: Settings, channel: Channel) -> Result:
         commands = [proc.command(pid) for pid in pids()]
         hook = sleep.hook(settings.pre_dump, commands, is_paused=handshake is not None)
         with channel.phase(Phases.WAKE, stall_s=2 * settings.stall_timeout):
-            hooks.wake(protocols.wake_of(hook), settings.post_restore, settings.stall_timeout, commands)
+            hooks.wake(sleep_protocols.wake_of(hook), settings.post_restore, settings.stall_timeout, commands)
     return Result(Outcomes.RELEASED, channel.phase_name)

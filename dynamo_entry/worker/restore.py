@@ -16,7 +16,7 @@ from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit, land
 from dynamo_entry.criu import images, process
-from dynamo_entry.engine import canary, handshakes, hooks, protocols, readiness
+from dynamo_entry.engine import canary, handshakes, hooks, readiness, sleep_protocols
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
@@ -177,7 +177,7 @@ class _Restoration:
         self._work = work_directory(settings)
         self._handshake = handshakes.recorded(archive.manifest.head.facts)
         self._ready_url = settings.ready_url or readiness.recorded(archive.manifest.head.facts)
-        self._wake_hook = protocols.recorded(archive.manifest.head.facts)
+        self._wake_hook = sleep_protocols.recorded(archive.manifest.head.facts)
 
     def apply_delta(self, phase: Phase) -> None:
         """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""

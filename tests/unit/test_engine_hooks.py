@@ -3,7 +3,7 @@
 import pytest
 from servers.engines import VLLM, SGLang
 
-from dynamo_entry.engine import hooks, http, protocols
+from dynamo_entry.engine import hooks, http, sleep_protocols
 from dynamo_entry.engine import sleep as asleep
 from dynamo_entry.errors import CheckpointError, Corrupt
 
@@ -154,16 +154,16 @@ def test_an_engine_that_cannot_be_woken_says_so_too(vllm):
     ],
 )
 def test_the_archive_knows_how_to_wake_its_engine(hook, wakes):
-    assert protocols.wake_of(hook) == wakes
-    assert protocols.recorded({"wake": wakes}) == wakes
+    assert sleep_protocols.wake_of(hook) == wakes
+    assert sleep_protocols.recorded({"wake": wakes}) == wakes
 
 
 def test_a_pod_that_names_such_a_hook_by_itself_has_the_last_word():
     recorded = "vllm-wake:8000"
-    assert protocols.wakes(recorded, "") == [recorded]
-    assert protocols.wakes(recorded, "vllm-wake:9000") == ["vllm-wake:9000"]
-    assert protocols.wakes(recorded, "touch /tmp/x") == [recorded, "touch /tmp/x"]
-    assert protocols.wakes("", "") == []
+    assert sleep_protocols.wakes(recorded, "") == [recorded]
+    assert sleep_protocols.wakes(recorded, "vllm-wake:9000") == ["vllm-wake:9000"]
+    assert sleep_protocols.wakes(recorded, "touch /tmp/x") == [recorded, "touch /tmp/x"]
+    assert sleep_protocols.wakes("", "") == []
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_pod_that_names_such_a_hook_by_itself_has_the_last_word():
 )
 def test_an_archive_names_no_other_hook(value):
     with pytest.raises(Corrupt):
-        protocols.recorded({"wake": value})
+        sleep_protocols.recorded({"wake": value})
 
 
 def test_anything_else_is_a_command(tmp_path):

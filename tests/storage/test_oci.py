@@ -232,7 +232,7 @@ def test_fsspec_opens_it(registry):
     """An exception discards, a repository is a directory."""
     import fsspec
 
-    from dynamo_entry.storage.filesystem import OciFileSystem
+    from dynamo_entry.storage.oci.filesystem import OciFileSystem
 
     fsspec.register_implementation("oci-registry", OciFileSystem, clobber=True)
     location = new_location(registry).replace("oci://", "oci-registry://")

@@ -9,9 +9,9 @@ import pytest
 from fsspec.registry import known_implementations
 
 from dynamo_entry.errors import StorageDenied, StorageUnavailable
-from dynamo_entry.storage import filesystem
-from dynamo_entry.storage.filesystem import OciFileSystem
 from dynamo_entry.storage.local import LocalStore
+from dynamo_entry.storage.oci import filesystem
+from dynamo_entry.storage.oci.filesystem import OciFileSystem
 
 URL = "oci-registry://registry.example.com/team/ck:tag"
 
@@ -171,7 +171,7 @@ def test_plain_http_and_logins_are_arguments(stored, monkeypatch):
 
 def test_the_entry_point_takes_no_other_package_s_name():
     """``oci`` is Oracle's object storage for fsspec."""
-    project = (Path(filesystem.__file__).parents[2] / "pyproject.toml").read_text()
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     section = project.partition('[project.entry-points."fsspec.specs"]')[2].partition("\n[")[0]
     assert set(re.findall(r'^"?([^"\s=]+)"? = ', section, flags=re.MULTILINE)) == set(OciFileSystem.protocol)
     others = {

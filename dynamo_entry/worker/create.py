@@ -47,7 +47,7 @@ from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
-from dynamo_entry.worker import context, manifest_head, undo
+from dynamo_entry.worker import context_file, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
 
@@ -446,7 +446,7 @@ class _Creation:
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
         """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
         excluded = changes.as_found(self._settings.exclude_paths)
-        own = (self._prepared.places.work, context.directory(self._settings), self._settings.state_dir)
+        own = (self._prepared.places.work, context_file.directory(self._settings), self._settings.state_dir)
         ours = changes.as_found((*filter(None, own), *(self._handshake.files if self._handshake else ())))
         skip = {mount.point for mount in self._prepared.mounts} | excluded | ours
         starts = [

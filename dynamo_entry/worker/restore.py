@@ -25,7 +25,7 @@ from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import node_cache, open_store
-from dynamo_entry.worker import context
+from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.rebuild import Rebuild
 
@@ -87,7 +87,7 @@ def run(settings: Settings, channel: Channel) -> None:
                 land=land(
                     archive,
                     settings.capture_paths,
-                    (work_directory(settings), settings.state_dir, context.directory(settings)),
+                    (work_directory(settings), settings.state_dir, context_file.directory(settings)),
                 ),
                 policy=settings.engine_connections,
                 reopened=settings.reopen_paths,
@@ -146,10 +146,10 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
         channel.receive(min(_WAIT_POLL_S, max(0.0, deadline - time.monotonic())))
 
 
-def _write_context(settings: Settings, digest: str) -> context.Written:
+def _write_context(settings: Settings, digest: str) -> context_file.Written:
     """Tell the engine, before it goes on, where it is going to wake up. Raises RestoreFailed."""
     try:
-        return context.write(settings, digest)
+        return context_file.write(settings, digest)
     except OSError as error:
         raise RestoreFailed(
             f"context.json cannot be written: {error}",
@@ -167,7 +167,7 @@ class _Restoration:
         channel: Channel,
         archive: Archive,
         admitted: Admitted,
-        written: context.Written,
+        written: context_file.Written,
     ) -> None:
         self._settings = settings
         self._channel = channel
@@ -204,7 +204,7 @@ class _Restoration:
         """Say "restored" only of an engine that stays. Raises RestoreFailed."""
         began = time.monotonic()
         with suppress(OSError):  # it ended: said below
-            self._channel.log.info("environment", changed=context.changed(self._settings, pid))
+            self._channel.log.info("environment", changed=context_file.changed(self._settings, pid))
         if self._handshake:
             self._wake(pid, self._handshake)
         self._call_hooks(pid)

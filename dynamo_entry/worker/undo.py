@@ -11,7 +11,7 @@ from dynamo_entry.protocol import Outcomes, Result
 from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import context
+from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel
 
 
@@ -32,6 +32,6 @@ def take_back(settings: Settings, channel: Channel) -> None:
         work = work_directory(settings)
     except CheckpointError:
         return  # nothing can have been begun
-    context.remove(settings)
+    context_file.remove(settings)
     if apply.undo(work):
         channel.log.info("filesystem delta undone")

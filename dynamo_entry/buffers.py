@@ -1,4 +1,4 @@
-"""Bounds on memory: chunk buffers that are reused, and the number of values that a JSON document may have."""
+"""Chunk buffers that are reused: memory is bounded, and not given back and asked for again."""
 
 from __future__ import annotations
 
@@ -49,10 +49,3 @@ class Buffers:
         lease = (ctypes.c_ubyte * length).from_buffer(buffer)
         weakref.finalize(lease, self._free.append, buffer).atexit = False
         return memoryview(lease).cast("B"), buffer
-
-
-def check_items(document: bytes, most: int) -> None:
-    """Raises ValueError for a JSON document that may have more than ``most`` values, each of which takes memory."""
-    items = sum(document.count(mark) for mark in (b",", b"[", b"{"))
-    if items > most:
-        raise ValueError(f"it has {items} items, at most {most} are taken")

@@ -14,7 +14,6 @@ from dynamo_entry.archive import codec, tar
 from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
 from dynamo_entry.archive.streams import Layout
-from dynamo_entry.buffers import check_items
 from dynamo_entry.errors import Corrupt, Incompatible
 
 MAGIC = "dynamo-entry-archive"
@@ -290,6 +289,13 @@ def _decode(data: bytes, offset: int) -> Manifest:
         version=document.version, creator=document.creator, chunk_size=document.chunk_size,
         head=head, streams=document.streams,
     )  # fmt: skip
+
+
+def check_items(document: bytes, most: int) -> None:
+    """Raises ValueError for a JSON document that may have more than ``most`` values, each of which takes memory."""
+    items = sum(document.count(mark) for mark in (b",", b"[", b"{"))
+    if items > most:
+        raise ValueError(f"it has {items} items, at most {most} are taken")
 
 
 def decode_head(data: bytes | msgspec.Raw) -> Head:

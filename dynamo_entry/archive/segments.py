@@ -1,4 +1,8 @@
-"""An archive in pieces that can be fetched in any order and checked one by one, for exact copies of it."""
+"""An archive in pieces that can be fetched in any order and checked one by one, for exact copies of it.
+
+The node agent's: chunks are checked as they are stored, and never unpacked. A restore checks those that it reads
+in ``Archive._raw`` (reader.py).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which signals are caught, and what is done with each."""
+"""Which signals are caught, and of what kind each is.
+
+They are acted on by supervisor.py (``forward``, for a running engine), and in a creation or restore by create.py and restore.py,
+which TERMINATING ones call off.
+"""
 
 from __future__ import annotations
 

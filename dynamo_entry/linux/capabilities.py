@@ -1,4 +1,7 @@
-"""Capabilities by number (linux/capability.h), and those in effect here. Standard library only."""
+"""Capabilities by number (linux/capability.h), and those in effect here. Standard library only.
+
+Whether a pod has those that a creation or a restore takes is checked by ``checks/privileges.py``.
+"""
 
 from __future__ import annotations
 

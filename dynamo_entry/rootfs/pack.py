@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-from dynamo_entry.buffers import check_items
+from dynamo_entry.archive.manifest import check_items
 from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.rootfs import nodes, sparse
 from dynamo_entry.rootfs.changes import Change

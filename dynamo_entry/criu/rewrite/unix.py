@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
@@ -68,8 +67,3 @@ def _group_of_new(directory: str) -> int:
 
 def _sockets(entries: Iterable[Any]) -> Iterable[Any]:
     return (entry.usk for entry in entries if entry.HasField("usk"))
-
-
-def is_stream(kind: int) -> bool:
-    """Whether connecting to such a socket makes a connection that somebody has to accept."""
-    return kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)

@@ -1,3 +1,3 @@
-"""Makes the fixtures of conftest_shared those of this directory."""
+"""Makes the fixtures of tests/support/fixtures.py those of this directory."""
 
 from fixtures import containers, worker_image  # noqa: F401

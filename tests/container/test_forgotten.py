@@ -5,7 +5,14 @@ import subprocess
 
 import pytest
 from containers import CREATE, RESTORE, ROOT
-from launcher import FALLBACK, create, doctor, published, restore
+from launcher import (
+    FALLBACK,
+    create,
+    doctor,
+    published,
+    restore,
+    skip_what_this_machine_lacks,
+)
 
 ENGINE = ROOT / "tests" / "container" / "forgotten.py"
 VOLUMES = (f"{ENGINE}:/forgotten.py:ro",)
@@ -98,8 +105,7 @@ def test_what_would_be_lost_unseen_is_refused_by_name(containers, thing):
     options = (*CREATE, *(part for name in TAKES.get(thing, ()) for part in ("--cap-add", name)))
     container = create(containers, command=command(thing), volumes=VOLUMES, options=options)
     code = container.exit_code()
-    if "not on this machine" in container.stderr:
-        pytest.skip(container.stderr.splitlines()[0])
+    skip_what_this_machine_lacks(container)
     event = container.event("Checkpoint not created")
     assert (code, event["reason"], event["phase"]) == (171, reason, "freeze"), container.output()
     assert words in event["message"]

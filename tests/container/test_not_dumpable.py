@@ -6,6 +6,7 @@ import tempfile
 import pytest
 from containers import CREATE, ROOT
 from elsewhere import SETTINGS
+from launcher import skip_what_this_machine_lacks
 
 UNDUMPABLE = ROOT / "tests" / "container" / "undumpable.py"
 
@@ -35,8 +36,7 @@ def test_an_engine_that_cannot_be_frozen_is_refused_by_name(containers, thing):
         settings={**SETTINGS, "SIGNAL_FILE": "/tmp/ready"}, volumes=(f"{UNDUMPABLE}:/undumpable.py:ro",),
     )  # fmt: skip
     code = container.exit_code()
-    if "not on this machine" in container.stderr:
-        pytest.skip(container.stderr.splitlines()[0])
+    skip_what_this_machine_lacks(container)
     event = container.event("Checkpoint not created")
     assert (code, event["reason"], event["phase"]) == (171, reason, "freeze"), container.output()
     assert words in event["message"]

@@ -28,6 +28,7 @@ def side_by_side(tmp_path):
     made = []
 
     def make(*keys):
+        assert keys, "a test of no case shows nothing"
         for key in keys:
             (tmp_path / str(key)).mkdir()
             made.append(Containers(tmp_path / str(key)))

@@ -113,19 +113,34 @@ def test_a_full_disk_is_named_and_leaves_nothing(containers):
     assert container.run_inside("ls", "-A", "/small") == ""
 
 
+#: Half a second and more of a dump, and moments in it that are others in every run.
+BALLAST_MIB, SEED = 600, time.time_ns()
+
+
 @pytest.mark.parametrize("victim", ["worker", "criu", "launcher"])
 def test_kill_9_never_leaves_half_an_archive(containers, victim):
     """At any moment, where test_matrix has one of each phase; and the engine that is to go on does."""
+    moment_s = random.Random(f"{SEED} {victim}").uniform(0, 0.2)
+    print(f"SEED = {SEED}: killed {moment_s:.3f} s after it was seen")
     container = create(
-        containers, env={"BALLAST_MIB": "200"}, settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"}
+        containers,
+        env={"BALLAST_MIB": str(BALLAST_MIB)},
+        settings={"AFTER_DUMP": "continue", "COMPRESSION": "none"},
     )
-    container.wait_for_event("wait-ready")
-    time.sleep(random.uniform(0, 0.6))
     names = {"worker": "dynamo_entry.worker", "criu": "criu dump", "launcher": "-m dynamo_entry"}
-    for pid, line in container.processes().items():
-        if names[victim] in line and ("worker" in line) == (victim == "worker"):
-            os.kill(pid, signal.SIGKILL)
-            break
+
+    def found():
+        return [
+            pid for pid, line in container.processes().items()
+            if names[victim] in line and ("worker" in line) == (victim == "worker")
+        ]  # fmt: skip
+
+    container.wait_for_event("freeze")
+    container.wait(found, victim)
+    time.sleep(moment_s)
+    killed = found()
+    assert killed, "it ended before the moment had come"
+    os.kill(killed[0], signal.SIGKILL)
     if victim == "launcher":
         container.exit_code()
     else:

@@ -61,7 +61,12 @@ def test_the_group_gets_it_or_the_engine_alone(start, probe, target, reached):
     wait_until(
         lambda: {who for who in "ego" if counts(run, who)[signal.SIGUSR1]} == reached, f"{reached} only"
     )
-    time.sleep(0.1)
+    for pid in children(run.engine):
+        os.kill(pid, signal.SIGUSR2)
+    for who in "go":
+        run.wait_for_line(
+            f"{who}{signal.SIGUSR2:d}"
+        )  # a later one, and of a higher number: it comes after the other
     assert {who for who in "ego" if counts(run, who)[signal.SIGUSR1]} == reached
 
 
@@ -154,5 +159,5 @@ def test_a_fault_is_never_taken_for_a_message(start, mode, number):
     if mode == "child":
         assert run.exit_code() == 128 + number
     else:
-        time.sleep(0.1)
-        assert (state(run.pid), state(engine)) == ("S", "S")
+        run.signal(signal.SIGTERM)  # what ends the engine, and no sooner
+        assert run.exit_code() == 128 + signal.SIGTERM

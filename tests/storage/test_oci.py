@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from blocked import wait_until_blocked
 from registries import (  # noqa: F401
     RETRY,
     any_registry,
@@ -477,8 +478,11 @@ def test_memory_is_bounded_and_backs_up(between, monkeypatch):
     monkeypatch.setattr(oci_writer, "SMALLEST_BYTES", MIB)
     gate = threading.Event()
 
+    held = threading.Semaphore(0)
+
     def hold(method, _path):
         if method == "PUT":
+            held.release()
             gate.wait(20)
 
     between.fault = hold
@@ -492,7 +496,9 @@ def test_memory_is_bounded_and_backs_up(between, monkeypatch):
 
     thread = threading.Thread(target=append)
     thread.start()
-    time.sleep(1.5)
+    for _ in range(3):
+        assert held.acquire(timeout=20)
+    wait_until_blocked(thread)
     assert len(done) <= 3
     gate.set()
     thread.join(20)

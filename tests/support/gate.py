@@ -70,6 +70,7 @@ def held(places, start, phase, archive=None, **settings):
             shutil.copy(archive, containers.checkpoints)
         limits = LIMITS.get(key, {})
         started.append((key, containers, begin(containers, start, phase, **settings, **limits)))
+    assert started, "a test of no case shows nothing"
     for _, containers, container in started:
         hold(container, containers, phase)
     return started

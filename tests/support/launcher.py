@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 
+import pytest
 from containers import CREATE, ENGINE, RESTORE, WORKER, Containers
 
 from dynamo_entry.archive import Archive
@@ -73,3 +74,10 @@ def doctor(*arguments, options, volumes=()):
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     return done.returncode, report, {row["name"]: row for row in report["findings"]}
+
+
+def skip_what_this_machine_lacks(container):
+    """Of an engine that ended because its kernel has no such thing (``container/forgotten.py``)."""
+    lack = [line for line in container.stderr.splitlines() if "not on this machine" in line]
+    if lack:
+        pytest.skip(lack[0])

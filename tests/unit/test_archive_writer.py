@@ -7,6 +7,7 @@ import time
 
 import pytest
 from archive_store import CHUNK, MemoryWriter, contents, manifest_of, noise, text
+from blocked import wait_until_blocked
 
 from dynamo_entry.archive import ArchiveWriter, Compression, Head
 from dynamo_entry.errors import StorageError
@@ -87,8 +88,7 @@ def test_a_slow_sink_holds_the_producer_back():
     sink.gate.clear()
     producer = threading.Thread(target=stream.write, args=(noise(100 * CHUNK),))
     producer.start()
-    time.sleep(0.3)
-    assert producer.is_alive()
+    wait_until_blocked(producer)
     assert stream.size <= 5 * CHUNK
     sink.gate.set()
     producer.join(30)
@@ -210,9 +210,7 @@ def test_abort_waits_until_the_sink_is_free():
     stream.write(noise(2 * CHUNK))
     threading.Timer(0.2, sink.gate.set).start()
     writer.abort()
-    length = len(sink.data)
-    time.sleep(0.1)
-    assert len(sink.data) == length
+    assert not any(thread.is_alive() for thread in writer._pool._threads)
     with pytest.raises(RuntimeError, match="aborted"):
         stream.buffer()
 

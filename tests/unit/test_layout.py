@@ -44,7 +44,7 @@ def test_no_folder_imports_one_that_imports_it():
 
 
 def test_no_test_module_is_imported():
-    """What tests share is in modules of its own; scripts do not import tests."""
+    """What tests, and scripts that run what tests run, share is in tests/support."""
     files = [*(ROOT / "tests").rglob("*.py"), *PACKAGE.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
     assert files
     found = [

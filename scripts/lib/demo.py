@@ -17,21 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import demo_dynamo
-import real
 import timeline
 from report import IDENTITY, LOCATION, damage, phases, say
 
-ENGINE = os.environ["CONTAINER_ENGINE"]
-TAG = os.environ.get("DYNAMO_ENTRY_TAG", "latest")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
-#: All that the launcher asks of a pod. A dump cannot run under a seccomp profile; a restore can, but
-#: Docker's default profile lacks clone3, which podman's and CRI-O's have.
-CAPABILITIES = ["--cap-add", "CHECKPOINT_RESTORE", "--cap-add", "SYS_PTRACE"]
-UNCONFINED = ["--security-opt", "seccomp=unconfined"]
+import containers
+import real
+from containers import CREATE, ENGINE, LEAST, RESTORE, TAG, Container, Containers
 
 LIFE_S = 900
-
-EVENT_LIMIT_S = 30
 
 
 def completion(answer: bytes) -> object:
@@ -82,131 +77,91 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Container:
-    """One container of an engine's image; its log is shown when something goes wrong."""
+class _Demo:
+    """Containers of one engine's image, which answer on one port of the host."""
 
-    def __init__(
-        self, name: str, checkpoints: Path, port: int, settings: dict[str, str], options: list[str]
-    ) -> None:
-        self.log = Path(checkpoints.parent / f"{time.monotonic_ns()}.log").open("w+b")  # noqa: SIM115 - open for the container's life
-        self.name = f"dynamo-entry-demo-{os.getpid()}-{time.monotonic_ns()}"
-        engine = ENGINES[name]
-        own = {"PORT": str(port), **engine.env}
-        variables = {f"DYNAMO_CHECKPOINT_{key}": value for key, value in settings.items()} | own
-        command = engine.command.format(port=port).split()
-        argv = [
-            "timeout",
-            "-s",
-            "KILL",
-            str(LIFE_S),
-            ENGINE,
-            "run",
-            "--rm",
-            "--name",
-            self.name,
-            "--network=host",
-        ]
-        if ENGINE == "podman":
-            argv += [
-                "--runtime",
-                "runc",
-                "--pids-limit=0",
-                "--ulimit",
-                "nofile=1024:20000",
-                "--ulimit",
-                "nproc=32768:32768",
-            ]
-        argv += ["-v", f"{checkpoints}:/checkpoints", *engine.options, *options]
-        argv += [part for key, value in variables.items() for part in ("-e", f"{key}={value}")]
-        self.began = time.monotonic()
-        self.port = port
-        self.process = subprocess.Popen(
-            [*argv, f"localhost/dynamo-entry/{name}:{TAG}", *command],
-            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+    def __init__(self, name: str, started: Containers, port: int) -> None:
+        self.engine = ENGINES[name]
+        self._image = f"localhost/dynamo-entry/{name}:{TAG}"
+        self._containers = started
+        self._port = port
+
+    def start(self, settings: dict[str, str], options: tuple[str, ...]) -> Container:
+        self._began = time.monotonic()
+        return self._containers.start(
+            *self.engine.command.format(port=self._port).split(), image=self._image, network="host",
+            settings=settings, env={"PORT": str(self._port), **self.engine.env}, options=(*self.engine.options, *options),
         )  # fmt: skip
 
-    def first_answer(self, name: str) -> tuple[float, object]:
+    def first_answer(self, container: Container) -> tuple[float, object]:
         """Seconds from the container's start to the first answer, and the answer."""
-        _, path, body, essence, *_ = ENGINES[name]
-        while True:
+        body = json.dumps(self.engine.body)
+
+        def asked() -> tuple[float, bytes] | None:
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+                connection.request("POST", self.engine.path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
                 data = response.read()
-                if response.status == 200:
-                    return time.monotonic() - self.began, essence(data)
-            except OSError:
-                pass
-            if self.process.poll() is not None or time.monotonic() - self.began > LIFE_S:
-                self.fail("the engine does not answer")
-            time.sleep(0.02)
+            except (OSError, http.client.HTTPException):
+                return None
+            return (time.monotonic() - self._began, data) if response.status == 200 else None
 
-    def wait(self) -> None:
-        if self.process.wait():
-            self.fail("the container failed")
+        answered_s, data = container.wait(asked, "answer", LIFE_S)
+        return answered_s, self.engine.essence(data)
 
-    def text(self) -> str:
-        """The log so far; the container writes at this file's own position, which must not move."""
-        size = os.fstat(self.log.fileno()).st_size
-        return os.pread(self.log.fileno(), size, 0).decode(errors="replace")
 
-    def event(self, name: str) -> dict:
-        """An engine answers a moment before the launcher says so."""
-        deadline = time.monotonic() + EVENT_LIMIT_S
-        while True:
-            for line in self.text().splitlines(keepends=True):
-                if line.startswith("{") and line.endswith("\n") and json.loads(line).get("event") == name:
-                    return json.loads(line)
-            if time.monotonic() > deadline:
-                return self.fail(f"no log line {name!r}")
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        subprocess.run([ENGINE, "stop", "-t", "20", self.name], check=False, capture_output=True)
-        self.process.wait()
-
-    def fail(self, why: str) -> None:
-        sys.stderr.write(self.text())
-        self.stop()
-        sys.exit(f"demo: {why}")
+def stop(container: Container) -> None:
+    """By TERM, as a pod is ended."""
+    subprocess.run([ENGINE, "stop", "-t", "20", container.name], check=False, capture_output=True)
+    container.exit_code()
 
 
 def demonstrate(name: str, directory: Path) -> dict[str, str]:
-    checkpoints = directory / "checkpoints"
-    checkpoints.mkdir()
-    port = free_port()
+    containers.LIFE_S = LIFE_S
+    started = Containers(directory)
+    try:
+        return _demonstrate(name, started)
+    except AssertionError as error:
+        sys.exit(f"demo: {error}")
+    finally:
+        started.close()
+
+
+def _demonstrate(name: str, started: Containers) -> dict[str, str]:
+    checkpoints, port = started.checkpoints, free_port()
+    demo = _Demo(name, started, port)
+    engine = demo.engine
     create = {**LOCATION, "MODE": "create", "READY_URL": f"http://127.0.0.1:{port}/health"}
-    engine = ENGINES[name]
     if engine.is_canary:
         canary = {"url": f"http://127.0.0.1:{port}{engine.path}", "body": engine.body, "compare": ["content"]}
         (checkpoints / "canary.json").write_text(json.dumps(canary))
         create["CANARY"] = "/checkpoints/canary.json"
 
     say(f"{name}: cold start, without a checkpoint")
-    cold = Container(name, checkpoints, port, {}, CAPABILITIES)
-    cold_s, expected = cold.first_answer(name)
-    cold.stop()
+    cold = demo.start({}, LEAST)
+    cold_s, expected = demo.first_answer(cold)
+    stop(cold)
 
     say(f"{name}: creation (cold start took {cold_s:.2f} s)")
-    creator = Container(name, checkpoints, port, create, [*CAPABILITIES, *UNCONFINED])
-    creator.wait()
-    published = creator.event("Checkpoint published")
+    creator = demo.start(create, CREATE)
+    if creator.exit_code(LIFE_S):
+        raise AssertionError(creator.output())
+    published = creator.wait_for_event("Checkpoint published")
     archive = checkpoints / f"{IDENTITY}.tar"
 
     say(f"{name}: restore in a new container ({archive.stat().st_size / 2**20:.0f} MiB)")
-    restore_options = CAPABILITIES if ENGINE == "podman" else [*CAPABILITIES, *UNCONFINED]
-    restored = Container(name, checkpoints, port, LOCATION, restore_options)
-    restored_s, answer = restored.first_answer(name)
-    report = restored.event("Restored")
-    restored.stop()
+    restored = demo.start(LOCATION, RESTORE)
+    restored_s, answer = demo.first_answer(restored)
+    report = restored.wait_for_event("Restored")
+    stop(restored)
 
     say(f"{name}: restore from a damaged archive (the restore took {restored_s:.2f} s)")
     damage(archive)
-    fallback = Container(name, checkpoints, port, LOCATION, restore_options)
-    fallback_s, fallback_answer = fallback.first_answer(name)
-    line = fallback.event("Falling back to cold start")
-    fallback.stop()
+    fallback = demo.start(LOCATION, RESTORE)
+    fallback_s, fallback_answer = demo.first_answer(fallback)
+    line = fallback.wait_for_event("Falling back to cold start")
+    stop(fallback)
     print(f"   {line['event']}: {line['message']}")
 
     if picture := os.environ.get("TIMELINE"):

@@ -81,7 +81,7 @@ def run(part, options, *arguments):
     sides = set(options.sides.split(","))
     image = with_peers() if sides & {"podman", "criu+zstd"} else IMAGE
     rights = ("--privileged",) if "podman" in sides else RIGHTS
-    work = Path(tempfile.mkdtemp(dir=options.directory))
+    work = Path(tempfile.mkdtemp(prefix="dynamo-entry-bench-", dir=options.directory))
     shm_size = f"{options.size + 64}m"
     variables = {
         "SIZE_MIB": options.size, "ROUNDS": options.rounds, "SIDES": options.sides,
@@ -90,9 +90,9 @@ def run(part, options, *arguments):
         "DYNAMO_CHECKPOINT_LOG_FORMAT": "json", "SHM_SIZE": shm_size,
     }  # fmt: skip
     argv = [
-        "timeout", "-s", "KILL", str(LIFE_S), ENGINE, "run", "--rm", "--pids-limit=0",
+        "timeout", "-s", "KILL", str(LIFE_S + 30), ENGINE, "run", "--rm", "--name", work.name, "--pids-limit=0",
         *(arguments or ["--network=none"]),
-        *(("--runtime", "runc", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768")
+        *(("--runtime", "runc", f"--timeout={LIFE_S}", "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768")
           if ENGINE == "podman" else ()),
         *rights, "--shm-size", shm_size,
         "-v", f"{work}:/work", "-v", f"{ROOT}/scripts/lib/bench/inside:/bench:ro",
@@ -103,6 +103,8 @@ def run(part, options, *arguments):
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     finally:
+        # Whatever ended the client did not end the container.
+        subprocess.run([ENGINE, "rm", "-f", work.name], capture_output=True, timeout=60, check=False)
         shutil.rmtree(work)
     asked = {name: value for name, value in vars(options).items() if name not in ("json", "directory")}
     found = {"part": part, "options": asked, **json.loads(done.stdout)}

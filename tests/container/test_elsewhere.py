@@ -7,7 +7,7 @@ import shutil
 import pytest
 from containers import CREATE, RESTORE, Containers, network
 from elsewhere import Pair, check, rewritten, volume
-from launcher import published, restore, restored
+from launcher import NAME, published, restore, restored
 
 HELD = (
     "mapped_file_of_a_volume", "log_on_a_volume", "shared_anonymous", "posix_shm", "unlinked_while_open",
@@ -22,7 +22,6 @@ COMMAND = (
 )
 READ_ONLY = ("--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp")
 USER_NAMESPACE = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
-NAME = "d936422b4f953f99.tar"
 
 
 class Made:

@@ -5,8 +5,7 @@ import tempfile
 
 import pytest
 from containers import CREATE, ROOT
-from elsewhere import SETTINGS
-from launcher import skip_what_this_machine_lacks
+from launcher import SETTINGS, skip_what_this_machine_lacks
 
 UNDUMPABLE = ROOT / "tests" / "container" / "undumpable.py"
 

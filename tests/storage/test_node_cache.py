@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from buckets import (  # noqa: F401 - fixtures among them
-    HASH,
     by_way_of,
     containers,
     start,
     worker_image,
 )
 from containers import CREATE, RESTORE
+from launcher import HASH
 
 from conftest import RETRY
 from dynamo_entry.storage.s3 import S3Store

@@ -7,8 +7,6 @@ import time
 
 import pytest
 from buckets import (  # noqa: F401 - fixtures among them
-    FALLBACK,
-    HASH,
     WHEN_TOLD,
     by_way_of,
     containers,
@@ -18,6 +16,7 @@ from buckets import (  # noqa: F401 - fixtures among them
     worker_image,
 )
 from containers import CREATE, RESTORE
+from launcher import FALLBACK, HASH
 from servers import process
 from servers.between import Between
 from servers.s3 import ACCESS_KEY, SECRET_KEY

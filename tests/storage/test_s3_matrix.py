@@ -6,8 +6,6 @@ happened; nothing is visible that was not there; no upload stays open.
 
 import pytest
 from buckets import (  # noqa: F401 - fixtures among them
-    FALLBACK,
-    HASH,
     WHEN_TOLD,
     by_way_of,
     containers,
@@ -17,6 +15,7 @@ from buckets import (  # noqa: F401 - fixtures among them
     worker_image,
 )
 from containers import CREATE, RESTORE
+from launcher import FALLBACK, HASH
 from servers.between import Between
 
 from conftest import RETRY

@@ -5,6 +5,7 @@ import re
 import pytest
 from containers import CREATE
 from fixtures import containers, worker_image  # noqa: F401
+from launcher import COMMAND, HASH, NAME
 from servers import process
 from servers.s3 import ACCESS_KEY, SECRET_KEY
 
@@ -14,9 +15,6 @@ from dynamo_entry.storage.s3 import S3Store
 #: Short, so that what fails for good does so soon.
 RETRY = Retry(limit_s=8, stall_s=2)
 
-HASH = "d936422b4f953f99"
-FALLBACK = "Falling back to cold start"
-
 #: The tiny engine, as soon as there is a file ``go`` beside the checkpoints.
 WHEN_TOLD = ("sh", "-c", "until [ -e /checkpoints/go ]; do sleep 0.05; done; exec python3 /tiny.py")
 
@@ -25,7 +23,7 @@ WHEN_TOLD = ("sh", "-c", "until [ -e /checkpoints/go ]; do sleep 0.05; done; exe
 def start(containers, rgw):
     """Starts the tiny engine with what it takes to reach a bucket; every container has a port of its own."""
 
-    def start(location, options, *, command=("python3", "/tiny.py"), env=None, **settings):
+    def start(location, options, *, command=COMMAND, env=None, **settings):
         port = process.free_port()
         container = containers.start(
             *command, network="host", options=options,
@@ -45,7 +43,7 @@ def start(containers, rgw):
 @pytest.fixture
 def published(start, bucket):
     """An archive in a bucket; its location and what its engine held."""
-    location = f"s3+http://{bucket}/models/{HASH}.tar"
+    location = f"s3+http://{bucket}/models/{NAME}"
     creator = start(location, CREATE, SIGNAL_FILE="/tmp/ready", COMPRESSION="none")
     assert creator.exit_code() == 0, creator.output()
     assert creator.event("Checkpoint published")

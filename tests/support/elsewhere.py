@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from containers import CREATE, RESTORE, Container, Containers
+import launcher
+from containers import Container, Containers
 from messy.things import THINGS
 from msgspec import structs
 
@@ -19,8 +20,6 @@ for module in ("processes", "memory", "files", "ipc", "network", "threads"):
     import_module(f"messy.{module}")
 
 MESSY = Path(__file__).resolve().parents[1] / "container" / "messy"
-ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
-SETTINGS = {"LOCATION": ARCHIVE, "HASH": "d936422b4f953f99"}
 
 #: What is refused: test_not_dumpable.py.
 NOT_HERE = frozenset(("credentials",))
@@ -52,47 +51,31 @@ def rewritten(archive: Path, **facts: dict[str, Any]) -> None:
 
 
 class Pair:
-    """An engine created in one place, and restored in another."""
+    """The messy engine with some of its things, created in one place and restored in another."""
 
     def __init__(self, containers: Containers) -> None:
         self.containers = containers
 
-    def create(
-        self, *things: str, settings: dict[str, str] | None = None, options=CREATE, **how
-    ) -> Container:
+    def create(self, *things: str, **how) -> Container:
         """A creation, running."""
-        return self._start(
-            things, {**SETTINGS, "SIGNAL_FILE": "/tmp/ready", **(settings or {})}, options=options, **how
-        )
+        return launcher.create(self.containers, **_messy(things, **how))
 
     def published(self, *things: str, **how) -> Container:
         """A creation that succeeded."""
-        creator = self.create(*things, **how)
-        assert creator.exit_code(120) == 0, creator.output()
-        return creator
+        return launcher.published(self.containers, limit_s=120, **_messy(things, **how))
 
-    def restore(
-        self, *things: str, settings: dict[str, str] | None = None, options=RESTORE, **how
-    ) -> Container:
+    def restore(self, *things: str, **how) -> Container:
         """A restore, running."""
-        return self._start(things, {**SETTINGS, **(settings or {})}, options=options, **how)
+        return launcher.restore(self.containers, **_messy(things, **how))
 
     def restored(self, *things: str, **how) -> Container:
         """A restore that succeeded."""
-        container = self.restore(*things, **how)
-        container.wait(
-            lambda: container.event("Restored") or container.event("Falling back to cold start"), "end"
-        )
-        assert container.event("Restored"), container.output()
-        return container
+        return launcher.restored(self.containers, **_messy(things, **how))
 
-    def _start(
-        self, things, settings, *, env=None, volumes=(), command=("python3", "/messy"), **how
-    ) -> Container:
-        variables = {"THINGS": ",".join(things), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
-        return self.containers.start(
-            *command, settings=settings, env=variables, volumes=(f"{MESSY}:/messy:ro", *volumes), **how
-        )
+
+def _messy(things, *, env=None, volumes=(), command=("python3", "/messy"), **how) -> dict[str, Any]:
+    variables = {"THINGS": ",".join(things), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+    return {"command": command, "env": variables, "volumes": (f"{MESSY}:/messy:ro", *volumes), **how}
 
 
 def check(container: Container, *things: str) -> None:

@@ -2,8 +2,7 @@
 
 from textwrap import dedent
 
-from containers import RESTORE
-from launcher import FALLBACK, SETTINGS, create
+from launcher import FALLBACK, published, restore, restored
 
 _HEAD = """
 import os, sys, time, glob, pathlib
@@ -29,26 +28,17 @@ class Engine:
 
     def created(self, **how):
         """A creation that succeeded."""
-        creator = create(self.containers, command=self.command, **how)
-        assert creator.exit_code(120) == 0, creator.output()
-        return creator
+        return published(self.containers, command=self.command, limit_s=120, **how)
 
     def restored(self, **how):
         """A restore that succeeded, and whose engine went on."""
-        container = self._restore(**how)
-        container.wait(lambda: container.event("Restored") or container.event(FALLBACK), "end")
-        assert container.event("Restored"), container.output()
+        container = restored(self.containers, command=self.command, **how)
         container.wait_for_text("DONE")
         return container
 
-    def _restore(self, *, settings=None, options=RESTORE, **how):
-        return self.containers.start(
-            *self.command, settings={**SETTINGS, **(settings or {})}, options=options, **how
-        )
-
     def refused(self, phase="check", **how):
         """Why a restore was given up."""
-        container = self._restore(**how)
+        container = restore(self.containers, command=self.command, **how)
         event = container.wait_for_event(FALLBACK)
         assert event["phase"] == phase, container.output()
         container.kill()

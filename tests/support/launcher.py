@@ -10,10 +10,11 @@ from containers import CREATE, ENGINE, RESTORE, WORKER, Containers
 from dynamo_entry.archive import Archive
 from dynamo_entry.storage import open_store
 
-NAME = "d936422b4f953f99.tar"
+HASH = "d936422b4f953f99"
+NAME = f"{HASH}.tar"
+ARCHIVE = f"/checkpoints/{NAME}"
+SETTINGS = {"STORAGE_TYPE": "pvc", "LOCATION": ARCHIVE, "PATH": ARCHIVE, "HASH": HASH}
 FALLBACK = "Falling back to cold start"
-ARCHIVE = "/checkpoints/d936422b4f953f99.tar"
-SETTINGS = {"STORAGE_TYPE": "pvc", "LOCATION": ARCHIVE, "PATH": ARCHIVE, "HASH": "d936422b4f953f99"}
 SIGNAL = {"SIGNAL_FILE": "/tmp/ready"}
 COMMAND = ("python3", "/tiny.py")
 
@@ -28,17 +29,18 @@ def restore(containers: Containers, *, settings=None, options=RESTORE, command=C
     return containers.start(*command, options=options, settings={**SETTINGS, **(settings or {})}, **how)
 
 
-def published(containers: Containers, **kwargs):
+def published(containers: Containers, *, limit_s=60, **kwargs):
     """A creation that succeeded; returns its container."""
     creator = create(containers, **kwargs)
-    assert creator.exit_code() == 0, creator.output()
+    assert creator.exit_code(limit_s) == 0, creator.output()
     assert creator.event("Checkpoint published"), creator.output()
     return creator
 
 
 def restored(containers: Containers, **kwargs):
     container = restore(containers, **kwargs)
-    container.wait_for_event("Restored")
+    container.wait(lambda: container.event("Restored") or container.event(FALLBACK), "end of the restore", 60)
+    assert container.event("Restored"), container.output()
     return container
 
 

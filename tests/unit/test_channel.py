@@ -30,7 +30,7 @@ phases("after")
 AFTERMATH = """
 import os
 os.dup2({writer}, 3)
-from dynamo_entry.report.lines import Log
+from dynamo_entry.report import Log
 from dynamo_entry.worker.channel import Channel
 channel = Channel(Log("error", "json"))
 channel.limit(0.001)

@@ -10,7 +10,6 @@ from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind
 from dynamo_entry.report import Log
-from dynamo_entry.scratch import has_leftovers
 from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Reading, read, unknown_variables
 
 TYPE_CHECKING = False
@@ -94,6 +93,8 @@ def _with_mistakes(supervisor: Supervisor, reading: Reading) -> int:
 
 def _start_cold(supervisor: Supervisor, failure: Result) -> int:
     """A cold start where no restore is begun; what an earlier one left is taken back first."""
+    from dynamo_entry.scratch import has_leftovers  # noqa: PLC0415 - a plain cold start has nothing to take back
+
     if not has_leftovers(supervisor.settings.work_dir):
         return supervisor.fall_back(failure)
     from dynamo_entry.init import undo  # noqa: PLC0415 - a restore was broken off, and the container started again

@@ -22,7 +22,8 @@ def run(directory, code, **env):
     (directory / "test_x.py").write_text(code)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "skips", "-p", "no:cacheprovider", directory],
-        env={**{name: value for name, value in os.environ.items() if name != "CI"}, "PYTHONPATH": SUPPORT, **env},
+        env={**{name: value for name, value in os.environ.items() if name != "CI"}, "PYTHONPATH": SUPPORT,
+             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **env},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout

@@ -10,7 +10,7 @@ from dynamo_entry import context
 from dynamo_entry.engine import hooks
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.settings import Settings
-from dynamo_entry.worker import context as worker_context
+from dynamo_entry.worker import context_file
 
 
 def write(path, activation_id="a1", **environment):
@@ -45,10 +45,10 @@ def test_it_is_written_where_engines_look_for_it(tmp_path, monkeypatch):
     places = [f"{tmp_path}/{name}/dynamo_entry/context.json" for name in ("run", "tmp")]
     monkeypatch.setattr(context, "PATHS", places)
     settings = Settings(work_dir=str(tmp_path / "scratch"))
-    written = worker_context.write(settings, "d")
+    written = context_file.write(settings, "d")
     assert written.path == places[1]
     assert context.read().activation_id == written.activation_id
-    worker_context.remove(settings)
+    context_file.remove(settings)
     assert context.read() is None
 
 
@@ -56,7 +56,7 @@ def test_where_no_such_place_can_be_had_it_is_in_the_scratch_directory(tmp_path,
     (tmp_path / "run").touch()
     monkeypatch.setattr(context, "PATHS", [f"{tmp_path}/run/dynamo_entry/context.json"])
     settings = Settings(work_dir=str(tmp_path / "scratch"))
-    assert worker_context.write(settings, "d").path == f"{tmp_path}/scratch/context.json"
+    assert context_file.write(settings, "d").path == f"{tmp_path}/scratch/context.json"
 
 
 def test_changed_is_what_is_new_or_other_here(tmp_path):

@@ -1,10 +1,14 @@
-"""Every name that users, dashboards and stored objects depend on."""
+"""Every name that users, dashboards and stored objects depend on, and times as the API writes them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from datetime import datetime, timezone
+
+_FRACTION = re.compile(r"\.\d+")
 
 GROUP, VERSION = "nvidia.com", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -73,3 +77,16 @@ def name_label(checkpoint: str) -> str:
 def labels(checkpoint: str, hash_: str) -> dict[str, str]:
     """What Job and pod of a checkpoint are found by."""
     return {SOURCE_LABEL: "true", HASH_LABEL: hash_, NAME_LABEL: name_label(checkpoint)}
+
+
+def now() -> str:
+    """This moment."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment(text: str | None) -> float:
+    """Unix seconds, whole ones; 0 for what is no time."""
+    try:
+        return datetime.fromisoformat(_FRACTION.sub("", text or "").replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0

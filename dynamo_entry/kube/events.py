@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from dynamo_entry.kube import api
-from dynamo_entry.kube.clock import now
+from dynamo_entry.kube.api import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 #: What a person should look at.

@@ -33,6 +33,8 @@ _PRESENT, _SWAPPED, _FILE, _EXCLUSIVE = 0x80, 0x40, 0x20, 0x01
 
 _SPLICE_F_NONBLOCK = 2
 
+_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+
 
 class Pages(NamedTuple):
     """Address ranges of private pages that a dump holds, and those of them that another process maps, too.
@@ -77,6 +79,15 @@ def read(pid: int) -> Pages:
     finally:
         os.close(descriptor)
     return Pages(dumped, shared)
+
+
+def become_huge() -> bool:
+    """Whether memory gets transparent huge pages unless it asks for small ones."""
+    try:
+        with open(_HUGE_PAGES, encoding="ascii") as file:
+            return "[always]" in file.read()
+    except OSError:
+        return False
 
 
 def classify(start: int, states: bytes) -> Pages:

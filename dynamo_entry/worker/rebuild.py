@@ -23,7 +23,7 @@ from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.served import Images, Skeleton
-from dynamo_entry.linux import capabilities, huge_pages, proc, sockets, tasks, timens, userfault
+from dynamo_entry.linux import capabilities, pages, proc, sockets, tasks, timens, userfault
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
 from dynamo_entry.scratch import work_directory
@@ -76,7 +76,7 @@ class Rebuild:
 
     def _fills_by_fault(self) -> bool:
         """Where the kernel makes huge pages without being asked, filling small ones would cost more, not less."""
-        return self._plan.has_faults and not huge_pages.are_made_everywhere() and userfault.is_allowed()
+        return self._plan.has_faults and not pages.become_huge() and userfault.is_allowed()
 
     @contextmanager
     def running(self) -> Iterator[int]:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from dynamo_entry.kube import api, config
-from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.api import moment
 from dynamo_entry.kube.cluster import ApiError
 from dynamo_entry.kube.operator import pods
 from dynamo_entry.kube.operator.checkpoints import Checkpoints

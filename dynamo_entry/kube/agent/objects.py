@@ -14,8 +14,9 @@ from dynamo_entry.kube.api import (
     HASH_LABEL,
     PREFETCH,
     VERSION,
+    moment,
+    now,
 )
-from dynamo_entry.kube.clock import moment, now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.kube import api, podspec, podtemplate, storage
-from dynamo_entry.kube.clock import now
+from dynamo_entry.kube.api import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config, seconds
 from dynamo_entry.kube.events import Recorder

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_entry.kube.api import FINALIZER, PENDING
-from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.api import FINALIZER, PENDING, moment
 from dynamo_entry.kube.operator.observed import Action, Decision, Observed, last_message, true_conditions
 
 _SOON_S = 2.0

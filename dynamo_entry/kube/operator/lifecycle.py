@@ -17,8 +17,8 @@ from dynamo_entry.kube.api import (
     RETRY,
     command_digest,
     job_name,
+    moment,
 )
-from dynamo_entry.kube.clock import moment
 from dynamo_entry.kube.operator import deletion
 from dynamo_entry.kube.operator.observed import (
     Action,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.api import moment
 from dynamo_entry.kube.operator.observed import true_conditions
 
 Object = dict[str, Any]

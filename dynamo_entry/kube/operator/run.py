@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo_entry.kube import api, foreign, graphs, storage
-from dynamo_entry.kube.clock import moment
+from dynamo_entry.kube.api import moment
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder

@@ -98,8 +98,9 @@ class Rebuild:
                     self._fill(criu.exited, phase)
                     self._finish_tasks()
                 guard.enter_context(self._ending_tasks())
-                held.go_on(yes=True)
-                self._wait_for_end(criu)
+                with self._holding_the_root_back():
+                    held.go_on(yes=True)
+                    self._wait_for_end(criu)
             with open(self._pid_file, encoding="ascii") as file:
                 pid = int(file.read())
             yield pid
@@ -177,6 +178,19 @@ class Rebuild:
             self._signal([*self._plan.pids, *(task.pid for task in proc.tree(root))], signal.SIGKILL)
             raise
 
+    @contextmanager
+    def _holding_the_root_back(self) -> Iterator[None]:
+        """CRIU lets go of one task after another, the root first: until it is done, none may be ended by the root.
+
+        It fails where a task that it still holds is gone, and ends all others. Of the root's stop PID 1 alone is told.
+        Like those of ``_stopping_tasks``, a root with a handler for SIGCONT is not stopped.
+        """
+        root = self._archive.manifest.head.root_pid
+        held = [pid for pid in self._plan.running if pid == root and not proc.catches(pid, signal.SIGCONT)]
+        self._signal(held, signal.SIGSTOP)
+        yield
+        self._signal(held, signal.SIGCONT)
+
     def _signal(self, pids: list[int], number: signal.Signals) -> None:
         for pid in pids:
             try:
@@ -184,7 +198,7 @@ class Rebuild:
             except ProcessLookupError:
                 if number != signal.SIGKILL:
                     raise RestoreFailed(
-                        f"process {pid} of the engine ended while its memory was filled", reason="EngineDied"
+                        f"process {pid} of the engine ended while it was held", reason="EngineDied"
                     ) from None
 
     def _fill(self, exited: int, phase: Phase) -> None:

@@ -84,3 +84,30 @@ def test_death_by_a_signal_is_the_containers_exit_code(containers, number):
     else:
         container.signal(number)
     assert container.exit_code(20) == 128 + number, container.output()
+
+
+#: It ends its workers as soon as it runs again, as one does that takes the pause for a hang.
+IMPATIENT = """
+import os, pathlib, signal, time
+workers = []
+for _ in range(30):
+    workers.append(os.fork())
+    if not workers[-1]:
+        time.sleep(300)
+        os._exit(0)
+pathlib.Path("/tmp/ready").touch()
+while not pathlib.Path("/run/dynamo_entry/context.json").exists():
+    pass
+for worker in reversed(workers):
+    os.kill(worker, signal.SIGKILL)
+print("ended", {os.waitpid(worker, 0)[1] for worker in workers}, flush=True)
+time.sleep(300)
+"""
+
+
+def test_an_engine_that_ends_its_workers_at_once_is_restored(containers):
+    """While CRIU lets go of them, one after another."""
+    command = ("python3", "-c", IMPATIENT)
+    published(containers, command=command)
+    container = restored(containers, command=command)
+    container.wait_for_text("ended {9}")

@@ -64,6 +64,7 @@ def host_facts(criu_version: str) -> dict[str, Any]:
         "criu": criu_version,
         "image": image.image_id(),
         "uid": os.geteuid(),
+        "gid": os.getegid(),
         "hostname": platform.node(),
         "addresses": addresses(),
     }

@@ -17,7 +17,7 @@ _OF_CRIU_DESCRIPTORS = 40
 _OF_CRIU_MAPPINGS = 200
 
 
-def check_host(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def check_host(recorded: dict[str, Any], here: dict[str, Any], *, may_set_gid: bool) -> list[str]:
     """What differs and does not matter, a sentence each. Raises Incompatible where it does.
 
     Archives record more with time: what one does not know is not compared.
@@ -40,6 +40,9 @@ def check_host(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
         )
     if recorded.get("uid", here["uid"]) != here["uid"]:
         raise _refused("user", recorded["uid"], here["uid"], "UserDiffers", "set runAsUser to the same user")
+    if recorded.get("gid", here["gid"]) != here["gid"] and not may_set_gid:
+        hint = "set runAsGroup to the same group, or add SETGID"
+        raise _refused("group", recorded["gid"], here["gid"], "UserDiffers", hint)
     return [
         f"{what}: {recorded[name]} at creation, {here[name]} here"
         for name, what in _NOTED.items()

@@ -1,4 +1,4 @@
-"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM, sandboxes.
+"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM, sandboxes, watches.
 
 Objects of IPC belong to a namespace, not to a process, and no other container has them: what is there since the engine
 was started is taken for its own, and refused. The rest is named at creation, and lost at a restore.
@@ -7,7 +7,8 @@ was started is taken for its own, and refused. The rest is named at creation, an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dynamo_entry.errors import NotDumpable
@@ -67,6 +68,10 @@ def _names(directory: str) -> list[str]:
         return []
 
 
+#: Of a watch, as fdinfo has it (proc_pid_fdinfo(5)), and linux/inotify.h.
+_MASK = re.compile(rb"inotify wd:\w+ .*?mask:(\w+)")
+_ONE_EVENT = 0x80000000
+
 REMEDY = (
     "set them anew after the restore, by POST_RESTORE for example; let the engine wait for its asynchronous I/O before it is "
     "frozen"
@@ -91,7 +96,19 @@ def _of(pid: int) -> list[str]:
         found.append("the merging of pages (KSM)")
     if _may_be_sandboxed(proc.status(pid), proc.status(os.getpid())):
         found.append("a Landlock sandbox, if there is one (no_new_privs was set),")
-    return found
+    return [*found, *_asked_for(pid)]
+
+
+def _asked_for(pid: int) -> Iterator[str]:
+    """Watches of inotify(7) for one event only, which become lasting ones; words about pressure (psi(5))."""
+    for descriptor, target in proc.descriptors(pid).items():
+        if target == "anon_inode:inotify" and any(
+            int(mask, 16) & _ONE_EVENT for mask in _MASK.findall(proc.read(pid, f"fdinfo/{descriptor}"))
+        ):
+            yield f"the end of a watch after one event (IN_ONESHOT, descriptor {descriptor})"
+        is_of_pressure = target.startswith("/proc/pressure/") or target.endswith(".pressure")
+        if is_of_pressure and proc.descriptor_state(pid, descriptor)[0] & os.O_ACCMODE:
+            yield f"what was asked of {target} (descriptor {descriptor})"
 
 
 def _may_be_sandboxed(status: dict[str, str], ours: dict[str, str]) -> bool:

@@ -46,7 +46,7 @@ def admit(
     """Check property by property; ``log`` gets what differs and does not matter. Raises Incompatible for the first that does."""
     head = archive.manifest.head
     here = facts.host_facts(criu_version)
-    for note in host.check_host(head.host, here):
+    for note in host.check_host(head.host, here, may_set_gid=capabilities.SETGID in have.effective):
         log.warning("host differs", difference=note)
     host.check_room(head.needs, cgroup.room())
     index = pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))

@@ -8,6 +8,7 @@ from dynamo_entry.checks import connections, host
 from dynamo_entry.checks.privileges import lack
 from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
 from dynamo_entry.errors import Incompatible
+from dynamo_entry.linux import capabilities
 
 CREATE, RESTORE = "create", "restore"
 
@@ -48,7 +49,8 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
         return [Finding("archive", stored.location, (RESTORE,), stored.error)]
     found = [Finding("archive", f"{stored.location}, {_mib(stored.size_bytes)}, {stored.digest}")]
     try:
-        notes = host.check_host(stored.host, here.host)
+        may_set_gid = capabilities.SETGID in here.privileges.effective
+        notes = host.check_host(stored.host, here.host, may_set_gid=may_set_gid)
         host.check_room(stored.needs, here.room)
     except Incompatible as error:
         return [*found, Finding("archive fits", error.message, (RESTORE,), error.hint)]

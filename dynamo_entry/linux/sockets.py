@@ -113,6 +113,9 @@ _NUMBERS = {
     "NETLINK_GET_STRICT_CHK": (_NETLINK, 12),
 }
 _CONGESTION = 13
+
+#: SO_TXTIME: struct sock_txtime of linux/net_tstamp.h.
+_SEND_TIMES, _SEND_TIMES_BYTES = (socket.SOL_SOCKET, 61), 8
 _LEVELS = {socket.AF_INET: _IP, socket.AF_INET6: _IPV6}
 
 #: Of the others, what there is to ask: a process may have thousands of unix sockets.
@@ -194,6 +197,8 @@ def _values(found: socket.socket) -> Iterator[tuple[str, Any]]:
                 found.getsockopt(_TCP, _CONGESTION, 16).rstrip(b"\0").decode("ascii", "replace"),
             )
     with suppress(OSError):
+        yield "SO_TXTIME", found.getsockopt(*_SEND_TIMES, _SEND_TIMES_BYTES).hex()
+    with suppress(OSError):
         yield "multicast interface", _interface(found)
 
 
@@ -253,6 +258,8 @@ def _set(found: socket.socket, options: dict[str, Any]) -> Iterator[str]:
                 found.setsockopt(*_NUMBERS[name], int(value))
             elif name == "TCP_CONGESTION":
                 found.setsockopt(_TCP, _CONGESTION, str(value).encode())
+            elif name == "SO_TXTIME":
+                found.setsockopt(*_SEND_TIMES, bytes.fromhex(value))
             elif name == "multicast interface":
                 _go_out_by(found, value)
             elif name == "groups":

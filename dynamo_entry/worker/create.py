@@ -19,6 +19,7 @@ from dynamo_entry.checks import (
     image,
     left_behind,
     privileges,
+    process_files,
     secrets,
     sharing,
 )
@@ -323,6 +324,7 @@ class _Creation:
             pids = [process.pid for process in processes]
             dump_checks.check(processes, self._prepared.have.effective)
             deleted.check(pids)
+            process_files.check(pids)
             sharing.check(processes)
             left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
             connections.check_kernel_modules(processes)

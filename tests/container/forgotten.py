@@ -143,6 +143,42 @@ def many_descriptors() -> Check:
     return lambda: len(os.listdir("/proc/self/fd"))
 
 
+def file_of_a_thread() -> None:
+    tid = in_thread(lambda: None)
+    kept.append(os.open(f"/proc/self/task/{tid}/stat", os.O_RDONLY))
+
+
+def directory_of_a_process_outside() -> None:
+    kept.append(os.open("/proc/1", os.O_RDONLY))
+
+
+def file_of_a_process_outside() -> None:
+    """The launcher's worker."""
+    worker = next(pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) not in (1, os.getpid()))
+    kept.append(os.open(f"/proc/{worker}/stat", os.O_RDONLY))
+
+
+def working_directory_of_a_process() -> None:
+    os.chdir("/proc/self")
+
+
+def files_of_processes() -> Check:
+    """Of itself, of PID 1, of a child that lives and of one that has ended."""
+    children = [subprocess.Popen(["sleep", "300"]) for _ in range(2)]
+    paths = [
+        "/proc/self/stat",
+        "/proc/self",
+        "/proc/self/task",
+        "/proc/1/stat",
+        *(f"/proc/{child.pid}" for child in children),
+    ]
+    held = [os.open(path, os.O_RDONLY) for path in paths]
+    kept.extend(children)
+    children[0].kill()
+    children[0].wait()
+    return lambda: [os.readlink(f"/proc/self/fd/{number}") for number in held]
+
+
 def sysv_semaphore() -> None:
     checked(libc.semget(0x5151, 1, IPC_CREAT | 0o600))
 
@@ -290,6 +326,35 @@ def what_nobody_has_read_yet() -> Check:
     return check
 
 
+def what_was_asked_of_the_kernel() -> Check:
+    """A word when something is short (PSI), one event of a watch only, and to look for packets instead of sleeping."""
+    asked: dict[str, Callable[[], bool]] = {}
+    try:
+        pressure = os.open("/proc/pressure/memory", os.O_RDWR)
+        os.write(pressure, b"some 150000 2000000\0")
+        asked["pressure"] = lambda: not taken(pressure)
+    except OSError:
+        pass  # not in this kernel, or not here
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(watch, b"/var/tmp", 0x80000100)  # IN_ONESHOT | IN_CREATE
+    asked["one event"] = lambda: "mask:80000100" in Path(f"/proc/self/fdinfo/{watch}").read_text()
+    waiting = select.epoll()
+    try:
+        fcntl.ioctl(waiting, 0x40088A01, struct.pack("IHBx", 100, 8, 0))  # EPIOCSPARAMS
+        asked["polling"] = lambda: any(fcntl.ioctl(waiting, 0x80088A02, bytes(8)))
+    except OSError:
+        pass
+    kept.append(waiting)
+
+    def taken(pressure: int) -> bool:
+        try:
+            return os.write(pressure, b"some 150000 2000000\0") > 0
+        except OSError:
+            return False
+
+    return lambda: {name: check() for name, check in asked.items()}
+
+
 def pipe_of_packets() -> None:
     kept.extend(os.pipe2(os.O_DIRECT))
 
@@ -343,13 +408,15 @@ def socket_options() -> Check:
     for level, number, value in TCP_OPTIONS.values():
         listening.setsockopt(level, number, value)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    listening.setsockopt(socket.SOL_SOCKET, 61, struct.pack("iI", time.CLOCK_MONOTONIC, 2))  # SO_TXTIME
 
     def check() -> dict[str, Any]:
         found: dict[str, Any] = {
             name: listening.getsockopt(level, number) for name, (level, number, _) in TCP_OPTIONS.items()
         }
         name = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        return found | {"TCP_CONGESTION": name.rstrip(b"\0").decode()}
+        times = listening.getsockopt(socket.SOL_SOCKET, 61, 8).hex()
+        return found | {"TCP_CONGESTION": name.rstrip(b"\0").decode(), "SO_TXTIME": times}
 
     return check
 
@@ -545,6 +612,7 @@ def attributes() -> Check:
     libc.syscall(set_mempolicy, 3, ctypes.byref(ctypes.c_ulong(1)), 64)
     libc.prctl(67, 1, 0, 0, 0)
     libc.prctl(65, 1, 0, 0, 0)
+    libc.prctl(33, 1, 1, 0, 0)  # PR_MCE_KILL
     Path("/proc/self/oom_score_adj").write_text("321")
     set_slice(5_000_000)
 
@@ -558,6 +626,7 @@ def attributes() -> Check:
             "memory policy": policy.value,
             "KSM": libc.prctl(68, 0, 0, 0, 0),
             "MDWE": libc.prctl(66, 0, 0, 0, 0),
+            "faulty memory": libc.prctl(34, 0, 0, 0, 0),
             "OOM score": Path("/proc/self/oom_score_adj").read_text(),
             "time slice": slice_ns(),
         }

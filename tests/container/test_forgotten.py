@@ -51,6 +51,7 @@ def both(containers, *arguments, options=RESTORE):
         ("options_of_other_sockets",),
         ("multicast",),
         ("names_of_any_bytes",),
+        ("files_of_processes",),
     ],
     ids=" ".join,
 )
@@ -74,6 +75,10 @@ HELD = {
     "child_in_the_same_memory": ("MemoryShared", "shares the memory"),
     "descriptor_of_a_process_outside": ("PidfdOutside", "pidfd of 1"),
     "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
+    "file_of_a_thread": ("ProcessFile", "threads are made"),
+    "directory_of_a_process_outside": ("ProcessFile", "/proc/1, of a process outside"),
+    "file_of_a_process_outside": ("ProcessFile", "of a process outside"),
+    "working_directory_of_a_process": ("ProcessFile", "works in /proc/1000"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
     "private_huge_pages": ("HugePages", "huge pages"),
     "its_own_program": ("ProgramHeld", "O_PATH"),
@@ -193,6 +198,12 @@ def test_what_nobody_has_read_yet_is_lost(containers):
     assert not any(after.values()), after
 
 
+def test_what_was_asked_of_the_kernel_is_lost(containers):
+    before, after = both(containers, "what_was_asked_of_the_kernel")
+    assert all(before.values()), before
+    assert not any(after.values()), after
+
+
 def test_a_sandbox_of_landlock_is_lost(containers):
     before, after = both(containers, "landlock_against_directories")
     assert (before, after) == (True, False)
@@ -214,6 +225,7 @@ def test_where_a_sandbox_keeps_criu_from_dumping_the_message_says_so(containers)
         ("asynchronous_io", ("io_submit",)),
         ("attributes", ("memory policy", "KSM")),
         ("landlock_against_directories", ("Landlock",)),
+        ("what_was_asked_of_the_kernel", ("IN_ONESHOT",)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

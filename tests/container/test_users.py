@@ -57,6 +57,15 @@ def test_a_file_of_the_users_own_in_a_directory_of_roots(containers):
     assert "after engine" in container.stdout, container.output()
 
 
+def test_another_group_is_refused_by_name(containers):
+    """Before files are put in place; who may have any group is restored."""
+    engine = Engine(containers, "wait()\ndone(os.getgid())")
+    engine.created(options=(*DROPPED, "--user", "1000:100", *CREATE))
+    event = engine.refused(options=(*DROPPED, "--user", "1000:200", *RESTORE))
+    assert (event["reason"], event["phase"]) == ("UserDiffers", "check")
+    assert "group: 100 at creation, 200 here" in event["message"]
+
+
 #: As podman does with --user.
 AS_USER = (
     "exec setpriv --reuid 1000 --regid 0 --clear-groups --inh-caps=-all,+sys_ptrace,+checkpoint_restore "

@@ -22,6 +22,7 @@ HERE = {
     "cpu_hints": ["erms"],
     "criu": "4.2.1",
     "uid": 0,
+    "gid": 0,
     "addresses": [],
     "image": "",
 }
@@ -41,28 +42,39 @@ def refused(call, *arguments, **keywords):
         ({"cpu_flags": ["avx512f", "avx2"]}, "CpuLacksFeature", ("avx512f", "Old CPU")),
         ({"criu": "4.10"}, "CriuOlder", ("4.10", "4.2.1")),
         ({"uid": 1000}, "UserDiffers", ("1000", "0")),
+        ({"gid": 1000}, "UserDiffers", ("group", "1000", "0")),
     ],
 )
 def test_a_host_that_cannot_run_it_is_refused(difference, reason, words):
-    error = refused(host.check_host, {**HERE, **difference}, HERE)
+    error = refused(host.check_host, {**HERE, **difference}, HERE, may_set_gid=False)
     assert error.reason == reason
     assert all(word in error.message for word in words), error.message
 
 
 def test_what_does_not_matter_is_a_note():
-    notes = host.check_host({**HERE, "kernel": "6.18", "cpu_hints": [], "criu": "4.2"}, HERE)
+    notes = host.check_host(
+        {**HERE, "kernel": "6.18", "cpu_hints": [], "criu": "4.2"}, HERE, may_set_gid=False
+    )
     assert [note.partition(":")[0] for note in notes] == ["kernel", "criu", "CPU hints"]
-    assert host.check_host(HERE, HERE) == []
+    assert host.check_host(HERE, HERE, may_set_gid=False) == []
 
 
 def test_another_build_of_the_image_is_a_note_where_both_are_known():
     one, another = {**HERE, "image": "one"}, {**HERE, "image": "another"}
-    assert host.check_host(one, another) == ["build of the image: one at creation, another here"]
-    assert host.check_host(one, HERE) == host.check_host(HERE, one) == []
+    assert host.check_host(one, another, may_set_gid=False) == [
+        "build of the image: one at creation, another here"
+    ]
+    assert (
+        host.check_host(one, HERE, may_set_gid=False) == host.check_host(HERE, one, may_set_gid=False) == []
+    )
+
+
+def test_another_group_is_fine_for_who_may_have_any():
+    assert host.check_host({**HERE, "gid": 1000}, HERE, may_set_gid=True) == []
 
 
 def test_an_archive_that_knows_less_is_not_refused():
-    assert host.check_host({}, HERE) == []
+    assert host.check_host({}, HERE, may_set_gid=False) == []
 
 
 def test_an_engine_that_does_not_fit_is_refused():

@@ -18,6 +18,7 @@ HOST = {
     "cpu_model": "a CPU",
     "criu": "4.2",
     "uid": 0,
+    "gid": 0,
 }
 GOOD = Surroundings(
     python="3.13.0", privileges=Privileges(ALL, ALL, has_seccomp=False), has_clone3=True, may_choose_pids=True,

@@ -216,6 +216,11 @@ def locks(data: bytes) -> Image:
     return Image(data, message("file_lock", "file_lock_entry"))
 
 
+def packets(data: bytes) -> Image:
+    """``sk-queues.img``: messages of unix sockets that nobody has received yet."""
+    return Image(data, message("sk_packet", "sk_packet_entry"), lambda entry: int(entry.length))
+
+
 def pipe_data(data: bytes) -> Image:
     """``pipes-data.img`` or ``fifo-data.img``: what was in the pipes and not yet read."""
     return Image(data, message("pipe_data", "pipe_data_entry"), lambda entry: int(entry.bytes))

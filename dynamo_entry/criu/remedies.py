@@ -143,6 +143,10 @@ _RESTORE = (
         "the node's fs.inotify.max_user_instances or max_user_watches is used up, or a watched path is not here",
     ),
     (
+        "Empty list on file desc",
+        "descriptors were on their way inside others (SCM_RIGHTS): let the engine receive them before the dump",
+    ),
+    (
         r"Can't open file \S+|File \S+ has bad (size|mode|build-ID)",
         "a file of the engine is missing or differs here",
     ),

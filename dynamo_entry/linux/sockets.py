@@ -40,6 +40,64 @@ def of_process(pid: int, descriptor: int) -> Iterator[socket.socket]:
         yield found
 
 
+#: SCM_PIDFD, and the most that one message carries (unix(7)).
+_SCM_PIDFD, _MOST_DESCRIPTORS = 4, 253
+_SO_PEEK_OFF = 42
+
+
+@contextmanager
+def on_their_way(found: socket.socket) -> Iterator[list[int]]:
+    """Copies of all descriptors that were sent to a unix socket and not received; the messages stay.
+
+    Whoever has it must not run meanwhile: it would peek at other messages than it expects. Raises OSError.
+    """
+    before = found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+    copies: list[int] = []
+    try:
+        found.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+        while _peek(found, copies):
+            pass
+        yield copies
+    finally:
+        found.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, before)
+        _close(copies)
+
+
+@contextmanager
+def first_on_their_way(found: socket.socket) -> Iterator[list[int]]:
+    """Those that come first, at any time: none of a socket whose owner peeks from where it has been (SO_PEEK_OFF)."""
+    copies: list[int] = []
+    try:
+        with suppress(BlockingIOError):
+            if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) < 0:
+                _peek(found, copies)
+        yield copies
+    finally:
+        _close(copies)
+
+
+def _peek(found: socket.socket, copies: list[int]) -> bool:
+    """Look at what comes next, add copies of its descriptors; whether there was anything."""
+    size = struct.calcsize("i")
+    room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * size) + 3 * socket.CMSG_SPACE(64)
+    try:
+        data, said, *_ = found.recvmsg(1 << 20, room, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    for level, kind, content in said:
+        numbers = struct.unpack(f"{len(content) // size}i", content[: len(content) // size * size])
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            copies.extend(numbers)
+        elif (level, kind) == (socket.SOL_SOCKET, _SCM_PIDFD):
+            _close(numbers)
+    return bool(data)
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def shut_down(descriptors: Iterable[tuple[int, int]]) -> None:
     """Let who waits for a connection that is gone learn of it: reads end, writes fail (EPIPE)."""
     for pid, descriptor in descriptors:

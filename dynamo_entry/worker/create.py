@@ -17,6 +17,7 @@ from dynamo_entry.checks import (
     deleted,
     files,
     image,
+    in_flight,
     left_behind,
     privileges,
     process_files,
@@ -325,6 +326,7 @@ class _Creation:
             dump_checks.check(processes, self._prepared.have.effective)
             deleted.check(pids)
             process_files.check(pids)
+            in_flight.check(pids)
             sharing.check(processes)
             left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
             connections.check_kernel_modules(processes)

@@ -355,6 +355,59 @@ def what_was_asked_of_the_kernel() -> Check:
     return lambda: {name: check() for name, check in asked.items()}
 
 
+def sent(to: socket.socket, *descriptors: int) -> None:
+    """On their way, and with nobody else any more."""
+    socket.send_fds(to, [b"x"], descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def pipes_in_flight(*kind: int) -> Check:
+    """Both ends of two, with data: in one message, and in two behind others."""
+    one, other = socket.socketpair(socket.AF_UNIX, *kind)
+    counter = os.eventfd(7)
+    for is_apart in (False, True):
+        reader, writer = os.pipe()
+        os.write(writer, b"early")
+        if is_apart:
+            one.send(b"-")
+            sent(one, counter)
+            sent(one, reader)
+            sent(one, writer)
+        else:
+            sent(one, reader, writer)
+
+    def check() -> list[str]:
+        if not CONTEXT.exists():
+            return ["early", "late"] * 2  # they can be received once only
+        received: list[int] = []
+        while len(received) < 5:
+            received += socket.recv_fds(other, 1, 2)[1]
+        both, last = received[:2], received[3:]
+        found = []
+        for reader, writer in (both, last):
+            os.set_blocking(reader, False)
+            found.append(os.read(reader, 10).decode())
+            os.write(writer, b"late")
+            found.append(os.read(reader, 10).decode())
+        return found
+
+    kept.append(one)
+    return check
+
+
+def pipes_in_flight_as_messages() -> Check:
+    return pipes_in_flight(socket.SOCK_SEQPACKET)
+
+
+def descriptors_in_a_socket_in_flight() -> None:
+    one, other = socket.socketpair()
+    outer, inner = socket.socketpair()
+    kept.extend((one, other))
+    sent(outer, os.open("/etc/hostname", os.O_RDONLY))
+    sent(one, outer.detach(), inner.detach())
+
+
 def pipe_of_packets() -> None:
     kept.extend(os.pipe2(os.O_DIRECT))
 

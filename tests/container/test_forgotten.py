@@ -52,6 +52,8 @@ def both(containers, *arguments, options=RESTORE):
         ("multicast",),
         ("names_of_any_bytes",),
         ("files_of_processes",),
+        ("pipes_in_flight",),
+        ("pipes_in_flight_as_messages",),
     ],
     ids=" ".join,
 )
@@ -79,6 +81,7 @@ HELD = {
     "directory_of_a_process_outside": ("ProcessFile", "/proc/1, of a process outside"),
     "file_of_a_process_outside": ("ProcessFile", "of a process outside"),
     "working_directory_of_a_process": ("ProcessFile", "works in /proc/1000"),
+    "descriptors_in_a_socket_in_flight": ("DescriptorsNested", "on its way to process 1000"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
     "private_huge_pages": ("HugePages", "huge pages"),
     "its_own_program": ("ProgramHeld", "O_PATH"),

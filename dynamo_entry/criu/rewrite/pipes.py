@@ -6,40 +6,64 @@ CRIU would use vmsplice, which podman's default seccomp profile denies.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
 from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.linux import sockets
 
 
-class Refill(NamedTuple):
-    """Bytes for the pipe behind descriptor ``descriptor`` of task ``pid``."""
+class Place(NamedTuple):
+    """Descriptor ``descriptor`` of task ``pid``; or what is on its way to that unix socket, counted from 0."""
 
     pid: int
     descriptor: int
+    on_its_way: int | None = None
+
+
+class Refill(NamedTuple):
+    """Bytes for a pipe."""
+
+    place: Place
     data: bytes
 
 
-def places(entries: Iterable[Any], tables: Mapping[int, images.Image]) -> dict[int, tuple[int, int]]:
-    """Pipe id → a task and a descriptor of it that lead to the pipe, from files.img and each task's fdinfo."""
-    pipes = {entry.id: entry.pipe.pipe_id for entry in entries if entry.HasField("pipe")}
-    pipes |= {entry.id: entry.fifo.pipe_id for entry in entries if entry.HasField("fifo")}
-    found: dict[int, tuple[int, int]] = {}
-    for pid, table in tables.items():
-        for descriptor in table.messages:
-            if descriptor.id in pipes:
-                found.setdefault(pipes[descriptor.id], (pid, descriptor.fd))
+def sent(packets: Iterable[Any]) -> dict[int, list[int]]:
+    """Id of a unix socket → ids of the files whose descriptors are on their way to it, the first one first."""
+    found: dict[int, list[int]] = {}
+    for packet in packets:
+        for message in packet.scm:
+            if message.type == socket.SCM_RIGHTS:
+                found.setdefault(packet.id_for, []).extend(message.rights)
     return found
 
 
-def drained(
-    data: bytes, places: Mapping[int, tuple[int, int]], dropped: frozenset[int]
-) -> tuple[bytes, list[Refill]]:
+def places(
+    entries: Iterable[Any], tables: Mapping[int, images.Image], sent: Mapping[int, Sequence[int]]
+) -> dict[int, Place]:
+    """Pipe id → where the pipe is found, from files.img, each task's fdinfo, and what is on its way."""
+    pipes = {entry.id: entry.pipe.pipe_id for entry in entries if entry.HasField("pipe")}
+    pipes |= {entry.id: entry.fifo.pipe_id for entry in entries if entry.HasField("fifo")}
+    found: dict[int, Place] = {}
+    on_their_way: dict[int, Place] = {}
+    for pid, table in tables.items():
+        for row in table.messages:
+            if row.id in pipes:
+                found.setdefault(pipes[row.id], Place(pid, row.fd))
+            for position, number in enumerate(sent.get(row.id, ())):
+                if number in pipes:
+                    on_their_way.setdefault(pipes[number], Place(pid, row.fd, position))
+    return on_their_way | found
+
+
+def drained(data: bytes, places: Mapping[int, Place], dropped: frozenset[int]) -> tuple[bytes, list[Refill]]:
     """The image without the bytes that we put back, and those bytes.
 
     ``dropped`` are pipes whose other end is outside: what is in there was for the old place's log. A pipe
-    that no descriptor leads to (it is in flight over a unix socket) is left to CRIU.
+    that nothing leads to is left to CRIU.
     """
     image = images.pipe_data(data)
     refills: list[Refill] = []
@@ -49,7 +73,7 @@ def drained(
             continue
         if entry.pipe_id in places:
             if content:
-                refills.append(Refill(*places[entry.pipe_id], content))
+                refills.append(Refill(places[entry.pipe_id], content))
             entry.bytes, content = 0, b""  # noqa: PLW2901 - CRIU still sets the pipe's size
         kept.append((entry, content))
     image.entries = kept
@@ -58,19 +82,30 @@ def drained(
 
 def refill(refills: Iterable[Refill]) -> None:
     """Write the bytes into the restored tasks' pipes. Raises RestoreFailed."""
-    for pid, descriptor, data in refills:
-        path = f"/proc/{pid}/fd/{descriptor}"
+    for place, data in refills:
+        shown = f"/proc/{place.pid}/fd/{place.descriptor}"
         try:
-            pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with _path(place) as path:
+                pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 written = os.write(pipe, data)
             finally:
                 os.close(pipe)
         except OSError as error:
             raise RestoreFailed(
-                f"the pipe {path} cannot be refilled: {error.strerror}", reason="PipeNotRefilled"
+                f"the pipe {shown} cannot be refilled: {error.strerror}", reason="PipeNotRefilled"
             ) from None
         if written != len(data):
             raise RestoreFailed(
-                f"the pipe {path} takes {written} of {len(data)} bytes", reason="PipeNotRefilled"
+                f"the pipe {shown} takes {written} of {len(data)} bytes", reason="PipeNotRefilled"
             )
+
+
+@contextmanager
+def _path(place: Place) -> Iterator[str]:
+    """Where the pipe can be opened. Raises OSError."""
+    if place.on_its_way is None:
+        yield f"/proc/{place.pid}/fd/{place.descriptor}"
+        return
+    with sockets.of_process(place.pid, place.descriptor) as found, sockets.on_their_way(found) as descriptors:
+        yield f"/proc/self/fd/{descriptors[place.on_its_way]}"

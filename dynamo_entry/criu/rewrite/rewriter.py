@@ -164,10 +164,16 @@ class Rewriter:
         if name not in self._source.names:
             return None
         pids = [int(other[4:-4]) for other in self._source.names if other.startswith("ids-")]
-        places = pipes.places(self._files.messages, {pid: self._table(pid) for pid in pids})
+        tables = {pid: self._table(pid) for pid in pids}
+        places = pipes.places(self._files.messages, tables, pipes.sent(self._packets()))
         outside = stdio.pipe_ids(self._source.stdio.values())
         data, self._refills[name] = pipes.drained(self._source.read(name), places, outside)
         return data
+
+    def _packets(self) -> list[Any]:
+        if "sk-queues.img" not in self._source.names:
+            return []
+        return images.packets(self._source.read("sk-queues.img")).messages
 
     def _table(self, pid: int) -> images.Image:
         ids = images.object_ids(self._source.read(f"ids-{pid}.img")).messages[0]

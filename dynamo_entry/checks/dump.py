@@ -78,7 +78,7 @@ _REMEDIES = {
 
 #: How the kernel shows objects that are not files: secret memory, pidfds, POSIX message queues (linux/magic.h).
 _HIDDEN = "/secretmem"
-_PIDFD, _FANOTIFY = "anon_inode:[pidfd]", "anon_inode:[fanotify]"
+_PIDFD, _FANOTIFY, _EVENTFD = "anon_inode:[pidfd]", "anon_inode:[fanotify]", "anon_inode:[eventfd]"
 _MQUEUE_MAGIC = 0x19800202
 
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -108,6 +108,9 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                     "AnonymousInode",
                     "use inotify, or add SYS_ADMIN to both pods",
                 )
+            if target == _EVENTFD and b"eventfd-semaphore: 1" in proc.read(pid, f"fdinfo/{descriptor}"):
+                what = "an eventfd that counts one at a time (EFD_SEMAPHORE)"
+                raise _holds(pid, descriptor, what, "EventfdSemaphore", "use a semaphore of POSIX, or a pipe")
             if (
                 target == _PIDFD
                 and (theirs := proc.pidfd_target(pid, descriptor)) >= 0

@@ -110,6 +110,7 @@ def _grants(have: Privileges) -> tasks.Grants:
         have.permitted, privileges.known_capabilities(), hard, groups,
         may_drop=capabilities.SETPCAP in have.effective,
         attainable=frozenset() if have.no_new_privileges else have.bounding,
+        secure_bits=capabilities.secure_bits(),
     )  # fmt: skip
 
 

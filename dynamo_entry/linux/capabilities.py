@@ -23,6 +23,7 @@ _NAMES = """
 #: capset(2), and PR_CAP_AMBIENT(2const).
 _VERSION_3 = 0x20080522
 _PR_CAP_AMBIENT, _RAISE = 47, 2
+_PR_GET_SECUREBITS = 27
 
 
 def effective() -> frozenset[int]:
@@ -41,6 +42,13 @@ def named(numbers: Iterable[int]) -> list[str]:
     """As a pod spec writes them."""
     names = _NAMES.split()
     return [names[number] if number < len(names) else str(number) for number in sorted(numbers)]
+
+
+def secure_bits() -> int:
+    """Those of this thread (PR_SET_SECUREBITS(2const)), which what it starts inherits."""
+    import ctypes  # noqa: PLC0415 - as below
+
+    return int(ctypes.CDLL(None).prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0))
 
 
 def take_effect(wanted: frozenset[int]) -> None:

@@ -355,6 +355,36 @@ def what_was_asked_of_the_kernel() -> Check:
     return lambda: {name: check() for name, check in asked.items()}
 
 
+def counter_of_single_steps() -> None:
+    """An eventfd that counts down by one at each reading."""
+    kept.append(os.eventfd(5, os.EFD_SEMAPHORE))
+    if "eventfd-semaphore: 1" not in Path(f"/proc/self/fdinfo/{kept[-1]}").read_text():
+        sys.exit("forgotten: not on this machine: a kernel that does not tell")
+
+
+def what_does_not_travel() -> Check:
+    """The pid of a connection's other end, and when a timer that waits for a time of day is due."""
+    listening = socket.create_server("/tmp/listening", family=socket.AF_UNIX)
+    child = os.fork()
+    if not child:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect("/tmp/listening")
+        time.sleep(1e6)
+    accepted, _ = listening.accept()
+    timer, due = libc.timerfd_create(0, 0), int(time.time()) + 3600  # CLOCK_REALTIME
+    libc.timerfd_settime(timer, 1, ctypes.create_string_buffer(struct.pack("4q", 0, 0, due, 0)), None)
+
+    def check() -> dict[str, bool]:
+        peer = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        left = ctypes.create_string_buffer(32)
+        libc.timerfd_gettime(timer, left)
+        seconds, nanoseconds = struct.unpack("4q", left.raw)[2:]
+        is_due_then = abs(time.time() + seconds + nanoseconds / 1e9 - due) < 0.2
+        return {"peer's pid": struct.unpack("3i", peer)[0] == child, "time of day": is_due_then}
+
+    return check
+
+
 def sent(to: socket.socket, *descriptors: int) -> None:
     """On their way, and with nobody else any more."""
     socket.send_fds(to, [b"x"], descriptors)
@@ -482,6 +512,9 @@ OTHER_OPTIONS = {
     "TCP_INQ": (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, 36, 1),
     "IPV6_UNICAST_HOPS": (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_IPV6, 16, 9),
     "IPV6_RECVTCLASS": (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_IPV6, 66, 1),
+    "IP_LOCAL_PORT_RANGE": (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_IP, 51, 30000 << 16 | 20000),
+    "SO_TIMESTAMPING": (socket.AF_INET, socket.SOCK_DGRAM, socket.SOL_SOCKET, 37, 16),
+    "IPV6_ADDR_PREFERENCES": (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_IPV6, 72, 2),
     "SO_PEEK_OFF": (socket.AF_UNIX, socket.SOCK_DGRAM, socket.SOL_SOCKET, 42, 0),
     "SO_PASSPIDFD": (socket.AF_UNIX, socket.SOCK_STREAM, socket.SOL_SOCKET, 76, 1),
     "NETLINK_PKTINFO": (socket.AF_NETLINK, socket.SOCK_RAW, 270, 3, 1),

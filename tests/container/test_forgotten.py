@@ -77,6 +77,7 @@ HELD = {
     "child_in_the_same_memory": ("MemoryShared", "shares the memory"),
     "descriptor_of_a_process_outside": ("PidfdOutside", "pidfd of 1"),
     "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
+    "counter_of_single_steps": ("EventfdSemaphore", "EFD_SEMAPHORE"),
     "file_of_a_thread": ("ProcessFile", "threads are made"),
     "directory_of_a_process_outside": ("ProcessFile", "/proc/1, of a process outside"),
     "file_of_a_process_outside": ("ProcessFile", "of a process outside"),
@@ -203,6 +204,12 @@ def test_what_nobody_has_read_yet_is_lost(containers):
 
 def test_what_was_asked_of_the_kernel_is_lost(containers):
     before, after = both(containers, "what_was_asked_of_the_kernel")
+    assert all(before.values()), before
+    assert not any(after.values()), after
+
+
+def test_what_does_not_travel_is_lost(containers):
+    before, after = both(containers, "what_does_not_travel")
     assert all(before.values()), before
     assert not any(after.values()), after
 

@@ -57,6 +57,23 @@ def test_a_file_of_the_users_own_in_a_directory_of_roots(containers):
     assert "after engine" in container.stdout, container.output()
 
 
+def test_secure_bits_are_no_obstacle(containers):
+    """PR_SET_KEEPCAPS takes no capability, to set all of them again takes one: CRIU failed at that."""
+    engine = Engine(
+        containers,
+        """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+        wait()
+        done(libc.prctl(7, 0, 0, 0, 0))
+        """,
+    )
+    engine.created(options=(*DROPPED, *USER, *CREATE))
+    container = engine.restored(options=(*DROPPED, *USER, *RESTORE))
+    assert "after 0" in container.stdout, container.output()
+
+
 def test_another_group_is_refused_by_name(containers):
     """Before files are put in place; who may have any group is restored."""
     engine = Engine(containers, "wait()\ndone(os.getgid())")

@@ -17,7 +17,8 @@ class Grants(NamedTuple):
 
     ``capabilities`` are those that it may be given, of ``known_capabilities`` of the kernel. ``hard_limits``
     by resource number; none where limits may be raised. ``groups`` are this container's, where it may not have others.
-    ``may_drop``: from the bounding set; where not, ``attainable`` is what programs can get by it here.
+    ``may_drop``: from the bounding set; where not, ``attainable`` is what programs can get by it here, and
+    ``secure_bits`` are what tasks have anyhow.
     """
 
     capabilities: frozenset[int]
@@ -26,6 +27,7 @@ class Grants(NamedTuple):
     groups: tuple[int, ...] | None = None
     may_drop: bool = False
     attainable: frozenset[int] = frozenset()
+    secure_bits: int = 0
 
 
 def our_filters(seccomp: bytes) -> frozenset[int]:
@@ -83,6 +85,7 @@ def _restrict(creds: Any, grants: Grants) -> None:
         creds.groups[:] = grants.groups
     if not grants.may_drop:
         creds.cap_bnd[:] = _words(grants.known_capabilities)[: len(creds.cap_bnd)]
+        creds.secbits = grants.secure_bits
     permitted = _words(grants.capabilities)
     for name in ("cap_inh", "cap_prm", "cap_eff", "cap_amb"):
         field = getattr(creds, name)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from dynamo_entry.checks import control_planes
+from dynamo_entry.checks import control_planes, socket_names
 from dynamo_entry.checks.control_planes import Plane
 from dynamo_entry.errors import Incompatible, NotDumpable
 from dynamo_entry.linux import proc, sock_diag
@@ -61,6 +61,7 @@ class Connection(NamedTuple):
 def check(processes: list[psutil.Process]) -> None:
     """Raises NotDumpable that names the process and where its connection leads."""
     owners = _owners(processes)
+    socket_names.check({inode: pid for inode, (pid, _) in owners.items()})
     try:
         there = list(sock_diag.unix())
     except OSError:

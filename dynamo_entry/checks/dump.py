@@ -99,6 +99,10 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
         for descriptor, target in proc.descriptors(pid).items():
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
+            if target.startswith("/") and (what := _only_as_a_path(pid, descriptor)):
+                raise _holds(
+                    pid, descriptor, f"{what} {target} by O_PATH", "PathHeld", "open its directory instead"
+                )
             _check_descriptor(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(
@@ -139,6 +143,18 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             )
         _check_status(pid, effective)
         _check_namespaces(pid)
+
+
+def _only_as_a_path(pid: int, descriptor: int) -> str:
+    """A socket's file or a fifo that was opened by O_PATH: CRIU takes it for what it names."""
+    try:
+        mode = os.stat(f"/proc/{pid}/fd/{descriptor}").st_mode
+    except OSError:
+        return ""
+    if not stat.S_ISSOCK(mode) and not stat.S_ISFIFO(mode):
+        return ""
+    is_path = proc.descriptor_state(pid, descriptor)[0] & os.O_PATH
+    return "" if not is_path else "the socket" if stat.S_ISSOCK(mode) else "the fifo"
 
 
 def _check_descriptor(pid: int, descriptor: int, target: str) -> None:

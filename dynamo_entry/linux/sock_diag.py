@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_DONE, _NLMSG_ERROR = 4, 20, 3, 2
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
-_SHOW_NAME_AND_PEER = 0x1 | 0x4  # linux/unix_diag.h
-_NAME, _PEER = 0, 2
+_SHOW_NAME_FILE_AND_PEER = 0x1 | 0x2 | 0x4  # linux/unix_diag.h
+_NAME, _FILE, _PEER = 0, 1, 2
 _ALL = 0xFFFFFFFF
 _NDIAG_PROTO_ALL = 255
 _LISTEN = 1 << 10  # of linux/tcp_states.h
@@ -30,12 +30,16 @@ _KINDS = {
 
 
 class Unix(NamedTuple):
-    """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted."""
+    """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted.
+
+    ``file`` is the inode of the file that it was bound to, its lower 32 bits; 0 where it has none.
+    """
 
     inode: int
     kind: int
     name: bytes = b""
     peer: int = 0
+    file: int = 0
 
 
 class End(NamedTuple):
@@ -48,12 +52,13 @@ class End(NamedTuple):
 
 def unix() -> Iterator[Unix]:
     """Raises OSError."""
-    body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW_NAME_AND_PEER, _ALL, _ALL)
+    body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW_NAME_FILE_AND_PEER, _ALL, _ALL)
     for message in _listed(body):
         _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
         attributes = dict(_split(message[16:], "=HH", 4))
         (peer,) = struct.unpack("=I", attributes.get(_PEER, b"\0\0\0\0"))
-        yield Unix(inode, kind, attributes.get(_NAME, b""), peer)
+        (file,) = struct.unpack_from("=I", attributes.get(_FILE, b"\0\0\0\0"))
+        yield Unix(inode, kind, attributes.get(_NAME, b""), peer, file)
 
 
 def tcp() -> Iterator[End]:

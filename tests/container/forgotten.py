@@ -355,6 +355,34 @@ def what_was_asked_of_the_kernel() -> Check:
     return lambda: {name: check() for name, check in asked.items()}
 
 
+def socket_by_its_path() -> None:
+    kept.append(socket.create_server("/tmp/listening", family=socket.AF_UNIX))
+    kept.append(os.open("/tmp/listening", os.O_PATH))
+
+
+def fifo_by_its_path() -> None:
+    os.mkfifo("/tmp/fifo")
+    kept.append(os.open("/tmp/fifo", os.O_PATH))
+
+
+def socket_with_a_name_from_elsewhere() -> None:
+    os.chdir("/tmp")
+    kept.append(socket.create_server("listening", family=socket.AF_UNIX))
+    os.chdir("/")
+
+
+def socket_that_was_renamed() -> None:
+    """As who lets nobody see one that is not ready yet."""
+    kept.append(socket.create_server("/tmp/new", family=socket.AF_UNIX))
+    os.rename("/tmp/new", "/tmp/listening")
+
+
+def socket_by_way_of_a_descriptor() -> None:
+    """As for a path that has more than 107 bytes."""
+    directory = os.open("/tmp", os.O_PATH)
+    kept.append(socket.create_server(f"/proc/self/fd/{directory}/listening", family=socket.AF_UNIX))
+
+
 def counter_of_single_steps() -> None:
     """An eventfd that counts down by one at each reading."""
     kept.append(os.eventfd(5, os.EFD_SEMAPHORE))

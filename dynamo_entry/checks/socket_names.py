@@ -1,0 +1,64 @@
+"""Unix sockets that are served by another name than they were bound by: CRIU would fail, or serve them by none."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.linux import sock_diag
+from dynamo_entry.linux.sock_diag import Unix
+
+
+def check(owners: Mapping[int, int]) -> None:
+    """``owners``: inode of a socket → a process that has it. Raises NotDumpable that names the process and the name."""
+    try:
+        bound = [row for row in sock_diag.unix() if row.inode in owners and row.file and row.name]
+    except OSError:
+        return  # a kernel without sock_diag for unix sockets
+    for row in bound:
+        pid, name = owners[row.inode], os.fsdecode(row.name.rstrip(b"\0"))
+        if where := _elsewhere(pid, name, row, owners.values()):
+            raise NotDumpable(
+                f"process {pid} has a unix socket that was bound as {name}, {where}",
+                hint="let the engine bind it by the whole path that it is going to have",
+                reason="SocketNameLost",
+            )
+
+
+def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
+    """What is wrong about the name, or nothing: a file that is gone needs none."""
+    if not name.startswith("/"):
+        is_there = any(_is_socket(f"/proc/{one}/cwd/{name}") for one in set(pids))
+        return "" if is_there else "in a directory that the process has left"
+    if name.startswith("/proc/self/"):
+        is_there = _is_socket(f"/proc/{pid}/{name.removeprefix('/proc/self/')}")
+        return "by way of a descriptor of its own" if is_there else ""
+    if _is_socket(name):
+        return ""
+    new = _name_of(row.file, os.path.dirname(name))
+    return f"and renamed to {new}" if new else ""
+
+
+def _name_of(inode: int, directory: str) -> str:
+    """The socket in a directory whose inode ends so."""
+    try:
+        with os.scandir(directory) as entries:
+            return next(
+                (
+                    entry.path
+                    for entry in entries
+                    if entry.inode() & 0xFFFFFFFF == inode and _is_socket(entry.path)
+                ),
+                "",
+            )
+    except OSError:
+        return ""
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False

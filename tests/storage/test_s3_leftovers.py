@@ -13,6 +13,7 @@ from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
 from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage.s3 import S3Store, claims, leftovers, objects
+from dynamo_entry.storage.s3.publish import _Board
 from dynamo_entry.storage.s3.upload import Upload
 
 MIB = 1 << 20
@@ -104,6 +105,22 @@ def test_a_creator_that_died_while_it_claimed_is_fenced(store, monkeypatch):
         slow.complete(["etag"], conditional=False)
     assert bytes(store.read_range(0, 4)) == b"ours"
     assert keys(store) == {"models/a.tar"}
+
+
+def test_what_others_keep_among_the_claims_is_no_claim(store):
+    store._publisher._conditional = False
+    objects.put(store._client, "models/a.tar.claims/README", "not ours")
+    assert publish(store, b"ours").size == 4
+    assert keys(store) == {"models/a.tar", "models/a.tar.claims/README"}
+
+
+def test_a_claim_that_names_no_upload_aborts_nothing(around):
+    """To some servers an upload without a name is none, and the request is for the archive itself."""
+    name = f"00000001-{OWNER}"
+    objects.put(around._client, f"models/a.tar.claims/{name}", "")
+    _Board(around._client, "models/a.tar", None).fence(claims.Claim(name, 100.0))
+    assert bytes(around.read_range(0, 7)) == b"archive"
+    assert f"models/a.tar.claims/{name}" not in keys(around)
 
 
 class Log:

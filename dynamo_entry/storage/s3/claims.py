@@ -11,6 +11,7 @@ owner is alive and merely slow, then the claim is removed. docs/storage.md has t
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from dynamo_entry.errors import StorageError, StorageUnavailable
 
 #: A claim is renewed three times before it is taken for abandoned.
 STALE_S, RENEWAL_S = 60.0, 15.0
+
+#: Others may keep objects where claims are.
+NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{16}")
 
 
 class Claim(NamedTuple):

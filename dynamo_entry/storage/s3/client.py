@@ -183,7 +183,7 @@ class Client:
 
         meta, error = response["ResponseMetadata"], response.get("Error", {})
         status, headers = meta["HTTPStatusCode"], meta.get("HTTPHeaders", {})
-        code, detail = str(error.get("Code", "")), str(error.get("Message", ""))
+        code, detail = str(error.get("Code") or ""), str(error.get("Message") or "")
         if code == str(status):  # no document of S3's
             code = ""
         if code == "RequestTimeTooSkewed" and CLOCK.learn(moment(response)):

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.storage.base import Leftover
 from dynamo_entry.storage.s3 import objects
-from dynamo_entry.storage.s3.claims import STALE_S
+from dynamo_entry.storage.s3.claims import NAME, STALE_S
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import abort
 
 #: Objects that only ever exist for the seconds of a publication.
-_OURS = re.compile(r".*\.(claims/[0-9]{8,}-[0-9a-f]{16}|probe-[0-9a-f]{16})")
+_OURS = re.compile(rf".*\.(claims/{NAME.pattern}|probe-[0-9a-f]{{16}})")
 
 _UPLOAD = "?uploadId="
 

@@ -8,7 +8,7 @@ import time
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.s3 import objects
-from dynamo_entry.storage.s3.claims import Claim, turn
+from dynamo_entry.storage.s3.claims import NAME, Claim, turn
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import Upload, abort
 
@@ -106,16 +106,21 @@ class _Board:
 
     def claims(self) -> list[Claim]:
         entries = objects.under(self._client, self._prefix)
-        return sorted(Claim(entry.key[len(self._prefix) :], entry.age_s) for entry in entries)
+        found = (Claim(entry.key[len(self._prefix) :], entry.age_s) for entry in entries)
+        return sorted(claim for claim in found if NAME.fullmatch(claim.name))
 
     def remove(self, name: str) -> None:
         objects.delete(self._client, self._prefix + name)
 
     def fence(self, claim: Claim) -> None:
         try:
-            abort(self._client, self._key, objects.get(self._client, self._prefix + claim.name))
+            upload = objects.get(self._client, self._prefix + claim.name)
         except NotFound:
             return  # its owner took it down
+        if (
+            upload
+        ):  # an owner that died while it wrote left none, and some servers abort the object itself then
+            abort(self._client, self._key, upload)
         self.remove(claim.name)
 
     def pause(self) -> None:

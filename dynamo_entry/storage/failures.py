@@ -20,6 +20,9 @@ _VALUES = 100_000
 #: Retried whatever the body says.
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
+#: What the server will not do for anybody, at any time.
+_NEVER = {405, 411, 413, 501}
+
 #: No server asks for more in earnest; a pod that waits longer had better start cold.
 _LONGEST_RETRY_AFTER_S = 60.0
 
@@ -27,7 +30,7 @@ _HINTS = {
     400: "the server does not understand the request: is the endpoint the right one?",
     401: "check the credentials",
     403: "check the credentials and what they are allowed to do",
-    405: "the server does not support this operation",
+    **dict.fromkeys((405, 501), "the server does not support this operation"),
     411: "the server, or a proxy before it, does not support this operation",
     413: "the server, or a proxy before it, limits the size of a request: let it take 64 MiB "
     "(nginx: client_max_body_size, its ingress: the annotation nginx.ingress.kubernetes.io/proxy-body-size)",
@@ -74,7 +77,9 @@ def answered(
         message, hint=hint or _HINTS.get(status, ""), reason=code, status=status, request_id=request_id
     )
     if status == 413:
-        error.reason, error.retry = "EntityTooLarge", False
+        error.reason = "EntityTooLarge"
+    if status in _NEVER:
+        error.retry = False
     if isinstance(error, StorageUnavailable):
         error.retry_after_s = _seconds(retry_after)
     return error

@@ -8,7 +8,7 @@ from answers import Answers
 from archive_store import build, noise
 
 from dynamo_entry.archive import Archive
-from dynamo_entry.errors import ArchiveError, StorageError
+from dynamo_entry.errors import ArchiveError, Corrupt, StorageDenied, StorageError
 from dynamo_entry.storage import Retry, failures, open_store
 from dynamo_entry.storage.oci import artifact, layers
 
@@ -131,6 +131,46 @@ def test_an_address_that_is_none(registry, location, page):
             return
         with pytest.raises(StorageError):
             list(store.neighbours()) if page else store.stat()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refusal_by_a_registry_s_store_of_blobs_is_not_the_login_s_fault(server, registry, status):
+    """The registry's own login there is: the address that it gives has it."""
+    said = {
+        "/manifests/": [200, {}, "manifest"],
+        "/blobs/": [307, {"Location": f"http://localhost:{server.port}/elsewhere?signature=sesame"}, ""],
+        "/elsewhere": [status, {}, ""],
+    }
+    with registry({"manifest": manifest(5)}, **said) as store, pytest.raises(StorageDenied) as caught:
+        store.read_range(0, 5)
+    assert f"localhost:{server.port}" in caught.value.message
+    assert "registry's login" in caught.value.hint
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("digest", ["../../../other/ck/blobs/sha256:0", "sha256:0?x", "", 5])
+def test_a_layer_of_another_name_is_none(registry, digest):
+    """What is asked for with our login is a blob of the location's repository."""
+    body = artifact.encoded(artifact.manifest([artifact.Layer(digest, 5)], None, {}))
+    with (
+        registry({"manifest": body}, **{"/manifests/": [200, {}, "manifest"]}) as store,
+        pytest.raises(Corrupt),
+    ):
+        store.stat()
+
+
+def test_an_upload_without_an_address_ends(registry):
+    with registry(**{"/uploads/": [202, {}, ""]}) as store, pytest.raises(StorageError) as caught:
+        store.check_writable()
+    assert caught.value.reason == "BadLocation"
+
+
+@pytest.mark.parametrize("status", [405, 411, 501])
+def test_what_a_server_does_not_do_is_not_asked_for_again(opened, status):
+    with opened([status, {}, ""]) as store, pytest.raises(StorageError) as caught:
+        store.read_range(0, 5)
+    assert not caught.value.retry
+    assert caught.value.hint
 
 
 DEEP, WIDE = b"[" * 90_000, b'{"layers": [' + b"{}," * 200_000 + b"{}]}"

@@ -106,10 +106,28 @@ def test_the_most_specific_login_wins(monkeypatch, tmp_path):
     assert login.find("r.example", "ck", os.environ) == Credentials("all", "x")
 
 
-@pytest.mark.parametrize("document", ["{", "[]", '{"auths": {"r.example": {"auth": "!"}}}'])
+@pytest.mark.parametrize(
+    "document",
+    [
+        "{", "[]", '{"auths": {"r.example": {"auth": "!"}}}', '{"auths": ["r.example"]}', '{"auths": "r.example"}',
+        '{"auths": {"r.example": "me:secret"}}', '{"auths": {"r.example": {"auth": 5}}}', '{"credHelpers": ["r.example"]}',
+        '{"credHelpers": "r.example"}',
+    ],
+)  # fmt: skip
 def test_a_broken_file_is_named(monkeypatch, tmp_path, document):
     configure(monkeypatch, tmp_path, document)
     with pytest.raises(StorageDenied, match=r"config\.json"):
+        login.find("r.example", "ck", os.environ)
+
+
+@pytest.mark.parametrize("answer", ["[]x", "5", "null", '["me"]', '"me"'])
+def test_a_helper_that_answers_something_else_is_named(monkeypatch, tmp_path, answer):
+    helper = tmp_path / "docker-credential-odd"
+    helper.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    configure(monkeypatch, tmp_path, {"credsStore": "odd"})
+    with pytest.raises(StorageDenied, match="docker-credential-odd"):
         login.find("r.example", "ck", os.environ)
 
 
@@ -149,3 +167,9 @@ print(*sorted({{"jsonschema", "oras", "requests"}} & {{*sys.modules}}))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == imported
+
+
+def test_a_challenge_with_a_quote_that_nobody_closes():
+    """From a server that means harm: at its full length it took minutes to find that out."""
+    assert login.parse('Bearer realm="' + '\\"' * 30_000) == {}
+    assert login.parse('Basic realm="x", Bearer realm="https://a/') == {"basic": {"realm": "x"}}

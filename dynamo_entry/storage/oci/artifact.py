@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import decoded
+from dynamo_entry.storage.oci.location import DIGEST
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"
@@ -118,6 +119,6 @@ def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     digest, size = entry["digest"], entry["size"]
-    if not isinstance(digest, str) or not isinstance(size, int) or size < 0:
+    if not DIGEST.fullmatch(digest) or not isinstance(size, int) or size < 0:
         raise TypeError
     return Layer(digest, size)

@@ -121,6 +121,8 @@ class Client:
                     challenge = response.header("WWW-Authenticate")
                     if self._authorization.challenged(challenge, login):
                         continue
+                if server != self._home and response.status in (401, 403):
+                    raise _denied_elsewhere(what, server, response)
                 raise _failure(what, response, document)
         raise StorageError(f"{what}: redirected too often", reason="TooManyRedirects")
 
@@ -133,6 +135,8 @@ class Client:
             url = urljoin(base or self._base, path)
         except ValueError:
             raise self._no_url(path) from None
+        if not path:
+            raise self._no_url(path)
         self._split(url)
         return url
 
@@ -184,6 +188,14 @@ class Client:
         return StorageError(
             f"{self.name}: the registry leads to {url!r:.200}, not a URL", reason="BadLocation"
         )
+
+
+def _denied_elsewhere(what: str, server: Server, response: Response) -> StorageError:
+    """What a registry gives out from a store of blobs is asked for with a login of the registry's own."""
+    return answered(
+        f"{what} at {server.authority}, where the registry leads,", response.status,
+        hint="check the registry's login for its store of blobs, and the clocks of both",
+    )  # fmt: skip
 
 
 def _failure(what: str, response: Response, body: bytes) -> StorageError:

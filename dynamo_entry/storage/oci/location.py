@@ -11,7 +11,7 @@ from dynamo_entry.storage.http import PORTS, Server
 #: The grammar of the distribution specification, "Pulling manifests".
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 #: What people and Docker's configuration call the server that is there.
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -47,7 +47,7 @@ def parse(location: str) -> Location:
         or not _REPOSITORY.fullmatch(repository)
         or not (tag or digest)
         or (tag and not _TAG.fullmatch(tag))
-        or (digest and not _DIGEST.fullmatch(digest))
+        or (digest and not DIGEST.fullmatch(digest))
     ):
         raise SettingsError(f"{location!r} is not the location of an OCI artifact", hint=_HINT)
     kind = "http" if scheme == "oci+http" else "https"

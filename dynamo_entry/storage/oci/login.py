@@ -35,8 +35,9 @@ _DOCKER_HUB = "https://index.docker.io/v1/"
 _LIFE_S, _MARGIN_S = 60.0, 10.0
 
 #: Challenges follow each other in any order, each a scheme and parameters: a list of elements, of which the first of a
-#: challenge has the scheme, too (RFC 9110, section 11.6.1). Values are tokens or quoted, with space around "=".
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
+#: challenge has the scheme, too (RFC 9110, section 11.6.1). Values are tokens or quoted, with space around "=". A quote that
+#: nobody closes goes on to the end: to look for its end from every place takes minutes where a server means harm.
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*(?:"|\\?$))+')
 _PARTS = re.compile(r'\s*(?:([\w.~+-]+)(?:\s+|$))?(?:([\w.-]+)\s*=\s*("(?:\\.|[^"\\])*"|[^\s"]+)\s*)?')
 
 #: How servers of tokens say that they do not take refresh tokens by POST (Artifactory: 401).
@@ -61,6 +62,13 @@ class Credentials(NamedTuple):
 def find(registry: str, repository: str, environ: Mapping[str, str]) -> Credentials:
     """The credentials for a repository, the most specific ones. Raises StorageDenied for a broken file."""
     path, config = _load(environ)
+    try:
+        return _found(path, config, registry, repository)
+    except (AttributeError, TypeError):
+        raise _broken(path, "it does not have the form of Docker's") from None
+
+
+def _found(path: str, config: dict[str, Any], registry: str, repository: str) -> Credentials:
     keys = _keys(registry, repository)
     helpers = config.get("credHelpers") or {}
     helper = next((helpers[key] for key in keys if key in helpers), "")
@@ -129,9 +137,9 @@ def _ask(helper: str, registry: str) -> Credentials:
                 return Credentials()
             raise _failed(program, (done.stdout + done.stderr).strip()[-200:])
         answer = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        user, secret = str(answer.get("Username", "")), str(answer.get("Secret", ""))
+    except (OSError, ValueError, AttributeError, subprocess.TimeoutExpired) as error:
         raise _failed(program, str(error)) from None
-    user, secret = answer.get("Username", ""), answer.get("Secret", "")
     return Credentials(identity=secret) if user == "<token>" else Credentials(user, secret)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 
+from dynamo_entry.errors import SettingsError
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
 from dynamo_entry.storage.retry import DEFAULT, Retry
@@ -28,14 +30,22 @@ _BACKENDS = {
 }
 _FSSPEC = "dynamo_entry.storage.fsspec:FsspecStore"
 
+#: user:password@ in an authority
+_PASSWORD = re.compile(r"[^:/]+://[^/@]*:[^/@]*@")
+
 
 def open_store(
     location: str, retry: Retry = DEFAULT, access: Access = NOTHING, *, through_fsspec: bool = False
 ) -> Store:
     """The store of an absolute path or of a location with a scheme: ours where we have one, else fsspec's.
 
-    Opening does no I/O. Raises SettingsError for a location that no backend understands.
+    Opening does no I/O. Raises SettingsError for a location that no backend understands, or that may not be logged.
     """
+    if _PASSWORD.match(location):
+        raise SettingsError(
+            f"the location of scheme {location.partition('://')[0]} holds a password, which logs would show",
+            hint="put it into a file of CREDENTIALS_DIR, or into DYNAMO_CHECKPOINT_STORAGE_OPTIONS",
+        )
     scheme = location.split("://", 1)[0].split("+", maxsplit=1)[0] if "://" in location else "file"
     backend = _FSSPEC if through_fsspec else _BACKENDS.get(scheme, _FSSPEC)
     module, name = backend.split(":")

@@ -117,8 +117,9 @@ class LocalStore(Store):
         for name in names:
             path = os.path.join(self._directory, name)
             try:
-                status = os.lstat(path)
-            except FileNotFoundError:
+                with posix.translated(path):
+                    status = os.lstat(path)
+            except NotFound:
                 continue
             if name.endswith(".tar") and not name.startswith(".") and stat.S_ISREG(status.st_mode):
                 yield Neighbour(path, status.st_size, max(0.0, time.time() - status.st_mtime))

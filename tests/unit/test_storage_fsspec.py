@@ -13,7 +13,14 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from store_contract import StoreContract, publish
 
-from dynamo_entry.errors import NotFound, SettingsError, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import (
+    Corrupt,
+    NotFound,
+    SettingsError,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
 from dynamo_entry.settings import PREFIX, Settings, from_environment
 from dynamo_entry.storage import Access, Leftover, Retry, open_store
 from dynamo_entry.storage.fsspec import failures, filesystems
@@ -143,9 +150,11 @@ def test_a_scheme_that_nobody_knows_is_refused(location):
         open_store(location)
 
 
-def test_a_password_in_a_location_is_refused_without_showing_it():
+@pytest.mark.parametrize("scheme", ["sftp", "s3", "s3+http", "oci", "oci+http", "az", "unknown"])
+@pytest.mark.parametrize("user", ["me", ""])
+def test_a_password_in_a_location_is_refused_without_showing_it(scheme, user):
     with pytest.raises(SettingsError, match="password") as caught:
-        open_store("sftp://me:sesame@host/a.tar")
+        open_store(f"{scheme}://{user}:sesame@host/bucket/a.tar")
     assert "sesame" not in str(caught.value)
 
 
@@ -221,6 +230,7 @@ def wrapped(cause):
     [
         (FileNotFoundError("x"), NotFound),
         (PermissionError(13, "Permission denied"), StorageDenied),
+        (PermissionError("Access Denied"), StorageDenied),
         (Answered(code=403), StorageDenied),
         (Answered(status_code=401), StorageDenied),
         (Answered(status=503), StorageUnavailable),
@@ -237,6 +247,47 @@ def test_exceptions_of_libraries_are_told_apart(error, kind):
     assert type(found) is kind, found
     assert found.message.startswith("gs://b/a: read")
     assert "\n" not in found.message
+    assert "volume" not in found.hint
+
+
+def test_a_file_s_permissions_are_told_as_of_any_volume():
+    assert "runAsUser" in failures.storage_error("file:///d/a: read", PermissionError(13, "denied")).hint
+
+
+class Odd(MemoryFileSystem):
+    """As a server without sizes, or without ranges, behind fsspec's HTTP."""
+
+    protocol = "odd"
+    size, data = 10, b"0123456789"
+
+    def info(self, path, **_):
+        return {"name": path, "size": self.size, "type": "file"}
+
+    def cat_file(self, path, start=None, end=None, **_):
+        return self.data
+
+
+@pytest.fixture
+def odd(monkeypatch):
+    fsspec.register_implementation("odd", Odd, clobber=True)
+    return open_store("odd://d/a.tar", RETRY)
+
+
+@pytest.mark.parametrize("size", [None, "", "ten", -1])
+def test_a_server_that_does_not_say_how_large_it_is(odd, monkeypatch, size):
+    monkeypatch.setattr(Odd, "size", size)
+    with pytest.raises(StorageError) as caught:
+        odd.stat()
+    assert caught.value.reason == "BadAnswer"
+
+
+def test_a_server_without_ranges_does_not_make_an_archive_damaged(odd, monkeypatch):
+    with pytest.raises(StorageError) as caught:
+        odd.read_range(2, 3)
+    assert caught.value.reason == "NoRanges"
+    monkeypatch.setattr(Odd, "data", b"01")
+    with pytest.raises(Corrupt):
+        odd.read_range(2, 3)
 
 
 def test_a_volume_imports_none_of_it(tmp_path):

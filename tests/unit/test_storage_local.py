@@ -194,6 +194,16 @@ def test_a_read_that_fails(store, monkeypatch):
         store.read_range(0, 10)
 
 
+def test_a_listing_on_a_server_that_forgets(store, monkeypatch):
+    """An archive that is deleted meanwhile is none; one that cannot be looked at is not passed over."""
+    publish(store, b"x")
+    monkeypatch.setattr(os, "lstat", failing(errno.ENOENT, "x"))
+    assert list(store.neighbours()) == []
+    monkeypatch.setattr(os, "lstat", failing(errno.ESTALE, "x"))
+    with pytest.raises(StorageUnavailable):
+        list(store.neighbours())
+
+
 def stale_once(monkeypatch, name):
     """A stand-in for a system call on a handle that the server forgets once."""
     real, failures = getattr(os, name), [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]

@@ -63,8 +63,7 @@ def storage_error(what: str, error: Exception) -> StorageError:
     names = {kind.__name__ for one in chain for kind in type(one).__mro__}
     # gcsfs drops the status of a 403.
     if names & _LOGIN or _text(error).startswith("Forbidden"):
-        hint = "check the credentials and what they are allowed to do"
-        return StorageDenied(f"{what} was refused: {_text(error)}", hint=hint, reason="NoCredentials")
+        return _refused(what, error)
     if names & _BROKEN:
         return StorageUnavailable(f"{what} failed: {_text(error)}", reason="ConnectionLost")
     return StorageError(f"{what} failed: {type(error).__name__}: {_text(error)}")
@@ -77,9 +76,16 @@ def _of_python(what: str, error: Exception) -> StorageError | None:
         return already_there(f"{what}: it")
     if isinstance(error, ConnectionError):
         return unanswered(what, error)
+    if isinstance(error, PermissionError) and not what.startswith(("file:", "local:")):
+        return _refused(what, error)
     if isinstance(error, OSError) and error.errno and error.strerror and type(error).__module__ == "builtins":
         return posix.storage_error(error, what)
     return None
+
+
+def _refused(what: str, error: Exception) -> StorageDenied:
+    hint = "check the credentials and what they are allowed to do"
+    return StorageDenied(f"{what} was refused: {_text(error)}", hint=hint, reason="NoCredentials")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

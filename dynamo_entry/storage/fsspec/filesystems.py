@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -26,22 +25,14 @@ OBJECT_STORES = GOOGLE | AZURE | {"s3", "s3a"}
 
 _EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}
 
-#: user:password@ in an authority
-_PASSWORD = re.compile(r"^[^:/]+://[^/@]*:[^/@]*@")
-
 
 def check(location: str) -> str:
-    """The location's scheme. No I/O. Raises SettingsError for what fsspec does not know, or may not be logged."""
+    """The location's scheme. No I/O. Raises SettingsError for what fsspec does not know."""
     scheme = location.partition("://")[0]
     if scheme not in known_implementations and scheme not in registry:
         raise SettingsError(
             f"no storage backend for {location!r}: fsspec knows no scheme {scheme!r}",
             hint="use an absolute path, s3://, oci://, gs://, az://, or a scheme of an installed fsspec package",
-        )
-    if _PASSWORD.match(location):
-        raise SettingsError(
-            f"the location of scheme {scheme} holds a password, which logs would show",
-            hint="put it into DYNAMO_CHECKPOINT_STORAGE_OPTIONS, or into a file of CREDENTIALS_DIR",
         )
     return scheme
 

@@ -77,8 +77,11 @@ class FsspecStore(Store):
         if offset + length > seen.size:
             raise too_short(self.location, offset, length)
         data = self._retry.call(lambda: self._read(offset, length))
-        if len(data) != length:
+        if len(data) < length:
             raise too_short(self.location, offset, length)
+        if len(data) > length:
+            hint = "the server, or a proxy before it, does not support ranged reads"
+            raise StorageError(f"{self.location}: more than a range was read", hint=hint, reason="NoRanges")
         return data
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:
@@ -136,6 +139,10 @@ class FsspecStore(Store):
             found: dict[str, Any] = fs.info(self._path)
         if found.get("type") != "file":
             raise StorageError(f"{self.location} is not a file", reason="NotAFile")
+        if not str(found.get("size")).isdecimal():
+            raise StorageError(
+                f"{self.location}: the server does not say how large it is", reason="BadAnswer"
+            )
         return found
 
     def _read(self, offset: int, length: int) -> bytes:

@@ -69,6 +69,9 @@ class Store(ABC):
     def check_manifest(self, document: bytes) -> None:  # noqa: B027 - most locations pin nothing
         """Whether ``document``, the archive's manifest, is the one that the location pins. Raises Corrupt."""
 
+    def begin(self) -> None:  # noqa: B027 - a volume is there
+        """It is going to be read: connect and log in, in a thread, and return. What goes wrong is left to the read."""
+
     @abstractmethod
     def stat(self) -> ObjectStat:
         """Size and version of the published object.

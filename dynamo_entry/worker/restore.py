@@ -24,6 +24,7 @@ from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
+from dynamo_entry.storage import Store
 from dynamo_entry.stores import node_cache, open_store
 from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel, Phase
@@ -58,11 +59,12 @@ def run(settings: Settings, channel: Channel) -> None:
     readiness.check(settings.ready_url)
     hooks.check("POST_RESTORE", settings.post_restore)
     with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
+        begun = _begun(sources[:1], settings)
         have = privileges.read()
         privileges.check_restore(have)
         version = process.version()
         images.message("core", "core_entry")
-        archive = _open_first(sources, settings, channel)
+        archive = _open_first(sources, settings, channel, begun)
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
     with archive, ExitStack() as stack:
@@ -120,7 +122,17 @@ def _sources(channel: Channel) -> list[str]:
     return said.locations
 
 
-def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Archive:
+def _begun(sources: list[str], settings: Settings) -> dict[str, Store]:
+    """Stores that connect while this place is looked at."""
+    begun = {}
+    for source in sources:
+        with suppress(CheckpointError):  # whoever opens it is told
+            begun[source] = store = open_store(settings, source)
+            store.begin()
+    return begun
+
+
+def _open_first(sources: list[str], settings: Settings, channel: Channel, begun: dict[str, Store]) -> Archive:
     """The first source with a valid archive; a later one only where the earlier ones failed."""
     deadline = time.monotonic() + settings.wait
     keys = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
@@ -129,7 +141,7 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel) -> Arc
         for source in sources:
             try:
                 return Archive.open(
-                    open_store(settings, source),
+                    begun.pop(source) if source in begun else open_store(settings, source),
                     expected_hash=settings.hash,
                     expected_digest=settings.digest,
                     key=keys,

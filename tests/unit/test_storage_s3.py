@@ -1,9 +1,12 @@
 """S3 as far as it needs no server: what a location means, and who signs."""
 
+import http.client
 import os
+import threading
 
 import pytest
 from servers.aws import AwsServices
+from servers.quirks import Bucket
 
 from dynamo_entry.errors import CheckpointError, SettingsError, StorageDenied, StorageUnavailable
 from dynamo_entry.storage import Retry
@@ -165,3 +168,59 @@ def test_keys_of_a_profile_win_over_those_of_the_environment(monkeypatch, variab
     environ = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_CONFIG_FILE": "/nonexistent"}
     assert direct._says_all(environ)
     assert not direct._says_all({**environ, variable: "ours"})
+
+
+def joined(*names):
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(10)
+
+
+def test_what_was_begun_is_used(monkeypatch, keyless):
+    """The connection, where the location and the environment say all."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    server = Bucket()
+    server.objects["/bucket/a.tar"], server.metadata["/bucket/a.tar"] = b"content", {}
+    try:
+        store = S3Store(f"s3+http://127.0.0.1:{server.port}/bucket/a.tar")
+        opened = []
+        connect = http.client.HTTPConnection.connect
+        monkeypatch.setattr(
+            http.client.HTTPConnection, "connect", lambda self: opened.append(self) or connect(self)
+        )
+        store.begin()
+        joined("connect")
+        assert len(opened) == 1
+        assert not server.seen
+        assert store.stat().size == 7
+        assert len(opened) == 1
+    finally:
+        server.stop()
+
+
+def test_credentials_are_fetched_ahead(services, keyless, monkeypatch, tmp_path):
+    web_identity(monkeypatch, services, tmp_path)
+    store = S3Store("s3+http://127.0.0.1:1/bucket/a.tar")
+    store.begin()
+    joined("s3-client")
+    asked = len(services.asked)
+    assert asked
+    assert store._client._client()
+    assert len(services.asked) == asked
+
+
+def test_credentials_that_cannot_be_fetched_ahead_are_the_reads_to_tell(keyless):
+    store = S3Store("s3+http://127.0.0.1:1/bucket/a.tar")
+    store.begin()
+    joined("s3-client")
+    with pytest.raises(StorageDenied):
+        store.stat()
+
+
+def test_a_second_store_parses_no_documents_of_botocores(keyless, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    assert S3Store("s3://bucket/a.tar")._client._client()
+    monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", None)
+    assert S3Store("s3://bucket/b.tar")._client._client()

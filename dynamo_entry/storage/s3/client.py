@@ -10,10 +10,10 @@ import copy
 import email.utils
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from dynamo_entry.errors import SettingsError, StorageError, StorageUnavailable
+from dynamo_entry.errors import CheckpointError, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Response
@@ -97,6 +97,11 @@ class Client:
         """The answer to a request that a later attempt may repeat. Raises StorageError."""
         return self.retry.call(lambda: self._once(operation, key, parameters))
 
+    def begin(self) -> None:
+        """Do in threads what the first request needs before it is sent; that joins them."""
+        if not self._direct.begin():
+            threading.Thread(target=self._prepare, name="s3-client", daemon=True).start()
+
     @contextmanager
     def exchange(self, operation: str, *, range_: str = "") -> Iterator[Response]:
         """One attempt to look at the location's object or to read of it; the block has the answer. Raises StorageError."""
@@ -112,6 +117,10 @@ class Client:
     def close(self) -> None:
         """Close idle connections; they are made anew when needed."""
         self._transport.close()
+
+    def _prepare(self) -> None:
+        with suppress(CheckpointError):
+            self._client()
 
     def _once(self, operation: str, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         client = self._client()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import botocore.session
 from botocore import exceptions
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 
 _HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or CREDENTIALS_DIR), or give the pod a role"
 _ROLE = "may this pod's service account take the role? check the role's trust policy, or the association"
+
+#: Whoever opens a second store finds the service's model parsed: a creation once its engine is ready, an agent any number.
+_loader = cache(create_loader)
 
 #: STS's words, with status 400, for what passes.
 _LATER = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "IDPCommunicationError"}
@@ -25,6 +31,8 @@ _ANSWERED = re.compile(r"non 200 response (\d+)")
 def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: float) -> Any:
     """A session of botocore's. It looks into the process's environment itself; ``variables`` are not in there."""
     made = botocore.session.Session()
+    with suppress(exceptions.ProfileNotFound):  # ``check`` tells
+        made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
     # Of whom it asks for credentials: by default a minute, five times.
     once = Config(connect_timeout=stall_s, read_timeout=stall_s, retries={"total_max_attempts": 1})
     made.set_default_client_config(once)

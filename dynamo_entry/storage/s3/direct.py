@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -15,6 +16,8 @@ from dynamo_entry.storage.s3.transport import Transport
 
 #: Nobody waits longer for a connection that was opened ahead.
 _CONNECT_S = 1.0
+
+_SIGNER = "dynamo_entry.storage.s3.signer"
 
 _METHODS = {"HeadObject": "HEAD", "GetObject": "GET"}
 
@@ -29,8 +32,15 @@ class Direct:
         self._transport = transport
         self._environ = environ
         self._url = f"{location.endpoint}/{location.bucket}/{quote(location.key, safe='/-._~')}"
-        self._is_ready = False
+        self._connecting: threading.Thread | None = None
         self._is_open = bool(location.endpoint) and _says_all(environ)
+
+    def begin(self) -> bool:
+        """Connect, and load what signs, in two threads; False where the first request is not made here."""
+        if self._is_open and self._connecting is None:
+            self._connecting = self._transport.begin(self._url)
+            threading.Thread(target=importlib.import_module, args=(_SIGNER,), daemon=True).start()
+        return self._is_open
 
     @contextmanager
     def exchange(self, operation: str, range_: str) -> Iterator[Response | None]:
@@ -50,12 +60,11 @@ class Direct:
         yield None
 
     def _signed(self, method: str, headers: Mapping[str, str]) -> dict[str, str]:
-        if not self._is_ready:
-            connecting = self._transport.begin(self._url)
-            importlib.import_module("dynamo_entry.storage.s3.signer")  # 50 ms, while the connection is opened
-            connecting.join(_CONNECT_S)
-            self._is_ready = True
-        from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415
+        self.begin()
+        from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415 - 50 ms, while it connects
+
+        if self._connecting is not None:
+            self._connecting.join(_CONNECT_S)
 
         environ = self._environ
         credentials = Credentials(

@@ -1,20 +1,18 @@
-"""An artifact in the making: layers leave while the next one is filled; the tag comes last."""
+"""An artifact in the making: its layers, then its tag."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
-from dynamo_entry.storage.base import Bytes, ObjectStat, Writer, already_there
+from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import MIB, SMALLEST_BYTES, Layer
 from dynamo_entry.storage.oci.client import Client
 from dynamo_entry.storage.oci.registry import Registry
+from dynamo_entry.storage.parts import PartWriter
 
 #: Registries limit a manifest to 4 MiB (specification, "Pushing Manifests"), at about 200 bytes a layer; Amazon's
 #: limits the layers to 4200.
@@ -27,38 +25,28 @@ _IN_FLIGHT = 3
 _SETTLE_S = 1.5
 
 
-class OciWriter(Writer):
-    """Holds up to three layers in memory: whoever appends waits while they are all on their way."""
+class OciWriter(PartWriter[Layer]):
+    """A part is a layer."""
 
     def __init__(
         self, client: Client, tag: str, registry: Callable[[], Registry], *, replace: bool, expected_size: int
     ) -> None:
+        self._layer_bytes = max(SMALLEST_BYTES, -(-expected_size // _MOST_LAYERS // MIB) * MIB)
+        super().__init__("oci-upload", first_bytes=self._layer_bytes, most=_IN_FLIGHT)
         self._client = client
         self._tag = tag
         self._replace = replace
-        self._layer_bytes = max(SMALLEST_BYTES, -(-expected_size // _MOST_LAYERS // MIB) * MIB)
-        self._buffers = Buffers(self._layer_bytes, keep=_IN_FLIGHT)
-        self._slots = threading.Semaphore(_IN_FLIGHT)
-        self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="oci-upload")
         self._registry = self._pool.submit(registry)  # imported while the first layer is filled
-        self._layers: list[Layer | None] = []
-        self._failure: BaseException | None = None
-        self._buffer: memoryview | None = None
-        self._filled = 0
         self._config: bytes | None = None
         self._annotations: dict[str, str] = {}
 
-    def append(self, *buffers: Bytes) -> None:
-        for buffer in buffers:
-            rest = memoryview(buffer).cast("B")
-            while rest:
-                space = self._space()
-                n = min(len(space), len(rest))
-                space[:n] = rest[:n]
-                rest = rest[n:]
-                self._filled += n
-                if n == len(space):
-                    self._send()
+    def next_part(self, count: int, size: int) -> tuple[int, int]:  # noqa: ARG002 - all are alike
+        return self._layer_bytes, _IN_FLIGHT
+
+    def put(self, number: int, part: memoryview) -> Layer:  # noqa: ARG002 - they are found by their digests
+        digest = artifact.digest_of(part)
+        self._registry.result().put_blob(part, digest)
+        return Layer(digest, len(part))
 
     def describe(self, config: bytes, annotations: Mapping[str, str]) -> None:
         self._config = config
@@ -66,22 +54,13 @@ class OciWriter(Writer):
 
     def commit(self) -> ObjectStat:
         try:
-            if self._filled:
-                self._send()
-            self._pool.shutdown()
-            self._check()
-            layers = [layer for layer in self._layers if layer is not None]
+            layers = self.parts(least=0)
             config = artifact.EMPTY if self._config is None else self._config
             self._registry.result().put_blob(memoryview(config), artifact.digest_of(config))
             manifest = artifact.manifest(layers, self._config, self._annotations)
             return ObjectStat(sum(layer.size for layer in layers), self._publish(manifest))
         finally:
             self.abort()  # after success that does nothing
-
-    def abort(self) -> None:
-        self._fail(StorageError("the upload was aborted", reason="Aborted"))
-        self._pool.shutdown(cancel_futures=True)
-        self._buffer = None
 
     def _publish(self, manifest: dict[str, Any]) -> str:
         """Put the manifest under its tag, unless another one is there. Returns its digest."""
@@ -111,39 +90,3 @@ class OciWriter(Writer):
             return artifact.digest_of(self._client.manifest(self._tag))
         except NotFound:
             return ""
-
-    def _space(self) -> memoryview:
-        """Free space of the current layer; waits for memory."""
-        if self._buffer is None:
-            self._slots.acquire()
-            if self._failure is not None:
-                self._slots.release()
-            self._check()
-            self._buffer = self._buffers.take(self._layer_bytes)
-        return self._buffer[self._filled :]
-
-    def _send(self) -> None:
-        assert self._buffer is not None
-        layer, self._buffer = self._buffer[: self._filled], None
-        self._filled = 0
-        self._layers.append(None)
-        self._pool.submit(self._put, len(self._layers) - 1, layer)
-
-    def _put(self, number: int, layer: memoryview) -> None:
-        try:
-            if self._failure is None:
-                digest = artifact.digest_of(layer)
-                self._registry.result().put_blob(layer, digest)
-                self._layers[number] = Layer(digest, len(layer))
-        except BaseException as error:  # a thread's outermost frame: whoever appends next gets it
-            self._fail(error)
-        finally:
-            del layer
-            self._slots.release()
-
-    def _fail(self, error: BaseException) -> None:
-        self._failure = self._failure or error
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure

@@ -6,8 +6,7 @@ import importlib
 import re
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
+from dynamo_entry.storage.base import NOTHING, Access, Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
 __all__ = [

@@ -5,10 +5,11 @@ A store is bound to one object: one archive at one location. Reader and writer n
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamo_entry.errors import AlreadyExists, Corrupt
 
@@ -17,6 +18,29 @@ if TYPE_CHECKING:
 
 
 Bytes = bytes | bytearray | memoryview
+
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Access(NamedTuple):
+    """What a store is reached with, beside its location. Passed as an argument: nothing of it is ever put into the environment.
+
+    ``variables`` are those of a mounted secret, which take precedence over the environment's. ``options`` are for the
+    library of an fsspec backend, as they are.
+    """
+
+    ca_file: str = ""
+    variables: Mapping[str, str] = _NONE
+    options: Mapping[str, Any] = _NONE
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment with the secret's variables."""
+        return {**os.environ, **self.variables}
+
+
+NOTHING = Access()
 
 
 class ObjectStat(NamedTuple):

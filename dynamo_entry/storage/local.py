@@ -11,8 +11,16 @@ from urllib.parse import unquote
 
 from dynamo_entry.errors import NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
-from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
+from dynamo_entry.storage.base import (
+    NOTHING,
+    Access,
+    Bytes,
+    Leftover,
+    Neighbour,
+    ObjectStat,
+    Store,
+    too_short,
+)
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, partial_name, remove_if_stale
 from dynamo_entry.storage.retry import DEFAULT, Retry
 

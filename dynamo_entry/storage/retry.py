@@ -69,6 +69,16 @@ class Retry(NamedTuple):
         )
         return attempts(attempt)
 
+    def fill(self, attempt: Callable[[int, Callable[[int], None]], T]) -> T:
+        """As ``call``, of a read that goes on where it broke off: ``attempt`` gets how many bytes it has, and tells of more."""
+        done = 0
+
+        def moved(n: int) -> None:
+            nonlocal done
+            done += n
+
+        return self.call(lambda: attempt(done, moved), progress=lambda: done)
+
 
 DEFAULT = Retry()
 

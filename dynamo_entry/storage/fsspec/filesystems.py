@@ -12,7 +12,7 @@ from fsspec import asyn, config
 from fsspec.registry import known_implementations, registry
 
 from dynamo_entry.errors import SettingsError, StorageDenied
-from dynamo_entry.storage.access import Access
+from dynamo_entry.storage.base import Access
 from dynamo_entry.storage.fsspec import failures
 from dynamo_entry.storage.http import authorities
 from dynamo_entry.storage.retry import Retry

@@ -10,9 +10,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from dynamo_entry.errors import NotFound, StorageError
-from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import (
+    NOTHING,
     REQUEST_BYTES,
+    Access,
     Bytes,
     Leftover,
     Neighbour,

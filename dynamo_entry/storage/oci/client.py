@@ -10,8 +10,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
-from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import Bytes
+from dynamo_entry.storage.base import NOTHING, Access, Bytes
 from dynamo_entry.storage.failures import answered, decoded
 from dynamo_entry.storage.http import PORTS, Pool, Response, Server, target_of
 from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE

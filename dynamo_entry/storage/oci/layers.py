@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -57,13 +57,8 @@ class Layers:
 
     def _read_range(self, piece: Piece, view: memoryview) -> bool:
         """False where the registry does not know ranges."""
-        done = 0
 
-        def moved(n: int) -> None:
-            nonlocal done
-            done += n
-
-        def attempt() -> bool:
+        def attempt(done: int, moved: Callable[[int], None]) -> bool:
             start = piece.offset + done
             headers = {"Range": f"bytes={start}-{piece.offset + piece.length - 1}"}
             with self._client.exchange("blob", "GET", f"blobs/{piece.layer.digest}", headers) as response:
@@ -73,7 +68,7 @@ class Layers:
                 response.read_into(view[done:], moved)
                 return True
 
-        self._has_ranges = self._client.retry.call(attempt, progress=lambda: done)
+        self._has_ranges = self._client.retry.fill(attempt)
         return self._has_ranges
 
     def _read_whole(self, layer: Layer) -> bytearray:

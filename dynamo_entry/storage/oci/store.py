@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, NotFound, SettingsError, StorageError, StorageUnavailable
-from dynamo_entry.storage.access import NOTHING, Access
 from dynamo_entry.storage.base import (
+    NOTHING,
     REQUEST_BYTES,
+    Access,
     Bytes,
     Leftover,
     Neighbour,

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dynamo_entry.errors import CheckpointError, SettingsError, StorageError, StorageUnavailable
-from dynamo_entry.storage.access import NOTHING, Access
+from dynamo_entry.storage.base import NOTHING, Access
 from dynamo_entry.storage.failures import answered
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import Retry

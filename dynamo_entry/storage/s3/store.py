@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
-from dynamo_entry.storage.access import NOTHING, Access
-from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Leftover, Neighbour, ObjectStat, Store, too_short
+from dynamo_entry.storage.base import (
+    NOTHING,
+    REQUEST_BYTES,
+    Access,
+    Bytes,
+    Leftover,
+    Neighbour,
+    ObjectStat,
+    Store,
+    too_short,
+)
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
 from dynamo_entry.storage.s3 import location, objects
@@ -52,21 +61,15 @@ class S3Store(Store):
         if length == 0:
             return b""
         view = self._buffers.take(length) if length <= self.read_bytes else memoryview(bytearray(length))
-        done = 0
 
-        def moved(n: int) -> None:
-            nonlocal done
-            done += n
-
-        def attempt() -> None:
-            """Go on where the last one broke off."""
+        def attempt(done: int, moved: Callable[[int], None]) -> None:
             range_ = f"bytes={offset + done}-{offset + length - 1}"
             with self._client.exchange("GetObject", range_=range_) as response:
                 self._check(response, offset + done, offset + length)
                 response.read_into(view[done:], moved)
 
         try:
-            self._retry.call(attempt, progress=lambda: done)
+            self._retry.fill(attempt)
         except StorageError as error:
             raise too_short(self.location, offset, length) if error.status == 416 else error from None
         return view

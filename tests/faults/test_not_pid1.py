@@ -157,8 +157,8 @@ def test_a_launcher_that_is_killed_in_a_restore_leaves_nothing(side_by_side, arc
 HELD = {"settings": {"POST_RESTORE": "mkfifo /checkpoints/gate/hook; read word </checkpoints/gate/hook"}}
 
 
-def test_a_launcher_that_is_killed_before_it_has_heard_that_its_engine_is_restored(containers, archive):
-    """It is stopped while the last word is on its way: nobody would ever supervise the engine."""
+def stopped_before_it_hears(containers, archive):
+    """(container, launcher): the launcher is stopped while its worker's last word is on its way."""
     shutil.copy(archive, containers.checkpoints / NAME)
     container = begin(containers, HELD, create=False)
     hold(container, containers, HELD)
@@ -167,6 +167,12 @@ def test_a_launcher_that_is_killed_before_it_has_heard_that_its_engine_is_restor
     release(containers)
     container.wait_for_event("settle")
     time.sleep(0.5)
+    return container, launcher
+
+
+def test_a_launcher_that_is_killed_before_it_has_heard_that_its_engine_is_restored(containers, archive):
+    """Nobody would ever supervise the engine."""
+    container, launcher = stopped_before_it_hears(containers, archive)
     os.kill(launcher, signal.SIGKILL)
     container.wait_for_text("launcher ended with -9", 20)
     container.wait(lambda: not left_beside_init(container), "end of all", 15)
@@ -174,14 +180,7 @@ def test_a_launcher_that_is_killed_before_it_has_heard_that_its_engine_is_restor
 
 
 def test_a_launcher_that_has_heard_it_keeps_its_engine_although_the_worker_is_killed(containers, archive):
-    shutil.copy(archive, containers.checkpoints / NAME)
-    container = begin(containers, HELD, create=False)
-    hold(container, containers, HELD)
-    launcher = launcher_of(container)
-    os.kill(launcher, signal.SIGSTOP)
-    release(containers)
-    container.wait_for_event("settle")
-    time.sleep(0.5)
+    container, launcher = stopped_before_it_hears(containers, archive)
     (worker,) = [pid for pid, line in container.processes().items() if "dynamo_entry.worker" in line]
     os.kill(worker, signal.SIGKILL)
     os.kill(launcher, signal.SIGCONT)

@@ -153,7 +153,7 @@ def _name(place: str | Field) -> str:
 
 def _look_up(answer: Any, name: str) -> Any:
     for part in name.split("."):
-        if isinstance(answer, list) and part.isdecimal() and int(part) < len(answer):
+        if isinstance(answer, list) and part in map(str, range(len(answer))):
             answer = answer[int(part)]
         elif isinstance(answer, dict) and part in answer:
             answer = answer[part]

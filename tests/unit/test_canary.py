@@ -139,6 +139,13 @@ def test_a_request_that_cannot_be_made_is_a_setting_to_mend(load, engine, more):
         canary.parse({"request": fields, "answer": {"a": 1}})
 
 
+@pytest.mark.parametrize("index", ["9" * 5000, "\u0660", "-1", "1", "x"])
+def test_an_index_that_is_none_is_a_field_that_is_missing(engine, load, index):
+    engine.answers = [{"a": [0]}]
+    with pytest.raises(DumpFailed, match="no field"):
+        canary.record(load(compare=[f"a.{index}"]))
+
+
 def test_a_number_that_no_float_comes_near_is_an_answer_like_any_other(engine, load):
     engine.answers = [{"a": 10**400}]
     asked = load(compare=[{"field": "a", "tolerance": 0.5}])

@@ -49,3 +49,8 @@ class Buffers:
         lease = (ctypes.c_ubyte * length).from_buffer(buffer)
         weakref.finalize(lease, self._free.append, buffer).atexit = False
         return memoryview(lease).cast("B"), buffer
+
+
+def is_mapped(data: bytes | bytearray | memoryview | mmap.mmap) -> bool:
+    """Whether these bytes are pages of a file, which are not copied to be passed on."""
+    return isinstance(data, memoryview) and isinstance(data.obj, mmap.mmap)

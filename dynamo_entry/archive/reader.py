@@ -20,7 +20,7 @@ from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import ANYWHERE, Seal
 from dynamo_entry.archive.streams import Part
-from dynamo_entry.buffers import PRIVATE, Buffers
+from dynamo_entry.buffers import PRIVATE, Buffers, is_mapped
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
 
@@ -318,11 +318,13 @@ class Archive:
         where = f"chunk {index} of {name} at {chunk.offset}"
         if stored is None:
             stored = self._read(chunk.offset, chunk.stored_length)
-        if codec.digest(stored) != chunk.digest:
+        if not self._recent.is_verified(wanted) and codec.digest(stored) != chunk.digest:
             if self.near:
                 stored = self.near.read_again(chunk.offset, chunk.stored_length)
             if not self.near or codec.digest(stored) != chunk.digest:
                 raise Corrupt(f"{where} differs from its digest", hint=_HINT, reason="ChunkDigestMismatch")
+        if not self.near and is_mapped(stored):
+            self._recent.note_verified(wanted)
         kind = chunk.codec
         try:
             if self._seal:
@@ -389,6 +391,7 @@ class _Recent:
         )
         self._shared = {offset for offset, count in places.items() if count > 1}
         self._kept: OrderedDict[int, Future[Bytes]] = OrderedDict()
+        self._verified: set[int] = set()
         self._lock = threading.Lock()
 
     def get(self, wanted: Wanted, begin: Callable[[], Future[Bytes]]) -> Future[Bytes]:
@@ -403,6 +406,15 @@ class _Recent:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(offset)
             return self._kept[offset]
+
+    def note_verified(self, wanted: Wanted) -> None:
+        """It is mapped from the archive's file, which does not change: whoever comes later need not verify it again."""
+        if wanted.chunk is not None and self.is_shared(wanted):
+            self._verified.add(wanted.chunk.offset)
+
+    def is_verified(self, wanted: Wanted) -> bool:
+        """Whether that was noted."""
+        return wanted.chunk is not None and wanted.chunk.offset in self._verified
 
     def is_shared(self, wanted: Wanted) -> bool:
         """Whether others may want it, too."""

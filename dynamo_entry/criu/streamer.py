@@ -20,8 +20,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fcntl import fcntl
+from operator import attrgetter
 from typing import Any, Protocol
 
+from dynamo_entry.buffers import is_mapped
 from dynamo_entry.linux import pages
 
 CAPTURE_SOCKET = "streamer-capture.sock"
@@ -31,7 +33,8 @@ _F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size, what an unprivileged process may ask for
 _NAME_LIMIT_BYTES = 4096
 
-#: Then it is another image's turn: relatives that read at the same time get the same pages at about the same time.
+#: Then it is the turn of the image of which least was written: relatives that read the same pages stay together, and
+#: what one of them gets is at hand for the others.
 _TURN_BYTES = 1 << 20
 
 #: While CRIU sends nothing, whoever captures is asked this often whether that is enough.
@@ -176,8 +179,19 @@ class Serve:
 
     def _handle_events(self) -> None:
         """A frame of its own, so that nothing of an image that is done with outlives it while the next is awaited."""
+        pushes = []
         for key, _ in self._selector.select():
-            key.data(key.fileobj)
+            if isinstance(key.data, _Push):
+                pushes.append(key.data)
+            else:
+                key.data(key.fileobj)
+        if pushes:
+            self._continue(min(pushes, key=attrgetter("done_bytes")))
+
+    def _continue(self, push: _Push) -> None:
+        if not push.turn():
+            self._selector.unregister(push.pipe)
+            os.close(push.pipe)
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -200,49 +214,43 @@ class Serve:
         if data is not None:
             pipe = receive_pipe(connection)
             os.set_blocking(pipe, False)
-            pieces = (memoryview(piece) for piece in data)
-            if (rest := _push(pipe, pieces, memoryview(b""))) is None:
-                os.close(pipe)
-            else:
-                self._selector.register(pipe, selectors.EVENT_WRITE, self._pusher(pieces, rest))
-
-    def _pusher(self, pieces: Iterator[memoryview], rest: memoryview) -> Callable[[int], None]:
-        left: memoryview | None = rest
-
-        def push(pipe: int) -> None:
-            nonlocal left
-            assert left is not None
-            left = _push(pipe, pieces, left)
-            if left is None:
-                self._selector.unregister(pipe)
-                os.close(pipe)
-
-        return push
+            push = _Push(pipe, data)
+            self._selector.register(pipe, selectors.EVENT_WRITE, push)
+            self._continue(push)
 
 
-def _push(pipe: int, pieces: Iterator[memoryview], rest: memoryview) -> memoryview | None:
-    """Write _TURN_BYTES, or until the pipe is full: what is left to write, or None where nothing is left of any."""
-    turn = _TURN_BYTES
-    try:
-        while True:
-            while rest:
-                written = _write(pipe, rest)
-                rest, turn = rest[written:], turn - written
-            following = next(pieces, None)
-            if following is None:
-                return None
-            rest = following
-            if turn <= 0:
-                return rest
-    except BlockingIOError:
-        return rest
-    except BrokenPipeError:  # CRIU reads no further than it needs
-        return None
+class _Push:
+    """An image on its way into a pipe."""
+
+    def __init__(self, pipe: int, data: Iterable[Any]) -> None:
+        self.pipe = pipe
+        self.done_bytes = 0
+        self._pieces = (memoryview(piece) for piece in data)
+        self._rest = memoryview(b"")
+
+    def turn(self) -> bool:
+        """Write _TURN_BYTES, or until the pipe is full; whether anything may be left to write."""
+        end = self.done_bytes + _TURN_BYTES
+        try:
+            while self.done_bytes < end:
+                while self._rest:
+                    written = _write(self.pipe, self._rest)
+                    self._rest = self._rest[written:]
+                    self.done_bytes += written
+                following = next(self._pieces, None)
+                if following is None:
+                    return False
+                self._rest = following
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # CRIU reads no further than it needs
+            return False
+        return True
 
 
 def _write(pipe: int, data: memoryview) -> int:
     """What is mapped from a file, and so is not going to change, goes as it is; of everything else, a copy."""
-    if isinstance(data.obj, mmap.mmap) and len(data) >= mmap.PAGESIZE:
+    if is_mapped(data) and len(data) >= mmap.PAGESIZE:
         try:
             return pages.splice(pipe, data)
         except OSError as error:

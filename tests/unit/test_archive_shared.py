@@ -9,10 +9,11 @@ from archive_store import CHUNK, MemoryWriter, build, contents, forge, manifest_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_entry.archive import ArchiveWriter, Compression, Head, codec
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, codec, reader
 from dynamo_entry.archive.segments import check, segments
 from dynamo_entry.archive.streams import Layout
 from dynamo_entry.errors import ArchiveError
+from dynamo_entry.storage import local, open_store
 
 PAGE = 4096
 KEY = bytes(range(32))
@@ -127,6 +128,31 @@ def test_readers_that_go_together_verify_a_shared_chunk_once(monkeypatch):
                 into.extend(next(reader, b""))
         assert whole == [data["a"], data["b"]]
     assert len(found) <= len(stored(made))
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_a_shared_chunk_of_a_mapped_file_is_verified_once(monkeypatch, tmp_path, is_mapped):
+    """However far apart its readers are; what comes from a store anew is verified anew."""
+    data, made = relatives()
+    (tmp_path / "made.tar").write_bytes(made)
+    found = []
+    digest = codec.digest
+    monkeypatch.setattr(reader, "_RECENT_CHUNKS", 1)
+    monkeypatch.setattr(reader, "_TAIL_BYTES", PAGE)
+    monkeypatch.setattr(local, "_MAP_BYTES", 1)
+    monkeypatch.setattr(codec, "digest", lambda stored: found.append(1) or digest(stored))
+    with Archive.open(open_store(str(tmp_path / "made.tar"))) if is_mapped else open_bytes(made) as archive:
+        for name in "ab":
+            found.clear()
+            assert b"".join(archive.chunks(name)) == data[name]
+        places = [
+            {archive.place_of(name, number) for number in range(archive.count_of(name))} for name in "ab"
+        ]
+    wanted = places[1] - {None}
+    if is_mapped:
+        assert len(found) == len(wanted - places[0])
+    else:
+        assert len(found) >= len(wanted)
 
 
 def test_a_reader_that_stops_takes_nothing_from_another():

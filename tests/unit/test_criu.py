@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+from types import SimpleNamespace
 
 import criu_messages
 import pytest
@@ -168,10 +169,28 @@ def test_what_is_mapped_is_served_as_it_is_or_copied(tmp_path, monkeypatch, with
 def test_an_image_that_is_read_at_once_leaves_the_others_their_turn(monkeypatch):
     """Relatives read the same pages: if one got all of its image first, nothing could be read once for all."""
     monkeypatch.setattr(streamer.os, "write", lambda _pipe, data: len(data))
-    pieces = iter([memoryview(bytes(300_000))] * 10)
-    assert streamer._push(0, pieces, memoryview(b"")) is not None
+    pieces = iter([bytes(300_000)] * 10)
+    assert streamer._Push(0, pieces).turn()
     assert len(list(pieces)) == 10 - 5
-    assert streamer._push(0, iter([memoryview(b"x")] * 3), memoryview(b"small")) is None
+    assert not streamer._Push(0, iter([b"x"] * 3)).turn()
+
+
+def test_a_relative_that_is_behind_is_served_first(monkeypatch):
+    """Both read the same: once it has caught up, what one gets is at hand for the other."""
+    monkeypatch.setattr(streamer.os, "write", lambda _pipe, data: len(data))
+    ahead, behind = (streamer._Push(number, iter([bytes(1 << 20)] * 10)) for number in (1, 2))
+    ahead.turn()
+    ahead.turn()
+    serve = object.__new__(streamer.Serve)
+    keys = [SimpleNamespace(data=push, fileobj=push.pipe) for push in (ahead, behind)]
+    serve._selector = SimpleNamespace(select=lambda: [(key, 0) for key in keys])
+    found = []
+    for _ in range(4):
+        serve._handle_events()
+        found.append((ahead.done_bytes >> 20, behind.done_bytes >> 20))
+    assert found[:2] == [(2, 1), (2, 2)]
+    assert sum(found[-1]) == 6
+    assert abs(found[-1][0] - found[-1][1]) <= 1
 
 
 def test_a_criu_that_ends_in_the_middle_of_a_request_tells_why_itself(tmp_path):

@@ -17,10 +17,10 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fcntl import fcntl
-from operator import attrgetter
 from typing import Any, Protocol
 
 from dynamo_entry.buffers import is_mapped
@@ -29,13 +29,17 @@ from dynamo_entry.linux import pages
 CAPTURE_SOCKET = "streamer-capture.sock"
 SERVE_SOCKET = "streamer-serve.sock"
 
-_F_SETPIPE_SZ = 1031  # linux/fcntl.h
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size, what an unprivileged process may ask for
 _NAME_LIMIT_BYTES = 4096
 
-#: Then it is the turn of the image of which least was written: relatives that read the same pages stay together, and
-#: what one of them gets is at hand for the others.
-_TURN_BYTES = 1 << 20
+#: Then others have their turn. Processes that share pages read the same ones: what one of them gets is at hand for the
+#: others, as long as they stay together.
+_TURN_BYTES, _TOGETHER_BYTES = 1 << 20, 64 << 20
+
+#: CRIU takes a page at a time out of some pipes: when none of them takes more than this, they are left to empty for a
+#: moment, instead of being filled page by page.
+_LEAST_BYTES, _PAUSE_S = 128 << 10, 0.0002
 
 #: While CRIU sends nothing, whoever captures is asked this often whether that is enough.
 _ASK_S = 1.0
@@ -185,13 +189,18 @@ class Serve:
                 pushes.append(key.data)
             else:
                 key.data(key.fileobj)
-        if pushes:
-            self._continue(min(pushes, key=attrgetter("done_bytes")))
+        served = [self._continue(push) for push in _whose_turn(pushes)]
+        if served and max(served) < _LEAST_BYTES:
+            time.sleep(_PAUSE_S)
 
-    def _continue(self, push: _Push) -> None:
-        if not push.turn():
-            self._selector.unregister(push.pipe)
-            os.close(push.pipe)
+    def _continue(self, push: _Push) -> int:
+        """How much was taken of it, or enough where nothing is left."""
+        before = push.done_bytes
+        if push.turn():
+            return push.done_bytes - before if push.is_wide else _LEAST_BYTES
+        self._selector.unregister(push.pipe)
+        os.close(push.pipe)
+        return _LEAST_BYTES
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -214,16 +223,23 @@ class Serve:
         if data is not None:
             pipe = receive_pipe(connection)
             os.set_blocking(pipe, False)
-            push = _Push(pipe, data)
+            push = _Push(pipe, data, is_wide=fcntl(pipe, _F_GETPIPE_SZ) >= _PIPE_BYTES)
             self._selector.register(pipe, selectors.EVENT_WRITE, push)
             self._continue(push)
 
 
-class _Push:
-    """An image on its way into a pipe."""
+def _whose_turn(pushes: list[_Push]) -> list[_Push]:
+    """All but those that are a little ahead of another one: relatives stay together, and strangers do not wait."""
+    least = min((push.done_bytes for push in pushes), default=0)
+    return [push for push in pushes if not _TURN_BYTES < push.done_bytes - least <= _TOGETHER_BYTES]
 
-    def __init__(self, pipe: int, data: Iterable[Any]) -> None:
+
+class _Push:
+    """An image on its way into a pipe; one that is not wide is empty in no time."""
+
+    def __init__(self, pipe: int, data: Iterable[Any], *, is_wide: bool = True) -> None:
         self.pipe = pipe
+        self.is_wide = is_wide
         self.done_bytes = 0
         self._pieces = (memoryview(piece) for piece in data)
         self._rest = memoryview(b"")
@@ -233,10 +249,12 @@ class _Push:
         end = self.done_bytes + _TURN_BYTES
         try:
             while self.done_bytes < end:
-                while self._rest:
+                if self._rest:
                     written = _write(self.pipe, self._rest)
                     self._rest = self._rest[written:]
                     self.done_bytes += written
+                    if self._rest:  # full
+                        return True
                 following = next(self._pieces, None)
                 if following is None:
                     return False

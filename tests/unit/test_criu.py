@@ -175,22 +175,36 @@ def test_an_image_that_is_read_at_once_leaves_the_others_their_turn(monkeypatch)
     assert not streamer._Push(0, iter([b"x"] * 3)).turn()
 
 
-def test_a_relative_that_is_behind_is_served_first(monkeypatch):
-    """Both read the same: once it has caught up, what one gets is at hand for the other."""
-    monkeypatch.setattr(streamer.os, "write", lambda _pipe, data: len(data))
-    ahead, behind = (streamer._Push(number, iter([bytes(1 << 20)] * 10)) for number in (1, 2))
-    ahead.turn()
-    ahead.turn()
+def pushes(*ahead_mib):
+    made = [streamer._Push(number, iter([bytes(1 << 20)] * 200)) for number in range(len(ahead_mib))]
+    for push, mib in zip(made, ahead_mib, strict=True):
+        push.done_bytes = mib << 20
+    return made
+
+
+def test_a_relative_that_is_a_little_ahead_waits_for_the_others():
+    """They read the same: once the others have caught up, what one gets is at hand for all."""
+    first, second, ahead, stranger = made = pushes(5, 6, 8, 90)
+    assert streamer._whose_turn(made) == [first, second, stranger]
+    assert streamer._whose_turn([ahead]) == [ahead]
+    assert streamer._whose_turn([]) == []
+
+
+@pytest.mark.parametrize(
+    ("taken", "is_wide", "pauses"), [(4096, True, 1), (4096, False, 0), (1 << 20, True, 0)]
+)
+def test_pipes_that_take_a_page_at_a_time_are_left_to_empty(monkeypatch, taken, is_wide, pauses):
+    """Filled page by page, a wide one costs a system call and Python's attention for each."""
+    monkeypatch.setattr(streamer.os, "write", lambda _pipe, data: min(taken, len(data)))
+    slept = []
+    monkeypatch.setattr(streamer.time, "sleep", slept.append)
+    (push,) = pushes(0)
+    push.is_wide = is_wide
     serve = object.__new__(streamer.Serve)
-    keys = [SimpleNamespace(data=push, fileobj=push.pipe) for push in (ahead, behind)]
-    serve._selector = SimpleNamespace(select=lambda: [(key, 0) for key in keys])
-    found = []
-    for _ in range(4):
-        serve._handle_events()
-        found.append((ahead.done_bytes >> 20, behind.done_bytes >> 20))
-    assert found[:2] == [(2, 1), (2, 2)]
-    assert sum(found[-1]) == 6
-    assert abs(found[-1][0] - found[-1][1]) <= 1
+    serve._selector = SimpleNamespace(select=lambda: [(SimpleNamespace(data=push, fileobj=push.pipe), 0)])
+    serve._handle_events()
+    assert push.done_bytes == taken
+    assert len(slept) == pauses
 
 
 def test_a_criu_that_ends_in_the_middle_of_a_request_tells_why_itself(tmp_path):

@@ -6,8 +6,6 @@ StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone,
 
 from __future__ import annotations
 
-import json
-
 from dynamo_entry.value import Value
 
 TYPE_CHECKING = False
@@ -52,6 +50,8 @@ class Message(Value):
 
     def encode(self) -> bytes:
         """The line, with its end."""
+        import json  # noqa: PLC0415 - PID 1 needs it once there is a worker, and both load at the same time
+
         return json.dumps({"kind": type(self).__name__, **self._asdict()}, default=str).encode() + b"\n"
 
 
@@ -165,6 +165,8 @@ _CODES = range(1, 256)
 
 def decode(line: bytes) -> Message | None:
     """The message of a line; None for anything else: garbage must not get any further than this."""
+    import json  # noqa: PLC0415 - as above
+
     try:
         fields = json.loads(line)
         kind = _KINDS[fields.pop("kind")]

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import psutil
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamo_entry.checks import control_planes, socket_names
 from dynamo_entry.checks.control_planes import Plane
 from dynamo_entry.errors import Incompatible, NotDumpable
 from dynamo_entry.linux import proc, sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
+
+if TYPE_CHECKING:
+    import psutil
 
 _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 

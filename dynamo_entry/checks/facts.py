@@ -7,9 +7,8 @@ import platform
 import time
 from typing import Any
 
-import psutil
-
 from dynamo_entry.checks import image
+from dynamo_entry.linux import addresses as linux_addresses
 
 #: CPU flags (as /proc/cpuinfo names them) that compilers and JITs turn into instructions: a task that uses
 #: one dies of SIGILL where it is missing. Other flags are hints, or concern the kernel alone.
@@ -80,14 +79,7 @@ def clocks() -> dict[str, float]:
 
 def addresses() -> list[list[str]]:
     """[interface, address] of every interface but the loopback, IPv4 and IPv6, in the kernel's order."""
-    families = {2, 10}  # AF_INET, AF_INET6
-    return [
-        [name, entry.address.partition("%")[0]]
-        for name, entries in psutil.net_if_addrs().items()
-        if name != "lo"
-        for entry in entries
-        if int(entry.family) in families
-    ]
+    return [[entry.interface, entry.address] for entry in linux_addresses.read() if entry.interface != "lo"]
 
 
 def _cpu_flags() -> set[str]:

@@ -11,8 +11,6 @@ import socket
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-import psutil
-
 from dynamo_entry.criu.rewrite.files import Lock
 from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.criu.rewrite.unix import Named
@@ -83,6 +81,8 @@ def _bind(bound: Bound) -> int:
 
 def _owner_of_port(bound: Bound) -> str:
     """The owner, as far as it is visible from inside a container."""
+    import psutil  # noqa: PLC0415 - 8 ms that only a refusal takes
+
     with suppress(OSError, psutil.Error):
         for row in psutil.net_connections(bound.protocol.lower()):
             if row.pid and row.laddr and row.laddr.port == bound.port:
@@ -120,6 +120,8 @@ def _is_name_taken(name: Named) -> bool:
 
 def _owner_of_name(name: Named) -> str:
     """The owner, as far as it is visible from inside a container (/proc/net/unix)."""
+    import psutil  # noqa: PLC0415 - as above
+
     rows = (
         line.split(None, 7)
         for line in proc.read(os.getpid(), "net/unix").decode("utf-8", "replace").splitlines()

@@ -7,7 +7,6 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from dynamo_entry.criu.remedies import REMEDIES
 from dynamo_entry.scratch import private_directory, write_new
 from dynamo_entry.settings import TERMINATION_LOG
 
@@ -43,6 +42,8 @@ def explain(text: str) -> tuple[str, str]:
     found = errors(text)
     if not found:
         return "criu gave no reason", "its log, of which the launcher says where it is, has all that it said"
+    from dynamo_entry.criu.remedies import REMEDIES  # noqa: PLC0415 - a table that only failures look at
+
     for error in found:
         for pattern, remedy in REMEDIES:
             if re.search(pattern, error):

@@ -28,6 +28,11 @@ _VERSION_S = 10
 
 def version(environ: dict[str, str] | None = None) -> str:
     """CRIU's version, ``4.2.1``. Raises CheckpointError where it is missing, too old, or does not start."""
+    return ask_version(environ)()
+
+
+def ask_version(environ: dict[str, str] | None = None) -> Callable[[], str]:
+    """Ask for it; what is returned waits for the answer. Both raise like ``version``."""
     path = shutil.which("criu")
     if path is None:
         raise CheckpointError(
@@ -36,7 +41,19 @@ def version(environ: dict[str, str] | None = None) -> str:
             reason="CriuMissing",
             retry=False,
         )
-    stdout, stderr = _said_of_version(path, environ)
+    environ = {
+        **(os.environ if environ is None else environ),
+        "LD_BIND_NOW": "1",
+    }  # every symbol, not at its first use
+    asked = subprocess.Popen(
+        [path, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
+        text=True, errors="replace",
+    )  # fmt: skip
+    return lambda: _version(path, asked)
+
+
+def _version(path: str, asked: subprocess.Popen[str]) -> str:
+    stdout, stderr = _said(asked)
     match = re.search(r"Version: (\d+(?:\.\d+)+)", stdout)
     if match is None:
         said, remedy = _not_started(stderr)
@@ -51,17 +68,15 @@ def version(environ: dict[str, str] | None = None) -> str:
     return match[1]
 
 
-def _said_of_version(path: str, environ: dict[str, str] | None) -> tuple[str, str]:
-    """What it writes to standard output, and why where that is nothing."""
+def _said(asked: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it wrote to standard output, and why where that is nothing."""
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace", check=False,
-            timeout=_VERSION_S,
-            env={**(os.environ if environ is None else environ), "LD_BIND_NOW": "1"},  # every symbol, not at its first use
-        )  # fmt: skip
+        stdout, stderr = asked.communicate(timeout=_VERSION_S)
     except subprocess.TimeoutExpired:
+        asked.kill()
+        asked.communicate()
         return "", f"it did not say its version within {_VERSION_S:g} s"
-    return done.stdout, done.stderr or f"exit code {done.returncode}"
+    return stdout, stderr or f"exit code {asked.returncode}"
 
 
 def _not_started(said: str) -> tuple[str, str]:

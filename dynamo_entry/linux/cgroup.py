@@ -7,8 +7,6 @@ import os
 import resource
 from typing import NamedTuple
 
-import psutil
-
 
 class Room(NamedTuple):
     """What is left here, and how much one process may have; None where there is no limit."""
@@ -21,7 +19,7 @@ class Room(NamedTuple):
 
 def room() -> Room:
     """What a restored engine may take. Page cache counts as free."""
-    machine = psutil.virtual_memory().available
+    machine = _available()
     cgroup = _left(
         _number("memory.max", "memory/memory.limit_in_bytes"),
         _number("memory.current", "memory/memory.usage_in_bytes"),
@@ -35,6 +33,12 @@ def room() -> Room:
         descriptors=None if hard == resource.RLIM_INFINITY else hard,
         mappings=_value("/proc/sys/vm/max_map_count"),
     )  # fmt: skip
+
+
+def _available() -> int:
+    """What the machine has left (proc_meminfo(5))."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
 
 
 def _value(path: str) -> int | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_DONE, _NLMSG_ERROR = 4, 20, 3, 2
-_REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+from dynamo_entry.linux import netlink
+
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _SHOW_NAME_FILE_AND_PEER = 0x1 | 0x2 | 0x4  # linux/unix_diag.h
 _NAME, _FILE, _PEER = 0, 1, 2
 _ALL = 0xFFFFFFFF
@@ -55,7 +55,7 @@ def unix() -> Iterator[Unix]:
     body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW_NAME_FILE_AND_PEER, _ALL, _ALL)
     for message in _listed(body):
         _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
-        attributes = dict(_split(message[16:], "=HH", 4))
+        attributes = netlink.attributes(message[16:])
         (peer,) = struct.unpack("=I", attributes.get(_PEER, b"\0\0\0\0"))
         (file,) = struct.unpack_from("=I", attributes.get(_FILE, b"\0\0\0\0"))
         yield Unix(inode, kind, attributes.get(_NAME, b""), peer, file)
@@ -105,23 +105,4 @@ def _text(family: int, address: bytes) -> str:
 
 def _listed(body: bytes) -> Iterator[bytes]:
     """The messages that answer a request. Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(5)
-        head = struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
-        kernel.sendmsg([head + body])
-        while True:
-            for kind, message in _split(kernel.recv(1 << 17), "=IHHII", 16):
-                if kind not in (_NLMSG_DONE, _NLMSG_ERROR):
-                    yield message
-                elif number := -struct.unpack_from("=i", message)[0]:
-                    raise OSError(number, os.strerror(number), "sock_diag")
-                else:
-                    return
-
-
-def _split(data: bytes, head: str, head_size: int) -> Iterator[tuple[int, bytes]]:
-    """(type, contents) of netlink messages or attributes, each padded to four bytes (netlink(7))."""
-    while len(data) >= head_size:
-        length, kind = struct.unpack_from(head, data)[:2]
-        yield kind, data[head_size:length]
-        data = data[-(-max(length, head_size) // 4) * 4 :]
+    return netlink.listed(_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, body, "sock_diag")

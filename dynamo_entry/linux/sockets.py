@@ -15,9 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-import psutil
-
-from dynamo_entry.linux import proc
+from dynamo_entry.linux import addresses, proc
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_PIDFD_GETFD = 438
@@ -290,21 +288,14 @@ def _interface(found: socket.socket) -> str:
 
 def _owner(address: str) -> str:
     """The interface that has an address, or nothing."""
-    return next(
-        (
-            name
-            for name, entries in psutil.net_if_addrs().items()
-            if address in {entry.address for entry in entries}
-        ),
-        "",
-    )
+    return next((entry.interface for entry in addresses.read() if entry.address == address), "")
 
 
 def _address(interface: str) -> str:
     """An IPv4 address of an interface. Raises OSError."""
-    for entry in psutil.net_if_addrs().get(interface, ()):
-        if entry.family == socket.AF_INET:
-            return str(entry.address)
+    for entry in addresses.read():
+        if (entry.interface, entry.family) == (interface, socket.AF_INET):
+            return entry.address
     raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), interface)
 
 

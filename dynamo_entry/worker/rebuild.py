@@ -15,7 +15,7 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.checks import host
 from dynamo_entry.checks.restore import Admitted
-from dynamo_entry.criu import images, lazy_pages, options, process, remedies
+from dynamo_entry.criu import images, lazy_pages, options, process
 from dynamo_entry.criu.rewrite import pipes
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import PlaceFailed, RestoreFailed
@@ -283,6 +283,8 @@ class Rebuild:
 
 
 def _failed(criu: process.Restoring) -> RestoreFailed:
+    from dynamo_entry.criu import remedies  # noqa: PLC0415 - a table that only failures look at
+
     what, remedy = criu.failure()
     kind = PlaceFailed if remedies.is_of_this_place(what) else RestoreFailed
     return kind(f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed")

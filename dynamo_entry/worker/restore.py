@@ -6,9 +6,9 @@ import errno
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamo_entry import cuda
 from dynamo_entry.archive import Archive, read_keys
@@ -16,7 +16,7 @@ from dynamo_entry.archive.streams import DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit, land
 from dynamo_entry.criu import images, process
-from dynamo_entry.engine import canary, handshakes, hooks, readiness, sleep_protocols
+from dynamo_entry.engine import readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
@@ -29,6 +29,9 @@ from dynamo_entry.stores import node_cache, open_store
 from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.rebuild import Rebuild
+
+if TYPE_CHECKING:
+    from dynamo_entry.engine.handshakes import Handshake
 
 #: A root process that dies of what its new place lacks does so at once.
 _SETTLE_S = 0.1
@@ -57,14 +60,18 @@ def run(settings: Settings, channel: Channel) -> None:
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
     readiness.check(settings.ready_url)
-    hooks.check("POST_RESTORE", settings.post_restore)
+    if settings.post_restore:
+        from dynamo_entry.engine import hooks  # noqa: PLC0415 - few have one
+
+        hooks.check("POST_RESTORE", settings.post_restore)
     with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
         begun = _begun(sources[:1], settings)
         have = privileges.read()
         privileges.check_restore(have)
-        version = process.version()
+        asked = process.ask_version()
         images.message("core", "core_entry")
         archive = _open_first(sources, settings, channel, begun)
+        version = asked()
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
     with archive, ExitStack() as stack:
@@ -172,6 +179,24 @@ def _write_context(settings: Settings, digest: str) -> context_file.Written:
         ) from None
 
 
+def _handshake(facts: Mapping[str, Any]) -> Handshake | None:
+    """With an engine that paused by itself, or none. Raises Corrupt."""
+    if "dynamo" not in facts and "vllm_snapshot" not in facts:
+        return None
+    from dynamo_entry.engine import handshakes  # noqa: PLC0415 - other engines are not to wait for it
+
+    return handshakes.recorded(facts)
+
+
+def _wake_hook(facts: Mapping[str, Any]) -> str:
+    """What wakes an engine that was put to sleep. Raises Corrupt."""
+    if "wake" not in facts:
+        return ""
+    from dynamo_entry.engine import sleep_protocols  # noqa: PLC0415 - as above
+
+    return sleep_protocols.recorded(facts)
+
+
 class _Restoration:
     def __init__(
         self,
@@ -187,9 +212,10 @@ class _Restoration:
         self._admitted = admitted
         self._written = written
         self._work = work_directory(settings)
-        self._handshake = handshakes.recorded(archive.manifest.head.facts)
-        self._ready_url = settings.ready_url or readiness.recorded(archive.manifest.head.facts)
-        self._wake_hook = sleep_protocols.recorded(archive.manifest.head.facts)
+        facts = archive.manifest.head.facts
+        self._handshake = _handshake(facts)
+        self._ready_url = settings.ready_url or readiness.recorded(facts)
+        self._wake_hook = _wake_hook(facts)
 
     def apply_delta(self, phase: Phase) -> None:
         """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
@@ -225,6 +251,8 @@ class _Restoration:
         if url:
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}")
         if self._archive.manifest.head.canary:
+            from dynamo_entry.engine import canary  # noqa: PLC0415 - few have one
+
             recorded = canary.parse(self._archive.manifest.head.canary)
             with self._channel.phase(Phases.CANARY, stall_s=recorded.request.timeout):
                 canary.verify(recorded)
@@ -239,11 +267,15 @@ class _Restoration:
 
     def _call_hooks(self, pid: int) -> None:
         """Wake an engine that was put to sleep before its dump. Raises CheckpointError."""
+        if not (self._wake_hook or self._settings.post_restore):
+            return
+        from dynamo_entry.engine import hooks  # noqa: PLC0415 - as above
+
         told = self._written._asdict()
         commands = [proc.command(process.pid) for process in proc.tree(pid)]
         hooks.wake(self._wake_hook, self._settings.post_restore, self._settings.stall_timeout, commands, told)
 
-    def _wake(self, pid: int, handshake: handshakes.Handshake) -> None:
+    def _wake(self, pid: int, handshake: Handshake) -> None:
         """The GPU is back: tell a paused engine who it is now, and wait until it serves."""
         pids = [process.pid for process in proc.tree(pid)]
         argv = proc.command(os.getppid())

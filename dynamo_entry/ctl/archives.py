@@ -27,6 +27,7 @@ def verify(
     ] = "",
     key_file: options.KeyFile = "",
     verify_key_file: options.VerifyKeyFile = "",
+    storage_type: options.StorageType = "",
     ca_file: options.CaFile = "",
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
@@ -34,7 +35,7 @@ def verify(
     """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
     with (
         options.open_archive(
-            location, keys=(key_file, verify_key_file), reach=(ca_file, credentials_dir, storage_options),
+            location, keys=(key_file, verify_key_file), reach=(storage_type, ca_file, credentials_dir, storage_options),
             expected_hash=expected_hash,
         ) as archive,
         Progress(
@@ -54,6 +55,7 @@ def extract(
     *,
     key_file: options.KeyFile = "",
     verify_key_file: options.VerifyKeyFile = "",
+    storage_type: options.StorageType = "",
     ca_file: options.CaFile = "",
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
@@ -63,7 +65,9 @@ def extract(
     if os.listdir(directory):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
     with options.open_archive(
-        location, keys=(key_file, verify_key_file), reach=(ca_file, credentials_dir, storage_options)
+        location,
+        keys=(key_file, verify_key_file),
+        reach=(storage_type, ca_file, credentials_dir, storage_options),
     ) as archive:
         for name in archive.names():
             _write(archive, name, os.path.join(directory, name))
@@ -77,13 +81,14 @@ def prune(
         float, typer.Option("--older-than", metavar="SECONDS", help="leave alone what was touched since")
     ] = _AGE_S,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+    storage_type: options.StorageType = "",
     ca_file: options.CaFile = "",
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
 ) -> None:
     """Remove what killed creators left near a location: temporary files, uploads. Archives are never touched."""
     removed = freed = 0
-    with options.open_store(location, ca_file, credentials_dir, storage_options) as store:
+    with options.open_store(location, storage_type, ca_file, credentials_dir, storage_options) as store:
         for leftover in store.leftovers():
             what = f"{leftover.name}, {decimal(leftover.size)}, {leftover.age_s / 3600:.1f} h old"
             if leftover.age_s < older_than:

@@ -24,13 +24,16 @@ def command(
     streams: Annotated[bool, typer.Option("--streams", help="list every stream")] = False,
     key_file: options.KeyFile = "",
     verify_key_file: options.VerifyKeyFile = "",
+    storage_type: options.StorageType = "",
     ca_file: options.CaFile = "",
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
 ) -> None:
     """Show what an archive holds: identity, engine, host, sizes."""
     with options.open_archive(
-        location, keys=(key_file, verify_key_file), reach=(ca_file, credentials_dir, storage_options)
+        location,
+        keys=(key_file, verify_key_file),
+        reach=(storage_type, ca_file, credentials_dir, storage_options),
     ) as archive:
         head = msgspec.to_builtins(archive.manifest.head)
         sizes = {name: archive.size_of(name) for name in archive.names()}

@@ -20,13 +20,14 @@ def _option(name: str) -> Any:
 Location = Annotated[str, typer.Argument(help="path, s3://…, oci://…, gs://…, az://… of an archive")]
 KeyFile = Annotated[str, _option("KEY_FILE")]
 VerifyKeyFile = Annotated[str, _option("VERIFY_KEY_FILE")]
+StorageType = Annotated[str, _option("STORAGE_TYPE")]
 CaFile = Annotated[str, _option("CA_FILE")]
 CredentialsDir = Annotated[str, _option("CREDENTIALS_DIR")]
 StorageOptions = Annotated[str, _option("STORAGE_OPTIONS")]
 
 
 def open_archive(
-    location: str, *, keys: tuple[str, str], reach: tuple[str, str, str], expected_hash: str = ""
+    location: str, *, keys: tuple[str, str], reach: tuple[str, str, str, str], expected_hash: str = ""
 ) -> Archive:
     """``keys`` are KeyFile and VerifyKeyFile, ``reach`` what ``open_store`` takes. Raises what ``Archive.open`` does."""
     key_file, verify_key_file = keys
@@ -36,7 +37,12 @@ def open_archive(
     )  # fmt: skip
 
 
-def open_store(location: str, ca_file: str, credentials_dir: str, storage_options: str) -> Store:
+def open_store(
+    location: str, storage_type: str, ca_file: str, credentials_dir: str, storage_options: str
+) -> Store:
     """As the launcher opens it. Raises StorageDenied, SettingsError."""
-    given = {"CA_FILE": ca_file, "CREDENTIALS_DIR": credentials_dir, "STORAGE_OPTIONS": storage_options}
+    given = {
+        "STORAGE_TYPE": storage_type, "CA_FILE": ca_file, "CREDENTIALS_DIR": credentials_dir,
+        "STORAGE_OPTIONS": storage_options,
+    }  # fmt: skip
     return stores.open_with({PREFIX + name: value for name, value in given.items()}, location)

@@ -1,4 +1,4 @@
-"""dynamo-entryctl prune: what killed creators left goes, archives and writers that live stay."""
+"""dynamo-entryctl prune: what killed creators left goes, archives and writers that live stay; stores are the launcher's."""
 
 import os
 
@@ -45,3 +45,17 @@ def test_a_dry_run_removes_nothing(place):
     before = sorted(os.listdir(place.parent))
     assert "would remove" in prune(place, "--dry-run")
     assert sorted(os.listdir(place.parent)) == before
+
+
+@pytest.mark.parametrize(("type_", "through_fsspec"), [("", False), ("s3", False), ("fsspec", True)])
+def test_stores_are_opened_as_by_the_launcher(place, monkeypatch, type_, through_fsspec):
+    asked = {}
+
+    def opened(location, *_, **named):
+        asked.update(named)
+        return open_store(str(place))
+
+    monkeypatch.setattr("dynamo_entry.storage.open_store", opened)
+    monkeypatch.setenv("DYNAMO_CHECKPOINT_STORAGE_TYPE", type_)
+    prune("s3://bucket/abc.tar")
+    assert asked["through_fsspec"] is through_fsspec

@@ -15,7 +15,7 @@ from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Task
 from dynamo_entry.fill.values import PAGE
-from dynamo_entry.linux import huge_pages, userfault
+from dynamo_entry.linux import pages, userfault
 
 PAGES = 64
 SIZE = PAGES * PAGE
@@ -160,8 +160,8 @@ def test_huge_pages_are_made_everywhere_where_the_kernel_is_set_to(
 ):
     if setting:
         (tmp_path / "enabled").write_text(f"{setting}\n")
-    monkeypatch.setattr(huge_pages, "_SETTING", str(tmp_path / "enabled"))
-    assert huge_pages.are_made_everywhere() == everywhere
+    monkeypatch.setattr(pages, "_HUGE_PAGES", str(tmp_path / "enabled"))
+    assert pages.become_huge() == everywhere
 
 
 @pytest.mark.parametrize("said", [b"", b"\1\0", struct.pack("=i", 1000), struct.pack("=i", -5)])

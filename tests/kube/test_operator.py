@@ -141,11 +141,12 @@ def test_a_pointless_retry_is_not_made(world):
     status = world.until("pointless", "Failed", "NotDumpable")
     assert "io_uring" in status["message"]
     time.sleep(12)  # the Job's first pause is 10 s
-    phases = world.kubectl(
-        "get", "pods", "-l", "nvidia.com/checkpoint-name=pointless", "-o", "jsonpath={.items[*].status.phase}"
-    ).split()
-    assert len(phases) <= 2
-    assert set(phases) == {"Failed"}
+    labels = {"nvidia.com/checkpoint-name": "pointless"}.items()
+    everything = world.cluster.get("pods", namespace=NAMESPACE)["items"]
+    pods = [one for one in everything if labels <= one["metadata"].get("labels", {}).items()]
+    assert 1 <= len(pods) <= 2
+    # A busy node takes its time to delete a pod that it has not started yet.
+    assert all(one["status"]["phase"] == "Failed" or "deletionTimestamp" in one["metadata"] for one in pods)
 
 
 def test_empty_fields(world):

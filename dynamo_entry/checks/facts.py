@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from dynamo_entry.checks import image
-from dynamo_entry.linux import addresses as linux_addresses
+from dynamo_entry.linux import netlink
 
 #: CPU flags (as /proc/cpuinfo names them) that compilers and JITs turn into instructions: a task that uses
 #: one dies of SIGILL where it is missing. Other flags are hints, or concern the kernel alone.
@@ -79,7 +79,7 @@ def clocks() -> dict[str, float]:
 
 def addresses() -> list[list[str]]:
     """[interface, address] of every interface but the loopback, IPv4 and IPv6, in the kernel's order."""
-    return [[entry.interface, entry.address] for entry in linux_addresses.read() if entry.interface != "lo"]
+    return [[entry.interface, entry.address] for entry in netlink.addresses() if entry.interface != "lo"]
 
 
 def _cpu_flags() -> set[str]:

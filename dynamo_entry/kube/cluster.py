@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -16,6 +17,11 @@ from urllib3.exceptions import HTTPError
 from dynamo_entry.errors import SettingsError
 
 Object = dict[str, Any]
+
+_T = TypeVar("_T")
+
+#: Between two questions to a server that is away.
+_PAUSE_S = 2
 
 MERGE = "application/merge-patch+json"
 
@@ -234,3 +240,14 @@ def _decode(data: bytes | None) -> Object:
     except ValueError:
         return {"message": (data or b"")[:500].decode(errors="replace")}
     return answer if isinstance(answer, dict) else {"message": str(answer)}
+
+
+def insisting(question: Callable[[], _T], ended: threading.Event, log: Any) -> _T | None:
+    """The answer to a question to the API server, however long that is away; None where ``ended`` comes first."""
+    while not ended.is_set():
+        try:
+            return question()
+        except ApiError as error:
+            log.warning("API server not reached", message=error.message)
+            ended.wait(_PAUSE_S)
+    return None

@@ -1,16 +1,16 @@
-"""What belongs to other controllers: pods of NVIDIA's snapshots (ai-dynamo/snapshot), another operator's definition.
+"""What belongs to other controllers: Dynamo's resources, pods of NVIDIA's snapshots, another operator's definition.
 
-Two controllers of one kind are worse than none.
+Two controllers of one kind are worse than none. What the cluster serves may be installed or upgraded after us.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynamo_entry.engine.dynamo import STANDBY_VARIABLES
-from dynamo_entry.kube import api
+from dynamo_entry.kube import api, graphs
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 #: On a pod that their node agent restores, or that their webhook, which may come after ours, gives it to restore; and on
@@ -42,6 +42,23 @@ _POLL_S = 30
 
 #: What an identity has in this chart's definition, and not in others that had the name (docs/kubernetes.md).
 _OURS = ("spec", "identity", "framework")
+
+
+class Served(NamedTuple):
+    """The version of graphs, empty where there are none; whether there are NVIDIA's own snapshots."""
+
+    graph_version: str
+    has_snapshots: bool
+
+
+def served(cluster: Cluster) -> Served:
+    """What there is now. Raises ApiError."""
+    return Served(_version(cluster, api.GRAPH_CRD), _version(cluster, api.SNAPSHOT_CRD) != "")
+
+
+def _version(cluster: Cluster, kind: str) -> str:
+    definition = cluster.find(f"{api.DEFINITIONS}/{kind}")
+    return graphs.served_version(definition) if definition else ""
 
 
 def problem(cluster: Cluster) -> str:

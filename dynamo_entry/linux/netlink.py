@@ -1,4 +1,4 @@
-"""Listings that the kernel gives over netlink(7)."""
+"""Listings that the kernel gives over netlink(7), that of this network namespace's addresses among them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,27 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _DONE, _ERROR = 3, 2
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _HEAD = "=IHHII"
+
+#: rtnetlink(7)
+_ROUTE, _GET_ADDRESS = 0, 22
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+#: linux/if_addr.h: family, prefix length, flags, scope, index of the interface; and attributes
+_ADDRESS_HEAD = struct.Struct("=BBBBI")
+_ADDRESS, _LOCAL, _LABEL = 1, 2, 3
+
+
+class Address(NamedTuple):
+    """One of an interface; ``interface`` is the label of an alias (eth0:1)."""
+
+    interface: str
+    address: str
+    family: int
 
 
 def listed(protocol: int, kind: int, body: bytes, name: str) -> Iterator[bytes]:
@@ -39,3 +56,25 @@ def _split(data: bytes, head: str, head_size: int) -> Iterator[tuple[int, bytes]
         length, kind = struct.unpack_from(head, data)[:2]
         yield kind, data[head_size:length]
         data = data[-(-max(length, head_size) // 4) * 4 :]
+
+
+def addresses() -> list[Address]:
+    """IPv4 and IPv6, interface by interface, as the kernel lists them; none where it does not say."""
+    try:
+        found = list(_addresses())
+    except OSError:
+        return []
+    order = list(dict.fromkeys(entry.interface for entry in found))
+    return sorted(found, key=lambda entry: order.index(entry.interface))
+
+
+def _addresses() -> Iterator[Address]:
+    for message in listed(_ROUTE, _GET_ADDRESS, _ADDRESS_HEAD.pack(0, 0, 0, 0, 0), "rtnetlink"):
+        family, _, _, _, index = _ADDRESS_HEAD.unpack_from(message)
+        has = attributes(message[_ADDRESS_HEAD.size :])
+        # Of a tunnel the address is the other end's, and the local one this.
+        data = has.get(_LOCAL, has.get(_ADDRESS))
+        if family in _FAMILIES and data:
+            label = has.get(_LABEL, b"").rstrip(b"\0")
+            name = os.fsdecode(label) if label else socket.if_indextoname(index)
+            yield Address(name, socket.inet_ntop(family, data), family)

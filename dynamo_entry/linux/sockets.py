@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from dynamo_entry.linux import addresses, proc
+from dynamo_entry.linux import netlink, proc
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_PIDFD_GETFD = 438
@@ -288,12 +288,12 @@ def _interface(found: socket.socket) -> str:
 
 def _owner(address: str) -> str:
     """The interface that has an address, or nothing."""
-    return next((entry.interface for entry in addresses.read() if entry.address == address), "")
+    return next((entry.interface for entry in netlink.addresses() if entry.address == address), "")
 
 
 def _address(interface: str) -> str:
     """An IPv4 address of an interface. Raises OSError."""
-    for entry in addresses.read():
+    for entry in netlink.addresses():
         if (entry.interface, entry.family) == (interface, socket.AF_INET):
             return entry.address
     raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL), interface)

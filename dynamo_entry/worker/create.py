@@ -15,12 +15,11 @@ from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import (
     connections,
     deleted,
+    descriptors,
     files,
     image,
-    in_flight,
     left_behind,
     privileges,
-    process_files,
     secrets,
     sharing,
 )
@@ -325,8 +324,7 @@ class _Creation:
             pids = [process.pid for process in processes]
             dump_checks.check(processes, self._prepared.have.effective)
             deleted.check(pids)
-            process_files.check(pids)
-            in_flight.check(pids)
+            descriptors.check(pids)
             sharing.check(processes)
             left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
             connections.check_kernel_modules(processes)

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from dynamo_entry.linux import addresses
+from dynamo_entry.linux import netlink
 
 #: In a network namespace of its own: an alias, a tunnel's local end, IPv6, several addresses of one interface.
 SCRIPT = """
@@ -31,7 +31,7 @@ def by_psutil():
 
 
 def test_every_address_is_found():
-    assert {tuple(entry) for entry in addresses.read()} == by_psutil()
+    assert {tuple(entry) for entry in netlink.addresses()} == by_psutil()
 
 
 def test_aliases_tunnels_and_several_addresses():
@@ -40,7 +40,7 @@ def test_aliases_tunnels_and_several_addresses():
     script = f"""{SCRIPT}
 import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
 import test_addresses; test_addresses.test_every_address_is_found()
-found = [entry.interface for entry in test_addresses.addresses.read()]
+found = [entry.interface for entry in test_addresses.netlink.addresses()]
 assert found == sorted(found, key=found.index), found
 assert len(found) == 6, found
 """

@@ -8,10 +8,11 @@ from urllib3.exceptions import HTTPError
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import api, config, foreign
+from dynamo_entry.kube import cluster as api_server
 from dynamo_entry.kube.cluster import ApiError, Cluster
+from dynamo_entry.kube.foreign import Served
 from dynamo_entry.kube.metrics import OperatorMetrics
-from dynamo_entry.kube.operator import definitions, run
-from dynamo_entry.kube.operator.definitions import Served
+from dynamo_entry.kube.operator import run
 
 
 class Log:
@@ -106,7 +107,7 @@ def test_a_request_with_a_short_deadline(monkeypatch):
 
 def test_a_question_is_asked_until_it_is_answered(monkeypatch):
     """The operator may start before the API server does; SIGTERM ends it."""
-    monkeypatch.setattr(definitions, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(api_server, "_PAUSE_S", 0.001)
     answers, log, ended = [ApiError(503, "starting"), ApiError(0, "away"), "yes"], Log(), threading.Event()
 
     def question():
@@ -115,10 +116,10 @@ def test_a_question_is_asked_until_it_is_answered(monkeypatch):
             raise answer
         return answer
 
-    assert definitions.insisting(question, ended, log) == "yes"
+    assert api_server.insisting(question, ended, log) == "yes"
     assert log.lines == ["API server not reached"] * 2
     ended.set()
-    assert definitions.insisting(question, ended, log) is None
+    assert api_server.insisting(question, ended, log) is None
 
 
 def test_standing_aside_survives_an_outage(monkeypatch):

@@ -11,15 +11,14 @@ from typing import Any
 
 from dynamo_entry.kube import api, foreign, graphs, storage
 from dynamo_entry.kube.api import moment
-from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.kube.cluster import ApiError, Cluster, Object, insisting
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.informer import Informer
 from dynamo_entry.kube.leader_election import Lease
 from dynamo_entry.kube.metrics import OperatorMetrics, serve
-from dynamo_entry.kube.operator import checkpoints, definitions
+from dynamo_entry.kube.operator import checkpoints
 from dynamo_entry.kube.operator.automatic import Graphs
-from dynamo_entry.kube.operator.definitions import Served, insisting
 from dynamo_entry.kube.operator.workqueue import WorkQueue
 from dynamo_entry.kube.webhook import admission
 from dynamo_entry.kube.webhook.certificates import Certificates
@@ -54,7 +53,7 @@ def run(config: Config, log: Any) -> None:
         questions["/readyz"] = lambda: reason
         foreign.stand_aside(cluster, reason, ended, log)
         return
-    served = insisting(lambda: definitions.served(cluster), ended, log)
+    served = insisting(lambda: foreign.served(cluster), ended, log)
     if served is None:
         return
     operator = Operator(config, cluster, metrics, log, served)
@@ -72,7 +71,7 @@ def run(config: Config, log: Any) -> None:
 
 class Operator:
     def __init__(
-        self, config: Config, cluster: Cluster, metrics: OperatorMetrics, log: Any, served: Served
+        self, config: Config, cluster: Cluster, metrics: OperatorMetrics, log: Any, served: foreign.Served
     ) -> None:
         self._config = config
         self._cluster = cluster
@@ -225,7 +224,7 @@ class Operator:
     def _notice_dynamo(self) -> None:
         """Dynamo was installed or upgraded after us: begin anew, with a watch on its graphs, and knowing its snapshots."""
         try:
-            served = definitions.served(self._ticking)
+            served = foreign.served(self._ticking)
         except ApiError as error:
             self._log.warning("definitions not read", message=error.message)
             return

@@ -27,8 +27,7 @@ from dynamo_entry.storage.s3.client import Client
 
 if TYPE_CHECKING:
     from dynamo_entry.storage.s3.publish import Publisher
-    from dynamo_entry.storage.s3.upload import Upload
-    from dynamo_entry.storage.s3.writer import S3Writer
+    from dynamo_entry.storage.s3.upload import S3Writer, Upload
 
 #: Of the end of an object: the first byte, the last one, and how many there are.
 _END = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -101,7 +100,7 @@ class S3Store(Store):
         return done or super().read_end(most)
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
-        from dynamo_entry.storage.s3.writer import S3Writer  # noqa: PLC0415 - a restore writes nothing
+        from dynamo_entry.storage.s3.upload import S3Writer  # noqa: PLC0415 - a restore writes nothing
 
         if not replace:
             self._publisher.prepare()

@@ -1,0 +1,96 @@
+"""Descriptors that CRIU dumps and cannot restore: of other processes in /proc, and those inside others on their way.
+
+The latter are sockets that are sent over a socket (SCM_RIGHTS) and carry descriptors themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.linux import proc, sockets
+
+#: The process, the thread that is asked for through it, and what follows (proc(5)).
+_PATH = re.compile(r"/proc/(\d+)(?:/task/(\d+))?(/.*| \(deleted\))?$")
+
+#: PID 1 is there in every place; its directory as such is none that CRIU opens.
+_INIT = 1
+
+
+def check(pids: Collection[int]) -> None:
+    """Raises NotDumpable that names the process and the descriptor."""
+    _check_process_files(pids)
+    _check_on_their_way(pids)
+
+
+def _check_process_files(pids: Collection[int]) -> None:
+    for pid in pids:
+        for path, is_directory_to_work_in in _held(pid):
+            if what := unknown(path, pids, is_directory_to_work_in=is_directory_to_work_in):
+                raise NotDumpable(
+                    f"process {pid} {'works in' if is_directory_to_work_in else 'holds'} {path}, {what}",
+                    hint="let the engine, or PRE_DUMP, close it before the dump, and open it anew when it is asked for",
+                    reason="ProcessFile",
+                )
+
+
+def unknown(path: str, pids: Collection[int], *, is_directory_to_work_in: bool) -> str:
+    """Why CRIU will not find it, or nothing."""
+    if not (found := _PATH.match(path)):
+        return ""
+    pid, thread, rest = int(found[1]), found[2], found[3] or ""
+    if thread and int(thread) != pid:
+        return "and threads are made after files are opened"
+    if pid not in pids and os.path.exists(f"/proc/{pid}") and (pid != _INIT or not (thread or rest)):
+        return "of a process outside of the engine"
+    if is_directory_to_work_in and not thread and not rest.startswith("/"):
+        return "which CRIU cannot dump"
+    return ""
+
+
+def _held(pid: int) -> Iterator[tuple[str, bool]]:
+    for path in proc.descriptors(pid).values():
+        yield path, False
+    yield proc.working_directory(pid), True
+
+
+def _check_on_their_way(pids: Iterable[int]) -> None:
+    held = {
+        target: (pid, descriptor)
+        for pid in pids
+        for descriptor, target in proc.descriptors(pid).items()
+        if target.startswith("socket:[")
+    }
+    for pid, descriptor in held.values():
+        with suppress(OSError), sockets.of_process(pid, descriptor) as found:
+            if found.family == socket.AF_UNIX and _leads_on(found, held.keys()):
+                raise NotDumpable(
+                    f"a unix socket is on its way to process {pid} (descriptor {descriptor}), and descriptors are on "
+                    "their way to it: CRIU does not restore them",
+                    hint="let the engine, or PRE_DUMP, receive what was sent before the dump",
+                    reason="DescriptorsNested",
+                )
+
+
+def _leads_on(found: socket.socket, held: Iterable[str]) -> bool:
+    """Whether a unix socket that nobody holds any more is on its way to this one, and carries descriptors."""
+    with sockets.first_on_their_way(found) as copies:
+        for copy in copies:
+            status = os.fstat(copy)
+            if not stat.S_ISSOCK(status.st_mode) or f"socket:[{status.st_ino}]" in held:
+                continue
+            with socket.socket(fileno=os.dup(copy)) as inner:
+                if inner.family == socket.AF_UNIX and _carries(inner):
+                    return True
+    return False
+
+
+def _carries(found: socket.socket) -> bool:
+    with suppress(OSError), sockets.first_on_their_way(found) as copies:
+        return bool(copies)
+    return False

@@ -28,11 +28,13 @@ _VERSION_S = 10
 
 def version(environ: dict[str, str] | None = None) -> str:
     """CRIU's version, ``4.2.1``. Raises CheckpointError where it is missing, too old, or does not start."""
-    return ask_version(environ)()
+    with asking_version(environ) as answer:
+        return answer()
 
 
-def ask_version(environ: dict[str, str] | None = None) -> Callable[[], str]:
-    """Ask for it; what is returned waits for the answer. Both raise like ``version``."""
+@contextmanager
+def asking_version(environ: dict[str, str] | None = None) -> Iterator[Callable[[], str]]:
+    """Ask for it; what is yielded waits for the answer. Both raise like ``version``; nothing is asked any more after it."""
     path = shutil.which("criu")
     if path is None:
         raise CheckpointError(
@@ -45,11 +47,14 @@ def ask_version(environ: dict[str, str] | None = None) -> Callable[[], str]:
         **(os.environ if environ is None else environ),
         "LD_BIND_NOW": "1",
     }  # every symbol, not at its first use
-    asked = subprocess.Popen(
+    with subprocess.Popen(
         [path, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
         text=True, errors="replace",
-    )  # fmt: skip
-    return lambda: _version(path, asked)
+    ) as asked:  # fmt: skip
+        try:
+            yield lambda: _version(path, asked)
+        finally:
+            asked.kill()
 
 
 def _version(path: str, asked: subprocess.Popen[str]) -> str:

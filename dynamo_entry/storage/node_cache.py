@@ -93,6 +93,7 @@ class NodeCache:
         """From the store: what came from here was wrong. Raises StorageError, Corrupt."""
         with self._lock:
             self._wrong += 1
+            self._trouble = self._trouble or "it held bytes that are not the archive's"
         first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
         if self._own is not None:
             try:

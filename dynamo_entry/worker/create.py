@@ -163,7 +163,9 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
         canary.load(settings.canary)
     try:
         criu_version = process.version()
-        images.message("core", "core_entry")
+        # protobuf's C++ ends the process where a signal's exception passes its import
+        with channel.shielded():
+            images.message("core", "core_entry")
     except CheckpointError as error:
         raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
     store.check_writable()

@@ -68,10 +68,12 @@ def run(settings: Settings, channel: Channel) -> None:
         begun = _begun(sources[:1], settings)
         have = privileges.read()
         privileges.check_restore(have)
-        asked = process.ask_version()
-        images.message("core", "core_entry")
-        archive = _open_first(sources, settings, channel, begun)
-        version = asked()
+        with process.asking_version() as answer:
+            # protobuf's C++ ends the process where a signal's exception passes its import
+            with channel.shielded():
+                images.message("core", "core_entry")
+            archive = _open_first(sources, settings, channel, begun)
+            version = answer()
         phase.fields["location"] = archive.location
     channel.limit(settings.restore_timeout)
     with archive, ExitStack() as stack:

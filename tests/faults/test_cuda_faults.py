@@ -73,7 +73,7 @@ def test_ranks_that_block_each_other_are_disentangled(containers, node):
 
 def test_a_lost_helper_is_replaced(containers, node):
     """Killed between the locks and the checkpoints."""
-    node.faults("checkpoint * delay_ms=700")
+    node.faults("checkpoint * delay_ms=3000")
     container = create(containers, node, env=RANKS, settings={"AFTER_DUMP": "continue"})
     container.wait(lambda: "lock" in {action for action, _, _ in node.actions()}, "a lock")
     os.kill(helper_of(container), signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_a_lost_helper_is_replaced(containers, node):
 def test_a_lost_worker_leaves_nothing_locked(containers, node, phase, number):
     """While calls of the driver are under way, and while CRIU has the tasks."""
     node.faults("checkpoint * delay_ms=500")
-    env = {"RANKS": "4", "GPU_MIB": "4" if phase == "gpu" else "48"}
+    env = {"RANKS": "4", "GPU_MIB": "4" if phase == "gpu" else "128"}
     container = create(
         containers, node, env=env, settings={"AFTER_DUMP": "continue", "STALL_TIMEOUT": "1"}
     )  # fmt: skip

@@ -32,9 +32,7 @@ def test_a_lock_that_another_replica_takes(containers):
     command = ("python3", "-c", LOCKING)
     published(containers, command=command)
     phase = RESTORE_PHASES["restore"]
-    container = begin(
-        containers, lambda *args, **more: restore(*args, command=command, **more), phase, STALL_TIMEOUT="3"
-    )
+    container = begin(containers, restore, phase, command=command, STALL_TIMEOUT="3")
     hold(container, containers, phase)
     with (containers.checkpoints / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -54,8 +54,7 @@ def test_a_bad_archive_costs_a_cold_start(containers, damage):
     spoil(containers.checkpoints / "d936422b4f953f99.tar")
     container = restore(containers, settings=settings, env={"FILES": "/tmp/cold"})
     state = container.json("/state")
-    event = container.event(FALLBACK)
-    assert event, container.output()
+    event = container.wait_for_event(FALLBACK)
     assert event["phase"]
     assert event["message"]
     assert reasons is None or event["reason"] in reasons
@@ -108,8 +107,7 @@ def test_a_container_that_cannot_restore_starts_cold(containers, options, reason
     old.chmod(0o755)
     container = restore(containers, options=tuple(option.format(empty=empty, old=old) for option in options))
     assert container.json("/health") == {"status": "ok"}
-    event = container.event(FALLBACK)
-    assert event, container.output()
+    event = container.wait_for_event(FALLBACK)
     assert event["reason"] == reason, event
 
 
@@ -159,8 +157,7 @@ def test_a_taken_pid_is_found_before_anything_is_touched(containers):
     published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
     container = restore_after(containers, TAKE_PIDS, "1001")
     container.json("/state")
-    event = container.event(FALLBACK)
-    assert event, container.output()
+    event = container.wait_for_event(FALLBACK)
     assert (event["reason"], event["phase"]) == ("PidTaken", "check"), container.output()
     assert re.search(r"pid 100[12] of the engine is taken here by python3", event["message"])
 
@@ -188,8 +185,7 @@ def test_criu_failing_leaves_no_half_restored_process(containers):
     published(containers, env={"CHILDREN": "2", "FILES": "/var/lib/engine/notes"})
     container = restore(containers, options=(*RESTORE, *taking_the_port(containers)))
     state = container.json("/state")
-    event = container.event(FALLBACK)
-    assert event, container.output()
+    event = container.wait_for_event(FALLBACK)
     assert event["reason"] == "CriuRestoreFailed", container.output()
     assert "Address already in use" in event["message"]
     assert container.event("filesystem delta undone")
@@ -251,8 +247,7 @@ def test_a_worker_that_hangs_costs_a_cold_start(containers):
     container = restore(containers, settings={"STALL_TIMEOUT": "1"})
     os.kill(worker_of(container), signal.SIGSTOP)
     assert container.json("/health") == {"status": "ok"}
-    event = container.event(FALLBACK)
-    assert event, container.output()
+    event = container.wait_for_event(FALLBACK)
     assert event["reason"] == "WorkerLost"
 
 

@@ -50,8 +50,7 @@ def test_what_criu_made_is_undone(containers, side_by_side, mounted, victim):
     shutil.copy(containers.checkpoints / NAME, place.checkpoints)
     phase = RESTORE_PHASES["rebuilt"]
     container = begin(
-        place, lambda *args, **more: restore(*args, command=COMMAND, **more), phase, mounted("restored"),
-        STALL_TIMEOUT="1",
+        place, restore, phase, mounted("restored"), command=COMMAND, STALL_TIMEOUT="1",
     )  # fmt: skip
     hold(container, place, phase)
     assert "engine.sock" in container.run_inside("ls", "/tmp"), "CRIU made it"

@@ -101,20 +101,32 @@ def write_line(line: str) -> None:
     """
     data = line.encode("utf-8", "backslashreplace")[: PIPE_BUF - 1] + b"\n"
     descriptor = _opened_anew()
-    # On a terminal that has `tostop` the kernel would stop a process in the background for it.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
         ready = poll.poll(0)
         if ready and ready[0][1] & select.POLLOUT:
-            os.write(descriptor, data)
+            write(descriptor, data)
     except OSError:
         pass
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if descriptor != 2:
             os.close(descriptor)
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """As ``os.write``, but no signal comes of it: PID 1 would pass SIGPIPE on to the engine.
+
+    On a terminal that has `tostop` the kernel would stop a process in the background for it.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE, signal.SIGTTOU))
+    try:
+        os.write(descriptor, data)
+    except BrokenPipeError:
+        signal.sigtimedwait((signal.SIGPIPE,), 0)  # ours: one that is sent to the process waits behind it
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _opened_anew() -> int:
@@ -180,6 +192,6 @@ def write_result(path: str, result: dict[str, Any]) -> None:
     flags = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o644)
     try:
-        os.write(descriptor, encode(result) + b"\n")
+        write(descriptor, encode(result) + b"\n")
     finally:
         os.close(descriptor)

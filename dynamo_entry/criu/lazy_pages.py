@@ -17,12 +17,16 @@ import struct
 from collections.abc import Iterable, Mapping
 
 from dynamo_entry.criu.streamer import listen
+from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import userfault
 
 SOCKET = "lazy-pages.socket"
 
 _FINISHED = 0x52535446
 _NUMBER = struct.Struct("=i")
+
+#: A task that is killed while it sends leaves the others waiting for ever.
+_TAKES_S = 10
 
 
 class Handover:
@@ -49,6 +53,7 @@ class Handover:
         self.answer()
         if self._connection is None and self._listener.fileno() in readable:
             self._connection, _ = self._listener.accept()
+            self._connection.settimeout(_TAKES_S)
         elif self._connection is not None and self._connection.fileno() in readable:
             self._is_finished = not self._take(self._connection)
 
@@ -75,7 +80,15 @@ class Handover:
                 one.close()
 
     def _take(self, connection: socket.socket) -> bool:
-        """One task; whether more will come."""
+        """One task; whether more will come. Raises OSError, RestoreFailed."""
+        try:
+            return self._take_next(connection)
+        except TimeoutError:
+            raise RestoreFailed(
+                f"criu did not hand over the memory of a task within {_TAKES_S} s", reason="CriuRestoreFailed"
+            ) from None
+
+    def _take_next(self, connection: socket.socket) -> bool:
         said = connection.recv(_NUMBER.size, socket.MSG_WAITALL)
         if len(said) < _NUMBER.size:
             return False

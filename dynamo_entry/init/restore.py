@@ -13,6 +13,11 @@ from dynamo_entry.init.worker import Worker, not_started
 from dynamo_entry.plan import Restore
 from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources, Taken, Verbs
 
+_KILLED = 137
+
+#: A killed worker that the kernel does not let go of is waited for no longer.
+_DYING_S = 1
+
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
     """Run a restore to the engine's end, or fall back; returns the exit code."""
@@ -32,20 +37,30 @@ class _Restoration:
         self._held: list[int] = []
         self._ended: dict[int, int] = {}
         self._is_taken = False
+        self._is_killed = False
+        self._killed_until = 0.0
         supervisor.loop.listen(worker.events)
 
     def run(self) -> int:
         while True:
-            event = self._supervisor.loop.next(self._worker.deadline)
-            if isinstance(event, Signalled):
+            event = self._supervisor.loop.next(self._deadline)
+            if isinstance(event, Signalled) and self._is_taken:
+                if self._supervisor.engine_pid not in self._ended:
+                    self._supervisor.forward(event.number)
+            elif isinstance(event, Signalled):
                 self._held.append(event.number)
-                if event.number in signals.TERMINATING and not self._is_taken:
+                if event.number in signals.TERMINATING:
                     return self._called_off(event.number)
             elif isinstance(event, Said):
-                if fault := self._said(event.message):
+                fault = self._said(event.message)
+                if fault and not self._is_taken:
                     return self._failed(self._lost(fault))
+                if fault:
+                    self._kill_worker()
+            elif isinstance(event, Silent) and self._is_killed:  # it cannot end yet, and nobody waits for it
+                return self._worker_ended(_KILLED)
             elif isinstance(event, Silent) and self._is_taken:
-                self._worker.kill()
+                self._kill_worker()
             elif isinstance(event, Silent):
                 return self._failed(self._lost("made no progress"))
             elif isinstance(event, Ended) and event.pid == self._worker.pid:
@@ -63,15 +78,25 @@ class _Restoration:
             if message.pid not in self._ended and not tree.is_child(message.pid):
                 return "reported an engine that is not there"
             self._is_taken = True
+            self._supervisor.engine_pid = message.pid
             self._worker.tell(Taken())
         return ""
+
+    @property
+    def _deadline(self) -> float:
+        return self._killed_until if self._is_killed else self._worker.deadline
+
+    def _kill_worker(self) -> None:
+        """The engine is restored, and stays so."""
+        self._worker.kill()
+        self._is_killed, self._killed_until = True, time.monotonic() + _DYING_S
 
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")
         if not self._is_taken:
             return self._failed(result)
         self._close()
-        self._supervisor.engine_pid = result.pid
+        _forget_attempts(self._supervisor.settings.state_dir)
         self._supervisor.report(result)
         self._supervisor.log.info("Restored", **result.facts(), pid=result.pid)
         began = time.monotonic()

@@ -10,6 +10,7 @@ from dynamo_entry.init import signals
 from dynamo_entry.init.signals import signal
 from dynamo_entry.linux import loader
 from dynamo_entry.protocol import Began, Message, Moved, Outcomes, Phases, Result
+from dynamo_entry.report import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Worker:
     def tell(self, message: Message) -> None:
         """Send a message to the worker. One that is gone will be noticed by its end, and one that does not read hangs."""
         try:
-            os.write(self._control, message.encode())
+            write(self._control, message.encode())
         except OSError:
             pass
 

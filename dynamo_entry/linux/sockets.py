@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -67,11 +68,18 @@ def first_on_their_way(found: socket.socket) -> Iterator[list[int]]:
     copies: list[int] = []
     try:
         with suppress(BlockingIOError):
-            if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) < 0:
+            if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) < 0 and _has_data(found):
                 _peek(found, copies)
         yield copies
     finally:
         _close(copies)
+
+
+def _has_data(found: socket.socket) -> bool:
+    """And no error, which a look would take from the owner."""
+    poll = select.poll()
+    poll.register(found, select.POLLIN)
+    return [events for _, events in poll.poll(0) if events & select.POLLERR == 0] != []
 
 
 def _peek(found: socket.socket, copies: list[int]) -> bool:

@@ -119,6 +119,7 @@ def run(settings: Settings, channel: Channel) -> None:
                 ):
                     restoration.settle(pid)
                 channel.hand_over(restoration.result(pid))
+            stack.close()  # the attempt is over, whatever becomes of this process
             if archive.near:
                 channel.log.info("node cache used", **archive.near.report())
         restoration.drop_what_was_kept()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -115,3 +116,21 @@ def test_what_others_say_cannot_act_on_a_terminal_or_end_a_line(log_format, said
     assert line.isprintable()
     if log_format == "json":
         assert json.loads(line)["message"] == said
+
+
+def test_a_reader_that_is_gone_is_an_error_and_no_signal():
+    """PID 1 passes on to the engine what it gets, and SIGPIPE ends most."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    got = []
+    before = signal.signal(signal.SIGPIPE, lambda *_: got.append("PIPE"))
+    try:
+        with pytest.raises(BrokenPipeError):
+            report.write(writer, b"a line\n")
+        assert got == []
+        assert signal.SIGPIPE not in signal.sigpending()
+        os.kill(os.getpid(), signal.SIGPIPE)
+        assert got == ["PIPE"], "what others send is still caught"
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+        os.close(writer)

@@ -5,6 +5,7 @@ CRIU would use vmsplice, which podman's default seccomp profile denies.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -108,4 +109,6 @@ def _path(place: Place) -> Iterator[str]:
         yield f"/proc/{place.pid}/fd/{place.descriptor}"
         return
     with sockets.of_process(place.pid, place.descriptor) as found, sockets.on_their_way(found) as descriptors:
+        if place.on_its_way >= len(descriptors):  # behind a message that ends what can be looked at
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         yield f"/proc/self/fd/{descriptors[place.on_its_way]}"

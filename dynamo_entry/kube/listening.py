@@ -46,7 +46,12 @@ class Listening(ThreadingMixIn, HTTPServer):
                 self.shutdown_request(request)
                 return
         self._waits(request)
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._waits_not(request)
+            self._connections.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The thread's whole life."""

@@ -97,7 +97,10 @@ class _SharedMemory(_Part, frozen=True):
 
 def checked(job: Object) -> Object:
     """The pod template of ``spec.job``, without fields that are null, as the API server reads them. Raises Unfit."""
-    template: Object = without_nulls(job["podTemplateSpec"])
+    try:
+        template: Object = without_nulls(job["podTemplateSpec"])
+    except RecursionError:
+        raise Unfit("TemplateInvalid", "spec.job.podTemplateSpec is nested too deeply") from None
     _convert(template, _Template, "spec.job.podTemplateSpec")
     memory = _convert(without_nulls(job.get("sharedMemory") or {}), _SharedMemory, "spec.job.sharedMemory")
     if memory.size != "" and not is_quantity(memory.size):

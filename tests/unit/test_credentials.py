@@ -134,3 +134,11 @@ def test_secrets_of_a_process_are_named_and_not_shown():
         assert secrets.in_environments([child.pid, 999_999_999]) == ["HF_TOKEN"]
     finally:
         child.communicate(b"\n")
+
+
+def test_a_configuration_file_of_a_mounted_secret_counts(tmp_path):
+    from dynamo_entry.storage.s3 import credentials
+
+    (tmp_path / "config").write_text("[default]\nregion = eu-central-2\n")
+    variables = {"AWS_CONFIG_FILE": str(tmp_path / "config")}
+    assert credentials.session(variables, variables, 30).get_config_variable("region") == "eu-central-2"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from dynamo_entry import stores
-from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
@@ -75,8 +75,11 @@ class Sweeper:
 
     def _leftovers(self, _named: list[Named]) -> None:
         for place in sorted(self._places):
-            with stores.open_with(os.environ, place) as store:
-                self._remove_leftovers(store)
+            try:
+                with stores.open_with(os.environ, place) as store:
+                    self._remove_leftovers(store)
+            except StorageDenied as error:  # to others there may be access
+                self._log.warning("leftovers not listed", place=place, message=str(error))
 
     def _remove_leftovers(self, store: Store) -> None:
         if store.out_of_reach and not self._has_told:

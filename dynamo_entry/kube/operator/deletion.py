@@ -33,7 +33,8 @@ def decide(seen: Observed) -> Decision:
     conditions = true_conditions(seen.collector)
     if "Complete" in conditions:
         # Without an archive it says nothing; with somebody else's, why that stays.
-        kept = (seen.collected or {}).get("message", "")
+        collected = seen.collected or {}
+        kept = collected.get("message", "") if collected.get("deleted") is False else ""
         return Decision(phase, "ArchiveKept" if kept else "ArchiveDeleted", kept, before=(Action.RELEASE,))
     if "Failed" in conditions:
         return _collection_failed(seen, phase, moment(conditions["Failed"].get("lastTransitionTime")))

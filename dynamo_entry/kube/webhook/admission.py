@@ -156,7 +156,8 @@ def _injected(
     if podspec.pauses(container) or found.job.get("pauses"):
         wired = storage.with_control(wired)
     new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
-    new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=podspec.entrypoint(annotations))
+    known = [] if container.get("command") else podspec.entrypoint(annotations)
+    new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=known)
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
     # As much as the creation has, so that the archive fits.
@@ -215,8 +216,9 @@ def validate(old: Object | None, new: Object) -> str:
     job = new["spec"]["job"]
     try:
         containers = podtemplate.checked(job)["spec"]["containers"]
-        podspec.target(containers, job.get("targetContainerName", ""))
-        podspec.entrypoint(new["metadata"].get("annotations"))
+        container = podspec.target(containers, job.get("targetContainerName", ""))
+        if not container.get("command"):
+            podspec.entrypoint(new["metadata"].get("annotations"))
     except podspec.Unfit as problem:
         return problem.message
     return ""

@@ -31,8 +31,6 @@ _ANSWERED = re.compile(r"non 200 response (\d+)")
 def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: float) -> Any:
     """A session of botocore's. It looks into the process's environment itself; ``variables`` are not in there."""
     made = botocore.session.Session()
-    with suppress(exceptions.ProfileNotFound):  # ``check`` tells
-        made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
     # Of whom it asks for credentials: by default a minute, five times.
     once = Config(connect_timeout=stall_s, read_timeout=stall_s, retries={"total_max_attempts": 1})
     made.set_default_client_config(once)
@@ -40,6 +38,9 @@ def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: f
         for variable in [known] if isinstance(known, str) else known or ():
             if variable in variables:
                 made.set_config_variable(name, variables[variable])
+    # Now, and no earlier: it reads the configuration that the variables lead to.
+    with suppress(exceptions.ProfileNotFound):  # ``check`` tells
+        made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
     if variables.get("AWS_ACCESS_KEY_ID") and variables.get("AWS_SECRET_ACCESS_KEY"):
         token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN")
         made.set_credentials(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"], token)

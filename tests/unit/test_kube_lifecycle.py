@@ -423,3 +423,13 @@ def test_storage_is_usable_once_a_pod_has_run_with_it():
         seen = see(CREATING, job=job(), pods=pods(*containers))
         change = new_status(seen, Decision("Creating", "JobRunning"), "2024-01-01T00:00:00Z")
         assert {one["type"]: one["status"] for one in change["conditions"]}["StorageUsable"] == expected
+
+
+@pytest.mark.parametrize("change", [{"jobDigest": "old"}, ELSEWHERE])
+def test_a_recreation_that_an_edit_breaks_off_is_done_again(change):
+    """The old archive must not be adopted in its place."""
+    asked = {"dynamo-entry/recreate": "1"}
+    running = CREATING | {"recreateToken": "1"} | change
+    broken_off = decide(see(running, job=job(), job_digest="new", annotations=asked))
+    assert (broken_off.phase, broken_off.fields["recreateToken"]) == ("Pending", None)
+    assert not decide(see(running, job=job(), job_digest="new")).fields.get("recreateToken", "")

@@ -70,14 +70,16 @@ def decide(seen: Observed) -> Decision:
             "IdentityChanged",
             f"spec.identity has hash {seen.hash}, the checkpoint is {status['identityHash']}: create another DynamoCheckpoint",
         )
+    # A recreation that is broken off is still to be done.
+    again = {"recreateToken": None} if phase == CREATING and RECREATE in annotations else {}
     if phase != FAILED and _has_moved(seen, status):
         was = _place(status["location"], status.get("claimName", ""))
         message = f"the storage is {_place(seen.location, seen.claim)} now, and was {was}"
-        return _anew("Moved", message, **dict.fromkeys(_ARCHIVE))
+        return _anew("Moved", message, **dict.fromkeys(_ARCHIVE), **again)
     if phase == FAILED and (_is_edited(seen) or annotations.get(RETRY, "") != status.get("retryToken", "")):
         return _anew("Retrying", retryToken=annotations.get(RETRY) or None)
     if phase in (PENDING, CREATING) and _is_edited(seen):
-        return _anew("Edited", "spec.job is another one now")
+        return _anew("Edited", "spec.job is another one now", **again)
     if phase in (READY, FAILED) and _recreates(seen):
         return _anew("Recreating")
     return {PENDING: _pending, CREATING: _creating, READY: _ready, FAILED: _failed}[phase](seen)
@@ -112,7 +114,7 @@ def _is_edited(seen: Observed) -> bool:
 
 def _recreates(seen: Observed) -> bool:
     token = (seen.checkpoint["metadata"].get("annotations") or {}).get(RECREATE, "")
-    return bool(token != (seen.checkpoint.get("status") or {}).get("recreateToken", ""))
+    return bool(token != ((seen.checkpoint.get("status") or {}).get("recreateToken") or ""))
 
 
 def _pending(seen: Observed) -> Decision:

@@ -71,6 +71,7 @@ class Channel:
         self._waits = 0
         self._deadline = float("inf")
         self._is_shielded = False
+        self._is_asked = False
         self._was_called_off = False
         #: the engine is not this process's to end or to take back
         self.has_handed_over = False
@@ -139,6 +140,15 @@ class Channel:
         finally:
             self._is_shielded = False
 
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """What is inside is done whole; a request to stop is heard at its end. Raises CalledOff."""
+        self._is_asked = False
+        with self.shielded():
+            yield
+        if self._is_asked:
+            self._call_off()
+
     def hand_over(self, result: Message) -> None:
         """Say that an engine is restored, and wait until PID 1 has it. Raises CalledOff where PID 1 is gone before that.
 
@@ -169,6 +179,13 @@ class Channel:
             raise EngineEnded("the engine ended")
 
     def _terminated(self, _number: int, _frame: object) -> None:
-        if not self._is_shielded and not self._was_called_off:
+        if self._is_shielded:
+            self._is_asked = True
+        else:
+            self._call_off()
+
+    def _call_off(self) -> None:
+        """Once: what is undone after that is not to be broken off."""
+        if not self._was_called_off:
             self._was_called_off = True
             raise CalledOff("called off by a signal")

@@ -164,7 +164,7 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     try:
         criu_version = process.version()
         # protobuf's C++ ends the process where a signal's exception passes its import
-        with channel.shielded():
+        with channel.deferring():
             images.message("core", "core_entry")
     except CheckpointError as error:
         raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None

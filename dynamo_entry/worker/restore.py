@@ -70,7 +70,7 @@ def run(settings: Settings, channel: Channel) -> None:
         privileges.check_restore(have)
         with process.asking_version() as answer:
             # protobuf's C++ ends the process where a signal's exception passes its import
-            with channel.shielded():
+            with channel.deferring():
                 images.message("core", "core_entry")
             archive = _open_first(sources, settings, channel, begun)
             version = answer()

@@ -61,6 +61,39 @@ def test_what_is_owed_to_the_engine_has_no_limit_but_its_own_and_no_result(is_al
     assert told[1:] == ([] if is_alone else [Began("wake", 0, 7)])
 
 
+STOPPED = """
+import os, signal
+from dynamo_entry.report import Log
+from dynamo_entry.worker.channel import CalledOff, Channel
+channel = Channel(Log("error", "json"))
+try:
+    with channel.{how}():
+        if {is_asked}:
+            os.kill(os.getpid(), signal.SIGTERM)
+        print("done whole")
+    print("went on")
+except CalledOff:
+    print("called off")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "is_asked", "then"),
+    [
+        ("deferring", True, "called off"),
+        ("deferring", False, "went on"),
+        ("shielded", True, "went on"),
+    ],
+)
+def test_a_request_to_stop_comes_after_what_is_done_whole_or_not_at_all(how, is_asked, then):
+    """Not at all where nothing is left that it could stop: an archive is published then."""
+    script = f"import os; os.dup2(os.open(os.devnull, os.O_WRONLY), 3)\n{STOPPED.format(how=how, is_asked=is_asked)}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == ["done whole", then]
+
+
 def limits(limit, pause=0.0):
     """Name of a phase → the limit that PID 1 was told."""
     events, writer = os.pipe()

@@ -15,9 +15,6 @@ from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources,
 
 _KILLED = 137
 
-#: A killed worker that the kernel does not let go of is waited for no longer.
-_DYING_S = 1
-
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
     """Run a restore to the engine's end, or fall back; returns the exit code."""
@@ -37,13 +34,11 @@ class _Restoration:
         self._held: list[int] = []
         self._ended: dict[int, int] = {}
         self._is_taken = False
-        self._is_killed = False
-        self._killed_until = 0.0
         supervisor.loop.listen(worker.events)
 
     def run(self) -> int:
         while True:
-            event = self._supervisor.loop.next(self._deadline)
+            event = self._supervisor.loop.next(self._worker.gone_by or self._worker.deadline)
             if isinstance(event, Signalled) and self._is_taken:
                 if self._supervisor.engine_pid not in self._ended:
                     self._supervisor.forward(event.number)
@@ -56,11 +51,11 @@ class _Restoration:
                 if fault and not self._is_taken:
                     return self._failed(self._lost(fault))
                 if fault:
-                    self._kill_worker()
-            elif isinstance(event, Silent) and self._is_killed:  # it cannot end yet, and nobody waits for it
+                    self._worker.kill()
+            elif isinstance(event, Silent) and self._worker.gone_by:  # it cannot end yet
                 return self._worker_ended(_KILLED)
-            elif isinstance(event, Silent) and self._is_taken:
-                self._kill_worker()
+            elif isinstance(event, Silent) and self._is_taken:  # the engine is restored, and stays so
+                self._worker.kill()
             elif isinstance(event, Silent):
                 return self._failed(self._lost("made no progress"))
             elif isinstance(event, Ended) and event.pid == self._worker.pid:
@@ -81,15 +76,6 @@ class _Restoration:
             self._supervisor.engine_pid = message.pid
             self._worker.tell(Taken())
         return ""
-
-    @property
-    def _deadline(self) -> float:
-        return self._killed_until if self._is_killed else self._worker.deadline
-
-    def _kill_worker(self) -> None:
-        """The engine is restored, and stays so."""
-        self._worker.kill()
-        self._is_killed, self._killed_until = True, time.monotonic() + _DYING_S
 
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")

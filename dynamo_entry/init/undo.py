@@ -15,9 +15,6 @@ from dynamo_entry.scratch import has_leftovers
 LIMIT_S = 60.0
 CALLED_OFF_S = 3.0
 
-#: Until a worker that was killed is gone.
-_DYING_S = 1.0
-
 
 def start_cold(supervisor: Supervisor, failure: Result) -> int:
     """Where no restore is begun: a cold start, after what an earlier one left is taken back; returns the exit code."""
@@ -65,9 +62,9 @@ def take_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S)
 
 def _wait(supervisor: Supervisor, worker: Worker, held: list[int], deadline: float) -> int:
     """Until the worker has ended, by force when time is over: a request to end leaves it a part of that."""
-    asked, is_killed = 0, False
+    asked = 0
     while True:
-        event = supervisor.loop.next(deadline)
+        event = supervisor.loop.next(worker.gone_by or deadline)
         if isinstance(event, Signalled):
             held.append(event.number)
             if event.number in signals.TERMINATING and not asked:
@@ -77,8 +74,7 @@ def _wait(supervisor: Supervisor, worker: Worker, held: list[int], deadline: flo
             worker.heard(event.message)
         elif isinstance(event, Ended) and event.pid == worker.pid:
             return asked
-        elif isinstance(event, Silent) and is_killed:
+        elif isinstance(event, Silent) and worker.gone_by:
             return asked  # stuck in the kernel
         elif isinstance(event, Silent):
             worker.kill()
-            is_killed, deadline = True, time.monotonic() + _DYING_S

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The worker keeps its own deadlines; PID 1 steps in when it is this much later.
 BACKSTOP_S = 5.0
 
+#: A killed one that the kernel does not let go of is waited for no longer.
+_DYING_S = 1.0
+
 #: No limit that the worker names is longer.
 _LONGEST_S = 1e9
 
@@ -43,6 +46,8 @@ class Worker:
         self.seconds: dict[str, float] = {}
         self.result: Result | None = None
         self.is_garbled = False
+        #: when nobody waits for one that was killed any more; 0: it was not
+        self.gone_by = 0.0
         self._is_ending = False
         self._default_stall_s = self._stall_s = stall_s
         self._phase_began = time.monotonic()
@@ -116,6 +121,7 @@ class Worker:
 
     def kill(self) -> None:
         """End the worker, and only it: a CRIU in the middle of a dump has to clean up after itself."""
+        self.gone_by = time.monotonic() + _DYING_S
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:

@@ -29,10 +29,16 @@ def run(monkeypatch):
         done.clear()
         loop = GivenEvents(*events)
         worker = SimpleNamespace(
-            pid=WORKER, events=-1, deadline=float("inf"), phase="settle", result=None, is_garbled=False
+            pid=WORKER,
+            events=-1,
+            deadline=float("inf"),
+            phase="settle",
+            result=None,
+            is_garbled=False,
+            gone_by=0.0,
         )
         worker.close = lambda: None
-        worker.kill = lambda: done.append("worker killed")
+        worker.kill = lambda: done.append("worker killed") or setattr(worker, "gone_by", 1.0)
         worker.tell = lambda message: done.append(type(message))
         worker.heard = lambda message: setattr(worker, "result", message)
         worker.lost = lambda what, code: Result("failed", "settle", message=what, exit_code=code)
@@ -62,7 +68,9 @@ def test_a_request_to_end_before_that_leaves_nothing(run):
 
 
 @pytest.mark.parametrize(
-    "ends", [(Ended(WORKER, 137),), (Silent(), Ended(WORKER, 137))], ids=["dies", "hangs"]
+    "ends",
+    [(Ended(WORKER, 137),), (Silent(), Ended(WORKER, 137)), (Silent(), Silent())],
+    ids=["dies", "hangs", "cannot even be killed"],
 )
 def test_a_worker_that_is_lost_then_costs_nothing(run, ends):
     done, code = run(RESTORED, *ends)

@@ -18,7 +18,8 @@ def take_back(monkeypatch):
 
     def run(*events, limit_s=undo.LIMIT_S):
         worker = SimpleNamespace(
-            pid=7, events=-1, result=None, close=lambda: None, kill=lambda: killed.append(7),
+            pid=7, events=-1, result=None, gone_by=0.0, close=lambda: None,
+            kill=lambda: killed.append(7) or setattr(worker, "gone_by", 1.0),
             heard=lambda message: setattr(worker, "result", message),
         )  # fmt: skip
         monkeypatch.setattr(undo, "Worker", lambda *_: worker)

@@ -50,7 +50,7 @@ def work_directory(settings: Settings) -> str:
 
 def has_leftovers(work_dir: str) -> bool:
     """Whether a restore that nobody took back may have been begun, with WORK_DIR as it is. Makes no directory."""
-    own = (work_dir, _own(work_dir)) if work_dir else ()
+    own = places(work_dir) if work_dir else ()
     return any(
         os.path.lexists(f"{directory}/{name}")
         for directory in (*_CANDIDATES, *own)
@@ -60,11 +60,12 @@ def has_leftovers(work_dir: str) -> bool:
 
 def private_directory(path: str) -> str:
     """``path`` where it belongs to this user alone, else a directory of this user in it; nothing if there is none."""
-    return next(filter(is_private, (path, _own(path))), "")
+    return next(filter(is_private, places(path)), "")
 
 
-def _own(path: str) -> str:
-    return f"{path}/dynamo_entry-{os.geteuid()}"
+def places(path: str) -> tuple[str, str]:
+    """What ``private_directory`` may be."""
+    return path, f"{path}/dynamo_entry-{os.geteuid()}"
 
 
 def is_private(path: str) -> bool:

@@ -12,6 +12,7 @@ from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker, not_started
 from dynamo_entry.plan import Restore
 from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources, Taken, Verbs
+from dynamo_entry.scratch import places
 
 _KILLED = 137
 
@@ -145,7 +146,7 @@ class _Restoration:
 
 def _forget_attempts(state_dir: str) -> None:
     """A restore that somebody ended is not one that ended the container (checks/refusals.py)."""
-    for directory in (state_dir, f"{state_dir}/dynamo_entry-{os.geteuid()}"):
+    for directory in places(state_dir):
         try:
             for name in os.listdir(directory) if state_dir else ():
                 if name.startswith("attempt-"):

@@ -25,7 +25,7 @@ from typing import Any
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.nodes import Attributes
-from dynamo_entry.scratch import JOURNAL
+from dynamo_entry.scratch import JOURNAL, remove
 
 #: Kinds of rows that say where something went.
 _TO = ("moved", "rewritten")
@@ -183,10 +183,7 @@ def read(directory: str) -> Record | None:
 
 def forget(directory: str) -> None:
     """Remove the journal, whatever it says. Raises OSError."""
-    try:
-        os.unlink(f"{directory}/{JOURNAL}")
-    except FileNotFoundError:
-        pass
+    remove(f"{directory}/{JOURNAL}")
 
 
 def _row(path: str, kind: str = "directory") -> list[Any]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from typing import NamedTuple
 
-from dynamo_entry import context
+from dynamo_entry import context, scratch
 from dynamo_entry.checks import facts
 from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD
 from dynamo_entry.linux import proc
 from dynamo_entry.plan import environment_changes
 from dynamo_entry.report import timestamp
-from dynamo_entry.scratch import CONTEXT, is_private, is_usable, work_directory, write_new
+from dynamo_entry.scratch import CONTEXT, is_private, is_usable, partial_of, work_directory, write_new
 from dynamo_entry.settings import Settings
 
 #: For the launcher's stores; an engine that needs its own has them in its own place.
@@ -49,9 +48,8 @@ def remove(settings: Settings) -> None:
     for path in (*context.PATHS, f"{work_directory(settings)}/{CONTEXT}"):
         if not os.path.isdir(os.path.dirname(path)) or not is_private(os.path.dirname(path)):
             continue
-        for name in (path, f"{path}.new"):
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+        for name in (path, partial_of(path)):
+            scratch.remove(name)
 
 
 def changed(settings: Settings, pid: int) -> list[str]:

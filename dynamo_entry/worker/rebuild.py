@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from dynamo_entry.archive import Archive
@@ -26,7 +26,7 @@ from dynamo_entry.fill.served import Images, Skeleton
 from dynamo_entry.linux import capabilities, pages, proc, sockets, tasks, timens, userfault
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
-from dynamo_entry.scratch import work_directory
+from dynamo_entry.scratch import remove, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel, Phase
 
@@ -109,8 +109,7 @@ class Rebuild:
         return process.Hold(self._places.work, process.PRE_RESUME, pids=self._plan.pids)
 
     def _start(self, held: process.Hold) -> process.Restoring:
-        with suppress(FileNotFoundError):
-            os.unlink(self._pid_file)  # of an earlier restore, in a container that was started again
+        remove(self._pid_file)  # of an earlier restore, in a container that was started again
         self._skeleton.fetch_early()
         Serve(self._places.images, self._image, self._note_failure)
         stdio = self._new_stdio()

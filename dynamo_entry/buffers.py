@@ -22,9 +22,9 @@ class Buffers:
         self._free: deque[mmap.mmap] = deque(maxlen=keep)
 
     def take(self, length: int) -> memoryview:
-        """``length`` writable bytes with arbitrary content, at most the size.
+        """``length`` writable bytes with arbitrary content.
 
-        The memory is used again only after the last view of it, slices included, is gone.
+        Up to the size, the memory is used again, but only after the last view of it, slices included, is gone.
         """
         return self._take(length)[0]
 
@@ -37,9 +37,9 @@ class Buffers:
         return view
 
     def _take(self, length: int) -> tuple[memoryview, mmap.mmap | bytearray]:
-        if length <= SMALL_BYTES:
-            small = bytearray(length)
-            return memoryview(small), small
+        if not SMALL_BYTES < length <= self._size:
+            fresh = bytearray(length)
+            return memoryview(fresh), fresh
         try:
             buffer = self._free.pop()
         except IndexError:

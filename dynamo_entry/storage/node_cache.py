@@ -159,7 +159,7 @@ class NodeCache:
                 return
             for run in runs(file.marked(missing)):
                 start, stop = _cut(run, offset, end)
-                view = self._buffer(stop - start)
+                view = self._buffers.take(stop - start)
                 if file.read(view, start):
                     missing = [number for number in missing if number not in run]
                     self._count(from_node=len(view))
@@ -205,13 +205,10 @@ class NodeCache:
         self._count(from_store=length)
         return data
 
-    def _buffer(self, length: int) -> memoryview:
-        return self._buffers.take(length) if length <= REQUEST_BYTES else memoryview(bytearray(length))
-
     def _joined(self, pieces: list[_Piece], offset: int, length: int) -> Bytes:
         if len(pieces) == 1:
             return pieces[0].data
-        joined = self._buffer(length)
+        joined = self._buffers.take(length)
         for piece in pieces:
             joined[piece.start - offset : piece.start - offset + len(piece.data)] = piece.data
         return joined

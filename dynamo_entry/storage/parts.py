@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from dynamo_entry.buffers import PRIVATE, Buffers
+from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import StorageError
 from dynamo_entry.storage.base import Bytes, Writer
 
@@ -19,7 +18,6 @@ class PartWriter(Writer, Generic[T]):
     """Whoever appends waits while all parts that may be in memory are on their way. ``T``: what a part is known by."""
 
     def __init__(self, name: str, *, first_bytes: int, most: int) -> None:
-        self._first_bytes = first_bytes
         self._buffers = Buffers(first_bytes, keep=most)
         self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
         self._changed = threading.Condition()
@@ -72,7 +70,7 @@ class PartWriter(Writer, Generic[T]):
                 self._changed.wait_for(lambda: self._failure or self._in_flight < most)
                 self._check()
                 self._in_flight += 1
-            self._buffer = self._buffers.take(size) if size <= self._first_bytes else _fresh(size)
+            self._buffer = self._buffers.take(size)
         return self._buffer[self._filled :]
 
     def _send(self) -> None:
@@ -103,7 +101,3 @@ class PartWriter(Writer, Generic[T]):
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def _fresh(size: int) -> memoryview:
-    return memoryview(mmap.mmap(-1, size, flags=PRIVATE))

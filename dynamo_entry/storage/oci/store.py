@@ -59,7 +59,7 @@ class OciStore(Store):
         found, layers = self._resolved()
         if offset + length > found.size:
             raise too_short(self.location, offset, length)
-        view = self._buffers.take(length) if length <= self.read_bytes else memoryview(bytearray(length))
+        view = self._buffers.take(length)
         done = 0
         for piece in layers.pieces(offset, length):
             layers.read(piece, view[done : done + piece.length])

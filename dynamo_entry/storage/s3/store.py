@@ -59,7 +59,7 @@ class S3Store(Store):
     def read_range(self, offset: int, length: int) -> Bytes:
         if length == 0:
             return b""
-        view = self._buffers.take(length) if length <= self.read_bytes else memoryview(bytearray(length))
+        view = self._buffers.take(length)
 
         def attempt(done: int, moved: Callable[[int], None]) -> None:
             range_ = f"bytes={offset + done}-{offset + length - 1}"

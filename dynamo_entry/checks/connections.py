@@ -62,11 +62,11 @@ class Connection(NamedTuple):
 def check(processes: list[psutil.Process]) -> None:
     """Raises NotDumpable that names the process and where its connection leads."""
     owners = _owners(processes)
-    socket_names.check({inode: pid for inode, (pid, _) in owners.items()})
     try:
         there = list(sock_diag.unix())
     except OSError:
         return  # a kernel without sock_diag for unix sockets
+    socket_names.check(there, {inode: pid for inode, (pid, _) in owners.items()})
     if found := leads_out(there, frozenset(owners)):
         inode, where = found
         raise NotDumpable(

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
 from dynamo_entry.errors import NotDumpable
@@ -21,17 +21,22 @@ _PATH = re.compile(r"/proc/(\d+)(?:/task/(\d+))?(/.*| \(deleted\))?$")
 #: PID 1 is there in every place; its directory as such is none that CRIU opens.
 _INIT = 1
 
+#: pid → its descriptors, and what each leads to
+_Tables = Mapping[int, Mapping[int, str]]
+
 
 def check(pids: Collection[int]) -> None:
     """Raises NotDumpable that names the process and the descriptor."""
-    _check_process_files(pids)
-    _check_on_their_way(pids)
+    tables = {pid: proc.descriptors(pid) for pid in pids}
+    _check_process_files(tables)
+    _check_on_their_way(tables)
 
 
-def _check_process_files(pids: Collection[int]) -> None:
-    for pid in pids:
-        for path, is_directory_to_work_in in _held(pid):
-            if what := unknown(path, pids, is_directory_to_work_in=is_directory_to_work_in):
+def _check_process_files(tables: _Tables) -> None:
+    for pid, table in tables.items():
+        directory = proc.working_directory(pid)
+        for path, is_directory_to_work_in in (*((path, False) for path in table.values()), (directory, True)):
+            if what := unknown(path, tables, is_directory_to_work_in=is_directory_to_work_in):
                 raise NotDumpable(
                     f"process {pid} {'works in' if is_directory_to_work_in else 'holds'} {path}, {what}",
                     hint="let the engine, or PRE_DUMP, close it before the dump, and open it anew when it is asked for",
@@ -53,17 +58,11 @@ def unknown(path: str, pids: Collection[int], *, is_directory_to_work_in: bool) 
     return ""
 
 
-def _held(pid: int) -> Iterator[tuple[str, bool]]:
-    for path in proc.descriptors(pid).values():
-        yield path, False
-    yield proc.working_directory(pid), True
-
-
-def _check_on_their_way(pids: Iterable[int]) -> None:
+def _check_on_their_way(tables: _Tables) -> None:
     held = {
         target: (pid, descriptor)
-        for pid in pids
-        for descriptor, target in proc.descriptors(pid).items()
+        for pid, table in tables.items()
+        for descriptor, target in table.items()
         if target.startswith("socket:[")
     }
     for pid, descriptor in held.values():

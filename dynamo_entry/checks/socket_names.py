@@ -7,17 +7,14 @@ import stat
 from collections.abc import Iterable, Mapping
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import sock_diag
 from dynamo_entry.linux.sock_diag import Unix
 
 
-def check(owners: Mapping[int, int]) -> None:
+def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
     """``owners``: inode of a socket → a process that has it. Raises NotDumpable that names the process and the name."""
-    try:
-        bound = [row for row in sock_diag.unix() if row.inode in owners and row.file and row.name]
-    except OSError:
-        return  # a kernel without sock_diag for unix sockets
-    for row in bound:
+    for row in there:
+        if row.inode not in owners or not row.file or not row.name:
+            continue
         pid, name = owners[row.inode], os.fsdecode(row.name.rstrip(b"\0"))
         if where := _elsewhere(pid, name, row, owners.values()):
             raise NotDumpable(

@@ -79,7 +79,7 @@ def _has_data(found: socket.socket) -> bool:
     """And no error, which a look would take from the owner."""
     poll = select.poll()
     poll.register(found, select.POLLIN)
-    return [events for _, events in poll.poll(0) if events & select.POLLERR == 0] != []
+    return any(not events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _peek(found: socket.socket, copies: list[int]) -> bool:

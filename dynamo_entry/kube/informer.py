@@ -62,10 +62,9 @@ class Informer:
                 failures = 0
             except Exception as error:
                 version = ""
+                # Of too old a version, what was missed a list tells: at once, the first time.
                 is_stale = isinstance(error, ApiError) and error.status == 410
-                if (
-                    not is_stale or failures
-                ):  # too old a version: what was missed, a list tells, at once the first time
+                if not is_stale or failures:
                     message = error.message if isinstance(error, ApiError) else repr(error)
                     message = message.partition("\n")[0]
                     self._log.warning("watch interrupted", path=self._path, message=message)

@@ -89,8 +89,13 @@ def is_launcher(command: Sequence[str]) -> bool:
     return any(list(command[: len(known)]) == known for known in _LAUNCHERS)
 
 
-def entrypoint(*annotated: Object | None) -> list[str]:
-    """The image's ENTRYPOINT as the first of these annotations has it; empty where none has. Raises Unfit."""
+def entrypoint(container: Object, *annotated: Object | None) -> list[str]:
+    """The image's ENTRYPOINT, of a container that goes by it, as the first of these annotations has it.
+
+    Empty where none has, and where the container has a command. Raises Unfit.
+    """
+    if container.get("command"):
+        return []
     text = next((one[api.ENTRYPOINT] for one in annotated if one and api.ENTRYPOINT in one), "")
     if not text:
         return []

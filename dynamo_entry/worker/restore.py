@@ -86,9 +86,8 @@ def run(settings: Settings, channel: Channel) -> None:
             refusals.check(settings, archive.digest)
             stack.enter_context(refusals.attempt(settings, archive.digest))
             gpu.check(archive.manifest.head.gpu)
-            apply.undo(
-                work_directory(settings)
-            )  # a container that was killed in a restore, and started again
+            # Of a container that was killed in a restore, and started again.
+            apply.undo(work_directory(settings))
             archived = Images(archive)
             admitted = admit(
                 archive,

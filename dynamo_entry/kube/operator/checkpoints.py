@@ -16,12 +16,10 @@ from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import conditions, jobs, pods
 from dynamo_entry.kube.operator.lifecycle import decide
-from dynamo_entry.kube.operator.observed import Action, Decision, Leader, Observed, Verdict
+from dynamo_entry.kube.operator.observed import SOON_S, Action, Decision, Leader, Observed, Verdict
 
 #: A dry run changes what ``decide`` sees, and so does a Job that the API server refuses: each once.
 _ROUNDS = 4
-
-_SOON_S = 2.0
 
 #: Decisions of which people are told, by the reason of their event.
 _EVENTS = {
@@ -73,7 +71,7 @@ class Checkpoints:
                 seen = dataclasses.replace(seen, verdict=self._dry_run(seen))
             except _Refused as refused:
                 seen = _with_refusal(seen, refused)
-        return _SOON_S
+        return SOON_S
 
     def _with_marks(self, path: str, checkpoint: Object) -> Object:
         """Labels and finalizer as they should be; the checkpoint then."""

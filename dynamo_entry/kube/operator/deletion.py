@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dynamo_entry.kube.api import FINALIZER, PENDING, moment
-from dynamo_entry.kube.operator.observed import Action, Decision, Observed, last_message, true_conditions
-
-_SOON_S = 2.0
+from dynamo_entry.kube.operator.observed import (
+    SOON_S,
+    Action,
+    Decision,
+    Observed,
+    last_message,
+    true_conditions,
+)
 
 #: The pauses after an archive could not be deleted, each as long as all that went before.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
@@ -29,7 +34,7 @@ def decide(seen: Observed) -> Decision:
     if seen.job is not None:
         is_going = "deletionTimestamp" in seen.job["metadata"]
         before = () if is_going else (Action.DELETE_JOB,)
-        return Decision(phase, "Deleting", before=before, again_s=_SOON_S)
+        return Decision(phase, "Deleting", before=before, again_s=SOON_S)
     conditions = true_conditions(seen.collector)
     if "Complete" in conditions:
         # Without an archive it says nothing; with somebody else's, why that stays.
@@ -43,7 +48,7 @@ def decide(seen: Observed) -> Decision:
             phase, "CollectionFailed", _failure(seen, seen.verdict.message), again_s=_REFUSED_PAUSE_S
         )
     before = () if seen.collector is not None else (Action.COLLECT,)
-    return Decision(phase, "DeletingArchive", last_message(status), before=before, again_s=_SOON_S)
+    return Decision(phase, "DeletingArchive", last_message(status), before=before, again_s=SOON_S)
 
 
 def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:
@@ -54,7 +59,7 @@ def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision
     left_s = failed_at + pause_s - seen.now
     if left_s > 0:
         return Decision(phase, "CollectionFailed", message, again_s=left_s)
-    return Decision(phase, "CollectionFailed", message, before=(Action.DELETE_COLLECTOR,), again_s=_SOON_S)
+    return Decision(phase, "CollectionFailed", message, before=(Action.DELETE_COLLECTOR,), again_s=SOON_S)
 
 
 def _failure(seen: Observed, said: str) -> str:

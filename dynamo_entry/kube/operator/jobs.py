@@ -110,13 +110,8 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     if "exec" not in container.get("readinessProbe", {"exec": {}}):
         del container["readinessProbe"]
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    known = (
-        []
-        if container.get("command")
-        else podspec.entrypoint(
-            (template.get("metadata") or {}).get("annotations"), metadata.get("annotations")
-        )
-    )
+    annotations = (template.get("metadata") or {}).get("annotations")
+    known = podspec.entrypoint(container, annotations, metadata.get("annotations"))
     container = podspec.wrap(container, config, guard=False, entrypoint=known)
     container = podspec.with_privileges(container, config, creates=True)
     spec["volumes"], container = podspec.with_volumes(spec, container, _with_signal(wired))

@@ -21,6 +21,7 @@ from dynamo_entry.kube.api import (
 )
 from dynamo_entry.kube.operator import deletion
 from dynamo_entry.kube.operator.observed import (
+    SOON_S,
     Action,
     Decision,
     Leader,
@@ -49,7 +50,7 @@ _ATTEMPTS = 4
 #: An automatic one has nobody who would ask for a retry.
 _AUTO_ATTEMPTS, _AUTO_PAUSE_S = 3, 3600.0
 
-_SOON_S, _LATER_S = 2.0, 30.0
+_LATER_S = 30.0
 
 #: How long sidecars may go on after the checkpoint is published, or has failed for good.
 _LINGER_S = 60.0
@@ -63,7 +64,7 @@ def decide(seen: Observed) -> Decision:
     if "deletionTimestamp" in metadata:
         return deletion.decide(seen)
     if phase not in PHASES:
-        return Decision(PENDING, "Accepted", again_s=_SOON_S / 10)
+        return Decision(PENDING, "Accepted", again_s=SOON_S / 10)
     if status.get("identityHash") not in (None, seen.hash):
         return Decision(
             FAILED,
@@ -89,7 +90,7 @@ def _anew(reason: str, message: str = "", **fields: Any) -> Decision:
     """From the beginning."""
     return Decision(
         PENDING, reason, message, before=(Action.DELETE_JOB, Action.DELETE_PROBE), fields={"attempts": 0} | fields,
-        again_s=_SOON_S,
+        again_s=SOON_S,
     )  # fmt: skip
 
 
@@ -131,13 +132,13 @@ def _pending(seen: Observed) -> Decision:
             PENDING, "JobNameTaken", "a Job of the same name belongs to another object", again_s=10
         )
     if seen.job is not None and "deletionTimestamp" in seen.job["metadata"]:
-        return Decision(PENDING, "Cleaning", "an earlier Job is being deleted", again_s=_SOON_S)
+        return Decision(PENDING, "Cleaning", "an earlier Job is being deleted", again_s=SOON_S)
     if seen.job is not None:
-        return Decision(CREATING, "JobCreated", job, fields={"attempts": max(attempts, 1)}, again_s=_SOON_S)
+        return Decision(CREATING, "JobCreated", job, fields={"attempts": max(attempts, 1)}, again_s=SOON_S)
     if seen.is_probing and not _recreates(seen):
         if seen.found is None:
             return Decision(
-                PENDING, "Probing", "looking for an existing archive", before=(Action.PROBE,), again_s=_SOON_S
+                PENDING, "Probing", "looking for an existing archive", before=(Action.PROBE,), again_s=SOON_S
             )
         if seen.found.get("exists") and seen.found.get("hash") in ("", None, seen.hash):
             return _adopted(seen, seen.found)
@@ -159,7 +160,7 @@ def _pending(seen: Observed) -> Decision:
         create = Action.CREATE_FORCED
         fields["recreateToken"] = seen.checkpoint["metadata"]["annotations"].get(RECREATE) or None
     return Decision(
-        CREATING, "JobCreated", job, before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=_SOON_S
+        CREATING, "JobCreated", job, before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=SOON_S
     )  # fmt: skip
 
 
@@ -201,7 +202,7 @@ def engine_command(checkpoint: Object, target: str) -> list[str]:
 
 def _creating(seen: Observed) -> Decision:
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
-        return Decision(PENDING, "JobLost", "the Job is gone", again_s=_SOON_S)
+        return Decision(PENDING, "JobLost", "the Job is gone", again_s=SOON_S)
     result, image = launcher_result(seen.pods, seen.target)
     conditions = true_conditions(seen.job)
     # Since Kubernetes 1.31 the second one comes at once, the first when all pods are gone.
@@ -218,7 +219,7 @@ def _creating(seen: Observed) -> Decision:
     if result.get("result") == "failed" and result.get("retry") is False:
         is_recent = seen.now - ended_at(seen.pods, seen.target) <= _LINGER_S
         if is_recent and not has_settled(seen.pods, seen.target):
-            return Decision(CREATING, "JobRunning", _earlier(result), again_s=_SOON_S)
+            return Decision(CREATING, "JobRunning", _earlier(result), again_s=SOON_S)
         return Decision(
             FAILED, result.get("reason", "Failed"), result.get("message", ""), after=(Action.STOP,)
         )
@@ -292,7 +293,7 @@ def _failed(seen: Observed) -> Decision:
     left_s = _AUTO_PAUSE_S - (seen.now - moment(ready_condition(status).get("lastTransitionTime")))
     if left_s > 0:
         return replace(same, again_s=min(same.again_s or left_s, left_s))
-    return Decision(PENDING, "Retrying", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=_SOON_S)
+    return Decision(PENDING, "Retrying", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=SOON_S)
 
 
 def _is_automatic(seen: Observed) -> bool:

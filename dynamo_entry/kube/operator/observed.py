@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 Object = dict[str, Any]
 
+#: When it is looked again at what is under way.
+SOON_S = 2.0
+
 
 class Action(Enum):
     """Something to do to the cluster. Each is idempotent."""

@@ -156,7 +156,7 @@ def _injected(
     if podspec.pauses(container) or found.job.get("pauses"):
         wired = storage.with_control(wired)
     new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
-    known = [] if container.get("command") else podspec.entrypoint(annotations)
+    known = podspec.entrypoint(new, annotations)
     new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=known)
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
@@ -217,8 +217,7 @@ def validate(old: Object | None, new: Object) -> str:
     try:
         containers = podtemplate.checked(job)["spec"]["containers"]
         container = podspec.target(containers, job.get("targetContainerName", ""))
-        if not container.get("command"):
-            podspec.entrypoint(new["metadata"].get("annotations"))
+        podspec.entrypoint(container, new["metadata"].get("annotations"))
     except podspec.Unfit as problem:
         return problem.message
     return ""

@@ -117,9 +117,8 @@ class _Board:
             upload = objects.get(self._client, self._prefix + claim.name)
         except NotFound:
             return  # its owner took it down
-        if (
-            upload
-        ):  # an owner that died while it wrote left none, and some servers abort the object itself then
+        # An owner that died while it wrote left none, and some servers abort the object itself then.
+        if upload:
             abort(self._client, self._key, upload)
         self.remove(claim.name)
 

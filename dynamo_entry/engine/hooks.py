@@ -29,7 +29,7 @@ _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 
 def check(name: str, hook: str) -> None:
-    """Raises SettingsError for a URL of which no request can be made, and for a protocol at what is no port."""
+    """Raises SettingsError for an invalid URL, and for a named protocol with an invalid port."""
     if sleep_protocols.is_named(hook) and not sleep_protocols.find(hook):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: expected a port from 1 to 65535 after the colon",

@@ -17,7 +17,7 @@ _ASK_S = 10
 
 _NOT_THE_METHOD = 405
 
-#: How much of an answer that makes no sense a message repeats.
+#: Bytes of an unexpected answer that an error message quotes.
 _SHOWN = 100
 
 #: PRE_DUMP: the engine is dumped as it is, whatever it offers.

@@ -102,7 +102,7 @@ PROTOCOLS = (
 
 
 def find(hook: str) -> Call | None:
-    """The call that ``NAME`` or ``NAME:PORT`` stands for; None for an unknown name, or what is no port."""
+    """The call that ``NAME`` or ``NAME:PORT`` stands for; None for an unknown name or an invalid port."""
     name, _, port = hook.partition(":")
     if port and not is_port(port):
         return None

@@ -85,7 +85,7 @@ def now() -> str:
 
 
 def moment(text: str | None) -> float:
-    """Unix seconds, whole ones; 0 for what is no time."""
+    """Whole seconds since the epoch; 0 for an invalid timestamp."""
     try:
         return datetime.fromisoformat(_FRACTION.sub("", text or "").replace("Z", "+00:00")).timestamp()
     except ValueError:

@@ -73,8 +73,8 @@ class Listed:
 class Cluster:
     """Requests with the pod's service account, or with the kubeconfig outside of a cluster. Thread-safe.
 
-    ``answered(method, status)`` is told of each answer, with status 0 where there was none. Raises SettingsError where
-    nothing says which server.
+    ``answered(method, status)`` is called after each request, with status 0 if there was no response. Raises
+    SettingsError if no configuration names the server.
     """
 
     timeouts_s = _TIMEOUTS_S

@@ -405,9 +405,11 @@ def what_does_not_travel() -> Check:
     def check() -> dict[str, bool]:
         peer = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         left = ctypes.create_string_buffer(32)
+        earliest = time.time_ns()
         libc.timerfd_gettime(timer, left)
         seconds, nanoseconds = struct.unpack("4q", left.raw)[2:]
-        is_due_then = abs(time.time() + seconds + nanoseconds / 1e9 - due) < 0.2
+        asked = due * 10**9 - seconds * 10**9 - nanoseconds  # when it was asked, if it is due then
+        is_due_then = earliest - 10**6 <= asked <= time.time_ns() + 10**6
         return {"peer's pid": struct.unpack("3i", peer)[0] == child, "time of day": is_due_then}
 
     return check

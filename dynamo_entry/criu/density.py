@@ -1,4 +1,4 @@
-"""How much memory a protobuf message takes once it is decoded: nothing else bounds that, and two bytes can take 140."""
+"""Bounds the memory that a protobuf message takes once it is decoded: two bytes on the wire can take 140."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-#: A message, a string or a list element of CRIU's takes more than this of an image: a mapping, say, 27 bytes or more.
+#: A message, a string or a list element of CRIU's takes more bytes of an image than this: a mapping, for example, at least 27.
 _BYTES_A_PART = 16
 
-#: What a message may have whatever its size, and the size below which nobody counts.
+#: The number of parts that a message of any size may have, and the size below which parts are not counted.
 _FREE_PARTS = 256
 
 _VARINT, _FIXED_64, _DELIMITED, _FIXED_32 = 0, 1, 2, 5
 
 
 def check(message: Any, body: bytes) -> None:
-    """Raises ValueError for a message of many parts that are next to nothing, or that is none.
+    """Raises ValueError for a message of very many tiny parts, and for bytes that are not a message.
 
-    Only what decodes to objects of its own is counted; a class without such fields costs what its bytes cost.
+    Counted are the fields that decode to objects of their own; a class without such fields costs as much as its bytes.
     """
     if len(body) <= _FREE_PARTS * _BYTES_A_PART or not (parts := _parts(message.DESCRIPTOR)):
         return
@@ -26,7 +26,7 @@ def check(message: Any, body: bytes) -> None:
 
 
 def _count(parts: Mapping[int, Mapping[int, Any]], body: bytes, at: int, end: int, left: int) -> int:
-    """How many parts are left of ``left`` behind those between ``at`` and ``end``."""
+    """How many of the ``left`` allowed parts remain after those between ``at`` and ``end``."""
     while at < end:
         tag, at = _varint(body, at, end)
         kind = tag & 7
@@ -52,7 +52,7 @@ def _count(parts: Mapping[int, Mapping[int, Any]], body: bytes, at: int, end: in
 
 @lru_cache(maxsize=256)
 def _parts(descriptor: Any) -> Mapping[int, Mapping[int, Any]]:
-    """The fields that decode to objects, by number: with such fields of their own, or with none."""
+    """By number, the fields that decode to objects: those that have such fields themselves, and those that do not."""
     found = {}
     for field in descriptor.fields:
         if field.type == field.TYPE_MESSAGE:
@@ -64,7 +64,7 @@ def _parts(descriptor: Any) -> Mapping[int, Mapping[int, Any]]:
 
 
 def _varint(body: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number, and where it ends. Raises ValueError where it does not."""
+    """The number at that position, and where it ends. Raises ValueError if it is cut off."""
     value = shift = 0
     while at < end and shift < 70:
         byte = body[at]

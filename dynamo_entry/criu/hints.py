@@ -1,4 +1,4 @@
-"""What CRIU has to be told about an engine, because it cannot see or find it from inside a container."""
+"""What CRIU has to be told about an engine because it cannot find it out from inside a container."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dynamo_entry.criu.options import Hints
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
 
-#: Below a volume, watches are looked for this deep: it may hold millions of files, and be far away.
+#: How many levels of a volume are searched for watched paths: a volume may hold millions of files, and be slow.
 _VOLUME_DEPTH = 2
 
 _WATCH = re.compile(r"inotify wd:\w+ ino:(\w+) sdev:(\w+)")
 
 
 def find(processes: list[psutil.Process], roots: list[str], stdio: dict[str, str]) -> Hints:
-    """Files outside the container that are its stdout and stderr, and the paths of inotify watches.
+    """The files outside the container that are the engine's stdout and stderr, and the paths of its inotify watches.
 
-    Raises NotDumpable for a watch whose path cannot be found.
+    Raises NotDumpable if the path of a watch is not found.
     """
     return Hints(tuple(_external(stdio)), tuple(_watched_paths(processes, roots)))
 
 
 def _external(stdio: dict[str, str]) -> Iterator[str]:
-    """Regular files of mounts that this container does not see, in CRIU's words."""
+    """Regular files on mounts that this container does not see, as CRIU's ``--external`` wants them."""
     inside = {mount.id for mount in mounts.read()}
     for number, target in stdio.items():
         if not target.startswith("/"):
@@ -40,7 +40,7 @@ def _external(stdio: dict[str, str]) -> Iterator[str]:
 
 
 def _watched_paths(processes: list[psutil.Process], roots: list[str]) -> Iterator[str]:
-    """CRIU opens watched inodes by handle, which takes CAP_DAC_READ_SEARCH, or by the paths it is told."""
+    """CRIU opens watched inodes by handle, which needs CAP_DAC_READ_SEARCH, or by the paths that it is given."""
     wanted: dict[tuple[int, int], int] = {}
     for process in processes:
         for descriptor, target in proc.descriptors(process.pid).items():
@@ -76,7 +76,7 @@ def _watches(pid: int, descriptor: int) -> list[tuple[int, int]]:
 
 
 def _walk(roots: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path of the container's own filesystems, and the upper levels of volumes."""
+    """Every path on the container's own filesystems, and the upper levels of volumes."""
     points = {mount.point for mount in mounts.read()}
     waiting = [(root, _VOLUME_DEPTH if root not in roots else -1) for root in sorted({*roots, *points})]
     while waiting:

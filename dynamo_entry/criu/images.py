@@ -1,9 +1,9 @@
-"""The one codec of CRIU's images, as protobuf messages of pycriu, which is part of CRIU, so of the same version.
+"""The one codec of CRIU's images. The protobuf messages are those of pycriu, which comes with CRIU in the same version.
 
-An image is one or two magic numbers and then records: a 32-bit length and a protobuf message each, in some kinds
-of image followed by raw bytes (criu: include/magic.h, lib/pycriu/images/images.py). pycriu's message modules are
-loaded by themselves: importing all of it takes 80 ms and its dictionaries 5 ms a thread of the engine; this takes
-20 ms and 0.1 ms.
+An image is one or two magic numbers, and then records: a 32-bit length and a protobuf message each, followed by raw
+bytes in some kinds of image (criu: include/magic.h, lib/pycriu/images/images.py). Only pycriu's message modules are
+imported, which takes 20 ms, and 0.1 ms for each thread of the engine. All of pycriu would take 80 ms, and its
+dictionaries 5 ms for each thread.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _COMMON, _SERVICE = 0x54564319, 0x55105940
 
 
 class Server(Enum):
-    """Who gives CRIU an image at a restore, where it is not served as it is in the archive."""
+    """What gives CRIU an image at a restore if it is not served as it is in the archive."""
 
     REWRITER = "criu/rewrite: it says what is called otherwise here"
     SKELETON = "fill/served: without what we fill ourselves"
 
 
-#: Name of an image, or how those of a kind begin → who serves it; any other is served as it is in the archive.
+#: Name of an image, or the prefix of a kind of images → what serves it; any other is served as it is in the archive.
 SERVERS = {
     "core-": Server.REWRITER,
     "fdinfo-": Server.REWRITER,
@@ -49,7 +49,7 @@ SERVERS = {
 
 
 def kind(name: str) -> str:
-    """The key of SERVERS that an image belongs to, or nothing."""
+    """The key of SERVERS that an image belongs to; an empty string if there is none."""
     return next((key for key in SERVERS if name.startswith(key)), "")
 
 
@@ -76,7 +76,7 @@ def message(module: str, name: str) -> Any:
 
 @contextmanager
 def decoding(location: str) -> Iterator[None]:
-    """What an archive holds is used inside. Raises Corrupt where it is not what its creator would have written."""
+    """Around code that decodes what an archive holds. Raises Corrupt if the creator cannot have written that."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
@@ -95,7 +95,7 @@ def head_length(image: bytes) -> int:
 
 
 def record(data: bytes, at: int) -> tuple[bytes, int]:
-    """The message of the record that begins at ``at``, and where it ends. Raises ValueError where it is cut."""
+    """The message of the record that begins at ``at``, and where it ends. Raises ValueError if it is cut off."""
     begin = at + _LENGTH.size
     if begin > len(data) or (end := begin + _LENGTH.unpack_from(data, at)[0]) > len(data):
         raise ValueError("an image ends inside a record")
@@ -121,7 +121,7 @@ class Image:
     """One image: its messages, and for each the raw bytes that follow it in some kinds of image."""
 
     def __init__(self, data: bytes, message: Any, extra: Callable[[Any], int] = lambda _: 0) -> None:
-        """``message`` is the class; ``extra`` tells how many raw bytes follow one that was read.
+        """``message`` is the class; ``extra`` gives the number of raw bytes that follow a message.
 
         Raises ValueError if the data is not such an image.
         """
@@ -152,7 +152,7 @@ class Image:
 
 
 def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
-    """Records as messages of that class. Raises ValueError for one that is none, or would take far more memory."""
+    """Records as messages of that class. Raises ValueError for one that is not such a message, or would take far more memory."""
     records = list(records)
     for one in records:
         density.check(message, one)
@@ -197,12 +197,12 @@ def tree(data: bytes) -> Image:
 
 
 def remaps(data: bytes) -> Image:
-    """``remap-fpath.img``: files that are found by another name than they were opened by, or by none."""
+    """``remap-fpath.img``: open files that have lost the name by which they were opened."""
     return Image(data, message("remap_file_path", "remap_file_path_entry"))
 
 
 def filters(data: bytes) -> Image:
-    """``seccomp.img``: one message with every seccomp filter of the tree, each with the one below it."""
+    """``seccomp.img``: one message with every seccomp filter of the tree, each of which names the one that it was put upon."""
     return Image(data, message("seccomp", "seccomp_entry"))
 
 
@@ -217,10 +217,10 @@ def locks(data: bytes) -> Image:
 
 
 def packets(data: bytes) -> Image:
-    """``sk-queues.img``: messages of unix sockets that nobody has received yet."""
+    """``sk-queues.img``: messages in unix sockets that were not received yet."""
     return Image(data, message("sk_packet", "sk_packet_entry"), lambda entry: int(entry.length))
 
 
 def pipe_data(data: bytes) -> Image:
-    """``pipes-data.img`` or ``fifo-data.img``: what was in the pipes and not yet read."""
+    """``pipes-data.img`` or ``fifo-data.img``: what was in the pipes, not read yet."""
     return Image(data, message("pipe_data", "pipe_data_entry"), lambda entry: int(entry.bytes))

@@ -25,15 +25,16 @@ SOCKET = "lazy-pages.socket"
 _FINISHED = 0x52535446
 _NUMBER = struct.Struct("=i")
 
-#: A task that is killed while it sends leaves the others waiting for ever.
+#: How long CRIU may take for the next task: one that is killed while it sends would leave us waiting for ever.
 _TAKES_S = 10
 
 
 class Handover:
-    """``descriptors`` of the tasks by pid. Who waits for a page before it is filled gets one of zeros, as without all this.
+    """Takes the userfaultfds over; ``descriptors`` has them by pid.
 
-    The caller waits until one of ``watched`` is readable, and calls ``handle``; once CRIU holds the tasks, ``finish``, and
-    ``answer`` now and then.
+    A task that touches a page before it is filled gets a page of zeros, as it would without a userfaultfd. The caller
+    waits until one of ``watched`` is readable, and calls ``handle``. Once CRIU holds the tasks, the caller calls
+    ``finish``, and from then on ``answer`` now and then.
     """
 
     def __init__(self, directory: str) -> None:
@@ -44,12 +45,12 @@ class Handover:
 
     @property
     def watched(self) -> list[int]:
-        """What is to be waited for."""
+        """The descriptors to wait for."""
         more = [] if self._is_finished else [(self._connection or self._listener).fileno()]
         return [*self.descriptors.values(), *more]
 
     def handle(self, readable: list[int]) -> None:
-        """Do what there is to do. Raises OSError."""
+        """Take what CRIU sends, and answer the tasks that wait. Raises OSError."""
         self.answer()
         if self._connection is None and self._listener.fileno() in readable:
             self._connection, _ = self._listener.accept()
@@ -58,13 +59,13 @@ class Handover:
             self._is_finished = not self._take(self._connection)
 
     def answer(self) -> None:
-        """Zeros to whoever waits for a page. Raises OSError."""
+        """Give a page of zeros to each task that waits for a page. Raises OSError."""
         for descriptor in self.descriptors.values():
             while (position := userfault.awaited(descriptor)) is not None:
                 userfault.zero(descriptor, position)
 
     def finish(self, huge: Mapping[int, Iterable[tuple[int, int]]]) -> None:
-        """CRIU has sent everything: take what is left of it. ``huge``: pid → mappings to let go of. Raises OSError."""
+        """CRIU has sent everything: take what was not taken yet. ``huge``: pid → mappings to unregister. Raises OSError."""
         while self._connection is not None and not self._is_finished:
             self._is_finished = not self._take(self._connection)
         for pid, descriptor in self.descriptors.items():
@@ -72,7 +73,7 @@ class Handover:
                 userfault.unregister(descriptor, start, end)
 
     def close(self) -> None:
-        """What is not filled by now reads as zeros; the tasks' memory is like any other again."""
+        """Make the tasks' memory ordinary memory again; what was not filled reads as zeros."""
         while self.descriptors:
             os.close(self.descriptors.popitem()[1])
         for one in (self._connection, self._listener):
@@ -80,7 +81,7 @@ class Handover:
                 one.close()
 
     def _take(self, connection: socket.socket) -> bool:
-        """One task; whether more will come. Raises OSError, RestoreFailed."""
+        """Take one task over; returns whether more will come. Raises OSError, RestoreFailed."""
         try:
             return self._take_next(connection)
         except TimeoutError:

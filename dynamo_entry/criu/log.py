@@ -1,4 +1,4 @@
-"""CRIU's own words, made into one sentence, and kept where they outlive the container."""
+"""CRIU's log: its errors as one sentence, and a copy that outlives the container."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*
 #: capability errors): the restore is over although CRIU does not know it yet.
 _RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
 
-#: Said on the way to success: a connection that was closed (--tcp-close) was never in repair mode, and
-#: leaving that takes CAP_NET_ADMIN.
+#: Logged by restores that succeed: a connection that was closed (--tcp-close) was never in repair mode, and
+#: leaving that needs CAP_NET_ADMIN.
 _HARMLESS = re.compile(r"Failed to turn off repair mode on socket")
 
-#: Of a log that is kept: one of a large engine has some 100 KiB; what failed is at its end.
+#: How much of a log is kept: that of a large engine has some 100 KiB, and what failed is at its end.
 _KEPT_BYTES = 1 << 20
 
 
@@ -38,7 +38,7 @@ def is_stuck(text: str) -> bool:
 
 
 def explain(text: str) -> tuple[str, str]:
-    """(what failed, what to do) of a log; the first error that is known is the cause, later ones follow from it."""
+    """(what failed, what to do) of a log. The first error that we know is the cause; later ones follow from it."""
     found = errors(text)
     if not found:
         return "criu gave no reason", "its log, of which the launcher says where it is, has all that it said"
@@ -52,7 +52,7 @@ def explain(text: str) -> tuple[str, str]:
 
 
 def size(path: str) -> int:
-    """How much a log has in it, in bytes; 0 where there is none."""
+    """The size of a log, in bytes; 0 if there is none."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -60,7 +60,7 @@ def size(path: str) -> int:
 
 
 def tail(path: str, limit_bytes: int = 1 << 16) -> str:
-    """The end of a log file, or nothing."""
+    """The end of a log file; empty if there is none."""
     try:
         with open(path, "rb") as file:
             file.seek(0, 2)
@@ -73,7 +73,7 @@ def tail(path: str, limit_bytes: int = 1 << 16) -> str:
 def keep(work: str, name: str, *, state_dir: str, status_file: str, log: Any) -> None:
     """Move the log ``name`` of the scratch directory to STATE_DIR, or else next to STATUS_FILE, as ``criu-NAME``.
 
-    It stays where it is if there is no such place: the directory of the termination message is the container's.
+    It stays where it is if neither is a place to keep it: the directory of the termination message is the container's.
     """
     path = f"{work}/{name}"
     text = tail(path, _KEPT_BYTES)

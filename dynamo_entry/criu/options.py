@@ -1,4 +1,4 @@
-"""What CRIU is called with. Pure: capabilities and paths in, argv out."""
+"""CRIU's command line. Pure: capabilities and paths in, argv out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NamedTuple
 from dynamo_entry.criu import process
 from dynamo_entry.linux import capabilities
 
-#: The least with which ``--unprivileged`` dumps and restores.
+#: ``--unprivileged`` needs at least these to dump and to restore.
 REQUIRED = {capabilities.SYS_PTRACE: "SYS_PTRACE", capabilities.CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}
 
 #: Unlinked files that are still open travel inside the images, whatever their size (criu: 1 MiB).
 _GHOST_LIMIT_BYTES = str((1 << 63) - 1)
 
-#: ``--unprivileged``, whatever the container has: one way of working, seen to work with two capabilities and
-#: with all of them. What more capabilities buy (clocks) is ours to do.
-#: cgroups are the container runtime's.
+#: ``--unprivileged`` whatever capabilities there are: one way of working, which was tested with two of them and with
+#: all. What more capabilities allow (clocks) is done by us.
+#: cgroups belong to the container runtime.
 _COMMON = ("--unprivileged", "--file-locks", "--ext-unix-sk", "--link-remap", "--manage-cgroups=ignore")
 
-#: Established connections are closed, so that clients reconnect, or kept, which takes CAP_NET_ADMIN. Both ends of those
-#: that are kept are frozen: no network has to be locked.
+#: Established connections are closed, so that clients reconnect, or kept, which needs CAP_NET_ADMIN. Both ends of a
+#: connection that is kept are frozen, so the network need not be locked.
 _CLOSE, _KEEP = ("--tcp-close",), ("--tcp-established", "--network-lock", "skip")
 
-#: Standard input of what is dumped is never a terminal of ours, but a session may begin above it.
+#: The engine's standard input is never our terminal, but its session may have begun above it.
 _SHELL_JOB = "--shell-job"
 
 
@@ -49,12 +49,12 @@ class Hints(NamedTuple):
 
 
 def missing_capabilities(effective: frozenset[int]) -> list[str]:
-    """Names of the capabilities without which CRIU cannot work at all."""
+    """The names of the missing capabilities without which CRIU cannot work at all."""
     return [name for number, name in REQUIRED.items() if number not in effective]
 
 
 def dump(pid: int, places: Places, hints: Hints) -> list[str]:
-    """argv of a streamed dump of the tree below ``pid``; one that waits to be accepted is dropped."""
+    """argv of a streamed dump of the tree below ``pid``. A connection that waits to be accepted is dropped."""
     argv = [
         *_base("dump", places, keeps_connections=hints.keeps_connections),
         "--tree", str(pid), "--skip-in-flight", "--ghost-limit", _GHOST_LIMIT_BYTES,
@@ -71,8 +71,8 @@ def restore(
 ) -> list[str]:
     """argv of a streamed restore whose root becomes a child of the caller.
 
-    ``inherit`` maps our descriptors (3 and up) to what they replace, in CRIU's words. Sizes of files are
-    compared by us and by CRIU; their permissions may differ from volume to volume.
+    ``inherit`` maps our descriptors (3 and up) to what they replace, as ``--inherit-fd`` names it. CRIU compares the
+    sizes of files, as we do, but not their permissions, which may differ from volume to volume.
     """
     argv = [
         *_base("restore", places, keeps_connections=keeps_connections),

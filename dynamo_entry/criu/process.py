@@ -1,6 +1,6 @@
-"""Running CRIU itself: find it, start it, wait for it with a limit, read its log.
+"""Runs CRIU: finds it, starts it, waits for it with a limit, reads its log.
 
-At a stage at which it holds the tasks CRIU waits for a verdict: what makes a dump, and a restore, a transaction.
+At one stage, while it holds the tasks, CRIU waits for our verdict: this makes a transaction of a dump and of a restore.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dynamo_entry.linux import proc
 #: `--stream` with a restore of inet sockets on current kernels; see the README's requirements.
 OLDEST = (4, 2)
 
-#: It says it at once.
+#: CRIU says its version at once.
 _VERSION_S = 10
 
 
 def version(environ: dict[str, str] | None = None) -> str:
-    """CRIU's version, ``4.2.1``. Raises CheckpointError where it is missing, too old, or does not start."""
+    """CRIU's version, like ``4.2.1``. Raises CheckpointError if CRIU is missing, too old, or does not start."""
     with asking_version(environ) as answer:
         return answer()
 
 
 @contextmanager
 def asking_version(environ: dict[str, str] | None = None) -> Iterator[Callable[[], str]]:
-    """Ask for it; what is yielded waits for the answer. Both raise like ``version``; nothing is asked any more after it."""
+    """Ask for the version; yields a function that waits for the answer. Both raise as ``version`` does."""
     path = shutil.which("criu")
     if path is None:
         raise CheckpointError(
@@ -74,7 +74,7 @@ def _version(path: str, asked: subprocess.Popen[str]) -> str:
 
 
 def _said(asked: subprocess.Popen[str]) -> tuple[str, str]:
-    """What it wrote to standard output, and why where that is nothing."""
+    """What CRIU wrote to standard output and to standard error."""
     try:
         stdout, stderr = asked.communicate(timeout=_VERSION_S)
     except subprocess.TimeoutExpired:
@@ -85,7 +85,7 @@ def _said(asked: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def _not_started(said: str) -> tuple[str, str]:
-    """(why, what to do) of a program that wrote no log: the dynamic loader's words, as a rule."""
+    """(why, what to do) for a program that wrote no log: usually the dynamic loader's words."""
     what = (said.strip().splitlines() or ["it said nothing"])[-1]
     is_loader = re.search(
         "error while loading shared libraries|symbol lookup error|version .* not found", what
@@ -107,7 +107,7 @@ _STUCK_S = 2.0
 
 @contextmanager
 def _all_descriptors() -> Iterator[None]:
-    """What is started inside may open as many files as anything here: CRIU needs more than the engine has open."""
+    """Raise the limit of open files for what is started inside: CRIU needs more than the engine has open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -117,7 +117,7 @@ def _all_descriptors() -> Iterator[None]:
 
 
 class _Running:
-    """A CRIU that runs, or ran: what its log and its standard error say of it."""
+    """A CRIU that runs, or has ended: what its log and its standard error say about it."""
 
     def __init__(self, log_path: str) -> None:
         self._log_path = log_path
@@ -126,7 +126,7 @@ class _Running:
         self._stuck_since = 0.0
 
     def failure(self) -> tuple[str, str]:
-        """(what failed, what to do) from its log, or from its standard error where it wrote no log."""
+        """(what failed, what to do) from its log, or from its standard error if it wrote no log."""
         text = log.tail(self._log_path)
         if not log.errors(text):
             said = ""
@@ -148,7 +148,7 @@ class _Running:
         self, argv: list[str], *, stdout: int, keep: tuple[int, ...] = (), extra: dict[str, str],
         before: Callable[[], None] | None,
     ) -> subprocess.Popen[bytes]:  # fmt: skip
-        """``before`` runs in the new process; ``keep`` are descriptors it inherits."""
+        """Start CRIU. ``before`` runs in the new process; ``keep`` are the descriptors that it inherits."""
         try:
             with _all_descriptors():
                 return subprocess.Popen(
@@ -175,7 +175,7 @@ class Dumping(_Running):
         return self._process.pid
 
     def wait(self, limit_s: float) -> int:
-        """The exit code; a CRIU that does not end in time is killed. Raises TimeoutError then."""
+        """The exit code. A CRIU that does not end in time is killed. Raises TimeoutError then."""
         try:
             return self._process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -184,7 +184,7 @@ class Dumping(_Running):
             raise TimeoutError(f"criu did not end within {limit_s:.3g} s") from None
 
     def steps(self) -> int:
-        """A number that changes while CRIU gets anywhere."""
+        """A number that changes as long as CRIU makes progress."""
         return proc.steps([self.pid]) + log.size(self._log_path)
 
 
@@ -193,10 +193,10 @@ _ORPHAN = '"$@" >/dev/null & echo $!'
 
 
 class Restoring(_Running):
-    """A CRIU that restores: a child of PID 1, and so is the root of what it restores, its sibling.
+    """A CRIU that restores. It is a child of PID 1, and so is the root of what it restores, its sibling.
 
-    Were the root a child of this process, it would lose its parent with it, and die of that where it has asked for a
-    signal then (PR_SET_PDEATHSIG). What CRIU's exit code is, PID 1 has to say.
+    If the root were a child of this process, it would lose its parent when this process ends, and would get the signal
+    that it may have asked for (PR_SET_PDEATHSIG). CRIU's exit code is known to PID 1 alone, which has to report it.
     """
 
     def __init__(
@@ -223,13 +223,13 @@ class Restoring(_Running):
         os.close(self._stderr)
 
     def steps(self) -> int:
-        """A number that changes while CRIU, or a task that it makes, gets anywhere."""
+        """A number that changes as long as CRIU, or a task that it makes, makes progress."""
         siblings = [pid for pid in proc.children(os.getppid()) if pid != os.getpid()]
         return proc.steps(siblings) + log.size(self._log_path)
 
 
 def _pidfd(pid: int) -> int:
-    """One that is readable once the process has ended, or at once where it has by now."""
+    """A descriptor that is readable once the process has ended: at once if it has ended already."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:
@@ -247,7 +247,7 @@ SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wait-for-verd
 
 
 class Hold:
-    """Two fifos between CRIU's action script and us. ``pids``: the tasks that end unless the verdict is yes."""
+    """Two fifos between CRIU's action script and us. ``pids`` are the tasks that are killed unless the verdict is yes."""
 
     def __init__(self, directory: str, stage: str, *, pids: Iterable[int] = ()) -> None:
         reached, verdict = f"{directory}/reached", f"{directory}/verdict"
@@ -262,11 +262,11 @@ class Hold:
         self._verdict = _fifo(verdict)
 
     def go_on(self, *, yes: bool) -> None:
-        """The verdict."""
+        """Give the verdict: yes."""
         os.write(self._verdict, b"yes\n" if yes else b"no\n")
 
     def close(self) -> None:
-        """Without a verdict the script reads end of file, which is a no. Idempotent."""
+        """Close the fifos. Without a verdict the script reads end of file, which means no. Idempotent."""
         for descriptor in (self._verdict, self.reached):
             if descriptor >= 0:
                 os.close(descriptor)

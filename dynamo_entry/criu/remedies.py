@@ -1,4 +1,4 @@
-"""What CRIU's error messages mean for who runs an engine, and what to do about it.
+"""What CRIU's error messages mean to somebody who runs an engine, and what to do about them.
 
 Every pattern is part of a message of CRIU 4.2 (its sources: pr_err, pr_perror), after its ``inet: ``-like prefix;
 ``tests/container/test_criu_log.py`` looks for them in the program itself.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-#: Of a dump.
+#: Errors of a dump.
 _DUMP = (
     (
         "suspending seccomp failed",
@@ -94,7 +94,7 @@ _DUMP = (
     ),
 )
 
-#: Of a restore.
+#: Errors of a restore.
 _RESTORE = (
     (
         r"Can't fork for \d+: File exists|Pid \d+ do not match",
@@ -186,7 +186,7 @@ _RESTORE = (
     ("vdso: |vdso VMAs", "this CRIU does not know this kernel's vdso: use a newer CRIU"),
 )
 
-#: What passes, or is another thing in another place: a name, a lock or a pid that somebody has, room, rights.
+#: What passes with time, or differs from place to place: a name, a lock or a pid that is taken, space, permissions.
 _OF_THIS_PLACE = re.compile(
     r"Address already in use|Can't fork for \d+: (File exists|Resource temporarily unavailable)|Pid \d+ do not match"
     r"|Unable to create a thread: -11|Can not set (flock|posix lock|ofd lock)|Can't create inotify for"
@@ -195,7 +195,7 @@ _OF_THIS_PLACE = re.compile(
 
 
 def is_of_this_place(error: str) -> bool:
-    """Whether an error of a restore says nothing about the archive."""
+    """Whether an error of a restore is due to the place, and says nothing about the archive."""
     return _OF_THIS_PLACE.search(error) is not None
 
 

@@ -1,4 +1,4 @@
-"""The other end of ``criu --stream``: takes images in while CRIU dumps, hands them out while it restores.
+"""The other end of ``criu --stream``: takes images while CRIU dumps, gives them while it restores.
 
 The protocol is criu-image-streamer's (criu: criu/img-streamer.c, images/img-streamer.proto). CRIU connects
 to a unix socket in its images directory and asks for one image at a time: a native-endian 32-bit length,
@@ -33,15 +33,15 @@ _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size, what an unprivileged process may ask for
 _NAME_LIMIT_BYTES = 4096
 
-#: Then others have their turn. Processes that share pages read the same ones: what one of them gets is at hand for the
-#: others, as long as they stay together.
+#: How much of an image is written before others have their turn. Processes that share pages read the same ones: what one
+#: of them gets is still in memory for the others, as long as they stay together.
 _TURN_BYTES, _TOGETHER_BYTES = 1 << 20, 64 << 20
 
-#: CRIU takes a page at a time out of some pipes: when none of them takes more than this, they are left to empty for a
-#: moment, instead of being filled page by page.
+#: CRIU takes one page at a time out of some pipes. When no pipe takes more than this, they are left for a moment to run
+#: empty, instead of being filled page by page.
 _LEAST_BYTES, _PAUSE_S = 128 << 10, 0.0002
 
-#: While CRIU sends nothing, whoever captures is asked this often whether that is enough.
+#: How often ``until`` is called while CRIU sends nothing.
 _ASK_S = 1.0
 
 #: protobuf: field 1, varint, true or false
@@ -50,24 +50,24 @@ _ABSENT = b"\x08\x00"
 
 
 class HungUpError(Exception):
-    """CRIU ended the conversation: it is done, or it failed in the middle of a request and says why in its log."""
+    """CRIU closed the connection: it is done, or it failed in the middle of a request, and its log says why."""
 
 
 class ProtocolError(Exception):
-    """CRIU said something that is not of the protocol: another version, or not CRIU."""
+    """What came does not belong to the protocol: another version of CRIU, or not CRIU."""
 
 
 class Sink(Protocol):
     """Where the bytes of one image go while CRIU dumps."""
 
     def buffer(self) -> memoryview:
-        """Free space to read into; may wait for the archive to keep up."""
+        """Free space to read into. May wait until the archive has caught up."""
 
     def advance(self, n: int) -> None:
         """``n`` bytes of ``buffer()`` are filled."""
 
     def close(self) -> None:
-        """The image is complete."""
+        """Called when the image is complete."""
 
 
 def listen(path: str) -> socket.socket:
@@ -83,7 +83,7 @@ def listen(path: str) -> socket.socket:
 
 
 class Capture:
-    """One dump: every image CRIU writes goes to the sink that ``open_sink`` names for it."""
+    """One dump: every image that CRIU writes goes to the sink that ``open_sink`` returns for its name."""
 
     def __init__(self, directory: str, open_sink: Callable[[str], Sink]) -> None:
         self._open_sink = open_sink
@@ -105,16 +105,16 @@ class Capture:
         self._watched.discard(descriptor)
 
     def run(self, until: Callable[[], bool]) -> None:
-        """Take images in until ``until()`` holds and every image begun is complete.
+        """Take images until ``until()`` is true and every image that was begun is complete.
 
-        ``until`` is asked again after every event, and now and then. Raises what a sink or a callback raises.
+        ``until`` is called after every event, and now and then. Raises what a sink or a callback raises.
         """
         while not (until() and not self._open_images):
             for key, _ in self._selector.select(_ASK_S):
                 key.data(key.fileobj)
 
     def close(self) -> None:
-        """Close every pipe; a CRIU that still writes gets EPIPE, gives up and thaws what it froze. Idempotent."""
+        """Close every pipe. A CRIU that still writes gets EPIPE, gives up, and thaws what it froze. Idempotent."""
         for key in list((self._selector.get_map() or {}).values()):
             if isinstance(key.fileobj, socket.socket):
                 key.fileobj.close()
@@ -154,10 +154,10 @@ class Capture:
 
 
 class Serve:
-    """One restore: CRIU asks for images by name, in its own order, possibly the same one again.
+    """One restore: CRIU asks for images by name, in its own order, sometimes for the same one again.
 
-    ``image`` returns None for what is not there, or an iterable of the image's bytes. Everything happens in one
-    thread, which is there before CRIU starts: a new one could take the pid of a task that CRIU is about to make.
+    ``image`` returns an iterable of an image's bytes, or None if there is no such image. Everything happens in one
+    thread, which exists before CRIU starts: a new thread could take the pid of a task that CRIU is about to make.
     ``on_failure`` gets the first error.
     """
 
@@ -182,7 +182,7 @@ class Serve:
             self._on_failure(error)
 
     def _handle_events(self) -> None:
-        """A frame of its own, so that nothing of an image that is done with outlives it while the next is awaited."""
+        """A function of its own, so that no reference to a finished image is left while the next one is awaited."""
         pushes = []
         for key, _ in self._selector.select():
             if isinstance(key.data, _Push):
@@ -194,7 +194,7 @@ class Serve:
             time.sleep(_PAUSE_S)
 
     def _continue(self, push: _Push) -> int:
-        """How much was taken of it, or enough where nothing is left."""
+        """How much CRIU took: _LEAST_BYTES of an image that is finished, or whose pipe is too narrow to tell."""
         before = push.done_bytes
         if push.turn():
             return push.done_bytes - before if push.is_wide else _LEAST_BYTES
@@ -229,13 +229,13 @@ class Serve:
 
 
 def _whose_turn(pushes: list[_Push]) -> list[_Push]:
-    """All but those that are a little ahead of another one: relatives stay together, and strangers do not wait."""
+    """The images to continue with: those a little ahead of another one wait, so that relatives stay together."""
     least = min((push.done_bytes for push in pushes), default=0)
     return [push for push in pushes if not _TURN_BYTES < push.done_bytes - least <= _TOGETHER_BYTES]
 
 
 class _Push:
-    """An image on its way into a pipe; one that is not wide is empty in no time."""
+    """An image on its way into a pipe. A pipe that could not be widened runs empty at once (``is_wide``)."""
 
     def __init__(self, pipe: int, data: Iterable[Any], *, is_wide: bool = True) -> None:
         self.pipe = pipe
@@ -245,7 +245,7 @@ class _Push:
         self._rest = memoryview(b"")
 
     def turn(self) -> bool:
-        """Write _TURN_BYTES, or until the pipe is full; whether anything may be left to write."""
+        """Write _TURN_BYTES, or less if the pipe is full. Returns whether anything may be left to write."""
         end = self.done_bytes + _TURN_BYTES
         try:
             while self.done_bytes < end:
@@ -267,7 +267,7 @@ class _Push:
 
 
 def _write(pipe: int, data: memoryview) -> int:
-    """What is mapped from a file, and so is not going to change, goes as it is; of everything else, a copy."""
+    """Give the pipe pages that are mapped from a file, and do not change, as they are; copy everything else."""
     if is_mapped(data) and len(data) >= mmap.PAGESIZE:
         try:
             return pages.splice(pipe, data)
@@ -311,7 +311,7 @@ def parse_request(body: bytes) -> str:
 
 
 def receive_pipe(connection: socket.socket) -> int:
-    """The pipe end that CRIU passes next, widened as far as is allowed. Raises ProtocolError, HungUpError."""
+    """The end of a pipe that CRIU passes next, widened as far as it may be. Raises ProtocolError, HungUpError."""
     size = array.array("i", [0]).itemsize
     with _telling_hang_ups():
         data, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)

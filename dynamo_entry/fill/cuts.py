@@ -1,8 +1,8 @@
-"""Where the images of pages are cut, so that what relatives share falls into equal chunks. Pure.
+"""Where images of pages are cut, so that memory which relatives share falls into equal chunks. Pure.
 
-CRIU dumps the pages of each process by themselves, in the order of their addresses. What a parent and its children
+CRIU dumps the pages of each process separately, in the order of their addresses. Memory that a parent and its children
 share copy on write is cut at the same addresses in all of their images: at multiples of the chunk size, and wherever
-one of them begins or ceases to share. The archive stores equal chunks once.
+one of them begins or stops sharing. The archive stores equal chunks once.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dynamo_entry.fill import ranges
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.linux.pages import Pages
 
-#: What is shared is cut at multiples of this: a page that one of them wrote to costs so much of the archive.
+#: Shared memory is cut at multiples of this: a page that one of the relatives wrote to costs so much of the archive.
 GRID_BYTES = 64 << 10
 
-#: Where there would be more cuts the grid is coarser: every chunk takes time.
+#: If there were more cuts than this the grid is made coarser: every chunk takes time.
 _MOST_CUTS = 20_000
 
 
 def addresses(pages: Mapping[int, Pages], chunk_size: int, most: int = _MOST_CUTS) -> dict[int, list[int]]:
-    """By pid, rising; none for a process that shares nothing."""
+    """By pid, the addresses to cut at, in rising order; none for a process that shares nothing."""
     grid = GRID_BYTES
     found = _addresses(pages, grid, chunk_size)
     while grid < chunk_size and sum(map(len, found.values())) > most:
@@ -33,7 +33,7 @@ def addresses(pages: Mapping[int, Pages], chunk_size: int, most: int = _MOST_CUT
 
 
 def positions(dumped: list[Range], addresses: Iterable[int]) -> list[int]:
-    """Where in an image, which holds the pages ``dumped``, that of each address is, or would be."""
+    """For each address its offset in an image that holds the pages ``dumped``: where its page is, or would be."""
     starts = [start for start, _ in dumped]
     before = list(accumulate((end - start for start, end in dumped), initial=0))
     found = []

@@ -1,4 +1,4 @@
-"""CRIU's images ↔ the tree's values."""
+"""Decodes CRIU's images into the values of a tree, and encodes pagemaps."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from dynamo_entry.fill.values import (
 _REG, _MEMFD = 1, 18
 _GHOST = 1
 
-#: criu/include/image.h, VMA_*: guard regions are listed as mappings, too, and this is not set in them
+#: criu/include/image.h, VMA_*: guard regions are listed as mappings, too, but without this flag
 _REGULAR = 1
 
 #: compel/include/uapi/task-state.h
 _STOPPED = 3
 
-#: Memfds and unlinked files are numbered apart in the images: this is added to the latter's numbers.
+#: Memfds and unlinked files are numbered separately in the images: this is added to the numbers of the latter.
 _FIRST_UNLINKED = 1 << 32
 
 
 class Source(NamedTuple):
-    """Where images are read from: a small one whole, or a piece (offset, length) of a large one."""
+    """Where images are read from: small ones as a whole, large ones by pieces (offset, length)."""
 
     names: frozenset[str]
     read: Callable[[str], bytes]
     piece: Callable[[str, int, int], bytes]
 
     def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
-        """Every record of an image, as ``module``'s message ``kind``; nothing if the image is missing."""
+        """Every record of an image, as the message ``kind`` of ``module``; none if the image is missing."""
         if name in self.names:
             yield from images.parse(images.message(module, kind), images.split(self.read(name))[1])
 
 
 def read(source: Source) -> Tree:
-    """The tree that the images describe. Raises ValueError for images that contradict each other."""
+    """The tree that the images describe. Raises ValueError if images contradict each other."""
     inodes = _inodes(source)
     tasks = list(source.all("pstree.img", "pstree", "pstree_entry"))
     threads = [thread for task in tasks for thread in task.threads]
@@ -65,7 +65,7 @@ def read(source: Source) -> Tree:
 
 
 def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
-    """A pagemap image with ``runs`` in place of its own, none of which is brought in later."""
+    """A pagemap image with ``runs`` in place of its own. None of them is lazy."""
     head, (first, *_) = images.split(image)
     entry = images.message("pagemap", "pagemap_entry")
     entries = [
@@ -81,7 +81,7 @@ def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
 
 
 def _inodes(source: Source) -> dict[int, int]:
-    """Id of a file in the images → number of the memory behind it."""
+    """Id of a file in the images → inode of the shared memory behind it."""
     found, regular = {}, set()
     for file in source.all("files.img", "fdinfo", "file_entry"):
         if file.type == _MEMFD:
@@ -119,7 +119,7 @@ def _process(source: Source, task: Any, inodes: dict[int, int]) -> Process:
 
 
 def _reserved(source: Source, threads: Iterable[int]) -> Iterator[Range]:
-    """CRIU writes rseq_cs last, so its page must stay with CRIU (rseq(2))."""
+    """The pages that must stay with CRIU, which writes rseq_cs into them last (rseq(2))."""
     for thread in threads:
         for core in source.all(f"core-{thread}.img", "core", "core_entry"):
             rseq = core.thread_core.rseq_entry
@@ -151,7 +151,7 @@ def _unlinked(source: Source, inodes: dict[int, int]) -> Iterator[Unlinked]:
 
 
 def _inode(vma: Any, inodes: dict[int, int]) -> int:
-    """A shared mapping's file by its id; a private one of shared memory is not ours to fill."""
+    """The inode of a shared mapping; 0 for a private mapping of shared memory, which CRIU fills."""
     return inodes.get(vma.shmid, 0) if vma.flags & 1 else 0
 
 
@@ -174,20 +174,20 @@ def _pagemap(source: Source, name: str) -> Pagemap:
     return Pagemap(name, head.pages_id, runs)
 
 
-#: More than a record about a file or a piece of it ever takes.
+#: More than a record about a file, or about a piece of it, ever takes.
 _RECORD_BYTES = 4096
 
-#: Two magic numbers, which are not of images that are older than ours.
+#: The two magic numbers; older images have one.
 _MAGIC_BYTES = 8
 
-#: (offset, length) → bytes of the image, fewer at its end
+#: (offset, length) → bytes of the image; fewer than ``length`` at its end
 _Piece = Callable[[int, int], bytes]
 
 
 def _read_unlinked(image: str, inode: int, piece: _Piece) -> Unlinked | None:
-    """What an image holds, or None where CRIU wrote it whole, as it does for tiny files. Raises ValueError.
+    """An unlinked file, or None if CRIU wrote it as a whole, as it does for tiny files. Raises ValueError.
 
-    Nothing but the records is read.
+    Only the records are read, not the bytes of the file.
     """
     data, head = _record(piece, _MAGIC_BYTES)
     (entry,) = images.parse(images.message("ghost_file", "ghost_file_entry"), [data])
@@ -204,7 +204,7 @@ def _read_unlinked(image: str, inode: int, piece: _Piece) -> Unlinked | None:
 
 
 def _record(piece: _Piece, at: int) -> tuple[bytes, int]:
-    """A record's message and where it ends; an empty one at the end of the image."""
+    """A record's message and where it ends; an empty message at the end of the image."""
     data = piece(at, _RECORD_BYTES)
     if not data:
         return b"", at

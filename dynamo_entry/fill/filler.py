@@ -1,4 +1,4 @@
-"""The threads that bring pages in: fetch and verify early, write when the tasks are there."""
+"""The threads that fill memory: they fetch and verify early, and write once the tasks exist."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Plan, Shared, Task
 from dynamo_entry.storage.base import Bytes
 
-#: Verified bytes that may wait for the tasks; the worker is to stay below 300 MiB.
+#: How many verified bytes may wait for the tasks: the worker is to stay below 300 MiB.
 WINDOW_BYTES = 96 << 20
 
 
-#: The pieces of a chunk and where they go.
+#: The pieces of a chunk, and where they go.
 _Uses = list[tuple[Task | Shared, Piece]]
 
 
 class _Ready(NamedTuple):
-    """One verified chunk and what is taken from it."""
+    """One verified chunk, and the pieces that are taken from it."""
 
     data: Bytes
     uses: _Uses
 
 
 class Filler:
-    """Fills what ``plan`` says from ``archive`` with ``threads`` threads, all of which are started here.
+    """Fills from ``archive`` what ``plan`` says, with ``threads`` threads, all of which are started here.
 
-    They begin at once, and hold WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks can be
-    written to. Chunks are fetched in the order in which they lie in the archive, and once, however many places have
-    the same bytes. All-zero chunks cost nothing: memory that was never touched reads as zeros.
+    They begin at once, and hold up to WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks can be
+    written to. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several
+    places have the same bytes. Chunks of zeros cost nothing: memory that was never touched reads as zeros.
     """
 
     def __init__(self, archive: Archive, plan: Plan, threads: int, userfaults: Mapping[int, int]) -> None:
@@ -53,18 +53,18 @@ class Filler:
             threading.Thread(target=self._run, name=f"fill-{number}", daemon=True).start()
 
     def open_gate(self) -> None:
-        """The tasks are rebuilt and held: write."""
+        """The tasks are rebuilt and held: begin to write."""
         self._gate.set()
 
     def wait(self, limit_s: float) -> bool:
-        """Whether every byte is written; False after ``limit_s``. Raises what a thread failed with."""
+        """Whether every byte is written; False after ``limit_s``. Raises the error of a thread that failed."""
         ended = self._ended.wait(limit_s)
         if self._failure is not None:
             raise self._failure
         return ended
 
     def close(self) -> None:
-        """Stop; a thread in the middle of a chunk ends after it."""
+        """Stop. A thread that is in the middle of a chunk finishes it first."""
         self._failure = self._failure or RuntimeError("stopped")
         self._chunks.close()
         self._gate.set()
@@ -102,7 +102,7 @@ class Filler:
 
 
 def _by_place(archive: Archive, plan: Plan) -> dict[int, tuple[tuple[str, int], _Uses]]:
-    """Where a chunk lies that something is taken from → one of its names in the archive, and what is taken."""
+    """Position of each chunk that is needed → one of its names in the archive, and the pieces that are taken from it."""
     found: dict[int, tuple[tuple[str, int], _Uses]] = {}
     for extent in plan.extents:
         stream, end = f"{CRIU}{extent.image}", extent.offset + extent.length

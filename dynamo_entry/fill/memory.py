@@ -1,4 +1,4 @@
-"""Writing into the memory of tasks that are held, and into shared memory that they map."""
+"""Writes into the memory of tasks that are held, and into shared memory that they map."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from dynamo_entry.linux import userfault
 from dynamo_entry.linux.pages import IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
 
-#: What is known of a failure beyond that there may be too little memory.
+#: What is known about an error, besides that memory may be short.
 _HINTS = {
     errno.EFAULT: "was the archive cut short or overwritten while it was read?",
     errno.EPERM: "add SYS_PTRACE to the container's capabilities",
 }
 
-#: There is a page, or no userfaultfd for it: it is written to as it is.
+#: The page exists already, or has no userfaultfd: it is written by process_vm_writev.
 _MISSED = (errno.EEXIST, errno.ENOENT)
 
 #: limits.h: IOV_MAX
@@ -36,7 +36,7 @@ libc.process_vm_writev.argtypes = [
 
 
 class Piece(NamedTuple):
-    """``length`` bytes from ``start`` on of a chunk, and the position in the target where they go."""
+    """``length`` bytes of a chunk, beginning at ``start``, and the position in the target where they go."""
 
     start: int
     length: int
@@ -44,9 +44,9 @@ class Piece(NamedTuple):
 
 
 class Writer:
-    """Writes pieces of chunks into targets; files are opened once, and keep their times. Thread-safe.
+    """Writes pieces of chunks into targets. Files are opened once, and keep their times. Thread-safe.
 
-    ``userfaults``: pid → userfaultfd, of tasks that have one.
+    ``userfaults``: pid → userfaultfd, for the tasks that have one.
     """
 
     def __init__(self, userfaults: Mapping[int, int]) -> None:
@@ -113,7 +113,7 @@ def _open_any(paths: Sequence[str]) -> int:
 
 
 def _put(descriptor: int, address: int, piece: Piece) -> Iterator[Piece]:
-    """By a userfaultfd; yields what is there already, or not registered. Raises OSError."""
+    """Write through a userfaultfd. Yields the pieces whose pages exist already or are not registered. Raises OSError."""
     at = 0
     while at < piece.length:
         left = piece.length - at
@@ -128,7 +128,7 @@ def _put(descriptor: int, address: int, piece: Piece) -> Iterator[Piece]:
 
 
 def _write(pid: int, data: Bytes, pieces: Sequence[Piece]) -> int:
-    """process_vm_writev(2): one copy, from the page cache or the decompressor's output into the task."""
+    """Write by process_vm_writev(2): one copy, from the page cache or the decompressor's output into the task."""
     written = 0
     with address_of(data) as address:
         for first in range(0, len(pieces), _MOST_PARTS):

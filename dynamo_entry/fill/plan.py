@@ -1,4 +1,4 @@
-"""A tree of processes → which pages are left out of what CRIU gets, and where they belong. Pure."""
+"""Decides for a tree of processes which pages CRIU does not get, and where they belong. Pure."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from dynamo_entry.fill.values import (
     Tree,
 )
 
-#: Below this a range is cheaper left to CRIU than written in a call of its own.
+#: It is cheaper to leave a smaller range to CRIU than to write it in a call of its own.
 LEAST_BYTES = 128 << 10
 
-#: linux/fcntl.h: F_SEAL_WRITE, F_SEAL_FUTURE_WRITE. Only CRIU can write such a memfd: before it seals it.
+#: linux/fcntl.h: F_SEAL_WRITE, F_SEAL_FUTURE_WRITE. Only CRIU can write such a memfd, before it seals it.
 WRITE_SEALS = 0x8 | 0x10
 
 
 class Task(NamedTuple):
-    """Private memory of a process; positions are addresses.
+    """A target: private memory of a process. Positions are addresses.
 
-    ``by_fault``: in one mapping, which CRIU registers with the task's userfaultfd where it is asked to.
+    ``by_fault``: it lies in one mapping, which CRIU registers with the task's userfaultfd if asked to.
     """
 
     pid: int
@@ -42,13 +42,13 @@ class Task(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Shared memory, by any of the ``paths`` that lead to it; positions are file offsets."""
+    """A target: shared memory, which any of ``paths`` leads to. Positions are file offsets."""
 
     paths: tuple[str, ...]
 
 
 class Extent(NamedTuple):
-    """Bytes of a pages image and where they go."""
+    """Bytes of a pages image, and where they go."""
 
     image: str
     offset: int
@@ -58,7 +58,7 @@ class Extent(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What CRIU still gets of one pagemap, and of the pages image that goes with it."""
+    """What CRIU still gets of one pagemap, and of its pages image."""
 
     pagemap: Pagemap
     runs: list[Run]
@@ -71,10 +71,10 @@ class Rest(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is filled, and what is left of the images it is taken out of.
+    """What is filled, and what is left of the images from which it is taken.
 
-    ``running``: those of ``pids`` that were not stopped by job control when they were frozen. ``heads``: images
-    of which CRIU gets so many bytes. ``huge``: pid → mappings that asked for huge pages.
+    ``running``: those of ``pids`` that were not stopped by job control when they were frozen. ``heads``: images of which
+    CRIU gets only the first bytes, and how many. ``huge``: pid → mappings that asked for huge pages.
     """
 
     pids: list[int]
@@ -91,22 +91,22 @@ class Plan(NamedTuple):
 
     @property
     def has_faults(self) -> bool:
-        """Whether a userfaultfd is of use for any of it."""
+        """Whether any of it can be filled through a userfaultfd."""
         return any(isinstance(extent.target, Task) and extent.target.by_fault for extent in self.extents)
 
 
-#: A range that is filled → its parts, each with the target that it lies in.
+#: A range → its parts, each with the target in which it lies.
 _Cut = Callable[[int, int], Iterable[tuple[int, int, "Task | Shared"]]]
 
 
 def make(
     tree: Tree, shared: Mapping[str, list[Range]] | None, *, may_write: Callable[[int], bool] = lambda _: True
 ) -> Plan:
-    """The plan for ``tree``. ``may_write`` tells whether a file that belongs to a user can be written to.
+    """The plan for ``tree``. ``may_write`` tells whether a user's files can be written to.
 
-    ``shared``: pid → address ranges whose pages it shares with a relative, copy on write, as recorded in the
-    archive; None where nothing was recorded, and whatever two relatives have at one address may be shared.
-    A filled page belongs to one task alone, so shared ones stay with CRIU.
+    ``shared``: pid → address ranges whose pages it shares with a relative, copy on write, as recorded in the archive.
+    None if nothing was recorded: then everything that two relatives have at one address may be shared. A filled page
+    belongs to one task alone, so shared pages stay with CRIU.
     """
     running = [process.pid for process in tree.processes if not process.is_stopped]
     plan = Plan([process.pid for process in tree.processes], running, [], [], {}, {})
@@ -134,7 +134,7 @@ def make(
 
 
 def _fillable(process: Process) -> list[Range]:
-    """Pages that CRIU calls lazy, in mappings that can be written to as they are."""
+    """Pages that CRIU calls lazy, in mappings that are writable."""
     kind = MAP_PRIVATE | MAP_ANONYMOUS
     writable = ranges.union(
         (mapping.start, mapping.end)
@@ -152,9 +152,9 @@ def _having(pagemap: Pagemap, flags: int) -> list[Range]:
 def _common(
     tree: Tree, fillable: dict[int, list[Range]], shared: Mapping[str, list[Range]] | None
 ) -> dict[int, list[Range]]:
-    """By pid, what CRIU finds to be the same in parent and child, by comparing pages (criu/mem.c, prepare_cow_vmas).
+    """By pid, the ranges in which CRIU compares the pages of parent and child (criu/mem.c, prepare_cow_vmas).
 
-    It compares mappings of the same program that begin and end at the same addresses.
+    These are mappings of the same program that begin and end at the same addresses.
     """
     by_pid = {process.pid: process for process in tree.processes}
     found: dict[int, list[Range]] = {pid: [] for pid in by_pid}
@@ -178,7 +178,7 @@ def _areas(process: Process) -> list[Range]:
 
 
 def _paths(tree: Tree, inode: int) -> tuple[str, ...]:
-    """Every way through /proc to a shared memory (map_files wants CAP_CHECKPOINT_RESTORE)."""
+    """Every path through /proc to a shared memory (map_files needs CAP_CHECKPOINT_RESTORE)."""
     found = []
     for process in tree.processes:
         at = f"/proc/{process.pid}"
@@ -194,7 +194,7 @@ def _whole(target: Shared) -> _Cut:
 
 
 def _tasks(process: Process) -> _Cut:
-    """Cuts at mappings: one call fills pages of one."""
+    """The parts of a range, cut at mappings: one call fills pages of one mapping."""
     mappings = sorted(process.mappings)
     starts = [mapping.start for mapping in mappings]
 
@@ -212,7 +212,7 @@ def _tasks(process: Process) -> _Cut:
 
 
 def _is_huge(mapping: values.Mapping) -> bool:
-    """A userfaultfd would fill it with small pages."""
+    """Whether the mapping asked for huge pages: a userfaultfd would fill it with small ones."""
     return bool(mapping.advice >> MADV_HUGEPAGE & 1)
 
 

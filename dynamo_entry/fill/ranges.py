@@ -8,7 +8,7 @@ Range = tuple[int, int]
 
 
 def union(ranges: Iterable[Range]) -> list[Range]:
-    """The same numbers, sorted, with what touches or overlaps made one."""
+    """The same numbers as sorted ranges; ranges that touch or overlap are joined."""
     result: list[Range] = []
     for start, end in sorted(ranges):
         if result and start <= result[-1][1]:

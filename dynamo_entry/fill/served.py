@@ -1,4 +1,4 @@
-"""What CRIU is served of an archive: its images, pagemaps without the ranges we fill, and the remaining pages."""
+"""What CRIU is served from an archive: its images, pagemaps without the ranges that we fill, and the other pages."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from dynamo_entry.fill.plan import Plan
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.storage.base import Bytes
 
-#: Read piece by piece; all other kinds are small. Those that a restore has to look into are among the latter.
+#: Images that are read piece by piece. All others are small, and those that a restore has to decode are among them.
 _LARGE = (f"{CRIU}pages-", f"{CRIU}ghost-file-")
 
-#: Of the small ones together: decoded they take several times that, and hardly any compress better than the factor.
+#: The bound of all small images together: decoded they take several times as much. Hardly any image compresses better than
+#: the factor.
 _MOST_BYTES, _BASE_BYTES, _TIMES_THE_ARCHIVE = 256 << 20, 3 << 20, 4
 
 
 class Images:
-    """Reads images by CRIU's names."""
+    """Reads images by the names that CRIU gave them."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -45,11 +46,11 @@ class Images:
         return Source(frozenset(name[len(CRIU) :] for name in self._names), self.read, self._piece)
 
     def read(self, name: str) -> bytes:
-        """A small image. Raises KeyError where it is not there."""
+        """A small image. Raises KeyError if there is none of that name."""
         return self._small[CRIU + name]
 
     def stream(self, name: str, *, ahead: int) -> Iterable[Any] | None:
-        """An image as it is, or None; of a large one, up to ``ahead`` chunks are made ready beforehand."""
+        """An image as it is, or None. Of a large one, up to ``ahead`` chunks are made ready in advance."""
         stream = CRIU + name
         if stream in self._small:
             return (self._small[stream],)
@@ -63,15 +64,15 @@ class Images:
         )
 
 
-#: Pages that are fetched before CRIU asks for them; the worker is to stay below 300 MiB.
+#: How many bytes of pages are fetched before CRIU asks for them: the worker is to stay below 300 MiB.
 _EARLY_BYTES = 48 << 20
 
-#: Chunks of them made ready beforehand.
+#: How many chunks of them are made ready in advance.
 _EARLY_AHEAD = 4
 
 
 class Skeleton:
-    """The images of ``plan`` that differ from those in ``archive``, and all images of pages."""
+    """Serves the images that ``plan`` changed, and all images of pages."""
 
     def __init__(self, archive: Archive, plan: Plan, source: Source) -> None:
         self._archive = archive
@@ -87,14 +88,14 @@ class Skeleton:
         self._early: dict[str, Future[bytearray]] = {}
 
     def fetch_early(self) -> None:
-        """Fetch pages before CRIU asks for them: it asks for one image, waits for it, and asks for the next."""
+        """Fetch pages before CRIU asks for them: it asks for one image, waits for that, and then asks for the next."""
         wanted = {CRIU + name: self._pages[name] for name in _that_fit(self._pages)}
         self._early = {stream: Future() for stream in wanted}
         pieces = self._archive.ranges_of(wanted, ahead=_EARLY_AHEAD)
         threading.Thread(target=_fetch, args=(pieces, dict(self._early)), name="early", daemon=True).start()
 
     def image(self, name: str, *, ahead: int) -> Iterable[Bytes] | None:
-        """The bytes of one of them, up to ``ahead`` chunks made ready beforehand; None for any other image."""
+        """The bytes of one of these images; None for any other. Up to ``ahead`` chunks are made ready in advance."""
         if name in self._pagemaps:
             return (self._pagemaps[name],)
         if name in self._heads:

@@ -9,7 +9,7 @@ from dynamo_entry.fill.ranges import Range
 
 PAGE = 4096
 
-#: criu/include/pagemap.h: PE_PRESENT, and PE_LAZY for what userfaultfd could bring in later: pages of private
+#: criu/include/pagemap.h: PE_PRESENT; and PE_LAZY for what a userfaultfd could bring in later: pages of private
 #: anonymous memory that nothing needs before the task runs.
 PRESENT, LAZY = 4, 2
 
@@ -21,7 +21,7 @@ MADV_HUGEPAGE = 14
 
 
 class Run(NamedTuple):
-    """Neighbouring pages with the same flags: addresses, and where the bytes lie in the pages image."""
+    """Adjacent pages with the same flags: their addresses, and where their bytes lie in the pages image."""
 
     start: int
     end: int
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
 
 class Pagemap(NamedTuple):
-    """A pagemap image, by name, and the pages image that it describes."""
+    """A pagemap image's name, what it says, and the number of the pages image that it describes."""
 
     name: str
     pages_id: int
@@ -43,7 +43,7 @@ class Pagemap(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """One mapping of a process; ``inode`` is the shared memory's (see SharedMemory), 0 for any other kind.
+    """One mapping of a process. ``inode`` is that of the shared memory (see SharedMemory), 0 for any other kind.
 
     ``advice``: a bit for each of madvise(2)'s numbers.
     """
@@ -57,9 +57,9 @@ class Mapping(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process that has memory; ``descriptors`` are (number, inode) of open shared memory.
+    """A process that has memory. ``descriptors`` are (number, inode) of shared memory that it has open.
 
-    ``reserved`` is what CRIU writes after all pages. ``is_stopped``: by job control, when it was frozen.
+    ``reserved``: ranges that CRIU writes after all pages. ``is_stopped``: by job control, when it was frozen.
     """
 
     pid: int
@@ -73,7 +73,7 @@ class Process(NamedTuple):
 
 
 class SharedMemory(NamedTuple):
-    """A memfd, or the nameless one behind MAP_SHARED|MAP_ANONYMOUS; its pagemap's addresses are file offsets."""
+    """A memfd, or the nameless file behind MAP_SHARED|MAP_ANONYMOUS. Addresses in its pagemap are file offsets."""
 
     inode: int
     seals: int
@@ -83,10 +83,10 @@ class SharedMemory(NamedTuple):
 
 
 class Unlinked(NamedTuple):
-    """An unlinked file that is still in use, in /dev/shm above all.
+    """An unlinked file that is still in use, usually in /dev/shm.
 
-    Its image holds the bytes themselves: ``runs`` says where in it, by file offset. ``head_bytes`` of it make
-    CRIU create the file in its size, empty.
+    Its image holds the bytes themselves, and ``runs`` says where, by file offset. From the first ``head_bytes`` of the
+    image CRIU creates the file, empty, in its size.
     """
 
     inode: int
@@ -97,7 +97,7 @@ class Unlinked(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """All of it."""
+    """The whole tree: its processes, and the shared memory that they use."""
 
     processes: list[Process]
     shared: list[SharedMemory]

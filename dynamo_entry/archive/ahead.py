@@ -1,4 +1,4 @@
-"""Reading ahead of those who want chunks: as many reads at once as the store likes, no more memory than allowed."""
+"""Reads chunks before they are needed: as many reads at once as suit the store, within a budget of memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple, Protocol
 from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.storage.base import Bytes, Store
 
-#: Rather read and thrown away than asked for around: in the time of a request a store sends about as much.
+#: A gap up to this size is read and thrown away: a request of its own would take as long as these bytes.
 GAP_BYTES = 256 << 10
 
-#: Runs of zeros need no read; a span, and a look ahead, end after this many chunks, so that a long run is never listed whole.
+#: Chunks of zeros need no read. A span, and a look ahead, end after this many chunks, so that a long run is never listed whole.
 MOST_WANTED = 256
 
 
 class Wanted(NamedTuple):
-    """Chunk ``number`` of a stream; ``chunk`` is where it lies, None for one that is all zeros."""
+    """Chunk ``number`` of a stream. ``chunk`` is its place, None for a chunk of zeros."""
 
     name: str
     number: int
@@ -27,14 +27,14 @@ class Wanted(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One read, and what is wanted of it, in the order of the wish. Length 0: there is nothing to read."""
+    """One read, and the chunks that are wanted from it, in the order in which they were asked for. Length 0: nothing to read."""
 
     offset: int
     length: int
     wanted: tuple[Wanted, ...]
 
     def stored(self, entry: Wanted, data: memoryview) -> memoryview:
-        """The bytes of one of ``wanted`` in the span's."""
+        """The bytes of one of ``wanted``, out of those of the span."""
         if entry.chunk is None:
             return data[:0]
         start = entry.chunk.offset - self.offset
@@ -44,7 +44,7 @@ class Span(NamedTuple):
 def spans(wanted: Iterable[Wanted], read_bytes: int) -> Iterator[Span]:
     """Spans of at most ``read_bytes``, or of one chunk, that together hold all of ``wanted``, in its order.
 
-    Chunks that were stored out of order, by threads that compressed them at the same time, are neighbours, too.
+    A span may also join chunks that lie in another order, because threads compressed them at the same time.
     """
     inside: list[Wanted] = []
     start = end = 0
@@ -63,24 +63,24 @@ def spans(wanted: Iterable[Wanted], read_bytes: int) -> Iterator[Span]:
 
 
 def _reach(entry: Wanted, start: int, end: int) -> tuple[int, int]:
-    """From where to where a read goes that takes ``entry`` along."""
+    """Start and end of a read that is extended to include ``entry``."""
     if entry.chunk is None:
         return start, end
     first, last = entry.chunk.offset, entry.chunk.offset + entry.chunk.stored_length
     return (min(first, start), max(last, end)) if end else (first, last)
 
 
-#: In the time in which the slowest file systems answer, 10 ms, the fastest deliver about as much.
+#: About what the fastest file systems deliver in the 10 ms in which the slowest ones answer.
 DIRECT_AHEAD_BYTES = 32 << 20
 
-#: A chunk's turn: what was wanted and its stored bytes, or None if the caller has to read them.
+#: A chunk that was taken: what was wanted, and its stored bytes, or None if the caller has to read them.
 Arrival = tuple[Wanted, Bytes | None]
 
 
 class Budget:
-    """How many bytes may be on their way or waiting, for all that share it. Thread-safe.
+    """How many bytes all readers together may have on their way or waiting. Thread-safe.
 
-    Each reader may always have one read under way, however little is left, so that none waits for another.
+    Each reader may have one read under way however little is left, so that none waits for another.
     """
 
     def __init__(self, limit: int) -> None:
@@ -89,7 +89,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, length: int, *, is_first: bool) -> bool:
-        """Whether there is room; it is taken then."""
+        """Take that much of the budget; False if too little is left."""
         with self._lock:
             if self._held + length > self._limit and not is_first:
                 return False
@@ -97,13 +97,13 @@ class Budget:
             return True
 
     def give_back(self, length: int) -> None:
-        """What was taken is no longer needed."""
+        """Give back what was taken."""
         with self._lock:
             self._held -= length
 
 
 class Lane:
-    """Threads for as many reads at once as a store likes, and what they may have on its way or waiting."""
+    """Threads for as many reads at once as suit a store, and their budget."""
 
     def __init__(self, store: Store, limit_bytes: int) -> None:
         self.threads = store.parallel_reads if store.read_bytes else 0
@@ -115,17 +115,17 @@ class Source(Protocol):
     """Where chunks come from, one after another. Thread-safe."""
 
     def take(self, *, in_order: bool) -> Arrival | None:
-        """The next chunk, or the next that is there; waits for it. None: there are no more. Raises StorageError."""
+        """Wait for the next chunk, or the next that has arrived. None: there are no more. Raises StorageError."""
 
     def is_ready(self) -> bool:
-        """Whether the next chunk in order can be had without waiting."""
+        """Whether the next chunk in order can be taken without waiting."""
 
     def close(self) -> None:
-        """No more is wanted; a waiting caller gets None."""
+        """Stop reading. A caller that waits gets None."""
 
 
 class Direct:
-    """Chunks are read by the caller that takes them; ``store`` hears beforehand what is coming, DIRECT_AHEAD_BYTES of it."""
+    """Chunks are read by the caller that takes them. ``store`` is told in advance which DIRECT_AHEAD_BYTES come next."""
 
     def __init__(self, store: Store, wanted: Iterable[Wanted]) -> None:
         self._store = store
@@ -169,9 +169,9 @@ def _stored_length(entry: Wanted | None) -> int:
 
 
 class Ahead:
-    """Reads spans of up to ``read_bytes`` in a lane's threads, as many beforehand as its budget has room for.
+    """Reads spans of up to ``read_bytes`` in a lane's threads, as many in advance as its budget allows.
 
-    The first failure of a read is raised from every ``take`` from then on.
+    The first error of a read is raised by every ``take`` from then on.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class Ahead:
 
 
 class _Read:
-    """One span on its way, or there and not yet wholly taken."""
+    """One span that is being read, or that was read and not yet wholly taken."""
 
     def __init__(self, span: Span) -> None:
         self.span = span

@@ -1,4 +1,4 @@
-"""What happens to the bytes of one chunk: zero test, probe, compression, digest, and the way back."""
+"""The bytes of one chunk: zero test, probe, compression and digest, and decompression."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
 
-#: How a chunk's bytes are stored; the numbers are part of the format. A sealed chunk is SEALED more.
+#: How a chunk's bytes are stored. The numbers are part of the format; SEALED is added to that of an encrypted chunk.
 RAW, ZSTD, PLANES = 0, 1, 4
 SEALED = 2
 KINDS = (RAW, ZSTD, PLANES)
 
 DIGEST_BYTES = 32
 
-#: A chunk is worth storing compressed when it shrinks by an eighth: below, the read costs more than it saves.
+#: A chunk is stored compressed if it shrinks by an eighth: with less, decompression costs more than the shorter read saves.
 _WORTH = 7 / 8
 
-#: The probe looks at samples, which compress worse than the whole; so it gives up only well above _WORTH.
+#: The probe looks at samples, which compress worse than the whole chunk; so it gives up only well above _WORTH.
 _HOPELESS = 31 / 32
 _SAMPLES, _SAMPLE_BYTES = 8, 8192
 
-#: Even and odd bytes are compressed apart when that makes a sixteenth less of the samples.
+#: Even and odd bytes are compressed separately if that makes the samples a sixteenth smaller.
 _WORTH_APART = 15 / 16
 
 #: For one plane: few long matches are looked for, since the short ones among exponents cost more than Huffman's code for
@@ -40,7 +40,7 @@ _PLANE = zstandard.ZstdCompressionParameters(
 #: The length of the even bytes' frame, which comes first.
 _PREFIX_BYTES = 4
 
-#: It keeps up with what CRIU delivers on two cores. Higher ones are slower and leave more of an engine's weights (bf16).
+#: This level keeps up with CRIU on two cores. Higher levels are slower, and make an engine's weights (bf16) larger.
 _LEVEL = 1
 _LEVELS = range(-50, 20)
 
@@ -50,14 +50,14 @@ _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Compression(NamedTuple):
-    """How chunks are compressed: a zstd level, or None for not at all; even and odd bytes apart where that is less."""
+    """How chunks are compressed: a zstd level, or None for not at all; even and odd bytes separately if that is smaller."""
 
     level: int | None
     planes: bool = False
 
     @classmethod
     def parse(cls, text: str, *, is_remote: bool = False) -> Compression:
-        """``none``, ``zstd``, ``zstd:LEVEL``, ``planes`` or ``auto``, for a store that answers requests or for a volume.
+        """The value of COMPRESSION: ``none``, ``zstd``, ``zstd:LEVEL``, ``planes``, or ``auto``, which depends on the kind of store.
 
         Raises SettingsError.
         """
@@ -80,7 +80,7 @@ class Compression(NamedTuple):
         )
 
     def working_bytes(self, chunk_size: int) -> int:
-        """What one thread needs beside the chunk it compresses: zstd's tables and the output."""
+        """The memory that one thread needs besides the chunk it compresses: zstd's tables and the output."""
         if self.level is None:
             return 0
         parameters = zstandard.ZstdCompressionParameters.from_level(self.level, source_size=chunk_size)
@@ -96,7 +96,7 @@ class Encoder:
         self._local = threading.local()
 
     def encode(self, raw: memoryview) -> tuple[int, Bytes]:
-        """The codec and the bytes to store: ``raw`` itself where compression does not pay."""
+        """The codec and the bytes to store: ``raw`` itself if compression is not worth it."""
         if self._compression.level is None:
             return RAW, raw
         if not hasattr(self._local, "tools"):
@@ -118,7 +118,7 @@ class _Tools:
         self._copy = bytearray()
 
     def apart(self, raw: Bytes) -> bytes:
-        """Codec PLANES."""
+        """The bytes to store with the codec PLANES."""
         # A bytearray takes slices with a step ten times as fast as a view of other memory.
         length = len(raw)
         if len(self._copy) < length:
@@ -130,7 +130,7 @@ class _Tools:
 
 
 def _promising(raw: memoryview, tools: _Tools, *, planes: bool) -> int:
-    """The codec that makes least of samples; RAW where none makes much of them."""
+    """The codec that makes the samples smallest; RAW if none makes them small enough."""
     if len(raw) <= _SAMPLES * _SAMPLE_BYTES:
         return ZSTD
     step = len(raw) // _SAMPLES & ~1  # even places stay even
@@ -144,7 +144,7 @@ def _promising(raw: memoryview, tools: _Tools, *, planes: bool) -> int:
 
 
 def is_zero(raw: memoryview) -> bool:
-    """Whether a writable buffer holds nothing but zero bytes; leaves at the first other one."""
+    """Whether a writable buffer holds only zero bytes. Returns at the first other one."""
     address = ctypes.addressof(ctypes.c_char.from_buffer(raw))
     head = min(len(raw), len(_ZERO_PAGE))
     if _memcmp(address, _ZERO_PAGE, head):
@@ -161,7 +161,7 @@ def digest(stored: Bytes) -> bytes:
 def decode(codec: int, stored: Bytes, raw_length: int, buffers: Buffers) -> Bytes:
     """The raw bytes of a verified chunk, exactly ``raw_length`` of them.
 
-    Raises Corrupt for a frame that declares or holds another length.
+    Raises Corrupt if the frame declares or holds another length.
     """
     if codec == RAW:
         return stored

@@ -1,4 +1,4 @@
-"""The keys of a pod, from files: secrets that seal and open archives, and what signs and verifies them."""
+"""The keys of a pod, read from files: secrets that seal and open archives, and keys that sign and verify them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dynamo_entry.scratch import read_given
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-#: Shorter content of a key file can be guessed; so can one of fewer different bytes (32 random ones have some 30).
+#: A key file with less content can be guessed, and so can one with fewer different bytes (32 random bytes have some 30).
 _KEY_BYTES, _KEY_VARIETY = 32, 12
 
-#: In front of what is signed: a signature of these keys for anything else says nothing about an archive.
+#: Put before what is signed, so that no signature made with these keys for another purpose is valid for an archive.
 _SIGNED = b"dynamo-entry manifest\n"
 
 _HINT = "create one with: head -c 32 /dev/urandom >FILE, and mount it from a secret"
@@ -23,7 +23,7 @@ _VERIFY_HINT = "get it from the private key with: openssl pkey -in PRIVATE -pubo
 
 
 class Signer(NamedTuple):
-    """A private key, and the number of its public one."""
+    """A private key, and the short name of its public key."""
 
     key: Ed25519PrivateKey
     number: str
@@ -34,7 +34,7 @@ class Signer(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """The first of ``secrets`` seals, all of them open. With ``verifiers`` an archive must bear one's signature."""
+    """The first of ``secrets`` seals; all of them open. If there are ``verifiers``, one of them must have signed an archive."""
 
     secrets: tuple[bytes, ...] = ()
     signer: Signer | None = None
@@ -42,13 +42,13 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, key: Keys | bytes | None) -> Keys:
-        """One secret is enough for many."""
+        """Keys that have only secrets, or none."""
         if isinstance(key, Keys):
             return key
         return cls((key,)) if key else cls()
 
     def verify(self, manifest: bytes, number: str, signature: bytes) -> None:
-        """Raises Incompatible where it was not signed by one of ``verifiers``."""
+        """Raises Incompatible if none of ``verifiers`` made the signature."""
         if not self.verifiers:
             return
         if not signature:
@@ -71,9 +71,9 @@ class Keys(NamedTuple):
 
 
 def read_keys(key_file: str, sign_key_file: str = "", verify_key_file: str = "") -> Keys:
-    """From files, or directories of files; none where no path is given. Raises SettingsError.
+    """Read the keys from files, or from directories of files. An empty path: no keys. Raises SettingsError.
 
-    Who signs and is given no public keys trusts what it signed itself.
+    A pod that signs, and has no public keys, trusts what it signed itself.
     """
     secrets = tuple(_checked(path, data) for path, data in _files(key_file, "key", _HINT))
     signer = None
@@ -89,7 +89,7 @@ def read_keys(key_file: str, sign_key_file: str = "", verify_key_file: str = "")
 
 
 def _files(path: str, what: str, hint: str) -> list[tuple[str, bytes]]:
-    """The content of a file, or of all in a directory but hidden ones (Kubernetes' links), by name."""
+    """The content of a file, or of all files in a directory, by name; hidden ones (Kubernetes' links) are left out."""
     if not path:
         return []
     try:

@@ -17,14 +17,14 @@ from dynamo_entry.archive.streams import Layout
 from dynamo_entry.errors import Corrupt, Incompatible
 
 MAGIC = "dynamo-entry-archive"
-#: Of archives that show what they are, and of those whose head is sealed.
+#: Format versions: of plain archives, and of those whose head is sealed.
 VERSION, SEALED_VERSION = 1, 2
 
-#: How much larger the version is of an archive some of whose chunks are shared, or of other lengths than the rest.
+#: Added to the version of an archive in which chunks are shared, or have lengths of their own.
 SHARING = 2
 _VERSIONS = (VERSION, SEALED_VERSION, VERSION + SHARING, SEALED_VERSION + SHARING)
 
-#: The stream of a sealed archive that has its head.
+#: The stream that holds the head of a sealed archive.
 HEAD_STREAM = "head.json"
 
 FORMAT_MEMBER = "dynamo/format.json"
@@ -41,7 +41,8 @@ TRAILER_BYTES = 2 * tar.BLOCK + len(tar.END)
 #: About 3 TiB of dense chunks.
 _MANIFEST_LIMIT_BYTES = 64 << 20
 
-#: Streams may be empty; what else a manifest says is of chunks, and each of those takes 4 KiB of the archive or more.
+#: The number of streams, which may be empty. Everything else in a manifest describes chunks, each of which takes at least
+#: 4 KiB of the archive.
 _STREAMS_LIMIT = 100_000
 HEAD_LIMIT_BYTES = 4 << 20
 _BASE_BYTES, _BYTES_A_CHUNK = 24 << 20, 512
@@ -59,7 +60,7 @@ _Size = Annotated[int, Meta(ge=0, le=1 << 62)]
 
 
 class Chunk(Struct, frozen=True, array_like=True, gc=False):
-    """Where one chunk lies in the archive, and the digest of what lies there."""
+    """Where one chunk is in the archive, and the digest of what is stored there."""
 
     offset: _Size
     stored_length: _Size
@@ -68,9 +69,9 @@ class Chunk(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Stream(Struct, frozen=True, omit_defaults=True):
-    """A named byte sequence: its size, and its chunks in order; a number is that many all-zero chunks.
+    """A named byte sequence: its size, and its chunks in order. A number stands for that many chunks of zeros.
 
-    ``sizes`` are runs of (count, raw length) where the chunks have lengths of their own.
+    ``sizes``: runs of (count, raw length), if the chunks have lengths of their own.
     """
 
     size: _Size
@@ -80,12 +81,12 @@ class Stream(Struct, frozen=True, omit_defaults=True):
     )
 
     def layout(self, chunk_size: int) -> Layout:
-        """Where its chunks begin and end."""
+        """Where the stream's chunks begin and end."""
         return Layout(self.sizes) if self.sizes else Layout.regular(self.size, chunk_size)
 
 
 class Head(Struct, frozen=True, kw_only=True):
-    """What the creator knows about the checkpoint. All of it is optional, so that it can grow."""
+    """What the creator says about the checkpoint. Every field is optional, so that more can be added."""
 
     hash: str = ""
     created_at: str = ""
@@ -103,7 +104,7 @@ class Head(Struct, frozen=True, kw_only=True):
 
 
 class _Document(Struct, frozen=True, kw_only=True):
-    """A manifest whose head is not decoded yet."""
+    """A manifest with its head not decoded yet."""
 
     version: int
     creator: str
@@ -138,7 +139,7 @@ class Signed(Struct, frozen=True):
 
 
 class Location(Struct, frozen=True, omit_defaults=True):
-    """Where the manifest's JSON lies, and how it is known to be the creator's."""
+    """Where the manifest's JSON is, and what authenticates it."""
 
     offset: _Size
     length: _Size
@@ -176,12 +177,12 @@ def trailer_json(location: Location, version: int = VERSION) -> bytes:
 
 
 def digest_text(data: bytes) -> str:
-    """A digest as it is written for people: the manifest's is the identity of the archive."""
+    """A digest as text. That of the manifest is the identity of the archive."""
     return f"blake3:{codec.digest(data).hex()}"
 
 
 def is_stream_name(name: str) -> bool:
-    """Whether a stream may be called that: relative, plain ASCII, no empty, ``.`` or ``..`` part."""
+    """Whether a stream may have that name: relative, plain ASCII, without an empty, ``.`` or ``..`` part."""
     parts = name.split("/")
     return len(name) <= _NAME_LIMIT and bool(_NAME.fullmatch(name)) and not {".", ".."}.intersection(parts)
 
@@ -201,9 +202,9 @@ def looks_like_ours(start: bytes) -> bool:
 
 
 def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
-    """The manifest's place according to the last TRAILER_BYTES, or None where they are no trailer.
+    """The manifest's place according to the last TRAILER_BYTES; None if these are not a trailer.
 
-    Raises Incompatible for another version of the format, Corrupt for a trailer that lies.
+    Raises Incompatible for another version of the format, Corrupt for a trailer that contradicts itself.
     """
     if not trailer.startswith(TRAILER_MEMBER.encode() + b"\0") or not trailer.endswith(tar.END):
         return None
@@ -236,9 +237,9 @@ def _check_version(version: int) -> None:
 
 
 def _checked_seal(data: bytes, location: Location, secrets: tuple[bytes, ...]) -> Seal | None:
-    """The seal that the manifest in ``data`` was found to bear; None where neither key nor seal is there.
+    """The seal of the manifest in ``data``, checked; None if there is neither a key nor a seal.
 
-    Raises Incompatible where only one of them is, or they do not belong together.
+    Raises Incompatible if there is only one of the two, or if they do not belong together.
     """
     if location.seal is None and not secrets:
         return None
@@ -259,7 +260,7 @@ def _checked_seal(data: bytes, location: Location, secrets: tuple[bytes, ...]) -
 
 
 def parse(data: bytes, location: Location, keys: Keys = NO_KEYS) -> tuple[Manifest, Seal | None]:
-    """The manifest in ``data``, checked in itself, against its place and the keys, and what opens its chunks.
+    """The manifest in ``data``, checked for itself, against its place and the keys; and the seal that opens its chunks.
 
     Raises Corrupt, Incompatible.
     """
@@ -279,7 +280,7 @@ def parse(data: bytes, location: Location, keys: Keys = NO_KEYS) -> tuple[Manife
 
 
 def _decode(data: bytes, offset: int) -> Manifest:
-    """Raises ValueError, MsgspecError for anything but a manifest in proportion to ``offset`` bytes of chunks."""
+    """Raises ValueError, MsgspecError if it is not a manifest, or is too large for ``offset`` bytes of chunks."""
     check_items(data, _BASE_ITEMS + _ITEMS_A_CHUNK * (offset // tar.ALIGNMENT))
     document = msgspec.json.decode(data, type=_Document)
     if len(document.streams) > _STREAMS_LIMIT:
@@ -292,21 +293,21 @@ def _decode(data: bytes, offset: int) -> Manifest:
 
 
 def check_items(document: bytes, most: int) -> None:
-    """Raises ValueError for a JSON document that may have more than ``most`` values, each of which takes memory."""
+    """Raises ValueError if a JSON document may have more than ``most`` values, each of which takes memory."""
     items = sum(document.count(mark) for mark in (b",", b"[", b"{"))
     if items > most:
         raise ValueError(f"it has {items} items, at most {most} are taken")
 
 
 def decode_head(data: bytes | msgspec.Raw) -> Head:
-    """Raises ValueError, MsgspecError for anything but a head."""
+    """Raises ValueError, MsgspecError if it is not a head."""
     if len(data) > HEAD_LIMIT_BYTES:
         raise ValueError(f"its head has {len(data)} bytes, at most {HEAD_LIMIT_BYTES} are taken")
     return msgspec.json.decode(data, type=Head)
 
 
 def open_head(manifest: Manifest, data: bytes) -> Manifest:
-    """With the head that was sealed. Raises Corrupt."""
+    """The manifest with the head that was sealed. Raises Corrupt."""
     try:
         check_items(data, _BASE_ITEMS)
         head = decode_head(data)
@@ -316,12 +317,12 @@ def open_head(manifest: Manifest, data: bytes) -> Manifest:
 
 
 def is_sealed(manifest: Manifest) -> bool:
-    """Whether its head is in a stream of its own."""
+    """Whether the head is sealed, in a stream of its own."""
     return manifest.version in (SEALED_VERSION, SEALED_VERSION + SHARING)
 
 
 def shown(head: Head) -> Head:
-    """What of the head of a sealed archive everybody may see."""
+    """The part of a sealed archive's head that everybody may see."""
     return Head(hash=head.hash, created_at=head.created_at)
 
 
@@ -342,7 +343,7 @@ def _check_streams(manifest: Manifest) -> None:
 
 
 def _check_sizes(manifest: Manifest, name: str, stream: Stream) -> None:
-    """Chunks of other lengths are whole pages, but for the last one."""
+    """Raises Corrupt unless chunks with lengths of their own are whole pages, all but the last one."""
     if not stream.sizes:
         return
     if manifest.version <= SHARING:
@@ -354,9 +355,9 @@ def _check_sizes(manifest: Manifest, name: str, stream: Stream) -> None:
 
 
 def _placed(manifest: Manifest) -> list[Chunk]:
-    """Every stored chunk once, in the order of places. Raises Corrupt.
+    """Every stored chunk once, in the order of their places. Raises Corrupt.
 
-    One that several streams refer to is the same for all of them, its raw length included.
+    A chunk that several streams refer to must be the same in all of them, including its raw length.
     """
     found: dict[int, tuple[Chunk, int]] = {}
     for name, stream in manifest.streams.items():
@@ -381,7 +382,7 @@ def _placed(manifest: Manifest) -> list[Chunk]:
 
 
 def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
-    """Every chunk lies between the first member and the manifest, aligned, and over no other."""
+    """Raises Corrupt unless every chunk is between the first member and the manifest, aligned, and overlaps no other."""
     longest = manifest.chunk_size + (OVERHEAD_BYTES if sealed else 0)
     chunks = _placed(manifest)
     free = tar.ALIGNMENT

@@ -1,4 +1,4 @@
-"""An archive at random access: two small reads to open it, then any chunk by any thread, verified first."""
+"""Random access to an archive: two small reads open it, then any thread can read any chunk, which is verified first."""
 
 from __future__ import annotations
 
@@ -27,47 +27,47 @@ from dynamo_entry.storage.base import Bytes, Store
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-#: One read of the end serves trailer, manifest and what the writer kept back, for most archives of up to 10 GiB.
+#: One read of the end gets trailer, manifest and the small streams, for most archives of up to 10 GiB.
 _TAIL_BYTES = 1 << 20
 
 #: Each thread may hold a stored and a decompressed chunk, 8 MiB.
 _THREADS_LIMIT = 8
 
-#: What may be on its way or waiting, for all streams that are read in order, and for all of ``fetch``.
+#: How much may be on its way or waiting: for all streams that are read in order, and for all of ``fetch``.
 _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
-#: Chunks with more than one place that stay at hand: whoever wants one next does so at about the same time.
+#: How many chunks that are used in several places are kept: the next use comes at about the same time.
 _RECENT_CHUNKS = 8
 
-#: What is read whole, and not chunk by chunk: all small images together, by far.
+#: The bound of streams that are read as a whole, and not chunk by chunk: far more than all small images together.
 READ_BYTES = 256 << 20
 
 _HINT = "the archive is damaged: remove it and create the checkpoint again"
 
 
 class Near(Protocol):
-    """A place nearer than the store whose bytes may be wrong: ``storage.node_cache``."""
+    """A cache nearer than the store, whose bytes may be wrong: ``storage.node_cache``."""
 
     def read_range(self, offset: int, length: int) -> Bytes:
         """As the store's."""
 
     def read_again(self, offset: int, length: int) -> Bytes:
-        """From the store: what came from here was wrong."""
+        """Read from the store, because the bytes of ``read_range`` were wrong."""
 
     def report(self) -> Mapping[str, int | str]:
-        """What it was good for, as fields of a log line."""
+        """What the cache has saved, as fields of a log line."""
 
     def stop_waiting(self) -> None:
-        """Every read returns soon."""
+        """Make every read return soon."""
 
     def close(self) -> None:
-        """Nobody reads any more."""
+        """Close it; nobody may read any more."""
 
 
 class Archive:
-    """An archive in ``store``, which it closes with itself. Any number of threads may use it at once.
+    """An archive in ``store``, which is closed with it. Any number of threads may use it at the same time.
 
-    ``digest`` is the manifest's, which covers those of all chunks: it names the content of the archive.
+    ``digest`` is that of the manifest, which has the digests of all chunks: so it identifies the archive's content.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Archive:
         self._recent = _Recent(content)
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
-        # Somebody waits for what is read in order: it must not queue behind gigabytes that are merely wanted.
+        # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
         self._in_order_lane, self._fetch_lane = Lane(store, _IN_ORDER_BYTES), Lane(store, _FETCH_BYTES)
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
-        # Never touched memory: every zero chunk is a view of it, and it takes none.
+        # Memory that is never touched, and so takes none: every chunk of zeros is a view of it.
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
 
     @classmethod
@@ -105,9 +105,8 @@ class Archive:
     ) -> Archive:
         """Read and check the manifest; ``threads`` verify and decompress, by default one a processor, 2 to 8.
 
-        ``near`` makes of store, digest and size what chunks are read through, and is closed with the archive.
-
-        Stores that are not mapped are read by threads of their own, as many as ``Store.parallel_reads`` says.
+        ``near`` makes, from store, digest and size, the cache through which chunks are read; it is closed with the
+        archive. A store that is not mapped is read by threads of its own, as many as ``Store.parallel_reads`` says.
 
         Raises Incompatible for another format version, key, hash or digest than the expected one, Corrupt for
         anything that is not a complete archive, StorageError otherwise.
@@ -168,48 +167,48 @@ class Archive:
         return name in self._tables
 
     def size_of(self, name: str) -> int:
-        """The raw size of a stream in bytes. Raises Corrupt where it is missing."""
+        """The raw size of a stream in bytes. Raises Corrupt if it is missing."""
         return self._table(name).size
 
     def count_of(self, name: str) -> int:
-        """How many chunks a stream has. Raises Corrupt where it is missing."""
+        """The number of chunks of a stream. Raises Corrupt if it is missing."""
         return self._table(name).count
 
     def parts(self, name: str, start: int, end: int) -> Iterator[Part]:
-        """The chunks of a stream that hold its bytes from ``start`` to ``end``. Raises Corrupt where it is missing."""
+        """The chunks of a stream that hold its bytes from ``start`` to ``end``. Raises Corrupt if it is missing."""
         return self._table(name).layout.parts(start, end)
 
     def chunk(self, name: str, index: int) -> Bytes:
         """Chunk ``index`` of a stream, verified and decompressed; it may be a view of the stored bytes.
 
-        Raises Corrupt where it is missing, damaged or of another length than it should have.
+        Raises Corrupt if it is missing, damaged, or has another length than it should.
         """
         return self._raw(self._wanted(name, index), None)
 
     def read(self, name: str, *, most: int = READ_BYTES) -> bytes:
-        """A whole stream, of at most so many bytes. Raises Corrupt like ``chunk``, and for a larger one."""
+        """A whole stream. Raises Corrupt as ``chunk`` does, and if it has more than ``most`` bytes."""
         self._check_sizes([name], most)
         return b"".join(self.chunk(name, index) for index in range(self.count_of(name)))
 
     def chunks(self, name: str, *, ahead: int = 2) -> Iterator[Bytes]:
-        """The chunks of a stream in order, up to ``ahead`` of them made ready while the caller has one.
+        """The chunks of a stream in order; up to ``ahead`` of them are made ready while the caller uses one.
 
-        Raises Corrupt like ``chunk``, at once where the stream is missing.
+        Raises Corrupt as ``chunk`` does; at once if the stream is missing.
         """
         jobs = ((name, index) for index in range(self.count_of(name)))
         return self._in_order(jobs, ahead)
 
     def ranges(self, name: str, wanted: list[tuple[int, int]], *, ahead: int = 2) -> Iterator[Bytes]:
-        """The bytes of a stream in the ranges ``wanted``, which are (start, end), sorted and disjoint.
+        """The bytes of a stream in the ranges ``wanted``: (start, end), sorted and disjoint.
 
-        Like ``chunks``, but only what is needed is read.
+        Works as ``chunks``, but reads only what is needed.
         """
         return (piece for _, piece in self.ranges_of({name: wanted}, ahead=ahead))
 
     def ranges_of(
         self, wanted: Mapping[str, list[tuple[int, int]]], *, ahead: int = 2
     ) -> Iterator[tuple[str, Bytes]]:
-        """Like ``ranges`` for one stream after another: names, and bytes."""
+        """As ``ranges``, for one stream after another: yields names and bytes."""
         slices = (
             ((name, part.number), max(start - part.start, 0), min(end - part.start, part.length))
             for name, ranges in wanted.items()
@@ -224,7 +223,7 @@ class Archive:
                 yield name, view[first:last]
 
     def read_all(self, names: Iterable[str], *, most: int = READ_BYTES) -> dict[str, bytes]:
-        """Several streams whole, read side by side, of at most so many bytes together. Raises Corrupt like ``read``."""
+        """Several whole streams, read in parallel. Raises Corrupt as ``read`` does; ``most`` is for all of them."""
         wanted = list(names)
         self._check_sizes(wanted, most)
         jobs = [(name, index) for name in wanted for index in range(self.count_of(name))]
@@ -240,11 +239,11 @@ class Archive:
             raise Corrupt(f"{what} of {size} bytes: at most {most} are read", hint=_HINT, reason="TooLarge")
 
     def fetch(self, chunks: Iterable[tuple[str, int]]) -> Fetch:
-        """Bring chunks in, given as (name, index), in about that order, for any number of threads to take."""
+        """Read chunks, given as (name, index), in about that order, for any number of threads to take."""
         return Fetch(self._source(chunks, self._fetch_lane), self._raw)
 
     def start_threads(self) -> None:
-        """Start all threads now, and not one by one when there is something to read."""
+        """Start all threads now, instead of one by one when there is something to read."""
         lanes = [(lane.pool, lane.threads) for lane in (self._in_order_lane, self._fetch_lane)]
         for pool, count in [(self._pool, self._threads), *lanes]:
             barrier = threading.Barrier(count + 1)
@@ -253,12 +252,12 @@ class Archive:
             barrier.wait()
 
     def place_of(self, name: str, index: int) -> int | None:
-        """Where chunk ``index`` of a stream lies in the archive; None for one that is all zeros."""
+        """Where chunk ``index`` of a stream is in the archive; None for a chunk of zeros."""
         chunk = self._table(name).find(index)
         return None if chunk is None else chunk.offset
 
     def verify(self, progress: Callable[[int, int], None] = lambda _done, _total: None) -> None:
-        """Read and check every chunk; ``progress`` gets the stored bytes done so far and their total.
+        """Read and check every chunk. ``progress`` is called with the stored bytes done so far and their total.
 
         Raises the first Corrupt.
         """
@@ -309,7 +308,7 @@ class Archive:
         return Wanted(name, index, self._table(name).find(index))
 
     def _raw(self, wanted: Wanted, stored: Bytes | None) -> Bytes:
-        """Verified and decompressed; read here where that did not happen yet. Raises Corrupt, StorageError."""
+        """The chunk, verified and decompressed; read here if it was not read yet. Raises Corrupt, StorageError."""
         name, index, chunk = wanted
         table = self._table(name)
         length = table.layout.part(index).length
@@ -347,39 +346,39 @@ class Archive:
 
 
 class Fetch:
-    """Chunks that come in ahead of need. Thread-safe."""
+    """Chunks that are read before they are needed. Thread-safe."""
 
     def __init__(self, source: Source, raw: Callable[[Wanted, Bytes | None], Bytes]) -> None:
         self._source = source
         self._raw = raw
 
     def take(self) -> tuple[str, int, Bytes] | None:
-        """Name, index and raw bytes of a chunk, verified in this thread; None where none is left.
+        """Name, index and raw bytes of a chunk, verified in this thread; None if none is left.
 
-        Raises Corrupt like ``Archive.chunk``, StorageError.
+        Raises Corrupt as ``Archive.chunk`` does, StorageError.
         """
         arrival = self._source.take(in_order=False)
         return None if arrival is None else (arrival[0].name, arrival[0].number, self._raw(*arrival))
 
     def close(self) -> None:
-        """No more is wanted: every ``take``, one that waits included, returns None. Idempotent."""
+        """Stop reading: every ``take`` returns None, also one that waits. Idempotent."""
         self._source.close()
 
 
 class _End(NamedTuple):
-    """What the read that opens an archive of ``size`` bytes has brought."""
+    """The end of an archive of ``size`` bytes, as read when it was opened."""
 
     size: int
     data: bytes
 
     def piece(self, offset: int, length: int) -> memoryview | None:
-        """Bytes of the archive, or None where they are not of its end."""
+        """Bytes of the archive; None if they are not in its end."""
         start = offset - (self.size - len(self.data))
         return memoryview(self.data)[start : start + length] if start >= 0 else None
 
 
 class _Recent:
-    """Chunks that have several places, verified and decompressed once for those who want them together. Thread-safe."""
+    """Chunks that are used in several places: verified and decompressed once for all that want them soon. Thread-safe."""
 
     def __init__(self, content: Manifest) -> None:
         places = Counter(
@@ -395,7 +394,7 @@ class _Recent:
         self._lock = threading.Lock()
 
     def get(self, wanted: Wanted, begin: Callable[[], Future[Bytes]]) -> Future[Bytes]:
-        """One that is at hand, or else that which ``begin`` starts."""
+        """The chunk if it is kept here, else the one that ``begin`` starts to read."""
         if wanted.chunk is None or not self.is_shared(wanted):
             return begin()
         offset = wanted.chunk.offset
@@ -408,7 +407,7 @@ class _Recent:
             return self._kept[offset]
 
     def note_verified(self, wanted: Wanted) -> None:
-        """It is mapped from the archive's file, which does not change: whoever comes later need not verify it again."""
+        """Note that the chunk is mapped from the archive's file, which does not change: it need not be verified again."""
         if wanted.chunk is not None and self.is_shared(wanted):
             self._verified.add(wanted.chunk.offset)
 
@@ -417,12 +416,12 @@ class _Recent:
         return wanted.chunk is not None and wanted.chunk.offset in self._verified
 
     def is_shared(self, wanted: Wanted) -> bool:
-        """Whether others may want it, too."""
+        """Whether the chunk is used in several places."""
         return wanted.chunk is not None and wanted.chunk.offset in self._shared
 
 
 class _Table:
-    """The chunks of one stream by index, without spelling out its runs of zeros."""
+    """The chunks of one stream by index; runs of zeros are not expanded."""
 
     def __init__(self, stream: Stream, chunk_size: int) -> None:
         self.size = stream.size

@@ -14,7 +14,7 @@ from dynamo_entry.storage.base import Bytes, Store
 #: A gap up to this size is read and thrown away: a request of its own would take as long as these bytes.
 GAP_BYTES = 256 << 10
 
-#: Chunks of zeros need no read. A span, and a look ahead, end after this many chunks, so that a long run is never listed whole.
+#: Chunks of zeros need no read. A span, and a look ahead, end after this many chunks: a long run is never listed whole.
 MOST_WANTED = 256
 
 
@@ -27,7 +27,7 @@ class Wanted(NamedTuple):
 
 
 class Span(NamedTuple):
-    """One read, and the chunks that are wanted from it, in the order in which they were asked for. Length 0: nothing to read."""
+    """One read, and the chunks that are wanted from it, in the order of the request. Length 0: nothing to read."""
 
     offset: int
     length: int

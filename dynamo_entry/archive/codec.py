@@ -57,7 +57,7 @@ class Compression(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, *, is_remote: bool = False) -> Compression:
-        """The value of COMPRESSION: ``none``, ``zstd``, ``zstd:LEVEL``, ``planes``, or ``auto``, which depends on the kind of store.
+        """A value of COMPRESSION: ``none``, ``zstd``, ``zstd:LEVEL``, ``planes``, or ``auto``, which depends on the store.
 
         Raises SettingsError.
         """

@@ -34,7 +34,7 @@ class Signer(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """The first of ``secrets`` seals; all of them open. If there are ``verifiers``, one of them must have signed an archive."""
+    """The first of ``secrets`` seals; all of them open. If there are ``verifiers``, one must have signed an archive."""
 
     secrets: tuple[bytes, ...] = ()
     signer: Signer | None = None

@@ -1,4 +1,4 @@
-"""The seal of an archive: with one key nobody reads it, and nobody makes one that a restore would run.
+"""The seal of an archive: without the key nobody can read it, or make another one that a restore would run.
 
 From the content of a key file and the archive's own random salt HKDF-SHA256 (RFC 5869) derives two keys: one
 encrypts the chunks (AES-256-GCM, NIST SP 800-38D), one authenticates the manifest (HMAC-SHA256, RFC 2104),
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 SALT_BYTES = 16
 
-#: A chunk's nonce in front of it and its tag behind.
+#: Bytes that encryption adds to a chunk: the nonce before it, and the tag after it.
 NONCE_BYTES, TAG_BYTES = 12, 16
 
-#: The place of a chunk that several streams may refer to: their manifest says where it belongs.
+#: The place of a chunk that several streams may refer to: the manifest says where it belongs.
 ANYWHERE = "", 0
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 
 
 def number(key: bytes) -> str:
-    """A short name of a secret, which says nothing about it."""
+    """A short name of a secret, which reveals nothing about it."""
     return _hmac(key, b"dynamo-entry key number")[:8].hex()
 
 
@@ -41,7 +41,7 @@ class Seal:
 
     @classmethod
     def new(cls, key: bytes) -> Seal:
-        """For an archive in the making."""
+        """The seal of a new archive."""
         return cls(key, os.urandom(SALT_BYTES))
 
     def sign(self, manifest: bytes) -> bytes:
@@ -50,7 +50,7 @@ class Seal:
 
     @classmethod
     def opened(cls, secrets: tuple[bytes, ...], salt: bytes, manifest: bytes, signature: bytes) -> Seal:
-        """That of an archive which was sealed with one of ``secrets``. Raises Incompatible."""
+        """The seal of an archive that was sealed with one of ``secrets``. Raises Incompatible."""
         from hmac import compare_digest  # noqa: PLC0415 - as below
 
         for secret in secrets:
@@ -69,7 +69,7 @@ class Seal:
         return nonce + self._cipher.encrypt(nonce, stored, _place(stream, index))
 
     def decrypt(self, sealed: Bytes, stream: str, index: int) -> bytes:
-        """The reverse. Raises Corrupt for a chunk of another key or place."""
+        """The reverse of ``encrypt``. Raises Corrupt if key or place are not those of the chunk."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as below
 
         view = memoryview(sealed)

@@ -1,7 +1,7 @@
-"""An archive in pieces that can be fetched in any order and checked one by one, for exact copies of it.
+"""An archive in segments that can be fetched in any order, and checked one by one, to make an exact copy of it.
 
-The node agent's: chunks are checked as they are stored, and never unpacked. A restore checks those that it reads
-in ``Archive._raw`` (reader.py).
+Used by the node agent: chunks are checked as they are stored, and not decompressed. A restore checks the chunks that it
+reads in ``Archive._raw`` (reader.py).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dynamo_entry.archive.reader import Archive
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.storage.base import Bytes
 
-#: A request's overhead is small beside it, and a few of them fit into any memory limit.
+#: Large enough to make a request's overhead small, and small enough for a few of them to fit into any memory limit.
 SEGMENT_BYTES = 8 << 20
 
 
 class Segment(NamedTuple):
-    """The bytes from ``offset`` on, with all ``chunks`` that lie in them."""
+    """The bytes that begin at ``offset``, and all ``chunks`` that they contain."""
 
     offset: int
     length: int
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 
 
 def segments(archive: Archive, *, size: int = SEGMENT_BYTES) -> Iterator[Segment]:
-    """Segments of about ``size`` bytes that make up the archive, from front to back."""
+    """The segments of about ``size`` bytes that make up the archive, from front to back."""
     entries = chain.from_iterable(stream.chunks for stream in archive.manifest.streams.values())
     found = {entry.offset: entry for entry in entries if isinstance(entry, Chunk)}
     chunks = [found[offset] for offset in sorted(found)]
@@ -44,9 +44,9 @@ def segments(archive: Archive, *, size: int = SEGMENT_BYTES) -> Iterator[Segment
 
 
 def check(archive: Archive, segment: Segment, data: Bytes) -> None:
-    """Raises Corrupt unless ``data`` is the segment: each chunk, and the manifest where it is the last one.
+    """Raises Corrupt unless ``data`` is the segment: every chunk is checked, and in the last segment the manifest.
 
-    Of the headers between chunks, which no restore reads, only that they are there.
+    Headers between chunks, which no restore reads, must only be there.
     """
     view = memoryview(data)
     position = 0

@@ -1,4 +1,4 @@
-"""An archive's streams: their names, and which chunk holds which of their bytes. Decides, reads nothing."""
+"""An archive's streams: their names, and which chunk holds which of their bytes. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NamedTuple
 #: Before the name of every CRIU image.
 CRIU = "criu/"
 
-#: What the container's own filesystems hold beyond the image, and what they hold no more.
+#: The filesystem delta: what the engine changed in the container's own filesystems, and the index of it.
 DELTA_TAR = "rootfs/delta.tar"
 DELTA_INDEX = "rootfs/index.json"
 
-#: CRIU's log of the dump, for people.
+#: CRIU's log of the dump, for people to read.
 DUMP_LOG = "dump.log"
 
 #: CRIU's log of a restore, in the scratch directory.
@@ -22,7 +22,7 @@ RESTORE_LOG = "restore.log"
 
 
 class Part(NamedTuple):
-    """Chunk ``number``: where it begins in its stream, and its raw length."""
+    """Chunk ``number`` of a stream: where it begins in the stream, and its raw length."""
 
     number: int
     start: int
@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 class Layout:
-    """The chunks of a stream, as runs of (count, raw length), which are never spelt out."""
+    """The chunks of a stream as runs of (count, raw length), which are never expanded."""
 
     def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
         self._runs = runs
@@ -39,7 +39,7 @@ class Layout:
 
     @classmethod
     def regular(cls, size: int, chunk_size: int) -> Layout:
-        """That of a stream whose chunks all have the same length, but for the last one."""
+        """The layout of a stream whose chunks all have the same length, except for the last one."""
         whole, rest = divmod(size, chunk_size)
         return cls([run for run in ((whole, chunk_size), (int(bool(rest)), rest)) if run[0]])
 
@@ -54,7 +54,7 @@ class Layout:
         return self._starts[-1]
 
     def part(self, number: int) -> Part:
-        """Raises IndexError where there is no such chunk."""
+        """The chunk ``number``. Raises IndexError if there is none."""
         if not 0 <= number < self.count:
             raise IndexError(f"chunk {number} of {self.count}")
         run = bisect_right(self._numbers, number) - 1

@@ -10,7 +10,7 @@ BLOCK = 512
 #: Chunk data starts at a multiple of this, so that it can be mapped, read with O_DIRECT, or spliced.
 ALIGNMENT = 4096
 
-#: A chunk's headers: pax header, at least one block of pax records, ustar header.
+#: The least that a chunk's headers take: pax header, one block of pax records, ustar header.
 _MIN_HEADER_BYTES = 3 * BLOCK
 
 END = bytes(2 * BLOCK)
@@ -34,7 +34,7 @@ def header(name: str, size: int, mtime: int) -> bytes:
 
 
 def aligned_header(position: int, name: str, size: int, mtime: int) -> bytes:
-    """Headers for a member whose data then starts at a multiple of ALIGNMENT.
+    """The headers of a member, sized so that its data starts at a multiple of ALIGNMENT.
 
     ``position`` is where the headers go, a multiple of BLOCK.
     """
@@ -44,7 +44,7 @@ def aligned_header(position: int, name: str, size: int, mtime: int) -> bytes:
 
 @lru_cache(maxsize=16)
 def _comment(length: int) -> bytes:
-    """A pax header with one record, a comment of blanks, that fills ``length`` bytes."""
+    """A pax header of ``length`` bytes with one record: a comment of blanks."""
     info = tarfile.TarInfo("dynamo/PaxHeaders/padding")
     info.type, info.size, info.mode = tarfile.XHDTYPE, length, 0o600
     record = f"{length} comment=".encode("ascii").ljust(length - 1) + b"\n"

@@ -16,22 +16,22 @@ from dynamo_entry.archive.seal import ANYWHERE, Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.storage.base import Bytes, Writer
 
-#: What chunks in flight may take, with all that is needed to compress them. A thread fewer than asked for
-#: is no loss: at about 10 MiB a thread this leaves several times what CRIU, one thread itself, can deliver.
+#: The memory that chunks in flight may take, with everything that compression needs. Fewer threads than asked for do no
+#: harm: at about 10 MiB each, those that remain can take several times what CRIU, which is one thread, delivers.
 _WORKING_BYTES = 80 << 20
 
-#: What a member's name ends with, by its codec.
+#: The suffix of a member's name, by codec.
 _SUFFIXES = {codec.RAW: "", codec.ZSTD: ".zst", codec.PLANES: ".planes"}
 
 _CREATOR = f"dynamo-entry {__version__}"
 
-#: Streams of at most SMALL_BYTES are kept back, so many bytes of them together, and lie next to the manifest: a
-#: restore needs all of them before anything else, and so gets them in one read.
+#: Streams of at most SMALL_BYTES, up to so many bytes of them together, are kept back and stored next to the manifest: a
+#: restore needs all of them before anything else, and gets them in one read.
 _KEPT_BACK_BYTES = 16 << 20
 
 
 class Finished(NamedTuple):
-    """A finished archive: its manifest, as value and as JSON, the digest that is its identity, its bytes."""
+    """A finished archive: its manifest, as a value and as JSON, the digest that identifies it, and its size."""
 
     manifest: Manifest
     document: bytes
@@ -40,7 +40,7 @@ class Finished(NamedTuple):
 
 
 class _Record:
-    """A chunk that may be wanted in several places, and those that wait for it to be stored."""
+    """A chunk that may be used in several places, and the streams that wait until it is stored."""
 
     def __init__(self) -> None:
         self.chunk: Chunk | None = None
@@ -48,7 +48,7 @@ class _Record:
 
 
 class _Encoded(NamedTuple):
-    """A chunk as it is to be stored, and the name of its member."""
+    """A chunk as it will be stored, and the name of its member."""
 
     member: str
     stored: Bytes
@@ -61,9 +61,9 @@ class ArchiveWriter:
 
     With a ``key`` (see keys, seal) its chunks are encrypted and its manifest is authenticated, or signed.
 
-    The first failure, of a thread or of the sink, is raised from every later call on the archive or on one
-    of its streams; only ``abort`` is right then. Memory: about 80 MiB at the default compression, and a
-    chunk for every open stream larger than 64 KiB.
+    The first error, of a thread or of the sink, is raised by every later call on the archive or on one of its
+    streams; the caller can then only ``abort``. Memory: about 80 MiB at the default compression, and one chunk for
+    every open stream that is larger than 64 KiB.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ArchiveWriter:
         self._encoder = codec.Encoder(compression)
         self._buffers = Buffers(chunk_size, keep=threads + 2)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="archive")
-        # One chunk more than threads, so that none of them idles while the next is handed over.
+        # One chunk more than threads, so that no thread is idle while the next chunk is handed over.
         self._slots = threading.Semaphore(threads + 1)
         self._streams: dict[str, StreamWriter] = {}
         self._records: dict[bytes, _Record] = {}
@@ -97,12 +97,12 @@ class ArchiveWriter:
         self._append_member(manifest.FORMAT_MEMBER, manifest.format_json(_CREATOR, self._version))
 
     def stream(self, name: str, *, cuts: Sequence[int] = ()) -> StreamWriter:
-        """Begin a stream. One that was there under this name and is closed is replaced.
+        """Begin a stream. It replaces a closed one of the same name.
 
-        With ``cuts``, rising positions in it, a chunk ends at each of them, and of equal chunks of all such streams
-        one is stored.
+        ``cuts`` are rising positions at each of which a chunk ends. Equal chunks of all streams with cuts are stored
+        once.
 
-        Raises ValueError for a name that the format does not allow, or that is still open.
+        Raises ValueError if the format does not allow the name, or if a stream of that name is open.
         """
         self.check()
         if not manifest.is_stream_name(name):
@@ -113,7 +113,7 @@ class ArchiveWriter:
         return self._streams[name]
 
     def finish(self, head: Head) -> Finished:
-        """Wait for every chunk, then append manifest and trailer. Committing the sink is the caller's.
+        """Wait for every chunk, then append manifest and trailer. The caller commits the sink.
 
         Raises ValueError while a stream is open.
         """
@@ -155,17 +155,17 @@ class ArchiveWriter:
         return Signed(signer.number, signer.sign(body)) if signer else None
 
     def abort(self) -> None:
-        """Stop and forget; returns when no thread touches the sink any more. Idempotent."""
+        """Stop, and return when no thread uses the sink any more. Idempotent."""
         self._fail(RuntimeError("the archive was aborted"))
         self._pool.shutdown()
 
     def check(self) -> None:
-        """Raise what has failed, if anything has."""
+        """Raise the first error, if there was one."""
         if self._failure is not None:
             raise self._failure
 
     def submit(self, stream: StreamWriter, index: int, data: memoryview) -> None:
-        """Hand a chunk over, waiting while too many are in flight. ``data`` is no longer the caller's."""
+        """Hand a chunk over; waits while too many are in flight. The caller must not use ``data`` afterwards."""
         self._slots.acquire()
         try:
             self.check()
@@ -250,7 +250,7 @@ class ArchiveWriter:
 
 
 class StreamWriter:
-    """One stream of an archive, filled by one thread; another stream may be filled by another, or the same."""
+    """One stream of an archive. Each stream is filled by one thread; one thread may fill several."""
 
     def __init__(
         self, archive: ArchiveWriter, name: str, chunk_size: int, buffers: Buffers, cuts: Sequence[int] = ()
@@ -272,7 +272,7 @@ class StreamWriter:
         self._filled = 0
 
     def buffer(self) -> memoryview:
-        """Free space of the current chunk, never empty, to be filled from its start.
+        """The free space of the current chunk, never empty, which is to be filled from its start.
 
         Valid until the next call of ``advance`` or ``close``.
         """
@@ -290,7 +290,7 @@ class StreamWriter:
         return self._buffer[self._filled :]
 
     def advance(self, n: int) -> None:
-        """The first ``n`` bytes of ``buffer()`` are filled. Waits while too many chunks are in flight."""
+        """Note that the first ``n`` bytes of ``buffer()`` were filled. Waits while too many chunks are in flight."""
         if self._buffer is None or not 0 <= n <= len(self._buffer) - self._filled:
             raise ValueError(f"{n} bytes were not asked for")
         self._filled += n
@@ -309,7 +309,7 @@ class StreamWriter:
             self.advance(n)
 
     def close(self) -> None:
-        """The stream is complete. Idempotent."""
+        """Complete the stream. Idempotent."""
         if self.is_closed:
             return
         self._archive.check()
@@ -329,7 +329,7 @@ class StreamWriter:
         self._archive.submit(self, len(self._chunks) - 1, data)
 
     def _next_length(self) -> int:
-        """Of the chunk that begins here, unless the stream ends before."""
+        """The raw length of the chunk that begins here, if the stream does not end before that."""
         while 0 < self._cut <= self.size:
             self._cut = next(self._cuts, 0)
         return min(self._chunk_size, self._cut - self.size) if self._cut else self._chunk_size
@@ -341,11 +341,11 @@ class StreamWriter:
             self._sizes.append([1, length])
 
     def place(self, index: int, chunk: Chunk) -> None:
-        """Where the chunk went; one that is never placed is all zeros."""
+        """Note where a chunk was stored. One that is never placed is all zeros."""
         self._chunks[index] = chunk
 
     def table(self) -> Stream:
-        """The stream as it stands in the manifest: runs of zero chunks become their number."""
+        """The stream as the manifest has it: a run of chunks of zeros becomes a number."""
         chunks: list[Chunk | int] = []
         for chunk in self._chunks:
             if chunk is not None:

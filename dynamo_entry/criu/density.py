@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-#: A message, a string or a list element of CRIU's takes more bytes of an image than this: a mapping, for example, at least 27.
+#: A message, a string or a list element takes more bytes of an image than this: a mapping, for example, at least 27.
 _BYTES_A_PART = 16
 
 #: The number of parts that a message of any size may have, and the size below which parts are not counted.

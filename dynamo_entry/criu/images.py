@@ -152,7 +152,7 @@ class Image:
 
 
 def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
-    """Records as messages of that class. Raises ValueError for one that is not such a message, or would take far more memory."""
+    """Records as messages of that class. Raises ValueError for one that is not, or would take far more memory."""
     records = list(records)
     for one in records:
         density.check(message, one)
@@ -202,7 +202,7 @@ def remaps(data: bytes) -> Image:
 
 
 def filters(data: bytes) -> Image:
-    """``seccomp.img``: one message with every seccomp filter of the tree, each of which names the one that it was put upon."""
+    """``seccomp.img``: one message with every seccomp filter of the tree, each naming the one below it."""
     return Image(data, message("seccomp", "seccomp_entry"))
 
 

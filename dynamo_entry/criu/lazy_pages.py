@@ -65,7 +65,7 @@ class Handover:
                 userfault.zero(descriptor, position)
 
     def finish(self, huge: Mapping[int, Iterable[tuple[int, int]]]) -> None:
-        """CRIU has sent everything: take what was not taken yet. ``huge``: pid → mappings to unregister. Raises OSError."""
+        """Take what CRIU has sent and was not taken yet. ``huge``: pid → mappings to unregister. Raises OSError."""
         while self._connection is not None and not self._is_finished:
             self._is_finished = not self._take(self._connection)
         for pid, descriptor in self.descriptors.items():

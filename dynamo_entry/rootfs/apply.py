@@ -1,4 +1,4 @@
-"""A delta as a transaction: what it may touch is decided first, what was there is kept until it is settled or undone."""
+"""A delta as a transaction: decides first what it may touch, and keeps what was there until it is settled or undone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dynamo_entry.rootfs.guard import Guard, Land
 from dynamo_entry.rootfs.pack import Index
 from dynamo_entry.rootfs.unpack import Expected, member_path, unpack
 
-#: Made by container runtimes in the root filesystem itself.
+#: What container runtimes make in the root filesystem.
 _RUNTIME_FILES = {
     "/.dockerenv", "/dev", "/etc/hostname", "/etc/hosts", "/etc/mtab", "/etc/resolv.conf", "/proc", "/run", "/sys",
 }  # fmt: skip
@@ -22,28 +22,28 @@ _SAME_PLACE = "restore in the image and with the mounts that the checkpoint was 
 
 
 class Plan(NamedTuple):
-    """What an ``apply`` is going to do: members to unpack, and what is here and was deleted there."""
+    """What an ``apply`` will do: the members to unpack, and the paths to remove because the engine deleted them."""
 
     expected: Expected
     doomed: tuple[str, ...]
 
     def touched(self) -> Iterator[str]:
-        """What is made, replaced or removed. Of a directory that is here no more than attributes change."""
+        """What is made, replaced or removed. Of a directory that exists only the attributes change."""
         yield from self.expected.files
         yield from (path for path in self.expected.directories if not nodes.is_directory(path))
         yield from self.doomed
 
 
 def plan(index: Index, land: Land) -> Plan:
-    """Raises Corrupt for an index that contradicts itself, Incompatible for one that asks for what is not the engine's."""
+    """Raises Corrupt for an index that contradicts itself, Incompatible for one that touches what is not the engine's."""
     return _Planning(index, land).plan()
 
 
 class Others(NamedTuple):
-    """What is not in a delta and is made along with it.
+    """Files that are not in a delta but are made together with it.
 
-    ``empty`` files are made here where there are none. ``bound`` and ``passing`` is what CRIU makes later: sockets in
-    place of whatever is there, and files that come and go.
+    ``empty`` files are made here if there are none. ``bound`` and ``passing`` are made by CRIU later: sockets, in place
+    of whatever is there, and files that CRIU makes and removes again.
     """
 
     empty: tuple[str, ...] = ()
@@ -57,10 +57,10 @@ NOTHING_ELSE = Others()
 def apply(
     what: Plan, tar_file: IO[bytes], work_directory: str, others: Others = NOTHING_ELSE
 ) -> dict[str, str]:
-    """Move aside what is in the way, unpack the rest, and make the empty files of ``others``.
+    """Move aside what is in the way, unpack the delta, and make the empty files of ``others``.
 
-    Returns extended attributes that this place does not take, each with a path. Raises Corrupt, OSError; ``undo`` takes
-    back what was done until then.
+    Returns the extended attributes that could not be set here, each with its path. Raises Corrupt, OSError; ``undo`` then
+    takes back what was done so far.
     """
     files, directories, _ = what.expected
     place = _Place(files, directories)
@@ -86,7 +86,7 @@ def apply(
 
 
 def _later(others: Others, known: set[str], in_the_way: list[str]) -> tuple[list[str], list[str]]:
-    """(what gives way to a socket, what will be made where nothing is)."""
+    """(paths that give way to a socket, paths that will be made where there is nothing)."""
     gives_way: list[str] = []
     made: list[str] = []
     for path in dict.fromkeys(map(_resolved, (*others.bound, *others.passing))):
@@ -101,7 +101,7 @@ def _later(others: Others, known: set[str], in_the_way: list[str]) -> tuple[list
 
 
 def undo(work_directory: str) -> bool:
-    """Take back an ``apply`` that was begun; False where there is none. Raises OSError, RestoreFailed."""
+    """Take back an ``apply`` that was begun; False if there was none. Raises OSError, RestoreFailed."""
     found = journal.read(work_directory)
     if found is None:
         return False
@@ -111,7 +111,7 @@ def undo(work_directory: str) -> bool:
 
 
 def settle(work_directory: str) -> None:
-    """What was kept is not needed any more. Raises OSError, RestoreFailed."""
+    """Drop what was kept aside. Raises OSError, RestoreFailed."""
     found = journal.read(work_directory)
     journal.forget(work_directory)
     if found is not None:
@@ -123,17 +123,17 @@ def _mount_points() -> frozenset[str]:
 
 
 def _resolved(path: str) -> str:
-    """A path of a file that is to be made, without links that lead to it."""
+    """The path of a file that is to be made, with the links on the way to it resolved."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 class _Place:
-    """What is to be made, and what is there instead."""
+    """What will be made here, and what is in its place now."""
 
     def __init__(self, files: Iterable[str], directories: Iterable[str]) -> None:
         self.in_the_way: list[str] = []
         self.new_files: list[str] = []
-        #: Parents first, with all that leads to what is to be made.
+        #: Directories, parents first, with all that lead to what will be made.
         self.new_directories: dict[str, None] = {}
         self._present = {"/"}
         for path in directories:
@@ -143,7 +143,7 @@ class _Place:
                 self.in_the_way.append(path)
 
     def _add_directory(self, path: str) -> bool:
-        """Whether it is not there."""
+        """Add a directory; returns whether it does not exist yet."""
         if path in self._present:
             return False
         if path in self.new_directories:
@@ -158,7 +158,7 @@ class _Place:
         return True
 
     def add_file(self, path: str) -> bool:
-        """Whether nothing is there."""
+        """Add a file, if nothing is there yet; returns whether it was added."""
         if not self._add_directory(os.path.dirname(path)) and os.path.lexists(path):
             return False
         self.new_files.append(path)
@@ -189,7 +189,7 @@ class _Planning:
         return Plan(expected, tuple(self._doomed()))
 
     def _check_parents(self, directory: str) -> None:
-        """Every directory above is one: in the delta, or here."""
+        """Raises unless everything above a path is a directory, in the delta or here."""
         while directory not in self._parents:
             if directory in self._known and directory not in self._listed:
                 raise Corrupt(f"{directory} is no directory in the filesystem delta", reason="BadDelta")
@@ -206,7 +206,7 @@ class _Planning:
             directory = os.path.dirname(directory)
 
     def _is_passed_over(self, path: str) -> bool:
-        """Whether it stays as it is here. Raises Incompatible for what may not be changed and would be."""
+        """Whether a path stays as it is here. Raises Incompatible if it would have to change and must not."""
         guard = self._guard
         is_directory = path in self._listed
         if is_directory and nodes.is_directory(path):
@@ -228,10 +228,10 @@ class _Planning:
         return False
 
     def _doomed(self) -> Iterator[str]:
-        """What is here in directories of the delta and was not there.
+        """What is here in directories of the delta, and was not there when the engine was frozen.
 
-        Only in the root filesystem: tmpfs mounts of a fresh container hold nothing but what its runtime put
-        there. Mounts, what leads to them, the launcher's own and the runtime's are not the engine's to delete.
+        Only in the root filesystem: tmpfs mounts of a new container hold only what its runtime put there. Mounts, the
+        directories that lead to them, and files of the launcher and of the runtime are not the engine's to delete.
         """
         leads_to = self._parents.keys() | self._known
         for directory, names in self._listed.items():

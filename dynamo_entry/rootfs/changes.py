@@ -1,8 +1,8 @@
-"""What changed since the engine's start, found by change times alone.
+"""Finds what changed since the engine's start, by change times alone.
 
-Everything created, written, renamed, linked, chmod'ed or utime'd back since the start has a ctime at or
-after it, which nobody can set back. What was deleted or renamed away shows as the directory's own ctime;
-the directory's complete list of names tells what is gone. So nothing is walked before the engine starts.
+Everything that was created, written, renamed, linked, chmod'ed, or given an older mtime since the start has a ctime at
+or after it, which nobody can set back. If something was deleted or renamed away, the directory's own ctime shows it, and
+the complete list of names in the directory says what is gone. So nothing has to be walked before the engine starts.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-#: linux/time.h: what file times are taken from. A tick earlier costs nothing, a tick later a file.
+#: linux/time.h: the clock of file times. A mark that is a tick too early costs nothing; one that is too late loses a file.
 _CLOCK_REALTIME_COARSE = 5
 _TICK_NS = 10_000_000
 
 
 class Start(NamedTuple):
-    """When a filesystem was marked: no change after ``ctime_ns`` is missed."""
+    """A filesystem and the time of its mark: no change after ``ctime_ns`` is missed."""
 
     root: str
     ctime_ns: int
 
 
 class Change(NamedTuple):
-    """A path that is new or different, with its lstat; for a directory the names it holds."""
+    """A path that is new or has changed, with its lstat; for a directory also the names in it."""
 
     path: str
     status: os.stat_result
@@ -36,11 +36,11 @@ class Change(NamedTuple):
 
 
 def mark(roots: list[str]) -> list[Start]:
-    """Mark every filesystem of ``roots``, but read-only ones, which cannot change.
+    """Mark every filesystem of ``roots``, except read-only ones, which cannot change.
 
-    The mark is the ctime of a file created there: file times come from a clock that lags behind
-    time.time() by up to a tick, and the start of a network filesystem by more. Where no file can be created (no
-    right to the root, no room, no such directory yet), it is that clock.
+    The mark is the ctime of a file that is created there: file times come from a clock that lags behind time.time() by
+    up to a tick, and on a network filesystem by more. Where no file can be created (no permission, no space, no such
+    directory yet), the mark is taken from that clock.
     """
     starts = []
     for root in roots:
@@ -54,7 +54,7 @@ def mark(roots: list[str]) -> list[Start]:
 
 
 def as_found(paths: Iterable[str]) -> frozenset[str]:
-    """Paths as a walk meets them, which follows no link: what is at each one, and what it leads to."""
+    """The paths, and the names by which a walk that follows no links meets them and what they lead to."""
     return frozenset(
         name
         for path in paths
@@ -66,7 +66,7 @@ def as_found(paths: Iterable[str]) -> frozenset[str]:
 def find_all(
     starts: Iterable[Start], skip: frozenset[str], caches: frozenset[str], sizes: dict[str, int]
 ) -> Iterator[Change]:
-    """Every change below every start; ``sizes`` gets the bytes that changed files take there."""
+    """Every change below every start. ``sizes`` is told the bytes that changed files take there."""
     for start in starts:
         sizes[start.root] = 0
         for change in find(start, skip, caches):
@@ -77,7 +77,7 @@ def find_all(
 
 
 def find(start: Start, skip: frozenset[str], caches: frozenset[str] = frozenset()) -> Iterator[Change]:
-    """Every change below ``start.root``, parents before children. Raises OSError for a changed one that cannot be listed.
+    """Every change below ``start.root``, parents before children. Raises OSError if a changed directory cannot be listed.
 
     Paths in ``skip`` (mount points, excluded paths, the launcher's own) and directories with a name in ``caches`` are
     not entered.

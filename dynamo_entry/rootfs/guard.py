@@ -1,4 +1,4 @@
-"""Which paths are the engine's to change here: not a volume's, and not those that the launcher runs from."""
+"""Decides which paths a delta may change here: not those on volumes, and not those that the launcher runs from."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import dynamo_entry
 from dynamo_entry.linux import mounts, proc
 
-#: The kernel's, not files.
+#: Filesystems of the kernel, which hold no files.
 _KERNEL = ("/proc", "/sys", "/dev")
 
 
 class Land(NamedTuple):
-    """Mount points here, those whose files travel, and paths that stay as they are, but for ``exempt`` ones below."""
+    """Mount points here, those whose files travel, and paths that stay as they are, but not ``exempt`` ones below."""
 
     points: frozenset[str]
     roots: frozenset[str]
@@ -39,7 +39,7 @@ class Land(NamedTuple):
 
 
 class Guard:
-    """Answers for one ``Land``. Paths are absolute and plain."""
+    """Answers for one ``Land``. Paths are absolute and normalised."""
 
     def __init__(self, land: Land) -> None:
         self._land = land
@@ -50,24 +50,24 @@ class Guard:
         self.is_reserved = lru_cache(maxsize=1024)(self._is_reserved)
 
     def _volume_of(self, directory: str) -> str:
-        """The mount that holds what is in ``directory``, if its files do not travel."""
+        """The mount on which the content of ``directory`` is, if its files do not travel."""
         nearest = _nearest(directory, self._land.points | self._land.roots)
         return "" if not nearest or nearest in self._land.roots else nearest
 
     def holds_mount(self, path: str) -> bool:
-        """Whether a mount is there or below: it cannot be replaced."""
+        """Whether there is a mount at that path or below it, so that it cannot be replaced."""
         return path in self._land.points or path in self._above_points
 
     def _is_reserved(self, path: str) -> bool:
-        """Whether it belongs to the launcher or to the kernel."""
+        """Whether a path belongs to the launcher or to the kernel."""
         return _nearest(path, self._marked) in self._land.reserved
 
     def holds_reserved(self, path: str) -> bool:
-        """Whether the launcher's own is there or below."""
+        """Whether something of the launcher's is at that path or below it."""
         return path in self._above_reserved or self.is_reserved(path)
 
     def is_mounted(self, directory: str) -> bool:
-        """Whether it is not of the root filesystem."""
+        """Whether a path is on another filesystem than the root."""
         return _nearest(directory, self._land.points) != ""
 
 
@@ -75,7 +75,7 @@ _LIBRARY = os.path.dirname(os.__file__)
 
 
 def _launcher() -> set[str]:
-    """What an undo and a cold start need: this package, its environment, interpreter and libraries, CRIU."""
+    """The paths that an undo and a cold start need: this package, its environment, the interpreter, libraries, CRIU."""
     criu = shutil.which("criu")
     pycriu = importlib.util.find_spec("pycriu")
     found = {
@@ -89,7 +89,7 @@ def _launcher() -> set[str]:
 
 
 def _nearest(path: str, points: frozenset[str]) -> str:
-    """The longest of ``points`` that is ``path`` or above it."""
+    """The longest of ``points`` that is ``path`` or is above it."""
     while path != "/":
         if path in points:
             return path

@@ -1,14 +1,15 @@
-"""What was here before a delta is applied: written down and kept aside first, so that all of it can come back.
+"""Keeps what was here before a delta is applied, and writes down where, so that all of it can be brought back.
 
-A JSON array a line, each written before what it tells of is done:
+The journal has one JSON array a line, each written before the step that it describes:
 
 - ``["made", path]``: nothing was there;
 - ``["moved", path, aside]``: what was there gets another name in its directory;
-- ``["rewritten", path, copy, uid, gid, mode, mtime, {extended attributes}]``: the same where no name can be given, as in
-  a directory of another user: its content was copied;
-- ``["directory", path, uid, gid, mode, mtime, {extended attributes}]``: names in it, or these, are going to change;
-- ``["parting", path, …]``: the same, as its content has to be moved one by one;
-- ``["parted", path]``: that was done with all that it held.
+- ``["rewritten", path, copy, uid, gid, mode, mtime, {extended attributes}]``: a file that cannot get another name, as in a
+  directory of another user: its content was copied;
+- ``["directory", path, uid, gid, mode, mtime, {extended attributes}]``: a directory: names in it, or its attributes,
+  will change;
+- ``["parting", path, …]``: the same, for a directory whose content has to be moved piece by piece;
+- ``["parted", path]``: all of its content was moved.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.nodes import Attributes
 from dynamo_entry.scratch import JOURNAL, remove
 
-#: Kinds of rows that say where something went.
+#: The kinds of rows that say where something was moved.
 _TO = ("moved", "rewritten")
 
-#: More is no journal of ours: so much is written for a million paths.
+#: A larger file is not a journal of ours: a million paths take this much.
 _LIMIT_BYTES = 512 << 20
 
 
 class Journal:
-    """That of an apply under way. Raises OSError throughout."""
+    """The journal of an ``apply`` in progress. Every method raises OSError."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -45,15 +46,15 @@ class Journal:
         self._descriptor = os.open(f"{directory}/{JOURNAL}", flags, 0o600)
 
     def close(self) -> None:
-        """Nothing more is going to be changed."""
+        """Close the journal: nothing more will be changed."""
         os.close(self._descriptor)
 
     def begin(self, made: Iterable[str], directories: Iterable[str]) -> None:
-        """What will be made, and directories that are here and that will change."""
+        """Write down what will be made, and which existing directories will change."""
         self._write([*(["made", path] for path in made), *map(_row, directories)])
 
     def move_aside(self, paths: Iterable[str]) -> frozenset[str]:
-        """Give what is at these paths another name. Returns files that only can be written to, which were copied."""
+        """Give what is at these paths another name. Returns the files for which that is not possible: they were copied."""
         copied = set()
         moves = [(path, self._aside(path)) for path in paths]
         self._write([["moved", *move] for move in moves])
@@ -76,7 +77,7 @@ class Journal:
         return frozenset(copied)
 
     def _copy(self, path: str, copy: str) -> None:
-        """The row comes last: with it the copy is whole, without it the file is as it was."""
+        """Copy a file. The row is written last: if it is there the copy is complete, if not the file is as it was."""
         shutil.copyfile(path, copy, follow_symlinks=False)
         self._write([["rewritten", path, copy, *_row(path)[2:]]])
 
@@ -91,7 +92,7 @@ class Journal:
 
 
 class Record:
-    """What a journal says. Raises OSError."""
+    """What a journal says. Every method raises OSError."""
 
     def __init__(self, rows: Iterable[list[Any]]) -> None:
         self._made: list[str] = []
@@ -122,9 +123,9 @@ class Record:
             raise ValueError(f"it has a row of kind {kind!r}")
 
     def restore(self, keep: frozenset[str]) -> None:
-        """Bring everything back; ``keep`` are mount points. Can be done again where it was interrupted.
+        """Bring everything back. ``keep`` are mount points. Can be repeated if it was interrupted.
 
-        Raises RestoreFailed, before anything else, where a directory of before is none any more.
+        Raises RestoreFailed, before it changes anything, if what was a directory is not one any more.
         """
         for path in self._directories:
             if os.path.realpath(path) != path or not nodes.is_directory(path):
@@ -141,7 +142,7 @@ class Record:
             nodes.set_on_directory(path, directories[path], exactly=True)
 
     def _topmost_made(self) -> list[str]:
-        """Without those below: whatever is at their paths now was not there when they were made."""
+        """The paths that were made, without those below others: whatever is there now was not there before."""
         new = {*self._made} | self._moved.keys()
         return [path for path in self._made if path not in self._moved and os.path.dirname(path) not in new]
 
@@ -153,7 +154,7 @@ class Record:
             os.rename(aside, path)
 
     def drop(self, keep: frozenset[str]) -> None:
-        """Remove what was kept aside; directories it was in keep their times."""
+        """Remove what was kept aside. The directories that held it keep their times."""
         times = {os.path.dirname(aside): 0 for aside in self._moved.values() if os.path.lexists(aside)}
         for directory in times:
             times[directory] = os.lstat(directory).st_mtime_ns
@@ -167,7 +168,7 @@ class Record:
 
 
 def read(directory: str) -> Record | None:
-    """The journal that an apply left. Raises OSError; RestoreFailed for one that nobody can have written."""
+    """The journal that an ``apply`` has left. Raises OSError; RestoreFailed if the launcher cannot have written it."""
     try:
         descriptor = os.open(f"{directory}/{JOURNAL}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -175,7 +176,7 @@ def read(directory: str) -> Record | None:
     with open(descriptor, "rb") as file:
         lines = file.read(_LIMIT_BYTES).split(b"\n")
     try:
-        # The last line may be cut: what it tells of was not done.
+        # The last line may be cut off: the step that it describes was not done.
         return Record(json.loads(line) for line in lines[:-1])
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RestoreFailed(f"{directory}/{JOURNAL} cannot be read: {error}", reason="NotUndone") from None
@@ -197,7 +198,7 @@ def _attributes(uid: int, gid: int, mode: int, mtime_ns: int, encoded: dict[str,
 
 
 def _write_back(path: str, copy: str, attributes: Attributes) -> None:
-    """Bring a file back that was rewritten in place, then drop the copy: without one that was done before."""
+    """Bring a file back that was rewritten in place, then drop the copy. If there is no copy this was done before."""
     try:
         source = os.open(copy, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -211,7 +212,7 @@ def _write_back(path: str, copy: str, attributes: Attributes) -> None:
 
 
 def _take_apart(path: str, aside: str) -> None:
-    """Move a directory that cannot be renamed: the same one, made anew, gets what is in it."""
+    """Move a directory that cannot be renamed: make a new one like it, and move the content there."""
     attributes = Attributes.of(path)
     os.mkdir(aside, 0o700)
     for name in os.listdir(path):

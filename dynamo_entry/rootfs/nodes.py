@@ -1,4 +1,4 @@
-"""Files and directories, handled without following a link or leaving a filesystem."""
+"""Files and directories, handled without following links or leaving a filesystem."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-#: Never taken and never set: they say what a file is on its own host (a label of SELinux differs from pod to pod,
-#: IMA and EVM sign with the host's key), or are a filesystem's bookkeeping.
+#: Neither recorded nor set: they say what a file is on its own host (SELinux's labels differ from pod to pod, IMA and
+#: EVM sign with the host's key), or belong to a filesystem's own bookkeeping.
 _FOREIGN_ATTRIBUTES = (
     "trusted.", "system.nfs", "system.cifs", "security.selinux", "security.ima", "security.evm", "security.SMACK64",
     "security.apparmor",
@@ -29,14 +29,14 @@ class Attributes(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> Attributes:
-        """Those of a path. Raises OSError."""
+        """The attributes of a path. Raises OSError."""
         status = os.lstat(path)
         mode = stat.S_IMODE(status.st_mode)
         return cls(status.st_uid, status.st_gid, mode, status.st_mtime_ns, extended_attributes(path))
 
 
 def extended_attributes(path: str) -> dict[str, bytes]:
-    """All of a path that can be read; none where its filesystem has none."""
+    """The extended attributes of a path that can be read; none if its filesystem has none."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
         return {
@@ -49,9 +49,9 @@ def extended_attributes(path: str) -> dict[str, bytes]:
 
 
 def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
-    """Owner first (it clears set-id bits), then mode, extended attributes, times. Raises OSError.
+    """Set the owner first (which clears set-id bits), then mode, extended attributes, times. Raises OSError.
 
-    Returns the extended attributes that this place does not take: a capability without SETFCAP, ``user.*`` on a tmpfs.
+    Returns the extended attributes that cannot be set here: a capability without SETFCAP, ``user.*`` on a tmpfs.
     """
     status = os.fstat(descriptor)
     changes_owner = (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid)
@@ -76,7 +76,7 @@ def _set_extended(target: int | str, extended: Mapping[str, bytes]) -> list[str]
 
 
 def set_on_path(path: str, wanted: Attributes) -> list[str]:
-    """As ``set_by_descriptor``, for what cannot be opened: a link, a fifo. A link has no mode. Raises OSError."""
+    """As ``set_by_descriptor``, for links, fifos and whatever cannot be opened. A link has no mode. Raises OSError."""
     status = os.lstat(path)
     if (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid):
         os.chown(path, wanted.uid, wanted.gid, follow_symlinks=False)
@@ -92,9 +92,9 @@ def set_on_path(path: str, wanted: Attributes) -> list[str]:
 
 
 def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) -> list[str]:
-    """Raises OSError, but not for times that cannot be set. ``exactly``: no other extended attributes are left.
+    """Raises OSError, but not if only the times cannot be set. ``exactly``: other extended attributes are removed.
 
-    Returns the extended attributes that it does not take, as ``set_by_descriptor``.
+    Returns the extended attributes that cannot be set here, as ``set_by_descriptor`` does.
     """
     have = Attributes.of(path)
     lacking = {name: value for name, value in wanted.extended.items() if have.extended.get(name) != value}
@@ -116,7 +116,7 @@ def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) ->
 
 
 def is_directory(path: str) -> bool:
-    """Whether it is one itself, and not a link to one."""
+    """Whether the path is a directory, and not a link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -124,7 +124,7 @@ def is_directory(path: str) -> bool:
 
 
 def is_writable_file(path: str) -> bool:
-    """Whether it is a regular file, with no other name, that may be written to."""
+    """Whether the path is a regular file, without another name, that we may write to."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -135,10 +135,10 @@ def is_writable_file(path: str) -> bool:
 
 
 def remove(path: str, keep: frozenset[str] = frozenset()) -> None:
-    """Remove what is at ``path``; what is not there is fine. Raises OSError.
+    """Remove what is at ``path``, if anything is. Raises OSError.
 
-    What is mounted at or below it stays, and so do the directories that lead there: ``keep`` are mount points, and a
-    directory of another filesystem than that of ``path`` is not entered.
+    Mounts at or below it stay, and so do the directories that lead there: ``keep`` are mount points, and directories on
+    another filesystem than that of ``path`` are not entered.
     """
     try:
         device = os.lstat(path).st_dev
@@ -152,7 +152,7 @@ def remove(path: str, keep: frozenset[str] = frozenset()) -> None:
 
 
 def _remove_at(parent: int, path: str, device: int, keep: frozenset[str]) -> bool:
-    """Whether nothing of it had to stay."""
+    """Remove it; returns whether all of it is gone."""
     name = os.path.basename(path)
     try:
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)

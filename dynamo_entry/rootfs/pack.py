@@ -1,4 +1,4 @@
-"""Changes → a tar and an index."""
+"""Packs changes into a tar and an index."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from dynamo_entry.rootfs.unpack import XATTR
 
 _COPY_BYTES = 1 << 20
 
-#: tarfile copies what waits in its buffer with every header that it adds.
+#: Small, because tarfile copies what is in its buffer with every header that it adds.
 _BUFFER_BYTES = 64 << 10
 
 
-#: Bounds of an index; what it takes to read one is in proportion.
+#: The bounds of an index: the memory that reading it takes is in proportion.
 INDEX_BYTES = 16 << 20
 _INDEX_ITEMS = 400_000
 
 
 class Index(NamedTuple):
-    """All paths of a delta, and for each directory in it every name it holds."""
+    """All paths of a delta, and for each directory among them the names that it holds."""
 
     paths: list[str]
     directories: dict[str, list[str]]
 
     def encode(self) -> bytes:
-        """As JSON. Raises DumpFailed for more than a restore reads."""
+        """The index as JSON. Raises DumpFailed if it is larger than what a restore reads."""
         data = json.dumps(self._asdict()).encode("ascii")
         try:
             check_items(data, _INDEX_ITEMS)
@@ -49,10 +49,10 @@ class Index(NamedTuple):
 
 
 class Output(Protocol):
-    """What a tar is written to."""
+    """Where a tar is written to."""
 
     def write(self, data: bytes, /) -> Any:
-        """Take the bytes."""
+        """Append the bytes."""
 
 
 def parse(data: bytes) -> Index:
@@ -75,7 +75,7 @@ def _are_names(names: object) -> bool:
 
 
 def pack(changes: Iterable[Change], output: Output) -> Index:
-    """Write a pax tar of ``changes`` and return its index. Sockets and devices are left out."""
+    """Write a pax tar of ``changes``, and return its index. Sockets and devices are left out."""
     index = Index([], {})
     linked: dict[tuple[int, int], str] = {}
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BUFFER_BYTES) as tar:  # type: ignore[call-overload]

@@ -1,6 +1,6 @@
-"""Files with holes, in tar's way: GNU sparse format 1.0 (tar's manual, "Storing Sparse Files").
+"""Files with holes in a tar: GNU sparse format 1.0 (tar's manual, "Storing Sparse Files").
 
-A map of the pieces that hold data goes in front of them; Python's tarfile reads it, GNU tar and bsdtar too.
+A map of the pieces that hold data precedes them. Python's tarfile, GNU tar and bsdtar read it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _MOST_PIECES = 20_000
 
 
 def has_holes(status: os.stat_result) -> bool:
-    """Whether fewer blocks are taken than the size would need."""
+    """Whether the file takes fewer blocks than its size would need."""
     return status.st_blocks * _BLOCK < status.st_size
 
 
 def pieces(descriptor: int, size: int) -> list[tuple[int, int]] | None:
-    """(offset, length) of what is no hole, in order, and the end; None for more than a header has room for."""
+    """(offset, length) of the pieces that hold data, in order, and the end; None if they are too many for a header."""
     found = list(islice(_pieces(descriptor, size), _MOST_PIECES + 1))
     return found if len(found) <= _MOST_PIECES else None
 
 
 class Packed(io.RawIOBase):
-    """A file with holes as its map and its data, which is what becomes the member's content."""
+    """The content of the member for a file with holes: its map, and its data."""
 
     def __init__(self, file: Any, info: tarfile.TarInfo, pieces: list[tuple[int, int]]) -> None:
-        """Also makes ``info`` the header of such a member; ``file`` is unbuffered, ``info.size`` its size."""
+        """Makes ``info`` the header of such a member. ``file`` is unbuffered, ``info.size`` its size."""
         self._file = file
         self._pieces = pieces
         self._map = _map(self._pieces)
@@ -67,7 +67,7 @@ class Packed(io.RawIOBase):
 
 
 def _pieces(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """(offset, length) of what is no hole, in order; one of no length at the end gives the size."""
+    """(offset, length) of the pieces that hold data, in order; an empty one at the end gives the size."""
     at = 0
     while at < size:
         try:

@@ -1,4 +1,4 @@
-"""A delta's tar → files, none but those that the plan names, each of them once."""
+"""Unpacks a delta's tar: only the files that the plan names, each of them once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ XATTR = "SCHILY.xattr."
 
 _COPY_BYTES = 1 << 20
 
-#: What describes a member: pax records with all its extended attributes, the map of a file with holes.
+#: The bound of what describes a member: pax records with all its extended attributes, the map of a file with holes.
 HEADER_BYTES = 1 << 20
 
 
@@ -29,17 +29,17 @@ HEADER_BYTES = 1 << 20
 _USTAR = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
 _MAGIC = b"ustar\00000"
 
-#: The device number of a member that is not a device, as Python writes it before 3.11 and since.
+#: The device number of a member that is not a device, as Python wrote it before 3.11, and has since.
 _NO_DEVICE = (b"0000000\0", bytes(8))
 
-#: Types whose headers have nothing special about them.
+#: The types of members whose headers are plain.
 _PLAIN_TYPES = frozenset(
     (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.XHDTYPE)
 )
 
 
 class _Info(tarfile.TarInfo):
-    """A member whose header, where it is as ``pack`` writes it, is read in a fifth of the time; any other as ever."""
+    """A member. A header as ``pack`` writes it is read in a fifth of the time that tarfile takes; any other by tarfile."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -50,7 +50,7 @@ class _Info(tarfile.TarInfo):
 
     @classmethod
     def _plain(cls, block: bytes, encoding: str, errors: str) -> Self:
-        """Raises ValueError, struct.error for any header but a plain one."""
+        """Read a plain header. Raises ValueError, struct.error for any other."""
         name, mode, uid, gid, size, mtime, checksum, kind, link, magic, *device, prefix = _USTAR.unpack(block)
         if magic != _MAGIC or kind not in _PLAIN_TYPES or any(one not in _NO_DEVICE for one in device):
             raise ValueError
@@ -78,7 +78,7 @@ def _octal(field: bytes) -> int:
 
 
 class Members:
-    """Those of a tar that is read once, from front to back. Raises Corrupt throughout."""
+    """The members of a tar that is read once, from front to back. Every method raises Corrupt."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = _Forward(file)
@@ -97,7 +97,7 @@ class Members:
             raise Corrupt(f"the filesystem delta cannot be read: {error}", reason="BadDelta") from None
 
     def copy(self, info: tarfile.TarInfo, descriptor: int) -> None:
-        """Write a regular member's data, and nothing where it has holes (as TarFile.makefile does)."""
+        """Write a regular member's data; holes stay holes, as with TarFile.makefile."""
         self._file.seek(info.offset_data)
         if info.sparse is None:
             self._file.copy(info.size, descriptor)
@@ -110,7 +110,7 @@ class Members:
 
 
 class _Forward(io.RawIOBase):
-    """A file that goes forward only, and gives no more than ``left`` bytes for one header."""
+    """A file that is read forward only, and gives at most ``left`` bytes for one header."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -153,7 +153,7 @@ class _Forward(io.RawIOBase):
 
 
 class Expected(NamedTuple):
-    """Absolute paths of members: to be made, and to be read past."""
+    """Absolute paths of members: those to make, and those to skip."""
 
     files: frozenset[str]
     directories: frozenset[str]
@@ -161,11 +161,11 @@ class Expected(NamedTuple):
 
 
 def unpack(file: IO[bytes], expected: Expected, rewritten: Collection[str] = frozenset()) -> dict[str, str]:
-    """Make every file, and give every directory, which is there already, what it had.
+    """Make every file, and give every directory, which exists already, its attributes.
 
-    Nothing is at the paths of files, but for those ``rewritten`` in place. Returns extended attributes that could not be
-    set, each with a path. Raises Corrupt for a member that is not expected, before anything of it is made, and for one
-    that is missing; OSError.
+    There is nothing yet at the paths of files, except for those ``rewritten`` in place. Returns the extended attributes
+    that could not be set, each with its path. Raises Corrupt for a member that is not expected, before anything of it is
+    made, and for one that is missing; OSError.
     """
     unpacking = _Unpacking(Members(file), expected, rewritten)
     try:
@@ -236,7 +236,7 @@ class _Unpacking:
 
 
 def member_path(name: str) -> str:
-    """The absolute path of a member. Raises Corrupt for one that could lead elsewhere."""
+    """The absolute path of a member. Raises Corrupt if it could lead elsewhere."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in name:
         raise Corrupt(f"the filesystem delta holds the path {name!r}", reason="PathEscapes")

@@ -1,9 +1,9 @@
-"""Connections, by whether both ends are in the engine; and the kernel modules by which CRIU learns of sockets.
+"""Connections that stay inside the engine and those that lead out of it; and the kernel modules that CRIU lists them with.
 
-Unix sockets whose other end is outside cannot be dumped: CRIU cannot dump half of a connection. TCP connections that
-lead out are closed; those inside are kept where the kernel allows it. Asked of the kernel by sock_diag(7):
-/proc/net/unix does not say who is connected to whom. A node whose kernel lacks a module of it cannot dump an engine
-that has such sockets.
+A unix socket whose other end is outside cannot be dumped: CRIU does not dump half of a connection. TCP connections that
+lead out are closed; those inside are kept if the kernel allows it. The kernel is asked by sock_diag(7), because
+/proc/net/unix does not say which sockets are connected to each other. If a node's kernel lacks one of its modules, an
+engine that has sockets of that kind cannot be dumped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
-#: Connections that a message names.
+#: How many connections a message names.
 _NAMED = 5
 
-#: Which libraries miss a connection that was closed under them, and what keeps it.
+#: Which libraries do not reconnect, and what keeps their connections.
 DO_NOT_RECONNECT = (
     "gloo, TCPStore, multiprocessing's managers, Ray and zmq's requests under way do not reconnect"
 )
@@ -40,7 +40,7 @@ FREEZE_EARLIER = (
 
 
 class Tcp(NamedTuple):
-    """TCP connections of an engine: those with both ends in it, a row each, and those that lead out of it."""
+    """TCP connections of an engine: those with both ends in it, one row for each, and those that lead out of it."""
 
     inside: list[Connection]
     outside: list[Connection]
@@ -60,7 +60,7 @@ class Connection(NamedTuple):
 
 
 def check(processes: list[psutil.Process]) -> None:
-    """Raises NotDumpable that names the process and where its connection leads."""
+    """Raises NotDumpable that names the process and what its connection leads to."""
     owners = _owners(processes)
     try:
         there = list(sock_diag.unix())
@@ -77,9 +77,9 @@ def check(processes: list[psutil.Process]) -> None:
 
 
 def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | None:
-    """The inode of one of ``ours`` whose peer is outside the engine, and the name of that peer; pure.
+    """The inode of one of ``ours`` whose peer is outside the engine, and the name of that peer. Pure.
 
-    Left to CRIU, which knows them: peers that are still to be accepted, or on their way to another process.
+    Peers that nobody has accepted yet, or that are on their way to another process, are left to CRIU, which handles them.
     """
     rows = {row.inode: row for row in there}
     names = {row.name for inode, row in rows.items() if inode in ours}
@@ -96,7 +96,7 @@ def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | 
 
 
 def tcp(processes: list[psutil.Process], environ: Mapping[str, str]) -> Tcp:
-    """The engine's connections, in a pod with this environment; none where the kernel cannot list them."""
+    """The engine's connections, in a pod with this environment; none if the kernel cannot list them."""
     try:
         there = list(sock_diag.tcp())
     except OSError:
@@ -107,7 +107,7 @@ def tcp(processes: list[psutil.Process], environ: Mapping[str, str]) -> Tcp:
 def told_apart(
     there: Iterable[End], owners: Mapping[int, tuple[int, int]], planes: Sequence[Plane] = ()
 ) -> Tcp:
-    """Connections of ``owners`` (inode → pid and descriptor) by where the other end is; pure.
+    """Connections of ``owners`` (inode → pid and descriptor), sorted by where the other end is. Pure.
 
     An end that waits to be accepted has no owner: it is dropped, whoever owns the other end.
     """
@@ -123,7 +123,7 @@ def told_apart(
 
 
 def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
-    """Say what is going to be lost of them, or raise NotDumpable where none may be (``policy`` is refuse)."""
+    """Log which connections will be lost, or raise NotDumpable if none may be (``policy`` is refuse)."""
     lost = found.outside if may_keep else found.inside + found.outside
     registered = [row for row in found.outside if row.plane]
     if policy == "refuse" and lost:
@@ -151,7 +151,7 @@ def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
 
 
 def check_kept(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log: Any) -> bool:
-    """Whether connections inside the engine are kept. Raises Incompatible where they are lost, and none may be."""
+    """Whether connections inside the engine are kept. Raises Incompatible if they would be lost, and none may be."""
     count = recorded.get("inside", 0)
     if not count:
         return False
@@ -168,7 +168,7 @@ def check_kept(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log:
 
 
 def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
-    """What a restore has to know of them."""
+    """What a restore has to know about the connections."""
     ends = [(row.pid, row.descriptor) for row in found.outside]
     return {"inside": len(found.inside), "kept": kept, "outside": ends}
 
@@ -197,7 +197,7 @@ def _owners(processes: list[psutil.Process]) -> dict[int, tuple[int, int]]:
     }
 
 
-#: How the kernel names protocols (net/*/proto.name) → the listing that CRIU takes.
+#: The kernel's names of protocols (net/*/proto.name) → the listing that CRIU uses.
 _LISTINGS = {
     "TCP": "tcp", "TCPv6": "tcp", "UDP": "udp", "UDPv6": "udp", "UDP-Lite": "udp", "UDPLITEv6": "udp",
     "RAW": "raw", "RAWv6": "raw", "UNIX": "unix", "UNIX-STREAM": "unix", "NETLINK": "netlink", "PACKET": "packet",
@@ -221,7 +221,7 @@ def needed_modules(protocols: Iterable[str], lacking: Mapping[str, str]) -> list
 
 
 def modules_remedy(modules: Iterable[str]) -> str:
-    """What makes them be there."""
+    """How to load the modules."""
     return f"load them on the node (modprobe {' '.join(modules)}), or create on a node whose kernel has them"
 
 

@@ -1,6 +1,7 @@
 """Which control plane a connection leads to: etcd, NATS or a Kubernetes API. Pure.
 
-The pod's environment says where they are, of a name at least the port; others are known by their usual ports.
+The pod's environment says where they are; if it gives a name instead of an address, at least the port is known. Others
+are recognised by their usual ports.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from urllib.parse import urlsplit
 
 ETCD, NATS, KUBERNETES = "etcd", "NATS", "the Kubernetes API"
 
-#: Port → plane, where the environment says nothing.
+#: Port → plane, if the environment says nothing.
 _USUAL = {2379: ETCD, 2380: ETCD, 4222: NATS, 6443: KUBERNETES}
 
 _HTTPS = 443
 
-#: Of a name only the port can be compared, which says nothing where half of the world has it.
+#: Of a name only the port can be compared, and these ports are too common to mean anything.
 _COMMON = (80, _HTTPS)
 
 
 class Plane(NamedTuple):
-    """Where one is reached; no host: at any address."""
+    """A control plane, and where it is reached. Without a host: at any address."""
 
     name: str
     host: str
@@ -30,7 +31,7 @@ class Plane(NamedTuple):
 
 
 def known(environ: Mapping[str, str]) -> tuple[Plane, ...]:
-    """Those that a pod's environment names, and then the usual ports."""
+    """The control planes that a pod's environment names, and then the usual ports."""
     named = [
         Plane(name, host, port)
         for name, variable in ((ETCD, "ETCD_ENDPOINTS"), (NATS, "NATS_SERVER"))
@@ -50,7 +51,7 @@ def name_of(address: tuple[str, int], planes: Iterable[Plane]) -> str:
 
 
 def _endpoints(value: str) -> Iterable[tuple[str, int]]:
-    """Host and port of every URL, or ``host:port``, of a list; an empty host where it is a name."""
+    """Host and port of every URL, or ``host:port``, in a list; the host is empty if it is a name."""
     for part in value.split(","):
         endpoint = part.strip()
         try:
@@ -63,7 +64,7 @@ def _endpoints(value: str) -> Iterable[tuple[str, int]]:
 
 
 def _literal(host: str) -> str:
-    """An IP address in its one spelling; empty for a name."""
+    """An IP address in its canonical spelling; empty for a name."""
     try:
         return str(ip_address(host))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Deleted files and directories that an engine holds, of which CRIU cannot make another one."""
+"""Deleted files and directories that an engine still uses, and that CRIU cannot make again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _check(pid: int, name: str, path: str, here: list[mounts.Mount]) -> None:
 
 
 def _has_another_name(path: str) -> bool:
-    """True of a directory of a lower layer as well: it is still there."""
+    """Whether the file still exists under another name. True also for a directory of a lower layer, which still exists."""
     try:
         return os.stat(path).st_nlink > 0
     except OSError:
@@ -58,7 +58,7 @@ def _has_another_name(path: str) -> bool:
 
 
 def _held(pid: int) -> Iterator[tuple[str, str]]:
-    """Deleted files that it has open, mapped, or works in: (entry below /proc/PID, or nothing; path)."""
+    """Deleted files that a process has open or mapped, or works in: (entry below /proc/PID, or nothing; path)."""
     found = {_CWD: proc.working_directory(pid)}
     found |= {f"fd/{number}": path for number, path in proc.descriptors(pid).items()}
     for name, path in (*found.items(), *(("", path) for path in proc.mapped_files([pid]))):

@@ -1,4 +1,4 @@
-"""Where the engine's changed files are going to be put in place: it must be writable, and have room for them."""
+"""Whether the places where the engine's changed files will be put are writable, and have room for them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import mounts
 
-#: Headers, extended attributes and padding of a member, at most and mostly far less.
+#: Headers, extended attributes and padding of a member: at most this, and usually far less.
 _OVERHEAD_BYTES = 4096
 
 
 def check_delta(
     touched: Iterable[str], sizes: Mapping[str, int], here: list[mounts.Mount], *, data_bytes: int = 0
 ) -> None:
-    """``touched`` are paths that are going to be made or removed, ``sizes`` the bytes that files below a directory take.
+    """``touched`` are the paths that will be made or removed, ``sizes`` the bytes that files below a directory take.
 
-    ``data_bytes`` is what there is to write at most, whatever ``sizes`` say. Raises Incompatible.
+    ``data_bytes`` is the most that can be written, whatever ``sizes`` say. Raises Incompatible.
     """
     paths = list(touched)
     for directory, path in {os.path.dirname(path): path for path in paths}.items():

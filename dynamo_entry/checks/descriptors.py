@@ -1,6 +1,6 @@
-"""Descriptors that CRIU dumps and cannot restore: of other processes in /proc, and those inside others on their way.
+"""Descriptors that CRIU dumps and cannot restore: of other processes' files in /proc, and nested ones in flight.
 
-The latter are sockets that are sent over a socket (SCM_RIGHTS) and carry descriptors themselves.
+The latter are sockets that were sent over a socket (SCM_RIGHTS), and carry descriptors themselves.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import suppress
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sockets
 
-#: The process, the thread that is asked for through it, and what follows (proc(5)).
+#: The process, a thread named below it, and the rest of the path (proc(5)).
 _PATH = re.compile(r"/proc/(\d+)(?:/task/(\d+))?(/.*| \(deleted\))?$")
 
-#: PID 1 is there in every place; its directory as such is none that CRIU opens.
+#: PID 1 exists everywhere, but CRIU does not open its directory itself.
 _INIT = 1
 
 #: pid → its descriptors, and what each leads to
@@ -45,7 +45,7 @@ def _check_process_files(tables: _Tables) -> None:
 
 
 def unknown(path: str, pids: Collection[int], *, is_directory_to_work_in: bool) -> str:
-    """Why CRIU will not find it, or nothing."""
+    """Why CRIU will not find the file, or nothing."""
     if not (found := _PATH.match(path)):
         return ""
     pid, thread, rest = int(found[1]), found[2], found[3] or ""
@@ -77,7 +77,7 @@ def _check_on_their_way(tables: _Tables) -> None:
 
 
 def _leads_on(found: socket.socket, held: Iterable[str]) -> bool:
-    """Whether a unix socket that nobody holds any more is on its way to this one, and carries descriptors."""
+    """Whether a unix socket that nobody has open any more is on its way to this one, and carries descriptors."""
     with sockets.first_on_their_way(found) as copies:
         for copy in copies:
             status = os.fstat(copy)

@@ -1,4 +1,4 @@
-"""What CRIU cannot dump is refused by name before the freeze: it would fail later, often without saying so."""
+"""Refuses by name, before the freeze, what CRIU cannot dump: CRIU would fail later, often without saying why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IO_URING_REMEDY = (
 
 
 def may_get_io_uring(argv: Sequence[str]) -> bool:
-    """In spite of what keeps an engine off it: a filter, or no memory to lock."""
+    """Whether the engine can use io_uring although a filter, or a limit of locked memory, should keep it from that."""
     if io_uring.may_filter():
         return False
     return io_uring.makes_rings(is_withheld=io_uring.may_withhold_memory(argv))
@@ -44,7 +44,7 @@ _INODES = frozenset(
     ]
 )
 
-#: Protocols that it knows, as the kernel names them (socket(7) has no list: net/*/proto.name).
+#: Protocols that CRIU knows, by the kernel's names (socket(7) has no list: net/*/proto.name).
 _PROTOCOLS = frozenset(
     [
         "TCP",
@@ -62,21 +62,21 @@ _PROTOCOLS = frozenset(
     ]
 )
 
-#: Majors of character devices that it knows: memory, terminals. (Network tunnels only with their network namespace.)
+#: Major numbers of character devices that CRIU knows: memory, terminals. (Network tunnels only with their namespace.)
 _MEMORY = 1
 _TERMINALS = frozenset((4, 5, *range(128, 144)))
 
 #: A CUDA process gives these up when its GPU memory is checkpointed.
 _GPU = "/dev/nvidia"
 
-#: What to do about those that engines are seen with.
+#: What to do about kinds of files that engines are known to use.
 _REMEDIES = {
     "io_uring": IO_URING_REMEDY,
     "MPTCP": "set GODEBUG=multipathtcp=0 for an engine written in Go",
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }
 
-#: How the kernel shows objects that are not files: secret memory, pidfds, POSIX message queues (linux/magic.h).
+#: Objects that are not files, as the kernel shows them: secret memory, pidfds, POSIX message queues (linux/magic.h).
 _HIDDEN = "/secretmem"
 _PIDFD, _FANOTIFY, _EVENTFD = "anon_inode:[pidfd]", "anon_inode:[fanotify]", "anon_inode:[eventfd]"
 _MQUEUE_MAGIC = 0x19800202
@@ -85,7 +85,7 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
 def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
-    """Raises NotDumpable that names the process and the thing."""
+    """Raises NotDumpable that names the process and what cannot be dumped."""
     pids = {process.pid for process in processes}
     for process in processes:
         pid = process.pid
@@ -146,7 +146,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
 
 
 def _only_as_a_path(pid: int, descriptor: int) -> str:
-    """A socket's file or a fifo that was opened by O_PATH: CRIU takes it for what it names."""
+    """Whether it is the file of a socket, or a fifo, opened with O_PATH: CRIU takes it for the socket or the pipe itself."""
     try:
         mode = os.stat(f"/proc/{pid}/fd/{descriptor}").st_mode
     except OSError:
@@ -189,7 +189,7 @@ def _holds(pid: int, descriptor: int, what: str, reason: str, remedy: str = "") 
 
 
 def _is_queue(path: str) -> bool:
-    """By the type of its filesystem (statfs(2)), the first member of the answer."""
+    """Whether it is a message queue, by the type of its filesystem: the first member of statfs(2)'s answer."""
     answer = ctypes.create_string_buffer(256)
     found = bool(ctypes.CDLL(None).statfs(path.encode(), answer) == 0)
     return found and bool(struct.unpack_from("l", answer)[0] == _MQUEUE_MAGIC)
@@ -257,7 +257,7 @@ def _check_namespaces(pid: int) -> None:
 
 
 def _namespace(pid: int, name: str) -> str:
-    """Its identity; nothing of a process that is gone, and of a pid namespace that has no process yet."""
+    """The identity of a namespace; nothing if the process is gone, or if the pid namespace has no process yet."""
     try:
         return os.readlink(f"/proc/{pid}/ns/{name}")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a machine is, as recorded in a manifest and as compared with one."""
+"""Facts about a machine: recorded in a manifest at creation, and compared with it at a restore."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from dynamo_entry.checks import image
 from dynamo_entry.linux import netlink
 
-#: CPU flags (as /proc/cpuinfo names them) that compilers and JITs turn into instructions: a task that uses
-#: one dies of SIGILL where it is missing. Other flags are hints, or concern the kernel alone.
+#: CPU flags (as /proc/cpuinfo names them) whose instructions compilers and JITs use: a task that uses one dies of SIGILL
+#: on a machine without it. Other flags are hints, or concern the kernel alone.
 _ISA_PREFIXES = ("sse", "ssse", "avx", "amx", "bmi", "sha")
 _ISA_FLAGS = frozenset(
     [
@@ -47,12 +47,12 @@ _ISA_FLAGS = frozenset(
     ]
 )
 
-#: Flags by which C libraries choose among implementations that all run everywhere: worth a line, no more.
+#: Flags by which C libraries choose among implementations that run everywhere: a difference is only logged.
 _HINTS = frozenset(["erms", "fsrm", "fsrs", "fzrm", "rep_good"])
 
 
 def host_facts(criu_version: str) -> dict[str, Any]:
-    """What this machine is."""
+    """The facts about this machine."""
     flags = _cpu_flags()
     return {
         "arch": platform.machine(),
@@ -70,7 +70,7 @@ def host_facts(criu_version: str) -> dict[str, Any]:
 
 
 def clocks() -> dict[str, float]:
-    """What this process's clocks say, those that must never go back for an engine, in seconds."""
+    """The readings of this process's clocks that must never go back for an engine, in seconds."""
     return {
         "monotonic_s": time.clock_gettime(time.CLOCK_MONOTONIC),
         "boottime_s": time.clock_gettime(time.CLOCK_BOOTTIME),
@@ -78,7 +78,7 @@ def clocks() -> dict[str, float]:
 
 
 def addresses() -> list[list[str]]:
-    """[interface, address] of every interface but the loopback, IPv4 and IPv6, in the kernel's order."""
+    """[interface, address] of every interface except the loopback, IPv4 and IPv6, in the kernel's order."""
     return [[entry.interface, entry.address] for entry in netlink.addresses() if entry.interface != "lo"]
 
 

@@ -1,4 +1,4 @@
-"""Files that the engine had open or mapped and that do not travel: on volumes, and in the image."""
+"""Files that the engine had open or mapped and that are not in the archive: on volumes, and in the image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def check_files(
     here: list[mounts.Mount],
     reopened: tuple[str, ...] = (),
 ) -> dict[str, int]:
-    """Sizes of files that may have any (path → bytes; 0 for one to be created). Raises Incompatible.
+    """The sizes here of files whose size may differ (path → bytes; 0 for one that will be created). Raises Incompatible.
 
-    ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, but for
-    files that are written to at their end, whatever is in there, and those at or below ``reopened`` paths.
+    ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, except for files
+    that the engine only appends to, and files at or below ``reopened`` paths.
     """
     logs: dict[str, int] = {}
     for file in files:
@@ -49,7 +49,7 @@ def check_files(
 
 
 def check_watches(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:
-    """Raises Incompatible for a path that the engine watches and that is not here."""
+    """Raises Incompatible for a path that the engine watches and that does not exist here."""
     for path in paths:
         whole = f"/{path.lstrip('/')}"
         if whole not in travelling and not os.path.lexists(whole):
@@ -57,13 +57,13 @@ def check_watches(paths: Iterable[str], travelling: Collection[str], here: list[
 
 
 def check_deleted(paths: Iterable[str], here: list[mounts.Mount]) -> None:
-    """CRIU makes such a file anew, where it was, and deletes it again. Raises Incompatible."""
+    """Whether CRIU can make deleted files again where they were, before it deletes them again. Raises Incompatible."""
     for path in paths:
         _check_place(path, "a deleted file,", here)
 
 
 def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:
-    """Unix sockets are bound anew. Raises Incompatible for a directory that takes none."""
+    """Whether unix sockets can be bound again. Raises Incompatible for a directory in which that is not possible."""
     for path in paths:
         directory = os.path.dirname(path)
         if not os.path.isdir(directory) and not _comes_along(directory, travelling, here):
@@ -72,9 +72,9 @@ def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[
 
 
 def _comes_along(directory: str, travelling: Collection[str], here: list[mounts.Mount]) -> bool:
-    """Whether the delta brings a directory, or a link or directory on the way to it, that is on no volume here.
+    """Whether the delta brings a directory, or a link or directory on the way to it, that is not on a volume here.
 
-    A socket's name is what the engine called it by: ``/var/run/x`` where ``/run/x`` travels.
+    A socket is named as the engine named it: ``/var/run/x``, although it is ``/run/x`` that travels.
     """
     path = os.path.realpath(directory)
     volumes = {mount.point for mount in here} - set(mounts.captured_roots(here))
@@ -96,12 +96,12 @@ def _check_place(path: str, what: str, here: list[mounts.Mount]) -> None:
 
 
 def _may_be_created(file: Regular) -> bool:
-    """Logs, and empty files: lock files, say."""
+    """Whether a missing file may be created: logs, and empty files such as lock files."""
     return not file.is_fifo and (file.is_log or (file.is_writable and not file.size))
 
 
 def _check_build_id(file: Regular, here: list[mounts.Mount]) -> None:
-    """Of one size, and yet another program or library."""
+    """Raises Incompatible for a program or library that has the same size and is another build."""
     try:
         found = elf.build_id(file.path)
     except OSError:
@@ -152,7 +152,7 @@ def _volume(file: Regular, here: list[mounts.Mount]) -> str:
 #: Files up to this size are read whole.
 _WHOLE_BYTES = 4 << 20
 
-#: Of larger files these pieces are read, evenly spaced; the first and the last bytes are among them.
+#: Of larger files this many pieces are read, evenly spaced, with the first and the last bytes among them.
 _PIECES, _PIECE_BYTES = 64, 4096
 
 
@@ -170,7 +170,7 @@ def sample(path: str) -> str:
 
 
 def check_content(recorded: Iterable[dict[str, Any]], reopened: tuple[str, ...]) -> list[str]:
-    """Paths whose times differ although samples are alike. Raises Incompatible for a file that holds something else."""
+    """The paths whose times differ although their samples are equal. Raises Incompatible for a file with other content."""
     noted = []
     for file in recorded:
         path = file["path"]
@@ -189,7 +189,7 @@ def check_content(recorded: Iterable[dict[str, Any]], reopened: tuple[str, ...])
 
 
 def executable_directories(pids: Iterable[int]) -> list[str]:
-    """Where the files lie that processes run, or have mapped to run code of."""
+    """The directories of the files that processes run, or have mapped as executable."""
     found = set()
     for pid in pids:
         for line in proc.maps(pid):
@@ -200,7 +200,7 @@ def executable_directories(pids: Iterable[int]) -> list[str]:
 
 
 def check_executable(recorded: Iterable[str]) -> None:
-    """Raises Incompatible that names a directory from which nothing may be run here."""
+    """Raises Incompatible that names a directory on a noexec mount."""
     for directory in recorded:
         if mounts.flags(directory) & os.ST_NOEXEC:
             raise Incompatible(

@@ -1,4 +1,4 @@
-"""The creating machine against this one: CPU, kernel, user, room, clocks. Pure."""
+"""Compares the machine of the creation with this one: CPU, kernel, user, room, clocks. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux.cgroup import Room
 
-#: What may differ, and is said.
+#: Facts that may differ, and whose difference is logged.
 _NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image": "build of the image"}
 
-#: What CRIU takes for itself in a process while it restores it: service descriptors (criu: servicefd.h), and its own program.
+#: Descriptors that CRIU itself needs in a process that it restores: service descriptors (criu: servicefd.h), its program.
 _OF_CRIU_DESCRIPTORS = 40
 _OF_CRIU_MAPPINGS = 200
 
 
 def check_host(recorded: dict[str, Any], here: dict[str, Any], *, may_set_gid: bool) -> list[str]:
-    """What differs and does not matter, a sentence each. Raises Incompatible where it does.
+    """A sentence for each difference that does not matter. Raises Incompatible for one that does.
 
-    Archives record more with time: what one does not know is not compared.
+    Newer archives record more: what an archive does not say is not compared.
     """
     if recorded.get("arch", here["arch"]) != here["arch"]:
         raise _refused("CPU architecture", recorded["arch"], here["arch"], "ArchDiffers")
@@ -51,7 +51,7 @@ def check_host(recorded: dict[str, Any], here: dict[str, Any], *, may_set_gid: b
 
 
 def check_room(needs: dict[str, Any], room: Room) -> None:
-    """Raises Incompatible where the engine would not fit: it would be killed in the middle of the restore."""
+    """Raises Incompatible if the engine would not fit: it would be killed in the middle of the restore."""
     memory = needs.get("memory_bytes", 0)
     if room.memory_bytes is not None and memory > room.memory_bytes:
         raise Incompatible(
@@ -104,7 +104,7 @@ class ClockOffsets(NamedTuple):
 def clock_offsets(
     recorded: Mapping[str, Any], here: Mapping[str, Any], *, may_set: bool
 ) -> ClockOffsets | None:
-    """How the engine's clocks go on where they stood; None where they may jump forward to this place's.
+    """The offsets with which the engine's clocks continue where they stood; None if they may jump forward to those here.
 
     They must never go back: every sleep and wait in the engine would hang for the difference. A jump forward ends waits early, as a suspended machine does. Raises Incompatible where a clock would go
     back and cannot be set.

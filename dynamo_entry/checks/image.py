@@ -1,4 +1,4 @@
-"""The image that the engine was created with, against this one. No container sees its image's digest.
+"""Compares the image that the engine was created with and this one. A container cannot see its image's digest.
 
 What it can see is compared in three places: files that the engine has mapped or open (``files``), the Python packages
 that it may yet import modules of (here), and the id that ``images/Containerfile`` gives every build (``host``).
@@ -15,18 +15,18 @@ from dynamo_entry.errors import Incompatible
 #: Where Python looks for packages, below a prefix (site.py; dist-packages: Debian's).
 _DIRECTORIES = ("site-packages", "dist-packages")
 
-#: What says that a package is there, and its version: ``torch-2.9.1.dist-info``.
+#: The directory that gives a package's name and version: ``torch-2.9.1.dist-info``.
 _SUFFIXES = (".dist-info", ".egg-info")
 
-#: CRIU's own packages: a newer CRIU is no other engine.
+#: CRIU's own packages: a newer CRIU does not make another engine.
 _LAUNCHERS = ("crit-", "pycriu-")
 
-#: Packages that a message names.
+#: How many packages a message names.
 _NAMED = 3
 
 
 def image_id() -> str:
-    """Which build of an image this is; nothing where the launcher came into it by another way."""
+    """The id of this build of an image; nothing if the launcher was installed in another way."""
     try:
         with open(f"{sys.prefix}/image-id", encoding="ascii") as file:
             return file.read().strip()
@@ -35,14 +35,14 @@ def image_id() -> str:
 
 
 def packages(mapped: Iterable[str]) -> dict[str, list[str]]:
-    """Directory → Python packages, for directories that hold a file of ``mapped``."""
+    """Directory → Python packages, for the directories that hold a file of ``mapped``."""
     return {directory: _packages(directory) for directory in sorted(set(map(_directory, mapped)) - {""})}
 
 
 def check_packages(recorded: Mapping[str, Iterable[str]], travelling: Collection[str]) -> None:
-    """Raises Incompatible that names packages which are not here, or are in another version.
+    """Raises Incompatible that names packages which are missing here, or have another version.
 
-    ``travelling`` are the paths that the filesystem delta brings. Packages that are here beyond those are no harm.
+    ``travelling`` are the paths that the filesystem delta brings. Additional packages do no harm.
     """
     for directory, names in recorded.items():
         here = set(_packages(directory))
@@ -73,7 +73,7 @@ def _packages(directory: str) -> list[str]:
 
 
 def _counterparts(gone: list[str], here: Iterable[str]) -> list[str]:
-    """The packages of the same names, in the versions that are here."""
+    """The packages of the same names, in the versions that are installed here."""
     wanted = {name.partition("-")[0] for name in gone}
     return sorted(name for name in here if name.partition("-")[0] in wanted)
 

@@ -1,7 +1,7 @@
 """What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM, sandboxes, watches.
 
-Objects of IPC belong to a namespace, not to a process, and no other container has them: what is there since the engine
-was started is taken for its own, and refused. The rest is named at creation, and lost at a restore.
+IPC objects belong to a namespace, not to a process, and do not exist in another container: those that were made since the
+engine's start are taken to be the engine's, and refused. Everything else is named at creation, and lost at a restore.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
 
-#: Kind of object → its file in /proc/sysvipc (proc(5)), and the reason.
+#: Kind of object → its file in /proc/sysvipc (proc(5)), and the reason of a refusal.
 _SYSV = {
     "semaphores": ("sem", "SysvSemaphore"),
     "message queue": ("msg", "SysvQueue"),
@@ -31,7 +31,7 @@ class Object(NamedTuple):
 
 
 def ipc_objects() -> frozenset[Object]:
-    """What the IPC namespace of this process holds."""
+    """The objects in the IPC namespace of this process."""
     found = {
         Object(f"SysV {kind}", f"key {int(row[0]) & 0xFFFFFFFF:#x}, id {row[1]}", reason)
         for kind, (name, reason) in _SYSV.items()
@@ -43,7 +43,7 @@ def ipc_objects() -> frozenset[Object]:
 
 
 def check_ipc(before: frozenset[Object], now: frozenset[Object]) -> None:
-    """Raises NotDumpable that names what came since ``before``."""
+    """Raises NotDumpable that names an object which was made since ``before``."""
     for found in sorted(now - before):
         raise NotDumpable(
             f"the engine has made a {found.kind} ({found.name}), which a restore does not bring back",
@@ -79,7 +79,7 @@ REMEDY = (
 
 
 def find(pids: Iterable[int]) -> list[str]:
-    """One sentence for each thing that a restore will not bring back."""
+    """A sentence for each thing that a restore will not bring back."""
     return [f"{thing} of process {pid}" for pid in pids for thing in _of(pid)]
 
 
@@ -100,7 +100,7 @@ def _of(pid: int) -> list[str]:
 
 
 def _asked_for(pid: int) -> Iterator[str]:
-    """Watches of inotify(7) for one event only, which become lasting ones; words about pressure (psi(5))."""
+    """Watches of inotify(7) for a single event, which become permanent; and triggers of pressure (psi(5))."""
     for descriptor, target in proc.descriptors(pid).items():
         if target == "anon_inode:inotify" and any(
             int(mask, 16) & _ONE_EVENT for mask in _MASK.findall(proc.read(pid, f"fdinfo/{descriptor}"))
@@ -112,9 +112,9 @@ def _asked_for(pid: int) -> Iterator[str]:
 
 
 def _may_be_sandboxed(status: dict[str, str], ours: dict[str, str]) -> bool:
-    """No file of /proc shows a domain of Landlock; whoever makes one gives up new privileges first.
+    """Whether a process may be in a Landlock domain, which no file of /proc shows: it must have given up new privileges.
 
-    That is done for a seccomp filter as well, which is restored.
+    That is also done for a seccomp filter, which is restored.
     """
     gave_up = (status.get("NoNewPrivs"), ours.get("NoNewPrivs")) == ("1", "0")
     return gave_up and status.get("Seccomp") == "0"

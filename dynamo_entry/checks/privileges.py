@@ -1,4 +1,4 @@
-"""What this process may do, and whether that is enough for CRIU."""
+"""The privileges of this process, and whether they are enough for CRIU."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SYS_CLONE3 = 435
 
 
 class Privileges(NamedTuple):
-    """From /proc/self/status: capabilities, and whether a seccomp filter is on.
+    """From /proc/self/status: capabilities, and whether there is a seccomp filter.
 
-    ``bounding`` are those that a program can get, by root's user or by its file's capabilities; under
+    ``bounding`` are the capabilities that a program can get, as root or by its file's capabilities. Under
     ``no_new_privileges`` files give none.
     """
 
@@ -47,32 +47,32 @@ def read() -> Privileges:
 
 
 def known_capabilities() -> frozenset[int]:
-    """Every capability that this kernel knows."""
+    """All capabilities that this kernel knows."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
         return frozenset(range(int(file.read()) + 1))
 
 
 def has_clone3() -> bool:
-    """A call without arguments starts nothing: EINVAL where there is the call, ENOSYS or EPERM where not."""
+    """Whether clone3 may be called. Without arguments it starts nothing: EINVAL if it may, else ENOSYS or EPERM."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(_SYS_CLONE3, None, 0)
     return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
 
 
 def may_write_last_pid() -> bool:
-    """The older way to choose the pid of a new process, which CRIU takes where there is no clone3."""
+    """Whether the older way to choose the pid of a new process works, which CRIU uses without clone3."""
     return os.access("/proc/sys/kernel/ns_last_pid", os.W_OK, effective_ids=True)
 
 
 class Lack(NamedTuple):
-    """What is wrong about capabilities, and what to do about it."""
+    """What is wrong with the capabilities, and what to do about it."""
 
     what: str
     remedy: str
 
 
 def lack(have: Privileges, uid: int) -> Lack | None:
-    """Which capabilities CRIU would not have, and why not: a pod that was given them may not have them in effect."""
+    """The capabilities that CRIU would not have, and why: a pod may have been given them without their being in effect."""
     missing = options.missing_capabilities(have.effective)
     if not missing:
         return None
@@ -94,7 +94,7 @@ def lack(have: Privileges, uid: int) -> Lack | None:
 
 
 def check_dump(have: Privileges) -> None:
-    """Raises NotDumpable with the line of a pod spec that mends it."""
+    """Raises NotDumpable with the line of a pod spec that fixes it."""
     if have.has_seccomp:
         raise NotDumpable(
             "a seccomp profile is active; the kernel does not allow CRIU to dump under one",
@@ -106,7 +106,7 @@ def check_dump(have: Privileges) -> None:
 
 
 def check_restore(have: Privileges) -> None:
-    """Raises RestoreFailed with the line of a pod spec that mends it."""
+    """Raises RestoreFailed with the line of a pod spec that fixes it."""
     if found := lack(have, os.geteuid()):
         raise RestoreFailed(found.what, hint=found.remedy, reason="CapabilityMissing", retry=False)
     if not has_clone3() and not may_write_last_pid():

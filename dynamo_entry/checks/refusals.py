@@ -1,4 +1,4 @@
-"""Archives that made a restore fail, remembered where it outlives the container: one attempt, not one a restart."""
+"""Remembers archives that failed to restore where that outlives the container: one attempt, instead of one each restart."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dynamo_entry.report import timestamp
 from dynamo_entry.scratch import private_directory, write_new
 from dynamo_entry.settings import Settings
 
-#: What made it fail may have been the node's: after a day an archive gets another chance.
+#: The cause may have been the node: after a day an archive gets another chance.
 _EXPIRES_S = 24 * 3600
 
-#: A container that was killed may have been killed for something else, a probe of the kubelet's for one.
+#: A container may have been killed for another reason, for example by a failed probe: after this it gets another chance.
 _ATTEMPT_EXPIRES_S = 3600
 
-#: How names of the files begin.
+#: The prefix of the files' names.
 _REFUSED, ATTEMPT = "refused-", "attempt-"
 
-#: A full disk or a missing right that could not be found out beforehand.
+#: A full disk or a missing permission that could not be found out in advance.
 _OF_THIS_PLACE = frozenset(("FileNotRestored", "ContextNotWritten"))
 
 
 def check(settings: Settings, digest: str) -> None:
-    """Raises RestoreFailed where this archive made this command fail before."""
+    """Raises RestoreFailed if this archive has failed with this command before."""
     for kind, expires_s in ((_REFUSED, _EXPIRES_S), (ATTEMPT, _ATTEMPT_EXPIRES_S)):
         known = _path(settings, kind, digest)
         try:
@@ -49,16 +49,16 @@ def check(settings: Settings, digest: str) -> None:
 
 
 def is_usable(state_dir: str) -> bool:
-    """Whether anything can be remembered, if that is asked for."""
+    """Whether failures can be remembered, if that is configured."""
     directory = private_directory(state_dir) if state_dir else ""
     return not state_dir or bool(directory and os.access(directory, os.W_OK))
 
 
 @contextmanager
 def attempt(settings: Settings, digest: str) -> Iterator[None]:
-    """What is inside may end the container, for want of memory say: it is known to be under way while it is.
+    """Records that a restore is in progress: it may end the container, for example for want of memory.
 
-    A killed worker leaves it behind. PID 1 removes it where the end was requested.
+    A worker that is killed leaves the record behind. PID 1 removes it if the end was requested.
     """
     begun = _path(settings, ATTEMPT, digest)
     remember(begun, "Interrupted", "the container or the worker was killed while the restore was under way")
@@ -72,7 +72,7 @@ def attempt(settings: Settings, digest: str) -> Iterator[None]:
 
 @contextmanager
 def remembered(settings: Settings, digest: str) -> Iterator[None]:
-    """Remember what fails inside, if it is the archive's doing: not what the store, PID 1 or this place did."""
+    """Remember a failure inside if the archive is its cause, and not the store, PID 1 or this place."""
     try:
         yield
     except (RestoreFailed, Corrupt) as error:
@@ -82,12 +82,12 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
 
 
 def place(settings: Settings, digest: str) -> str:
-    """Where a failure is remembered; nothing where no directory outlives the container."""
+    """Where a failure is remembered; nothing if no directory outlives the container."""
     return _path(settings, _REFUSED, digest)
 
 
 def _path(settings: Settings, kind: str, digest: str) -> str:
-    """A file for archive and command together; nothing where no directory outlives the container."""
+    """The file for this archive and command together; nothing if no directory outlives the container."""
     from blake3 import blake3  # noqa: PLC0415 - PID 1 uses the standard library alone, and imports this module
 
     directory = private_directory(settings.state_dir) if settings.state_dir else ""
@@ -99,7 +99,7 @@ def _path(settings: Settings, kind: str, digest: str) -> str:
 
 
 def remember(path: str, reason: str, message: str) -> None:
-    """Write down that a restore failed; nothing where there is no path."""
+    """Write down that a restore failed, if there is a path for that."""
     if path:
         with suppress(OSError):  # what is to be remembered is the news
             write_new(path, json.dumps({"reason": reason, "message": message, "at": timestamp()}))

@@ -1,6 +1,6 @@
-"""May this archive be restored here? Everything that can be known beforehand is decided before anything is touched.
+"""Whether an archive can be restored here. All that can be known in advance is decided before anything is touched.
 
-The manifest is read already; what else is needed is small: which files, pids and sockets CRIU will ask for.
+The manifest was read already. What else is needed is small: which files, pids and sockets CRIU will ask for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dynamo_entry.rootfs.guard import Land
 
 
 class Admitted(NamedTuple):
-    """What a restore goes on with: rewritten images, the files to put in place, how the clock is kept."""
+    """What a restore continues with: rewritten images, the files to put in place, how the clock is kept."""
 
     rewriter: Rewriter
     delta: apply.Plan
@@ -43,7 +43,7 @@ def admit(
     policy: str,
     log: Any,
 ) -> Admitted:
-    """Check property by property; ``log`` gets what differs and does not matter. Raises Incompatible for the first that does."""
+    """Check property by property. ``log`` is told of differences that do not matter. Raises Incompatible for one that does."""
     head = archive.manifest.head
     here = facts.host_facts(criu_version)
     for note in host.check_host(head.host, here, may_set_gid=capabilities.SETGID in have.effective):
@@ -87,7 +87,7 @@ def admit(
 
 
 def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str]) -> Land:
-    """Mounts whose files travelled at creation do so here; what the launcher writes itself (``scratch``) is not the engine's."""
+    """What a delta may touch: mounts whose files travelled at creation, without the launcher's own files (``scratch``)."""
     return Land.here(
         (*map(os.path.realpath, capture_paths), *archive.manifest.head.facts.get("delta_bytes", {})), scratch
     )
@@ -99,7 +99,7 @@ def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
 
 
 def _grants(have: Privileges) -> tasks.Grants:
-    """Limits may be raised with CAP_SYS_RESOURCE alone, and groups (of fsGroup, say) changed with CAP_SETGID."""
+    """What tasks may have here: raising limits takes CAP_SYS_RESOURCE, and other groups (fsGroup) CAP_SETGID."""
     hard = {}
     if capabilities.SYS_RESOURCE not in have.effective:
         numbers = range(resource.RLIM_NLIMITS) if hasattr(resource, "RLIM_NLIMITS") else range(16)

@@ -1,4 +1,4 @@
-"""Which secrets an archive is going to hold because they stand in an environment or a command: their names alone."""
+"""The names of secrets that an archive will hold because they are in an environment or a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECRET = re.compile(
 
 
 def in_environments(pids: Iterable[int]) -> list[str]:
-    """Names of variables that look like secrets and are not empty, in the environments that processes began with."""
+    """Names of variables that look like secrets, and are not empty, in the environments that processes were started with."""
     names = set()
     for pid in pids:
         try:
@@ -28,7 +28,7 @@ def in_environments(pids: Iterable[int]) -> list[str]:
 
 
 def in_command(argv: Sequence[str]) -> list[str]:
-    """Options that look like they take a secret and have one: ``--api-key VALUE``, ``--api-key=VALUE``, ``API_KEY=VALUE``."""
+    """Options that appear to take a secret, and have a value: ``--api-key VALUE``, ``--api-key=VALUE``, ``API_KEY=VALUE``."""
     found = []
     for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
         name, sign, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""Threads that do not share what threads share, and processes that share what only threads do."""
+"""Threads that do not share what threads usually share, and processes that share what only threads do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unix sockets that are served by another name than they were bound by: CRIU would fail, or serve them by none."""
+"""Unix sockets whose file has another name than the one they were bound to: CRIU would fail, or give them no name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dynamo_entry.linux.sock_diag import Unix
 
 
 def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
-    """``owners``: inode of a socket → a process that has it. Raises NotDumpable that names the process and the name."""
+    """``owners``: inode of a socket → a process that has it. Raises NotDumpable that gives the process and the name."""
     for row in there:
         if row.inode not in owners or not row.file or not row.name:
             continue
@@ -25,7 +25,7 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
 
 
 def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
-    """What is wrong about the name, or nothing: a file that is gone needs none."""
+    """What is wrong with the name, or nothing: a file that is gone needs no name."""
     if not name.startswith("/"):
         is_there = any(_is_socket(f"/proc/{one}/cwd/{name}") for one in set(pids))
         return "" if is_there else "in a directory that the process has left"
@@ -39,7 +39,7 @@ def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
 
 
 def _name_of(inode: int, directory: str) -> str:
-    """The socket in a directory whose inode ends so."""
+    """The name of the socket in a directory whose inode ends with these bits."""
     try:
         with os.scandir(directory) as entries:
             return next(

@@ -1,6 +1,6 @@
-"""Resources of the engine that another process may hold here: pids, ports, names of unix sockets, locks.
+"""Resources of the engine that another process may have here: pids, ports, names of unix sockets, locks.
 
-Pods with hostNetwork and containers of one pod share the namespaces of ports and names; replicas share locks on volumes.
+Pods with hostNetwork, and containers of one pod, share ports and abstract names. Replicas share locks on volumes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dynamo_entry.linux import proc
 
 
 def check_pids(pids: Iterable[int], proc: str = "/proc") -> None:
-    """Raises Incompatible that names a pid of the engine which is taken, and by whom."""
+    """Raises Incompatible that gives a pid of the engine which is taken, and the process that has it."""
     for pid in pids:
         if os.path.exists(f"{proc}/{pid}"):  # a thread's id has an entry as well
             raise Incompatible(
@@ -38,7 +38,7 @@ def _command(directory: str) -> str:
 
 
 def check_ports(sockets: Iterable[Bound]) -> None:
-    """Raises Incompatible that names a port of the engine which is taken, and by whom, or that may not be bound."""
+    """Raises Incompatible that gives a port of the engine which is taken, and its owner, or which may not be bound."""
     for bound in sockets:
         refused = _bind(bound)
         if refused == errno.EACCES:
@@ -57,9 +57,9 @@ def check_ports(sockets: Iterable[Bound]) -> None:
 
 
 def _bind(bound: Bound) -> int:
-    """The error with which the engine itself, with the options of its socket, could not bind it here; or 0.
+    """The error that a socket with the same options gets when it is bound here; or 0.
 
-    TCP is always asked with SO_REUSEADDR: what is left of closed connections does not count.
+    TCP is always tried with SO_REUSEADDR: remains of closed connections do not count.
     """
     family = socket.AF_INET if bound.address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if bound.protocol == "TCP" else socket.SOCK_DGRAM
@@ -91,7 +91,7 @@ def _owner_of_port(bound: Bound) -> str:
 
 
 def check_names(names: Iterable[Named]) -> None:
-    """Raises Incompatible for a name that is bound here; the error names the owner."""
+    """Raises Incompatible for a name that is bound here; the error gives the owner."""
     for name in names:
         if _is_name_taken(name):
             raise Incompatible(
@@ -103,9 +103,9 @@ def check_names(names: Iterable[Named]) -> None:
 
 
 def _is_name_taken(name: Named) -> bool:
-    """An abstract name is taken if it cannot be bound, a path if a process listens there.
+    """Whether a name is taken: an abstract one if it cannot be bound, a path if a process listens there.
 
-    The file of an ended process does not count: CRIU replaces it.
+    The file of a process that has ended does not count: CRIU replaces it.
     """
     try:
         with socket.socket(socket.AF_UNIX, name.kind | socket.SOCK_NONBLOCK) as probe:

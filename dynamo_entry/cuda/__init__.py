@@ -1,8 +1,7 @@
-"""GPU memory: every process with a CUDA context is checkpointed before CRIU dumps it, restored after.
+"""GPU memory: every process with a CUDA context is checkpointed before CRIU dumps it, and restored after.
 
-One helper process (``helper``) makes all calls of the driver's checkpoint API; ``creation`` and
-``restoration`` are the two sequences. Without a GPU none of them is imported; ``NoCreation`` and
-``NoRestoration`` stand in.
+One helper process (``helper``) makes all calls of the driver's checkpoint API. ``creation`` and ``restoration`` are the
+two sequences. Without a GPU they are not imported, and ``NoCreation`` and ``NoRestoration`` take their place.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from dynamo_entry.cuda.creation import Creation
     from dynamo_entry.cuda.restoration import Restoration
 
-#: There wherever a container was given a GPU, by nvidia-container-toolkit, CDI or a privileged pod.
+#: Exists wherever a container was given a GPU, by nvidia-container-toolkit, CDI or a privileged pod.
 _CONTROL_DEVICE = "/dev/nvidiactl"
 
 
@@ -28,7 +27,7 @@ def is_present() -> bool:
 
 
 def for_creation(channel: Any, limit_s: float) -> Creation | NoCreation:
-    """The GPU part of a creation; its helper starts now. ``limit_s``: of one call, 0 for the defaults."""
+    """The GPU part of a creation. Its helper starts now. ``limit_s`` is for one call, 0 for the defaults."""
     if not is_present():
         return NoCreation()
     from dynamo_entry.cuda.creation import Creation  # noqa: PLC0415 - ctypes and a process, only for a GPU
@@ -38,7 +37,7 @@ def for_creation(channel: Any, limit_s: float) -> Creation | NoCreation:
 
 
 def for_restore(channel: Any, limit_s: float) -> Restoration | NoRestoration:
-    """The GPU part of a restore; its helper starts now and attaches while the archive is fetched."""
+    """The GPU part of a restore. Its helper starts now, and attaches to the GPUs while the archive is fetched."""
     if not is_present():
         return NoRestoration()
     from dynamo_entry.cuda.restoration import Restoration  # noqa: PLC0415

@@ -16,7 +16,7 @@ FIRST_API_WITH_PAIRS = 13000
 
 
 class State(IntEnum):
-    """CUprocessState."""
+    """The states of a process: CUprocessState."""
 
     RUNNING = 0
     LOCKED = 1
@@ -27,7 +27,7 @@ class State(IntEnum):
 
 
 class Result(IntEnum):
-    """The values of CUresult that decide something here."""
+    """The values of CUresult that matter here."""
 
     SUCCESS = 0
     INVALID_VALUE = 1
@@ -41,7 +41,7 @@ class Result(IntEnum):
     UNKNOWN = 999
 
 
-#: What the API answers for a process that has no CUDA context.
+#: The API's results for a process that has no CUDA context.
 NO_CONTEXT = (Result.INVALID_VALUE, Result.NOT_INITIALIZED)
 
 Uuid = ctypes.c_ubyte * 16

@@ -1,4 +1,4 @@
-"""The worker's end of the helper process: start it early, ask it with a deadline, kill it when it hangs."""
+"""The worker's end of the helper process: starts it early, asks it with a deadline, kills it if it hangs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.linux import proc
 
-#: Isolated from the engine's PYTHON* variables, and yet the same package as ours.
+#: Isolated from the engine's PYTHON* variables, but with our package.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.cuda.helper import main; main()"
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-#: What the engine is given and the helper is not. The first two restrict and reorder the devices of the process
-#: that has them; a map between GPUs needs all of them. The third names a descriptor that the helper has not.
+#: Variables of the engine that the helper does not get. The first two restrict and reorder the devices of a process, but
+#: a map between GPUs needs all of them. The third names a descriptor that the helper does not have.
 _WITHHELD = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_CHECKPOINT_JOB_FILE")
 
 _LIBRARY_PATH = "LD_LIBRARY_PATH"
@@ -28,15 +28,15 @@ _LIBRARY_PATH = "LD_LIBRARY_PATH"
 #: How long attaching to the GPUs may take: seconds, and tens of them where no persistence daemon runs.
 ATTACH_LIMIT_S = 120
 
-#: While the driver works, PID 1 is told this often that the worker is alive.
+#: How often PID 1 is told that the worker is alive while the driver works.
 _TICK_S = 0.5
 
-#: How long a killed helper is waited for. One that hangs where the kernel heeds no signal is PID 1's to reap.
+#: How long to wait for a killed helper. One that hangs in the kernel, where no signal reaches it, is reaped by PID 1.
 _END_S = 1
 
 
 def _environment() -> dict[str, str]:
-    """With the directories of the driver's libraries, where the container names those in LD_LIBRARY_PATH."""
+    """The helper's environment, with LD_LIBRARY_PATH if the container names the driver's directories there."""
     given = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
     path = proc.loader_variables(os.getppid()).get(_LIBRARY_PATH, given.get(_LIBRARY_PATH, ""))
     directories = [
@@ -46,7 +46,7 @@ def _environment() -> dict[str, str]:
 
 
 class Answer(NamedTuple):
-    """How one call went: CUresult, its name, what it returned, and how long it took."""
+    """The answer to one call: CUresult, its name, what it returned, and how long it took."""
 
     code: int
     name: str
@@ -55,7 +55,7 @@ class Answer(NamedTuple):
 
 
 class Unanswered(Exception):
-    """The helper died, or did not answer in time and was killed. ``answers`` are those that came before."""
+    """The helper died, or did not answer in time and was killed. ``answers`` are those that came before that."""
 
     def __init__(self, why: str, answers: dict[int, Answer]) -> None:
         super().__init__(why)
@@ -82,15 +82,15 @@ class Helper:
         return self._process.pid
 
     def facts(self, limit_s: float = ATTACH_LIMIT_S) -> dict[str, Any]:
-        """Its first words, ``{"facts": …}`` or ``{"absent": why}``. Raises Unanswered."""
+        """Its first line: ``{"facts": …}`` or ``{"absent": why}``. Raises Unanswered."""
         return self._next(time.monotonic() + limit_s, {})
 
     def ask(
         self, action: str, pids: Iterable[int], *, limit_s: float, at_once: bool = True, **more: Any
     ) -> dict[int, Answer]:
-        """The same action on several processes, all at once or one after another; each has ``limit_s``.
+        """The same action on several processes, all at once or one after another. Each may take ``limit_s``.
 
-        Raises Unanswered as soon as one answer is missing.
+        Raises Unanswered as soon as an answer is missing.
         """
         answers: dict[int, Answer] = {}
         for group in [list(pids)] if at_once else [[pid] for pid in pids]:
@@ -104,12 +104,12 @@ class Helper:
         return answers
 
     def memory(self, uuids: list[str], limit_s: float) -> dict[str, int | None]:
-        """Free bytes of each GPU now; None where it is not told. Raises Unanswered."""
+        """The free bytes of each GPU now; None if unknown. Raises Unanswered."""
         answer = self.ask("memory", [0], limit_s=limit_s, uuids=uuids)[0]
         return dict(answer.value)
 
     def kill(self) -> None:
-        """SIGKILL, to it and what it runs: a call that hangs in the driver cannot be called off."""
+        """Kill the helper and what it runs: a call that hangs in the driver cannot be cancelled."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

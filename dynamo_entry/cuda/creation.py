@@ -1,7 +1,7 @@
-"""A creation: lock every process with a CUDA context, checkpoint all of them; and the way back.
+"""A creation: locks every process with a CUDA context, then checkpoints all of them; and takes that back.
 
-Locks come first and for all, since a rank whose peers still run may wait for them for ever. The CPU side of
-the processes runs on throughout and blocks in its next CUDA call, as NVIDIA's README has it.
+All processes are locked first, because a rank whose peers still run may wait for them for ever. The CPU side of the
+processes continues to run, and blocks in its next CUDA call (NVIDIA's README).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dynamo_entry.protocol import Phases
 
 @dataclass
 class _Process:
-    """How far one process is."""
+    """One process, and how far it was brought."""
 
     resident_before: int
     lock_s: float = 0
@@ -42,7 +42,7 @@ class Creation:
         self._contextless: set[int] = set()
 
     def check(self) -> None:
-        """Refuse at once what can never be checkpointed. Raises NotDumpable."""
+        """Refuse in advance what can never be checkpointed. Raises NotDumpable."""
         here = self._session.present()
         if here is None:
             self._log.info("no GPU used", why=self._session.absence)
@@ -62,15 +62,15 @@ class Creation:
         self._session.log_attached(self._log)
 
     def used_bytes(self) -> int:
-        """What the GPUs are about to add to an archive, rather too much."""
+        """An upper estimate of what GPU memory will add to the archive."""
         return self._session.used_bytes()
 
     @contextmanager
     def frozen(self, pids: Pids, stall_s: float = 0) -> Iterator[dict[str, Any]]:
-        """A context without anything on the GPUs; gives the facts for the manifest, empty if no CUDA is used.
+        """A context in which the engine has nothing on the GPUs. Yields the facts for the manifest; none if CUDA is not used.
 
-        ``pids`` lists the engine's processes, those that appear late included. Whatever is still there when
-        the context is left gets its GPU back; an engine that cannot is ended. Raises DumpFailed, NotDumpable.
+        ``pids`` lists the engine's processes, including those that appear late. Processes that still exist when the
+        context is left get their GPU back; an engine for which that fails is ended. Raises DumpFailed, NotDumpable.
         """
         processes: dict[int, _Process] = {}
         try:
@@ -80,7 +80,7 @@ class Creation:
                 recovery.give_back(self._session, self._log, pids, processes)
 
     def recover(self, pids: Pids) -> None:
-        """Give processes their GPU back that somebody else left locked."""
+        """Give processes that another worker left locked their GPU back."""
         recovery.recover(self._session, self._log, pids)
 
     def _freeze(self, pids: Pids, processes: dict[int, _Process], stall_s: float) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Creation:
             return facts.render(self._recorded(here, processes, free_before))
 
     def _lock_and_checkpoint(self, pids: Pids, processes: dict[int, _Process]) -> None:
-        """All that are there and all that appear meanwhile. Raises DumpFailed."""
+        """Lock and checkpoint all processes, including those that appear meanwhile. Raises DumpFailed."""
         while fresh := self._contexts(pids(), processes):
             self._lock(fresh, processes)
         while fresh := sorted(pid for pid, it in processes.items() if it.checkpoint_s is None):
@@ -117,7 +117,7 @@ class Creation:
         return sorted(pid for pid, answer in answers.items() if not answer.code)
 
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
-        # They are known from now on: a lock may take hold after its call was given up.
+        # Known from now on: a lock may still take effect after its call was given up.
         processes.update((pid, _Process(proc.resident_bytes(pid))) for pid in pids)
         for pid, answer in self._session.each("lock", pids, DumpFailed, is_fine=_is_uninitialised).items():
             processes[pid].lock_s = answer.seconds
@@ -152,17 +152,17 @@ class Creation:
 
 
 def _is_without_context(pid: int, answer: Answer) -> bool:
-    """A process that uses no CUDA, or is gone by now."""
+    """Whether a process uses no CUDA, or is gone."""
     return answer.code in abi.NO_CONTEXT or not candidates([pid])
 
 
 def _is_uninitialised(_pid: int, answer: Answer) -> bool:
-    """A process that asked how many GPUs there are, and uses none (llm-d-rl-time-slicing #148)."""
+    """Whether a process has only asked how many GPUs there are, and uses none (llm-d-rl-time-slicing #148)."""
     return answer.code == Result.NOT_INITIALIZED
 
 
 def _refuse_leftovers(pids: list[int], why: str) -> None:
-    """What CRIU would fail on without saying so. Raises NotDumpable."""
+    """Raises NotDumpable for device files that CRIU would fail on without saying so."""
     for pid, path in leftovers(pids):
         if path.startswith("/dev/nvidia"):
             hint = (

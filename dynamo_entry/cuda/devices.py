@@ -1,4 +1,4 @@
-"""Recorded GPUs and present ones: which takes the place of which, and what does not fit. Pure."""
+"""Pairs the recorded GPUs with those that are here, or says why they do not fit. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _GIB = 1 << 30
 def check(recorded: Recorded, here: Present) -> list[Pair]:
     """The GPU pairs of a restore. Raises Incompatible that names the property and both values.
 
-    None where the same GPUs are in the same places, which is what the driver takes for granted without them
-    (NVIDIA/cuda-checkpoint #18). Else every GPU that the engine could see, used or not: the driver wants it so
-    (NVIDIA/cuda-python #1983).
+    There are no pairs if the same GPUs are in the same order, which the driver assumes without them
+    (NVIDIA/cuda-checkpoint #18). Otherwise there is one for every GPU that the engine could see, used or not, as the
+    driver wants it (NVIDIA/cuda-python #1983).
     """
     if not here.way:
         raise _refused("way to checkpoint GPUs", recorded.way, "none", "DriverTooOld")
@@ -44,7 +44,7 @@ def check(recorded: Recorded, here: Present) -> list[Pair]:
 
 
 def _paired(recorded: list[Device], here: list[Device]) -> list[tuple[Device, Device]]:
-    """Each recorded GPU with itself where it is present, else with the next free one that is like it."""
+    """Each recorded GPU, paired with itself if it is here, else with the next free GPU of the same kind."""
     free = {device.uuid: device for device in here}
     same = {device.uuid: free.pop(device.uuid) for device in recorded if device.uuid in free}
     pairs = []
@@ -69,7 +69,7 @@ def _difference(old: Device, new: Device) -> Incompatible:
 
 
 def _check_memory(old: Device, new: Device) -> None:
-    """A restore that runs out of GPU memory cannot be repeated (NVIDIA/cuda-checkpoint #44): know it before."""
+    """Raises Incompatible if GPU memory is short: a restore that runs out of it cannot be repeated (cuda-checkpoint #44)."""
     needed, free = old.used_bytes, new.free_bytes
     if needed is not None and free is not None and free < needed:
         raise Incompatible(

@@ -1,7 +1,7 @@
-"""libcuda.so.1 and libnvidia-ml.so.1 by ctypes: the devices, and the checkpoint calls on other processes.
+"""libcuda.so.1 and libnvidia-ml.so.1 through ctypes: the devices, and the checkpoint calls on other processes.
 
-ctypes and not NVIDIA's cuda.core.checkpoint: that needs numpy, 120 MiB and half a second to import, for the
-six functions below. NVML tells what libcuda tells only through a context, which would itself take GPU memory.
+ctypes instead of NVIDIA's cuda.core.checkpoint, which needs numpy, 120 MiB and half a second to import, for the six
+functions below. NVML gives what libcuda gives only through a context, which would itself take GPU memory.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _LIBRARY = "libcuda.so.1"
 #: CUdevice_attribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
 _COMPUTE_MAJOR, _COMPUTE_MINOR = 75, 76
 
-#: Read by the driver at each call: the file that the processes of a `cuda-checkpoint --launch-job` share.
+#: The file that the processes of a `cuda-checkpoint --launch-job` share; the driver reads the variable at each call.
 _JOB_FILE = "CUDA_CHECKPOINT_JOB_FILE"
 
 
 class CallFailed(Exception):
-    """A call of the driver did not succeed: CUresult and its name."""
+    """A call of the driver failed: CUresult and its name."""
 
     def __init__(self, code: int, name: str) -> None:
         super().__init__(f"{name} ({code})")
@@ -32,27 +32,27 @@ class CallFailed(Exception):
 
 
 class Driver:
-    """The driver, loaded. Raises OSError where there is none."""
+    """The driver's library, loaded. Raises OSError if there is none."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(_LIBRARY)
 
     def init(self) -> None:
-        """Attach to the GPUs; takes seconds. Raises CallFailed."""
+        """Attach to the GPUs, which takes seconds. Raises CallFailed."""
         self._call("cuInit", 0)
 
     def version(self) -> int:
-        """The CUDA version that the driver speaks: 12080 is 12.8. Raises CallFailed."""
+        """The CUDA version that the driver supports: 12080 is 12.8. Raises CallFailed."""
         version = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(version))
         return version.value
 
     def has_checkpoint_api(self) -> bool:
-        """Whether processes can be checkpointed by calls."""
+        """Whether the driver has the checkpoint API."""
         return hasattr(self._library, "cuCheckpointProcessLock") and self.version() >= abi.FIRST_API
 
     def devices(self) -> list[dict[str, Any]]:
-        """What the GPUs are, in the driver's order. Raises CallFailed."""
+        """The GPUs, in the driver's order. Raises CallFailed."""
         count = ctypes.c_int()
         self._call("cuDeviceGetCount", ctypes.byref(count))
         return [self._device(ordinal) for ordinal in range(count.value)]
@@ -85,7 +85,7 @@ class Driver:
         return value.value
 
     def perform(self, action: str, pid: int, request: dict[str, Any]) -> int:
-        """One action on a process; the answer of ``tid`` and ``state``, else 0. Raises CallFailed."""
+        """One action on a process. Returns the answer of ``tid`` and ``state``, else 0. Raises CallFailed."""
         if job_file := request.get("job_file"):
             os.environ[_JOB_FILE] = job_file
         if action in ("tid", "state"):
@@ -135,7 +135,7 @@ class _Memory(ctypes.Structure):
 
 
 class Nvml:
-    """The management library, initialised. Raises OSError where it is missing or fails."""
+    """The management library, initialised. Raises OSError if it is missing or fails."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(_NVML)

@@ -1,4 +1,4 @@
-"""What a manifest says about GPUs (``head.gpu``), and what the helper says about those that are here."""
+"""What a manifest says about GPUs (``head.gpu``), and what the helper says about the GPUs here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dynamo_entry.errors import Corrupt
 
 
 class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU. ``used_bytes``: what the engine had on it; ``free_bytes``: free now; None where it is not told."""
+    """One GPU. ``used_bytes``: what the engine had on it. ``free_bytes``: what is free now. None if unknown."""
 
     uuid: str
     name: str
@@ -34,7 +34,7 @@ class Process(Struct, frozen=True, kw_only=True):
 
 
 class Present(Struct, frozen=True, kw_only=True):
-    """Driver and GPUs of a place. ``api`` is cuDriverGetVersion's; ``way``: ``driver``, ``program`` or nothing.
+    """Driver and GPUs here. ``api`` is cuDriverGetVersion's result; ``way`` is ``driver``, ``program`` or nothing.
 
     ``attach_s``: how long the helper took to attach to them.
     """
@@ -47,7 +47,7 @@ class Present(Struct, frozen=True, kw_only=True):
 
 
 class Recorded(Present, frozen=True, kw_only=True):
-    """The same of the place of creation, and the processes. ``job_file``: of a launch job, else empty."""
+    """Driver and GPUs at creation, and the processes. ``job_file``: that of a launch job, else empty."""
 
     processes: list[Process] = field(default_factory=list)
     host_bytes: int = 0

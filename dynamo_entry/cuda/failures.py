@@ -39,7 +39,7 @@ _ANY_HINT = "the kernel's log may tell more (dmesg, NVRM and Xid); docs/gpu.md h
 
 
 class Failure(NamedTuple):
-    """The parts of a typed error, whichever sequence raises it."""
+    """The parts of a typed error; the sequence that raises it chooses the type."""
 
     message: str
     hint: str
@@ -47,7 +47,7 @@ class Failure(NamedTuple):
 
 
 def of_call(action: str, pid: int, code: int, name: str, *, state: str = "") -> Failure:
-    """For a call that was answered with an error."""
+    """The failure of a call that was answered with an error."""
     known = Result(code) if code in list(Result) else Result.UNKNOWN
     if (action, known) == ("lock", Result.NOT_READY):
         reason = "GpuBusy"
@@ -64,7 +64,7 @@ def of_call(action: str, pid: int, code: int, name: str, *, state: str = "") -> 
 
 
 def of_silence(action: str, pids: list[int], why: str) -> Failure:
-    """For a helper that died or was killed at a deadline before these processes' calls were answered."""
+    """The failure of a helper that died, or was killed at a deadline, before the calls on these processes were answered."""
     listed = ", ".join(map(str, sorted(pids)))
     return Failure(
         f"GPU {action} of process {listed} was not answered: the GPU helper {why}",

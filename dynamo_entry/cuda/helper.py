@@ -1,9 +1,9 @@
-"""The process that talks to the driver, one for all pids: attaching to the GPUs takes seconds for every process.
+"""The process that calls the driver, one for all pids, because attaching to the GPUs takes seconds in each process.
 
-Lines of JSON. First it says ``{"facts": …}``, or ``{"absent": why}``; then each request ``{"id", "action",
-"pid", …}`` gets an answer ``{"id", "code", "name", "value", "seconds"}``, in the order in which they are
-done: every call has a thread, and one that hangs holds up no other. It leads a session of its own, and at the
-end of its input it is gone, with all that it runs.
+It speaks lines of JSON. The first one is ``{"facts": …}``, or ``{"absent": why}``. Then each request ``{"id", "action",
+"pid", …}`` gets an answer ``{"id", "code", "name", "value", "seconds"}``, in the order in which they finish: every call
+has a thread, so one that hangs does not delay others. The helper leads a session of its own. At the end of its input it
+exits, with everything that it runs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _facts(driver: Driver, way: Driver | Program | None, nvml: Nvml | None) -> d
 
 
 def _driver_version() -> str:
-    """From the kernel module's own words: ``NVRM version: NVIDIA UNIX … Kernel Module  580.65.06  …``."""
+    """The version that the kernel module tells: ``NVRM version: NVIDIA UNIX … Kernel Module  580.65.06  …``."""
     try:
         with open("/proc/driver/nvidia/version", encoding="ascii", errors="replace") as file:
             words = file.readline().split()

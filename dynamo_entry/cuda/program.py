@@ -1,4 +1,4 @@
-"""NVIDIA's cuda-checkpoint program, where the driver is older than the calls (555 to 565)."""
+"""NVIDIA's cuda-checkpoint program, for drivers that are older than the API (555 to 565)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _TEXTS = {
 
 
 class Program:
-    """The same actions as Driver's, a process each, which attaches to the GPUs anew every time."""
+    """The same actions as Driver's, each by a process of its own, which has to attach to the GPUs first."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     @classmethod
     def find(cls) -> Program | None:
-        """The program, if there is one that knows single actions (555 and newer)."""
+        """The program, if there is one that has single actions (555 and newer)."""
         path = shutil.which(_PROGRAM)
         if path is None:
             return None
@@ -40,7 +40,7 @@ class Program:
         return cls(path) if "--action" in shown.stdout else None
 
     def perform(self, action: str, pid: int, request: dict[str, Any]) -> int:
-        """One action on a process; the answer of ``tid`` and ``state``, else 0. Raises CallFailed."""
+        """One action on a process. Returns the answer of ``tid`` and ``state``, else 0. Raises CallFailed."""
         argv = [self._path, *_options(action, request), "--pid", str(pid)]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

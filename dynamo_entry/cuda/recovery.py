@@ -1,4 +1,4 @@
-"""The way back: processes that were locked or checkpointed get their GPU back, or the engine is ended."""
+"""Gives processes that were locked or checkpointed their GPU back, or ends the engine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dynamo_entry.cuda.session import Session, candidates
 
 Pids = Callable[[], list[int]]
 
-#: Between two rounds of unlocking.
+#: The pause between two rounds of unlocking.
 _ROUND_S = 0.05
 
 
 def recover(session: Session, log: Any, pids: Pids) -> None:
-    """Give processes their GPU back that somebody else left locked."""
+    """Give processes that another worker left locked their GPU back."""
     asked = candidates(pids())
     session.join_job(asked)
     answers = session.ask("state", asked)
@@ -28,7 +28,7 @@ def recover(session: Session, log: Any, pids: Pids) -> None:
 
 
 def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> None:
-    """Make those of ``known`` run again that are still there. An engine that cannot is ended."""
+    """Make those of ``known`` that still exist run again. An engine for which that fails is ended."""
     began = time.monotonic()
     left = sorted(set(known).intersection(pids()))
     if not left:
@@ -42,11 +42,10 @@ def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> N
 
 
 def _thaw(session: Session, pids: list[int]) -> str:
-    """Unlock all of them, whatever state they are in; returns why that cannot be, if so.
+    """Unlock all of them, whatever state they are in; returns the reason if that fails.
 
-    Where ranks block each other (NCCL), a question is answered only when another process is unlocked, and a
-    process that is being locked answers none until it is, or the driver gives up: hence rounds, until all are
-    seen running.
+    If ranks block each other (NCCL), one answers only when another is unlocked, and a process that is being locked does
+    not answer until that is done, or the driver gives up. Hence the rounds, until all of them are seen to run.
     """
     waiting, rounds_left = pids, len(pids) + 1
     deadline = time.monotonic() + session.limit_s("lock")

@@ -1,9 +1,9 @@
 """A restore: the helper attaches to the GPUs while data arrives, then all processes get their GPU back.
 
-The driver's part of a restore is done by a thread of the process itself, so the tasks must run: they are
-continued first, and wait in their next CUDA call until they are unlocked (cuda-checkpoint's README: "does not
-suspend CPU threads, which may continue to safely interact with CUDA"). Only managed memory must not be touched
-meanwhile; the driver cannot checkpoint it.
+The driver's part of a restore is done by a thread of the process itself, so the tasks must run. They are continued
+first, and wait in their next CUDA call until they are unlocked (cuda-checkpoint's README: "does not suspend CPU threads,
+which may continue to safely interact with CUDA"). Only managed memory, which the driver cannot checkpoint, must not be
+touched meanwhile.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Restoration:
         self._pairs: list[devices.Pair] = []
 
     def check(self, gpu: dict[str, Any]) -> None:
-        """Whether the GPUs here can take what was recorded. Raises Incompatible, Corrupt.
+        """Check whether the GPUs here can take what was recorded. Raises Incompatible, Corrupt.
 
-        An archive without GPU state needs no helper: it is ended at once.
+        An archive without GPU state needs no helper, which is then ended at once.
         """
         if not gpu:
             self._session.close()
@@ -50,9 +50,9 @@ class Restoration:
         self._session.busy_bytes = recorded.host_bytes
 
     def thaw(self) -> None:
-        """Restore all, then unlock all. Raises RestoreFailed.
+        """Restore all processes, then unlock them. Raises RestoreFailed.
 
-        Nothing is tried twice: a process that failed to restore can only be ended (cuda-checkpoint #44).
+        Nothing is tried twice: a process whose restore failed can only be ended (cuda-checkpoint #44).
         """
         if not self._pids:
             return

@@ -1,4 +1,4 @@
-"""The helper with the limits of one creation or restore, and the processes that it is asked about."""
+"""The helper during one creation or restore: its time limits, and the processes that it is asked about."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from dynamo_entry.cuda.client import Answer, Helper, Unanswered
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.linux import proc
 
-#: Of one checkpoint or restore: far beyond what was ever reported (10 minutes for 290 GiB).
+#: The limit of one checkpoint or restore: far beyond what was ever reported (10 minutes for 290 GiB).
 _FIXED_LIMIT_S = 60
 _LIMIT_S_PER_GIB = 2
 
-#: How long the engine may still work on the GPU after it was told to stop.
+#: How long the engine's work on the GPU may continue after it was told to stop.
 LOCK_LIMIT_S = 30
 
-#: For calls that copy nothing, and for a lock beyond the driver's own limit.
+#: The limit of calls that copy nothing, and what is added to the driver's own limit of a lock.
 _QUICK_LIMIT_S = 15
 
 _QUICK = ("tid", "state", "unlock")
 
-#: Device nodes that CRIU cannot dump: of GPUs, of GDRCopy, of RDMA.
+#: Device nodes that CRIU cannot dump: those of GPUs, of GDRCopy, of RDMA.
 _DEVICES = ("/dev/nvidia", "/dev/gdrdrv", "/dev/infiniband/")
 
 _JOB_FILE = b"CUDA_CHECKPOINT_JOB_FILE="
 
 
 def candidates(pids: Iterable[int]) -> list[int]:
-    """Those that may have something for the driver to checkpoint: they have loaded it, or hold a GPU."""
+    """The processes that the driver may have to checkpoint: they have loaded its library, or have a GPU open."""
     return [pid for pid in pids if any(map(_is_of_driver, proc.mapped_files([pid]))) or _held(pid)]
 
 
 def leftovers(pids: Iterable[int]) -> list[tuple[int, str]]:
-    """(pid, device node) of descriptors and mappings that are left although every context is checkpointed."""
+    """(pid, device node) of descriptors and mappings that remain although every context is checkpointed."""
     return [(pid, path) for pid in pids for path in _held(pid)]
 
 
 class Session:
-    """A helper that is started now and used later. ``tick`` is called while the driver is waited for.
+    """A helper that is started now and used later. ``tick`` is called while the driver works.
 
-    ``busy_bytes``: what has to be moved, as far as it is known, for the limits; else all memory there is.
+    ``busy_bytes``: how much has to be moved, from which the limits follow; if unknown, all GPU memory.
     """
 
     def __init__(self, tick: Callable[[], None], limit_s: float = 0) -> None:
@@ -56,7 +56,7 @@ class Session:
         self._is_hopeless = False
 
     def present(self) -> facts.Present | None:
-        """Driver and devices; waits until they are attached. None: no GPU can be used, ``absence`` says why."""
+        """Driver and devices; waits until the helper has attached. None: no GPU can be used, and ``absence`` says why."""
         if self._present is None and not self.absence:
             try:
                 said = self._helper.facts()
@@ -67,7 +67,7 @@ class Session:
         return self._present
 
     def log_attached(self, log: Any) -> None:
-        """Which way is taken, once it is known that there is one."""
+        """Log which way is used to call the driver, if there is one."""
         here = self._present
         assert here is not None
         log.info(
@@ -75,7 +75,7 @@ class Session:
         )
 
     def join_job(self, pids: Iterable[int]) -> None:
-        """Take over the job file of whichever process has one."""
+        """Use the job file of a process that has one."""
         self.job_file = self.job_file or next(filter(None, map(_job_file, pids)), "")
 
     def limit_s(self, action: str) -> float:
@@ -102,9 +102,9 @@ class Session:
         is_fine: Callable[[int, Answer], bool] = lambda _pid, _answer: False,
         **more: Any,
     ) -> dict[int, Answer]:
-        """One action on every process. Raises ``error`` that names the first process on which it failed.
+        """One action on every process. Raises ``error``, which names the first process on which it failed.
 
-        An error that ``is_fine`` is no failure.
+        Errors for which ``is_fine`` is true do not count.
         """
         wanted = list(pids)
         try:
@@ -121,7 +121,7 @@ class Session:
         return answers
 
     def ask(self, action: str, pids: Iterable[int]) -> dict[int, Answer]:
-        """The same without judging the answers; those that did not come are left out."""
+        """One action on every process; returns the answers as they are, without those that did not come."""
         try:
             return self._ask(action, list(pids))
         except Unanswered as silence:
@@ -129,7 +129,7 @@ class Session:
             return silence.answers
 
     def states(self, pids: Iterable[int]) -> dict[int, State]:
-        """The CUDA state of each process that tells it."""
+        """The CUDA state of each process that answers."""
         return {
             pid: State(answer.value)
             for pid, answer in self.ask("state", pids).items()
@@ -137,7 +137,7 @@ class Session:
         }
 
     def free_bytes(self) -> dict[str, int | None]:
-        """Free memory of each GPU now, as far as it is told."""
+        """The free memory of each GPU now; of those for which it is known."""
         here = self.present()
         uuids = [device.uuid for device in here.devices] if here else []
         try:
@@ -147,7 +147,7 @@ class Session:
             return {}
 
     def used_bytes(self) -> int:
-        """What is in use on all GPUs together now; all of a GPU that does not tell."""
+        """The memory that is in use on all GPUs together now; all of a GPU's memory if that is unknown."""
         here, free = self.present(), self.free_bytes()
         devices = here.devices if here else ()
         return sum(device.memory_bytes - (free.get(device.uuid) or 0) for device in devices)
@@ -167,9 +167,9 @@ class Session:
         return self._helper.ask(action, pids, limit_s=limit_s, at_once=not self.job_file, **more)
 
     def _renew(self) -> None:
-        """A helper in place of one that is gone: what was begun must be taken back.
+        """Start another helper in place of one that is gone: what was begun must be taken back.
 
-        Once one cannot even attach there is none any more: every question shows at once that nobody answers.
+        If one cannot even attach, no other is started, and every question fails at once.
         """
         self._helper.kill()
         if self._is_hopeless:
@@ -186,7 +186,7 @@ def _raised(error: type[CheckpointError], failure: failures.Failure) -> Checkpoi
 
 
 def _job_file(pid: int) -> str:
-    """The file that the processes of a ``cuda-checkpoint --launch-job`` share, as other processes reach it."""
+    """The path by which other processes reach the file that those of a ``cuda-checkpoint --launch-job`` share."""
     for variable in proc.read(pid, "environ").split(b"\0"):
         if variable.startswith(_JOB_FILE):
             path = variable[len(_JOB_FILE) :].decode("utf-8", "replace")

@@ -1,6 +1,6 @@
 """Capabilities by number (linux/capability.h), and those in effect here. Standard library only.
 
-Whether a pod has those that a creation or a restore takes is checked by ``checks/privileges.py``.
+``checks/privileges.py`` checks whether a pod has those that a creation or a restore needs.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ _PR_GET_SECUREBITS = 27
 
 
 def effective() -> frozenset[int]:
-    """Of the calling process."""
+    """The effective capabilities of the calling process."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         return parse(next(line.split()[1] for line in file if line.startswith("CapEff:")))
 
 
 def parse(mask: str) -> frozenset[int]:
-    """From the hexadecimal mask of /proc/PID/status."""
+    """The capabilities of a hexadecimal mask from /proc/PID/status."""
     bits = int(mask, 16)
     return frozenset(number for number in range(64) if bits >> number & 1)
 
 
 def named(numbers: Iterable[int]) -> list[str]:
-    """As a pod spec writes them."""
+    """The capabilities as a pod spec writes them."""
     names = _NAMES.split()
     return [names[number] if number < len(names) else str(number) for number in sorted(numbers)]
 
 
 def secure_bits() -> int:
-    """Those of this thread (PR_SET_SECUREBITS(2const)), which what it starts inherits."""
+    """The secure bits of this thread (PR_SET_SECUREBITS(2const)), which are inherited."""
     import ctypes  # noqa: PLC0415 - as below
 
     return int(ctypes.CDLL(None).prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0))
 
 
 def take_effect(wanted: frozenset[int]) -> None:
-    """Put capabilities that this thread may have into effect, and let a program that it starts inherit them.
+    """Make capabilities that this thread may have effective, and let programs that it starts inherit them.
 
-    A file's capabilities may be permitted alone, so that it starts where the container has none; in effect, they are
-    still lost to the programs of a user other than root.
+    File capabilities may be only permitted, so that the file can be run in a container without them. Even effective ones
+    are lost to the programs of a user other than root.
     """
     import ctypes  # noqa: PLC0415 - PID 1 reads capabilities and changes none
 

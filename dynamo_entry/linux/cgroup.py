@@ -1,4 +1,4 @@
-"""What this container may use: memory, tasks, processors and the like, from its cgroup (v2 or v1) and the machine."""
+"""What this container may use: memory, tasks, processors and more, from its cgroup (v2 or v1) and the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Room(NamedTuple):
-    """What is left here, and how much one process may have; None where there is no limit."""
+    """What is left here, and how much one process may have; None if there is no limit."""
 
     memory_bytes: int | None
     tasks: int | None
@@ -36,7 +36,7 @@ def room() -> Room:
 
 
 def _available() -> int:
-    """What the machine has left (proc_meminfo(5))."""
+    """The memory that the machine has left (proc_meminfo(5))."""
     with open("/proc/meminfo", encoding="ascii") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
 
@@ -66,7 +66,7 @@ def _number(*names: str) -> int | None:
 
 
 def _reclaimable() -> int:
-    """Page cache charged to this cgroup, which gives way."""
+    """Page cache charged to this cgroup, which the kernel reclaims."""
     for name, keys in (
         ("memory.stat", ("file", "shmem")),
         ("memory/memory.stat", ("total_cache", "total_shmem")),

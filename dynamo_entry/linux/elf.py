@@ -1,7 +1,7 @@
 """The build id of a program or library: what its linker made of its contents (elf(5), ld --build-id).
 
-It is compared with one that CRIU has read, so it is looked for as CRIU does (criu: files-reg.c, get_build_id): in the
-first note of that type, whoever's it is, also in one that lies right behind its segment, as in Go's static programs.
+It is compared with one that CRIU has read, so it is searched for as CRIU does (criu: files-reg.c, get_build_id): the
+first note of that type, of any owner, even if it is right behind its segment, as in Go's static programs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 #: CRIU looks no further (criu: files-reg.c, BUILD_ID_MAP_SIZE); linkers put notes into the first page.
 _LIMIT_BYTES = 1 << 20
 
-#: CRIU takes no longer one.
+#: CRIU does not accept a longer one.
 _LONGEST_BYTES = 512
 
 _NOTE = struct.Struct("=III")
 
 
 class _Class(NamedTuple):
-    """Where a file of 32 or 64 bits says where its program headers are, and the type, offset and size in each."""
+    """Where a file of 32 or 64 bits has the place of its program headers; and type, offset and size in each of those."""
 
     table: tuple[str, int]
     rows: tuple[str, int]
@@ -37,7 +37,7 @@ _CLASSES = {
 
 
 def build_id(path: str) -> bytes:
-    """The build id of an ELF file; nothing where it has none, or is none. Raises OSError."""
+    """The build id of an ELF file; empty if it has none, or if it is not an ELF file. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         size = min(os.fstat(file.fileno()).st_size, _LIMIT_BYTES)
         with suppress(struct.error, OverflowError):  # its tables lead nowhere

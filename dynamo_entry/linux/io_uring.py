@@ -1,12 +1,12 @@
-"""Keeping an engine off io_uring until it is frozen: no CRIU can dump a ring. Standard library only.
+"""Keeps an engine from using io_uring until it is frozen, because CRIU cannot dump a ring. Standard library only.
 
-By a seccomp filter (seccomp(2)) that answers as a kernel without io_uring does, so that the engine takes another way.
-CRIU suspends filters while it works, which takes CAP_SYS_ADMIN over the machine (ptrace(2), PTRACE_O_SUSPEND_SECCOMP);
-without it a filter would be worse than a ring. A restored engine has it no longer: putting a filter in place would take
-the same capability there.
+With CAP_SYS_ADMIN over the machine, a seccomp filter (seccomp(2)) answers as a kernel without io_uring does, and the
+engine does without. CRIU suspends filters while it works, for which it needs that capability (ptrace(2),
+PTRACE_O_SUSPEND_SECCOMP): without it a filter would be worse than a ring. A restored engine has no such filter, because
+installing it there would need the same capability.
 
-Without that capability: by no memory to lock. The kernel charges rings to RLIMIT_MEMLOCK (io_uring_setup(2)) of those
-without CAP_IPC_LOCK; libuv and others then take another way. The soft limit is withheld while the engine starts, and
+Without the capability, the engine may not lock memory. The kernel charges rings to RLIMIT_MEMLOCK (io_uring_setup(2)) of
+processes without CAP_IPC_LOCK, and libuv and others then do without. The soft limit is 0 while the engine starts, and is
 given back when it is frozen.
 """
 
@@ -34,7 +34,7 @@ _EVERY_USER = [b"0", b"0", b"4294967295"]
 
 
 def filter_rules(machine: str) -> bytes:
-    """The filter, as the kernel takes it and CRIU finds it: ``struct sock_filter`` of linux/filter.h, one after another."""
+    """The filter as the kernel takes it, and CRIU finds it: an array of ``struct sock_filter`` (linux/filter.h)."""
     load, equal, at_least, greater, answer = 0x20, 0x15, 0x35, 0x25, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS
     program = (
@@ -59,7 +59,7 @@ def may_filter() -> bool:
 
 
 def install_filter() -> None:
-    """Install the filter in this process and all that it starts. Raises OSError."""
+    """Install the filter in this process and everything that it starts. Raises OSError."""
     machine = os.uname().machine
     program = filter_rules(machine)
     held = ctypes.create_string_buffer(program)
@@ -88,15 +88,15 @@ def may_withhold_memory(argv: Sequence[str]) -> bool:
 
 
 def withhold_memory() -> None:
-    """Set the soft limit to 0 in this process and all that it starts."""
+    """Set the soft limit to 0 in this process and everything that it starts."""
     _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
 
 
 def give_back_memory(pids: Iterable[int]) -> None:
-    """Processes without a soft limit get that of the calling process, or as much of it as they may have.
+    """Give processes whose soft limit is 0 that of the calling process, or as much of it as they may have.
 
-    Raises PermissionError for those of another user.
+    Raises PermissionError for processes of another user.
     """
     own, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     for pid in pids:
@@ -114,7 +114,7 @@ def _smaller(one: int, other: int) -> int:
 
 
 def makes_rings(*, is_withheld: bool) -> bool:
-    """Whether the kernel makes a ring for this process; changes the limit for a moment, so no other thread may run."""
+    """Whether the kernel makes a ring for this process. Changes the limit for a moment, so no other thread may run."""
     before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if is_withheld:
         withhold_memory()

@@ -1,4 +1,4 @@
-"""Variables by which programs load other files than those they came with: ld.so(8). Standard library only."""
+"""Variables that make programs load other files than those they came with: ld.so(8). Standard library only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _OTHERS = frozenset((b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH"))
 
 
 def variables(names: Iterable[bytes], kept: Collection[str] = ()) -> list[bytes]:
-    """Those among ``names`` that are meant for the engine: all but the ones ``kept`` for the launcher."""
+    """Those of ``names`` that are meant for the engine: all except the ones ``kept`` for the launcher."""
     ours = {name.encode() for name in kept}
     return sorted(name for name in names if (name.startswith(b"LD_") or name in _OTHERS) and name not in ours)

@@ -1,4 +1,4 @@
-"""Which filesystems belong to the container alone, read from mountinfo. Pure but for ``read``."""
+"""Which filesystems belong to the container alone, read from mountinfo. Pure, except for ``read``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mount(NamedTuple):
 
     @property
     def is_private(self) -> bool:
-        """Whether it is this container's own scratch directory."""
+        """Whether the mount is a scratch directory of this container alone."""
         return self.point in PRIVATE and (self.kind == "tmpfs" or _EMPTY_DIR in self.root)
 
 
@@ -52,7 +52,7 @@ def _unescaped(text: str) -> str:
 
 
 def captured_roots(mounts: list[Mount], extra: Iterable[str] = ()) -> list[str]:
-    """Directories whose changes travel: the root, private scratch directories, and what was asked for on other mounts."""
+    """Directories whose changes are captured: the root, private scratch directories, and what the user names on other mounts."""
     top = {mount.point: mount for mount in mounts}
     roots = ["/", *sorted(point for point, mount in top.items() if mount.is_private)]
     for path in sorted(extra):
@@ -62,19 +62,19 @@ def captured_roots(mounts: list[Mount], extra: Iterable[str] = ()) -> list[str]:
 
 
 def is_below(path: str, paths: tuple[str, ...]) -> bool:
-    """Whether a path is one of ``paths``, or inside of one."""
+    """Whether a path is one of ``paths``, or inside one of them."""
     return any(path == other or path.startswith(f"{other.rstrip('/')}/") for other in paths)
 
 
 def flags(path: str) -> int:
-    """Of the filesystem (``os.ST_…``) of a path's nearest directory that is there."""
+    """The flags (``os.ST_…``) of the filesystem on which a path's nearest existing directory is."""
     while path and not os.path.isdir(path):
         path = os.path.dirname(path)
     return os.statvfs(path or "/").f_flag
 
 
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:
-    """The mount point that holds ``path`` where none of ``roots`` does that is nearer, else nothing."""
+    """The mount point that ``path`` is on, unless one of ``roots`` is nearer; else nothing."""
     above = (point for point in (*(mount.point for mount in mounts), *roots) if is_below(path, (point,)))
     nearest = max(above, key=len, default="/")
     return "" if nearest in roots else nearest

@@ -1,4 +1,4 @@
-"""Listings that the kernel gives over netlink(7), that of this network namespace's addresses among them."""
+"""Lists what the kernel tells over netlink(7), such as the addresses of this network namespace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADDRESS, _LOCAL, _LABEL = 1, 2, 3
 
 
 class Address(NamedTuple):
-    """One of an interface; ``interface`` is the label of an alias (eth0:1)."""
+    """An address of an interface. ``interface`` is the label of an alias (eth0:1)."""
 
     interface: str
     address: str
@@ -30,7 +30,7 @@ class Address(NamedTuple):
 
 
 def listed(protocol: int, kind: int, body: bytes, name: str) -> Iterator[bytes]:
-    """The messages that answer a request of a ``kind`` to a ``protocol``, by ``name`` in errors. Raises OSError."""
+    """The messages that answer a request of a ``kind`` to a ``protocol``; errors call it ``name``. Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as kernel:
         kernel.settimeout(5)
         head = struct.pack(_HEAD, 16 + len(body), kind, _REQUEST_DUMP, 1, 0)
@@ -46,7 +46,7 @@ def listed(protocol: int, kind: int, body: bytes, name: str) -> Iterator[bytes]:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message, behind its fixed part, by type."""
+    """By type, the attributes of a message, which follow its fixed part."""
     return dict(_split(data, "=HH", 4))
 
 
@@ -59,7 +59,7 @@ def _split(data: bytes, head: str, head_size: int) -> Iterator[tuple[int, bytes]
 
 
 def addresses() -> list[Address]:
-    """IPv4 and IPv6, interface by interface, as the kernel lists them; none where it does not say."""
+    """IPv4 and IPv6 addresses, interface by interface, in the kernel's order; none if it does not list them."""
     try:
         found = list(_addresses())
     except OSError:

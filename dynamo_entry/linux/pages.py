@@ -1,4 +1,4 @@
-"""Pages of memory: which of a process a dump holds (proc_pid_pagemap(5)), and ours, given to system calls without a copy."""
+"""Pages of memory: those of a process that a dump will hold (proc_pid_pagemap(5)), and ours, passed to system calls uncopied."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 _PAGE, _ENTRY_BYTES = 4096, 8
 
-#: Entries read at once: 256 MiB of addresses.
+#: How many entries are read at once: those of 256 MiB of addresses.
 _AT_ONCE = 1 << 16
 
 #: A process whose reserved addresses exceed its pages by this factor is skipped: reading them would take too long.
 _SPARSE, _ALWAYS_BYTES = 16, 4 << 30
 
-#: So is one with more runs of pages than this.
+#: A process with more runs of pages than this is skipped, too.
 _MOST_RUNS = 100_000
 
-#: Of an entry's highest byte: present, in swap, of a file or shared memory, mapped here alone.
+#: Bits of an entry's highest byte: present, in swap, of a file or shared memory, mapped here alone.
 _PRESENT, _SWAPPED, _FILE, _EXCLUSIVE = 0x80, 0x40, 0x20, 0x01
 
 _SPLICE_F_NONBLOCK = 2
@@ -37,9 +37,9 @@ _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 class Pages(NamedTuple):
-    """Address ranges of private pages that a dump holds, and those of them that another process maps, too.
+    """Address ranges of private pages that a dump will hold, and of those that another process maps as well.
 
-    They rise; neighbours may touch.
+    They are in rising order; adjacent ones may touch.
     """
 
     dumped: list[Range]
@@ -56,7 +56,7 @@ _LETTERS = bytes(map(_letter, range(256)))
 
 
 def read(pid: int) -> Pages:
-    """Nothing of a process that cannot be looked at, or not in little time."""
+    """The pages of a process; none if it cannot be inspected, or if that would take too long."""
     areas = private_areas(proc.maps(pid))
     reserved = sum(end - start for start, end in areas)
     if reserved > _ALWAYS_BYTES + _SPARSE * proc.resident_bytes(pid):
@@ -82,7 +82,7 @@ def read(pid: int) -> Pages:
 
 
 def become_huge() -> bool:
-    """Whether memory gets transparent huge pages unless it asks for small ones."""
+    """Whether all memory gets transparent huge pages unless it asks for small ones."""
     try:
         with open(_HUGE_PAGES, encoding="ascii") as file:
             return "[always]" in file.read()
@@ -91,7 +91,7 @@ def become_huge() -> bool:
 
 
 def classify(start: int, states: bytes) -> Pages:
-    """From the highest byte of each page's entry."""
+    """The ranges, from the highest byte of each page's entry."""
     letters = states.translate(_LETTERS)
     dumped, shared = (
         [(start + _PAGE * one.start(), start + _PAGE * one.end()) for one in re.finditer(kind, letters)]
@@ -101,7 +101,7 @@ def classify(start: int, states: bytes) -> Pages:
 
 
 def private_areas(maps: list[str]) -> list[Range]:
-    """Mappings that are not shared memory, without the kernel's own (proc_pid_maps(5))."""
+    """Mappings that are not shared memory, and not the kernel's own (proc_pid_maps(5))."""
     found = []
     for line in maps:
         fields = line.split(maxsplit=5)
@@ -126,7 +126,7 @@ class IoVec(ctypes.Structure):
 
 
 class _Buffer(ctypes.Structure):
-    """Py_buffer (Include/pybuffer.h): ctypes gives no address of memory that Python may not write to."""
+    """Py_buffer (Include/pybuffer.h): ctypes does not give the address of memory that is read-only in Python."""
 
     _fields_ = (
         ("buf", ctypes.c_void_p), ("obj", ctypes.py_object), ("len", ctypes.c_ssize_t), ("rest", ctypes.c_byte * 64),
@@ -139,7 +139,7 @@ libc.vmsplice.argtypes = [ctypes.c_int, ctypes.POINTER(IoVec), ctypes.c_ulong, c
 
 @contextmanager
 def address_of(data: Bytes) -> Iterator[int]:
-    """Where ``data`` lies, for as long as the context lasts."""
+    """The address of ``data``, valid inside the context."""
     buffer = _Buffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(buffer), 0)
     try:
@@ -149,7 +149,7 @@ def address_of(data: Bytes) -> Iterator[int]:
 
 
 def splice(pipe: int, data: Bytes) -> int:
-    """Put pages of ``data`` into a pipe, as many as it takes (vmsplice(2)): a reader sees their content at the time of the read."""
+    """Put pages of ``data`` into a pipe, as many as it takes (vmsplice(2)). A reader sees their content at the time it reads."""
     with address_of(data) as address:
         written = libc.vmsplice(pipe, ctypes.byref(IoVec(address, len(data))), 1, _SPLICE_F_NONBLOCK)
     if written < 0:
@@ -158,6 +158,6 @@ def splice(pipe: int, data: Bytes) -> int:
 
 
 def last_error() -> OSError:
-    """What the last call of ``libc`` failed with."""
+    """The error of the last call of ``libc``."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))

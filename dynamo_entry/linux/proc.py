@@ -1,4 +1,4 @@
-"""What proc(5) says of processes. A process that is gone has nothing, unless a function says otherwise."""
+"""What proc(5) says about processes. Of a process that is gone the answer is empty, unless a function says otherwise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def catches(pid: int, number: int) -> bool:
-    """Whether it has a handler for a signal."""
+    """Whether the process has a handler for a signal."""
     return bool(int(status(pid).get("SigCgt", "0"), 16) >> (number - 1) & 1)
 
 
@@ -49,14 +49,14 @@ def command(pid: int) -> list[str]:
 
 
 def environment(pid: int) -> list[tuple[bytes, bytes]]:
-    """(name, value) of the variables that it began with, in order; a name may be there twice. Raises OSError."""
+    """(name, value) of the variables that the process was started with, in order; a name may occur twice. Raises OSError."""
     with open(f"/proc/{pid}/environ", "rb") as file:
         entries = [entry.partition(b"=") for entry in file.read().split(b"\0")]
     return [(name, value) for name, found, value in entries if found]
 
 
 def loader_variables(pid: int) -> dict[str, str]:
-    """Of its environment, what the dynamic loader reads; nothing where that cannot be read."""
+    """The variables of its environment that the dynamic loader reads; none if the environment cannot be read."""
     try:
         given = dict(environment(pid))
     except OSError:
@@ -65,7 +65,7 @@ def loader_variables(pid: int) -> dict[str, str]:
 
 
 def working_directory(pid: int) -> str:
-    """Its path, as readlink(2) shows it."""
+    """The path of its working directory, as readlink(2) shows it."""
     try:
         return os.readlink(f"/proc/{pid}/cwd")
     except OSError:
@@ -73,7 +73,7 @@ def working_directory(pid: int) -> str:
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    """Open descriptors and what they lead to."""
+    """Its open descriptors, and what they lead to."""
     found = {}
     try:
         for entry in os.listdir(f"/proc/{pid}/fd"):
@@ -87,14 +87,14 @@ def descriptors(pid: int) -> dict[int, str]:
 
 
 def descriptor_state(pid: int, number: int) -> tuple[int, bool]:
-    """Flags of an open descriptor, and whether it holds a lock (proc_pid_fdinfo(5))."""
+    """The flags of an open descriptor, and whether it holds a lock (proc_pid_fdinfo(5))."""
     text = read(pid, f"fdinfo/{number}").decode("ascii", "replace")
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     return int(fields.get("flags", "0"), 8), "lock" in fields
 
 
 def maps(pid: int) -> list[str]:
-    """Lines of the memory map (proc_pid_maps(5))."""
+    """The lines of its memory map (proc_pid_maps(5))."""
     return read(pid, "maps").decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
@@ -110,24 +110,24 @@ def mapped_files(pids: Iterable[int]) -> set[str]:
 
 
 def own_memory_bytes(pid: int) -> int:
-    """Its share of anonymous and shared memory, swapped or not (proc_pid_smaps_rollup(5))."""
+    """Its proportional share of anonymous and shared memory, swapped or not (proc_pid_smaps_rollup(5))."""
     rows = (line.split() for line in read(pid, "smaps_rollup").decode("ascii", "replace").splitlines())
     return sum(int(row[1]) << 10 for row in rows if row[0] in ("Pss_Anon:", "Pss_Shmem:", "SwapPss:"))
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory that is not of a file: what a dump has to hold."""
+    """Its memory that does not belong to a file: what a dump has to hold."""
     fields = status(pid)
     return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
 
 
 def has_ended(pid: int) -> bool:
-    """Whether it is gone, or a zombie."""
+    """Whether the process is gone, or is a zombie."""
     return status(pid).get("State", "Z")[:1] in "ZX"
 
 
 def children(pid: int) -> list[int]:
-    """Pids of its children."""
+    """The pids of its children."""
     import psutil  # noqa: PLC0415 - as above
 
     try:
@@ -137,9 +137,9 @@ def children(pid: int) -> list[int]:
 
 
 def steps(roots: Iterable[int]) -> int:
-    """A number that changes while any of ``roots`` or their descendants gets anywhere, and stays while all sleep.
+    """A number that changes while any of ``roots`` or their descendants works, and stays the same while all of them sleep.
 
-    Counted are processes, threads, page faults, the size of memory, and calls and bytes of read(2) and write(2).
+    It counts processes, threads, page faults, the size of memory, and calls and bytes of read(2) and write(2).
     """
     return sum(_steps(process.pid) for root in roots for process in tree(root))
 
@@ -154,8 +154,8 @@ def _steps(pid: int) -> int:
 def shared_mappings(pid: int) -> list[tuple[int, int]]:
     """Address ranges of mappings with pages that another process maps as well (proc_pid_smaps(5)).
 
-    Where that cannot be read, the process shares nothing: its memory becomes its own in a restore, which is right
-    and only takes more room.
+    If that cannot be read, the process is taken to share nothing: its memory becomes its own in a restore, which is
+    correct and only takes more memory.
     """
     return parse_shared(read(pid, "smaps").decode("utf-8", "replace").split("\n")[:-1])
 
@@ -163,7 +163,7 @@ def shared_mappings(pid: int) -> list[tuple[int, int]]:
 def parse_shared(lines: Iterable[str]) -> list[tuple[int, int]]:
     """The ranges of such mappings in a smaps file.
 
-    Shared_* counts pages of files and shared memory, too; they have no business in a plan.
+    Shared_* also counts pages of files and of shared memory, which a plan does not use.
     """
     found: list[tuple[int, int]] = []
     current = (0, 0)
@@ -187,7 +187,7 @@ def protocol(path: str) -> str:
 
 
 def program(pid: int) -> str:
-    """What its program was (proc_pid_exe(5)); of one in memory ``/memfd:NAME (deleted)``."""
+    """The path of its program (proc_pid_exe(5)); ``/memfd:NAME (deleted)`` for one in memory."""
     try:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
@@ -195,7 +195,7 @@ def program(pid: int) -> str:
 
 
 def pidfd_target(pid: int, descriptor: int) -> int:
-    """The process or thread that a pidfd leads to (pidfd_open(2)); 0 outside of this pid namespace, -1 where it is gone."""
+    """The process or thread that a pidfd leads to (pidfd_open(2)); 0 if outside this pid namespace, -1 if gone."""
     for line in read(pid, f"fdinfo/{descriptor}").splitlines():
         if line.startswith(b"Pid:"):
             return int(line.split()[1])

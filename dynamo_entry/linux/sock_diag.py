@@ -1,4 +1,4 @@
-"""What the kernel says of sockets beyond /proc: who is connected to whom (sock_diag(7))."""
+"""What the kernel says about sockets beyond /proc: which ones are connected to each other (sock_diag(7))."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NDIAG_PROTO_ALL = 255
 _LISTEN = 1 << 10  # of linux/tcp_states.h
 _ADDRESSES = struct.Struct("!HH16s16s")
 
-#: What a listing of each kind takes: family and protocol, and the kernel's module that gives it.
+#: What a listing of each kind needs: family and protocol, and the kernel's module for it.
 _KINDS = {
     "unix": (socket.AF_UNIX, 0, "unix_diag"),
     "tcp": (socket.AF_INET, socket.IPPROTO_TCP, "tcp_diag"),
@@ -30,9 +30,9 @@ _KINDS = {
 
 
 class Unix(NamedTuple):
-    """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted.
+    """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted yet.
 
-    ``file`` is the inode of the file that it was bound to, its lower 32 bits; 0 where it has none.
+    ``file``: the lower 32 bits of the inode of the file that it was bound to; 0 if there is none.
     """
 
     inode: int
@@ -43,7 +43,7 @@ class Unix(NamedTuple):
 
 
 class End(NamedTuple):
-    """One end of a TCP connection; inode 0 where nobody has accepted it, or nobody has it any more."""
+    """One end of a TCP connection. Inode 0: nobody has accepted it yet, or nobody has it open any more."""
 
     inode: int
     here: tuple[str, int]
@@ -51,7 +51,7 @@ class End(NamedTuple):
 
 
 def unix() -> Iterator[Unix]:
-    """Raises OSError."""
+    """Every unix socket of this network namespace. Raises OSError."""
     body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW_NAME_FILE_AND_PEER, _ALL, _ALL)
     for message in _listed(body):
         _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
@@ -77,7 +77,7 @@ def lacking() -> dict[str, str]:
 
 
 def _has(family: int, protocol: int) -> bool:
-    """Whether there is an answer at all; ENOENT is the kernel's for a module that is not there."""
+    """Whether the kernel answers at all: ENOENT means that the module is missing."""
     body = {
         socket.AF_UNIX: struct.pack("=BBHIIIII", family, 0, 0, 0, 0, 0, _ALL, _ALL),
         socket.AF_INET: _inet(family, protocol, 0),
@@ -97,7 +97,7 @@ def _inet(family: int, protocol: int, states: int) -> bytes:
 
 
 def _text(family: int, address: bytes) -> str:
-    """A mapped address as that of IPv4: the other end may have it so."""
+    """An address; a mapped one as IPv4, because the other end may have it in that form."""
     if family == socket.AF_INET:
         return socket.inet_ntop(family, address[:4])
     return socket.inet_ntop(family, address).removeprefix("::ffff:")

@@ -1,7 +1,7 @@
-"""Sockets of other processes, and their options that CRIU does not keep.
+"""Sockets of other processes, and those of their options that CRIU does not keep.
 
-Options are read before the dump, and set again while the tasks are still held. Interfaces are kept by name: their
-numbers and addresses are other ones in another container.
+Options are read before the dump, and set again while the tasks are still held. Interfaces are recorded by name, because
+their numbers and addresses differ from container to container.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _SO_PEEK_OFF = 42
 
 @contextmanager
 def on_their_way(found: socket.socket) -> Iterator[list[int]]:
-    """Copies of all descriptors that were sent to a unix socket and not received; the messages stay.
+    """Copies of all descriptors that were sent to a unix socket, and not received yet; the messages stay there.
 
-    Whoever has it must not run meanwhile: it would peek at other messages than it expects. Raises OSError.
+    The socket's owners must not run meanwhile: they would peek at other messages than they expect. Raises OSError.
     """
     before = found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
     copies: list[int] = []
@@ -64,7 +64,7 @@ def on_their_way(found: socket.socket) -> Iterator[list[int]]:
 
 @contextmanager
 def first_on_their_way(found: socket.socket) -> Iterator[list[int]]:
-    """Those that come first, at any time: none of a socket whose owner peeks from where it has been (SO_PEEK_OFF)."""
+    """The descriptors in the first message, at any time; none if the socket's owner uses SO_PEEK_OFF."""
     copies: list[int] = []
     try:
         with suppress(BlockingIOError):
@@ -76,14 +76,14 @@ def first_on_their_way(found: socket.socket) -> Iterator[list[int]]:
 
 
 def _has_data(found: socket.socket) -> bool:
-    """And no error, which a look would take from the owner."""
+    """Whether there is data, and no error, which looking would take from the owner."""
     poll = select.poll()
     poll.register(found, select.POLLIN)
     return any(not events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _peek(found: socket.socket, copies: list[int]) -> bool:
-    """Look at what comes next, add copies of its descriptors; whether there was anything."""
+    """Look at the next message, and add copies of its descriptors; returns whether there was one."""
     size = struct.calcsize("i")
     room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * size) + 3 * socket.CMSG_SPACE(64)
     try:
@@ -105,7 +105,7 @@ def _close(descriptors: Iterable[int]) -> None:
 
 
 def shut_down(descriptors: Iterable[tuple[int, int]]) -> None:
-    """Let who waits for a connection that is gone learn of it: reads end, writes fail (EPIPE)."""
+    """Tell the engine that a connection is gone: reads end, writes fail (EPIPE)."""
     for pid, descriptor in descriptors:
         with suppress(OSError), of_process(pid, descriptor) as found:
             found.shutdown(socket.SHUT_RDWR)  # fails with ENOTCONN, and does what it is to do
@@ -114,7 +114,7 @@ def shut_down(descriptors: Iterable[tuple[int, int]]) -> None:
 _IP, _IPV6, _TCP, _UDP = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP, socket.IPPROTO_UDP
 _NETLINK = 270
 
-#: Options that hold a number (socket(7), ip(7), ipv6(7), tcp(7), udp(7), netlink(7)): those that a kind of socket lacks are passed over.
+#: Options that hold a number (socket(7), ip(7), ipv6(7), tcp(7), udp(7), netlink(7)). A socket may lack some of them.
 _NUMBERS = {
     "SO_ZEROCOPY": (socket.SOL_SOCKET, 60),
     "SO_INCOMING_CPU": (socket.SOL_SOCKET, 49),
@@ -201,7 +201,7 @@ _CONGESTION = 13
 _SEND_TIMES, _SEND_TIMES_BYTES = (socket.SOL_SOCKET, 61), 8
 _LEVELS = {socket.AF_INET: _IP, socket.AF_INET6: _IPV6}
 
-#: Of the others, what there is to ask: a process may have thousands of unix sockets.
+#: The options that other kinds of sockets have: a process may have thousands of unix sockets.
 _FEW = {socket.AF_UNIX: {socket.SOL_SOCKET}, socket.AF_NETLINK: {socket.SOL_SOCKET, _NETLINK}}
 _INTERFACE = {_IP: 32, _IPV6: 17}  # IP_MULTICAST_IF, IPV6_MULTICAST_IF
 _JOIN, _FILTER = 42, 48  # MCAST_JOIN_GROUP, MCAST_MSFILTER of linux/in.h
@@ -219,7 +219,7 @@ class _Group(NamedTuple):
 
 
 def record_options(pids: Iterable[int]) -> list[dict[str, Any]]:
-    """A row for each socket of theirs with options that are not those of a new one."""
+    """A row for each of their sockets that has options other than those of a new socket."""
     groups = {family: _groups(family) for family in _LEVELS}
     fresh: dict[tuple[int, ...], dict[str, Any]] = {}
     rows, seen = [], set()
@@ -237,7 +237,7 @@ def record_options(pids: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def set_options_again(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Give the sockets what was recorded; returns what this place does not take."""
+    """Set the recorded options again; returns those that cannot be set here."""
     missed = []
     for row in rows:
         try:
@@ -286,7 +286,7 @@ def _values(found: socket.socket) -> Iterator[tuple[str, Any]]:
 
 
 def _interface(found: socket.socket) -> str:
-    """The name of the one that multicast goes out by, or nothing."""
+    """The name of the interface that multicast is sent by, or nothing."""
     if found.family == socket.AF_INET6:
         number = found.getsockopt(_IPV6, _INTERFACE[_IPV6])
         return socket.if_indextoname(number) if number else ""
@@ -295,7 +295,7 @@ def _interface(found: socket.socket) -> str:
 
 
 def _owner(address: str) -> str:
-    """The interface that has an address, or nothing."""
+    """The name of the interface that has an address, or nothing."""
     return next((entry.interface for entry in netlink.addresses() if entry.address == address), "")
 
 
@@ -315,7 +315,7 @@ def _joined(found: socket.socket, groups: list[_Group]) -> Iterator[dict[str, st
 
 
 def _filter(found: socket.socket, group: _Group) -> bytes:
-    """The struct group_filter of a member; nothing for who is none."""
+    """The struct group_filter of a member; nothing if the socket is not a member."""
     buffer = ctypes.create_string_buffer(_HEAD.size + 128 * _MOST_SOURCES)
     _HEAD.pack_into(buffer, 0, socket.if_nametoindex(group.interface), group.address, 0, _MOST_SOURCES)
     size = ctypes.c_uint(len(buffer))
@@ -327,7 +327,7 @@ def _filter(found: socket.socket, group: _Group) -> bytes:
 
 
 def _set(found: socket.socket, options: dict[str, Any]) -> Iterator[str]:
-    """Names of those that could not be set."""
+    """Set options; returns the names of those that could not be set."""
     for name, value in options.items():
         try:
             if name in _NUMBERS:
@@ -361,7 +361,7 @@ def _join(found: socket.socket, number: int, recorded: bytes) -> None:
 
 
 def _groups(family: int) -> list[_Group]:
-    """Of /proc/net/igmp and igmp6 (proc(5)): whoever is a member."""
+    """The groups that have members, from /proc/net/igmp and igmp6 (proc(5))."""
     try:
         if family == socket.AF_INET6:
             with open("/proc/net/igmp6", encoding="ascii") as file:

@@ -1,6 +1,6 @@
-"""What the kernel knows of a task: its processors, who goes first when memory runs out, and what tasks share.
+"""What the kernel knows about a task: its processors, its OOM score, and what it shares with others.
 
-CRIU does not keep processors: they are recorded, and threads pinned again where the same processors are there.
+CRIU does not keep the processors: they are recorded, and threads are pinned again if the container has the same ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 
 def record_affinity(pids: Iterable[int]) -> dict[str, list[int]]:
-    """CPU mask of each thread whose mask is narrower than ours."""
+    """The CPU mask of each thread whose mask is narrower than ours."""
     everything = os.sched_getaffinity(0)
     found = {}
     for pid in pids:
@@ -26,7 +26,7 @@ def record_affinity(pids: Iterable[int]) -> dict[str, list[int]]:
 
 
 def pin(recorded: Mapping[str, Iterable[int]]) -> int:
-    """Pin what can be pinned; returns how many threads cannot: their processors are not this container's."""
+    """Pin threads. Returns how many cannot be pinned, because this container does not have their processors."""
     everything = os.sched_getaffinity(0)
     missed = 0
     for thread, processors in recorded.items():
@@ -42,12 +42,12 @@ def pin(recorded: Mapping[str, Iterable[int]]) -> int:
 #: proc_pid_oom_score_adj(5)
 _OOM_PATH = "/proc/self/oom_score_adj"
 
-#: The worker before PID 1, since its end is only a cold start; not before what the node wants least.
+#: The worker is killed before PID 1, because that only costs a cold start; but not before what the node values least.
 _VOLUNTEER = 500
 
 
 def volunteer_for_oom() -> int | None:
-    """Let the OOM killer choose this process first; returns the score before, for ``withdraw_from_oom``."""
+    """Make the OOM killer choose this process first. Returns the score before that, for ``withdraw_from_oom``."""
     try:
         with open(_OOM_PATH, encoding="ascii") as file:
             before = int(file.read())
@@ -58,7 +58,7 @@ def volunteer_for_oom() -> int | None:
 
 
 def withdraw_from_oom(before: int | None) -> None:
-    """Undo ``volunteer_for_oom`` for a process that must not inherit it; lowering to the old score takes no capability."""
+    """Undo ``volunteer_for_oom`` for a process that must not inherit it. The old score can be set without a capability."""
     try:
         if before is not None:
             _write_oom_score(before)
@@ -79,7 +79,7 @@ VM, FILES, FS = 1, 2, 3
 
 
 def is_shared(one: int, other: int, kind: int) -> bool | None:
-    """Whether two tasks share it; None if the kernel cannot say, or one of them is gone."""
+    """Whether two tasks share a resource; None if the kernel cannot say, or one of them is gone."""
     number = _SYS_KCMP.get(os.uname().machine)
     if number is None:
         return None

@@ -1,7 +1,7 @@
-"""Time namespaces (time_namespaces(7), Linux 5.6): clocks that count from where we like. Standard library only.
+"""Time namespaces (time_namespaces(7), Linux 5.6), in which clocks can be offset. Standard library only.
 
-All of it is for a process of one thread between fork and exec. Entering one needs CAP_SYS_ADMIN, setting its
-clocks CAP_SYS_TIME.
+All functions are for a process with one thread, between fork and exec. Entering a namespace needs CAP_SYS_ADMIN, setting
+its clocks CAP_SYS_TIME.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def may_be_set() -> bool:
 
 
 def enter_new(monotonic_s: float, boottime_s: float) -> None:
-    """Move this process into a new namespace with these offsets to the present one's clocks. Raises OSError."""
+    """Move this process into a new namespace with these offsets from the clocks of the present one. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     present = _present_offsets()
     _check(libc.unshare(_CLONE_NEWTIME))

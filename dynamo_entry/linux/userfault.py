@@ -1,4 +1,4 @@
-"""userfaultfd(2): pages put where a process has none yet. The kernel need not clear them first."""
+"""userfaultfd(2): puts pages where a process has none yet, which the kernel then need not clear first."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ _COPY, _ZEROPAGE = _call(_READ | _WRITE, 3, _Copy), _call(_READ | _WRITE, 4, _Ze
 #: struct uffd_msg, of a page fault: the event and the address
 _MESSAGE = struct.Struct("=B7x8xQ8x")
 
-#: Of userfaultfd(2) and what is made by it.
+#: ioctl(2) on a userfaultfd takes the address of a structure.
 libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 
 
 class Copied(NamedTuple):
-    """Bytes that were put, and the error at the page after them, or 0."""
+    """How many bytes were put, and the error at the page after them, or 0."""
 
     length: int
     error: int
@@ -76,7 +76,7 @@ def is_allowed() -> bool:
 
 
 def copy(descriptor: int, position: int, address: int, length: int) -> Copied:
-    """Put ``length`` bytes from ``address`` on at ``position``, inside one mapping, up to a page that is there."""
+    """Put ``length`` bytes from ``address`` at ``position``, inside one mapping, up to the first page that exists."""
     done = 0
     while done < length:
         request = _Copy(position + done, address + done, length - done)
@@ -90,7 +90,7 @@ def copy(descriptor: int, position: int, address: int, length: int) -> Copied:
 
 
 def zero(descriptor: int, position: int) -> None:
-    """Put a page of zeros at ``position``, unless there is a page, or no mapping any more. Raises OSError."""
+    """Put a page of zeros at ``position``, unless there is a page, or the mapping is gone. Raises OSError."""
     request = _Zero(position, _PAGE)
     if libc.ioctl(descriptor, _ZEROPAGE, ctypes.byref(request)) < 0:
         failure = last_error()
@@ -99,7 +99,7 @@ def zero(descriptor: int, position: int) -> None:
 
 
 def unregister(descriptor: int, start: int, end: int) -> None:
-    """From now on the kernel makes pages there as anywhere else; does nothing where it was never asked not to."""
+    """Let the kernel make pages there as it does elsewhere; does nothing if the range was not registered."""
     if libc.ioctl(descriptor, _UNREGISTER, ctypes.byref(_Range(start, end - start))) < 0:
         failure = last_error()
         if failure.errno != errno.EINVAL:
@@ -107,7 +107,7 @@ def unregister(descriptor: int, start: int, end: int) -> None:
 
 
 def awaited(descriptor: int) -> int | None:
-    """The address of a page that somebody waits for; None where nobody does."""
+    """The address of a page that a task waits for; None if no task waits."""
     try:
         _event, address = _MESSAGE.unpack(os.read(descriptor, _MESSAGE.size))
     except BlockingIOError:

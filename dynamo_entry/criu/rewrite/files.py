@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.criu.rewrite.unix import NOT_BOUND
 
-#: Kernel file systems: their files are there, or CRIU knows what to do.
+#: The kernel's own filesystems: their files exist everywhere, or CRIU handles them.
 _KERNELS = ("/dev/", "/proc/", "/sys/")
 
 
 class Regular(NamedTuple):
-    """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not mind).
+    """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not compare it).
 
-    ``build_id`` is that of a program or library, with zeros up to a multiple of four bytes. ``is_fifo``: a named pipe.
+    ``build_id`` is that of a program or library, padded with zeros to a multiple of four bytes. ``is_fifo``: a named pipe.
     """
 
     path: str
@@ -30,23 +30,23 @@ class Regular(NamedTuple):
 
     @property
     def is_writable(self) -> bool:
-        """Whether the engine may write to it."""
+        """Whether the engine may write to the file."""
         return self.flags & os.O_ACCMODE != os.O_RDONLY
 
     @property
     def is_log(self) -> bool:
-        """Whether the engine writes without ever reading, or at the end alone: its memory knows no position in it."""
+        """Whether the engine never reads it, or only appends: then its memory holds no position in the file."""
         return is_log(self.flags)
 
 
 def is_log(flags: int) -> bool:
-    """Whether a file opened with these flags is written to as a log is."""
+    """Whether a file opened with these flags is written like a log."""
     how = flags & os.O_ACCMODE
     return how == os.O_WRONLY or (how == os.O_RDWR and bool(flags & os.O_APPEND))
 
 
 def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regular]:
-    """The files among ``entries``, each path once, less those that the images bring along (``remapped``)."""
+    """The files among ``entries``, each path once, without those whose content is in the images (``remapped``)."""
     found: dict[str, Regular] = {}
     for entry in entries:
         if not entry.HasField("reg") or entry.id in remapped or entry.reg.ext:
@@ -63,9 +63,9 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
 
 
 def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
-    """Let files (path → bytes) have whatever size they have here: they may be longer, or new.
+    """Let files (path → bytes) have the size that they have here: they may be longer, or new.
 
-    What is only written to goes on at the present end.
+    A file that is only written to is continued at its present end.
     """
     for entry in entries:
         if entry.HasField("reg") and (name := text(entry.reg.name)) in sizes:
@@ -75,14 +75,14 @@ def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
 
 
 def deleted(entries: Iterable[Any], remaps: Iterable[Any]) -> list[str]:
-    """Paths of files that the images bring along, since they had no name any more: CRIU makes them for a moment."""
+    """Paths of files whose content is in the images, because they had no name any more: CRIU makes them for a moment."""
     remade = {remap.orig_id for remap in remaps if remap.remap_type == _GHOST}
     names = {text(one.reg.name) for one in entries if one.HasField("reg") and one.id in remade}
     return sorted(name for name in names if name.startswith("/"))
 
 
 def text(name: str | bytes) -> str:
-    """A path of the images: protobuf shows as bytes what is not UTF-8, which a name of a file need not be."""
+    """A path from the images as text: protobuf gives bytes if it is not UTF-8, as file names need not be."""
     return name if isinstance(name, str) else os.fsdecode(name)
 
 
@@ -92,7 +92,7 @@ _DATED = re.compile(r"(?P<volume>/.*/|/)(?P<dated>\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_
 
 
 def found_here(path: str) -> str:
-    """The path by which a file of such a volume is found here; any other path as it is."""
+    """The path of a file on such a volume here; any other path unchanged."""
     match = _DATED.fullmatch(path)
     if match is None or os.path.lexists(f"{match['volume']}{match['dated']}"):
         return path
@@ -104,7 +104,7 @@ def found_here(path: str) -> str:
 
 
 def follow_volumes(entries: Iterable[Any]) -> None:
-    """Let the files and watches among ``entries`` of files.img be found here."""
+    """Give files and watches among ``entries`` of files.img the paths that they have here."""
     for entry in entries:
         if entry.HasField("reg") and (here := found_here(name := text(entry.reg.name))) != name:
             entry.reg.name = here
@@ -130,13 +130,13 @@ def watched(entries: Iterable[Any]) -> list[str]:
 _POSIX, _FLOCK, _OFD = 1, 2, 4
 _READ = 0
 
-#: linux/fcntl.h: ask who has a lock in the way, of any open file description but this one.
+#: linux/fcntl.h: ask for a conflicting lock of any other open file description.
 _OFD_GETLK = 36
 _STRUCT_FLOCK = struct.Struct("hhqqi4x")
 
 
 class Lock(NamedTuple):
-    """One lock on a file by its path; ``length`` 0 reaches to the end. CRIU takes it again, and waits as long as that takes."""
+    """One lock on a file by its path; ``length`` 0 reaches to the end. CRIU takes it again, and waits for it without limit."""
 
     path: str
     is_flock: bool
@@ -145,7 +145,7 @@ class Lock(NamedTuple):
     length: int = 0
 
     def is_held_elsewhere(self) -> bool:
-        """Whether somebody has a lock that does not go with it. Raises OSError."""
+        """Whether another process has a conflicting lock. Raises OSError."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if self.is_flock:
@@ -162,7 +162,7 @@ class Lock(NamedTuple):
 
 
 def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Lock]:
-    """``paths`` are those of (pid, descriptor)."""
+    """The locks of an engine. ``paths``: (pid, descriptor) → path."""
     return sorted(
         {
             Lock(path, entry.flag == _FLOCK, entry.type == _READ, entry.start, entry.len)
@@ -172,14 +172,14 @@ def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Loc
     )
 
 
-#: How a file is found whose name leads elsewhere, or nowhere (criu/images/remap_file_path.proto).
+#: How CRIU finds a file whose name leads elsewhere, or nowhere (criu/images/remap_file_path.proto).
 _LINKED, _GHOST = 0, 1
 
 
 class Traces(NamedTuple):
-    """What CRIU makes in filesystems while it rebuilds an engine.
+    """The files that CRIU makes while it rebuilds an engine.
 
-    ``sockets`` are bound anew, in place of what is there. ``files`` are there for a while.
+    ``sockets`` are bound again, in place of what is there. ``files`` exist for a while.
     """
 
     sockets: tuple[str, ...]
@@ -207,7 +207,7 @@ def traces(entries: Iterable[Any], remaps: Iterable[Any]) -> Traces:
 
 
 def _path(socket: Any) -> str:
-    """Where a socket is bound; nothing for one without name, or in the abstract namespace."""
+    """The path that a socket is bound to; nothing for one without a name, or in the abstract namespace."""
     name = bytes(socket.name).rstrip(b"\0").decode("utf-8", "surrogateescape")
     if not name or name.startswith("\0"):
         return ""

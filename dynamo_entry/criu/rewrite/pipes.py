@@ -1,6 +1,6 @@
-"""What was in pipes and not yet read is put back by us (``pipes-data.img``, ``fifo-data.img``).
+"""Puts back what was in pipes, and not read yet (``pipes-data.img``, ``fifo-data.img``).
 
-CRIU would use vmsplice, which podman's default seccomp profile denies.
+CRIU would use vmsplice for that, which podman's default seccomp profile denies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dynamo_entry.linux import sockets
 
 
 class Place(NamedTuple):
-    """Descriptor ``descriptor`` of task ``pid``; or what is on its way to that unix socket, counted from 0."""
+    """Where a pipe is found: ``descriptor`` of task ``pid``, or one in flight to that unix socket, counted from 0."""
 
     pid: int
     descriptor: int
@@ -26,14 +26,14 @@ class Place(NamedTuple):
 
 
 class Refill(NamedTuple):
-    """Bytes for a pipe."""
+    """The bytes to put back into a pipe."""
 
     place: Place
     data: bytes
 
 
 def sent(packets: Iterable[Any]) -> dict[int, list[int]]:
-    """Id of a unix socket → ids of the files whose descriptors are on their way to it, the first one first."""
+    """Id of a unix socket → ids of the files whose descriptors are in flight to it, in the order in which they arrive."""
     found: dict[int, list[int]] = {}
     for packet in packets:
         for message in packet.scm:
@@ -45,7 +45,7 @@ def sent(packets: Iterable[Any]) -> dict[int, list[int]]:
 def places(
     entries: Iterable[Any], tables: Mapping[int, images.Image], sent: Mapping[int, Sequence[int]]
 ) -> dict[int, Place]:
-    """Pipe id → where the pipe is found, from files.img, each task's fdinfo, and what is on its way."""
+    """Pipe id → where the pipe is found, from files.img, each task's fdinfo, and descriptors in flight."""
     pipes = {entry.id: entry.pipe.pipe_id for entry in entries if entry.HasField("pipe")}
     pipes |= {entry.id: entry.fifo.pipe_id for entry in entries if entry.HasField("fifo")}
     found: dict[int, Place] = {}
@@ -63,8 +63,8 @@ def places(
 def drained(data: bytes, places: Mapping[int, Place], dropped: frozenset[int]) -> tuple[bytes, list[Refill]]:
     """The image without the bytes that we put back, and those bytes.
 
-    ``dropped`` are pipes whose other end is outside: what is in there was for the old place's log. A pipe
-    that nothing leads to is left to CRIU.
+    ``dropped`` are pipes whose other end is outside: what was in them was for the old container's log. A pipe that is
+    found nowhere is left to CRIU.
     """
     image = images.pipe_data(data)
     refills: list[Refill] = []
@@ -104,7 +104,7 @@ def refill(refills: Iterable[Refill]) -> None:
 
 @contextmanager
 def _path(place: Place) -> Iterator[str]:
-    """Where the pipe can be opened. Raises OSError."""
+    """The path by which the pipe can be opened. Raises OSError."""
     if place.on_its_way is None:
         yield f"/proc/{place.pid}/fd/{place.descriptor}"
         return

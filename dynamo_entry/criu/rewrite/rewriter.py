@@ -1,4 +1,4 @@
-"""From the images of an archive to the images that are served here."""
+"""Makes the images that are served here from the images of an archive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamo_entry.criu.rewrite import files, pipes, sockets, stdio, tasks, unix
 
 
 class Source(NamedTuple):
-    """An archive's images: ``read`` returns one whole, ``names`` are those that are there."""
+    """An archive's images: ``names`` lists them, ``read`` returns one as a whole."""
 
     read: Callable[[str], bytes]
     names: frozenset[str]
@@ -19,7 +19,7 @@ class Source(NamedTuple):
 
 
 class Rewriter:
-    """Serves rewritten images. Making one decodes what decides whether a restore can work at all."""
+    """Serves rewritten images. Its constructor decodes those that decide whether a restore can work at all."""
 
     def __init__(self, source: Source, grants: tasks.Grants) -> None:
         self._source = source
@@ -36,7 +36,7 @@ class Rewriter:
         files.follow_volumes(self._files.messages)
 
     def pids(self) -> list[int]:
-        """Every pid that the engine takes: of tasks, threads, and leaders of groups and sessions."""
+        """Every pid that the engine needs: of tasks, threads, and leaders of groups and sessions."""
         found: set[int] = set()
         for task in self._tasks:
             found |= {task.pid, task.pgid, task.sid, *task.threads}
@@ -51,7 +51,7 @@ class Rewriter:
         }
 
     def regular_files(self) -> list[files.Regular]:
-        """What CRIU will open by path."""
+        """The files that CRIU will open by path."""
         remapped = {*self._stdio.ids, *(row.orig_id for row in self._remaps())}
         return files.regular_files(self._files.messages, frozenset(remapped))
 
@@ -115,19 +115,19 @@ class Rewriter:
         )
 
     def inherited(self) -> dict[int, str]:
-        """Our descriptors that CRIU has to inherit, by the name it knows them by."""
+        """Our descriptors that CRIU has to inherit, by the names that CRIU knows them by."""
         return stdio.resources(self._stdio)
 
     def refills(self) -> list[pipes.Refill]:
-        """What has to be put back into pipes, as far as their images have been served."""
+        """What has to be put back into pipes whose images have been served so far."""
         return [entry for refills in self._refills.values() for entry in refills]
 
     def widened(self) -> frozenset[int]:
-        """See ``tasks.widened``, as far as images have been served."""
+        """See ``tasks.widened``, for the images that have been served so far."""
         return self._widened
 
     def image(self, name: str) -> bytes | None:
-        """A rewritten image, or None where it is served as it is."""
+        """A rewritten image, or None if it is served as it is in the archive."""
         rewrite = self.REWRITES.get(images.kind(name))
         return rewrite(self, name) if rewrite else None
 

@@ -1,4 +1,4 @@
-"""Sockets move to the new pod's addresses (``files.img``), the one place of the images with inet addresses."""
+"""Moves sockets to the new pod's addresses (``files.img``, the only image that has inet addresses)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _TCP, _UDP = 6, 17
 
 
 class Address(NamedTuple):
-    """An address of an interface of a place."""
+    """An address of an interface, here or where the engine was frozen."""
 
     interface: str
     address: str
 
 
 def mapping(old: Iterable[Address], new: Iterable[Address]) -> dict[_IP, _IP]:
-    """Old address → new address of the same family: the same one if it is here, else that of the same interface.
+    """Old address → new address of the same family: the same one if it exists here, else that of the same interface.
 
-    An interface that is not here, or has fewer addresses, is stood in for by the first one of the family.
+    If the interface is missing, or has fewer addresses, the first address of the family takes its place.
     """
     here = [(entry.interface, parse(entry.address)) for entry in new]
     there = [(entry.interface, parse(entry.address)) for entry in old]
@@ -55,10 +55,10 @@ def _alike(one: _IP, other: _IP) -> bool:
 
 
 class Network(NamedTuple):
-    """What sockets find here: old addresses with their new ones, and interfaces.
+    """The network that sockets find here: new addresses by old ones, and interfaces.
 
-    ``lost`` are the old place's addresses that have no counterpart. ``is_reachable`` tells whether a UDP
-    socket could be connected to (address, port).
+    ``lost`` are old addresses without a counterpart. ``is_reachable`` tells whether a UDP socket could be connected to
+    (address, port).
     """
 
     addresses: dict[_IP, _IP]
@@ -70,8 +70,8 @@ class Network(NamedTuple):
 def move(entries: Iterable[Any], network: Network) -> int:
     """Rewrite the inet sockets among ``entries`` of files.img; returns how many. Raises Incompatible.
 
-    A UDP socket that is connected to a peer out of reach comes back on its port, not connected: one peer
-    that is gone must not cost the whole restore. A send then fails as it would after ECONNREFUSED.
+    A UDP socket that was connected to a peer which cannot be reached comes back on its port, unconnected: one lost peer
+    must not cost the whole restore. Sending then fails as it would after ECONNREFUSED.
     """
     changed = 0
     for entry in entries:
@@ -113,7 +113,7 @@ def _move(isk: Any, network: Network) -> None:
 
 
 def close_what_leads_out(entries: Iterable[Any]) -> None:
-    """Let TCP connections come back as sockets that are not connected, but for those with both ends among ``entries``."""
+    """Let TCP connections come back as unconnected sockets, except those with both ends among ``entries``."""
     ends = {
         (_decoded(isk.src_addr), isk.src_port, _decoded(isk.dst_addr), isk.dst_port): isk
         for isk in (entry.isk for entry in entries if entry.HasField("isk"))
@@ -125,7 +125,7 @@ def close_what_leads_out(entries: Iterable[Any]) -> None:
 
 
 class Bound(NamedTuple):
-    """A port that CRIU is going to bind a socket to, with what decides whether others may have it as well."""
+    """A port that CRIU will bind a socket to, with the options that decide whether others may have it as well."""
 
     protocol: str
     address: _IP
@@ -137,7 +137,7 @@ class Bound(NamedTuple):
 
 
 def bound(entries: Iterable[Any]) -> list[Bound]:
-    """The ports of ``entries`` of files.img; a TCP connection, which is closed, has none."""
+    """The ports of ``entries`` of files.img. A TCP connection, which will be closed, has none."""
     return [
         Bound(
             "TCP" if isk.proto == _TCP else "UDP",
@@ -156,12 +156,12 @@ def bound(entries: Iterable[Any]) -> list[Bound]:
 
 
 def _exact(words: Any) -> _IP:
-    """The address as the socket has it: a mapped one belongs to an IPv6 socket."""
+    """The address as the socket has it: a mapped one if it is an IPv6 socket."""
     return ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
 
 
 def _decoded(words: Any) -> _IP | None:
-    """The address in CRIU's words (network byte order as the machine's integers); mapped ones as IPv4."""
+    """The address from CRIU's words (network byte order in the machine's integers); mapped ones as IPv4."""
     data = struct.pack(f"={len(words)}I", *words)
     if len(data) == 4:
         return ipaddress.IPv4Address(data)
@@ -179,7 +179,7 @@ def _encoded(address: _IP, words: int) -> list[int]:
 
 
 def is_reachable(address: _IP, port: int) -> bool:
-    """Whether this place has a route there; connecting a UDP socket sends nothing."""
+    """Whether there is a route to that address. Connecting a UDP socket sends nothing."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

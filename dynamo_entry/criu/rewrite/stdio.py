@@ -1,7 +1,7 @@
-"""What led to the old container's stdout and stderr leads to the new one's (``files.img``, ``fdinfo-*.img``).
+"""Connects what led to the old container's stdout and stderr to the new one's (``files.img``, ``fdinfo-*.img``).
 
-Whatever it was (pipe, terminal, file, /dev/null), in the images it becomes a regular file under a name of
-our own, which CRIU is told to inherit: then what it is here does not matter either.
+Whatever it was (pipe, terminal, file, /dev/null), in the images it becomes a regular file under a name of our own, which
+CRIU is told to inherit. So it does not matter either what it is here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.criu import images
 
-#: Names that no file has, by descriptor; CRIU leaves out the leading slash.
+#: By descriptor, names that no file has. CRIU omits the leading slash.
 NAMES = {1: "dynamo_entry/stdout", 2: "dynamo_entry/stderr"}
 
 
 class Stdio(NamedTuple):
     """Ids of file descriptions that led to stdout and stderr.
 
-    ``split`` replaces an id where the descriptor's number is 2: both were the same, and can be told apart now.
+    ``split`` replaces an id where the descriptor's number is 2: the two were one file, and are separate ones here.
     """
 
     ids: dict[int, int]
@@ -27,10 +27,9 @@ class Stdio(NamedTuple):
 
 
 def find(entries: list[Any], root_table: images.Image, stdio: dict[str, str]) -> Stdio:
-    """What of files.img led outside, given the root task's descriptors and what the creator recorded.
+    """The descriptions in files.img that led outside, given the root task's descriptors and what the creator recorded.
 
-    ``stdio`` maps "1" and "2" to what readlink said of the container's own; nothing where the engine's
-    root had something else.
+    ``stdio`` maps "1" and "2" to what readlink said about the container's own, if the engine's root had the same.
     """
     ids: dict[int, int] = {}
     shared: set[int] = set()
@@ -61,7 +60,7 @@ def _ids(entries: list[Any], root_table: images.Image, number: int, link: str) -
 
 
 def replug(image: images.Image, stdio: Stdio) -> None:
-    """In files.img: the descriptions become files that CRIU inherits."""
+    """Turn the descriptions in files.img into files that CRIU inherits."""
     for index, (entry, extra) in enumerate(image.entries):
         if entry.id in stdio.ids:
             image.entries[index] = (_inherited(entry, entry.id, stdio.ids[entry.id]), extra)
@@ -95,11 +94,11 @@ def replugged(table: bytes, stdio: Stdio) -> bytes:
 
 
 def resources(stdio: Stdio) -> dict[int, str]:
-    """Descriptor of ours → the name that CRIU inherits it by, where anything leads there."""
+    """Our descriptor → the name by which CRIU inherits it, for those that anything leads to."""
     return {number: NAMES[number] for number in sorted(set(stdio.ids.values()))}
 
 
 def pipe_ids(stdio: Iterable[str]) -> frozenset[int]:
-    """The pipes among what the creator recorded."""
+    """The ids of the pipes among what the creator recorded."""
     found = (re.fullmatch(r"pipe:\[(\d+)\]", link) for link in stdio)
     return frozenset(int(match[1]) & 0xFFFFFFFF for match in found if match)

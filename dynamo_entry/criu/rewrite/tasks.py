@@ -1,4 +1,4 @@
-"""Tasks ask for no more than the new container gives: capabilities, limits, labels, timers, memory (``core-*.img``, ``mm-*.img``)."""
+"""Makes tasks ask for no more than this container gives: capabilities, limits, labels, timers, memory (``core-*``, ``mm-*``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NO_LIMIT = (1 << 64) - 1
 class Grants(NamedTuple):
     """What a task may have here.
 
-    ``capabilities`` are those that it may be given, of ``known_capabilities`` of the kernel. ``hard_limits``
-    by resource number; none where limits may be raised. ``groups`` are this container's, where it may not have others.
-    ``may_drop``: from the bounding set; where not, ``attainable`` is what programs can get by it here, and
-    ``secure_bits`` are what tasks have anyhow.
+    ``capabilities`` are those that it may be given, out of the kernel's ``known_capabilities``. ``hard_limits``, by
+    resource number, are None if limits may be raised. ``groups`` are this container's if a task may not have others.
+    ``may_drop``: whether the bounding set can be reduced; if not, ``attainable`` are the capabilities that programs can
+    get by it here, and ``secure_bits`` are those that tasks have in any case.
     """
 
     capabilities: frozenset[int]
@@ -31,7 +31,7 @@ class Grants(NamedTuple):
 
 
 def our_filters(seccomp: bytes) -> frozenset[int]:
-    """The numbers, in ``seccomp.img``, of filters that kept an engine off io_uring (linux/io_uring.py) and that stand alone."""
+    """The numbers, in ``seccomp.img``, of the filters that kept an engine from io_uring (linux/io_uring.py), and stand alone."""
     ours = {io_uring.filter_rules(machine) for machine in io_uring.MACHINES}
     return frozenset(
         number
@@ -64,7 +64,7 @@ def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters:
 
 
 def widened(entries: Iterable[Any], grants: Grants) -> frozenset[int]:
-    """What programs of these tasks can get here by the bounding set, and could not at creation (capabilities(7))."""
+    """The capabilities that programs of these tasks can get here by the bounding set, and could not at creation."""
     if grants.may_drop:
         return frozenset()
     return frozenset().union(
@@ -114,8 +114,8 @@ def _lower_limits(limits: list[Any], hard: dict[int, int]) -> None:
 def rearm(entries: Iterable[Any]) -> None:
     """Let a periodic timer with unread expirations expire again at once.
 
-    The kernel starts its next period when the last one is read; until then it shows no time left (0), which
-    CRIU would set, and which disarms it for ever.
+    The kernel starts the next period when the last expiration is read. Until then it shows no time left (0), which CRIU
+    would set, and which would disarm the timer for ever.
     """
     for entry in entries:
         timer = entry.tfd
@@ -124,9 +124,9 @@ def rearm(entries: Iterable[Any]) -> None:
 
 
 def drop_of_ended_threads(task: Any, threads: Collection[int]) -> None:
-    """Leave out the timers of a ``task_core_entry`` that signal a thread that is not there: they never fire again.
+    """Leave out the timers of a ``task_core_entry`` that signal a thread which has ended: they never fire again.
 
-    The kernel makes no timer for such a thread.
+    The kernel does not create a timer for such a thread.
     """
     timers = task.timers.posix
     kept = [
@@ -145,9 +145,9 @@ _ANON_PRIVATE = 1 << 9
 
 
 def unreserved(mm: bytes) -> bytes:
-    """Private mappings that cannot be written are not accounted for, as they were not by the kernel.
+    """Give private mappings that are not writable MAP_NORESERVE: the kernel did not account for them either.
 
-    CRIU makes every mapping writable first, and the kernel grants no more of those than there is memory.
+    CRIU makes every mapping writable first, and the kernel grants only as much of those as there is memory.
     """
     image = images.memory(mm)
     for entry in image.messages:

@@ -1,4 +1,4 @@
-"""Names of unix sockets (``files.img``): what CRIU is going to bind, and whose their files become."""
+"""Names of unix sockets (``files.img``): which ones CRIU will bind, and who will own their files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-#: criu/images/sk-unix.proto and linux/tcp_states.h: what a socket that others can reach looks like.
+#: criu/images/sk-unix.proto and linux/tcp_states.h: types and states of sockets that others can reach.
 _LISTEN, _CLOSE = 10, 7
 
 #: Flags of sockets that CRIU does not bind: outside of the tree, its own, called back, inherited (USK_* of criu/sk-unix.c).
@@ -15,26 +15,26 @@ NOT_BOUND = 0b1111
 
 
 class Named(NamedTuple):
-    """A name that CRIU is going to bind; it is a path unless its first byte is 0."""
+    """A name that CRIU will bind. It is a path unless its first byte is 0."""
 
     kind: int
     name: bytes
 
     @property
     def is_abstract(self) -> bool:
-        """Whether it belongs to the network namespace, and not to a directory."""
+        """Whether the name belongs to the network namespace, and not to a directory."""
         return self.name.startswith(b"\0")
 
     @property
     def shown(self) -> str:
-        """As ss(8) shows it."""
+        """The name as ss(8) shows it."""
         return self.name.replace(b"\0", b"@").decode("utf-8", "replace")
 
 
 def named(entries: Iterable[Any]) -> list[Named]:
-    """Of sockets that others can reach: not of connections, which have the name of the one that accepted them.
+    """The names of sockets that others can reach: not of connections, which have the name of the listening socket.
 
-    Nor of the peers outside of the engine that a datagram socket is connected to (``/dev/log``).
+    Nor of peers outside the engine that a datagram socket is connected to (``/dev/log``).
     """
     found = {}
     for usk in _sockets(entries):
@@ -47,7 +47,7 @@ def named(entries: Iterable[Any]) -> list[Named]:
 
 
 def own(entries: Iterable[Any], uid: int, groups: Collection[int], *, may_give_away: bool) -> None:
-    """Files of sockets get an owner that this process may give them: itself, and a group of its own or its directory's."""
+    """Give the files of sockets an owner that this process may set: itself, and a group of its own or its directory's."""
     for usk in _sockets(entries):
         if may_give_away or not usk.HasField("file_perms") or not usk.name.startswith(b"/"):
             continue

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynamo_entry.checks import image
 from dynamo_entry.linux import netlink
+from dynamo_entry.linux.pages import PAGE
 
 #: CPU flags (as /proc/cpuinfo names them) whose instructions compilers and JITs use: a task that uses one dies of SIGILL
 #: on a machine without it. Other flags are hints, or concern the kernel alone.
@@ -56,6 +57,7 @@ def host_facts(criu_version: str) -> dict[str, Any]:
     flags = _cpu_flags()
     return {
         "arch": platform.machine(),
+        "page_bytes": PAGE,
         "kernel": platform.release(),
         "cpu_model": _cpu_model(),
         "cpu_flags": sorted(flag for flag in flags if flag in _ISA_FLAGS or flag.startswith(_ISA_PREFIXES)),

@@ -24,6 +24,9 @@ def check_host(recorded: dict[str, Any], here: dict[str, Any], *, may_set_gid: b
     """
     if recorded.get("arch", here["arch"]) != here["arch"]:
         raise _refused("CPU architecture", recorded["arch"], here["arch"], "ArchDiffers")
+    if recorded.get("page_bytes", here["page_bytes"]) != here["page_bytes"]:
+        hint = "restore on a node whose kernel has pages of the same size"
+        raise _refused("page size", recorded["page_bytes"], here["page_bytes"], "PageSizeDiffers", hint)
     missing = sorted(set(recorded.get("cpu_flags", ())) - set(here["cpu_flags"]))
     if missing:
         raise Incompatible(

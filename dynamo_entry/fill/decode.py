@@ -11,7 +11,6 @@ from dynamo_entry.fill import ranges
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
     LAZY,
-    PAGE,
     PRESENT,
     Mapping,
     Pagemap,
@@ -21,6 +20,7 @@ from dynamo_entry.fill.values import (
     Tree,
     Unlinked,
 )
+from dynamo_entry.linux.pages import PAGE
 
 #: criu/images/fdinfo.proto, enum fd_types; remap-file-path.proto, enum remap_type
 _REG, _MEMFD = 1, 18

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.plan import Shared, Task
-from dynamo_entry.fill.values import PAGE
 from dynamo_entry.linux import userfault
-from dynamo_entry.linux.pages import IoVec, address_of, last_error, libc
+from dynamo_entry.linux.pages import PAGE, IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
 
 #: What is known about an error, besides that memory may be short.

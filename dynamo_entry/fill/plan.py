@@ -15,7 +15,6 @@ from dynamo_entry.fill.values import (
     MAP_HUGETLB,
     MAP_LOCKED,
     MAP_PRIVATE,
-    PAGE,
     PRESENT,
     PROT_WRITE,
     Pagemap,
@@ -23,6 +22,7 @@ from dynamo_entry.fill.values import (
     Run,
     Tree,
 )
+from dynamo_entry.linux.pages import PAGE
 
 #: It is cheaper to leave a smaller range to CRIU than to write it in a call of its own.
 LEAST_BYTES = 128 << 10

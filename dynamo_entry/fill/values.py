@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from dynamo_entry.fill.ranges import Range
 
-PAGE = 4096
-
 #: criu/include/pagemap.h: PE_PRESENT; and PE_LAZY for what a userfaultfd could bring in later: pages of private
 #: anonymous memory that nothing needs before the task runs.
 PRESENT, LAZY = 4, 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ Bytes = bytes | bytearray | memoryview
 
 libc = ctypes.CDLL(None, use_errno=True)
 
-_PAGE, _ENTRY_BYTES = 4096, 8
+#: 4 KiB, but on arm64 64 KiB where the kernel is built so (as for Grace Hopper).
+PAGE = mmap.PAGESIZE
+
+_ENTRY_BYTES = 8
 
 #: How many entries are read at once: those of 256 MiB of addresses.
 _AT_ONCE = 1 << 16
@@ -94,7 +98,7 @@ def classify(start: int, states: bytes) -> Pages:
     """The ranges, from the highest byte of each page's entry."""
     letters = states.translate(_LETTERS)
     dumped, shared = (
-        [(start + _PAGE * one.start(), start + _PAGE * one.end()) for one in re.finditer(kind, letters)]
+        [(start + PAGE * one.start(), start + PAGE * one.end()) for one in re.finditer(kind, letters)]
         for kind in (b"[xs]+", b"s+")
     )
     return Pages(dumped, shared)
@@ -113,9 +117,9 @@ def private_areas(maps: list[str]) -> list[Range]:
 
 def _states(descriptor: int, areas: list[Range]) -> Iterator[tuple[int, bytes]]:
     for start, end in areas:
-        for at in range(start, end, _AT_ONCE * _PAGE):
-            count = min(_AT_ONCE, (end - at) // _PAGE)
-            entries = os.pread(descriptor, count * _ENTRY_BYTES, at // _PAGE * _ENTRY_BYTES)
+        for at in range(start, end, _AT_ONCE * PAGE):
+            count = min(_AT_ONCE, (end - at) // PAGE)
+            entries = os.pread(descriptor, count * _ENTRY_BYTES, at // PAGE * _ENTRY_BYTES)
             yield at, entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]
 
 

@@ -8,12 +8,10 @@ import os
 import struct
 from typing import NamedTuple
 
-from dynamo_entry.linux.pages import last_error, libc
+from dynamo_entry.linux.pages import PAGE, last_error, libc
 
 #: asm/unistd.h, by machine
 _NUMBERS = {"x86_64": 323, "aarch64": 282}
-
-_PAGE = 4096
 
 
 class _Copy(ctypes.Structure):
@@ -91,7 +89,7 @@ def copy(descriptor: int, position: int, address: int, length: int) -> Copied:
 
 def zero(descriptor: int, position: int) -> None:
     """Put a page of zeros at ``position``, unless there is a page, or the mapping is gone. Raises OSError."""
-    request = _Zero(position, _PAGE)
+    request = _Zero(position, PAGE)
     if libc.ioctl(descriptor, _ZEROPAGE, ctypes.byref(request)) < 0:
         failure = last_error()
         if failure.errno not in (errno.EEXIST, errno.ENOENT, errno.ESRCH):
@@ -112,4 +110,4 @@ def awaited(descriptor: int) -> int | None:
         _event, address = _MESSAGE.unpack(os.read(descriptor, _MESSAGE.size))
     except BlockingIOError:
         return None
-    return int(address) // _PAGE * _PAGE
+    return int(address) // PAGE * PAGE

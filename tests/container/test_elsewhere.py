@@ -169,6 +169,7 @@ def test_a_volume_that_is_not_mounted_is_refused_by_name(made, place):
     ("facts", "reason", "words"),
     [
         ({"host": {"arch": "riscv64"}}, "ArchDiffers", "riscv64"),
+        ({"host": {"page_bytes": 65536}}, "PageSizeDiffers", "65536"),
         ({"host": {"cpu_flags": ["avx512_of_another"]}}, "CpuLacksFeature", "avx512_of_another"),
         ({"host": {"criu": "99.1"}}, "CriuOlder", "99.1"),
         ({"host": {"uid": 4711}}, "UserDiffers", "4711"),

@@ -28,6 +28,9 @@ _LONGEST_PATH = 4095
 #: With ``.tar`` it is the name of a file (NAME_MAX).
 _LONGEST_HASH = 200
 
+#: Longer is for ever, and beyond what sockets, the kernel and the driver take.
+_LONGEST_S = 30 * 24 * 3600
+
 #: How much of a wrong value a message repeats.
 _SHOWN = 200
 
@@ -113,7 +116,7 @@ def _seconds(value: str) -> float:
         seconds = -1
     if not 0 <= seconds < float("inf"):
         raise ValueError("expected a number of seconds, 0 or more")
-    return seconds
+    return min(seconds, _LONGEST_S)
 
 
 def _seconds_or_never(value: str) -> float:

@@ -33,7 +33,7 @@ def check(settings: Settings, digest: str) -> None:
         known = _path(settings, kind, digest)
         try:
             with open(known, encoding="utf-8") as file:
-                if time.time() - os.fstat(file.fileno()).st_mtime > expires_s:
+                if abs(time.time() - os.fstat(file.fileno()).st_mtime) > expires_s:
                     continue
                 first = json.load(file)
                 before = f"{first['reason']}: {first['message']}"

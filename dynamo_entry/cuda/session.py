@@ -160,7 +160,7 @@ class Session:
         self.present()  # its first words come first
         limit_s = self.limit_s(action)
         if action == "lock":
-            more["timeout_ms"] = int(self._lock_limit_s * 1000)
+            more["timeout_ms"] = max(1, int(self._lock_limit_s * 1000))  # 0: no limit
         if self.job_file:
             more["job_file"] = self.job_file
         # Processes of one launch job must be handled one after another (ai-dynamo/dynamo #11304).

@@ -77,6 +77,9 @@ def _with_mistakes(supervisor: Supervisor, reading: Reading) -> int:
     from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
 
     error = reading.error()
+    if reading.settings.mode == "cold" and "MODE" not in reading.invalid:
+        supervisor.log.warning("invalid settings ignored", message=str(error))
+        return _cold(supervisor, Cold())
     result = Result(
         Outcomes.FAILED, Phases.SETTINGS, reason=error.reason, message=str(error), retry=error.retry,
         exit_code=error.exit_code,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dynamo_entry import __version__
 from dynamo_entry.init import signals
 from dynamo_entry.report import write_line
@@ -14,19 +16,34 @@ from one, as the environment says. One single argument with blanks is a shell co
 
 EXIT_USAGE = 2
 
+#: Of every program that cannot write what it was asked for.
+EXIT_UNWRITTEN = 1
+
 
 def answer(arguments: list[str]) -> int:
     """Answer a command line without a command; returns the exit code."""
     signals.ignore(signals.signal.SIGTTOU)  # in the background of a terminal, too (stty tostop)
     if arguments[:1] in (["-h"], ["--help"]):
-        print(USAGE + "\n\nenvironment:\n" + "\n".join(_variables()))
-        return 0
+        return _print(USAGE + "\n\nenvironment:\n" + "\n".join(_variables()))
     if arguments[:1] == ["--version"]:
-        print(f"dynamo-entry {__version__}")
-        return 0
+        return _print(f"dynamo-entry {__version__}")
     problem = f"unknown option {arguments[0]!r}" if arguments else "no command given"
     write_line(f"dynamo-entry: {problem}\n{USAGE}")
     return EXIT_USAGE
+
+
+def _print(text: str) -> int:
+    """Write to standard output, in UTF-8 in any locale; returns the exit code."""
+    rest = f"{text}\n".encode()
+    try:
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except BrokenPipeError:  # a pager that was left
+        return EXIT_UNWRITTEN
+    except OSError as error:
+        write_line(f"dynamo-entry: cannot write: {error.strerror}")
+        return EXIT_UNWRITTEN
+    return 0
 
 
 def _variables() -> list[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from launchers import LAUNCHER
@@ -91,10 +92,10 @@ def test_no_command_is_2_and_usage(start):
 def answer(installed):
     """Runs the launcher with options of its own instead of a command."""
 
-    def run(*arguments, **options):
+    def run(*arguments, env={}, **options):  # noqa: B006
         return subprocess.run(
-            (*LAUNCHER.group[:-1], *arguments), env={**os.environ, "PYTHONPATH": str(installed)},
-            text=True, timeout=30, check=False, capture_output=True, **options,
+            (*LAUNCHER.group[:-1], *arguments), env={**os.environ, "PYTHONPATH": str(installed), **env},
+            check=False, **{"text": True, "timeout": 30, "capture_output": True, **options},
         )  # fmt: skip
 
     return run
@@ -112,3 +113,24 @@ def test_help_and_version_are_0(answer):
     done = answer("--help")
     assert done.returncode == 0
     assert "DYNAMO_CHECKPOINT_STOP_GRACE" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_on_a_full_disk_are_one_line(answer, option):
+    with Path("/dev/full").open("w") as full:
+        done = answer(option, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, "dynamo-entry: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_for_a_reader_that_has_left_say_nothing(answer, option):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = answer(option, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_help_can_be_printed_in_any_locale(answer):
+    done = answer("--help", env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")

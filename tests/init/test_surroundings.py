@@ -153,6 +153,18 @@ def test_a_mistake_ends_a_creation_and_no_pod_that_is_to_serve(start, settings, 
     assert json.loads(run.lines[0])["reason"] == "SettingsInvalid"
 
 
+def test_a_mistake_is_no_obstacle_to_a_cold_start_that_was_asked_for(start):
+    """It is one warning; nothing of a restore is mentioned, and nothing is withheld from the engine."""
+    settings = {"MODE": "cold", "COMPRESSION": "gzip", "ON_FAILURE": "fail", "PATH": "/none.tar"}
+    run = start("sh", "-c", "echo $DYN_SNAPSHOT_CONTROL_DIR; exit 3", settings=settings,
+                env={"DYN_SNAPSHOT_CONTROL_DIR": "/control"})  # fmt: skip
+    assert run.exit_code() == 3, run.output
+    warning, engine = run.lines
+    assert json.loads(warning)["event"] == "invalid settings ignored"
+    assert "DYNAMO_CHECKPOINT_COMPRESSION='gzip'" in json.loads(warning)["message"]
+    assert engine == "/control"
+
+
 def test_a_mistake_leaves_the_other_settings_alone(start):
     settings = {"PATH": "/none.tar", "COMPRESSION": "gzip", "DROP_ENV": "TOKEN", "LOG_FORMAT": "console"}
     run = start("sh", "-c", 'echo "token: $TOKEN"; exit 3', settings=settings, env={"TOKEN": "secret"})

@@ -185,6 +185,13 @@ def seconds(text: str | int) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def interval(text: str | int) -> float:
+    """Seconds between two times that something is done. Raises ValueError."""
+    if not (found := seconds(text)):
+        raise ValueError(f"expected a duration longer than 0, found {text!r}")
+    return found
+
+
 def size(text: str | int) -> int:
     """Bytes of a quantity such as ``200Gi``. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)", str(text))

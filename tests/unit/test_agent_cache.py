@@ -8,8 +8,8 @@ import time
 import pytest
 from archive_store import MemoryStore, build, noise, text
 
-from dynamo_entry.archive import Archive, Head, segments
-from dynamo_entry.errors import Corrupt, Incompatible, NotFound, UsageError
+from dynamo_entry.archive import Archive, Head, Keys, segments
+from dynamo_entry.errors import Corrupt, Incompatible, NotFound, SettingsError, UsageError
 from dynamo_entry.kube.agent import cache as module
 from dynamo_entry.kube.agent.cache import Busy, Cache
 
@@ -220,3 +220,35 @@ def test_only_abandoned_partial_copies_are_removed(cache):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert cache.remove_stale_parts(500) == 1
     assert sorted(os.listdir(cache.directory)) == ["held.tar.part", "young.tar.part"]
+
+
+def test_keys_are_read_for_each_archive(tmp_path):
+    """A Secret gets another key while the agent runs: what is sealed with it is copied, what the old one sealed is verified."""
+    given = [Keys((b"1" * 32,))]
+    kept = Cache(str(tmp_path / "cache"), keys=lambda: given[-1])
+    for number in (b"1", b"2"):
+        given.append(Keys((number * 32,)))
+        path = tmp_path / f"{HASH}.tar"
+        path.write_bytes(build({"criu/pages-1.img": noise(10_000)}, head=Head(hash=HASH), key=given[-1]))
+        fetch(kept, path)
+        kept.verify(HASH)
+    given.append(Keys((b"3" * 32,)))
+    with pytest.raises(Incompatible):
+        kept.verify(HASH)
+    assert not kept.entries(), "nobody can open it any more"
+
+
+def test_keys_that_cannot_be_read_say_nothing_about_a_copy(tmp_path, source):
+    """It stays."""
+
+    def keys():
+        if is_away:
+            raise SettingsError("no key")
+
+    is_away = False
+    kept = Cache(str(tmp_path / "cache"), keys=keys)
+    fetch(kept, source)
+    is_away = True
+    with pytest.raises(SettingsError):
+        kept.verify(HASH)
+    assert kept.entries()

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.errors import Corrupt
-from dynamo_entry.kube.agent import run
+from dynamo_entry.errors import Corrupt, Incompatible, NotFound, SettingsError
+from dynamo_entry.kube.agent import objects, run
 from dynamo_entry.kube.agent.cache import Cache, Entry
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
@@ -108,3 +108,52 @@ def test_a_damaged_copy_is_told_of_its_own_checkpoint(tmp_path, monkeypatch, iso
     monkeypatch.setattr(made._cache, "verify", verify)
     made._verify_one(checkpoints)
     assert seen == [(one, "CacheCorrupt") for one in told]
+
+
+@pytest.mark.parametrize(
+    ("error", "lines", "failures", "told"),
+    [
+        (Corrupt("torn"), ["copy damaged"], 1, "was damaged and is removed: torn"),
+        (
+            Incompatible("of another key"),
+            ["copy damaged"],
+            1,
+            "cannot be opened and is removed: of another key",
+        ),
+        (NotFound("evicted"), [], 0, None),
+        (SettingsError("no key"), ["copy not verified"], 0, None),
+    ],
+)
+def test_what_is_said_of_a_copy_that_cannot_be_verified(tmp_path, monkeypatch, error, lines, failures, told):
+    """The truth: a copy that was evicted, or keys that are away, are no damage."""
+    made = agent(tmp_path)
+    copy(made._cache, USED)
+    seen = []
+    made._recorder = SimpleNamespace(event=lambda _one, _reason, message: seen.append(message))
+
+    def verify(_name):
+        raise error
+
+    monkeypatch.setattr(made._cache, "verify", verify)
+    made._verify_one([checkpoint("a")])
+    assert made._log.lines == lines
+    assert made.metrics.verify_failures._value.get() == failures
+    assert [one.endswith(told or "") for one in seen] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"phase": "Ready"},
+        {"phase": "Ready", "identityHash": OLD},
+        {"phase": "Ready", "location": "s3://b/x.tar"},
+    ],
+)
+def test_a_damaged_status_costs_no_other_its_copy(tmp_path, status):
+    """Whoever may write one may leave out anything."""
+    whole = {"phase": "Ready", "identityHash": USED, "location": f"s3://b/{USED}.tar"}
+    checkpoints = [
+        {"metadata": {"namespace": "n", "name": "c", "uid": "u"}, "status": one} for one in (status, whole)
+    ]
+    assert [one.name for one in objects.wanted(settings(tmp_path), checkpoints)] == [USED]

@@ -87,10 +87,20 @@ def test_object_storage_is_cached(kind, uri, storage):
 
 def test_all_mistakes_at_once():
     """Each with the place where it is."""
-    sections = {"agent": {"cache": {"sizeLimit": "lots", "minFree": "120%"}}, "gc": {"grace": "soon"}}
+    sections = {
+        "agent": {
+            "cache": {"sizeLimit": "lots", "minFree": "120%"},
+            "sweepInterval": "0s",
+            "verifyInterval": 0,
+        },
+        "gc": {"grace": "soon"},
+    }
     with pytest.raises(SettingsError) as caught:
         from_config(sections, {})
-    for part in ("agent.cache.sizeLimit", "agent.cache.minFree", "gc.grace", "NODE_NAME", "POD_NAMESPACE"):
+    for part in (
+        "agent.cache.sizeLimit", "agent.cache.minFree", "agent.sweepInterval", "agent.verifyInterval", "gc.grace",
+        "NODE_NAME", "POD_NAMESPACE",
+    ):  # fmt: skip
         assert part in str(caught.value)
 
 

@@ -20,7 +20,7 @@ import msgspec
 from dynamo_entry import storage, stores
 from dynamo_entry.archive import Archive, Keys
 from dynamo_entry.archive.segments import Segment, check, segments
-from dynamo_entry.errors import Corrupt, StorageError, UsageError
+from dynamo_entry.errors import ArchiveError, Corrupt, StorageError, UsageError
 from dynamo_entry.storage import posix
 
 #: Reads of one archive in flight at a time, 8 MiB each.
@@ -47,11 +47,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cache:
-    """The copies below ``directory``. Thread-safe."""
+    """The copies below ``directory``. Thread-safe. ``keys`` is asked for each archive: a Secret may get another one."""
 
-    def __init__(self, directory: str, *, key: Keys | None = None) -> None:
+    def __init__(self, directory: str, *, keys: Callable[[], Keys | None] = lambda: None) -> None:
         self.directory = directory
-        self._key = key
+        self._keys = keys
         posix.make_directories(directory)
 
     def path(self, name: str) -> str:
@@ -111,7 +111,7 @@ class Cache:
         part = self._path(name, _PART)
         with stores.open_with(os.environ, source) as store, self._locked(part) as descriptor:
             archive = Archive.open(
-                store, expected_hash=hash_, expected_digest=digest, key=self._key, threads=1
+                store, expected_hash=hash_, expected_digest=digest, key=self._keys(), threads=1
             )
             with posix.translated(part), archive:
                 copier = _Copier(archive, store, descriptor, progress)
@@ -144,13 +144,15 @@ class Cache:
             os.close(descriptor)
 
     def verify(self, name: str) -> None:
-        """Read the whole copy and note that it is intact, or remove it and raise Corrupt."""
+        """Read the whole copy and note that it is intact, or remove it and raise why nobody can use it.
+
+        Raises SettingsError where that says nothing about the copy.
+        """
+        keys = self._keys()
         try:
-            with Archive.open(
-                stores.open_with(os.environ, self.path(name)), key=self._key, threads=1
-            ) as archive:
+            with Archive.open(stores.open_with(os.environ, self.path(name)), key=keys, threads=1) as archive:
                 archive.verify()
-        except Corrupt:
+        except (ArchiveError, StorageError):
             self.remove(name)
             raise
         self.note(name, verified_at=time.time())

@@ -42,7 +42,9 @@ def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wante
     found: dict[str, Wanted] = {}
     for one in checkpoints:
         status = one.get("status", {})
-        if status.get("phase") != "Ready" or not _is_in_sight(settings, one):
+        # A status that somebody damaged must not cost the others their copies.
+        is_whole = status.get("identityHash") and status.get("location")
+        if status.get("phase") != "Ready" or not is_whole or not _is_in_sight(settings, one):
             continue
         name = copy_name(settings, one["metadata"]["namespace"], status["identityHash"])
         pinned = {"true": True, "false": False}.get(one["metadata"].get("annotations", {}).get(PREFETCH, ""))

@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psutil
 
 from dynamo_entry import stores
 from dynamo_entry.archive import read_keys
-from dynamo_entry.errors import CheckpointError, NotFound, StorageError
+from dynamo_entry.errors import CheckpointError, Incompatible, NotFound, SettingsError, StorageError
 from dynamo_entry.kube.agent import objects
 from dynamo_entry.kube.agent.cache import Cache
 from dynamo_entry.kube.agent.prefetch import Limiter, Prefetcher, Room, plan
@@ -77,10 +78,9 @@ class Agent:
         ]
         self._cache: Cache | None = None
         if settings.cache_directory:
-            self._cache = Cache(
-                settings.cache_directory,
-                key=read_keys(settings.key_file, verify_key_file=settings.verify_key_file),
-            )
+            keys = partial(read_keys, settings.key_file, verify_key_file=settings.verify_key_file)
+            keys()  # a mistake in them ends the agent at once
+            self._cache = Cache(settings.cache_directory, keys=keys)
             self._prefetcher = Prefetcher(
                 self._cache, self.metrics, log, Limiter(settings.rate_limit), self._changed
             )
@@ -156,8 +156,13 @@ class Agent:
         name = min(entries, key=lambda name: entries[name].verified_at)
         try:
             cache.verify(name)
+        except NotFound:
+            return  # evicted meanwhile
+        except SettingsError as error:
+            self._log.warning("copy not verified", checkpoint=name, message=str(error))
         except CheckpointError as error:
             self.metrics.verify_failures.inc()
+            what = "cannot be opened" if isinstance(error, Incompatible) else "was damaged"
             self._changed.set()  # there is room for a copy that is intact
             self._log.error("copy damaged", checkpoint=name, reason=error.reason, message=str(error))
             for one in checkpoints:
@@ -166,7 +171,7 @@ class Agent:
                     self._recorder.event(
                         one,
                         "CacheCorrupt",
-                        f"the copy on node {self._settings.node} was damaged and is removed: {error}",
+                        f"the copy on node {self._settings.node} {what} and is removed: {error}",
                     )
 
     def _sweep(self, checkpoints: list[Object]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.kube.config import Config, seconds, size, size_or_share
+from dynamo_entry.kube.config import Config, interval, seconds, size, size_or_share
 
 _T = TypeVar("_T")
 
@@ -75,8 +75,8 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
         "cache_limit": value("agent.cache.sizeLimit", size, cache, "size_limit"),
         "min_free": value("agent.cache.minFree", size_or_share, cache, "min_free"),
         "rate_limit": value("agent.rateLimit", size, agent, "rate_limit"),
-        "sweep_every_s": value("agent.sweepInterval", seconds, agent, "sweep_interval"),
-        "verify_every_s": value("agent.verifyInterval", seconds, agent, "verify_interval"),
+        "sweep_every_s": value("agent.sweepInterval", interval, agent, "sweep_interval"),
+        "verify_every_s": value("agent.verifyInterval", interval, agent, "verify_interval"),
         "grace_s": value("gc.grace", seconds, gc, "grace"),
         "orphan_grace_s": value("gc.orphanGrace", seconds, gc, "orphan_grace"),
     }

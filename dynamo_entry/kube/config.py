@@ -108,6 +108,8 @@ class Operator(_Section, frozen=True):
     replicas: int = 1
     metrics_port: int = 9101
     watch_namespaces: tuple[str, ...] = ()
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Any, ...] = ()
 
 
 class Certificates(_Section, frozen=True):
@@ -162,6 +164,7 @@ class Config(_Section, frozen=True):
     launcher: Launcher = Launcher()
     gc: Collection = Collection()
     image: str = ""
+    image_pull_policy: str = ""
     image_pull_secrets: tuple[Any, ...] = ()
     operator: Operator = Operator()
     webhook: Webhook = Webhook()

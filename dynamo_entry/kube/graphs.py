@@ -17,10 +17,10 @@ Object = dict[str, Any]
 _SIDECARS = ("istio-", "linkerd-", "kuma-", "vault-agent")
 _TOKENS = ("kube-api-access-", "default-token-")
 
-#: Set by admission and the scheduler; a Job's pod gets its own.
+#: Set by admission and the scheduler, or by who schedules pods together; a Job's pod gets its own.
 _DECIDED = (
     "nodeName", "priority", "preemptionPolicy", "overhead", "ephemeralContainers", "readinessGates", "schedulingGates",
-    "hostname", "subdomain",
+    "hostname", "subdomain", "hostnameOverride", "workloadRef", "schedulingGroup",
 )  # fmt: skip
 
 _ROLES = ("nvidia.com/dynamo-multinode-role", "leaderworkerset.sigs.k8s.io/worker-index")

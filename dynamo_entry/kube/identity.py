@@ -49,26 +49,28 @@ Object = dict[str, Any]
 #: The options of the three engines, and ``vllm serve MODEL``; the last word of a shell line may end in a quote.
 _MODEL = re.compile(r"(?:^|\s)(?:--model(?:-path)?(?:=|\s+)|vllm\s+serve\s+)['\"]?([^\s'\"=-][^\s'\"]*)")
 
-#: Of an engine's variables: what says the model where the command has only its name.
+#: Of an engine's variables: what the command has only the name of.
 _VARIABLE = re.compile(r"\$[({]?(\w+)[)}]?")
 
 
 def derived_identity(container: Object) -> Object | None:
     """Model, framework, and a digest of image, command and GPUs; None where the command does not name the former two.
 
-    Variables are not part of it: Dynamo's operator gives each deployment others.
+    Variables are part of it where the command names them; of the others Dynamo's operator gives each deployment its own.
     """
-    argv = [*container.get("command", ()), *container.get("args", ())]
+    argv = [
+        _expanded(word, container) for word in (*container.get("command", ()), *container.get("args", ()))
+    ]
     found = _MODEL.search(" ".join(argv))
     framework = engine_of(" ".join(argv).split())
-    if not found or not framework:
+    # A variable of a ConfigMap, or of the image: two deployments may mean two models by it.
+    if not found or not framework or _VARIABLE.search(found[1]):
         return None
-    model = _expanded(found[1], container)
     limits = (container.get("resources") or {}).get("limits") or {}
     gpus = {name: str(count) for name, count in limits.items() if "/" in name}
-    text = json.dumps([container.get("image"), argv, model, sorted(gpus.items())])
+    text = json.dumps([container.get("image"), argv, found[1], sorted(gpus.items())])
     parameters = {"container": hashlib.sha256(text.encode()).hexdigest()[:16]}
-    return {"model": model, "framework": framework, "extraParameters": parameters}
+    return {"model": found[1], "framework": framework, "extraParameters": parameters}
 
 
 def _expanded(word: str, container: Object) -> str:

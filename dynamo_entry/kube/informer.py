@@ -58,8 +58,11 @@ class Informer:
         while True:
             try:
                 version = version or self._list()
-                version = self._watch(version)
+                began = time.monotonic()
+                before, version = version, self._watch(version)
                 failures = 0
+                if version == before and time.monotonic() - began < _PAUSE_S:
+                    time.sleep(_PAUSE_S)  # something between here and the server ends watches at once
             except Exception as error:
                 version = ""
                 # Of too old a version, what was missed a list tells: at once, the first time.

@@ -46,7 +46,7 @@ class Lease:
         """Take or renew it; False while somebody else has it. Raises ApiError."""
         began = _clock()
         lease = self._cluster.find(f"{self._list}/{self._name}")
-        if lease is not None and not self._is_free(lease["spec"]):
+        if lease is not None and not self._is_free(lease.get("spec") or {}):
             self._held_until = 0
             return False
         spec = {"holderIdentity": self._holder, "leaseDurationSeconds": self._duration_s}

@@ -129,8 +129,11 @@ def unusable(config: Config, namespace: str, claim: Object | None) -> tuple[str,
     if claim.get("status", {}).get("phase") == "Lost":
         return "StorageMissing", f"{named} has lost its volume"
     modes = claim["spec"].get("accessModes", [])
-    if "ReadWriteMany" not in modes and not config.storage.pvc.allow_read_write_once:
-        return "StorageNotShared", f"{named} is {', '.join(modes)}; workers on other nodes need ReadWriteMany"
+    once = {"ReadWriteOnce"} if config.storage.pvc.allow_read_write_once else set()
+    # ReadWriteOncePod is for one pod, not for one node.
+    if not {"ReadWriteMany", *once} & {*modes}:
+        who = "all that use it" if once else "workers on other nodes"
+        return "StorageNotShared", f"{named} is {', '.join(modes)}; {who} need ReadWriteMany"
     return None
 
 

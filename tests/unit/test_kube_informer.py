@@ -82,11 +82,11 @@ def test_an_object_that_is_not_what_it_should_be_harms_no_other():
 
 
 class Broken(Api):
-    """Its watches end as they are told; None is a good end."""
+    """Its watches end as they are told: with an error, after an event (None), or at once without any (EMPTY)."""
 
     def __init__(self, *ends):
         super().__init__([])
-        self.ends, self.lists = list(ends), 0
+        self.ends, self.lists, self.version = list(ends), 0, 1
 
     def list(self, path, **query):
         self.lists += 1
@@ -96,9 +96,15 @@ class Broken(Api):
         if not self.ends:
             threading.Event().wait(30)
         end = self.ends.pop(0)
+        if end == EMPTY:
+            return
         if end is not None:
             raise ApiError(end, "broken")
-        yield "BOOKMARK", {"metadata": {"resourceVersion": "2"}}
+        self.version += 1
+        yield "BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}}
+
+
+EMPTY = 0
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,7 @@ class Broken(Api):
         ([500] * 8, [1, 2, 4, 8, 16, 32, 60, 60], 9),
         ([500, 500, None, 500], [1, 2, 1], 4),
         ([None, None, None], [], 1),
+        ([EMPTY, EMPTY, None, EMPTY], [1, 1, 1], 1),
         ([410], [], 2),
         ([410, None, 410], [], 3),
         ([410, 410, 410], [2, 4], 4),

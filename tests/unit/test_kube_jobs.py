@@ -3,7 +3,7 @@
 import pytest
 
 from dynamo_entry import errors
-from dynamo_entry.kube import podspec, podtemplate
+from dynamo_entry.kube import config, podspec, podtemplate
 from dynamo_entry.kube.operator import jobs
 
 #: Only a restore ends with it.
@@ -29,3 +29,59 @@ def test_a_template_that_is_nested_too_deeply_is_refused_by_name():
         nested = {"a": nested}
     with pytest.raises(podspec.Unfit, match="nested too deeply"):
         podtemplate.checked({"podTemplateSpec": nested})
+
+
+def checkpoint(**template):
+    spec = {"containers": [{"name": "main", "image": "i", "command": ["serve"]}]} | template
+    return {
+        "metadata": {"name": "c", "namespace": "n", "uid": "u"},
+        "spec": {"identity": {"model": "m", "framework": "vllm"}, "job": {"podTemplateSpec": {"spec": spec}}},
+    }  # fmt: skip
+
+
+def test_the_operators_own_jobs_run_where_its_pod_does():
+    """Its image is to be had there; elsewhere they might never be scheduled, or pull what is on the node."""
+    placed = config.parse(
+        "{image: i, imagePullPolicy: Never, operator: {nodeSelector: {pool: system}, tolerations: [{key: gpu, operator: Exists}]}}"
+    )
+    for job in (jobs.probe(placed, checkpoint(), "h"), jobs.collection(placed, checkpoint(), "h")):
+        spec = job["spec"]["template"]["spec"]
+        assert spec["nodeSelector"] == {"pool": "system"}
+        assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+        assert spec["containers"][0]["imagePullPolicy"] == "Never"
+    default = jobs.probe(config.parse("image: i"), checkpoint(), "h")["spec"]["template"]["spec"]
+    assert "imagePullPolicy" not in default["containers"][0]
+
+
+def test_an_engine_that_has_published_is_not_started_again():
+    """Whatever a pod of the worker says of its container: since Kubernetes 1.34 each may have rules of its own."""
+    main = {
+        "name": "main",
+        "image": "i",
+        "command": ["serve"],
+        "restartPolicy": "Always",
+        "restartPolicyRules": [{}],
+    }
+    spec = jobs.creation(config.parse(""), checkpoint(containers=[main]), "h", force=False)["spec"][
+        "template"
+    ]["spec"]
+    assert not spec["containers"][0].keys() & {"restartPolicy", "restartPolicyRules"}
+    assert spec["restartPolicy"] == "Never"
+
+
+def test_every_container_of_a_creation_has_last_words():
+    """What keeps the engine from running is told in them. A policy of the user's own stays."""
+    others = [
+        {"name": "main", "image": "i", "command": ["serve"]},
+        {"name": "helper", "terminationMessagePolicy": "File"},
+    ]
+    made = checkpoint(containers=others, initContainers=[{"name": "download"}])
+    spec = jobs.creation(config.parse(""), made, "h", force=False)["spec"]["template"]["spec"]
+    policies = {
+        one["name"]: one["terminationMessagePolicy"] for one in (*spec["initContainers"], *spec["containers"])
+    }
+    assert policies == {
+        "download": "FallbackToLogsOnError",
+        "main": "FallbackToLogsOnError",
+        "helper": "File",
+    }

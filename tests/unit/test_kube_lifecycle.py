@@ -100,6 +100,8 @@ ROWS = [
     ("the template cannot be used", see(PENDING, unfit=("TargetAmbiguous", "which")), "Failed", "TargetAmbiguous"),
     ("no storage", see(PENDING, unusable=("StorageMissing", "no claim")), "Pending", "StorageMissing"),
     ("a foreign Job", see(PENDING, is_job_foreign=True), "Pending", "JobNameTaken"),
+    ("another one is deleted with this archive", see(PENDING, leaving="n/old", found=THERE), "Pending", "Cleaning"),
+    ("which an operator that died did not know", see(PENDING, leaving="n/old", job=job()), "Creating", "JobCreated"),
     ("our Job is there: the operator died", see(PENDING, job=job()), "Creating", "JobCreated"),
     ("an earlier Job is going", see(PENDING, job=job(deletionTimestamp="now")), "Pending", "Cleaning"),
     ("not looked for an archive yet", see(PENDING), "Pending", "Probing"),
@@ -202,6 +204,50 @@ def test_what_kept_the_engine_from_running_is_told():
     assert "io_uring (OOMKilled: raise" in decide(see(CREATING, job=gone, pods=pods(killed))).message
 
 
+def test_a_job_that_somebody_holds_is_told():
+    """Else nobody would know why nothing happens: Kueue, for one, suspends them."""
+    held = job() | {"spec": {"suspend": True}}
+    assert "spec.suspend" in decide(see(CREATING, job=held)).message
+    assert not decide(see(CREATING, job=job() | {"spec": {"suspend": False}})).message
+
+
+def test_a_helper_that_failed_is_told_in_its_words():
+    """Its log goes with its pod."""
+    seen = see(CREATING, job=job(), pods=pods(running(), ended("no route to host\n", 1, "helper")))
+    assert decide(seen).message == "container 'helper' ended with exit code 1: no route to host"
+
+
+SAID = [{"type": "Ready", "status": "False", "reason": "x", "message": "x", "lastTransitionTime": THEN}]
+IDENTITY_CHANGED = CREATING | {"identityHash": "x"}
+
+
+@pytest.mark.parametrize(
+    ("case", "found", "stops"),
+    [
+        ("it goes on", {}, True),
+        ("somebody holds it", {"spec": {"suspend": True}}, True),
+        ("it was told already", {"spec": {"parallelism": 0}}, False),
+        ("it has failed", {"status": {"conditions": [{"type": "Failed", "status": "True"}]}}, False),
+        ("it is about to", {"status": {"conditions": [{"type": "FailureTarget", "status": "True"}]}}, False),
+        ("it is going", {"metadata": {"name": "j", "uid": "j", "deletionTimestamp": THEN}}, False),
+    ],
+)
+@pytest.mark.parametrize(
+    "before", [status("Failed", conditions=SAID), READY | {"conditions": SAID}, IDENTITY_CHANGED]
+)
+def test_a_job_that_nobody_waits_for_is_stopped(case, found, stops, before):
+    """The operator that decided so may have died before it did it: the Job would hold its GPU until its deadline."""
+    decision = decide(see(before, job=job() | found))
+    assert (Action.STOP in decision.after) == stops
+    assert Action.STOP not in decide(see(before)).after
+
+
+@pytest.mark.parametrize("phase", ["Ready", "Failed"])
+def test_no_probe_is_left(phase):
+    """One that another checkpoint's archive made needless, and whose answer would be old by the next time."""
+    assert decide(see(status(phase), probe=job())).after == (Action.DELETE_PROBE,)
+
+
 def test_what_a_job_waits_for_is_told():
     """Of the containers before the engine's, too."""
     waiting = {
@@ -213,6 +259,35 @@ def test_what_a_job_waits_for_is_told():
     ):  # fmt: skip
         pod = {"metadata": {}, "status": {"phase": "Pending", "initContainerStatuses": [state]}}
         assert decide(see(CREATING, job=job(), pods=[pod])).message == message
+
+
+SIDECAR = {"initContainers": [{"name": "proxy", "restartPolicy": "Always"}, {"name": "download"}]}
+
+
+@pytest.mark.parametrize(
+    ("phase", "statuses", "message"),
+    [
+        ("Pending", [running("proxy"), running("download")], "init container 'download' runs"),
+        ("Running", [running("proxy")], ""),
+        ("Running", [ended("gone", 1, "proxy")], ""),
+        ("Pending", [ended("gone", 1, "proxy")], ""),
+    ],
+)
+def test_a_native_sidecar_is_no_step_before_the_engine(phase, statuses, message):
+    """It runs beside it, and is started again where it ends."""
+    pod = {"metadata": {}, "spec": SIDECAR, "status": {"phase": phase, "initContainerStatuses": statuses}}
+    assert decide(see(CREATING, job=job(), pods=[pod])).message == message
+
+
+def test_a_native_sidecar_is_not_why_the_engine_did_not_run():
+    """It is ended when the pod has failed."""
+    pod = {"metadata": {}, "spec": SIDECAR, "status": {"phase": "Failed", "initContainerStatuses": [
+        ended("", 143, "proxy"), ended("no route to host", 6, "download"),
+    ]}}  # fmt: skip
+    decision = decide(see(CREATING, job=job(("Failed", "BackoffLimitExceeded")), pods=[pod]))
+    assert (decision.reason, decision.message) == (
+        "InitFailed", "init container 'download' ended with exit code 6: no route to host"
+    )  # fmt: skip
 
 
 def test_an_attempt_that_failed_is_told_while_the_next_one_runs():
@@ -322,6 +397,9 @@ DELETE = {"deletionPolicy": "Delete"}
         ("which ends its pods", see(CREATING, metadata=DELETED, spec=DELETE, job=job(deletionTimestamp=THEN)), ()),
         ("for an hour", dataclasses.replace(see(CREATING, metadata=DELETED, spec=DELETE, job=job(deletionTimestamp=THEN)), now=NOW + 3601), (Action.RELEASE,)),
         ("the archive is shared", see(READY, metadata=DELETED, spec=DELETE, sharing=[READY]), (Action.RELEASE,)),
+        ("since it is being deleted", see(READY, metadata=DELETED, spec=DELETE, sharing=[PENDING], collector=job()), ()),
+        ("and it is gone", see(READY, metadata=DELETED, spec=DELETE, sharing=[PENDING], collector=job(("Complete", ""))), (Action.RELEASE,)),
+        ("the policy was changed too late", see(READY, metadata=DELETED, collector=job()), ()),
         ("the policy was changed", see(READY, metadata=DELETED), (Action.RELEASE,)),
         ("then the archive", see(READY, metadata=DELETED, spec=DELETE), (Action.COLLECT,)),
         ("while it goes", see(READY, metadata=DELETED, spec=DELETE, collector=job()), ()),

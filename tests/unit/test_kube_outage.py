@@ -1,6 +1,8 @@
 """The API server is away, hangs, or serves other definitions than before: the operator waits, and says so."""
 
+import base64
 import threading
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +13,10 @@ from dynamo_entry.kube import api, config, foreign
 from dynamo_entry.kube import cluster as api_server
 from dynamo_entry.kube.cluster import ApiError, Cluster
 from dynamo_entry.kube.foreign import Served
+from dynamo_entry.kube.leader_election import Lease
 from dynamo_entry.kube.metrics import OperatorMetrics
 from dynamo_entry.kube.operator import run
+from dynamo_entry.kube.webhook.certificates import Certificates, self_signed
 
 
 class Log:
@@ -183,3 +187,31 @@ def test_no_cluster_at_all(monkeypatch, tmp_path):
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(SettingsError, match="KUBECONFIG"):
         Cluster()
+
+
+def test_a_lease_without_a_holder_is_free():
+    """Somebody made it by hand: it has no spec."""
+    written = []
+    cluster = SimpleNamespace(
+        find=lambda _path: {"metadata": {"name": "l"}},
+        request=lambda _method, _path, body: written.append(body),
+    )
+    lease = Lease(cluster, "n", "l", "me", 15)
+    assert lease.acquire()
+    assert written[0]["spec"]["holderIdentity"] == "me"
+
+
+def test_webhooks_that_somebody_removed():
+    """Nobody is left to be told whom to trust, and the certificate is served."""
+    data = {
+        name: base64.b64encode(text).decode()
+        for name, text in self_signed("w.n.svc", timedelta(days=300)).items()
+    }
+    secret = {"metadata": {"resourceVersion": "1"}, "data": data}
+    cluster = SimpleNamespace(
+        find=lambda path: secret if "/secrets/" in path else {"metadata": {"resourceVersion": "1"}}
+    )
+    settings = config.parse("{operator: {namespace: n}, webhook: {service: w}}")
+    served = Certificates(settings, cluster, Log())
+    served.refresh()
+    assert served.is_loaded

@@ -1,6 +1,7 @@
 """What the API server refuses, and what helpers' Jobs answer."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from dynamo_entry.kube import api, config
 from dynamo_entry.kube.api import moment
 from dynamo_entry.kube.cluster import ApiError
+from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import pods
 from dynamo_entry.kube.operator.checkpoints import Checkpoints
 from dynamo_entry.kube.operator.run import Operator
@@ -33,8 +35,8 @@ def checkpoint(status=None, name="c", **metadata):
 class World:
     """An API server with one checkpoint, which refuses some Jobs."""
 
-    def __init__(self, made, refuses, settings=S3):
-        self.checkpoint, self.refuses = made, refuses
+    def __init__(self, made, refuses, settings=S3, words=""):
+        self.checkpoint, self.refuses, self.words = made, refuses, words
         self.told, self.created = [], []
         recorder = SimpleNamespace(event=lambda _one, reason, message: self.told.append((reason, message)))
         log = SimpleNamespace(info=lambda *_, **__: None)
@@ -52,7 +54,7 @@ class World:
         kind = body["metadata"].get("name", "").split("-")[1] if path.endswith("/jobs") else "pod"
         is_real = "dryRun" not in query
         if status := self.refuses.get((kind, is_real)):
-            raise ApiError(status, f"{kind} refused")
+            raise ApiError(status, self.words or f"{kind} refused")
         if is_real:
             self.created.append(kind)
 
@@ -83,6 +85,26 @@ def test_a_job_that_the_server_refuses_is_told(status, phase, reason, dry_run):
     assert "c refused" in world.checkpoint["status"]["message"]
     assert not world.checkpoint["status"].get("attempts")
     assert not world.created
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        'admission webhook "validate.kyverno.svc-fail" denied the request: no latest tag',
+        "jobs.batch \"c\" is forbidden: ValidatingAdmissionPolicy 'tags' with binding 'all' denied request: no latest tag",
+    ],
+)
+@pytest.mark.parametrize("status", [400, 403, 422])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_policy_is_no_mistake_of_the_template(status, words, dry_run):
+    """Whatever code it chooses: a webhook that gives none has 400, a policy 422. It goes on once the policy lets it."""
+    settings = f"{S3}\nprobe: false\ndryRun: {str(dry_run).lower()}"
+    world = World(checkpoint(), {("c", True): status}, settings, words)
+    world.look()
+    assert world.look()[:2] == ("Pending", "NotAdmitted")
+    assert "no latest tag" in world.checkpoint["status"]["message"]
+    world.refuses = {}
+    assert world.look()[:2] == ("Creating", "JobCreated")
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
@@ -220,3 +242,40 @@ def test_pods_restore_the_latest_archive_of_those_who_share_it():
     found = Operator._sharing(operator, ("s3", "s3://bucket/n/h.tar"))
     assert found["metadata"]["name"] == "new"
     assert Operator._sharing(operator, ("s3", "s3://bucket/m/h.tar")) is None
+
+
+def other(**fields):
+    """Of the same archive as ``checkpoint``."""
+    one = checkpoint(name="other") | fields
+    one["metadata"] |= {"labels": {api.HASH_LABEL: identity_hash(one["spec"]["identity"])}}
+    return one
+
+
+@pytest.mark.parametrize(
+    ("deleted_at", "policy", "finalizers", "waits"),
+    [
+        (1_000_000, "Delete", [api.FINALIZER], True),
+        (1_000_000, "Retain", [api.FINALIZER], False),
+        (1_000_000, "Delete", ["foreground"], False),
+        (1_000_000 - 3601, "Delete", [api.FINALIZER], False),
+        (None, "Delete", [api.FINALIZER], False),
+    ],
+)
+def test_an_archive_that_goes_with_another_checkpoint_is_not_adopted(
+    monkeypatch, deleted_at, policy, finalizers, waits
+):
+    """It is looked for once the other one is gone; one that hangs holds nobody up."""
+    monkeypatch.setattr(time, "time", lambda: 1_000_000)
+    leaving = other()
+    leaving["spec"] = leaving["spec"] | {"deletionPolicy": policy}
+    leaving["metadata"] |= {"finalizers": finalizers, "creationTimestamp": "2025-01-01T00:00:00Z"}
+    if deleted_at is not None:
+        leaving["metadata"]["deletionTimestamp"] = time.strftime(
+            "%Y-%m-%dT%H:%M:%SZ", time.gmtime(deleted_at)
+        )
+    world = World(checkpoint({"phase": "Pending"}), {})
+    world.operator._others = lambda: [leaving]
+    phase, reason, _ = world.look()
+    assert (phase, reason) == ("Pending", "Cleaning" if waits else "Probing")
+    assert ("n/other" in world.checkpoint["status"]["message"]) == waits
+    assert world.created == ([] if waits else ["probe"])

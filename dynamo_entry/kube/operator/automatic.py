@@ -17,6 +17,9 @@ from dynamo_entry.kube.webhook.admission import starts_cold
 #: A pod that does not come is looked for again.
 _AGAIN_S = 30.0
 
+#: Of an object that is wrong, or that a policy or a quota is against.
+_REFUSALS = (400, 403, 422)
+
 #: Owners whose template has nothing in it that admission added, by kind.
 _OWNERS = {
     "ReplicaSet": "/apis/apps/v1/namespaces/{}/replicasets/{}",
@@ -155,6 +158,10 @@ class Graphs:
         try:
             self._cluster.create(f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.CHECKPOINTS}", made)
         except ApiError as error:
+            if error.status in _REFUSALS:
+                message = f"{service}: the API server refuses its DynamoCheckpoint: {error.message}"
+                self._recorder.event(graph, "InvalidCheckpoint", f"{message}; it starts cold")
+                return False
             if error.status != 409:  # another replica, or another graph of this identity, was faster
                 raise
         self._log.info("checkpoint wanted", graph=f"{namespace}/{graph['metadata']['name']}", service=service,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.kube import api, podspec, podtemplate, storage
-from dynamo_entry.kube.api import now
+from dynamo_entry.kube.api import moment, now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config, seconds
 from dynamo_entry.kube.events import Recorder
@@ -20,6 +21,9 @@ from dynamo_entry.kube.operator.observed import SOON_S, Action, Decision, Leader
 
 #: A dry run changes what ``decide`` sees, and so does a Job that the API server refuses: each once.
 _ROUNDS = 4
+
+#: How admission webhooks and policies begin a refusal, whatever its code is: 400 where they give none, 422 by default.
+_DENIED = re.compile(r"denied (?:the )?request")
 
 #: Decisions of which people are told, by the reason of their event.
 _EVENTS = {
@@ -123,6 +127,7 @@ class Checkpoints:
             pods=self._pods(job) if job is not None and not is_foreign else (),
             is_probing=self._config.probe, probe=probe, found=found, collector=collector, collected=collected,
             sharing=[one.get("status") or {} for one in self._sharing(checkpoint, hash_, others)],
+            leaving=self._leaving(checkpoint, hash_),
             is_namespace_ending=is_deleted and self._is_ending(namespace),
             job_ttl_s=spec["job"].get(
                 "ttlSecondsAfterFinished", self._config.job.ttl_seconds_after_finished
@@ -164,14 +169,30 @@ class Checkpoints:
         self, checkpoint: Object, hash_: str, others: Iterable[Object] | None = None
     ) -> Iterable[Object]:
         """The other live checkpoints of the same archive."""
+        same = self._same(checkpoint, hash_, self._others() if others is None else others)
+        return (one for one in same if "deletionTimestamp" not in one["metadata"])
+
+    def _leaving(self, checkpoint: Object, hash_: str) -> str:
+        """One that takes the archive along, unless it hangs for longer than any deletion may take."""
+        for other in self._same(checkpoint, hash_, self._others()):
+            metadata = other["metadata"]
+            since = time.time() - moment(metadata.get("deletionTimestamp"))
+            takes = api.FINALIZER in metadata.get("finalizers", ()) and since < seconds(
+                self._config.gc.give_up_after
+            )
+            if takes and other["spec"].get("deletionPolicy") == "Delete":
+                return "/".join(_key(other))
+        return ""
+
+    def _same(self, checkpoint: Object, hash_: str, others: Iterable[Object]) -> Iterable[Object]:
+        """The other checkpoints of the same archive."""
         metadata = checkpoint["metadata"]
         mine = storage.key(self._config, hash_, metadata["namespace"])
-        for other in self._others() if others is None else others:
+        for other in others:
             meta = other["metadata"]
             if meta["labels"][api.HASH_LABEL] != hash_ or meta["uid"] == metadata["uid"]:
                 continue
-            is_same = storage.key(self._config, hash_, meta["namespace"]) == mine
-            if is_same and "deletionTimestamp" not in meta:
+            if storage.key(self._config, hash_, meta["namespace"]) == mine:
                 yield other
 
     def _leader(self, checkpoint: Object, hash_: str) -> Leader | None:
@@ -245,7 +266,7 @@ class Checkpoints:
                 message=decision.message, hash=seen.hash,
             )  # fmt: skip
         if decision.phase == api.FAILED and old != api.FAILED:
-            message = f"{decision.reason}: {decision.message}{_where_to_look(seen)}"
+            message = f"{decision.reason}: {decision.message}{_where_to_look(seen, decision)}"
             self._recorder.event(seen.checkpoint, "CheckpointFailed", message)
         elif old != decision.phase or decision.phase == api.PENDING or decision.reason == "CollectionFailed":
             reason = _EVENTS.get(decision.reason, decision.reason)
@@ -304,6 +325,8 @@ class Checkpoints:
 def _verdict(error: ApiError) -> Verdict | None:
     """What the API server means: the object is wrong, or a policy or quota is against it."""
     kind = {400: "invalid", 422: "invalid", 403: "refused"}.get(error.status)
+    if kind and _DENIED.search(error.message):
+        kind = "refused"
     return Verdict(kind, error.message) if kind else None
 
 
@@ -326,8 +349,9 @@ def known(checkpoint: Object) -> Object:
     return checkpoint | {"metadata": kept | {"labels": labels}, "spec": spec | {"job": job}}
 
 
-def _where_to_look(seen: Observed) -> str:
-    if seen.job is None or not seen.pods:
+def _where_to_look(seen: Observed, decision: Decision) -> str:
+    """Where the log is. That of pods that had not ended goes with them."""
+    if seen.job is None or not seen.pods or decision.reason in ("DeadlineExceeded", "HelperFailed"):
         return ""
     metadata = seen.job["metadata"]
     return f"; see kubectl logs job/{metadata['name']} -n {metadata['namespace']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from dynamo_entry.kube import api
@@ -11,10 +12,14 @@ Object = dict[str, Any]
 
 _MESSAGE_LIMIT = 1024
 
+#: Of a word for machines, which may be a container's own.
+_REASON_LIMIT = 128
+
 
 def new_status(seen: Observed, decision: Decision, now: str) -> Object:
     """The fields of the status that change; none of them where nothing does. None removes a field."""
     metadata, old = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
+    decision = replace(decision, reason=decision.reason[:_REASON_LIMIT])
     message = decision.message[:_MESSAGE_LIMIT]
     new: Object = {
         "phase": decision.phase,

@@ -25,7 +25,9 @@ def decide(seen: Observed) -> Decision:
     phase = status.get("phase", PENDING)
     if FINALIZER not in (metadata.get("finalizers") or ()):
         return Decision(phase, "Deleting")
-    if seen.sharing or seen.checkpoint["spec"].get("deletionPolicy") != "Delete":
+    is_wanted = bool(seen.sharing) or seen.checkpoint["spec"].get("deletionPolicy") != "Delete"
+    # What deletes it already is waited for: whoever wants the archive looks for it afterwards.
+    if is_wanted and seen.collector is None:
         return Decision(phase, "ArchiveKept", before=(Action.RELEASE,))
     if seen.is_namespace_ending or seen.now - moment(metadata["deletionTimestamp"]) > seen.give_up_after_s:
         return Decision(

@@ -23,6 +23,12 @@ _NO_MESH = {
 
 _SIGNAL_VOLUME, _SIGNAL_PATH = "checkpoint-signal", "/checkpoint-signal"
 
+#: A frozen engine answers nobody, and would be killed in the middle of its dump; one that has published ends.
+_LEFT_OUT = ("livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules")
+
+#: A container that fails without a message has at least the end of its log told.
+_LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+
 #: What the launcher needs after the engine was ready: the dump and its publication.
 _RESERVE_S = 300
 
@@ -103,13 +109,10 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     _refuse_two_truths(container, env)
     container = podspec.without_storage_credentials(container, wired)
     container = podspec.with_env(container, env)
-    # A frozen engine answers nobody, and would be killed in the middle of its dump.
-    container = {
-        key: value for key, value in container.items() if key not in ("livenessProbe", "startupProbe")
-    }
+    container = {key: value for key, value in container.items() if key not in _LEFT_OUT}
     if "exec" not in container.get("readinessProbe", {"exec": {}}):
         del container["readinessProbe"]
-    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
+    container["terminationMessagePolicy"] = _LAST_WORDS["terminationMessagePolicy"]
     annotations = (template.get("metadata") or {}).get("annotations")
     known = podspec.entrypoint(container, annotations, metadata.get("annotations"))
     container = podspec.wrap(container, config, guard=False, entrypoint=known)
@@ -118,6 +121,9 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     spec["volumes"], container = podspec.with_shared_memory(
         spec["volumes"], container, job.get("sharedMemory") or {}
     )
+    for kind in ("initContainers", "containers"):
+        if kind in spec:
+            spec[kind] = [_LAST_WORDS | one for one in spec[kind]]
     spec["containers"] = podspec.replaced(spec["containers"], container)
     spec["restartPolicy"] = "Never"
     spec["terminationGracePeriodSeconds"] = max(spec.get("terminationGracePeriodSeconds", 0), 60)
@@ -221,12 +227,14 @@ def _helper(
         "name": kind, "image": config.image, "command": argv, "env": list(wired.env), "securityContext": context,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "volumeMounts": [mount for _, mount in pairs],
-    }  # fmt: skip
+    } | ({"imagePullPolicy": config.image_pull_policy} if config.image_pull_policy else {})  # fmt: skip
     pod = {
         "metadata": {"annotations": _NO_MESH, "labels": {api.SOURCE_LABEL: kind}},
         "spec": {
             "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
             "volumes": [volume for volume, _ in pairs], "imagePullSecrets": list(config.image_pull_secrets),
+            # Where the operator's own pod runs, so does its image.
+            "nodeSelector": config.operator.node_selector, "tolerations": list(config.operator.tolerations),
         },
     }  # fmt: skip
     name = checkpoint["metadata"]["name"]

@@ -33,6 +33,7 @@ from dynamo_entry.kube.operator.observed import (
 from dynamo_entry.kube.operator.pods import (
     ended_at,
     failed_helper,
+    has_ended,
     has_settled,
     launcher_result,
     progress,
@@ -70,6 +71,7 @@ def decide(seen: Observed) -> Decision:
             FAILED,
             "IdentityChanged",
             f"spec.identity has hash {seen.hash}, the checkpoint is {status['identityHash']}: create another DynamoCheckpoint",
+            after=_stopped(seen),
         )
     # A recreation that is broken off is still to be done.
     again = {"recreateToken": None} if phase == CREATING and RECREATE in annotations else {}
@@ -128,9 +130,11 @@ def _pending(seen: Observed) -> Decision:
     if seen.unusable is not None:
         return Decision(PENDING, *seen.unusable, again_s=_LATER_S)
     if seen.is_job_foreign:
-        return Decision(
-            PENDING, "JobNameTaken", "a Job of the same name belongs to another object", again_s=10
-        )
+        message = f"{job} belongs to another object: delete it, or use another name"
+        return Decision(PENDING, "JobNameTaken", message, again_s=10)
+    if seen.leaving and seen.job is None:
+        message = f"DynamoCheckpoint {seen.leaving} is being deleted with this archive"
+        return Decision(PENDING, "Cleaning", message, again_s=SOON_S)
     if seen.job is not None and "deletionTimestamp" in seen.job["metadata"]:
         return Decision(PENDING, "Cleaning", "an earlier Job is being deleted", again_s=SOON_S)
     if seen.job is not None:
@@ -221,11 +225,17 @@ def _creating(seen: Observed) -> Decision:
         if is_recent and not has_settled(seen.pods, seen.target):
             return Decision(CREATING, "JobRunning", _earlier(result), again_s=SOON_S)
         return Decision(
-            FAILED, result.get("reason", "Failed"), result.get("message", ""), after=(Action.STOP,)
+            FAILED, result.get("reason") or "Failed", result.get("message", ""), after=(Action.STOP,)
         )
     if helper := failed_helper(seen.pods, seen.target):
         return Decision(FAILED, "HelperFailed", helper, after=(Action.STOP,))
-    return Decision(CREATING, "JobRunning", progress(seen.pods) or _earlier(result), again_s=10)
+    return Decision(
+        CREATING, "JobRunning", progress(seen.pods) or _earlier(result) or _held(seen.job), again_s=10
+    )
+
+
+def _held(job: Object) -> str:
+    return "the Job is suspended (spec.suspend)" if job.get("spec", {}).get("suspend") else ""
 
 
 def _earlier(result: Object) -> str:
@@ -305,10 +315,21 @@ def _same(seen: Observed) -> Decision:
     status = seen.checkpoint["status"]
     ready = ready_condition(status)
     same = Decision(status["phase"], ready.get("reason", status["phase"]), last_message(status))
+    if seen.probe is not None:
+        same = replace(same, after=(Action.DELETE_PROBE,))
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
         return same
     keep_s = seen.job_ttl_s if status["phase"] == READY else max(seen.job_ttl_s, 86400)
     left_s = keep_s - (seen.now - moment(ready.get("lastTransitionTime")))
     if left_s <= 0:
-        return Decision(same.phase, same.reason, same.message, after=(Action.DELETE_JOB,))
-    return Decision(same.phase, same.reason, same.message, again_s=left_s)
+        return replace(same, after=(*same.after, Action.DELETE_JOB))
+    return replace(same, after=(*same.after, *_stopped(seen)), again_s=left_s)
+
+
+def _stopped(seen: Observed) -> tuple[Action, ...]:
+    """What ends a Job that nobody waits for any more: whoever decided so may have died before it was done."""
+    if seen.job is None or "deletionTimestamp" in seen.job["metadata"] or has_ended(seen.job):
+        return ()
+    if seen.job.get("spec", {}).get("parallelism") == 0:
+        return ()
+    return (Action.STOP,)

@@ -66,6 +66,8 @@ class Observed:
     leader: Leader | None = None
     #: the statuses of the other live checkpoints of the same archive
     sharing: Sequence[Object] = ()
+    #: another checkpoint of the same archive that is being deleted and takes it along: namespace/name
+    leaving: str = ""
     job: Object | None = None
     #: a Job of that name is somebody else's
     is_job_foreign: bool = False

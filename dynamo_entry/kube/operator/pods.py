@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from dynamo_entry.kube.api import moment
 from dynamo_entry.kube.operator.observed import true_conditions
 
 Object = dict[str, Any]
+
+
+class _Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is read of the launcher's words. A container may write anything there, and a status takes only these."""
+
+    result: Literal["published", "exists", "failed"]
+    reason: str = ""
+    message: str = ""
+    retry: bool | None = None
+    location: str = ""
+    digest: str | None = None
+    size_bytes: int | None = None
 
 
 def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
@@ -34,11 +48,11 @@ def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
 def _read(terminated: Object) -> Object:
     text = terminated.get("message", "")
     try:
-        result = json.loads(text)
-    except ValueError:
-        result = None
-    if isinstance(result, dict) and "result" in result:
-        return result
+        found: Object = msgspec.to_builtins(msgspec.json.decode(text, type=_Result))
+    except (msgspec.DecodeError, UnicodeError):
+        pass
+    else:
+        return found
     code = terminated.get("exitCode")
     reason = "LauncherMissing" if code in (127, 128) else "ContainerFailed" if code else ""
     return {"message": f"exit code {code}: {text}"[:1024].strip(), "reason": reason}
@@ -48,17 +62,28 @@ def _never_ran(pods: Sequence[Object]) -> Object:
     """Why the engine's container was not even started: its pod was evicted or refused, or a step before it failed."""
     for pod in pods:
         status = pod.get("status", {})
-        if status.get("phase") == "Failed" and status.get("reason"):
+        if status.get("phase") != "Failed":
+            continue
+        if status.get("reason"):
             return {"reason": status["reason"], "message": status.get("message", "")}
+        sidecars = _sidecars(pod)
         for one in status.get("initContainerStatuses", ()):
             terminated = one.get("state", {}).get("terminated") or {}
-            if terminated.get("exitCode"):
-                text = f"init container {one['name']!r} ended with exit code {terminated['exitCode']}"
-                return {
-                    "reason": "InitFailed",
-                    "message": f"{text}: {terminated.get('message', '')}".rstrip(": "),
-                }
+            if terminated.get("exitCode") and one["name"] not in sidecars:
+                message = _ending(f"init container {one['name']!r}", terminated)
+                return {"reason": "InitFailed", "message": message}
     return {}
+
+
+def _sidecars(pod: Object) -> set[str]:
+    """Native ones, which are listed with the steps before the engine, and run beside it."""
+    listed = pod.get("spec", {}).get("initContainers", ())
+    return {one["name"] for one in listed if one.get("restartPolicy") == "Always"}
+
+
+def _ending(who: str, terminated: Object) -> str:
+    text = f"{who} ended with exit code {terminated['exitCode']}"
+    return f"{text}: {terminated.get('message', '')}".rstrip(": \n")
 
 
 def succeeded_at(pods: Sequence[Object], target: str) -> float | None:
@@ -116,7 +141,7 @@ def _ended(pods: Sequence[Object], target: str) -> Iterator[tuple[Object, str]]:
 
 
 def failed_helper(pods: Sequence[Object], target: str) -> str:
-    """A container that ended badly while the engine's still runs: it would go on until the deadline."""
+    """What a container said that ended badly while the engine's still runs: that would go on until the deadline."""
     for pod in pods:
         states = {
             one["name"]: one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())
@@ -125,7 +150,7 @@ def failed_helper(pods: Sequence[Object], target: str) -> str:
             continue
         for name, state in states.items():
             if name != target and state.get("terminated", {}).get("exitCode"):
-                return f"container {name!r} ended with exit code {state['terminated']['exitCode']}"
+                return _ending(f"container {name!r}", state["terminated"])
     return ""
 
 
@@ -142,8 +167,8 @@ def progress(pods: Sequence[Object]) -> str:
         waiting = one.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return f"{one['name']}: {waiting['reason']}: {waiting.get('message', '')}"
+    sidecars = _sidecars(pod)
     for one in status.get("initContainerStatuses", ()):
-        # Afterwards it is a sidecar.
-        if "running" in one.get("state", {}) and status.get("phase") == "Pending":
+        if "running" in one.get("state", {}) and one["name"] not in sidecars:
             return f"init container {one['name']!r} runs"
     return str(status.get("message", ""))

@@ -111,16 +111,13 @@ class Certificates:
         for kind in _CONFIGURATIONS:
             path = f"/apis/admissionregistration.k8s.io/v1/{kind}/{self._config.webhook.configuration}"
             found = self._cluster.find(path)
-            if found is None or all(
-                one["clientConfig"].get("caBundle") == bundle for one in found["webhooks"]
-            ):
+            webhooks = (found or {}).get("webhooks") or ()
+            if found is None or all(one["clientConfig"].get("caBundle") == bundle for one in webhooks):
                 continue
-            for one in found["webhooks"]:
+            for one in webhooks:
                 one["clientConfig"]["caBundle"] = bundle
             version = found["metadata"]["resourceVersion"]
-            self._cluster.merge(
-                path, {"metadata": {"resourceVersion": version}, "webhooks": found["webhooks"]}
-            )
+            self._cluster.merge(path, {"metadata": {"resourceVersion": version}, "webhooks": webhooks})
 
 
 def _is_good(secret: Object, name: str) -> bool:

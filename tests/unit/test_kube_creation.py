@@ -1,0 +1,190 @@
+"""The Job that creates: what becomes of the user's template."""
+
+import json
+
+import pytest
+from kube_objects import HASH, OCI, PVC, S3, SNAPSHOT, SNAPSHOT_SERVER, checkpoint, created, environ
+
+from dynamo_entry.kube import api, config, podspec
+from dynamo_entry.kube.operator import jobs
+from dynamo_entry.kube.podspec import Unfit
+
+
+def test_the_job_of_the_guide():
+    """Names, labels, owner, deadline, and the environment of the contract."""
+    job, pod, main = created(checkpoint(activeDeadlineSeconds=3600, backoffLimit=3))
+    assert job["metadata"]["name"] == "checkpoint-model"
+    labels = {
+        "nvidia.com/checkpoint-source": "true",
+        "nvidia.com/checkpoint-hash": HASH,
+        "nvidia.com/checkpoint-name": "model",
+    }
+    assert job["metadata"]["labels"] == labels
+    assert labels.items() <= pod["metadata"]["labels"].items()
+    assert job["metadata"]["ownerReferences"][0]["uid"] == "u"
+    assert (job["spec"]["activeDeadlineSeconds"], job["spec"]["backoffLimit"]) == (3600, 3)
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert main["command"] == ["dynamo-entry", "--", "python3", "-m", "dynamo.vllm", "--model", "m"]
+    assert "args" not in main
+    assert environ(main) == {
+        "DYNAMO_CHECKPOINT_STORAGE_TYPE": "pvc",
+        "DYNAMO_CHECKPOINT_LOCATION": f"/checkpoints/{HASH}.tar",
+        "DYNAMO_CHECKPOINT_PATH": f"/checkpoints/{HASH}.tar",
+        "DYNAMO_CHECKPOINT_HASH": HASH,
+        "DYNAMO_CHECKPOINT_SIGNAL_FILE": f"/checkpoint-signal/{HASH}.ready",
+        "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT": "3300",
+        "DYNAMO_CHECKPOINT_STATUS_FILE": "/dev/termination-log",
+        "DYN_SNAPSHOT_CONTROL_DIR": "/checkpoint-control",
+    }
+    assert main["securityContext"] == {
+        "capabilities": {"add": ["CHECKPOINT_RESTORE", "SYS_PTRACE"]}, "seccompProfile": {"type": "Unconfined"}
+    }  # fmt: skip
+    assert pod["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+
+
+def test_the_collector_is_the_user_that_made_the_archive():
+    """Without a capability, another user could not delete it; nothing else of the template is taken over."""
+    made = checkpoint()
+    spec = made["spec"]["job"]["podTemplateSpec"]["spec"]
+    spec["securityContext"] = {"runAsUser": 1, "fsGroup": 7, "sysctls": []}
+    spec["containers"][0]["securityContext"] = {"runAsUser": 1000, "privileged": True}
+    pod = jobs.collection(PVC, made, HASH)["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsUser": 1000, "fsGroup": 7}
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "runAsUser" not in pod["containers"][0]["securityContext"], "it would win"
+
+
+@pytest.mark.parametrize(("settings", "user"), [(S3, 65532), (OCI, 65532), (PVC, 0)])
+def test_what_looks_into_a_bucket_is_not_root(settings, user):
+    """Only a claim's files have owners. OpenShift chooses the user itself."""
+    for job in (jobs.probe(settings, checkpoint(), HASH), jobs.collection(settings, checkpoint(), HASH)):
+        context = job["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+        assert context.get("runAsUser") == user
+        assert context.get("runAsNonRoot", False) == (user != 0)
+    shift = config.parse("storage: {type: s3, s3: {uri: 's3://b'}}\nsecurity: {openshift: true}")
+    job = jobs.probe(shift, checkpoint(), HASH)
+    assert "runAsUser" not in job["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+
+
+def test_probes_of_the_engine():
+    """A frozen engine answers nobody: liveness and startup go, httpGet readiness becomes the launcher's question."""
+    get = {"httpGet": {"path": "/health", "port": "system"}}
+    _, _, main = created(
+        checkpoint(
+            {
+                "ports": [{"name": "system", "containerPort": 9090}],
+                "livenessProbe": get,
+                "readinessProbe": get,
+                "startupProbe": get,
+                "command": ["vllm", "serve"],
+            }
+        )
+    )
+    assert not main.keys() & {"livenessProbe", "startupProbe", "readinessProbe"}
+    assert environ(main)["DYNAMO_CHECKPOINT_READY_URL"] == "http://127.0.0.1:9090/health"
+    assert "DYN_SNAPSHOT_CONTROL_DIR" not in environ(main)
+    by_setting = {"command": ["vllm", "serve"], "readinessProbe": get, "env": [SNAPSHOT]}
+    for paused in (by_setting, {"command": SNAPSHOT_SERVER, "readinessProbe": get}):
+        _, _, main = created(checkpoint(paused))
+        assert "DYNAMO_CHECKPOINT_READY_URL" not in environ(main), "a paused engine has no server"
+        assert environ(main)["DYN_SNAPSHOT_CONTROL_DIR"] == "/checkpoint-control"
+        assert "/checkpoint-control" in [one["mountPath"] for one in main["volumeMounts"]]
+    _, _, main = created(checkpoint({"readinessProbe": {"exec": {"command": ["touch", "x"]}}}))
+    assert "readinessProbe" in main
+
+
+def test_a_worker_of_dynamo_is_not_asked_by_its_probe():
+    """It succeeds when the worker has registered: too late to be frozen. The worker says by itself when it has paused."""
+    get = {"httpGet": {"path": "/health", "port": 9090}}
+    _, pod, main = created(
+        checkpoint({"readinessProbe": get}), config=config.parse("job: {readyUrl: 'http://127.0.0.1:1/'}")
+    )
+    assert "DYNAMO_CHECKPOINT_READY_URL" not in environ(main)
+    mounted = {one["mountPath"]: one["name"] for one in main["volumeMounts"]}
+    volume = next(one for one in pod["spec"]["volumes"] if one["name"] == mounted["/checkpoint-control"])
+    assert "emptyDir" in volume
+
+
+@pytest.mark.parametrize(
+    ("change", "is_other"),
+    [
+        (lambda one: one["spec"]["job"].update(backoffLimit=1), True),
+        (lambda one: one["spec"]["job"]["podTemplateSpec"]["spec"]["containers"][0].update(image="j"), True),
+        (
+            lambda one: one["metadata"].update(annotations={"dynamo-entry/ready-url": "http://127.0.0.1/"}),
+            True,
+        ),
+        (lambda one: one["metadata"].update(annotations={"dynamo-entry/entrypoint": '["x"]'}), True),
+        (lambda one: one["metadata"].update(annotations={"dynamo-entry/retry": "1"}), False),
+        (lambda one: one["spec"]["job"].update(ttlSecondsAfterFinished=1), False),
+        (lambda one: one["spec"].update(deletionPolicy="Delete"), False),
+    ],
+)
+def test_what_makes_another_job(change, is_other):
+    """And so a new attempt; the rest of a checkpoint does not."""
+    made, other = checkpoint(), checkpoint()
+    change(other)
+    assert (jobs.digest(made) != jobs.digest(other)) == is_other
+
+
+def test_the_template_of_the_user_is_not_changed():
+    """Nothing of the checkpoint's spec is shared with the Job."""
+    made = checkpoint()
+    before = json.dumps(made)
+    created(made)
+    assert json.dumps(made) == before
+
+
+def test_the_users_environment_wins_unless_it_makes_two_truths():
+    """A timeout may be set; another location may not."""
+    _, _, main = created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT", "value": "9"}]}))
+    assert environ(main)["DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT"] == "9"
+    with pytest.raises(Unfit, match="DYNAMO_CHECKPOINT_LOCATION"):
+        created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_LOCATION", "value": "/elsewhere"}]}))
+
+
+def test_storage_credentials_stay_out_of_the_dump():
+    """Those that only the launcher needs are withheld from the engine; the engine's own are not."""
+    _, _, main = created(checkpoint({"env": [{"name": "AWS_REGION", "value": "eu"}]}), config=S3)
+    dropped = environ(main)["DYNAMO_CHECKPOINT_DROP_ENV"].split(",")
+    assert "AWS_SECRET_ACCESS_KEY" in dropped
+    assert "AWS_REGION" not in dropped
+    assert environ(main)["AWS_REGION"] == "eu"
+
+
+def test_a_volume_of_the_same_claim_is_used_a_taken_path_is_refused():
+    """Two mounts at one path cannot be."""
+    made = checkpoint()
+    spec = made["spec"]["job"]["podTemplateSpec"]["spec"]
+    spec["volumes"] = [{"name": "mine", "persistentVolumeClaim": {"claimName": "checkpoint-storage"}}]
+    _, pod, main = created(made)
+    assert pod["spec"]["volumes"][0]["name"] == "mine"
+    assert {"name": "mine", "mountPath": "/checkpoints"} in main["volumeMounts"]
+    spec["containers"][0]["volumeMounts"] = [{"name": "other", "mountPath": "/checkpoints/"}]
+    with pytest.raises(Unfit, match="/checkpoints"):
+        created(made)
+
+
+@pytest.mark.parametrize(
+    ("containers", "name", "expected"),
+    [
+        ([{"name": "a"}], "", "a"), ([{"name": "a"}, {"name": "main"}], "", "main"),
+        ([{"name": "a"}, {"name": "main"}], "a", "a"), ([{"name": "a"}, {"name": "b"}], "", None),
+        ([{"name": "a"}], "b", None),
+    ],
+)  # fmt: skip
+def test_the_engines_container(containers, name, expected):
+    """The named one, else main, else the only one."""
+    if expected is None:
+        with pytest.raises(Unfit):
+            podspec.target(containers, name)
+    else:
+        assert podspec.target(containers, name)["name"] == expected
+
+
+def test_names_fit_into_labels():
+    """A Job's name becomes one."""
+    assert api.job_name("short") == "checkpoint-short"
+    assert len(api.job_name("x" * 200)) <= 63
+    assert api.job_name("x" * 199) != api.job_name("x" * 200)

@@ -1,0 +1,64 @@
+"""The identity of a service that says none: what its engine's command says."""
+
+import pytest
+
+from dynamo_entry.kube import identity
+
+
+@pytest.mark.parametrize(
+    ("container", "model", "framework"),
+    [
+        ({"command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "Qwen/Qwen3-0.6B"]}, "Qwen/Qwen3-0.6B", "vllm"),
+        ({"args": ["python3 -m dynamo.sglang --model-path=/models/x --tp 2"]}, "/models/x", "sglang"),
+        ({"command": ["/bin/sh", "-c"], "args": ["exec python3 -m dynamo.trtllm --model 'a/b'"]}, "a/b", "trtllm"),
+        ({"command": ["vllm", "serve", "a/b", "--port", "1"]}, "a/b", "vllm"),
+        (
+            {"args": ["python3 -m dynamo.vllm --model $(MODEL)"], "env": [{"name": "MODEL", "value": "a/b"}]},
+            "a/b", "vllm",
+        ),
+        (
+            {"args": ["python3 -m dynamo.vllm --model $(MODEL)"], "env": [{"name": "MODEL", "valueFrom": {"configMapKeyRef": {}}}]},
+            None, None,
+        ),
+        ({"args": ["python3 -m dynamo.vllm --model ${MODEL:-a/b}"]}, None, None),
+        ({"args": ["python3 -m dynamo.vllm --model /models/$NAME"]}, None, None),
+        ({"command": ["python3", "-m", "dynamo.vllm"]}, None, None),
+        ({"command": ["serve", "--model", "x"]}, None, None),
+        ({}, None, None),
+    ],
+)  # fmt: skip
+def test_the_identity_of_a_service_that_says_none(container, model, framework):
+    """What its engine's command says."""
+    found = identity.derived_identity(container)
+    assert (found and (found["model"], found["framework"])) == (model and (model, framework))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({"image": "other"}, False),
+        ({"args": ["--model", "m", "--tp", "2"]}, False),
+        ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, False),
+        ({"resources": {"limits": {"nvidia.com/gpu": "1", "memory": "9Gi"}}}, True),
+        ({"env": [{"name": "DYN_NAMESPACE", "value": "x"}]}, True),
+    ],
+)
+def test_what_makes_another_identity(change, is_same):
+    """The image, the command and the GPUs; not what differs between deployments of the same."""
+    engine = {
+        "image": "i", "command": ["python3", "-m", "dynamo.vllm"], "args": ["--model", "m"],
+        "resources": {"limits": {"nvidia.com/gpu": 1}},
+    }  # fmt: skip
+    assert (identity.derived_identity(engine) == identity.derived_identity(engine | change)) == is_same
+
+
+def test_variables_of_the_command_make_another_identity():
+    """What the engine is started with decides, not how it is written."""
+
+    def engine(value):
+        words = {"command": ["python3", "-m", "dynamo.vllm", "--model", "m", "--quantization", "$(HOW)"]}
+        return words | {"env": [{"name": "HOW", "value": value}]}
+
+    first, second = identity.derived_identity(engine("awq")), identity.derived_identity(engine("gptq"))
+    assert first != second
+    assert first == identity.derived_identity(engine("awq"))

@@ -94,6 +94,15 @@ def test_the_identity_rule_where_the_server_knows_it(version, has_rule):
         ("webhook: {certificates: {mode: none}}", "webhook.certificates.mode"),
         ("agent: {rateLimit: fast}", "agent.rateLimit"),
         ("crds: {install: 'no'}", "crds.install"),
+        ("checkpoint: {storage: {pvc: {basePath: /}}}", "checkpoint.storage.pvc.basePath"),
+        ("checkpoint: {storage: {pvc: {pvcName: My_Claim}}}", "checkpoint.storage.pvc.pvcName"),
+        ("checkpoint: {storage: {keySecretRef: 'a b'}}", "checkpoint.storage.keySecretRef"),
+        ("agent: {cache: {hostPath: //}}", "agent.cache.hostPath"),
+        ("agent: {sweepInterval: 0m}", "agent.sweepInterval"),
+        ("agent: {verifyInterval: '0'}", "agent.verifyInterval"),
+        ("operator: {watchNamespaces: [a, a]}", "operator.watchNamespaces"),
+        ("operator: {watchNamespaces: [A]}", "operator.watchNamespaces"),
+        ("webhook: {allowFrom: [10.0.0.1]}", "webhook.allowFrom"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(values, complaint):
@@ -101,6 +110,80 @@ def test_mistakes_are_named(values, complaint):
     done = run(values)
     assert done.returncode != 0
     assert complaint in done.stderr
+
+
+def strings(one):
+    """Whatever of an object must be a string."""
+    if isinstance(one, dict):
+        for name, inner in one.items():
+            if name in (
+                "name",
+                "namespace",
+                "secretName",
+                "claimName",
+                "mountPath",
+                "path",
+                "key",
+                "cidr",
+                "storageClassName",
+            ):
+                yield name, inner
+            yield from strings(inner)
+    elif isinstance(one, list):
+        for inner in one:
+            yield from strings(inner)
+
+
+@pytest.mark.parametrize("kind", ["pvc", "s3", "oci", "gcs"])
+def test_names_of_digits_alone_stay_names(kind):
+    """YAML would take them for numbers, and the API server would not."""
+    secrets = dict.fromkeys(("caSecretRef", "keySecretRef", "verifyKeySecretRef"), "123")
+    remote = {
+        "uri": {"s3": "s3://b", "oci": "oci://h/r", "gcs": "gs://b"}.get(kind, ""),
+        "credentialsSecretRef": "456",
+    }
+    claim = {"pvcName": "789", "create": True, "storageClassName": "012", "basePath": "/a, b: {c}"}
+    storage = {"type": kind, "pvc": claim, "oci": {}} | secrets | ({kind: remote} if kind != "pvc" else {})
+    values = {
+        "checkpoint": {"enabled": True, "storage": storage},
+        "agent": {"cache": {"pvc": True, "hostPath": "/x: y"}}, "operator": {"watchNamespaces": ["345"]},
+        "webhook": {"allowFrom": ["::1/128"], "certificates": {"secretName": "678"}},
+    }  # fmt: skip
+    objects = render(yaml.safe_dump(values), "-n", "901")
+    found = [(name, one) for item in objects.values() for name, one in strings(item)]
+    assert len(found) > 50
+    assert not [(name, one) for name, one in found if not isinstance(one, str | dict)]
+
+
+def test_openshift_chooses_the_users():
+    """Its constraints refuse pods that say one, or a seccomp profile."""
+    shift = render(S3 + "\n", "--set", "checkpoint.security.openshift=true")
+    pod = shift["Deployment", "dynamo-entry-operator"]["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True}
+    pod = render(S3)["Deployment", "dynamo-entry-operator"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsUser"] == 65532
+
+
+@pytest.mark.parametrize(
+    ("values", "keeps"),
+    [
+        (GUIDE, False), (GUIDE + "agent: {cache: {pvc: true}}", True),
+        (GUIDE + "agent: {cache: {pvc: true, enabled: false}}", False), (S3, True),
+        (S3 + "\nagent: {cache: {enabled: false}}", False),
+    ],
+)  # fmt: skip
+def test_an_agent_that_keeps_no_copies_has_nothing_of_the_node(values, keeps):
+    """A hostPath is refused where the baseline standard is enforced, and would lie there for nothing."""
+    pod = render(values)["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]
+    assert any("hostPath" in one for one in pod["volumes"]) == keeps
+
+
+def test_the_operators_jobs_run_where_its_pod_does():
+    """By the same selector, tolerations and pull policy."""
+    where = "operator: {nodeSelector: {a: b}, tolerations: [{key: c, operator: Exists}], image: {pullPolicy: Never}}"
+    found = settings(render(GUIDE + where))
+    assert (found["operator"]["nodeSelector"], found["imagePullPolicy"]) == ({"a": "b"}, "Never")
+    assert found["operator"]["tolerations"] == [{"key": "c", "operator": "Exists"}]
 
 
 def leaves(values, path=()):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
-from charts import GCS, GUIDE, OCI, S3, render
+from charts import GCS, GUIDE, OCI, S3, render, run
 from dynamo_entry.kube import config
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import jobs
@@ -99,10 +99,10 @@ def quick():
         yield
 
 
-def complaints(objects):
+def complaints(objects, versions=VERSIONS):
     """Strictly: no field that is unknown."""
     found = []
-    for version, one in itertools.product(VERSIONS, objects):
+    for version, one in itertools.product(versions, objects):
         if one["kind"] in FOREIGN:
             continue
         try:
@@ -116,6 +116,23 @@ def complaints(objects):
 def test_what_the_chart_renders(mode):
     objects = render(CHART_MODES[mode], "--kube-version", VERSIONS[0])
     assert complaints(objects.values()) == []
+
+
+@pytest.mark.parametrize("agents", [True, False])
+def test_the_policies_of_newer_servers(agents):
+    """For each account its own; older servers are refused before anything is installed."""
+    values = f"{GUIDE}admissionPolicies: {{enabled: true}}\nagent: {{enabled: {str(agents).lower()}}}"
+    newer = [version for version in VERSIONS if int(version.split(".")[1]) >= 30]
+    made = [one for one in render(values, "--kube-version", newer[0]).values() if "Policy" in one["kind"]]
+    accounts = {"dynamo-entry-operator-dynamo-system"} | (
+        {"dynamo-checkpoint-agent-dynamo-system"} if agents else set()
+    )
+    assert {one["metadata"]["name"] for one in made if one["kind"] == "ValidatingAdmissionPolicy"} == accounts
+    assert {
+        one["spec"]["policyName"] for one in made if one["kind"] == "ValidatingAdmissionPolicyBinding"
+    } == accounts
+    assert complaints(made, newer) == []
+    assert "admissionPolicies.enabled needs Kubernetes 1.30" in run(values, "--kube-version", "1.29.9").stderr
 
 
 def test_there_is_one_rendering_for_all_of_them():

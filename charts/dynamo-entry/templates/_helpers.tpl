@@ -6,7 +6,7 @@
 
 {{- define "dynamo-entry.labels" -}}
 app.kubernetes.io/name: dynamo-entry
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
@@ -34,7 +34,7 @@ kind: {{ empty $namespace | ternary "ClusterRole" "Role" }}
 metadata:
   name: {{ empty $namespace | ternary (printf "%s-%s" $name $context.Release.Namespace) $name }}
   {{- if $namespace }}
-  namespace: {{ $namespace }}
+  namespace: {{ $namespace | quote }}
   {{- end }}
   labels: {{- include "dynamo-entry.labels" $context | nindent 4 }}
 rules: {{- $rules | nindent 2 }}
@@ -44,7 +44,7 @@ kind: {{ empty $namespace | ternary "ClusterRoleBinding" "RoleBinding" }}
 metadata:
   name: {{ empty $namespace | ternary (printf "%s-%s" $name $context.Release.Namespace) $name }}
   {{- if $namespace }}
-  namespace: {{ $namespace }}
+  namespace: {{ $namespace | quote }}
   {{- end }}
   labels: {{- include "dynamo-entry.labels" $context | nindent 4 }}
 roleRef:
@@ -52,6 +52,6 @@ roleRef:
   kind: {{ empty $namespace | ternary "ClusterRole" "Role" }}
   name: {{ empty $namespace | ternary (printf "%s-%s" $name $context.Release.Namespace) $name }}
 subjects:
-- {kind: ServiceAccount, name: {{ $name }}, namespace: {{ $context.Release.Namespace }}}
+- {kind: ServiceAccount, name: {{ $name }}, namespace: {{ $context.Release.Namespace | quote }}}
 {{- end }}
 {{- end -}}

@@ -33,7 +33,7 @@ _LEFT_OUT = (
 def install(cluster: Any, namespace: str, values: dict[str, Any]) -> dict[str, Any]:
     """Apply the chart without its workloads; the operator's settings."""
     rendered = cluster.run(
-        "helm", "template", "x", CHART, "-n", namespace, "--kube-version", "1.20.2", "-f", "-",
+        "helm", "template", "x", CHART, "-n", namespace, "--kube-version", cluster.version, "-f", "-",
         stdin=yaml.safe_dump(values),
     ).stdout  # fmt: skip
     objects = [one for one in yaml.safe_load_all(rendered) if one]

@@ -117,9 +117,9 @@ from node.network import Network
 
 async def main(kubeconfig, binaries, state, image):
     async with Network("https://127.0.0.1:1", "10.127.255.1") as network:
-        machine = Machine(network, Path(state), image=image, sandbox="none")
+        machine = Machine(network, Path(state), Path(binaries), image=image, sandbox="none")
         machine.configure(Path(kubeconfig), "http://127.0.0.1:1")
-        await machine.start("lonely", Path(binaries), 120)
+        await machine.start("lonely", 120)
         print(network.name, flush=True)
         await asyncio.sleep(60)
 

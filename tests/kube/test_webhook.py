@@ -52,7 +52,7 @@ def world(cluster):
     cluster.kubectl("create", "namespace", NAMESPACE)
     operators.install(cluster, NAMESPACE, VALUES)
     rendered = cluster.run(
-        "helm", "template", "x", operators.CHART, "-n", NAMESPACE, "--kube-version", "1.20.2", "-f", "-",
+        "helm", "template", "x", operators.CHART, "-n", NAMESPACE, "--kube-version", cluster.version, "-f", "-",
         "--show-only", "templates/webhook.yaml", stdin=yaml.safe_dump(VALUES),
     ).stdout  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=rendered)

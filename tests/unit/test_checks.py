@@ -17,6 +17,7 @@ from dynamo_entry.linux.mounts import Mount, flags
 HERE = {
     "arch": "x86_64",
     "kernel": "6.8.0",
+    "page_bytes": 4096,
     "cpu_model": "Old CPU",
     "cpu_flags": ["avx2", "sse4_2"],
     "cpu_hints": ["erms"],
@@ -39,6 +40,7 @@ def refused(call, *arguments, **keywords):
     ("difference", "reason", "words"),
     [
         ({"arch": "aarch64"}, "ArchDiffers", ("aarch64", "x86_64")),
+        ({"page_bytes": 65536}, "PageSizeDiffers", ("65536", "4096")),
         ({"cpu_flags": ["avx512f", "avx2"]}, "CpuLacksFeature", ("avx512f", "Old CPU")),
         ({"criu": "4.10"}, "CriuOlder", ("4.10", "4.2.1")),
         ({"uid": 1000}, "UserDiffers", ("1000", "0")),

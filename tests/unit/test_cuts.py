@@ -4,6 +4,8 @@ import ctypes
 import mmap
 import os
 import signal
+import subprocess
+import sys
 from itertools import pairwise
 
 from hypothesis import given, settings
@@ -75,6 +77,20 @@ def test_what_the_kernel_says_of_a_page():
     found = pages.classify(0, states)
     assert found.dumped == [(PAGE, 5 * PAGE), (7 * PAGE, 9 * PAGE)]
     assert found.shared == [(PAGE, 2 * PAGE), (3 * PAGE, 5 * PAGE), (8 * PAGE, 9 * PAGE)]
+
+
+#: Two pages of a kernel whose pages have 64 KiB, as arm64's may.
+LARGE_PAGES = """
+import mmap
+mmap.PAGESIZE = 65536
+from dynamo_entry.linux import pages
+print(pages.classify(0, b"\\x81\\x81").dumped)
+"""
+
+
+def test_pages_are_as_large_as_the_kernel_makes_them():
+    told = subprocess.run([sys.executable, "-c", LARGE_PAGES], check=True, capture_output=True, text=True)
+    assert told.stdout == "[(0, 131072)]\n"
 
 
 def test_private_mappings_are_told_from_shared_ones():

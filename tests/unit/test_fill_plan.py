@@ -14,7 +14,6 @@ from dynamo_entry.fill.values import (
     MAP_LOCKED,
     MAP_PRIVATE,
     MAP_SHARED,
-    PAGE,
     PRESENT,
     PROT_WRITE,
     Mapping,
@@ -26,6 +25,7 @@ from dynamo_entry.fill.values import (
     Unlinked,
 )
 from dynamo_entry.linux import proc
+from dynamo_entry.linux.pages import PAGE
 
 BIG = 4 * LEAST_BYTES
 AT = 0x7F0000000000

@@ -14,8 +14,8 @@ from dynamo_entry.criu import lazy_pages
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Task
-from dynamo_entry.fill.values import PAGE
 from dynamo_entry.linux import pages, userfault
+from dynamo_entry.linux.pages import PAGE
 
 PAGES = 64
 SIZE = PAGES * PAGE

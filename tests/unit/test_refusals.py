@@ -37,11 +37,13 @@ def test_what_a_store_or_this_place_does_is_not(tmp_path, error):
     refusals.check(settings, "d1")
 
 
-def test_it_is_forgotten_after_a_day(tmp_path):
+@pytest.mark.parametrize("hours", [-25, 25])
+def test_it_is_forgotten_after_a_day(tmp_path, hours):
+    """Also after a clock that was days ahead was set back."""
     settings = Settings(state_dir=str(tmp_path))
     attempt(settings, Corrupt("bad"))
     [file] = tmp_path.iterdir()
-    os.utime(file, (time.time() - 25 * 3600,) * 2)
+    os.utime(file, (time.time() + hours * 3600,) * 2)
     refusals.check(settings, "d1")
 
 

@@ -35,6 +35,11 @@ def test_times_are_finite_seconds(value):
         assert settings(WAIT=value).wait == 0
 
 
+def test_times_beyond_a_month_are_a_month():
+    """Sockets, poll(2) and the driver take no such numbers."""
+    assert settings(GPU_TIMEOUT="99999999999").gpu_timeout == 30 * 24 * 3600
+
+
 def test_a_stall_timeout_of_0_means_never():
     assert settings(STALL_TIMEOUT="0").stall_timeout == float("inf")
     assert settings(DUMP_TIMEOUT="0").dump_timeout == 0, "the others mean: no such limit"

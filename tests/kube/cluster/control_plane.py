@@ -20,13 +20,12 @@ from typing import Any
 import yaml
 from typing_extensions import Self
 
+from cluster import versions
+
 #: What any of the processes lives at most.
 LIFE_S = 3 * 3600
 
 INSTALL = Path(__file__).with_name("install")
-
-#: Both are on by default in the servers of today.
-FEATURES = "TTLAfterFinished=true,ProcMountType=true"
 
 
 class NotInstalled(Exception):
@@ -55,6 +54,8 @@ class ControlPlane:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.bin = binaries()
+        self.version = versions.version_of(self.bin)
+        self.minor = versions.minor_of(self.version)
         self.kubeconfig = directory / "kubeconfig"
         self._services = f"10.{secrets.randbelow(60) + 192}.{secrets.randbelow(256)}"
         #: The API server's for pods, once a node has it; the server's certificate is good for it, too.
@@ -97,7 +98,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
             f"--token-auth-file={tokens}", "--authorization-mode=RBAC", "--allow-privileged=false",
-            f"--service-cluster-ip-range={self._services}.0/24", f"--feature-gates={FEATURES}",
+            f"--service-cluster-ip-range={self._services}.0/24", *versions.gate_flags(self.minor),
             # Webhooks by Service reach the pods themselves: there is no kube-proxy.
             "--enable-aggregator-routing=true", "--kubelet-preferred-address-types=InternalIP",
         )  # fmt: skip
@@ -106,12 +107,14 @@ class ControlPlane:
         self._spawn(
             "kube-controller-manager", self.bin / "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}", f"--service-account-private-key-file={key}",
-            f"--root-ca-file={certificates}/apiserver.crt", "--leader-elect=false", "--port=0",
-            "--secure-port=0", f"--cert-dir={self.directory}/kcm", f"--feature-gates={FEATURES}",
+            f"--root-ca-file={certificates}/apiserver.crt", "--leader-elect=false",
+            "--secure-port=0", f"--cert-dir={self.directory}/kcm",
+            *versions.without_plain_http(self.minor), *versions.gate_flags(self.minor),
         )  # fmt: skip
         self._spawn(
             "kube-scheduler", self.bin / "kube-scheduler",
-            f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--port=0", "--secure-port=0",
+            f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
+            *versions.without_plain_http(self.minor),
         )  # fmt: skip
         self._await_service_account()
 

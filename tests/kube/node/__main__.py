@@ -44,9 +44,11 @@ async def main(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with Api(options.kubeconfig) as api, Network(api.server, options.service_ip) as network:
-        machine = Machine(network, options.state, image=options.machine, sandbox=options.sandbox)
+        machine = Machine(
+            network, options.state, options.binaries, image=options.machine, sandbox=options.sandbox
+        )
         machine.configure(options.kubeconfig, f"http://{network.gateway}:{PORT}")
-        await machine.start(options.name, options.binaries, options.life)
+        await machine.start(options.name, options.life)
         registry = Registry(machine)
         runner = await registry.serve(network.gateway)
         provisioner = asyncio.create_task(volumes.provide(api, options.state / "claims"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from cluster import versions
 from node.network import Network, run
 
 #: Where the node finds its files, and leaves its logs.
@@ -19,14 +20,14 @@ CONFIGURATION = "/node"
 LIMITS = ("--pids-limit=0", "--ulimit=nofile=1024:20000", "--ulimit=nproc=32768:32768")
 
 
-def kubelet(address: str) -> dict[str, Any]:
-    return {
+def kubelet(address: str, minor: int) -> dict[str, Any]:
+    return versions.kubelet_settings(minor) | {
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "address": address,
         # Only this machine can reach it.
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs", "failSwapOn": False, "oomScoreAdj": 0, "makeIPTablesUtilChains": False,
-        "featureGates": {"ProcMountType": True}, "resolvConf": "", "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
+        "resolvConf": "", "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
         # The machine is shared: neither its disk nor its memory is the node's alone.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "200Mi", "imagefs.available": "200Mi"},
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
@@ -68,8 +69,10 @@ def kubeconfig(administrator: Path, server: str) -> dict[str, Any]:
 class Machine:
     """A node of containerd and a kubelet in one privileged container, which has no network but the link."""
 
-    def __init__(self, network: Network, state: Path, *, image: str, sandbox: str) -> None:
+    def __init__(self, network: Network, state: Path, binaries: Path, *, image: str, sandbox: str) -> None:
         self._network = network
+        self._binaries = binaries
+        self._minor = versions.minor_of(versions.version_of(binaries))
         self._image = image
         self._sandbox = sandbox
         self._files = state / "node"
@@ -80,7 +83,7 @@ class Machine:
         """Write the node's files. ``registry``: URL of the one to which all names of images lead."""
         files = {
             "containerd.toml": containerd(self._sandbox),
-            "kubelet.yaml": yaml.safe_dump(kubelet(self._network.address)),
+            "kubelet.yaml": yaml.safe_dump(kubelet(self._network.address, self._minor)),
             "kubeconfig": yaml.safe_dump(kubeconfig(administrator, f"https://{self._network.service_ip}:443")),
             "cni/10-pods.conflist": json.dumps(bridge(self._network.pods)),
             "registries/_default/hosts.toml": f'[host."{registry}"]\n',
@@ -90,7 +93,7 @@ class Machine:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
 
-    async def start(self, name: str, binaries: Path, life_s: int) -> None:
+    async def start(self, name: str, life_s: int) -> None:
         """Containerd answers and the kubelet has been started."""
         profiles = Path(__file__).parents[3] / "images" / "seccomp"
         await run(
@@ -100,8 +103,8 @@ class Machine:
             # On the disk's own file system: an overlay takes no overlay as its upper layer.
             "--volume=/var/lib/containerd", "--volume=/var/lib/kubelet", "--volume=/var/log/pods",
             f"--volume={profiles}:/var/lib/kubelet/seccomp:ro", f"--volume={self._files}:{CONFIGURATION}",
-            f"--volume={self._shared}:{self._shared}", f"--volume={binaries}:/opt/kubernetes:ro",
-            self._image, self._network.address, self._network.gateway,
+            f"--volume={self._shared}:{self._shared}", f"--volume={self._binaries}:/opt/kubernetes:ro",
+            self._image, self._network.address, self._network.gateway, *versions.kubelet_flags(self._minor),
         )  # fmt: skip
         pid = await run("podman", "inspect", "--format={{.State.Pid}}", self._network.name)
         await self._network.attach(int(pid))

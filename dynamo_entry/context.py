@@ -41,7 +41,8 @@ def read(path: str = "") -> Context | None:
     for candidate in (path,) if path else PATHS:
         try:
             with open(candidate, encoding="utf-8") as file:
-                return _context(json.load(file))
+                if path or _is_ours(file.fileno()):
+                    return _context(json.load(file))
         except FileNotFoundError:
             continue
         except (NotADirectoryError, PermissionError):
@@ -93,9 +94,17 @@ _SEEDS: dict[str, Callable[[Any], object]] = {
 }
 
 
-def _context(fields: dict[str, Any]) -> Context:
-    addresses = tuple((str(interface), str(address)) for interface, address in fields["addresses"])
-    return Context(
-        fields["activation_id"], fields["restored_at"], fields["archive"], fields["hostname"], addresses,
-        fields["environment"],
-    )  # fmt: skip
+def _is_ours(descriptor: int) -> bool:
+    """Whether it is this user's, or root's: /tmp is everybody's, and what is in the file becomes an environment."""
+    return os.fstat(descriptor).st_uid in (os.geteuid(), 0)
+
+
+def _context(fields: Any) -> Context:
+    try:
+        addresses = tuple((str(interface), str(address)) for interface, address in fields["addresses"])
+        return Context(
+            fields["activation_id"], fields["restored_at"], fields["archive"], fields["hostname"], addresses,
+            fields["environment"],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the context of a restore: {error!r}") from None

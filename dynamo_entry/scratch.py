@@ -27,18 +27,12 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 def work_directory(settings: Settings) -> str:
     """A private directory for sockets, CRIU's log and the undo journal, the same for every worker of a container.
 
+    None of it is captured: in WORK_DIR, which may hold files of the engine, it is a directory of the launcher's own.
     Raises CheckpointError.
     """
     if settings.work_dir:
-        found = private_directory(settings.work_dir)
-        if len(os.fsencode(found)) > _LONGEST_PATH:
-            raise CheckpointError(
-                f"the scratch directory {found} has a path of more than {_LONGEST_PATH} bytes: no socket can be made there",
-                hint="set DYNAMO_CHECKPOINT_WORK_DIR to a shorter one", reason="NoWorkDir", retry=False,
-            )  # fmt: skip
-    else:
-        found = next(filter(is_usable, _CANDIDATES), "")
-    if found and os.access(found, os.W_OK):
+        return _below_work_dir(settings.work_dir)
+    if found := next(filter(is_usable, _CANDIDATES), ""):
         return found
     raise CheckpointError(
         "no directory for scratch files can be created that belongs to this user alone",
@@ -48,9 +42,26 @@ def work_directory(settings: Settings) -> str:
     )
 
 
+def _below_work_dir(work_dir: str) -> str:
+    """Raises CheckpointError."""
+    found = own_directory(work_dir)
+    if len(os.fsencode(found)) > _LONGEST_PATH:
+        raise CheckpointError(
+            f"the scratch directory {found} has a path of more than {_LONGEST_PATH} bytes: no socket can be made there",
+            hint="set DYNAMO_CHECKPOINT_WORK_DIR to a shorter one", reason="NoWorkDir", retry=False,
+        )  # fmt: skip
+    if not is_usable(found):
+        raise CheckpointError(
+            f"the scratch directory {found} cannot be created, or does not belong to this user alone",
+            hint="set DYNAMO_CHECKPOINT_WORK_DIR to a directory that this user may write to, or unset it",
+            reason="NoWorkDir", retry=False,
+        )  # fmt: skip
+    return found
+
+
 def has_leftovers(work_dir: str) -> bool:
     """Whether a restore that nobody took back may have been begun, with WORK_DIR as it is. Makes no directory."""
-    own = places(work_dir) if work_dir else ()
+    own = (own_directory(work_dir),) if work_dir else ()
     return any(
         os.path.lexists(f"{directory}/{name}")
         for directory in (*_CANDIDATES, *own)
@@ -65,7 +76,18 @@ def private_directory(path: str) -> str:
 
 def places(path: str) -> tuple[str, str]:
     """What ``private_directory`` may be."""
-    return path, f"{path}/dynamo_entry-{os.geteuid()}"
+    return path, own_directory(path)
+
+
+def own_directory(path: str) -> str:
+    """The launcher's own in a directory that is not, for this user."""
+    return f"{path}/dynamo_entry-{os.geteuid()}"
+
+
+def own_directories(settings: Settings) -> tuple[str, ...]:
+    """Where the launcher keeps files of its own: nothing there is the engine's. Raises CheckpointError."""
+    state = private_directory(settings.state_dir) if settings.state_dir else ""
+    return (work_directory(settings), *filter(None, (state,)))
 
 
 def is_private(path: str) -> bool:

@@ -45,7 +45,7 @@ from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report import timestamp
 from dynamo_entry.rootfs import changes, pack
-from dynamo_entry.scratch import work_directory
+from dynamo_entry.scratch import own_directories, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
 from dynamo_entry.worker import context_file, manifest_head, undo
@@ -450,8 +450,8 @@ class _Creation:
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
         """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
         excluded = changes.as_found(self._settings.exclude_paths)
-        own = (self._prepared.places.work, context_file.directory(self._settings), self._settings.state_dir)
-        ours = changes.as_found((*filter(None, own), *(self._handshake.files if self._handshake else ())))
+        own = (*own_directories(self._settings), context_file.directory(self._settings))
+        ours = changes.as_found((*own, *(self._handshake.files if self._handshake else ())))
         skip = {mount.point for mount in self._prepared.mounts} | excluded | ours
         starts = [
             start for start in self._prepared.starts if not mounts.is_below(start.root, tuple(excluded))

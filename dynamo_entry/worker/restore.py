@@ -22,7 +22,7 @@ from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
-from dynamo_entry.scratch import work_directory
+from dynamo_entry.scratch import own_directories, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage import Store
 from dynamo_entry.stores import node_cache, open_store
@@ -97,7 +97,7 @@ def run(settings: Settings, channel: Channel) -> None:
                 land=land(
                     archive,
                     settings.capture_paths,
-                    (work_directory(settings), settings.state_dir, context_file.directory(settings)),
+                    (*own_directories(settings), context_file.directory(settings)),
                 ),
                 policy=settings.engine_connections,
                 reopened=settings.reopen_paths,

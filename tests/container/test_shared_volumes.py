@@ -214,3 +214,14 @@ def test_a_directory_of_a_volume_travels_and_a_scratch_directory_stays(container
         "sh", "-c", "cd / && ls -d data/sub/file data/other dev/shm/file tmp/file 2>&1 || :"
     )
     assert {line for line in found.split("\n") if "ls:" not in line} == {"data/sub/file", "tmp/file", ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("WORK_DIR", "/run"), ("WORK_DIR", "/srv/app"), ("STATE_DIR", "/tmp")]
+)
+def test_the_launchers_directories_claim_nothing_of_the_engines(containers, name, place):
+    """They may be put where an engine has files, too."""
+    command = ("sh", "-c", f"mkdir -p {place} && echo made >{place}/file && exec python3 /tiny.py")
+    published(containers, command=command, settings={name: place})
+    container = restored(containers, command=command, settings={name: place})
+    assert container.run_inside("sh", "-c", f"cat {place}/file || :") == "made\n"

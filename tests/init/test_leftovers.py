@@ -1,6 +1,7 @@
 """What an earlier container of the pod left of a restore, on a volume: no cold start finds it."""
 
 import json
+import os
 
 import pytest
 from launchers import LAUNCHER
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.skipif(not LAUNCHER.python, reason="other inits restore
 @pytest.fixture
 def left(tmp_path):
     """The scratch directory of a restore that was broken off, and a file of its filesystem delta."""
-    scratch, half = tmp_path / "scratch", tmp_path / "half"
+    scratch, half = tmp_path / f"dynamo_entry-{os.geteuid()}", tmp_path / "half"
     scratch.mkdir(mode=0o700)
     (scratch / "context.json").write_text("{}")
     (scratch / "undo.json").write_text(json.dumps(["made", str(half)]) + "\n")
@@ -33,7 +34,9 @@ NOTHING_THERE = {"PATH": "/nowhere/a.tar", "HASH": "a"}
 )
 def test_a_start_that_is_cold_at_once_takes_it_back(start, left, settings):
     scratch, half = left
-    run = start("sh", "-c", f"ls {scratch} {half}; exit 7", settings={"WORK_DIR": str(scratch), **settings})
+    run = start(
+        "sh", "-c", f"ls {scratch} {half}; exit 7", settings={"WORK_DIR": str(scratch.parent), **settings}
+    )
     assert run.exit_code() == 7, run.output
     assert not [line for line in run.lines if line in ("context.json", "undo.json", str(half))], run.output
     assert not half.exists()

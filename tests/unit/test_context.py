@@ -1,12 +1,13 @@
 """What an engine reads after a restore, and what hooks are told."""
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from dynamo_entry import context
+from dynamo_entry import context, scratch
 from dynamo_entry.engine import hooks
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.settings import Settings
@@ -39,11 +40,29 @@ def test_a_place_that_is_somebody_elses_is_passed_over(tmp_path, monkeypatch):
         context.read(places[0])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users")
+def test_what_another_user_left_in_such_a_place_is_not_believed(tmp_path, monkeypatch):
+    write(tmp_path / "theirs", "a0", LD_PRELOAD="/tmp/x.so")
+    os.chown(tmp_path / "theirs", 1000, 1000)
+    write(tmp_path / "ours", "a1")
+    monkeypatch.setattr(context, "PATHS", [str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    assert context.read().activation_id == "a1"
+    assert context.read(str(tmp_path / "theirs")).activation_id == "a0", "it was asked for by its name"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"addresses": [1]}'])
+def test_what_is_no_context_is_a_value_error(tmp_path, text):
+    (tmp_path / "c").write_text(text)
+    with pytest.raises(ValueError, match=r"context|Expecting"):
+        context.read(str(tmp_path / "c"))
+
+
 def test_it_is_written_where_engines_look_for_it(tmp_path, monkeypatch):
     """Whatever WORK_DIR says, and where the first place cannot be written to."""
     (tmp_path / "run").touch()  # no directory can be made in there
     places = [f"{tmp_path}/{name}/dynamo_entry/context.json" for name in ("run", "tmp")]
     monkeypatch.setattr(context, "PATHS", places)
+    monkeypatch.setattr(scratch, "_LONGEST_PATH", 1000)
     settings = Settings(work_dir=str(tmp_path / "scratch"))
     written = context_file.write(settings, "d")
     assert written.path == places[1]
@@ -55,8 +74,10 @@ def test_it_is_written_where_engines_look_for_it(tmp_path, monkeypatch):
 def test_where_no_such_place_can_be_had_it_is_in_the_scratch_directory(tmp_path, monkeypatch):
     (tmp_path / "run").touch()
     monkeypatch.setattr(context, "PATHS", [f"{tmp_path}/run/dynamo_entry/context.json"])
+    monkeypatch.setattr(scratch, "_LONGEST_PATH", 1000)
     settings = Settings(work_dir=str(tmp_path / "scratch"))
-    assert context_file.write(settings, "d").path == f"{tmp_path}/scratch/context.json"
+    own = f"{tmp_path}/scratch/dynamo_entry-{os.geteuid()}"
+    assert context_file.write(settings, "d").path == f"{own}/context.json"
 
 
 def test_changed_is_what_is_new_or_other_here(tmp_path):

@@ -21,9 +21,28 @@ def victim(tmp_path):
 
 
 def test_a_directory_of_ones_own_is_used(tmp_path):
-    path = str(tmp_path / "new" / "work")
-    assert scratch.work_directory(Settings(work_dir=path)) == path
+    path = str(tmp_path / "new" / "state")
+    assert scratch.private_directory(path) == path
     assert os.stat(path).st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777])
+def test_what_else_is_in_the_scratch_directory_or_beside_the_state_is_the_engines(tmp_path, mode):
+    """WORK_DIR may be /run or a home directory, STATE_DIR an emptyDir at /tmp: what the launcher claims is not captured."""
+    tmp_path.chmod(mode)
+    own = f"{tmp_path}/dynamo_entry-{os.geteuid()}"
+    assert scratch.work_directory(Settings(work_dir=str(tmp_path))) == own
+    tmp_path.chmod(0o1777)
+    both = Settings(work_dir=str(tmp_path), state_dir=str(tmp_path))
+    assert set(scratch.own_directories(both)) == {own}
+
+
+def test_what_cannot_be_had_is_named_with_a_remedy_that_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "_LONGEST_PATH", 1000)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/file/dynamo_entry-.* cannot be created") as caught:
+        scratch.work_directory(Settings(work_dir=f"{tmp_path}/file"))
+    assert "/run" not in caught.value.hint
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
@@ -102,13 +121,12 @@ def test_a_place_that_is_read_only_is_passed_over(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [scratch.CONTEXT, scratch.JOURNAL])
-@pytest.mark.parametrize("place", ["candidate", "WORK_DIR", "below WORK_DIR"])
+@pytest.mark.parametrize("place", ["candidate", "below WORK_DIR"])
 def test_what_a_restore_left_is_known_wherever_it_is(tmp_path, monkeypatch, name, place):
     """Without making a directory, or following a link that somebody put there."""
     candidate, work = tmp_path / "run", tmp_path / "work"
     places = {
         "candidate": candidate,
-        "WORK_DIR": work,
         "below WORK_DIR": work / f"dynamo_entry-{os.geteuid()}",
     }
     monkeypatch.setattr(scratch, "_CANDIDATES", [str(candidate)])

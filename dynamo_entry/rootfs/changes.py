@@ -21,10 +21,14 @@ _TICK_NS = 10_000_000
 
 
 class Start(NamedTuple):
-    """A filesystem and the time of its mark: no change after ``ctime_ns`` is missed."""
+    """A filesystem and the time of its mark: no change after ``ctime_ns`` is missed.
+
+    ``offset_ns`` is the clock less the time since the machine started: it changes where the clock is set.
+    """
 
     root: str
     ctime_ns: int
+    offset_ns: int
 
 
 class Change(NamedTuple):
@@ -46,11 +50,23 @@ def mark(roots: list[str]) -> list[Start]:
     for root in roots:
         try:
             with tempfile.TemporaryFile(dir=root, prefix=".dynamo_entry-") as file:
-                starts.append(Start(root, os.fstat(file.fileno()).st_ctime_ns))
+                starts.append(Start(root, os.fstat(file.fileno()).st_ctime_ns, _offset_ns()))
         except OSError as error:
             if error.errno != errno.EROFS:
-                starts.append(Start(root, time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) - _TICK_NS))
+                now = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+                starts.append(Start(root, now - _TICK_NS, _offset_ns()))
     return starts
+
+
+def _offset_ns() -> int:
+    """The same until the clock is set: slewing changes both alike."""
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def set_back(starts: Iterable[Start]) -> list[Start]:
+    """Marks by the clock as it is now: where it was set back since, later changes have earlier times."""
+    now = _offset_ns()
+    return [start._replace(ctime_ns=start.ctime_ns - max(0, start.offset_ns - now)) for start in starts]
 
 
 def as_found(paths: Iterable[str]) -> frozenset[str]:

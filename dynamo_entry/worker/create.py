@@ -454,7 +454,9 @@ class _Creation:
         ours = changes.as_found((*own, *(self._handshake.files if self._handshake else ())))
         skip = {mount.point for mount in self._prepared.mounts} | excluded | ours
         starts = [
-            start for start in self._prepared.starts if not mounts.is_below(start.root, tuple(excluded))
+            start
+            for start in changes.set_back(self._prepared.starts)
+            if not mounts.is_below(start.root, tuple(excluded))
         ]
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)

@@ -104,6 +104,20 @@ def test_caches_that_are_rebuilt_are_left_out(tmp_path):
     assert names == {".", "package", "package/a.py", "other", "other/__pycache__"}
 
 
+def test_a_clock_that_is_set_back_hides_no_change(tree):
+    """By a step of NTP, or the host of a machine that was suspended: an hour, here, since the mark."""
+    (start,) = changes.mark([str(tree)])
+    hour = 3600 * 10**9
+    marked = start._replace(ctime_ns=start.ctime_ns + hour, offset_ns=start.offset_ns + hour)
+    (tree / "written").write_text("other")
+    assert not found(tree, marked)
+    (corrected,) = changes.set_back([marked])
+    assert str(tree / "written") in found(tree, corrected)
+    assert changes.set_back([corrected._replace(offset_ns=0)])[0].ctime_ns == corrected.ctime_ns, (
+        "set forward"
+    )
+
+
 def test_changes_are_found_by_ctime_alone(tree):
     (start,) = changes.mark([str(tree)])
     (tree / "written").write_text("other")

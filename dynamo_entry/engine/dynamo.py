@@ -52,6 +52,8 @@ _READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHEC
 #: With any of these a worker that starts cold would pause and wait for ever.
 WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *STANDBY_VARIABLES, _READY_VARIABLE)
 
+_SET = re.compile(rf"(?:^|[\s'\";&|(])({'|'.join(WITHHELD_FROM_COLD)})=")
+
 _CONTEXT, _COMPLETE, _ABANDONED = "restore-context.json", "restore-complete", "snapshot-complete"
 
 #: All files of a control directory.
@@ -72,8 +74,8 @@ CONTEXT_NAMES = (
 
 #: ``python -m dynamo.vllm``, or the path of that package or of its main module, anywhere in a command or shell line.
 _WORKER = re.compile(
-    r"(?:-m\s*['\"]?dynamo\.|(?:^|[\s'\"/])dynamo/)(vllm|sglang|trtllm)"
-    r"(?:[./](?:__main__|main)(?:\.py)?)?(?=$|[\s'\";&|)])"
+    r"(?:(?:(?<![\w-])-\w*m|--module)[\s=]*['\"]?dynamo\.|(?:^|[\s'\"/])dynamo/)(vllm|sglang|trtllm)"
+    r"(?:[./](?:__main__|main)(?:\.py)?)?(?=$|[\s'\";&|)<>`}])"
 )
 
 
@@ -88,8 +90,14 @@ def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 
 def is_plain(path: str) -> bool:
-    """Whether a path is absolute and leads nowhere else than it looks."""
-    return path.startswith("/") and ".." not in path.split("/")
+    """Whether a path is absolute, leads nowhere else than it looks, and can be written down."""
+    return path.startswith("/") and ".." not in path.split("/") and path.isprintable()
+
+
+def set_by(argv: Sequence[str]) -> str:
+    """What a command sets for itself of that which is withheld from a cold start; nothing in most."""
+    found = _SET.search(" ".join(argv))
+    return found[1] if found else ""
 
 
 class Handshake:
@@ -150,7 +158,7 @@ class Handshake:
                 is_written = os.path.getsize(self._path(release.ready)) > 0
             except OSError:
                 continue
-            if is_written and self._path(release.ready) not in open_files():
+            if is_written and os.path.realpath(self._path(release.ready)) not in open_files():
                 self.release = release
                 return True
         return False

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from dynamo_entry.engine import dynamo, vllm_snapshot
 from dynamo_entry.engine.dynamo import is_plain
+from dynamo_entry.engine.sleep_protocols import is_named
 from dynamo_entry.errors import SettingsError
 
 
@@ -72,6 +73,12 @@ def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scrat
     if protocol == "vllm-snapshot" or (protocol == "auto" and vllm_snapshot.is_server(argv)):
         return vllm_snapshot.Handshake.of_pod(argv, environ, directory)
     if protocol == "dynamo" or (protocol == "auto" and dynamo.is_spoken(argv, environ)):
+        if name := dynamo.set_by(argv):
+            raise SettingsError(
+                f"the command sets {name}: a cold start by it would pause, and wait for ever",
+                hint="set it in the environment of the pod, from which cold starts do not get it",
+                reason="SettingsInvalid",
+            )
         return dynamo.Handshake(directory)
     return None
 
@@ -82,7 +89,7 @@ def _directory(environ: Mapping[str, str]) -> str:
     given = environ[name] if name else ""
     if given and not is_plain(given):
         raise SettingsError(
-            f"{name}={given!r:.200}: expected an absolute path without '..'",
+            f"{name}={given!r:.200}: expected an absolute path of printable characters without '..'",
             hint=f"name the directory of a writable emptyDir, or unset {name}", reason="SettingsInvalid",
         )  # fmt: skip
     return os.path.normpath(given) if given else ""
@@ -102,7 +109,7 @@ def recorded(facts: Mapping[str, Any]) -> Handshake | None:
 
 def check_settings(who: str, *, ready_url: str, canary: str, pre_dump: str) -> None:
     """Refuse what needs a server, which a paused engine has only after a restore. Raises SettingsError."""
-    needs = {"READY_URL": ready_url, "CANARY": canary, "PRE_DUMP": pre_dump.startswith(("vllm-", "sglang-"))}
+    needs = {"READY_URL": ready_url, "CANARY": canary, "PRE_DUMP": is_named(pre_dump)}
     if found := [f"DYNAMO_CHECKPOINT_{name}" for name, value in needs.items() if value]:
         raise SettingsError(
             f"{' and '.join(found)} cannot be used to create a checkpoint of a {who}: it pauses itself, and has "

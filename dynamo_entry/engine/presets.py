@@ -12,15 +12,25 @@ if TYPE_CHECKING:
 
 _JOB_FILE = "CUDA_CHECKPOINT_JOB_FILE"
 
-#: Engine → words of a command that mean it.
+#: Engine → names of programs and modules that mean it.
 _WORDS = {
     "vllm": ("vllm",),
     "sglang": ("sglang",),
     "trtllm": ("trtllm", "tensorrt_llm", "tensorrt-llm"),
 }
 
-#: What may stand before the program in a command.
+#: What may stand before the program in a command. Others have options with values: behind them an engine is known by
+#: how it is started.
 _PREFIXES = ("/bin/sh", "-c", "exec", "env", "cuda-checkpoint", "--launch-job", "-j")
+
+#: Programs that run a module: ``python3 -um vllm…``, ``torchrun --module vllm…``.
+_RUNNERS = ("python", "torchrun", "uv", "accelerate")
+
+#: What follows the name of a program that serves; programs whose own name says it.
+_SERVE, _SERVERS = "serve", ("trtllm-serve", "trtllm-llmapi-launch")
+
+#: What a shell line puts around words.
+_QUOTES = "'\"`();&|{}"
 
 _COMMON = {
     "NCCL_NVLS_ENABLE": "0",
@@ -60,11 +70,33 @@ _OPTIONS = {
 
 def engine_of(argv: Sequence[str]) -> str:
     """``vllm``, ``sglang``, ``trtllm``, or nothing: by the program and the module or script it runs."""
-    parts = _program(" ".join(argv).split()).replace(".", " ").split()
+    words = " ".join(argv).replace("--module=", "--module ").split()
+    names = (_program(words), *_started([word.strip(_QUOTES) for word in words]))
+    return next(filter(None, map(_meant, names)), "")
+
+
+def _meant(program: str) -> str:
+    """The engine that a program or a module is of, or nothing."""
+    parts = program.replace(".", " ").split()
     for engine, names in _WORDS.items():
         if any(part == name or part.startswith(f"{name}-") for name in names for part in parts):
             return engine
     return ""
+
+
+def _started(words: list[str]) -> list[str]:
+    """What a command starts behind a shell, ``cd … &&``, ``numactl …``, ``nsys profile …``, ``uv run``, ``mpirun …``."""
+    names = [word.rpartition("/")[2] for word in words]
+    followed = list(zip(words, names, [*words, ""][1:], strict=True))
+    runner = next((number for number, name in enumerate(names) if name.startswith(_RUNNERS)), len(names))
+    modules = [after for word, _, after in followed[runner:] if _is_for_module(word)]
+    servers = [name for _, name, after in followed if after == _SERVE or name in _SERVERS]
+    return [*modules, *servers]
+
+
+def _is_for_module(option: str) -> bool:
+    """``-m``, also behind other options of one letter."""
+    return option == "--module" or (option[:1] == "-" and option[1:2] != "-" and option[-1:] == "m")
 
 
 def _program(words: list[str]) -> str:
@@ -91,8 +123,8 @@ def environment(
 
 def _has_job(argv: list[str], environ: Mapping[str, str]) -> bool:
     """Whether it runs below ``cuda-checkpoint --launch-job``, which makes shared GPU memory possible."""
-    words = " ".join(argv).split()
-    return _JOB_FILE in environ or ("cuda-checkpoint" in words[:4] and "--launch-job" in words[:5])
+    words = [word.rpartition("/")[2].strip(_QUOTES) for word in " ".join(argv).split()]
+    return _JOB_FILE in environ or {"cuda-checkpoint", "--launch-job"} <= {*words}
 
 
 def _preset(engine: str, gpus: int, pre_dump: str) -> dict[str, str]:

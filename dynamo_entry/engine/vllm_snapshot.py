@@ -29,12 +29,15 @@ _READY_OPTION, _RELEASE_OPTION = "--ready-file", "--release-file"
 #: Between the words of a command, or of a shell line in it.
 _GAP = r"[\s\0]+"
 
+#: Of a Python, also behind other options of one letter: a module follows.
+_MODULE = r"(?P<option>(?<![\w-])-\w*m|--module)"
+
 #: The ways to start vLLM's server: its command, or a module.
 _ORDINARY = re.compile(
     rf"(?:(?<![^\s\0;&|(])(?P<program>[^\s\0]*/)?vllm{_GAP}serve"
-    rf"|-m{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server))(?=[\s\0]|$)"
+    rf"|{_MODULE}{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server))(?=[\s\0]|$)"
 )
-_SNAPSHOT = re.compile(rf"-m{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
+_SNAPSHOT = re.compile(rf"{_MODULE}{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
 
 #: Servers that are not reached by plain HTTP.
 _OTHERWISE = re.compile(r"[\s\0]--(?:ssl-certfile|ssl-keyfile|uds)(?=[=\s\0])")
@@ -56,9 +59,10 @@ def paused(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> l
     if not (found := _ORDINARY.search(line)):
         return list(argv)
     gap = "\0" if "\0" in found[0] else " "
-    run = [] if found[0].startswith("-m") else [_interpreter(found["program"] or "", environ)]
+    option = found["option"]
+    run = [option] if option else [_interpreter(found["program"] or "", environ), "-m"]
     files = [_READY_OPTION, f"{directory}/vllm-ready", _RELEASE_OPTION, f"{directory}/vllm-release"]
-    words = gap.join([*run, "-m", _SERVER, *files, "--"])
+    words = gap.join([*run, _SERVER, *files, "--"])
     return (line[: found.start()] + words + line[found.end() :]).split("\0")
 
 
@@ -69,7 +73,7 @@ def cold(argv: Sequence[str]) -> list[str]:
         return list(argv)
     gap = "\0" if "\0" in found[0] else " "
     rest = re.sub(rf"{_GAP}--(?=[\s\0]|$)", "", _CONTROL.sub("", line[found.end() :]), count=1)
-    return (line[: found.start()] + gap.join(["-m", _SERVE, "serve"]) + rest).split("\0")
+    return (line[: found.start()] + gap.join([found["option"], _SERVE, "serve"]) + rest).split("\0")
 
 
 def _interpreter(folder: str, environ: Mapping[str, str]) -> str:
@@ -150,7 +154,7 @@ class Handshake:
 
     def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
         """It is written whole, by rename."""
-        return os.path.exists(self._ready) and self._ready not in open_files()
+        return os.path.exists(self._ready) and os.path.realpath(self._ready) not in open_files()
 
     def prepare_restore(self) -> None:
         """A stale release would wake the engine before its GPU is back. Raises RestoreFailed."""

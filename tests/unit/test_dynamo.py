@@ -26,6 +26,12 @@ COMPLETE, CONTEXT = "restore-complete", "restore-context.json"
         ["python3", "/opt/dynamo/venv/lib/python3.12/site-packages/dynamo/vllm/__main__.py"],
         ["python3", "-m", "dynamo.vllm.main"],
         ["python", "-m", "dynamo_entry", "--", "python3", "-m", "dynamo.vllm"],
+        ["python3", "-um", "dynamo.vllm"],
+        ["torchrun", "--nproc-per-node", "2", "--module", "dynamo.vllm"],
+        ["torchrun", "--module=dynamo.sglang"],
+        ["python3 -m dynamo.vllm>/tmp/log 2>&1"],
+        ["nsys", "profile", "python3", "-m", "dynamo.vllm"],
+        ["/usr/bin/env", "-S", "python3 -m dynamo.vllm --model m"],
     ],
 )
 def test_a_worker_is_known_by_its_command(command):
@@ -42,6 +48,8 @@ def test_a_worker_is_known_by_its_command(command):
         ["python3", "-m", "vllm.entrypoints.openai.api_server", "--model", "dynamo.vllm"],
         ["python3", "/models/dynamo/vllm-notes.py"],
         ["python3", "-m", "dynamo_entry"],
+        ["python3", "server.py", "--model", "dynamo.vllm"],
+        ["serve", "-model", "dynamo.vllm"],
         [],
     ],
 )
@@ -76,6 +84,16 @@ def test_ready_is_a_file_that_is_written_and_closed(handshake, release):
         assert not handshake.ready(lambda: [path]), "it is still open"
     assert handshake.ready(tuple)
     assert handshake.release == release
+
+
+def test_an_open_ready_file_is_seen_through_a_link(tmp_path):
+    """/var/run is one."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    handshake = dynamo.Handshake(str(tmp_path / "link"))
+    (tmp_path / "run" / "ready").write_text("ready")
+    assert not handshake.ready(lambda: [str(tmp_path / "run" / "ready")])
+    assert handshake.ready(tuple)
 
 
 @pytest.mark.parametrize("name", [COMPLETE, CONTEXT, "snapshot-complete", "ready-for-checkpoint", "ready"])

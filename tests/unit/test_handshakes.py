@@ -43,13 +43,26 @@ def test_the_pods_directory_comes_before_the_launchers_own():
 
 
 @pytest.mark.parametrize("name", dynamo.DIRECTORY_VARIABLES)
-@pytest.mark.parametrize("given", ["control", "./c", "/a/../b", "~/c"])
+@pytest.mark.parametrize("given", ["control", "./c", "/a/../b", "~/c", "/c\udcff", "/c\n"])
 def test_a_directory_that_no_restoring_pod_would_find_is_refused(name, given):
     with pytest.raises(SettingsError, match=name):
         handshakes.of_pod("auto", WORKER, {name: given}, "/run/x")
 
 
-@pytest.mark.parametrize("path", ["r", "/a/../r", "/tmp/$POD/r"])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["env", "DYN_SNAPSHOT_CONTROL_DIR=/c", *WORKER],
+        ["sh", "-c", "export SNAPSHOT_CONTROL_DIR=/c; exec python3 -m dynamo.vllm"],
+        ["SNAPSHOT_RESTORE_STANDBY=1 python3 -m dynamo.vllm"],
+    ],
+)
+def test_a_command_that_no_cold_start_could_come_from_is_refused(argv):
+    with pytest.raises(SettingsError, match="the command sets "):
+        handshakes.of_pod("auto", argv, {}, "/run/x")
+
+
+@pytest.mark.parametrize("path", ["r", "/a/../r", "/tmp/$POD/r", "/r\udcff"])
 @pytest.mark.parametrize("option", ["--ready-file", "--release-file"])
 def test_a_file_that_no_restoring_pod_would_find_is_refused(path, option):
     argv = [path if SERVER[number - 1] == option else word for number, word in enumerate(SERVER)]
@@ -98,8 +111,9 @@ def test_what_needs_a_server_is_refused_before_the_start(settings):
         handshakes.check_settings("worker", **{"ready_url": "", "canary": "", "pre_dump": "", **settings})
 
 
-def test_a_command_as_pre_dump_is_fine():
-    handshakes.check_settings("worker", ready_url="", canary="", pre_dump="touch /tmp/x")
+@pytest.mark.parametrize("command", ["touch /tmp/x", "vllm-prepare.sh", "sglang-release.sh now"])
+def test_a_command_as_pre_dump_is_fine(command):
+    handshakes.check_settings("worker", ready_url="", canary="", pre_dump=command)
 
 
 @pytest.mark.parametrize("has_paused", [False, True])

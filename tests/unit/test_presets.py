@@ -18,6 +18,22 @@ from dynamo_entry.engine import presets
         (["python3", "-m", "tensorrt_llm.commands.serve"], "trtllm"),
         (["/bin/sh", "-c", "exec env A=b vllm serve X"], "vllm"),
         (["python3", "/opt/vllm.py"], "vllm"),
+        (["bash", "-c", "vllm serve X"], "vllm"),
+        (["/bin/bash", "-lc", "cd /models && exec 'vllm' serve X"], "vllm"),
+        (["sh", "-c", "set -e; python3 -m sglang.launch_server"], "sglang"),
+        (["/usr/bin/env", "-S", "A=b vllm serve X"], "vllm"),
+        (["numactl", "-m", "0", "/opt/venv/bin/vllm", "serve", "X"], "vllm"),
+        (["nsys", "profile", "-o", "x", "python3", "-m", "dynamo.vllm"], "vllm"),
+        (["conda", "run", "-n", "m", "sglang", "serve", "X"], "sglang"),
+        (["uv", "run", "-m", "dynamo.vllm"], "vllm"),
+        (["torchrun", "--nproc-per-node", "2", "--module", "dynamo.vllm"], "vllm"),
+        (["python3", "-um", "dynamo.trtllm"], "trtllm"),
+        (["mpirun", "-n", "2", "trtllm-llmapi-launch", "python3", "-m", "mine"], "trtllm"),
+        (["mpirun -n 2 trtllm-serve X"], "trtllm"),
+        (["ray start --head && vllm serve X"], "vllm"),
+        (["llama-server", "-m", "vllm"], ""),
+        (["sh", "-c", "llama-server -m /vllm/x.gguf --alias sglang"], ""),
+        (["python3", "-m", "mine", "--model", "vllm"], ""),
         (["llama-server", "-m", "/models/vllm.gguf", "--alias", "vllm"], ""),
         (["llama-server", "--model", "/m.gguf"], ""),
         (["python3", "/app/server.py", "--backend", "vllm"], ""),
@@ -40,7 +56,9 @@ def test_one_gpu_keeps_what_only_hurts_among_many():
 def test_a_launch_job_may_share_memory_between_gpus():
     launched = ("cuda-checkpoint", "--launch-job", "vllm", "serve")
     assert presets.engine_of(list(launched)) == "vllm"
-    assert "NCCL_P2P_DISABLE" not in environment(argv=launched, gpus=2)
+    shell = ("bash", "-c", "ulimit -l 0; exec '/usr/bin/cuda-checkpoint' --launch-job vllm serve")
+    for argv in (launched, shell):
+        assert "NCCL_P2P_DISABLE" not in environment(argv=argv, gpus=2)
     assert "NCCL_P2P_DISABLE" not in environment(environ={"CUDA_CHECKPOINT_JOB_FILE": "/job"}, gpus=2)
 
 

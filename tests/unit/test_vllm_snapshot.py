@@ -27,6 +27,8 @@ def path(tmp_path):
         (["python3", "-m", "vllm.entrypoints.openai.api_server", "--model", "/m"], ["python3", "-m", "vllm.snapshot.server", *FILES, "--model", "/m"]),
         (["/bin/sh", "-c", "exec vllm serve $M --x 'a b'"], ["/bin/sh", "-c", f"exec /opt/engine/bin/python -m vllm.snapshot.server {' '.join(FILES)} $M --x 'a b'"]),
         (["sh", "-c", "cd /x;vllm serve m && echo"], ["sh", "-c", f"cd /x;/opt/engine/bin/python -m vllm.snapshot.server {' '.join(FILES)} m && echo"]),
+        (["python3", "-um", "vllm.entrypoints.openai.api_server"], ["python3", "-um", "vllm.snapshot.server", *FILES]),
+        (["uv", "run", "--module", "vllm.entrypoints.openai.api_server"], ["uv", "run", "--module", "vllm.snapshot.server", *FILES]),
         (["my-vllm", "serve", "/m"], ["my-vllm", "serve", "/m"]),
         (["vllm", "bench"], ["vllm", "bench"]),
     ],
@@ -63,6 +65,10 @@ def test_the_interpreter_is_that_of_the_script(tmp_path, script, python):
         (
             ["sh", "-c", "python3 -m vllm.snapshot.server --ready-file /r --release-file /l -- /m --port 1"],
             ["sh", "-c", "python3 -m vllm.entrypoints.cli.main serve /m --port 1"],
+        ),
+        (
+            ["python3", "-um", "vllm.snapshot.server", "--ready-file", "/r", "--release-file", "/l", "--", "/m"],
+            ["python3", "-um", "vllm.entrypoints.cli.main", "serve", "/m"],
         ),
         (["vllm", "serve", "/m"], ["vllm", "serve", "/m"]),
     ],

@@ -29,8 +29,15 @@ _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 
 def check(name: str, hook: str) -> None:
-    """Raises SettingsError for an invalid URL, and for a named protocol with an invalid port."""
-    if sleep_protocols.is_named(hook) and not sleep_protocols.find(hook):
+    """Raises SettingsError for an invalid URL, and for a named protocol that is not for then, or with an invalid port."""
+    engine = sleep_protocols.find(hook)
+    if engine and engine.is_wake == (name == "PRE_DUMP"):
+        what = "wakes an engine" if engine.is_wake else "puts an engine to sleep"
+        raise SettingsError(
+            f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: {what}",
+            hint="PRE_DUMP is called before the dump, POST_RESTORE after a restore", reason="SettingsInvalid",
+        )  # fmt: skip
+    if sleep_protocols.is_named(hook) and not engine:
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: expected a port from 1 to 65535 after the colon",
             hint="without a port it is the engine's usual one", reason="SettingsInvalid",
@@ -63,7 +70,7 @@ def call(
         try:
             sleep.run(engine, limit_s, commands)
         except (OSError, ValueError) as error:
-            raise _failed(f"{name} hook {hook}", str(error)) from None
+            raise _refused(f"{name} hook {hook}", str(error), is_wake=engine.is_wake) from None
     elif hook.startswith(_URLS):
         _post(name, hook, limit_s, context or {})
     else:
@@ -83,17 +90,19 @@ def wake(
 
 
 def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> None:
-    import http.client  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
-    import urllib.request  # noqa: PLC0415
+    import urllib.request  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
+    from http.client import HTTPException  # noqa: PLC0415
 
     check(name, url)
     body = json.dumps(dict(context)).encode() if context else b""
     headers = {"Content-Type": "application/json"} if context else {}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    # The engine beside us is asked without a proxy; a hook elsewhere may need one.
+    direct = (urllib.request.ProxyHandler({}),) if http.is_beside_us(url) else ()
     try:
-        with urllib.request.urlopen(request, timeout=limit_s):
+        with urllib.request.build_opener(*direct).open(request, timeout=limit_s):
             pass
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise _failed(f"{name} hook", str(error) or type(error).__name__) from None
 
 
@@ -130,13 +139,16 @@ def _last_words(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
     deadline = time.monotonic() + limit_s
     ended = os.pidfd_open(process.pid)
     try:
-        watched = [ended, output]
+        watched = select.poll()
+        watched.register(ended, select.POLLIN)
+        watched.register(output, select.POLLIN)
         while True:
-            ready = select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0]
+            ready = [number for number, _ in watched.poll(max(0.0, deadline - time.monotonic()) * 1000)]
             if output in ready:
                 data = os.read(output, 1 << 16)
                 said = (said + data)[-_SAID_BYTES:]
-                watched = watched if data else [ended]
+                if not data:
+                    watched.unregister(output)
             if ended in ready:
                 return said
             if time.monotonic() > deadline:
@@ -152,3 +164,12 @@ def _failed(what: str, why: str) -> CheckpointError:
         hint="the hook must succeed: fix it, or unset the variable",
         reason="HookFailed",
     )
+
+
+def _refused(what: str, why: str, *, is_wake: bool) -> CheckpointError:
+    """By an engine whose protocol may be its own choice, or an archive's: then no variable is set."""
+    if is_wake:
+        hint = "the engine's log may say why; an archive that was created with PRE_DUMP=none needs no waking"
+    else:
+        hint = "the engine must offer it, and its log may say why not; PRE_DUMP=none dumps it as it is"
+    return CheckpointError(f"{what} failed: {why}", hint=hint, reason="HookFailed")

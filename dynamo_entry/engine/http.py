@@ -72,6 +72,13 @@ def is_valid(url: str) -> bool:
     return is_whole and url.isascii() and url.isprintable() and " " not in url
 
 
+def has_user(url: str) -> bool:
+    """Whether a valid URL names a user, whom no engine has: the host could not be looked up with it."""
+    from urllib.parse import urlsplit  # noqa: PLC0415 - as below
+
+    return "@" in urlsplit(url).netloc
+
+
 def is_beside_us(url: str) -> bool:
     """Whether the host is loopback: an archive must not choose whom a pod sends requests to."""
     from ipaddress import ip_address  # noqa: PLC0415 - few restores have such a URL

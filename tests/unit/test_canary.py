@@ -125,7 +125,7 @@ def test_a_file_that_is_no_canary_is_a_setting_to_mend(tmp_path, text):
 @pytest.mark.parametrize(
     "more",
     [
-        {"timeout": -1}, {"timeout": 0}, {"timeout": 1e10}, {"url": "http://127.0.0.1:0/"}, {"url": "http://127.0.0.1/a b"},
+        {"timeout": -1}, {"timeout": 0}, {"timeout": 1e10}, {"url": "http://127.0.0.1:0/"}, {"url": "http://127.0.0.1/a b"}, {"url": "http://me@127.0.0.1/"},
         {"compare": [{"field": "a", "tolerance": -0.1}]},
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import socket
 import threading
 import time
@@ -25,10 +26,59 @@ def test_what_is_not_a_url_is_refused_at_once(url):
         assert caught.value.reason == "SettingsInvalid"
 
 
+@pytest.mark.parametrize("url", ["http://me@h/", "http://me:key@127.0.0.1:8000/health"])
+def test_an_engine_has_no_users(url):
+    """It would not be found by such a name, however long its answer is waited for."""
+    assert not http.answers(url, limit_s=1)
+    with pytest.raises(SettingsError, match="is not a valid URL"):
+        readiness.check(url)
+
+
 @pytest.mark.parametrize("hook", ["vllm-sleep:x", "vllm-wake:0", "sglang-release:65536", "vllm-sleep:٣"])
 def test_a_protocol_at_what_is_no_port_is_refused_at_once(hook):
     with pytest.raises(SettingsError, match="port from 1 to 65535"):
         hooks.check("PRE_DUMP", hook)
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [("PRE_DUMP", "vllm-wake"), ("PRE_DUMP", "sglang-resume:1"), ("POST_RESTORE", "vllm-sleep"), ("POST_RESTORE", "vllm-checkpoint")],
+)  # fmt: skip
+def test_a_restored_engine_is_not_put_to_sleep_nor_is_one_woken_for_its_dump(name, hook):
+    with pytest.raises(SettingsError, match=r"puts an engine to sleep|wakes an engine") as caught:
+        hooks.check(name, hook)
+    assert caught.value.reason == "SettingsInvalid"
+    hooks.check("PRE_DUMP" if name == "POST_RESTORE" else "POST_RESTORE", hook)
+
+
+@pytest.mark.parametrize("hook", ["vllm-checkpoint:9", "vllm-resume:9"])
+def test_who_set_no_variable_is_not_told_to_unset_it(hook):
+    """The engine offered it, or the archive has it on record."""
+    with pytest.raises(CheckpointError, match=f"hook {hook} failed") as caught:
+        hooks.call("PRE_DUMP" if hook.startswith("vllm-c") else "POST_RESTORE", hook, 1)
+    assert "unset" not in caught.value.hint
+
+
+def test_the_engine_beside_the_launcher_is_not_asked_through_a_proxy(says, monkeypatch):
+    """The proxy would be asked for its own 127.0.0.1."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    hooks.call("PRE_DUMP", says(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), 5)
+
+
+def test_a_hook_is_followed_by_a_process_with_many_open_files(tmp_path):
+    """select(2) takes no descriptor above 1023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2048), hard))
+    held = []
+    try:
+        held = [os.dup(0) for _ in range(1100)]
+        hooks.call("PRE_DUMP", f"echo done >{tmp_path}/done", 10)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (tmp_path / "done").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dynamo_entry.settings import PREFIX, Settings
 from dynamo_entry.value import Value
 
@@ -59,8 +61,8 @@ def kind(settings: Settings, invalid: frozenset[str] = frozenset()) -> str:
     return "restore" if settings.path or settings.location else "cold"
 
 
-#: Commands of the shell's alone that have a command after them.
-_BUILTINS = frozenset(("exec", "eval", "command", "."))
+#: Words of the shell's alone that have a command, or a script of its, after them.
+_BUILTINS = frozenset(("exec", "eval", "command", "source", "time", "!", "."))
 
 
 def engine_command(argv: list[str]) -> list[str]:
@@ -92,14 +94,14 @@ def environment_changes(
     """
     given = set(names)
     kept = {PREFIX.encode() + b"SIGNAL_FILE"} if is_create or settings.mode == "cold" else set()
-    dropped = {name.encode() for name in settings.drop_env}
+    dropped = set(map(os.fsencode, settings.drop_env))
     dropped |= {name for name in given if name.startswith(PREFIX.encode())} - kept
-    added = {name.encode(): text.encode() for name, text in additions.items()}
+    added = {os.fsencode(name): os.fsencode(text) for name, text in additions.items()}
     return {
         **{name: text for name, text in added.items() if name not in given},
         **dict.fromkeys(
-            sorted((dropped | {name.encode() for name, text in forced.items() if text is None}) & given)
+            sorted((dropped | {os.fsencode(name) for name, text in forced.items() if text is None}) & given)
         ),
-        **{name.encode(): text.encode() for name, text in forced.items() if text is not None},
+        **{os.fsencode(name): os.fsencode(text) for name, text in forced.items() if text is not None},
         **({PREFIX.encode() + b"MODE": b"cold"} if is_create else {}),
     }

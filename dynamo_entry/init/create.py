@@ -10,7 +10,7 @@ from dynamo_entry.init import engine, signals, tree, undo
 from dynamo_entry.init.loop import Ended, Event, Said, Signalled, Silent
 from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
-from dynamo_entry.init.worker import Worker, not_started
+from dynamo_entry.init.worker import KILLED, Worker, not_started
 from dynamo_entry.protocol import (
     EngineGone,
     EngineIs,
@@ -88,11 +88,14 @@ class _Creation:
 
     def run(self) -> int:
         while True:
-            event = self._supervisor.loop.next(min(self._worker.deadline, self._call_off_end))
+            deadline = min(self._worker.deadline, self._call_off_end)
+            event = self._supervisor.loop.next(self._worker.gone_by or deadline)
             if isinstance(event, Signalled):
                 self._signalled(event.number)
             elif isinstance(event, Said):
                 self._said(event.message)
+            elif isinstance(event, Silent) and self._worker.gone_by:  # stuck in the kernel
+                return self._worker_ended(KILLED)
             elif isinstance(event, Silent):
                 self._silent()
             elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:

@@ -13,6 +13,10 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
 
+#: What execvp(3) takes for "look further": the directory may be on a network filesystem that is gone.
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)
+
+
 class StartFailed(Exception):
     """The command cannot be executed, or ``what`` comes before that; ``code`` is the shell's exit code for it."""
 
@@ -22,7 +26,7 @@ class StartFailed(Exception):
             super().__init__(f"cannot start {command!r}: {what}: {why}")
             self.code = EXIT_NOT_EXECUTABLE
             return
-        if number == errno.ENOENT and "/" in command and os.path.exists(command):
+        if number == errno.ENOENT and any(map(os.path.exists, _candidates(command))):
             why = "the interpreter that it names is not there"
         super().__init__(f"cannot execute {command!r}: {why}")
         self.code = EXIT_NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else EXIT_NOT_EXECUTABLE
@@ -133,18 +137,21 @@ def _execute(argv: list[str]) -> None:
 
     ``os.execv`` passes the C library's environment on, with whatever is in there twice or malformed.
     """
-    command = argv[0]
     failure: OSError = FileNotFoundError(errno.ENOENT, "")
-    directories = [""] if "/" in command else os.environ.get("PATH", os.defpath).split(os.pathsep)
-    for path in [os.path.join(directory, command) for directory in directories] if command else ():
+    for path in _candidates(argv[0]):
         try:
             os.execv(path, argv)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
         except PermissionError as error:
             failure = error
         except OSError as error:
-            if error.errno != errno.ENOEXEC:
+            if error.errno == errno.ENOEXEC:
+                os.execv("/bin/sh", ["/bin/sh", path, *argv[1:]])
+            if error.errno not in _NOT_THERE:
                 raise
-            os.execv("/bin/sh", ["/bin/sh", path, *argv[1:]])
     raise failure
+
+
+def _candidates(command: str) -> list[str]:
+    """Where a command may be."""
+    directories = [""] if "/" in command else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [os.path.join(directory, command) for directory in directories] if command else []

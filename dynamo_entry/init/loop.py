@@ -13,6 +13,8 @@ from dynamo_entry.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dynamo_entry.protocol import Message
 
 
@@ -80,6 +82,10 @@ class Loop:
             self._poll.unregister(self._worker)
             os.close(self._worker)
             self._worker = -1
+
+    def put_back(self, events: Iterable[Event]) -> None:
+        """What was taken and is for somebody else comes again, in this order."""
+        self._ready.extendleft(reversed([*events]))
 
     def next(self, deadline: float | None = None) -> Event:
         """The next event; Silent when ``deadline`` (on the monotonic clock; None or inf: never) comes first.

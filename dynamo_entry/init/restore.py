@@ -9,12 +9,16 @@ from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.init import signals, tree, undo
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
-from dynamo_entry.init.worker import Worker, not_started
+from dynamo_entry.init.worker import KILLED, Worker, not_started
 from dynamo_entry.plan import Restore
 from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources, Taken, Verbs
 from dynamo_entry.scratch import places
 
-_KILLED = 137
+#: A worker whose restored engine has ended gets this long for what is left to do.
+_PATIENCE_S = 10.0
+
+#: Thousands of processes may have ended of which the worker has yet to read.
+_READS_S = 1.0
 
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
@@ -35,11 +39,13 @@ class _Restoration:
         self._held: list[int] = []
         self._ended: dict[int, int] = {}
         self._is_taken = False
+        self._patience_end = float("inf")
         supervisor.loop.listen(worker.events)
 
     def run(self) -> int:
         while True:
-            event = self._supervisor.loop.next(self._worker.gone_by or self._worker.deadline)
+            deadline = min(self._worker.deadline, self._patience_end)
+            event = self._supervisor.loop.next(self._worker.gone_by or deadline)
             if isinstance(event, Signalled) and self._is_taken:
                 if self._supervisor.engine_pid not in self._ended:
                     self._supervisor.forward(event.number)
@@ -54,7 +60,7 @@ class _Restoration:
                 if fault:
                     self._worker.kill()
             elif isinstance(event, Silent) and self._worker.gone_by:  # it cannot end yet
-                return self._worker_ended(_KILLED)
+                return self._worker_ended(KILLED)
             elif isinstance(event, Silent) and self._is_taken:  # the engine is restored, and stays so
                 self._worker.kill()
             elif isinstance(event, Silent):
@@ -64,6 +70,7 @@ class _Restoration:
             elif isinstance(event, Ended):
                 self._ended[event.pid] = event.code
                 self._worker.tell(ChildGone(event.pid, event.code))
+                self._note_engines_end()
 
     def _said(self, message: Message | None) -> str:
         """Returns what is wrong with the worker, if anything. A restored engine is taken over at once."""
@@ -75,8 +82,14 @@ class _Restoration:
                 return "reported an engine that is not there"
             self._is_taken = True
             self._supervisor.engine_pid = message.pid
-            self._worker.tell(Taken())
+            self._worker.tell(Taken(), patience_s=_READS_S)
+            self._note_engines_end()
         return ""
+
+    def _note_engines_end(self) -> None:
+        """The container ends with its engine: a worker that stopped must not keep it."""
+        if self._is_taken and self._supervisor.engine_pid in self._ended:
+            self._patience_end = min(self._patience_end, time.monotonic() + _PATIENCE_S)
 
     def _worker_ended(self, code: int) -> int:
         result = self._worker.result or self._lost(f"ended with {code}")

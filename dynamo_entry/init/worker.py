@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 
@@ -22,7 +23,10 @@ BACKSTOP_S = 5.0
 #: A killed one that the kernel does not let go of is waited for no longer.
 _DYING_S = 1.0
 
-#: No limit that the worker names is longer.
+#: What one that was killed ended with.
+KILLED = 137
+
+#: Longer limits are as good as none.
 _LONGEST_S = 1e9
 
 #: Isolated from the engine's PYTHON* variables and working directory, and yet the same package as ours. While modules
@@ -55,17 +59,13 @@ class Worker:
         self._done: int | None = None
         self._silence_end = self._phase_began + stall_s
         self.events, events_writer = os.pipe2(os.O_CLOEXEC)
-        control_reader, self._control = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._control, False)
         try:
-            self.pid = _spawn(verb, control_reader, events_writer, loader.variables(os.environb, drop_env))
+            self._control, self.pid = _start(verb, events_writer, loader.variables(os.environb, drop_env))
         except OSError:
             os.close(self.events)
-            os.close(self._control)
             raise
         finally:
             os.close(events_writer)
-            os.close(control_reader)
 
     @property
     def deadline(self) -> float:
@@ -88,8 +88,8 @@ class Worker:
             self.seconds[self.phase] = round(now - self._phase_began, 3)
             self.phase = message.phase
             self._phase_began = now
-            self._phase_end = now + (_limit(message.limit_s) or float("inf"))
-            self._stall_s = _limit(message.stall_s) or self._default_stall_s
+            self._phase_end = now + _limit(message.limit_s, float("inf"))
+            self._stall_s = _limit(message.stall_s, self._default_stall_s)
             self._done = None
         elif isinstance(message, Moved):
             if message.done == self._done:
@@ -108,8 +108,14 @@ class Worker:
         message = f"the worker {what} in phase {self.phase}"
         return not_started(message, exit_code)._replace(phase=self.phase, seconds=seconds)
 
-    def tell(self, message: Message) -> None:
-        """Send a message to the worker. One that is gone will be noticed by its end, and one that does not read hangs."""
+    def tell(self, message: Message, *, patience_s: float = 0) -> None:
+        """Send a message to the worker. One that is gone will be noticed by its end, and one that does not read hangs.
+
+        One that is about to read what was said before is given ``patience_s`` for it.
+        """
+        room = select.poll()
+        room.register(self._control, select.POLLOUT)
+        room.poll(patience_s * 1000)
         try:
             write(self._control, message.encode())
         except OSError:
@@ -143,9 +149,24 @@ def not_started(message: str, exit_code: int) -> Result:
     )
 
 
-def _limit(seconds: float) -> float:
-    """0 for none: a worker's limit that is never reached, or makes no sense."""
-    return seconds if 0 < seconds < _LONGEST_S else 0.0
+def _limit(seconds: float, otherwise: float) -> float:
+    """A worker's limit; ``otherwise`` where it has none, or one that makes no sense."""
+    if seconds >= _LONGEST_S:
+        return float("inf")
+    return seconds if seconds > 0 else otherwise
+
+
+def _start(verb: str, events: int, withheld: list[bytes]) -> tuple[int, int]:
+    """(our end of the control pipe, pid). Raises OSError, and leaves nothing open then."""
+    reader, control = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.set_blocking(control, False)
+        return control, _spawn(verb, reader, events, withheld)
+    except OSError:
+        os.close(control)
+        raise
+    finally:
+        os.close(reader)
 
 
 def _spawn(verb: str, control: int, events: int, withheld: list[bytes]) -> int:

@@ -31,3 +31,18 @@ def test_a_request_to_end_is_not_kept_waiting(events, is_short):
     creation._follow_release(helper)
     assert [seconds <= create.CALL_OFF_S for seconds in loop.waited] == is_short
     assert not loop.events
+
+
+def test_a_worker_that_cannot_even_be_killed_is_not_waited_for(monkeypatch):
+    """A volume that does not answer may keep it in the kernel for ever; the engine is frozen meanwhile."""
+    loop, killed = GivenEvents(Silent(), Silent(), Silent()), []
+    worker = SimpleNamespace(
+        pid=7, events=-1, deadline=time.monotonic() + 65, phase="publish", gone_by=0.0, call_off=lambda: None,
+        kill=lambda: killed.append(7) or setattr(worker, "gone_by", time.monotonic() + 1),
+    )  # fmt: skip
+    log = SimpleNamespace(error=lambda *_, **__: None)
+    creation = create._Creation(SimpleNamespace(loop=loop, engine_pid=9, log=log), worker)
+    monkeypatch.setattr(creation, "_worker_ended", lambda code: code)
+    assert creation.run() == 137
+    assert killed == [7]
+    assert loop.waited[-1] <= 1

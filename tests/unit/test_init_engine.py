@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dynamo_entry.init import engine
 from dynamo_entry.init.engine import StartFailed
 
 #: In a process of its own: the launcher's modules change signals.
@@ -55,6 +56,39 @@ def test_the_command_has_the_shells_codes():
     assert StartFailed("x", errno.ENOENT).code == 127
     assert StartFailed("x", errno.EACCES).code == 126
     assert os.strerror(errno.EACCES) in str(StartFailed("x", errno.EACCES))
+
+
+@pytest.mark.parametrize("command", ["tool", "{}/tool"])
+def test_a_script_whose_interpreter_is_gone_is_not_called_missing(tmp_path, monkeypatch, command):
+    (tmp_path / "tool").write_text("#!/nowhere/python3\n")
+    monkeypatch.setenv("PATH", f"/nowhere:{tmp_path}")
+    said = str(StartFailed(command.format(tmp_path), errno.ENOENT))
+    assert said.endswith("the interpreter that it names is not there")
+
+
+@pytest.mark.parametrize(
+    ("first", "found"),
+    [
+        (errno.ENOENT, True),
+        (errno.ESTALE, True),
+        (errno.EACCES, True),
+        (errno.E2BIG, False),
+        (errno.ETXTBSY, False),
+    ],
+)
+def test_a_directory_of_the_path_that_does_not_answer_is_passed_over(monkeypatch, first, found):
+    """As by execvp(3); what is there and cannot be run now is not exchanged for another."""
+    asked = []
+
+    def execv(path, _):
+        asked.append(path)
+        raise OSError(first if path == "/a/tool" else errno.EACCES, "")
+
+    monkeypatch.setenv("PATH", "/a:/b")
+    monkeypatch.setattr(engine.os, "execv", execv)
+    with pytest.raises(OSError, match="Errno"):
+        engine._execute(["tool"])
+    assert asked == ["/a/tool", "/b/tool"][: 1 + found]
 
 
 def test_no_process_left_for_raising_the_pids_is_no_end(monkeypatch):

@@ -39,7 +39,7 @@ def run(monkeypatch):
         )
         worker.close = lambda: None
         worker.kill = lambda: done.append("worker killed") or setattr(worker, "gone_by", 1.0)
-        worker.tell = lambda message: done.append(type(message))
+        worker.tell = lambda message, **_: done.append(type(message))
         worker.heard = lambda message: setattr(worker, "result", message)
         worker.lost = lambda what, code: Result("failed", "settle", message=what, exit_code=code)
         supervisor = SimpleNamespace(
@@ -50,6 +50,7 @@ def run(monkeypatch):
         )  # fmt: skip
         code = restore._Restoration(supervisor, worker).run()
         assert not loop.events
+        run.waited = loop.waited
         return done, code
 
     return run
@@ -76,6 +77,14 @@ def test_a_worker_that_is_lost_then_costs_nothing(run, ends):
     done, code = run(RESTORED, *ends)
     assert [what for what in done if what != "worker killed"] == [Taken, "followed"]
     assert code == 0
+
+
+def test_a_worker_that_stops_does_not_hold_up_the_end_of_its_engine(run):
+    for events in ((RESTORED, Ended(ENGINE, 3)), (Ended(ENGINE, 3), RESTORED)):
+        done, code = run(*events, Silent(), Ended(WORKER, 137))
+        assert run.waited[1] == float("inf")
+        assert run.waited[2] <= 10
+        assert (done[-2:], code) == (["worker killed", "ended the rest"], 3)
 
 
 def test_a_worker_that_is_lost_before_costs_the_restore(run):

@@ -1,15 +1,18 @@
 """How PID 1 follows a worker: when silence means that it hangs."""
 
+import errno
 import math
+import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from dynamo_entry.init import worker
 from dynamo_entry.init.worker import BACKSTOP_S, Worker
-from dynamo_entry.protocol import Began, Moved, Result, decode
+from dynamo_entry.protocol import Began, ChildGone, Moved, Result, Taken, decode
 
 
 @pytest.fixture
@@ -27,6 +30,47 @@ def started(monkeypatch):
         each.close()
 
 
+@pytest.mark.parametrize("refused", ["a second pipe", "a process"])
+def test_a_worker_that_cannot_be_started_leaves_no_descriptor(monkeypatch, refused):
+    """They may be the last ones, which the cold start needs."""
+    made, pipe = [], os.pipe2
+
+    def pipe2(flags):
+        if made and refused == "a second pipe":
+            raise OSError(errno.EMFILE, "")
+        made.append(pipe(flags))
+        return made[-1]
+
+    def spawn(*_):
+        raise OSError(errno.EAGAIN, "")
+
+    monkeypatch.setattr(worker.os, "pipe2", pipe2)
+    monkeypatch.setattr(worker, "_spawn", spawn)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Errno"):
+        Worker("create", 60)
+    assert made
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_word_that_an_engine_is_taken_comes_behind_any_number_of_others(monkeypatch):
+    """Without it the worker waits on, and never drops what it kept for an undo."""
+    readers, heard = [], b""
+    monkeypatch.setattr(worker, "_spawn", lambda _, control, *__: readers.append(os.dup(control)) or 0)
+    told = Worker("restore", 60)
+    for pid in range(5000):
+        told.tell(ChildGone(pid, 0))
+    reading = threading.Timer(0.1, lambda: os.read(readers[0], 1 << 20))
+    reading.start()
+    told.tell(Taken(), patience_s=10)
+    reading.join()
+    told.close()
+    while data := os.read(readers[0], 1 << 16):
+        heard += data
+    os.close(readers[0])
+    assert isinstance(decode(heard.splitlines()[-1]), Taken)
+
+
 def hear(worker, message):
     """As it comes through the pipe."""
     worker.heard(decode(message.encode()))
@@ -38,6 +82,17 @@ def test_silence_is_counted_from_the_last_word(started):
     assert hear(following, Began("dump", stall_s=2)) == pytest.approx(2 + BACKSTOP_S, abs=0.5)
     assert hear(following, Moved(5)) == pytest.approx(2 + BACKSTOP_S, abs=0.5)
     assert hear(following, Began("thaw")) == pytest.approx(60 + BACKSTOP_S, abs=0.5)
+
+
+@pytest.mark.parametrize("stall_s", [1e10, math.inf, 10**400])
+def test_a_limit_that_is_never_reached_is_not_taken_for_none(started, stall_s):
+    """SIGNAL_TIMEOUT and WAIT may be as long as people like."""
+    assert hear(started(60), Began("wait-ready", stall_s=stall_s)) > 1e8
+
+
+@pytest.mark.parametrize("stall_s", [0, -1, math.nan])
+def test_a_limit_that_makes_no_sense_is_none(started, stall_s):
+    assert hear(started(60), Began("dump", stall_s=stall_s)) == pytest.approx(60 + BACKSTOP_S, abs=0.5)
 
 
 def test_only_a_number_that_changed_is_progress(started, monkeypatch):

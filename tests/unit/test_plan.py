@@ -1,5 +1,7 @@
 """The plan: which of the three things the launcher does, as one table."""
 
+import os
+
 import pytest
 
 from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, environment_changes, kind
@@ -72,6 +74,9 @@ def test_one_mistake_costs_no_other_setting():
         (["python3 -m dynamo.vllm --model X"], ["/bin/sh", "-c", "exec python3 -m dynamo.vllm --model X"]),
         (["exec python3 serve"], ["/bin/sh", "-c", "exec python3 serve"]),
         (["eval serve now"], ["/bin/sh", "-c", "eval serve now"]),
+        (["source start.sh now"], ["/bin/sh", "-c", "source start.sh now"]),
+        (["time serve now"], ["/bin/sh", "-c", "time serve now"]),
+        (["! serve now"], ["/bin/sh", "-c", "! serve now"]),
         (["executor --port 1"], ["/bin/sh", "-c", "exec executor --port 1"]),
         (["a; b"], ["/bin/sh", "-c", "a; b"]),
         (["cd /models && exec serve"], ["/bin/sh", "-c", "cd /models && exec serve"]),
@@ -105,6 +110,12 @@ def test_creation_adds_where_unset_and_keeps_the_signal_file_from_another_launch
     additions = {"UV_USE_IO_URING": "0", "A": "b"}
     changes = environment_changes(names, Settings(), additions=additions, is_create=True, forced={})
     assert changes == {b"A": b"b", b"DYNAMO_CHECKPOINT_MODE": b"cold"}
+
+
+def test_what_is_not_utf8_is_passed_on_byte_for_byte():
+    path = os.fsdecode(b"/c\xff")
+    changes = environment_changes([], Settings(), additions={"A": path}, is_create=False, forced={"B": path})
+    assert changes == {b"A": b"/c\xff", b"B": b"/c\xff"}
 
 
 def test_what_a_protocol_needs_is_set_or_withheld_whatever_is_there():

@@ -31,6 +31,9 @@ _LONGEST_HASH = 200
 #: Longer is for ever, and beyond what sockets, the kernel and the driver take.
 _LONGEST_S = 30 * 24 * 3600
 
+#: Where files are not files; but for shared memory.
+_KERNELS = ("/proc/", "/sys/", "/dev/")
+
 #: How much of a wrong value a message repeats.
 _SHOWN = 200
 
@@ -155,6 +158,13 @@ def _paths(value: str) -> tuple[str, ...]:
     return paths
 
 
+def _capturable(value: str) -> tuple[str, ...]:
+    paths = _paths(value)
+    if any(f"{path}/".startswith(_KERNELS) and not f"{path}/".startswith("/dev/shm/") for path in paths):
+        raise ValueError("expected no paths in /proc, /sys or /dev, whose files are the kernel's")
+    return paths
+
+
 def _names(value: str) -> tuple[str, ...]:
     return tuple(value.replace(",", " ").split())
 
@@ -248,7 +258,9 @@ VARIABLES: dict[str, Variable] = {
     "READY_URL": Variable(_url, "URL polled until it returns 200: the engine is ready"),
     "FORCE": Variable(_flag, "create even if a valid archive exists, and replace it"),
     "WAIT": Variable(_seconds, "how long a restore waits for an archive that does not exist yet"),
-    "SIGNAL_TIMEOUT": Variable(_seconds, "how long a creation waits for the engine to become ready"),
+    "SIGNAL_TIMEOUT": Variable(
+        _seconds_or_never, "how long a creation waits for the engine to become ready; 0 = for ever"
+    ),
     "DUMP_TIMEOUT": Variable(
         _seconds, "limit from the freeze to the published archive; 0 = STALL_TIMEOUT only"
     ),
@@ -300,7 +312,7 @@ VARIABLES: dict[str, Variable] = {
         "TCP connections that a restore would not bring back: close them and say so, or make (restore) no archive",
     ),
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
-    "CAPTURE_PATHS": Variable(_paths, "paths (a:b) on other mounts to include in the filesystem delta"),
+    "CAPTURE_PATHS": Variable(_capturable, "paths (a:b) on other mounts to include in the filesystem delta"),
     "CACHE_DIRECTORIES": Variable(
         _directory_names,
         "names (a,b) of directories to leave out of the filesystem delta: caches that are rebuilt",
@@ -312,7 +324,7 @@ VARIABLES: dict[str, Variable] = {
     "STATUS_FILE": Variable(_absolute, "file for the result object"),
     "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, otherwise json"),
     "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "minimum log level"),
-    "WORK_DIR": Variable(_absolute, "scratch directory for sockets and CRIU's log"),
+    "WORK_DIR": Variable(_absolute, "scratch directory of this container alone, for sockets and CRIU's log"),
     "STATE_DIR": Variable(
         _absolute,
         "directory that outlives the container (an emptyDir); an archive that failed to restore is not retried there",

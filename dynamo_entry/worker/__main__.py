@@ -33,6 +33,7 @@ _PASSING = (errno.ENOSPC, errno.EDQUOT)
 #: What a limit of the container refuses, whatever is asked for → what to do about it.
 _LIMITS = {
     errno.EMFILE: "raise the limit of open files (--ulimit nofile, LimitNOFILE of the container runtime) to 1024 or more",
+    errno.ENFILE: "the node has no more room for open files: raise fs.file-max there",
     errno.EAGAIN: "raise the limit of processes (pids.max of the cgroup, --ulimit nproc)",
     errno.ENOMEM: "give the container more memory",
 }

@@ -42,6 +42,7 @@ def test_times_beyond_a_month_are_a_month():
 
 def test_a_stall_timeout_of_0_means_never():
     assert settings(STALL_TIMEOUT="0").stall_timeout == float("inf")
+    assert settings(SIGNAL_TIMEOUT="0").signal_timeout == float("inf")
     assert settings(DUMP_TIMEOUT="0").dump_timeout == 0, "the others mean: no such limit"
 
 
@@ -109,6 +110,14 @@ def test_a_mode_without_what_it_needs_is_a_mistake(variables):
         settings(**variables)
 
 
+def test_shared_memory_and_what_only_begins_like_the_kernels_may_be_captured():
+    assert settings(CAPTURE_PATHS="/dev/shm/x:/process:/devices").capture_paths == (
+        "/dev/shm/x",
+        "/process",
+        "/devices",
+    )
+
+
 def test_typing_errors_in_names_are_found():
     assert unknown_variables({PREFIX + "SINGAL_FILE": "/x", PREFIX + "HASH": "x", "PATH": "/bin"}) == [
         PREFIX + "SINGAL_FILE"
@@ -128,6 +137,9 @@ def test_typing_errors_in_names_are_found():
         ("LOCATION", "s3://bucket/" + "é" * 2100),
         ("PATH", "/" + "a" * 100_000),
         ("EXCLUDE_PATHS", "/a:/" + "b" * 4095),
+        ("CAPTURE_PATHS", "/data:/proc"),
+        ("CAPTURE_PATHS", "/sys/fs"),
+        ("CAPTURE_PATHS", "/dev/"),
         ("HASH", "../../etc"),
         ("HASH", "a\nb"),
         ("HASH", "a" * 201),

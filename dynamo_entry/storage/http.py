@@ -217,6 +217,8 @@ class Connections:
             if proxy is None or isinstance(error, ssl.SSLError):
                 raise
             raise proxy.failure(what, error) from error
+        # Its own port, which the kernel has chosen, may be one that the engine listens on.
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return connection
 
     def _idle_one(self) -> http.client.HTTPConnection | None:

@@ -6,10 +6,13 @@ import socket
 import ssl
 import threading
 from collections import deque
+from ipaddress import ip_address
 
 import pytest
 from servers import tls
 
+from dynamo_entry.checks import taken
+from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.errors import StorageDenied, StorageUnavailable
 from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.failures import unanswered
@@ -55,6 +58,22 @@ def test_every_answer_is_acknowledged_at_once(connections, monkeypatch):
         with connections.exchange("test", "GET", "/", {}) as response:
             assert response.read() == b"body"
     assert modes == [1] * 10
+
+
+def test_a_connections_own_port_can_be_listened_on(connections, monkeypatch):
+    """The kernel has chosen it, and it may be one of the engine's."""
+    ports = []
+    original = http.client.HTTPConnection.getresponse
+
+    def getresponse(connection):
+        ports.append(connection.sock.getsockname()[1])
+        taken.check_ports([Bound("TCP", ip_address("0.0.0.0"), ports[0], False, False, False, "")])
+        return original(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "getresponse", getresponse)
+    with connections.exchange("test", "GET", "/", {}) as response:
+        response.read()
+    assert ports
 
 
 def test_private_authorities_are_not_refused_for_a_missing_extension(monkeypatch):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 import psutil
 
@@ -12,8 +14,8 @@ from dynamo_entry.criu.options import Hints
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
 
-#: How many levels of a volume are searched for watched paths: a volume may hold millions of files, and be slow.
-_VOLUME_DEPTH = 2
+#: How many entries of a volume are searched for watched paths, the nearest first: it may hold millions of files, and be slow.
+_VOLUME_ENTRIES = 20_000
 
 _WATCH = re.compile(r"inotify wd:\w+ ino:(\w+) sdev:(\w+)")
 
@@ -76,24 +78,28 @@ def _watches(pid: int, descriptor: int) -> list[tuple[int, int]]:
 
 
 def _walk(roots: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path on the container's own filesystems, and the upper levels of volumes."""
+    """Every path on the container's own filesystems, and the nearest ones of volumes."""
     points = {mount.point for mount in mounts.read()}
-    waiting = [(root, _VOLUME_DEPTH if root not in roots else -1) for root in sorted({*roots, *points})]
+    left = dict.fromkeys(points.difference(roots), _VOLUME_ENTRIES)
+    waiting = deque((root, root) for root in sorted({*roots, *points}))
     while waiting:
-        directory, depth = waiting.pop(0)
+        directory, root = waiting.popleft()
         try:
             yield directory, os.lstat(directory)
-            entries = (
-                list(os.scandir(directory)) if depth and not directory.startswith(("/proc", "/sys")) else []
-            )
+            if directory.startswith(("/proc", "/sys")):
+                continue
+            with os.scandir(directory) as found:
+                entries = list(islice(found, left.get(root)))
         except OSError:
             continue
+        if root in left:
+            left[root] -= len(entries)
         for entry in entries:
             if entry.path in points:
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append((entry.path, depth - 1))
+                    waiting.append((entry.path, root))
                 else:
                     yield entry.path, entry.stat(follow_symlinks=False)
             except OSError:

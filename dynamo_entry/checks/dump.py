@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import stat
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, io_uring, proc
+from dynamo_entry.linux import capabilities, io_uring, proc, sockets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +71,9 @@ _TERMINALS = frozenset((4, 5, *range(128, 144)))
 #: A CUDA process gives these up when its GPU memory is checkpointed.
 _GPU = "/dev/nvidia"
 
+#: Below /dev, what CRIU may find mapped.
+_MAPPED = ("/dev/zero", "/dev/shm/", _GPU)
+
 #: What to do about kinds of files that engines are known to use.
 _REMEDIES = {
     "io_uring": IO_URING_REMEDY,
@@ -76,8 +81,10 @@ _REMEDIES = {
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }
 
-#: Objects that are not files, as the kernel shows them: secret memory, pidfds, POSIX message queues (linux/magic.h).
-_HIDDEN = "/secretmem"
+#: Objects that are not files, as the kernel shows them: secret memory, huge pages, SysV shared memory, pidfds, POSIX message
+#: queues (linux/magic.h). They are always shown as deleted, so a file of a similar name is not taken for one.
+_SECRET, _HUGE_PAGES = "/secretmem (deleted)", "/anon_hugepage (deleted)"
+_SYSV = re.compile(r"/SYSV[0-9a-f]{8} \(deleted\)")
 _PIDFD, _FANOTIFY, _EVENTFD = "anon_inode:[pidfd]", "anon_inode:[fanotify]", "anon_inode:[eventfd]"
 _MQUEUE_MAGIC = 0x19800202
 
@@ -89,6 +96,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
     pids = {process.pid for process in processes}
     for process in processes:
         pid = process.pid
+        _check_openness(pid)
         if proc.program(pid).startswith("/memfd:"):
             raise NotDumpable(
                 f"the program of process {pid} is a file in memory (memfd), which a restore does not find",
@@ -99,10 +107,6 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
         for descriptor, target in proc.descriptors(pid).items():
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
-            if target.startswith("/") and (what := _only_as_a_path(pid, descriptor)):
-                raise _holds(
-                    pid, descriptor, f"{what} {target} by O_PATH", "PathHeld", "open its directory instead"
-                )
             _check_descriptor(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(
@@ -122,39 +126,56 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             ):
                 what = f"a pidfd of {theirs or 'a process'}, a thread or a process outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")
-        maps = proc.maps(pid)
-        if any(_HIDDEN in line for line in maps):
+        check_maps(pid, proc.maps(pid))
+        _check_status(pid, effective)
+        _check_threads(pid, effective)
+        _check_namespaces(pid)
+
+
+def _check_openness(pid: int) -> None:
+    """Of who is not dumpable, /proc belongs to root: whoever is another user sees nothing there, nor does CRIU."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        if not proc.has_ended(pid):
+            raise NotDumpable(
+                f"process {pid} lets nobody but root look at it (PR_SET_DUMPABLE, or a program with capabilities of its "
+                "file)",
+                hint="let the engine do without, or run the creating pod as root",
+                reason="ProcessHidden",
+            ) from None
+    except OSError:
+        return  # it is gone
+
+
+def check_maps(pid: int, lines: list[str]) -> None:
+    """Raises NotDumpable for a mapping among ``lines`` of maps; pure but for devices."""
+    for line in lines:
+        path = proc.mapped_file(line)
+        if path == _SECRET:
             raise NotDumpable(
                 f"process {pid} has secret memory (memfd_secret), which nobody else may read",
                 hint="let the engine keep its keys in ordinary memory",
                 reason="SecretMemory",
             )
-        if any("/anon_hugepage" in line and line.split()[1].endswith("p") for line in maps):
+        if path == _HUGE_PAGES and line.split()[1].endswith("p"):
             raise NotDumpable(
                 f"process {pid} has private huge pages (MAP_HUGETLB), which CRIU cannot restore",
                 hint="let the engine use transparent huge pages (madvise)",
                 reason="HugePages",
             )
-        if any("/SYSV" in line for line in maps):
+        if _SYSV.fullmatch(path):
             raise NotDumpable(
                 f"process {pid} maps SysV shared memory, which cannot be dumped from inside a container",
                 hint="let the engine use POSIX shared memory",
                 reason="SysvShm",
             )
-        _check_status(pid, effective)
-        _check_namespaces(pid)
-
-
-def _only_as_a_path(pid: int, descriptor: int) -> str:
-    """Whether it is the file of a socket, or a fifo, opened with O_PATH: CRIU takes it for the socket or the pipe itself."""
-    try:
-        mode = os.stat(f"/proc/{pid}/fd/{descriptor}").st_mode
-    except OSError:
-        return ""
-    if not stat.S_ISSOCK(mode) and not stat.S_ISFIFO(mode):
-        return ""
-    is_path = proc.descriptor_state(pid, descriptor)[0] & os.O_PATH
-    return "" if not is_path else "the socket" if stat.S_ISSOCK(mode) else "the fifo"
+        if path.startswith("/dev/") and not path.startswith(_MAPPED) and _is_device(path):
+            raise NotDumpable(
+                f"process {pid} maps {path}, which CRIU cannot dump",
+                hint="let the engine, or PRE_DUMP, give it up before the dump",
+                reason="DeviceOpen",
+            )
 
 
 def _check_descriptor(pid: int, descriptor: int, target: str) -> None:
@@ -167,17 +188,60 @@ def _check_descriptor(pid: int, descriptor: int, target: str) -> None:
         protocol = proc.protocol(path)
         if protocol and protocol not in _PROTOCOLS:
             raise _holds(pid, descriptor, f"{protocol} socket", "SocketKind", _REMEDIES.get(protocol, ""))
+        if protocol == "NETLINK" and (what := _netlink(pid, descriptor)):
+            raise _holds(pid, descriptor, what, "SocketKind")
     elif target.startswith("pipe:"):
         if proc.descriptor_state(pid, descriptor)[0] & os.O_DIRECT:
             raise _holds(
                 pid, descriptor, "a pipe of packets (O_DIRECT)", "PacketPipe", "use a socket of packets"
             )
-    elif target.startswith(_HIDDEN):
+    elif target == _SECRET:
         raise _holds(pid, descriptor, "secret memory (memfd_secret)", "SecretMemory")
     elif target.count("/") == 1 and _is_queue(path):
         raise _holds(pid, descriptor, f"the POSIX message queue {target}", "PosixQueue")
-    elif target.startswith("/dev/") and not target.startswith(_GPU) and _is_unknown_device(path):
+    elif target.startswith("/") and not target.startswith(_GPU):
+        _check_file(pid, descriptor, target)
+
+
+#: netlink(7): a bitmap of the groups that a socket is in.
+_SOL_NETLINK, _LIST_MEMBERSHIPS = 270, 9
+
+
+def _netlink(pid: int, descriptor: int) -> str:
+    """What CRIU does not know of a netlink socket; or nothing."""
+    with suppress(OSError), sockets.of_process(pid, descriptor) as found:
+        groups = found.getsockopt(_SOL_NETLINK, _LIST_MEMBERSHIPS, 1024)
+        if any(groups[4:]):
+            return "a netlink socket in a group with a number above 32"
+        if any(groups) and not found.getsockname()[0]:
+            return "a netlink socket that is in a group and not bound"
+    return ""
+
+
+def _check_file(pid: int, descriptor: int, target: str) -> None:
+    """A device, wherever it lies; or what CRIU takes for what it names: a socket's file or a fifo by O_PATH."""
+    try:
+        status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+    except OSError:
+        return
+    if stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not _is_known(status.st_rdev)):
         raise _holds(pid, descriptor, target, "DeviceOpen")
+    is_socket = stat.S_ISSOCK(status.st_mode)
+    if (is_socket or stat.S_ISFIFO(status.st_mode)) and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
+        what = f"the {'socket' if is_socket else 'fifo'} {target} by O_PATH"
+        raise _holds(pid, descriptor, what, "PathHeld", "open its directory instead")
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def _is_known(device: int) -> bool:
+    return os.major(device) == _MEMORY or os.major(device) in _TERMINALS
 
 
 def _holds(pid: int, descriptor: int, what: str, reason: str, remedy: str = "") -> NotDumpable:
@@ -195,33 +259,14 @@ def _is_queue(path: str) -> bool:
     return found and bool(struct.unpack_from("l", answer)[0] == _MQUEUE_MAGIC)
 
 
-def _is_unknown_device(path: str) -> bool:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    major = os.major(status.st_rdev)
-    return stat.S_ISCHR(status.st_mode) and major != _MEMORY and major not in _TERMINALS
-
-
 def _check_status(pid: int, effective: frozenset[int]) -> None:
     if not (status := proc.status(pid)):
         return  # it is gone
-    if tracer := int(status.get("TracerPid", "0")):
-        raise NotDumpable(
-            f"process {pid} is traced by process {tracer}", hint="detach the debugger", reason="Traced"
-        )
     if status.get("State", "").startswith("Z") and int(status.get("Threads", "1")) > 1:
         raise NotDumpable(
             f"the main thread of process {pid} has ended while others go on, which CRIU cannot dump",
             hint="let its main thread wait for the others",
             reason="MainThreadEnded",
-        )
-    if status.get("Seccomp", "0") != "0" and capabilities.SYS_ADMIN not in effective:
-        raise NotDumpable(
-            f"process {pid} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",
-            hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",
-            reason="SeccompFilter",
         )
     for what, field, ours in (("user", "Uid", os.getuid()), ("group", "Gid", os.getgid())):
         others = sorted({*status[field].split()[:3]} - {str(ours)})  # real, effective, saved
@@ -233,6 +278,33 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
             hint="run the whole engine as one user, or add SYS_RESOURCE to the creating pod's capabilities",
             reason="OtherUser",
         )
+
+
+#: Of a thread's status, what nearly every one has.
+_UNTRACED, _UNFILTERED = b"\nTracerPid:\t0\n", b"\nSeccomp:\t0\n"
+
+
+def _check_threads(pid: int, effective: frozenset[int]) -> None:
+    """A debugger and a filter may be one thread's alone."""
+    for thread in proc.threads(pid):
+        text = proc.read(pid, f"task/{thread}/status")
+        if text and _UNTRACED not in text:
+            tracer = proc.status_fields(text).get("TracerPid", "")
+            raise NotDumpable(
+                f"{_shown(pid, thread)} is traced by process {tracer}",
+                hint="detach the debugger",
+                reason="Traced",
+            )
+        if text and _UNFILTERED not in text and capabilities.SYS_ADMIN not in effective:
+            raise NotDumpable(
+                f"{_shown(pid, thread)} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",
+                hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",
+                reason="SeccompFilter",
+            )
+
+
+def _shown(pid: int, thread: int) -> str:
+    return f"process {pid}" if thread == pid else f"thread {thread} of process {pid}"
 
 
 def _check_namespaces(pid: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from dynamo_entry.criu.rewrite.files import Regular
+from dynamo_entry.criu.rewrite.files import KERNELS, Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
 
@@ -29,6 +29,9 @@ def check_files(
     for file in files:
         if file.path in travelling:
             continue
+        if file.path.startswith(KERNELS):
+            _check_kernels(file.path)
+            continue
         try:
             size = os.stat(file.path).st_size
         except OSError as error:
@@ -46,6 +49,16 @@ def check_files(
             _check_build_id(file, here)
         _check_access(file, here)
     return logs
+
+
+def _check_kernels(path: str) -> None:
+    """Of a device, an interface or a kernel that another node or pod may not have."""
+    if not os.path.exists(path):
+        raise Incompatible(
+            f"the engine had {path} open, which this node or pod does not have",
+            hint="let the engine, or PRE_DUMP, close it before the dump; or restore where it is",
+            reason="KernelFileMissing",
+        )
 
 
 def check_watches(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:

@@ -1,4 +1,4 @@
-"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM, sandboxes, watches.
+"""What CRIU leaves behind: objects of the IPC namespace, asynchronous I/O, memory policies, KSM, sandboxes, watches, mounts.
 
 IPC objects belong to a namespace, not to a process, and do not exist in another container: those that were made since the
 engine's start are taken to be the engine's, and refused. Everything else is named at creation, and lost at a restore.
@@ -81,6 +81,12 @@ REMEDY = (
 def find(pids: Iterable[int]) -> list[str]:
     """A sentence for each thing that a restore will not bring back."""
     return [f"{thing} of process {pid}" for pid in pids for thing in _of(pid)]
+
+
+def mounts_made(before: Iterable[mounts.Mount], now: Iterable[mounts.Mount]) -> list[str]:
+    """What the engine has mounted itself, a sentence each; pure."""
+    known = {mount.id for mount in before}
+    return [f"the mount of {mount.kind} at {mount.point}" for mount in now if mount.id not in known]
 
 
 def _of(pid: int) -> list[str]:

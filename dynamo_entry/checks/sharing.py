@@ -8,7 +8,7 @@ import time
 import psutil
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import tasks
+from dynamo_entry.linux import proc, tasks
 
 #: A child that is about to run a program shares its parent's memory until then (vfork(2)).
 _VFORK_S = 2
@@ -17,17 +17,11 @@ _VFORK_S = 2
 def check(processes: list[psutil.Process]) -> None:
     """Raises NotDumpable that names the process or the thread."""
     for process in processes:
-        for thread in _threads(process.pid):
-            _check_thread(process.pid, thread)
+        for thread in proc.threads(process.pid):
+            if thread != process.pid:
+                _check_thread(process.pid, thread)
     for pid in {process.pid for process in processes[1:]}:
         _check_memory(pid)
-
-
-def _threads(pid: int) -> list[int]:
-    try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task") if int(name) != pid]
-    except OSError:
-        return []
 
 
 def _check_thread(pid: int, thread: int) -> None:

@@ -37,6 +37,10 @@ def _command(directory: str) -> str:
         return "another process"
 
 
+#: No interface has it; or the kernel has no IPv6.
+_NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
 def check_ports(sockets: Iterable[Bound]) -> None:
     """Raises Incompatible that gives a port of the engine which is taken, and its owner, or which may not be bound."""
     for bound in sockets:
@@ -47,6 +51,12 @@ def check_ports(sockets: Iterable[Bound]) -> None:
                 hint="add NET_BIND_SERVICE to the capabilities, or let the engine listen above 1023",
                 reason="PortReserved",
             )
+        if refused in _NO_ADDRESS:
+            raise Incompatible(
+                f"{bound.protocol} port {bound.port} of the engine is bound to {bound.address}, and this pod has no such address",
+                hint="attach the same networks to the pod, or let the engine listen on 0.0.0.0",
+                reason="AddressMissing",
+            )
         if refused == errno.EADDRINUSE:
             raise Incompatible(
                 f"{bound.protocol} port {bound.port} of the engine on {bound.address} is taken here by "
@@ -54,6 +64,10 @@ def check_ports(sockets: Iterable[Bound]) -> None:
                 hint="pods with hostNetwork, and containers of one pod, need ports of their own",
                 reason="PortTaken",
             )
+
+
+#: linux/in.h
+_IP_FREEBIND = 15
 
 
 def _bind(bound: Bound) -> int:
@@ -71,6 +85,7 @@ def _bind(bound: Bound) -> int:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bound.is_v6_only)
+                probe.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # as CRIU does, of IPv6 alone
             if bound.interface:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bound.interface.encode())
             probe.bind((str(bound.address), bound.port))

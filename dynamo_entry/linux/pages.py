@@ -85,6 +85,18 @@ def read(pid: int) -> Pages:
     return Pages(dumped, shared)
 
 
+def own(pid: int, area: Range) -> list[int]:
+    """Addresses of a file's pages that became the process's own, as it, or somebody else, wrote to them. Raises OSError."""
+    descriptor = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+    try:
+        runs = [
+            run for start, states in _states(descriptor, [area]) for run in classify(start, states).dumped
+        ]
+    finally:
+        os.close(descriptor)
+    return [at for start, end in runs for at in range(start, end, PAGE)]
+
+
 def become_huge() -> bool:
     """Whether all memory gets transparent huge pages unless it asks for small ones."""
     try:

@@ -34,8 +34,21 @@ def read(pid: int, name: str) -> bytes:
 
 def status(pid: int) -> dict[str, str]:
     """The fields of proc_pid_status(5), without surrounding blanks."""
-    lines = read(pid, "status").decode("utf-8", "replace").splitlines()
+    return status_fields(read(pid, "status"))
+
+
+def status_fields(text: bytes) -> dict[str, str]:
+    """Those of a status file, of a thread's for one."""
+    lines = text.decode("utf-8", "replace").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def threads(pid: int) -> list[int]:
+    """Ids of its threads, its own among them."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 def catches(pid: int, number: int) -> bool:

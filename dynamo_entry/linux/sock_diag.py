@@ -11,8 +11,8 @@ from typing import NamedTuple
 from dynamo_entry.linux import netlink
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
-_SHOW_NAME_FILE_AND_PEER = 0x1 | 0x2 | 0x4  # linux/unix_diag.h
-_NAME, _FILE, _PEER = 0, 1, 2
+_SHOW = 0x1 | 0x2 | 0x4 | 0x8 | 0x10  # linux/unix_diag.h: name, file, peer, who waits, lengths of queues
+_NAME, _FILE, _PEER, _WAITING, _QUEUES = 0, 1, 2, 3, 4
 _ALL = 0xFFFFFFFF
 _NDIAG_PROTO_ALL = 255
 _LISTEN = 1 << 10  # of linux/tcp_states.h
@@ -32,7 +32,8 @@ _KINDS = {
 class Unix(NamedTuple):
     """A unix socket of this network namespace. Inode 0: no peer, or one that nobody has accepted yet.
 
-    ``file``: the lower 32 bits of the inode of the file that it was bound to; 0 if there is none.
+    ``file``: the lower 32 bits of the inode of the file that it was bound to; 0 if there is none. ``waiting``: the inodes
+    of clients that have not been accepted, 0 for one that is closed. ``unread``: bytes sent and not received.
     """
 
     inode: int
@@ -40,6 +41,8 @@ class Unix(NamedTuple):
     name: bytes = b""
     peer: int = 0
     file: int = 0
+    waiting: tuple[int, ...] = ()
+    unread: int = 0
 
 
 class End(NamedTuple):
@@ -52,13 +55,18 @@ class End(NamedTuple):
 
 def unix() -> Iterator[Unix]:
     """Every unix socket of this network namespace. Raises OSError."""
-    body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW_NAME_FILE_AND_PEER, _ALL, _ALL)
+    body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW, _ALL, _ALL)
     for message in _listed(body):
         _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
         attributes = netlink.attributes(message[16:])
         (peer,) = struct.unpack("=I", attributes.get(_PEER, b"\0\0\0\0"))
         (file,) = struct.unpack_from("=I", attributes.get(_FILE, b"\0\0\0\0"))
-        yield Unix(inode, kind, attributes.get(_NAME, b""), peer, file)
+        waiting = attributes.get(_WAITING, b"")
+        (_, unread) = struct.unpack_from("=II", attributes.get(_QUEUES, bytes(8)))
+        yield Unix(
+            inode, kind, attributes.get(_NAME, b""), peer, file,
+            struct.unpack(f"={len(waiting) // 4}I", waiting), unread,
+        )  # fmt: skip
 
 
 def tcp() -> Iterator[End]:

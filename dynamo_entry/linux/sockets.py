@@ -54,8 +54,9 @@ def on_their_way(found: socket.socket) -> Iterator[list[int]]:
     copies: list[int] = []
     try:
         found.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
-        while _peek(found, copies):
-            pass
+        with suppress(BlockingIOError):
+            while _peek(found, copies).size:
+                pass
         yield copies
     finally:
         found.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, before)
@@ -68,35 +69,52 @@ def first_on_their_way(found: socket.socket) -> Iterator[list[int]]:
     copies: list[int] = []
     try:
         with suppress(BlockingIOError):
-            if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) < 0 and _has_data(found):
+            if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) < 0 and has_data(found):
                 _peek(found, copies)
         yield copies
     finally:
         _close(copies)
 
 
-def _has_data(found: socket.socket) -> bool:
+class Message(NamedTuple):
+    """The next message of a socket: its size, and the (level, kind) of each control message with it (cmsg(3))."""
+
+    size: int
+    said: frozenset[tuple[int, int]]
+
+
+def first_message(found: socket.socket) -> Message | None:
+    """None if there is no message, or the socket's owner uses SO_PEEK_OFF."""
+    copies: list[int] = []
+    try:
+        if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) >= 0 or not has_data(found):
+            return None
+        return _peek(found, copies)
+    except BlockingIOError:
+        return None
+    finally:
+        _close(copies)
+
+
+def has_data(found: socket.socket) -> bool:
     """Whether there is data, and no error, which looking would take from the owner."""
     poll = select.poll()
     poll.register(found, select.POLLIN)
     return any(not events & select.POLLERR for _, events in poll.poll(0))
 
 
-def _peek(found: socket.socket, copies: list[int]) -> bool:
-    """Look at the next message, and add copies of its descriptors; returns whether there was one."""
+def _peek(found: socket.socket, copies: list[int]) -> Message:
+    """Look at the next message, and add copies of its descriptors. Raises BlockingIOError if there is none."""
     size = struct.calcsize("i")
     room = socket.CMSG_SPACE(_MOST_DESCRIPTORS * size) + 3 * socket.CMSG_SPACE(64)
-    try:
-        data, said, *_ = found.recvmsg(1 << 20, room, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
+    data, said, *_ = found.recvmsg(1 << 20, room, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     for level, kind, content in said:
         numbers = struct.unpack(f"{len(content) // size}i", content[: len(content) // size * size])
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             copies.extend(numbers)
         elif (level, kind) == (socket.SOL_SOCKET, _SCM_PIDFD):
             _close(numbers)
-    return bool(data)
+    return Message(len(data), frozenset((level, kind) for level, kind, _ in said))
 
 
 def _close(descriptors: Iterable[int]) -> None:
@@ -127,6 +145,7 @@ _NUMBERS = {
     "SO_TIMESTAMPNS": (socket.SOL_SOCKET, 35),
     "SO_RXQ_OVFL": (socket.SOL_SOCKET, 40),
     "SO_PEEK_OFF": (socket.SOL_SOCKET, 42),
+    "SO_LOCK_FILTER": (socket.SOL_SOCKET, 44),
     "SO_SELECT_ERR_QUEUE": (socket.SOL_SOCKET, 45),
     "SO_BUSY_POLL": (socket.SOL_SOCKET, 46),
     "SO_MAX_PACING_RATE": (socket.SOL_SOCKET, 47),

@@ -13,6 +13,7 @@ from dynamo_entry import __version__, cuda, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import (
+    breakpoints,
     connections,
     deleted,
     descriptors,
@@ -20,6 +21,7 @@ from dynamo_entry.checks import (
     image,
     left_behind,
     privileges,
+    queues,
     secrets,
     sharing,
 )
@@ -328,6 +330,8 @@ class _Creation:
             deleted.check(pids)
             descriptors.check(pids)
             sharing.check(processes)
+            breakpoints.check(pids)
+            queues.check(pids)
             left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
             connections.check_kernel_modules(processes)
             self._give_back_memlock()
@@ -337,7 +341,8 @@ class _Creation:
                     "restores will need these files unchanged", paths=bound,
                     hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
                 )  # fmt: skip
-            if lost := left_behind.find(pids):
+            made = left_behind.mounts_made(self._prepared.mounts, mounts.read())
+            if lost := [*left_behind.find(pids), *made]:
                 self._channel.log.warning(
                     "restores will not bring these back", things=lost, hint=left_behind.REMEDY
                 )

@@ -303,7 +303,41 @@ def what_nobody_has_read_yet() -> Check:
     signal.signal(signal.SIGIO, lambda *_: notified.append(1))
     directory = os.open(watched, os.O_RDONLY)
     fcntl.fcntl(directory, fcntl.F_NOTIFY, fcntl.DN_CREATE | fcntl.DN_MULTISHOT)
-    kept.extend((theirs, sender))
+    named, from_whom = (socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2))
+    named.bind("/tmp/named")
+    from_whom.bind("/tmp/from")
+    from_whom.sendto(b"early", "/tmp/named")
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    reader.setblocking(False)
+    for message in (b"first", b"", b"behind it"):
+        writer.send(message)
+    master, slave = os.openpty()
+    os.write(master, b"half a ")
+    hung_up, closed = os.openpty()
+    os.close(closed)
+    for descriptor in (slave, hung_up):
+        os.set_blocking(descriptor, False)
+    kept.extend((theirs, sender, from_whom, writer))
+
+    def behind() -> bool:
+        if not CONTEXT.exists():
+            return True  # it can be read once only
+        reader.recv(10)
+        return bool(select.select([reader], [], [], 0)[0])
+
+    def typed() -> bool:
+        if not CONTEXT.exists():
+            return True
+        os.write(master, b"line\n")
+        return os.read(slave, 100) == b"half a line\n"
+
+    def is_hung_up() -> bool:
+        try:
+            return not os.read(hung_up, 1)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def arrives() -> bool:
         notified.clear()
@@ -321,6 +355,10 @@ def what_nobody_has_read_yet() -> Check:
             "urgent byte": bool(urgent),
             "hint": hint == 3,
             "notification": arrives(),
+            "sender": named.recvfrom(10, socket.MSG_PEEK)[1] == "/tmp/from",
+            "behind an empty message": behind(),
+            "half a line": typed(),
+            "hang-up": is_hung_up(),
         }
 
     return check
@@ -391,7 +429,15 @@ def counter_of_single_steps() -> None:
 
 
 def what_does_not_travel() -> Check:
-    """The pid of a connection's other end, and when a timer that waits for a time of day is due."""
+    """The pid of a connection's other end, when a timer that waits for a time of day is due, and what a mapping still shows.
+
+    The latter is a file of the image that was overwritten in place.
+    """
+    with open("/etc/profile", "rb") as file:
+        old = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    shown = old[:4]
+    with open("/etc/profile", "r+b") as file:
+        file.write(b"####")
     listening = socket.create_server("/tmp/listening", family=socket.AF_UNIX)
     child = os.fork()
     if not child:
@@ -410,7 +456,12 @@ def what_does_not_travel() -> Check:
         seconds, nanoseconds = struct.unpack("4q", left.raw)[2:]
         asked = due * 10**9 - seconds * 10**9 - nanoseconds  # when it was asked, if it is due then
         is_due_then = earliest - 10**6 <= asked <= time.time_ns() + 10**6
-        return {"peer's pid": struct.unpack("3i", peer)[0] == child, "time of day": is_due_then}
+        is_old = old[:4] == shown != b"####"
+        return {
+            "old content": is_old,
+            "peer's pid": struct.unpack("3i", peer)[0] == child,
+            "time of day": is_due_then,
+        }
 
     return check
 
@@ -470,6 +521,109 @@ def descriptors_in_a_socket_in_flight() -> None:
 
 def pipe_of_packets() -> None:
     kept.extend(os.pipe2(os.O_DIRECT))
+
+
+def unread_messages_of_the_kernel() -> None:
+    """An answer of a netlink socket."""
+    asked = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    asked.bind((0, 0))
+    asked.send(struct.pack("=IHHIIB", 17, 18, 0x301, 1, 0, 0))  # RTM_GETLINK
+    kept.append(asked)
+
+
+def corked_datagrams() -> None:
+    corked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    corked.setsockopt(socket.IPPROTO_UDP, 1, 1)  # UDP_CORK
+    kept.append(corked)
+
+
+def group_of_netlink(number: int, *, is_bound: bool) -> None:
+    member = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    if is_bound:
+        member.bind((0, 0))
+    member.setsockopt(270, 1, number)  # NETLINK_ADD_MEMBERSHIP
+    kept.append(member)
+
+
+def netlink_group_of_a_high_number() -> None:
+    group_of_netlink(33, is_bound=True)
+
+
+def netlink_group_without_a_port() -> None:
+    group_of_netlink(1, is_bound=False)
+
+
+def message_of_known_senders() -> None:
+    one, other = socket.socketpair()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    one.send(b"unread")
+    kept.extend((one, other))
+
+
+def empty_message() -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.send(b"")
+    one.send(b"behind it")
+    kept.extend((one, other))
+
+
+def client_that_is_not_accepted(*, sends: bool, stays: bool) -> None:
+    listening = socket.create_server("/tmp/listening", family=socket.AF_UNIX)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect("/tmp/listening")
+    if sends:
+        client.send(b"hello")
+    if stays:
+        kept.append(client)
+    kept.append(listening)
+
+
+def client_that_has_sent_something() -> None:
+    client_that_is_not_accepted(sends=True, stays=True)
+
+
+def client_that_is_gone() -> None:
+    client_that_is_not_accepted(sends=False, stays=False)
+
+
+def filter_of_a_thread() -> None:
+    allow = (ctypes.c_uint64 * 1)(0x7FFF0000_00000006)  # BPF_RET | BPF_K, SECCOMP_RET_ALLOW
+    program = (ctypes.c_uint64 * 2)(1, ctypes.addressof(allow))
+    kept.extend((allow, program))
+    seccomp = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
+
+    def install() -> None:
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        checked(libc.syscall(seccomp, 1, 0, ctypes.byref(program)))
+
+    in_thread(install)
+
+
+def device_outside_of_dev() -> None:
+    os.mknod("/tmp/fuse", 0o20600, os.makedev(10, 229))
+    try:
+        kept.append(os.open("/tmp/fuse", os.O_RDWR))
+    except OSError as error:
+        sys.exit(f"forgotten: not on this machine: {error}")
+
+
+def breakpoint_in_a_library() -> None:
+    """As a uprobe leaves one: in this process's own copy of a page."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    code = next(line for line in lines if "libc.so" in line and " r-xp " in line)
+    instruction = {"x86_64": b"\xcc", "aarch64": b"\xa0\0\x20\xd4"}[os.uname().machine]
+    with open("/proc/self/mem", "r+b", buffering=0) as memory:
+        end = int(code.split(maxsplit=1)[0].partition("-")[2], 16)
+        os.pwrite(memory.fileno(), instruction, end - 8)  # where no code is
+
+
+def file_of_an_interface() -> None:
+    name = next(name for name in os.listdir("/sys/class/net") if name != "lo")
+    kept.append(os.open(f"/sys/class/net/{name}/mtu", os.O_RDONLY))
+
+
+def process_that_hides() -> None:
+    libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
 
 
 def pid_namespace_for_children() -> None:
@@ -545,6 +699,7 @@ OTHER_OPTIONS = {
     "IP_LOCAL_PORT_RANGE": (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_IP, 51, 30000 << 16 | 20000),
     "SO_TIMESTAMPING": (socket.AF_INET, socket.SOCK_DGRAM, socket.SOL_SOCKET, 37, 16),
     "IPV6_ADDR_PREFERENCES": (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_IPV6, 72, 2),
+    "SO_LOCK_FILTER": (socket.AF_INET, socket.SOCK_DGRAM, socket.SOL_SOCKET, 44, 1),
     "SO_PEEK_OFF": (socket.AF_UNIX, socket.SOCK_DGRAM, socket.SOL_SOCKET, 42, 0),
     "SO_PASSPIDFD": (socket.AF_UNIX, socket.SOCK_STREAM, socket.SOL_SOCKET, 76, 1),
     "NETLINK_PKTINFO": (socket.AF_NETLINK, socket.SOCK_RAW, 270, 3, 1),
@@ -731,6 +886,7 @@ def attributes() -> Check:
     libc.prctl(33, 1, 1, 0, 0)  # PR_MCE_KILL
     Path("/proc/self/oom_score_adj").write_text("321")
     set_slice(5_000_000)
+    libc.personality(0x40000)  # ADDR_NO_RANDOMIZE
 
     def check() -> dict[str, Any]:
         policy = ctypes.c_int(-1)
@@ -745,6 +901,7 @@ def attributes() -> Check:
             "faulty memory": libc.prctl(34, 0, 0, 0, 0),
             "OOM score": Path("/proc/self/oom_score_adj").read_text(),
             "time slice": slice_ns(),
+            "personality": libc.personality(0xFFFFFFFF),
         }
 
     return check

@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from containers import CREATE, RESTORE, ROOT
+from containers import CREATE, RESTORE, ROOT, network
 from launcher import (
     FALLBACK,
     create,
@@ -92,6 +92,18 @@ HELD = {
     "private_huge_pages": ("HugePages", "huge pages"),
     "its_own_program": ("ProgramHeld", "O_PATH"),
     "pipe_of_packets": ("PacketPipe", "O_DIRECT"),
+    "unread_messages_of_the_kernel": ("QueueNotEmpty", "netlink"),
+    "corked_datagrams": ("QueueNotEmpty", "UDP_CORK"),
+    "netlink_group_of_a_high_number": ("SocketKind", "32"),
+    "netlink_group_without_a_port": ("SocketKind", "not bound"),
+    "message_of_known_senders": ("QueueNotEmpty", "SO_PASSCRED"),
+    "empty_message": ("QueueNotEmpty", "is empty"),
+    "client_that_has_sent_something": ("QueueNotEmpty", "not accepted and has sent"),
+    "client_that_is_gone": ("QueueNotEmpty", "gone and was not accepted"),
+    "filter_of_a_thread": ("SeccompFilter", "thread"),
+    "device_outside_of_dev": ("DeviceOpen", "/tmp/fuse"),
+    "breakpoint_in_a_library": ("Breakpoints", "libc.so"),
+    "process_that_hides": ("ProcessHidden", "PR_SET_DUMPABLE"),
     "pid_namespace_for_children": ("OwnNamespace", "pid namespace for its children"),
     "time_namespace_for_children": ("OwnNamespace", "time namespace for its children"),
     "tunnel": ("DeviceOpen", "/dev/net/tun"),
@@ -108,7 +120,15 @@ TAKES = {
     "pid_namespace_for_children": ("SYS_ADMIN",),
     "time_namespace_for_children": ("SYS_ADMIN",),
     "tunnel": ("MKNOD",),
+    "device_outside_of_dev": ("MKNOD",),
     "bpf_map": ("SYS_ADMIN",),
+}
+
+
+#: What else it takes.
+OTHERWISE = {
+    "device_outside_of_dev": ("--device", "/dev/fuse"),
+    "process_that_hides": ("--user", "1000:1000"),
 }
 
 
@@ -116,7 +136,12 @@ TAKES = {
 def test_what_would_be_lost_unseen_is_refused_by_name(containers, thing):
     """Before the freeze; nothing is published."""
     reason, words = HELD[thing]
-    options = (*CREATE, *(part for name in TAKES.get(thing, ()) for part in ("--cap-add", name)))
+    containers.checkpoints.chmod(0o777)
+    options = (
+        *CREATE,
+        *(part for name in TAKES.get(thing, ()) for part in ("--cap-add", name)),
+        *OTHERWISE.get(thing, ()),
+    )
     container = create(containers, command=command(thing), volumes=VOLUMES, options=options)
     code = container.exit_code()
     skip_what_this_machine_lacks(container)
@@ -272,3 +297,12 @@ def test_fewer_open_files_than_the_engine_has_are_refused_by_name(containers):
     event = container.wait_for_event(FALLBACK)
     assert (event["reason"], event["phase"]) == ("DescriptorLimit", "check")
     assert "9020" in event["message"]
+
+
+def test_a_file_of_an_interface_that_is_not_here_is_refused_by_name(containers):
+    arguments = command("file_of_an_interface")
+    with network() as bridge:
+        published(containers, command=arguments, volumes=VOLUMES, network=bridge)
+    event = restore(containers, command=arguments, volumes=VOLUMES).wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == ("KernelFileMissing", "check")
+    assert "/mtu" in event["message"]

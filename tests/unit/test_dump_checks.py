@@ -1,11 +1,16 @@
 """What may be dumped."""
 
 import os
+import socket
+import time
 
 import psutil
+import pytest
 
-from dynamo_entry.checks import dump
-from dynamo_entry.linux import capabilities
+from dynamo_entry.checks import breakpoints, dump, left_behind, queues
+from dynamo_entry.errors import NotDumpable
+from dynamo_entry.linux import capabilities, mounts
+from dynamo_entry.linux.sock_diag import Unix
 
 
 def test_a_zombie_is_no_obstacle():
@@ -18,3 +23,90 @@ def test_a_zombie_is_no_obstacle():
         dump.check([psutil.Process(child)], frozenset({capabilities.SYS_ADMIN, capabilities.SYS_RESOURCE}))
     finally:
         os.waitpid(child, 0)
+
+
+def mapped(path, permissions="rw-s"):
+    return f"7f0000000000-7f0000001000 {permissions} 00000000 00:01 7                  {path}"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (mapped("/SYSV00005153 (deleted)"), "SysvShm"),
+        (mapped("/secretmem (deleted)"), "SecretMemory"),
+        (mapped("/anon_hugepage (deleted)", "rw-p"), "HugePages"),
+        (mapped("/dev/null"), "DeviceOpen"),
+    ],
+)
+def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
+    with pytest.raises(NotDumpable) as refused:
+        dump.check_maps(1, [line])
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        mapped("/opt/SYSV/lib.so"), mapped("/SYSVfile (deleted)"), mapped("/opt/secretmem/lib.so"),
+        mapped("/secretmem"), mapped("/data/anon_hugepage", "rw-p"), mapped("/anon_hugepage (deleted)"),
+        mapped("/dev/zero"), mapped("/dev/shm/x"), mapped("/dev/nvidia0"), mapped("[heap]"),
+    ],
+)  # fmt: skip
+def test_files_that_are_called_alike_are_no_obstacle(line):
+    dump.check_maps(1, [line])
+
+
+def test_a_breakpoint_of_the_node_is_told_from_code_that_changed_itself():
+    code = bytes(range(64))
+    assert breakpoints.is_probed(code[:5] + b"\xcc" + code[6:], code, b"\xcc")
+    assert not breakpoints.is_probed(code, code, b"\xcc")
+    assert not breakpoints.is_probed(code[:5] + b"\xcc\x90" + code[7:], code, b"\xcc")
+    assert breakpoints.is_probed(code[:4] + b"\xa0\0\x20\xd4" + code[8:], code, b"\xa0\0\x20\xd4")
+
+
+def test_what_waits_at_a_unix_socket_is_told_apart():
+    """A client that has sent nothing is restored."""
+    there = [
+        Unix(1, socket.SOCK_STREAM, waiting=(10,)), Unix(10, socket.SOCK_STREAM),
+        Unix(2, socket.SOCK_STREAM, waiting=(20,)), Unix(20, socket.SOCK_STREAM, unread=5),
+        Unix(3, socket.SOCK_SEQPACKET, waiting=(0,)),
+    ]  # fmt: skip
+    assert sorted(queues.unaccepted(there)) == [2, 3]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(queues, "_WAIT_S", 0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_lies_in_queues_is_named():
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        one.send(b"data")
+        queues.check([os.getpid()])
+        other.recv(10)
+        one.send(b"")
+        with pytest.raises(NotDumpable, match="empty"):
+            queues.check([os.getpid()])
+        other.recv(10)
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        one.send(bytes(20_000))
+        with pytest.raises(NotDumpable, match="larger"):
+            queues.check([os.getpid()])
+
+
+def test_what_is_taken_meanwhile_is_no_obstacle(monkeypatch):
+    """The engine takes it while it is waited for."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        one.send(b"")
+        monkeypatch.setattr(time, "sleep", lambda _seconds: other.recv(10))
+        queues.check([os.getpid()])
+
+
+def test_what_the_engine_has_mounted_is_known():
+    lines = ("1 0 0:1 / / rw - overlay overlay rw", "9 1 0:9 / /data rw - tmpfs tmpfs rw")
+    root, made = mounts.parse("\n".join(lines) + "\n")
+    assert left_behind.mounts_made([root], [root, made]) == ["the mount of tmpfs at /data"]
+    assert left_behind.mounts_made([root, made], [root]) == []

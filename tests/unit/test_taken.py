@@ -74,6 +74,14 @@ def test_udp_ports_are_taken_as_well():
         taken.check_ports([bound_like(server, protocol="TCP")])
 
 
+def test_an_address_that_is_not_here_is_named():
+    """Of IPv6 CRIU binds to any (IP_FREEBIND)."""
+    engine = Bound("TCP", ip_address("203.0.113.7"), 8000, False, False, False, "")
+    error = refused(taken.check_ports, [engine])
+    assert (error.reason, "203.0.113.7" in error.message) == ("AddressMissing", True)
+    taken.check_ports([engine._replace(address=ip_address("2001:db8::7"))])
+
+
 def test_a_port_that_both_share_on_purpose_is_free():
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

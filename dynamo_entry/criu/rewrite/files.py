@@ -10,10 +10,13 @@ import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from dynamo_entry.criu.rewrite.unix import NOT_BOUND
+from dynamo_entry.criu.rewrite.unix import NOT_BOUND, path_of
 
-#: The kernel's own filesystems: their files exist everywhere, or CRIU handles them.
-_KERNELS = ("/dev/", "/proc/", "/sys/")
+#: Not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
+_LEFT_OUT = re.compile(r"/dev/(pts/|tty|console|ptmx|shm/)|/proc/\d")
+
+#: The kernel's own filesystems: their files have no size worth comparing.
+KERNELS = ("/dev/", "/proc/", "/sys/")
 
 
 class Regular(NamedTuple):
@@ -52,7 +55,7 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
         if not entry.HasField("reg") or entry.id in remapped or entry.reg.ext:
             continue
         reg, name = entry.reg, text(entry.reg.name)
-        if name.startswith("/") and not name.startswith(_KERNELS):
+        if name.startswith("/") and not _LEFT_OUT.match(name):
             size = reg.size if reg.HasField("size") else None
             build_id = struct.pack(f"={len(reg.build_id)}I", *reg.build_id)
             file = Regular(name, reg.flags, size, build_id, stat.S_ISFIFO(reg.mode))
@@ -192,7 +195,7 @@ def traces(entries: Iterable[Any], remaps: Iterable[Any]) -> Traces:
     names: dict[int, str] = {}
     for entry in entries:
         if entry.HasField("usk") and not entry.usk.uflags & NOT_BOUND:
-            if path := _path(entry.usk):
+            if path := path_of(entry.usk):
                 sockets[path] = None
         elif entry.HasField("reg"):
             names[entry.id] = text(entry.reg.name)
@@ -204,13 +207,3 @@ def traces(entries: Iterable[Any], remaps: Iterable[Any]) -> Traces:
             if remap.remap_type in (_LINKED, _GHOST):  # a ghost directory has the name itself
                 files[name] = None
     return Traces(tuple(sockets), tuple(path for path in files if path.startswith("/")))
-
-
-def _path(socket: Any) -> str:
-    """The path that a socket is bound to; nothing for one without a name, or in the abstract namespace."""
-    name = bytes(socket.name).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    if not name or name.startswith("\0"):
-        return ""
-    if not name.startswith("/"):
-        name = f"{text(socket.name_dir)}/{name}" if socket.name_dir else ""
-    return name

@@ -38,22 +38,31 @@ def named(entries: Iterable[Any]) -> list[Named]:
     """
     found = {}
     for usk in _sockets(entries):
-        name = bytes(usk.name)
-        is_path = name.startswith(b"/")
-        can_be_reached = usk.state in (_LISTEN, _CLOSE) and not usk.deleted and not usk.uflags & NOT_BOUND
-        if can_be_reached and (is_path or name.startswith(b"\0")):
-            found[usk.type, name] = Named(usk.type, name.rstrip(b"\0") if is_path else name)
+        name = bytes(usk.name) if usk.name.startswith(b"\0") else os.fsencode(path_of(usk))
+        if name and usk.state in (_LISTEN, _CLOSE) and not usk.deleted and not usk.uflags & NOT_BOUND:
+            found[usk.type, name] = Named(usk.type, name)
     return list(found.values())
+
+
+def path_of(usk: Any) -> str:
+    """Where a socket is bound; nothing for one without name, or in the abstract namespace, or in a directory that is not known."""
+    name = os.fsdecode(bytes(usk.name).rstrip(b"\0"))
+    if not name or name.startswith("\0"):
+        return ""
+    if name.startswith("/"):
+        return name
+    directory = usk.name_dir if isinstance(usk.name_dir, str) else os.fsdecode(usk.name_dir)
+    return f"{directory}/{name}" if directory else ""
 
 
 def own(entries: Iterable[Any], uid: int, groups: Collection[int], *, may_give_away: bool) -> None:
     """Give the files of sockets an owner that this process may set: itself, and a group of its own or its directory's."""
     for usk in _sockets(entries):
-        if may_give_away or not usk.HasField("file_perms") or not usk.name.startswith(b"/"):
+        if may_give_away or not usk.HasField("file_perms") or not (path := path_of(usk)):
             continue
         usk.file_perms.uid = uid
         if usk.file_perms.gid not in groups:
-            usk.file_perms.gid = _group_of_new(os.path.dirname(os.fsdecode(bytes(usk.name))))
+            usk.file_perms.gid = _group_of_new(os.path.dirname(path))
 
 
 def _group_of_new(directory: str) -> int:

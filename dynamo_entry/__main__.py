@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _forget_engines_directories() -> None:
-    """Without ``-I`` the working directory and PYTHONPATH come first: what lies there must not shadow a module of PID 1."""
+    """Drop the working directory and PYTHONPATH, which come first without ``-I``: they may shadow PID 1's modules."""
     if sys.flags.isolated:
         return
     theirs = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}

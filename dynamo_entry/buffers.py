@@ -1,4 +1,4 @@
-"""Chunk buffers that are reused: memory is bounded, and not given back and asked for again."""
+"""Reusable chunk buffers: memory stays bounded, and is not returned to the system only to be requested again."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class Buffers:
-    """Buffers of ``size`` bytes that come back by themselves; ``keep`` idle ones are kept. Thread-safe."""
+    """A pool of buffers of ``size`` bytes that return by themselves; up to ``keep`` idle ones are kept. Thread-safe."""
 
     def __init__(self, size: int, *, keep: int) -> None:
         self._size = size
         self._free: deque[mmap.mmap] = deque(maxlen=keep)
 
     def take(self, length: int) -> memoryview:
-        """``length`` writable bytes with arbitrary content.
+        """Return ``length`` writable bytes with arbitrary content.
 
-        Up to the size, the memory is used again, but only after the last view of it, slices included, is gone.
+        Up to ``size`` bytes, memory is reused, but only once the last view of it, slices included, is gone.
         """
         return self._take(length)[0]
 
     def interleave(self, even: memoryview, odd: memoryview) -> memoryview:
-        """Their bytes in turn; ``even`` may have one more."""
+        """Merge two byte sequences alternately; ``even`` may be longer by one."""
         view, memory = self._take(len(even) + len(odd))
         for first, part in enumerate((even, odd)):
             if part:  # to assign nothing is to delete
@@ -52,5 +52,5 @@ class Buffers:
 
 
 def is_mapped(data: bytes | bytearray | memoryview | mmap.mmap) -> bool:
-    """Whether these bytes are pages of a file, which are not copied to be passed on."""
+    """Return whether these bytes are pages of a mapped file, which can be passed on without a copy."""
     return isinstance(data, memoryview) and isinstance(data.obj, mmap.mmap)

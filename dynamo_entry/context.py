@@ -1,7 +1,8 @@
-"""What a restored engine wakes up to: environment, hostname, addresses. For engines written in Python.
+"""Tells a restored engine about its new pod: environment, hostname, addresses. For engines written in Python.
 
-Standard library only and one file: copy it into the engine's packages, or put the launcher's directory on its
-path. ``context.json`` is written before the engine goes on, for its own user alone.
+It is a single file that uses the standard library only: copy it into the engine's packages, or put the
+launcher's directory on its path. The launcher writes ``context.json`` before the engine resumes; only the
+engine's user can read it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _POLL_S = 0.1
 
 
 class Context(NamedTuple):
-    """One restore. ``restored_at`` is in RFC 3339, ``addresses`` are (interface, address) of this pod."""
+    """One restore. ``restored_at`` is in RFC 3339; ``addresses`` are pairs (interface, address) of this pod."""
 
     activation_id: str
     restored_at: str
@@ -32,12 +33,12 @@ class Context(NamedTuple):
     environment: dict[str, str]
 
     def changed(self, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """Variables of this pod that are new, or other than in ``environment``, with their values here."""
+        """Return this pod's variables that ``environment`` lacks, or has with another value."""
         return {name: value for name, value in self.environment.items() if environment.get(name) != value}
 
 
 def read(path: str = "") -> Context | None:
-    """The latest restore of this engine; None for one that was never restored. Raises OSError, ValueError."""
+    """Return the latest restore of this engine, or None if it was never restored. Raises OSError, ValueError."""
     for candidate in (path,) if path else PATHS:
         try:
             with open(candidate, encoding="utf-8") as file:
@@ -52,7 +53,7 @@ def read(path: str = "") -> Context | None:
 
 
 def wait_for_restore(timeout_s: float | None = None, *, since: str = "", path: str = "") -> Context | None:
-    """Block until there is a restore other than the one with the activation id ``since``; None in time."""
+    """Block until a restore other than ``since`` (an activation id) has happened; None if none does in time."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while (found := read(path)) is None or found.activation_id == since:
         if deadline is not None and time.monotonic() >= deadline:
@@ -62,10 +63,11 @@ def wait_for_restore(timeout_s: float | None = None, *, since: str = "", path: s
 
 
 def reseed() -> list[str]:
-    """Let this process draw other numbers than its twins, restored from the same archive; returns what was seeded.
+    """Give this process random numbers that differ from those of other replicas; returns what was seeded.
 
-    Global generators alone: those that the engine made (``random.Random``, ``numpy.random.Generator``,
-    ``torch.Generator``) are its own. For every process of an engine, after its restore.
+    Call it in every process of an engine, after its restore. It seeds global generators only; objects that
+    the engine created (``random.Random``, ``numpy.random.Generator``, ``torch.Generator``) are left to the
+    engine.
     """
     found = [(name, sys.modules[name]) for name in _SEEDS if name in sys.modules]
     for name, module in found:
@@ -74,7 +76,7 @@ def reseed() -> list[str]:
 
 
 def _seed_uuid(uuid: Any) -> None:
-    """For uuid1: libuuid keeps clock sequence and node where nobody reaches them; Python's own are used instead."""
+    """Seed uuid1. libuuid hides its clock sequence and node, so Python's own ones are used instead."""
     node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # the bit says that it is no hardware address
     vars(uuid).update(_generate_time_safe=None, _node=node)
 

@@ -1,4 +1,4 @@
-"""Settings and what is there → what to do. Pure: every decision of the launcher's start is here."""
+"""Decides what to do from the settings and from what is there. Pure: all decisions at start are made here."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class Cold(Value):
-    """Start the engine. ``reason`` is empty where no checkpoint was asked for."""
+    """Start the engine. ``reason`` is empty if no checkpoint was requested."""
 
     reason: str = ""
     message: str = ""
 
 
 class Create(Value):
-    """Start the engine, freeze it when it is ready, publish the archive at ``location``."""
+    """Start the engine, freeze it once it is ready, and publish the archive at ``location``."""
 
     location: str
 
 
 class Restore(Value):
-    """Bring the engine back from the first of ``sources`` that holds a valid archive."""
+    """Restore the engine from the first of ``sources`` that holds a valid archive."""
 
     sources: tuple[str, ...]
 
@@ -35,7 +35,7 @@ Plan = Cold | Create | Restore
 
 
 def decide(settings: Settings, *, path_exists: bool) -> Plan:
-    """What the settings ask for, given whether ``settings.path`` is there."""
+    """Decide what the settings ask for, given whether a file exists at ``settings.path``."""
     mode = kind(settings)
     if mode == "cold":
         return Cold()
@@ -49,7 +49,7 @@ def decide(settings: Settings, *, path_exists: bool) -> Plan:
 
 
 def kind(settings: Settings, invalid: frozenset[str] = frozenset()) -> str:
-    """Which of create, restore and cold is asked for; nothing where nobody can tell, since MODE is ``invalid``."""
+    """Return create, restore or cold; an empty string if nobody can tell because MODE is ``invalid``."""
     if "MODE" in invalid:
         return ""
     if settings.mode == "auto" and "SIGNAL_FILE" in invalid:
@@ -66,10 +66,10 @@ _BUILTINS = frozenset(("exec", "eval", "command", "source", "time", "!", "."))
 
 
 def engine_command(argv: list[str]) -> list[str]:
-    """A list is executed as it is; one single string with blanks is a shell command line.
+    """Return the argv to execute: a list as it is, a single string with blanks as a shell command line.
 
-    ``exec`` keeps the shell from staying between the launcher and the engine; a line that is more than
-    one simple command cannot be exec'ed and is left to the shell, as is one that begins with a word of the shell's own.
+    ``exec`` keeps the shell from staying between the launcher and the engine. A line that is more than one
+    simple command cannot be exec'ed and is left to the shell, as is one that begins with a shell built-in.
     """
     if len(argv) != 1 or len(words := argv[0].split()) < 2:
         return argv
@@ -85,12 +85,13 @@ def environment_changes(
     is_create: bool,
     forced: Mapping[str, str | None],
 ) -> dict[bytes, bytes | None]:
-    """How the engine's environment differs from the launcher's, whose ``names`` are given; None: withheld.
+    """Return how the engine's environment differs from the launcher's (``names``); None withholds a variable.
 
-    The engine's memory is part of the archive: what only the launcher needs must not be in there.
-    ``SIGNAL_FILE`` stays in creation mode, since the engine has to know which file to create. An engine that
-    is a launcher itself is told to be no more than an init, and then passes ``SIGNAL_FILE`` on. What creation
-    mode adds is added where unset; ``forced`` is set whatever is there, or withheld where it is None.
+    The engine's memory is part of the archive, so it must not contain what only the launcher needs.
+    ``SIGNAL_FILE`` stays in creation mode, because the engine has to know which file to create. An engine
+    that is itself a launcher is told to act as a plain init, and then passes ``SIGNAL_FILE`` on.
+    ``additions`` apply where a variable is unset; ``forced`` always applies, and withholds a variable if its
+    value is None.
     """
     given = set(names)
     kept = {PREFIX.encode() + b"SIGNAL_FILE"} if is_create or settings.mode == "cold" else set()

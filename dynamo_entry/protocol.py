@@ -1,7 +1,8 @@
-"""What PID 1 and its worker say to each other: one JSON object a line, each a type of this module.
+"""The messages between PID 1 and its worker: one JSON object a line, each a type of this module.
 
-Standard library only, and not imported by a plain cold start. Up, on the worker's descriptor 3: Began, Moved,
-StartEngine, Result. Down, on its standard input: Sources, EngineIs, EngineGone, ChildGone, Taken, Release.
+Standard library only; a plain cold start does not import it. The worker sends on descriptor 3: Began, Moved,
+StartEngine, Result. PID 1 sends to the worker's standard input: Sources, EngineIs, EngineGone, ChildGone,
+Taken, Release.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Verbs:
-    """What a worker is started for: the names of its modules."""
+    """The tasks of a worker; each is the name of a module in ``worker``."""
 
     CREATE = "create"
     RESTORE = "restore"
@@ -23,7 +24,7 @@ class Verbs:
 
 
 class Phases:
-    """Where a launcher is; what operators, logs and result objects know them by."""
+    """The phases of the launcher, under the names that operators, logs and result objects show."""
 
     RESOLVE, SETTINGS, START = "resolve", "settings", "start"
     PREPARE, WAIT_READY, CANARY, PRE_DUMP = "prepare", "wait-ready", "canary", "pre-dump"
@@ -36,7 +37,7 @@ class Phases:
 
 
 class Outcomes:
-    """How it went."""
+    """The possible values of ``result``."""
 
     PUBLISHED, EXISTS, RESTORED, COLD, FAILED = "published", "exists", "restored", "cold", "failed"
     UNDONE, RELEASED = "undone", "released"
@@ -46,17 +47,17 @@ class Outcomes:
 
 
 class Message(Value):
-    """One line."""
+    """Base of all messages; one message is one line."""
 
     def encode(self) -> bytes:
-        """The line, with its end."""
+        """Return the message as a line, newline included."""
         import json  # noqa: PLC0415 - PID 1 needs it once there is a worker, and both load at the same time
 
         return json.dumps({"kind": type(self).__name__, **self._asdict()}, default=str).encode() + b"\n"
 
 
 class Began(Message):
-    """A phase began, with limits in seconds; 0: none for the whole of it, STALL_TIMEOUT for standing still."""
+    """A phase began, with its limits in seconds. 0: no limit for the phase as a whole, STALL_TIMEOUT for a stall."""
 
     phase: str
     limit_s: float = 0
@@ -64,15 +65,16 @@ class Began(Message):
 
 
 class Moved(Message):
-    """The phase is this far. The same number twice is no progress."""
+    """The phase has reached this number. The same number again counts as no progress."""
 
     done: int
 
 
 class StartEngine(Message):
-    """The worker is set up: the engine may be started, with these variables set, or withheld where None.
+    """The worker is set up: start the engine with these variables; None withholds a variable.
 
-    ``pauses_in``: the directory in which it waits for the word to go on; empty of one that does not.
+    ``pauses_in`` is the directory in which the engine waits for permission to continue; empty if it does not
+    pause.
     """
 
     environment: dict[str, str | None]
@@ -80,9 +82,10 @@ class StartEngine(Message):
 
 
 class Result(Message):
-    """How it went; ``exit_code`` is that of a failure.
+    """The outcome; ``exit_code`` is that of a failure.
 
-    For a restore: the ``pid`` of the engine, and the path where it is remembered that this archive is no good.
+    For a restore it also has the ``pid`` of the engine, and the path under which a later failure of this
+    archive is recorded.
     """
 
     result: str
@@ -100,23 +103,23 @@ class Result(Message):
     refusal: str = ""
 
     def reportable(self) -> dict[str, Any]:
-        """The result object: what is known, for people and operators."""
+        """Return the result object for people and operators: without empty fields, and without those for PID 1."""
         shown = {**self._asdict(), "exit_code": None, "pid": None, "refusal": ""}
         return {name: value for name, value in shown.items() if value not in ("", None)}
 
     def facts(self) -> dict[str, Any]:
-        """What the log says of an archive."""
+        """Return the fields that the log shows about an archive."""
         return {name: getattr(self, name) for name in ("location", "digest", "size_bytes", "seconds")}
 
 
 class Sources(Message):
-    """Where the archive is to be looked for, in this order."""
+    """The locations where the worker looks for the archive, in this order."""
 
     locations: list[str]
 
 
 class EngineIs(Message):
-    """The engine was started."""
+    """The engine was started and has this pid."""
 
     pid: int
 
@@ -126,18 +129,18 @@ class EngineGone(Message):
 
 
 class Taken(Message):
-    """The restored engine is PID 1's from now on, whatever becomes of the worker."""
+    """PID 1 owns the restored engine from now on, whatever happens to the worker."""
 
 
 class Release(Message):
-    """The engine of a creation whose worker was lost. ``may_sleep``: PRE_DUMP was called."""
+    """Release the engine of a creation whose worker was lost. ``may_sleep``: PRE_DUMP was called."""
 
     pid: int
     may_sleep: bool
 
 
 class ChildGone(Message):
-    """A child of PID 1 ended in a restore: CRIU, or what it made."""
+    """A child of PID 1 ended during a restore: CRIU, or a process that CRIU made."""
 
     pid: int
     code: int
@@ -164,7 +167,7 @@ _CODES = range(1, 256)
 
 
 def decode(line: bytes) -> Message | None:
-    """The message of a line; None for anything else: garbage must not get any further than this."""
+    """Decode a line. Returns None for anything that is not a valid message, so that garbage gets no further."""
     import json  # noqa: PLC0415 - as above
 
     try:
@@ -187,7 +190,7 @@ def _is(value: Any, types: tuple[type, ...], inside: tuple[type, ...]) -> bool:
 
 
 def _makes_sense(result: Result) -> bool:
-    """Whether PID 1 can do what follows: supervise an engine, end with a code that says that something failed."""
+    """Return whether PID 1 can act on it: supervise that engine, or exit with a code that means failure."""
     if result.result == Outcomes.RESTORED:
         return result.pid > 0
     return result.result != Outcomes.FAILED or result.exit_code in _CODES

@@ -1,7 +1,7 @@
-"""What the launcher says: log lines on standard error, and the result object. Standard library only.
+"""What the launcher reports: log lines on standard error, and the result object.
 
-PID 1 and the worker use ``Log`` (importing structlog takes longer than the restore of a small engine); both write
-the same lines.
+Standard library only. PID 1 and the worker use ``Log`` (importing structlog takes longer than the restore of
+a small engine); both write the same lines.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ VERSION = 1  # of the result object
 
 
 def timestamp() -> str:
-    """Now, in UTC, RFC 3339 with milliseconds."""
+    """Return the current time in UTC, as RFC 3339 with milliseconds."""
     now = time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
 
 
 def resolve_format(log_format: str) -> str:
-    """``auto`` is console on a terminal, json elsewhere."""
+    """Resolve ``auto``: console on a terminal, json elsewhere."""
     if log_format != "auto":
         return log_format
     try:
@@ -47,7 +47,7 @@ def resolve_format(log_format: str) -> str:
 
 
 def render(fields: MutableMapping[str, Any], log_format: str) -> str:
-    """One line without its newline. ``event``, ``level`` and ``ts`` lead, the rest follows in order."""
+    """Format one line without its newline: ``event``, ``level`` and ``ts`` first, then the other fields in order."""
     head = {"ts": fields.pop("ts", None) or timestamp(), "level": fields.pop("level", "info")}
     event = str(fields.pop("event", ""))
     rest = {name: value for name, value in fields.items() if value not in ("", None)}
@@ -66,7 +66,7 @@ def render(fields: MutableMapping[str, Any], log_format: str) -> str:
 
 
 def _visible(line: str) -> str:
-    """JSON without what a terminal acts on or some reader takes for the end of a line: servers choose what they say."""
+    """Return JSON without terminal control characters and unusual line ends: part of the text comes from servers."""
     if line.isprintable():
         return line
     import json  # noqa: PLC0415 - see above
@@ -75,7 +75,7 @@ def _visible(line: str) -> str:
 
 
 def _clipped(value: Any, longest: int) -> Any:
-    """What is left of a value where a line would be cut: whoever reads JSON must find all of an object."""
+    """Shorten a value so that the line stays a complete JSON object."""
     if isinstance(value, str):
         return value if len(value) <= longest else value[:longest] + "…"
     if isinstance(value, list | tuple):
@@ -95,7 +95,7 @@ def _shown(value: object) -> str:
 
 
 def write_line(line: str) -> None:
-    """Write one line to standard error, or drop it where that would block or cannot be done.
+    """Write one line to standard error; drop it if the write would block or fail.
 
     A reader that went away or does not read must never stop PID 1.
     """
@@ -115,9 +115,9 @@ def write_line(line: str) -> None:
 
 
 def write(descriptor: int, data: bytes) -> None:
-    """As ``os.write``, but no signal comes of it: PID 1 would pass SIGPIPE on to the engine.
+    """Do what ``os.write`` does, but without raising signals: PID 1 would pass SIGPIPE on to the engine.
 
-    On a terminal that has `tostop` the kernel would stop a process in the background for it.
+    On a terminal with `tostop` set, the kernel would also stop a background process that writes.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE, signal.SIGTTOU))
     try:
@@ -130,9 +130,9 @@ def write(descriptor: int, data: bytes) -> None:
 
 
 def _opened_anew() -> int:
-    """Standard error once more, non-blocking, where it is a pipe or a terminal; else 2 itself.
+    """Open standard error again as non-blocking, if it is a pipe or a terminal; otherwise return 2.
 
-    The engine has the same one, may fill it between poll and write, and must not find it non-blocking.
+    The engine shares the original, may fill it between poll and write, and must not find it non-blocking.
     """
     try:
         mode = os.fstat(2).st_mode
@@ -144,7 +144,7 @@ def _opened_anew() -> int:
 
 
 class Log:
-    """PID 1's log: a level, a format, and nothing kept."""
+    """PID 1's log: it has a level and a format, and keeps nothing."""
 
     def __init__(self, level: str = "info", log_format: str = "auto") -> None:
         self._level = LEVELS[level]
@@ -168,9 +168,9 @@ class Log:
 
 
 def encode(result: dict[str, Any]) -> bytes:
-    """The result object: what happened, for the operator that reads the container's termination message.
+    """Encode the result object for the container's termination message.
 
-    One JSON object of at most ``LIMIT_BYTES``; a long message is cut, nothing else is.
+    It is one JSON object of at most ``LIMIT_BYTES``; only a long message is shortened.
     """
     import json  # noqa: PLC0415 - a plain cold start writes no status and never pays for it
 
@@ -186,8 +186,9 @@ def encode(result: dict[str, Any]) -> bytes:
 def write_result(path: str, result: dict[str, Any]) -> None:
     """Write the result object to ``path``. Raises OSError.
 
-    In place, because Kubernetes bind-mounts the termination log: a file renamed over it is not seen. Without
-    waiting: a fifo that nobody reads is an error. A link is not followed: others may write to its directory.
+    It is written in place, because Kubernetes bind-mounts the termination log: a file renamed over it would
+    not be seen. The write never waits (a fifo without a reader is an error), and never follows a link, since
+    others may write to the directory.
     """
     flags = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o644)

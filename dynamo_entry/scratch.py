@@ -1,4 +1,4 @@
-"""Files of a pod, safely: the launcher's own directories, where nobody else may leave any, and small ones that a user names."""
+"""Handles files of a pod safely: the launcher's own directories, and small files that a user names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def work_directory(settings: Settings) -> str:
-    """A private directory for sockets, CRIU's log and the undo journal, the same for every worker of a container.
+    """Return a private directory for sockets, CRIU's log and the undo journal. Raises CheckpointError.
 
     None of it is captured: in WORK_DIR, which may hold files of the engine, it is a directory of the launcher's own.
     Raises CheckpointError.
@@ -70,7 +70,7 @@ def has_leftovers(work_dir: str) -> bool:
 
 
 def private_directory(path: str) -> str:
-    """``path`` where it belongs to this user alone, else a directory of this user in it; nothing if there is none."""
+    """Return ``path`` if it is private to this user, else a private directory in it; empty if there is none."""
     return next(filter(is_private, places(path)), "")
 
 
@@ -91,7 +91,7 @@ def own_directories(settings: Settings) -> tuple[str, ...]:
 
 
 def is_private(path: str) -> bool:
-    """Whether this is a directory, made now or there already, that nobody else owns or may write to."""
+    """Create the directory if it is missing; return whether nobody else owns it or may write to it."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         status = os.lstat(path)
@@ -105,19 +105,19 @@ def is_private(path: str) -> bool:
 
 
 def is_usable(path: str) -> bool:
-    """Whether it is private, and this user may make files in it: it may be read-only."""
+    """Like ``is_private``, and this user can create files in it, which a read-only filesystem prevents."""
     return is_private(path) and os.access(path, os.W_OK)
 
 
 def vacate(path: str) -> None:
-    """Remove the file that is at ``path``, once it is certain that one can be made there. Raises OSError."""
+    """Remove the file at ``path``, after checking that a new one can be created there. Raises OSError."""
     remove(path)
     os.close(os.open(path, NEW_FILE, 0o600))
     os.unlink(path)
 
 
 def remove(path: str) -> None:
-    """Remove a file, if there is one. Raises OSError."""
+    """Remove a file if it exists. Raises OSError."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -125,12 +125,12 @@ def remove(path: str) -> None:
 
 
 def partial_of(path: str) -> str:
-    """Where ``write_new`` writes first."""
+    """Return the temporary path that ``write_new`` writes first."""
     return f"{path}.new"
 
 
 def write_new(path: str, text: str, mode: int = 0o600) -> None:
-    """Put a file at ``path`` in place of what is there. Raises OSError."""
+    """Write a new file and rename it to ``path``, replacing what is there. Raises OSError."""
     partial = partial_of(path)
     remove(partial)
     with open(os.open(partial, NEW_FILE, mode), "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -139,9 +139,9 @@ def write_new(path: str, text: str, mode: int = 0o600) -> None:
 
 
 def read_given(path: str) -> bytes:
-    """A small file that a user names (a key, a canary, a credential): whole, and never waited for.
+    """Read a small file that a user names (a key, a canary, a credential) without ever blocking.
 
-    Raises OSError, also for what is not a regular file (a fifo would keep us waiting), or is too large.
+    Raises OSError, also for anything that is not a regular file (a fifo would block) or is too large.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

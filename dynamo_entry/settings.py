@@ -1,6 +1,6 @@
-"""Environment → Settings: every variable, its type and default, and all mistakes at once.
+"""Reads the environment into Settings: every variable with its type and default; reports all mistakes at once.
 
-Standard library only and cheap to import: PID 1 reads its settings here. Nothing else in the package
+Standard library only and cheap to import, because PID 1 reads its settings here. Nothing else in the package
 reads ``DYNAMO_CHECKPOINT_*``.
 """
 
@@ -42,7 +42,7 @@ _MOST_THREADS = 1024
 
 
 class Settings(Value):
-    """What the operator asked for. Times are seconds; empty strings mean "not set"."""
+    """What the user configured. Times are in seconds; an empty string means "not set"."""
 
     storage_type: str = ""
     storage_options: Mapping[str, Any] = _NOTHING
@@ -139,7 +139,7 @@ def _location(value: str) -> str:
 
 
 def _absolute(value: str) -> str:
-    """As the kernel and other programs write it: without what changes nothing."""
+    """Normalise an absolute path: drop empty and ``.`` parts."""
     if not value.startswith("/"):
         raise ValueError("expected an absolute path")
     return "/" + "/".join(part for part in _location(value).split("/") if part not in ("", "."))
@@ -220,7 +220,7 @@ def _options(value: str) -> Mapping[str, Any]:
 
 
 class Variable(Value):
-    """One environment variable: how it is read and what it means, for the parser and for ``--help``."""
+    """One environment variable: its parser, and its meaning as ``--help`` prints it."""
 
     parse: Callable[[str], Any]
     help: str
@@ -354,21 +354,21 @@ VARIABLES: dict[str, Variable] = {
 
 
 class Reading(Value):
-    """What an environment says, and what is wrong with it; of a variable that is ``invalid`` the default counts."""
+    """The settings of an environment and its mistakes; a variable in ``invalid`` has its default value."""
 
     settings: Settings
     mistakes: tuple[str, ...]
     invalid: frozenset[str]
 
     def error(self) -> SettingsError:
-        """All mistakes at once."""
+        """Return one error that lists all mistakes."""
         return SettingsError(
             "; ".join(self.mistakes), hint="correct or unset these variables", reason="SettingsInvalid"
         )
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
-    """The settings of an environment. Raises SettingsError that lists every invalid variable."""
+    """Return the settings of an environment. Raises SettingsError that lists every invalid variable."""
     reading = read(environ)
     if reading.mistakes:
         raise reading.error()
@@ -376,7 +376,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
 
 
 def read(environ: Mapping[str, str]) -> Reading:
-    """The settings of an environment as far as they are valid."""
+    """Return the settings of an environment, as far as they are valid."""
     values: dict[str, Any] = {}
     mistakes: list[str] = []
     invalid: set[str] = set()
@@ -414,7 +414,7 @@ _KINDS = {
 
 
 def contradictions(settings: Settings) -> list[str]:
-    """What does not go together, a sentence each."""
+    """Return one sentence for each combination of settings that contradicts itself."""
     found = []
     scheme = settings.location.partition("://")[0].split("+")[0] if "://" in settings.location else ""
     kind = _KINDS.get(scheme, "fsspec")
@@ -435,7 +435,7 @@ def contradictions(settings: Settings) -> list[str]:
 
 
 def _unbound(settings: Settings, *, is_create: bool) -> list[str]:
-    """A key says who made an archive, not which one it is: any other of the same key would do."""
+    """Refuse a key without HASH or DIGEST: a key tells who made an archive, not which archive it is."""
     if is_create or settings.mode == "cold" or not (settings.path or settings.location):
         return []
     keys = [name for name in ("KEY_FILE", "VERIFY_KEY_FILE") if getattr(settings, name.lower())]
@@ -447,7 +447,7 @@ def _unbound(settings: Settings, *, is_create: bool) -> list[str]:
 
 
 def complete(settings: Settings) -> Settings:
-    """Fill in what follows from the rest: the local path of a pvc, ``<hash>.tar`` below a directory, a tag, a hook."""
+    """Derive what follows from other settings: a volume's path, ``<hash>.tar``, a tag, a hook."""
     if settings.protocol in ("none", *_HOOKS) and not settings.pre_dump:
         settings = settings._replace(pre_dump=settings.protocol)
     location = settings.location
@@ -468,7 +468,7 @@ def _completed(path: str, name: str) -> str:
 
 
 def _located(location: str, name: str) -> str:
-    """A bucket's prefix gets ``<hash>.tar``; a repository without tag or digest gets the hash for its tag."""
+    """Complete a bucket's prefix with ``<hash>.tar``, a repository without tag or digest with the hash as its tag."""
     if not location.startswith(("oci://", "oci+")):
         return _completed(location, name)
     if not name or ":" in location.rpartition("/")[2]:
@@ -477,7 +477,7 @@ def _located(location: str, name: str) -> str:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Names with our prefix that mean nothing here: most likely typing errors."""
+    """Return names with our prefix that are not variables of ours: most likely typing errors."""
     return sorted(
         name for name in environ if name.startswith(PREFIX) and name[len(PREFIX) :] not in VARIABLES
     )

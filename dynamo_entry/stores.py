@@ -1,4 +1,4 @@
-"""The store of a location, opened with the credentials and within the limits that the settings give."""
+"""Opens the store of a location with the credentials and the limits that the settings give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DOCKER = frozenset(("config.json", ".dockerconfigjson"))
 
 
 def open_store(settings: Settings, location: str) -> storage.Store:
-    """Opening does no I/O but reading CREDENTIALS_DIR. Raises StorageDenied, SettingsError."""
+    """Open the store. The only I/O is reading CREDENTIALS_DIR. Raises StorageDenied, SettingsError."""
     is_local = "://" not in location
     return storage.open_store(
         location,
@@ -39,7 +39,10 @@ def open_store(settings: Settings, location: str) -> storage.Store:
 
 
 def node_cache(settings: Settings, location: str) -> Callable[[storage.Store, str, int], NodeCache] | None:
-    """What an archive at ``location`` is read through where pods share a directory; the kernel does it for files."""
+    """Return the node cache that the archive at ``location`` is read through, if pods share a directory.
+
+    Files need none: the kernel caches them.
+    """
     if not settings.node_cache_dir or "://" not in location:
         return None
     from dynamo_entry.storage.node_cache import NodeCache  # noqa: PLC0415 - for those who set it
@@ -50,15 +53,16 @@ def node_cache(settings: Settings, location: str) -> Callable[[storage.Store, st
 
 
 def open_with(environ: Mapping[str, str], location: str) -> storage.Store:
-    """For programs whose only settings of a store are the variables of their environment. Raises as ``open_store``."""
+    """Open a store for programs that take its settings from their environment alone. Raises as ``open_store``."""
     names = [PREFIX + name for name in ("STORAGE_TYPE", "STORAGE_OPTIONS", "CA_FILE", "CREDENTIALS_DIR")]
     return open_store(from_environment({name: environ.get(name, "") for name in names}), location)
 
 
 def read_credentials(directory: str) -> dict[str, str]:
-    """The variables that files in ``directory`` are named after. Raises StorageDenied.
+    """Read the variables that the files in ``directory`` are named after. Raises StorageDenied.
 
-    Kubernetes mounts a secret like that. A Docker configuration in there is pointed to.
+    Kubernetes mounts a secret in this form. If the directory holds a Docker configuration, DOCKER_CONFIG
+    points to it.
     """
     if not directory:
         return {}

@@ -1,4 +1,4 @@
-"""Typed, immutable values for what PID 1 imports: ``typing`` and ``dataclasses`` would cost it 10 ms and more."""
+"""Typed, immutable values for PID 1, without ``typing`` and ``dataclasses``, which would cost it 10 ms or more."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ else:
 
 @dataclass_transform(frozen_default=True)
 class Value:
-    """A subclass's annotations are its fields, its class attributes their defaults.
+    """Base of immutable values: annotations are the fields, class attributes are their defaults.
 
-    Type checkers see a frozen dataclass. The helpers are named as those of a named tuple.
+    Type checkers see a frozen dataclass. The helpers have the names that a named tuple gives them.
     """
 
     _fields: tuple[str, ...] = ()
@@ -47,9 +47,9 @@ class Value:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__dict__.items())})"
 
     def _asdict(self) -> dict[str, Any]:
-        """Field names and values, in order."""
+        """Return field names and values, in order."""
         return dict(self.__dict__)
 
     def _replace(self, **changes: Any) -> Self:
-        """The same with other values for some fields."""
+        """Return a copy with other values for some fields."""
         return type(self)(**{**self.__dict__, **changes})

@@ -1,5 +1,5 @@
-"""PID 1: starts the engine, forwards signals, reaps, exits with the engine's status.
+"""PID 1: starts the engine, forwards signals, reaps children, and exits with the engine's status.
 
-Standard library only. The heavy work is done by a worker process that goes away (``worker`` beside
-this package); what it says arrives here as events.
+Standard library only. A short-lived worker process (package ``worker``) does the heavy work; its messages
+arrive here as events.
 """

@@ -1,4 +1,4 @@
-"""Creation as PID 1 sees it: start the engine when the worker is set up, follow both, keep the outcome."""
+"""Runs a creation from PID 1's side: starts the engine once the worker is set up, follows both, keeps the outcome."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ def create(supervisor: Supervisor) -> int:
 
 
 def not_created(supervisor: Supervisor, result: Result) -> int:
-    """The end of a creation that did not begin; returns the exit code."""
+    """Finish a creation that never began; returns the exit code."""
     supervisor.log.error("Checkpoint not created", **result.reportable())
     supervisor.report(result)
     return _cold(supervisor, []) if supervisor.settings.after_dump == "continue" else result.exit_code
 
 
 def _cold(supervisor: Supervisor, held: list[int]) -> int:
-    """The engine serves in place of a creation that ended before it was started."""
+    """Start the engine after a creation that ended before it was started."""
     number = undo.take_leftovers_back(supervisor, held)
     return 128 + number if number else supervisor.cold_instead(held)
 
 
 def _gpus() -> int:
-    """How many devices of NVIDIA's there are."""
+    """Return the number of NVIDIA devices."""
     try:
         return sum(name[6:].isdigit() for name in os.listdir("/dev") if name.startswith("nvidia"))
     except OSError:
@@ -113,7 +113,7 @@ class _Creation:
             self._supervisor.forward(number)
 
     def _silent(self) -> None:
-        """A worker that hangs is called off, so that it drops its upload, then killed."""
+        """Handle a worker that hangs: first call it off, so that it drops its upload, then kill it."""
         if self._call_off_end < float("inf"):
             self._worker.kill()
             self._call_off_end = float("inf")
@@ -134,7 +134,7 @@ class _Creation:
             self._start_engine(message)
 
     def _start_engine(self, asked: StartEngine) -> None:
-        """The worker is set up: the engine may begin, and is what the worker waits for next."""
+        """Start the engine, since the worker is set up, and tell the worker."""
         self._is_paused = bool(asked.pauses_in)
         additions = {**ADDITIONS, **self._preset()}
         try:
@@ -150,7 +150,7 @@ class _Creation:
             self._worker.tell(EngineIs(self._supervisor.engine_pid))
 
     def _command(self, pauses_in: str) -> list[str]:
-        """What is run in place of ``vllm serve`` for an archive without weights."""
+        """Return the command to run: for an archive without weights, one that replaces ``vllm serve``."""
         supervisor = self._supervisor
         if supervisor.settings.protocol != "vllm-snapshot":
             return supervisor.argv
@@ -159,7 +159,7 @@ class _Creation:
         return vllm_snapshot.paused(supervisor.argv, pauses_in, os.environ)
 
     def _preset(self) -> dict[str, str]:
-        """What makes an engine on GPUs fit for a checkpoint, where it is unset; shown in the log."""
+        """Return the unset variables that make an engine on GPUs fit for a checkpoint, and log them."""
         from dynamo_entry.engine import presets  # noqa: PLC0415 - only where there is a GPU
 
         supervisor = self._supervisor
@@ -177,7 +177,7 @@ class _Creation:
         return found
 
     def _engine_ended(self, event: Ended) -> None:
-        """Before the freeze that ends the creation; after it, CRIU ended the engine as it should."""
+        """Handle the engine's end: before the freeze it ends the creation; after it, CRIU ended it as planned."""
         self._engine_code = event.code
         self._worker.tell(EngineGone())
         if self._worker.phase not in Phases.FROZEN:  # a hook may have a long time yet
@@ -215,7 +215,10 @@ class _Creation:
         return 0
 
     def _failed(self, result: Result) -> int:
-        """Nothing was published. The engine goes on, or ends, as configured; its end is never hidden."""
+        """Finish a creation that published nothing.
+
+        The engine continues or ends, as configured; if it ended by itself, the result says so.
+        """
         self._wait_for_helpers()
         self._wait_for_dying_engine()
         if self._worker.result is None and self._supervisor.settings.after_dump == "continue":
@@ -239,7 +242,7 @@ class _Creation:
         return result.exit_code or DumpFailed.exit_code
 
     def _release_engine(self) -> None:
-        """What a lost worker held is given back by another one; an engine that cannot be helped is ended."""
+        """Let a second worker release what a lost one held; it ends an engine that cannot be helped."""
         from dynamo_entry import cuda  # noqa: PLC0415 - only after a failure
 
         holds_gpus = self._worker.phase in Phases.FROZEN and cuda.is_present()
@@ -267,7 +270,7 @@ class _Creation:
             self._supervisor.log.error("engine not released", **shown)
 
     def _follow_release(self, worker: Worker) -> None:
-        """To its end, but no longer than a container has time once it is asked to end."""
+        """Follow that worker to its end, but no longer than a container has once it was asked to end."""
         patience_end = float("inf")
         while True:
             if self._is_asked_to_end():
@@ -283,10 +286,10 @@ class _Creation:
         return bool(self._called_off or signals.TERMINATING & {*self._held})
 
     def _wait_for_helpers(self) -> None:
-        """CRIU notices that its streamer is gone and thaws the engine by itself; give it the time to.
+        """Wait for CRIU, which thaws the engine by itself once its streamer is gone.
 
-        After that its action script goes first, which makes CRIU resume the tasks, then CRIU, whose end
-        detaches it from them, then whatever is left.
+        After a while its action script is killed, which makes CRIU resume the tasks; then CRIU, whose end
+        detaches it from them; then whatever is left.
         """
         for called_off_s, otherwise_s in zip(THAW_CALLED_OFF_S[:-1], THAW_S[:-1], strict=True):
             if not self._helpers_end_within(called_off_s if self._is_asked_to_end() else otherwise_s):
@@ -307,7 +310,7 @@ class _Creation:
         return True
 
     def _wait_for_dying_engine(self) -> None:
-        """CRIU fails when the engine dies under it, which may be known before the engine's own end."""
+        """Wait for a dying engine: CRIU fails when the engine dies, often before the engine's own end is reported."""
         while self._take_event(time.monotonic()):
             pass
         deadline = time.monotonic() + DYING_S
@@ -317,20 +320,20 @@ class _Creation:
             self._take_event(time.monotonic() + 0.02)
 
     def _take_event(self, deadline: float) -> bool:
-        """Whether anything happened by then."""
+        """Handle the next event; returns False if none arrived before the deadline."""
         event = self._supervisor.loop.next(deadline)
         self._note(event)
         return not isinstance(event, Silent)
 
     def _note(self, event: Event) -> None:
-        """Once the worker has ended: signals are for whoever goes on, and the engine may end yet."""
+        """Record an event after the worker's end: signals are kept for later, and the engine may still end."""
         if isinstance(event, Signalled):
             self._held.append(event.number)
         elif isinstance(event, Ended) and event.pid == self._supervisor.engine_pid:
             self._engine_code = event.code
 
     def _go_on(self) -> int:
-        """Serve on with the engine that is there, or start it where the creation ended before that."""
+        """Follow the engine that runs, or start it if the creation ended before that."""
         if self._engine_code is not None:
             self._supervisor.end_rest()
             return self._engine_code

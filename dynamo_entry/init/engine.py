@@ -1,4 +1,4 @@
-"""Starting the engine: a clean process in a group of its own, in the foreground of a terminal if there is one."""
+"""Starts the engine: a clean process in its own process group, in the foreground if there is a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETI
 
 
 class StartFailed(Exception):
-    """The command cannot be executed, or ``what`` comes before that; ``code`` is the shell's exit code for it."""
+    """The command (or the step ``what`` before it) cannot be executed; ``code`` is the shell's exit code for it."""
 
     def __init__(self, command: str, number: int, what: str = "") -> None:
         why = os.strerror(number)
@@ -33,10 +33,10 @@ class StartFailed(Exception):
 
 
 class Start(Value):
-    """How the engine is started.
+    """How to start the engine.
 
-    ``changes`` to our own environment: a value, or None to withhold the variable; the rest is passed on
-    byte for byte. ``stdin`` is a path opened in place of standard input, if not empty.
+    ``changes`` are changes to our own environment: a value, or None to withhold the variable; the rest is
+    passed on byte for byte. ``stdin``, if not empty, is a path opened in place of standard input.
     """
 
     argv: list[str]
@@ -46,7 +46,7 @@ class Start(Value):
 
 
 def uncoerced_locale() -> dict[bytes, bytes | None]:
-    """The change that takes back what Python did to its environment: in the C locale it sets LC_CTYPE (PEP 538)."""
+    """Return the change that undoes Python's locale coercion: in the C locale Python sets LC_CTYPE (PEP 538)."""
     ours = os.environb.get(b"LC_CTYPE")
     if ours is None:
         return {}
@@ -62,8 +62,8 @@ def uncoerced_locale() -> dict[bytes, bytes | None]:
 def start(how: Start) -> int:
     """Start the engine and return its pid. Raises StartFailed.
 
-    Signals stay blocked from before the fork until the engine's dispositions are in place, so that one
-    which arrives in between is neither lost nor handled by a copy of the launcher.
+    Signals stay blocked from before the fork until the engine's dispositions are in place: a signal that
+    arrives in between is neither lost nor handled by a copy of the launcher.
     """
     try:
         failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
@@ -91,7 +91,10 @@ def start(how: Start) -> int:
 
 
 def _take_terminal_back(group: int) -> None:
-    """From a group that is no more. We are in the background, whose SIGTTOU would stop us."""
+    """Return the terminal from a group that no longer exists.
+
+    This process is in the background then, and SIGTTOU would stop it.
+    """
     signals.block_all()
     try:
         terminal.take_back(group)
@@ -100,7 +103,7 @@ def _take_terminal_back(group: int) -> None:
 
 
 def _become_engine(how: Start, failure_writer: int) -> None:
-    """The child's half of ``start``; never returns."""
+    """Run the child's half of ``start``; never returns."""
     number, what = errno.EINVAL, "a process group of its own"
     try:
         if how.own_session or not terminal.is_controlling():
@@ -133,9 +136,9 @@ def _become_engine(how: Start, failure_writer: int) -> None:
 
 
 def _execute(argv: list[str]) -> None:
-    """execvp(3), with its shell for scripts without ``#!``, which Python's own lacks. Raises OSError.
+    """Call execvp(3), including its shell fallback for scripts without ``#!``, which Python lacks. Raises OSError.
 
-    ``os.execv`` passes the C library's environment on, with whatever is in there twice or malformed.
+    ``os.execv`` passes on the C library's environment, including duplicate and malformed entries.
     """
     failure: OSError = FileNotFoundError(errno.ENOENT, "")
     for path in _candidates(argv[0]):

@@ -1,4 +1,4 @@
-"""What makes an engine that is going to be frozen easier to restore; done in its process before exec."""
+"""Prepares an engine for being frozen, in its own process right before exec."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CLOCK_START_S = 1.0
 
 
 def prepare(argv: Sequence[str]) -> None:
-    """Keep the tree together; off io_uring and with clocks near zero where that is allowed. Raises OSError.
+    """Keep the tree together; keep it off io_uring and its clocks near zero where that is allowed. Raises OSError.
 
-    A daemon of the engine, whose parent has ended, becomes a child of the engine instead of PID 1, out of
-    whose tree CRIU could not dump it.
+    A daemon of the engine, whose parent has ended, becomes a child of the engine instead of PID 1: CRIU could
+    not dump it outside the engine's tree.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if timens.may_be_set():

@@ -1,4 +1,4 @@
-"""Everything that can happen to PID 1, one event at a time, without a single wake-up in between."""
+"""PID 1's event loop: returns one event at a time, and never wakes up without one."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class Signalled(Value):
 
 
 class Ended(Value):
-    """A child, adopted or our own, ended; ``code`` as shells say it."""
+    """A child ended, adopted or our own; ``code`` is in the form that shells use."""
 
     pid: int
     code: int
 
 
 class Stopped(Value):
-    """A child was stopped by a signal, as Ctrl-Z does."""
+    """A signal stopped a child, as Ctrl-Z does."""
 
     pid: int
     number: int
 
 
 class Said(Value):
-    """A whole line from the worker: its message, or None where that is garbage."""
+    """The worker sent a line: its message, or None if the line is garbage."""
 
     message: Message | None
 
 
 class Silent(Value):
-    """The given time passed and nothing else happened."""
+    """The deadline passed without an event."""
 
 
 Event = Signalled | Ended | Stopped | Said | Silent
@@ -58,7 +58,7 @@ _LONGEST_WAIT_MS = 0x7FFF_FFFF
 
 
 class Loop:
-    """The source of events. With no worker and no time limit it sleeps in one system call."""
+    """The source of events. Without a worker and a deadline it sleeps in a single system call."""
 
     def __init__(self) -> None:
         self._signals = signals.catch_all()
@@ -77,7 +77,7 @@ class Loop:
         self._poll.register(descriptor, select.POLLIN)
 
     def stop_listening(self) -> None:
-        """Forget the worker's pipe; what was said and not yet taken stays."""
+        """Forget the worker's pipe; messages that have arrived but were not yet taken are kept."""
         if self._worker >= 0:
             self._poll.unregister(self._worker)
             os.close(self._worker)
@@ -88,10 +88,10 @@ class Loop:
         self._ready.extendleft(reversed([*events]))
 
     def next(self, deadline: float | None = None) -> Event:
-        """The next event; Silent when ``deadline`` (on the monotonic clock; None or inf: never) comes first.
+        """Return the next event; Silent once ``deadline`` (monotonic clock; None or inf: never) has passed.
 
-        A child is reaped when everything before its end is dealt with: until then its pid is its own, and
-        a signal forwarded to it cannot reach another.
+        A child is reaped only after all earlier events were handled. Until then its pid stays its own, so a
+        forwarded signal cannot reach another process.
         """
         while not self._ready:
             if self._is_reaping_due:

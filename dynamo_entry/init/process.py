@@ -1,8 +1,8 @@
-"""What the launcher makes of its own process: descriptors, what the kernel hides of it, the next pid.
+"""Adjusts the launcher's own process: descriptors, what the kernel hides about it, the next pid. Standard library only.
 
-Standard library only. Where a file gave the launcher capabilities the kernel and the C library take it for a program of
-another user: its files in /proc become root's (ptrace(2), dumpable), and the loader removes
-variables that it does not trust (ld.so(8), secure-execution mode), which the engine still needs.
+If a file gave the launcher its capabilities, the kernel and the C library treat it as another user's program:
+its files in /proc belong to root (ptrace(2), dumpable), and the loader removes untrusted variables (ld.so(8),
+secure-execution mode), which the engine still needs.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def occupy_closed() -> None:
-    """Take the numbers 0, 1 and 2 where they are closed, so that no pipe of ours gets one of them.
+    """Occupy descriptors 0, 1 and 2 if they are closed, so that no pipe of ours gets one of them.
 
-    Closed on exec: the engine finds closed what was closed.
+    They close on exec: the engine finds closed what was closed.
     """
     path, flags = ("/dev/null", os.O_RDWR) if os.path.exists("/dev/null") else ("/", os.O_RDONLY)
     while (descriptor := os.open(path, flags)) <= 2:
@@ -26,7 +26,7 @@ def occupy_closed() -> None:
 
 
 def keep_private() -> None:
-    """Mark everything beyond standard error close-on-exec: the engine gets 0, 1 and 2, no more."""
+    """Mark all descriptors above 2 close-on-exec: the engine inherits only 0, 1 and 2."""
     try:
         descriptors = [int(entry) for entry in os.listdir("/proc/self/fd")]
     except OSError:
@@ -40,7 +40,7 @@ def keep_private() -> None:
 
 
 def _environ() -> bytes:
-    """Raises PermissionError where it is not ours to read."""
+    """Read the original environment. Raises PermissionError if this process may not."""
     try:
         with open("/proc/self/environ", "rb", buffering=0) as file:
             return file.read()
@@ -49,7 +49,7 @@ def _environ() -> bytes:
 
 
 def reveal() -> None:
-    """Take the files in /proc back, and the variables from there; nothing to do for a program like any other."""
+    """Take back the ownership of the files in /proc and the removed variables; does nothing for an ordinary program."""
     try:
         given = _environ()
     except PermissionError:
@@ -81,9 +81,8 @@ def start_looking(path: str) -> int:
 def raise_pids_above(last_pid: int) -> None:
     """Make the next process get a pid above ``last_pid``.
 
-    A restored engine needs the pids that it had; those of the launcher and of CRIU are low in any
-    container. Where ns_last_pid is read-only, a child process uses up the pids with threads
-    (about 80 µs a thread).
+    A restored engine needs its old pids, and those of the launcher and of CRIU are low in any container. If
+    ns_last_pid is read-only, a child process uses up the pids with threads (about 80 µs each).
     """
     try:
         with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""A restore as PID 1 sees it: the worker rebuilds the engine, this supervises it; or a cold start."""
+"""Runs a restore from PID 1's side: the worker rebuilds the engine, PID 1 supervises it; or a cold start follows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READS_S = 1.0
 
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
-    """Run a restore to the engine's end, or fall back; returns the exit code."""
+    """Run a restore until the engine ends, or fall back; returns the exit code."""
     try:
         worker = Worker(Verbs.RESTORE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:
@@ -73,7 +73,7 @@ class _Restoration:
                 self._note_engines_end()
 
     def _said(self, message: Message | None) -> str:
-        """Returns what is wrong with the worker, if anything. A restored engine is taken over at once."""
+        """Handle a message; returns what is wrong with the worker, if anything. A restored engine is taken at once."""
         self._worker.heard(message)
         if self._worker.is_garbled:
             return "sent malformed messages"
@@ -113,7 +113,7 @@ class _Restoration:
         return code
 
     def _ended_early(self, result: Result, code: int, seconds: float) -> None:
-        """Restored, but good for nothing, whatever its code: the container's next start is to be a cold one."""
+        """Report an engine that ended right after its restore: the container's next start is to be cold."""
         from dynamo_entry.checks import refusals  # noqa: PLC0415 - where it is needed, nobody waits
 
         failure = result._replace(
@@ -131,7 +131,7 @@ class _Restoration:
         return self._worker.lost(what, RestoreFailed.exit_code)
 
     def _called_off(self, number: int) -> int:
-        """Nothing is left of it. A further request to end changes nothing: time is short already."""
+        """Clean up after a request to end. Further requests change nothing: little time is left anyway."""
         self._clear()
         undo.take_leftovers_back(self._supervisor, self._held, undo.CALLED_OFF_S)
         return self._report_called_off(number)
@@ -147,7 +147,7 @@ class _Restoration:
         return self._supervisor.fall_back(result, self._held)
 
     def _clear(self) -> None:
-        """No worker, no CRIU, no half-restored task survives this."""
+        """Kill the worker, CRIU and all half-restored tasks."""
         self._worker.kill()
         tree.kill_all()
         self._close()
@@ -158,7 +158,7 @@ class _Restoration:
 
 
 def _forget_attempts(state_dir: str) -> None:
-    """A restore that somebody ended is not one that ended the container (checks/refusals.py)."""
+    """Forget attempts to restore: somebody ended this one, it did not end the container (checks/refusals.py)."""
     for directory in places(state_dir):
         try:
             for name in os.listdir(directory) if state_dir else ():

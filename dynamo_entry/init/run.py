@@ -1,4 +1,4 @@
-"""From the command line to the exit code: settings → plan → one of three flows."""
+"""Leads from the command line to the exit code: reads settings, makes a plan, runs one of three flows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
 
 
 def _cold(supervisor: Supervisor, plan: Cold) -> int:
-    """A plain cold start is reported only on request: TERMINATION_LOG is the engine's own."""
+    """Start cold. Without a reason it is reported only on request: the termination log belongs to the engine."""
     if not plan.reason and supervisor.settings.status_file == TERMINATION_LOG:
         return supervisor.cold()
     from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
@@ -98,9 +98,10 @@ def _cold(supervisor: Supervisor, plan: Cold) -> int:
 
 
 def _with_mistakes(supervisor: Supervisor, reading: Reading) -> int:
-    """A creation with a wrong setting is none; a worker pod serves all the same, unless told not to.
+    """Handle invalid settings: a creation ends, a restoring pod starts cold unless ON_FAILURE says otherwise.
 
-    Where MODE itself is wrong nobody knows which it is, and a Job that serves for ever is worse than a pod that ends.
+    If MODE itself is invalid, nobody knows which of them this is, and a Job that serves for ever is worse
+    than a pod that ends.
     """
     from dynamo_entry.protocol import Outcomes, Phases, Result  # noqa: PLC0415
 
@@ -123,7 +124,7 @@ def _with_mistakes(supervisor: Supervisor, reading: Reading) -> int:
 
 
 def _start_cold(supervisor: Supervisor, failure: Result) -> int:
-    """A cold start where no restore is begun; what an earlier one left is taken back first."""
+    """Start cold without a restore, after undoing what an earlier restore left."""
     from dynamo_entry.scratch import has_leftovers  # noqa: PLC0415 - a plain cold start has nothing to take back
 
     if not has_leftovers(supervisor.settings.work_dir):

@@ -1,7 +1,7 @@
-"""Which signals are caught, and of what kind each is.
+"""Which signals are caught, and how each is classified.
 
-They are acted on by supervisor.py (``forward``, for a running engine), and in a creation or restore by create.py and restore.py,
-which TERMINATING ones call off.
+supervisor.py (``forward``) acts on them for a running engine; create.py and restore.py do during a creation
+or restore, which TERMINATING signals call off.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ JOB_CONTROL = STOPPING | {signal.SIGCONT}
 
 
 def forwardable() -> list[int]:
-    """Every signal number of this system that is passed on to the engine."""
+    """Return the signal numbers of this system that are forwarded to the engine."""
     return [number for number in sorted(signal.valid_signals()) if number not in _NOT_FORWARDED]
 
 
 def catch_all() -> int:
     """Turn forwardable signals and SIGCHLD into bytes of a pipe; returns its reading end.
 
-    One byte a delivery, written by the C-level handler: nothing runs between delivery and record. What
-    this process inherited as blocked or ignored is caught all the same.
+    The C-level handler writes one byte for each delivery, so nothing runs between delivery and record.
+    Signals that were inherited as blocked or ignored are caught all the same.
     """
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -57,27 +57,27 @@ def catch_all() -> int:
 
 
 def _noted(_number: int, _frame: object) -> None:
-    """Python wants a handler; the byte in the pipe is what counts."""
+    """Do nothing: Python requires a handler, but the byte in the pipe is what counts."""
 
 
 def ignore(*numbers: int) -> None:
-    """Neither catch nor forward these from now on."""
+    """Neither catch nor forward these signals from now on."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)
 
 
 def block_all() -> None:
-    """Keep every signal pending: around a fork, whose child must not take one for its parent."""
+    """Block all signals around a fork, so that the child takes none that was meant for its parent."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def restore_mask() -> None:
-    """Let them come again."""
+    """Unblock the signals again."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def clean_for_exec() -> None:
-    """In a child, right before exec: every disposition at its default and nothing blocked.
+    """Reset all dispositions and unblock all signals; for a child right before exec.
 
     Python ignores SIGPIPE and SIGXFSZ for itself, and the launcher may have inherited more.
     """
@@ -89,7 +89,7 @@ def clean_for_exec() -> None:
 
 
 def name(number: int) -> str:
-    """``SIGTERM`` for 15."""
+    """Return ``SIGTERM`` for 15."""
     from signal import Signals  # noqa: PLC0415 - see above
 
     try:

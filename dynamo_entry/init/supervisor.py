@@ -1,4 +1,4 @@
-"""One engine and what is below it, from its start to the exit code."""
+"""Supervises one engine and its descendants from the start to the exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Supervisor:
-    """What every flow shares: the engine's command, forwarding, reaping, fallback, the result object."""
+    """What all flows share: the engine's command, signal forwarding, reaping, fallback, the result object."""
 
     def __init__(self, loop: Loop, log: Log, settings: Settings, argv: list[str]) -> None:
         self.loop = loop
@@ -34,7 +34,7 @@ class Supervisor:
         self._began = time.monotonic()
 
     def cold(self, held: list[int] | None = None, *, withheld: tuple[str, ...] = ()) -> int:
-        """Start the engine without the variables ``withheld``, deliver the signals that came too early, follow it."""
+        """Start the engine without the variables ``withheld``, deliver the signals in ``held``, and follow it."""
         self._has_terminal = terminal.is_controlling()
         try:
             self.engine_pid = start(
@@ -50,7 +50,7 @@ class Supervisor:
         return self.follow()
 
     def cold_instead(self, held: list[int] | None = None) -> int:
-        """A cold start where a checkpoint was meant to be: without what would make an engine wait for one."""
+        """Start cold where a checkpoint was wanted, without the variables that would make an engine wait for one."""
         from dynamo_entry.engine import vllm_snapshot  # noqa: PLC0415 - not on the way of a plain start
         from dynamo_entry.engine.dynamo import WITHHELD_FROM_COLD  # noqa: PLC0415
 
@@ -60,7 +60,7 @@ class Supervisor:
     def start_for_creation(
         self, argv: list[str], additions: dict[str, str], forced: dict[str, str | None], last_pid: int
     ) -> None:
-        """Start an engine, by ``argv``, that is going to be frozen. Raises StartFailed."""
+        """Start an engine by ``argv`` for a checkpoint. Raises StartFailed."""
         changes = self._environment_changes(additions, forced, is_create=True)
         try:
             process.raise_pids_above(last_pid)
@@ -92,7 +92,7 @@ class Supervisor:
                 return event.code
 
     def forward(self, number: int) -> None:
-        """Pass a signal on to the engine, as it would get it without us, or to its process group."""
+        """Forward a signal to the engine, as it would get it without a launcher, or to its process group."""
         if number == signal.SIGCONT and self._has_terminal and terminal.is_foreground():
             terminal.give(self.engine_pid)  # a shell brought us back to the foreground
         self.is_asked_to_end |= number in signals.TERMINATING
@@ -110,7 +110,7 @@ class Supervisor:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _stopped(self, number: int) -> None:
-        """Ctrl-Z: a shell above takes over; where there is none, nobody could resume the engine but us."""
+        """Handle Ctrl-Z: a shell above takes over; without one, only this process can resume the engine."""
         if not self._has_terminal:
             return
         if terminal.has_shell_above():
@@ -119,7 +119,7 @@ class Supervisor:
             self.forward(signal.SIGCONT)
 
     def end_rest(self) -> None:
-        """TERM, then after the grace period KILL, for what is left below this process."""
+        """Send TERM, and after the grace period KILL, to all remaining descendants."""
         if not tree.has_children():
             return
         left = tree.descendants(os.getpid())
@@ -135,7 +135,7 @@ class Supervisor:
         tree.kill_all()
 
     def fall_back(self, failure: Result, held: list[int] | None = None) -> int:
-        """A restore that cannot be: start cold, or exit with its code where ON_FAILURE says so."""
+        """Handle a restore that failed: start cold, or exit with its code if ON_FAILURE says so."""
         from dynamo_entry.protocol import Outcomes  # noqa: PLC0415 - a plain cold start reports nothing
 
         fails = self.settings.on_failure == "fail"
@@ -147,7 +147,7 @@ class Supervisor:
         return failure.exit_code if fails else self.cold_instead(held)
 
     def report(self, result: Result) -> None:
-        """Write the result object; a place that cannot be written to is a warning, unless it is the default."""
+        """Write the result object. A failure is a warning, unless the default path does not exist."""
         path = self.settings.status_file
         if path == TERMINATION_LOG and not os.path.exists(path):
             return

@@ -1,7 +1,7 @@
-"""The terminal on standard input, if it is the controlling one: which process group has it.
+"""The controlling terminal on standard input: which process group is in its foreground.
 
-The engine is a group of its own, so it must be made the foreground one to read and to get Ctrl-C; what a
-job-control shell above expects of its job is done for it.
+The engine has its own process group, so it must be in the foreground to read and to get Ctrl-C. This module
+also does what a job-control shell above expects of its job.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 
 def is_controlling() -> bool:
-    """Whether standard input is the terminal that controls this process."""
+    """Return whether standard input is the controlling terminal of this process."""
     try:
         os.tcgetpgrp(0)
     except OSError:
@@ -19,7 +19,7 @@ def is_controlling() -> bool:
 
 
 def is_foreground() -> bool:
-    """Whether this process's group has the terminal. One that runs in the background has no right to pass it on."""
+    """Return whether this process group is in the foreground. One in the background may not pass the terminal on."""
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
@@ -27,7 +27,7 @@ def is_foreground() -> bool:
 
 
 def give(group: int) -> None:
-    """Make ``group`` the foreground one. SIGTTOU must be blocked or ignored where it is not ours to give."""
+    """Put ``group`` in the foreground. SIGTTOU must be blocked or ignored if this process is in the background."""
     try:
         os.tcsetpgrp(0, group)
     except OSError:
@@ -35,7 +35,7 @@ def give(group: int) -> None:
 
 
 def take_back(group: int) -> None:
-    """Return the terminal from ``group`` to our own: who comes after us must be able to read from it."""
+    """Return the terminal from ``group`` to this process group, so that the next program can read from it."""
     try:
         if os.tcgetpgrp(0) == group:
             give(os.getpgrp())
@@ -44,5 +44,5 @@ def take_back(group: int) -> None:
 
 
 def has_shell_above() -> bool:
-    """Whether somebody may do job control on us: not where we are PID 1 or lead the session."""
+    """Return whether a shell may do job control on us: false for PID 1 and for a session leader."""
     return os.getpid() not in (1, os.getsid(0))

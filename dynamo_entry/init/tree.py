@@ -1,4 +1,4 @@
-"""The processes below this one: find them, reap them, end them."""
+"""Finds, reaps and ends the processes below this one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _READS = 4
 
 
 def become_subreaper() -> str:
-    """Where this is not PID 1, orphans of the engine come to us all the same; returns what went wrong, if so.
+    """Become the parent of the engine's orphans if this is not PID 1; returns what went wrong, if anything.
 
-    PR_SET_CHILD_SUBREAPER is 36 (linux/prctl.h). PID 1 is spared the import of ctypes.
+    PR_SET_CHILD_SUBREAPER is 36 (linux/prctl.h). PID 1 does not need it, and is spared the import of ctypes.
     """
     if os.getpid() == 1:
         return ""
@@ -28,7 +28,7 @@ def become_subreaper() -> str:
 
 
 def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[int]:
-    """Pids of all processes below ``root`` that still run, less ``spare`` and what is below those."""
+    """Return the pids of all running processes below ``root``, without ``spare`` and their descendants."""
     running, children = _read_tree()
     found: list[int] = []
     waiting = [root]
@@ -41,10 +41,10 @@ def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[int]:
 
 
 def _read_tree() -> tuple[set[int], dict[int, list[int]]]:
-    """What runs, and the children of each process, those included that have ended and are not reaped.
+    """Return the running processes, and the children of each, including those that ended and were not reaped.
 
-    Processes are read one after another. Of one whose parent ended meanwhile the old parent may be read: it leads
-    on as long as it is there, and all are read again where it is not.
+    Processes are read one after another. If a parent ends meanwhile, its child may be read with the old
+    parent; that link is valid while the old parent exists, and otherwise all processes are read again.
     """
     for _ in range(_READS):
         running: set[int] = set()
@@ -70,7 +70,7 @@ def _pids() -> list[int]:
 
 
 def _state(pid: int) -> tuple[bytes, int] | None:
-    """(state, parent), None for a process that is gone."""
+    """Return (state, parent); None if the process is gone."""
     try:
         state, parent = _stat(pid)[:2]
     except (OSError, ValueError):
@@ -79,15 +79,15 @@ def _state(pid: int) -> tuple[bytes, int] | None:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """The fields of proc(5)'s ``stat`` from the third, the state, on."""
+    """Return the fields of proc(5)'s ``stat`` from the third one (the state) on."""
     with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         return file.read().rpartition(b")")[2].split()
 
 
 def is_dying(pid: int) -> bool:
-    """Whether ``pid`` has been killed, or ends, and still gives its memory back: seconds, where that is much.
+    """Return whether ``pid`` was killed or is exiting; giving back a lot of memory takes it seconds.
 
-    The kernel sets PF_EXITING (4) and PF_DUMPCORE (0x200) in field 9 (linux/sched.h), and a SIGKILL that the task
+    The kernel sets PF_EXITING (4) and PF_DUMPCORE (0x200) in field 9 (linux/sched.h). A SIGKILL that the task
     has not noticed yet is pending for each thread, in field 31.
     """
     try:
@@ -98,7 +98,7 @@ def is_dying(pid: int) -> bool:
 
 
 def send(pids: list[int], number: int) -> None:
-    """Signal every one of ``pids`` that is still there."""
+    """Send a signal to every process in ``pids`` that still exists."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -107,7 +107,7 @@ def send(pids: list[int], number: int) -> None:
 
 
 def reap() -> list[tuple[int, int]]:
-    """(pid, wait status) of every child that ended or stopped, without waiting."""
+    """Return (pid, wait status) of every child that ended or stopped, without waiting."""
     changed: list[tuple[int, int]] = []
     while True:
         try:
@@ -120,12 +120,12 @@ def reap() -> list[tuple[int, int]]:
 
 
 def has_children() -> bool:
-    """Whether anything is left below this process: whatever is orphaned becomes our child."""
+    """Return whether any process is left below this one: orphans become our children."""
     return _is_there(os.P_ALL, 0)
 
 
 def is_child(pid: int) -> bool:
-    """Whether ``pid`` is a child of this process, running or not yet reaped."""
+    """Return whether ``pid`` is a child of this process, running or not yet reaped."""
     return _is_there(os.P_PID, pid)
 
 
@@ -138,9 +138,9 @@ def _is_there(kind: int, pid: int) -> bool:
 
 
 def kill_all(limit_s: float = 5) -> None:
-    """SIGKILL everything below this process and reap it, what is orphaned meanwhile included.
+    """Kill and reap everything below this process, including new orphans.
 
-    A task stuck in the kernel is left after a while.
+    A task that is stuck in the kernel is given up after a while.
     """
     deadline = time.monotonic() + limit_s
     while has_children() and time.monotonic() < deadline:
@@ -152,6 +152,6 @@ def kill_all(limit_s: float = 5) -> None:
 
 
 def exit_code(status: int) -> int:
-    """A wait status the way shells say it: the code, or 128 + the signal."""
+    """Return a wait status in the form that shells use: the code, or 128 + the signal."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

@@ -1,4 +1,4 @@
-"""PID 1 has what a restore left in files taken back, by a process that may fail without harm."""
+"""Lets a separate process undo what a restore left in files; PID 1 survives its failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALLED_OFF_S = 3.0
 
 
 def start_cold(supervisor: Supervisor, failure: Result) -> int:
-    """Where no restore is begun: a cold start, after what an earlier one left is taken back; returns the exit code."""
+    """Start cold without a restore, after undoing what an earlier one left; returns the exit code."""
     held: list[int] = []
     if number := take_leftovers_back(supervisor, held):
         return called_off(supervisor, failure, number)
@@ -25,12 +25,12 @@ def start_cold(supervisor: Supervisor, failure: Result) -> int:
 
 
 def take_leftovers_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S) -> int:
-    """``take_back``, if there is anything."""
+    """Call ``take_back`` if there is anything to undo."""
     return take_back(supervisor, held, limit_s) if has_leftovers(supervisor.settings.work_dir) else 0
 
 
 def called_off(supervisor: Supervisor, result: Result, number: int) -> int:
-    """A signal asked for the end before there was an engine; returns the exit code."""
+    """Report that a signal asked for the end before there was an engine; returns the exit code."""
     name = signals.name(number)
     supervisor.log.info("Restore called off", signal=name, phase=result.phase)
     message = f"{name} arrived before the engine was restored"
@@ -61,7 +61,7 @@ def take_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S)
 
 
 def _wait(supervisor: Supervisor, worker: Worker, held: list[int], deadline: float) -> int:
-    """Until the worker has ended, by force when time is over: a request to end leaves it a part of that."""
+    """Wait for the worker's end, and force it once time is over; a request to end shortens the time."""
     asked = 0
     while True:
         event = supervisor.loop.next(worker.gone_by or deadline)

@@ -1,4 +1,4 @@
-"""What the command line has besides the engine's command: ``--help``, ``--version``, and mistakes."""
+"""The launcher's own command line: ``--help``, ``--version``, and mistakes."""
 
 from __future__ import annotations
 

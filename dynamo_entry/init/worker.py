@@ -1,4 +1,4 @@
-"""PID 1's end of the worker: start it, follow its phases, notice when it hangs or talks garbage, end it."""
+"""PID 1's side of the worker: starts it, follows its phases, notices hangs and garbage, ends it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspat
 
 
 class Worker:
-    """A running worker process (``dynamo_entry.worker``), in its own session. Raises OSError if it cannot run.
+    """A running worker process (``dynamo_entry.worker``) in its own session. Raises OSError if it cannot be started.
 
-    What both say to each other: protocol.py.
+    protocol.py has the messages that both exchange.
     """
 
     def __init__(self, verb: str, stall_s: float, drop_env: Collection[str] = ()) -> None:
-        """``drop_env`` are variables that are the launcher's alone; the rest of the loader's are the engine's alone."""
+        """Take ``drop_env``, the variables for the launcher alone; other loader variables are for the engine alone."""
         self.phase = Phases.START
         self.seconds: dict[str, float] = {}
         self.result: Result | None = None
@@ -75,10 +75,10 @@ class Worker:
         return min(self._phase_end, self._silence_end) + BACKSTOP_S
 
     def heard(self, message: Message | None) -> None:
-        """Take in one message: a phase begins, something progressed, or the result.
+        """Handle one message: a phase began, something progressed, or the result.
 
-        Here alone is decided whether a phase stalls: a worker that goes on talking while its number stays the same
-        makes no progress.
+        Only this method decides whether a phase stalls: a worker that keeps sending the same number makes no
+        progress.
         """
         now = time.monotonic()
         if message is None:
@@ -103,7 +103,7 @@ class Worker:
         return self.result is not None and self.result.result in Outcomes.FINAL
 
     def lost(self, what: str, exit_code: int) -> Result:
-        """The result of a worker that gave none itself."""
+        """Return the result for a worker that gave none itself."""
         seconds = {**self.seconds, self.phase: round(time.monotonic() - self._phase_began, 3)}
         message = f"the worker {what} in phase {self.phase}"
         return not_started(message, exit_code)._replace(phase=self.phase, seconds=seconds)
@@ -126,7 +126,7 @@ class Worker:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the worker, and only it: a CRIU in the middle of a dump has to clean up after itself."""
+        """Kill the worker, and only it: a CRIU in the middle of a dump has to clean up after itself."""
         self.gone_by = time.monotonic() + _DYING_S
         self._end(signal.SIGKILL)
 
@@ -138,12 +138,12 @@ class Worker:
             pass
 
     def close(self) -> None:
-        """Free our end of the control pipe."""
+        """Close our end of the control pipe."""
         os.close(self._control)
 
 
 def not_started(message: str, exit_code: int) -> Result:
-    """The result where there is no worker."""
+    """Return the result for a worker that could not be started."""
     return Result(
         Outcomes.FAILED, Phases.START, reason="WorkerLost", message=message, retry=True, exit_code=exit_code
     )
@@ -183,7 +183,7 @@ def _spawn(verb: str, control: int, events: int, withheld: list[bytes]) -> int:
 
 
 def _become_worker(argv: list[str], control: int, events: int, withheld: list[bytes]) -> None:
-    """The child's half; never returns."""
+    """Run the child's half; never returns."""
     try:
         os.setsid()
         os.dup2(control, 0)

@@ -1,1 +1,1 @@
-"""The short-lived process that does the heavy work: one module a verb, which reads top to bottom."""
+"""The short-lived process that does the heavy work. Each verb is a module that reads from top to bottom."""

@@ -1,4 +1,4 @@
-"""``python -m dynamo_entry.worker VERB``: started by PID 1, not by people."""
+"""``python -m dynamo_entry.worker VERB``: PID 1 starts it, people do not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LIMITS = {
 
 
 def main() -> None:
-    """Run one verb and say how it went; the exit code matters only where nothing could be said."""
+    """Run one verb and send its result; the exit code matters only if no result could be sent."""
     verb = sys.argv[1]
     capabilities.take_effect(frozenset(options.REQUIRED))
     process.reveal()
@@ -65,19 +65,19 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """SIGTERM for this process when PID 1 ends: under another init the container goes on, and what we began with it."""
+    """Request SIGTERM for the end of PID 1: under another init, container and unfinished work outlive it."""
     import ctypes  # noqa: PLC0415 - others need it as well, later
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def absolute(path: str) -> str:
-    """PATH without what is relative: there an engine, or whoever uploads to it, may have put a ``criu`` of its own."""
+    """Return PATH without relative entries: an engine, or an upload to it, could have put a ``criu`` there."""
     return os.pathsep.join(filter(os.path.isabs, path.split(os.pathsep)))
 
 
 def _loaded(verb: str) -> Any:
-    """The module of a verb; the collector of garbage is to look at what comes after it alone."""
+    """Import the module of a verb, and exempt all objects made so far from garbage collection."""
     # msgspec prefers it to typing, which has all that it takes: 10 ms that no restore is to wait for.
     sys.modules["typing_extensions"] = None  # type: ignore[assignment]
     try:
@@ -89,7 +89,7 @@ def _loaded(verb: str) -> Any:
 
 
 def _refusal(error: Exception) -> CheckpointError | None:
-    """What the system refused about a file, or a limit, if that is what happened."""
+    """Return what the system refused about a file or a limit, if that is what happened."""
     number = _limit(error)
     if number:
         return CheckpointError(os.strerror(number), hint=_LIMITS[number], reason="LimitReached")
@@ -101,7 +101,7 @@ def _refusal(error: Exception) -> CheckpointError | None:
 
 
 def _limit(error: Exception) -> int:
-    """The errno of a limit that was reached, or 0. Python says of a thread only that it "can't start"."""
+    """Return the errno of a limit that was reached, or 0. For threads, Python only says "can't start new thread"."""
     if isinstance(error, MemoryError):
         return errno.ENOMEM
     if isinstance(error, RuntimeError) and "start new thread" in str(error):

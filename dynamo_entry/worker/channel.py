@@ -1,4 +1,4 @@
-"""The worker's end of its line to PID 1 (protocol.py); it keeps the timings of every phase."""
+"""The worker's end of its line to PID 1 (protocol.py); also records the duration of every phase."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LOG_S = 5.0
 
 
 class CalledOff(CheckpointError):
-    """PID 1 asked the worker to stop: a signal to the container, or a deadline."""
+    """PID 1 asked the worker to stop, because of a signal to the container or a deadline."""
 
 
 class Phase:
-    """A phase under way: how many bytes went through it, for progress and for the closing log line."""
+    """A phase under way: counts its bytes for progress and for the closing log line."""
 
     def __init__(self, channel: Channel, name: str) -> None:
         self._channel = channel
@@ -37,13 +37,13 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """Since the phase began."""
+        """Seconds since the phase began."""
         return time.monotonic() - self._began
 
     def progress(
         self, done_bytes: int, total_bytes: int | None = None, *, steps: Callable[[], int] = int
     ) -> None:
-        """Tell PID 1, which notices when nothing changes any more, and people how far the phase is; now and then.
+        """Report progress now and then: to PID 1, which detects stalls, and to people through the log.
 
         ``steps`` counts what is done besides the bytes.
         """
@@ -61,7 +61,7 @@ class Phase:
 
 
 class Channel:
-    """Sends messages to PID 1, reads its own, and keeps the timings of every phase."""
+    """Sends messages to PID 1, reads its replies, and records the duration of every phase."""
 
     def __init__(self, log: Any) -> None:
         self.log = log
@@ -80,19 +80,19 @@ class Channel:
         signal.signal(signal.SIGTERM, self._terminated)
 
     def send(self, message: Message) -> None:
-        """One message. Raises CalledOff where PID 1 is gone."""
+        """Send one message. Raises CalledOff if PID 1 is gone."""
         try:
             os.write(EVENTS_DESCRIPTOR, message.encode())
         except BrokenPipeError:
             raise CalledOff("PID 1 is gone") from None
 
     def limit(self, seconds: float) -> None:
-        """The phases that begin from now on have ``seconds`` in all; 0: no limit."""
+        """Give all phases that begin from now on ``seconds`` in total; 0: no limit."""
         self._deadline = time.monotonic() + seconds if seconds else float("inf")
 
     @contextmanager
     def phase(self, name: str, *, stall_s: float = 0) -> Iterator[Phase]:
-        """Announce a phase and how long it may stall (0: STALL_TIMEOUT), time it, log it when it is done."""
+        """Announce a phase and how long it may stall (0: STALL_TIMEOUT), time it, and log it when it is done."""
         self.phase_name = name
         self.send(Began(name, self._left_s(), stall_s))
         phase = Phase(self, name)
@@ -104,9 +104,9 @@ class Channel:
 
     @contextmanager
     def aftermath(self, name: str, *, stall_s: float) -> Iterator[None]:
-        """A phase with no limit but its own, of what is owed to the engine however it went.
+        """Run a final phase, with its own limit only, that the engine needs whatever the outcome was.
 
-        A result goes on to name the phase before it, and what is owed is done where PID 1 is gone, too.
+        The result keeps naming the phase before it, and the phase also runs if PID 1 is gone.
         """
         counts = self.phase_name
         self.limit(0)
@@ -121,19 +121,19 @@ class Channel:
             self.log.info(name, seconds=self.seconds[name])
 
     def _left_s(self) -> float:
-        """Until the deadline; 0: there is none."""
+        """Return the seconds until the deadline; 0 if there is none."""
         if self._deadline == float("inf"):
             return 0
         return max(0.001, self._deadline - time.monotonic())
 
     def waits(self) -> None:
-        """Tell PID 1 that something with a limit of its own is waited for, and has not reached it."""
+        """Tell PID 1 that a wait with its own limit is still within that limit."""
         self._waits += 1
         self.send(Moved(self._waits))
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """What is inside is done whole. A request to stop is not heard: PID 1 ends a worker that goes on for too long."""
+        """Finish the block whatever happens: ignore a request to stop; PID 1 kills a worker that takes too long."""
         self._is_shielded = True
         try:
             yield
@@ -142,7 +142,7 @@ class Channel:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """What is inside is done whole; a request to stop is heard at its end. Raises CalledOff."""
+        """Finish the block; a request to stop takes effect at its end. Raises CalledOff."""
         self._is_asked = False
         with self.shielded():
             yield
@@ -150,9 +150,10 @@ class Channel:
             self._call_off()
 
     def hand_over(self, result: Message) -> None:
-        """Say that an engine is restored, and wait until PID 1 has it. Raises CalledOff where PID 1 is gone before that.
+        """Report a restored engine and wait until PID 1 has it. Raises CalledOff if PID 1 is gone before that.
 
-        A signal changes nothing any more: until PID 1 answers its end is noticed here, and then the engine is its own.
+        Signals have no effect any more: until PID 1 answers, this process notices its end; after that, the
+        engine belongs to PID 1.
         """
         self._is_shielded = True
         self.send(result)
@@ -161,7 +162,7 @@ class Channel:
         self.has_handed_over = True
 
     def receive(self, limit_s: float) -> Message | None:
-        """The next message from PID 1, or None within ``limit_s``."""
+        """Return the next message from PID 1, or None if none arrives within ``limit_s``."""
         deadline = time.monotonic() + limit_s
         while b"\n" not in self._received:
             if not select.select([0], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -174,7 +175,7 @@ class Channel:
         return decode(line)
 
     def check_engine(self, limit_s: float = 0) -> None:
-        """Wait a moment. Raises EngineEnded as soon as PID 1 says so."""
+        """Wait a moment. Raises EngineEnded as soon as PID 1 reports the engine's end."""
         if isinstance(self.receive(limit_s), EngineGone):
             raise EngineEnded("the engine ended")
 
@@ -185,7 +186,7 @@ class Channel:
             self._call_off()
 
     def _call_off(self) -> None:
-        """Once: what is undone after that is not to be broken off."""
+        """Raise CalledOff once: the cleanup that follows must not be interrupted."""
         if not self._was_called_off:
             self._was_called_off = True
             raise CalledOff("called off by a signal")

@@ -1,4 +1,4 @@
-"""Writes what ``dynamo_entry.context`` reads: the new place, for an engine that still knows the old one."""
+"""Writes the file that ``dynamo_entry.context`` reads: the new pod, for an engine that remembers the old one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CREDENTIALS = (b"AWS_ACCESS_KEY_ID", b"AWS_SECRET_ACCESS_KEY", b"AWS_SESSION_TO
 
 
 class Written(NamedTuple):
-    """The file of one restore, as the hooks are told of it."""
+    """The file of one restore, in the form that hooks get."""
 
     path: str
     activation_id: str
 
 
 def write(settings: Settings, archive_digest: str) -> Written:
-    """Write the file whole, for this user alone. Raises OSError."""
+    """Write the complete file, readable for this user only. Raises OSError."""
     activation_id = os.urandom(16).hex()
     fields = {
         "activation_id": activation_id,
@@ -44,7 +44,7 @@ def write(settings: Settings, archive_digest: str) -> Written:
 
 
 def remove(settings: Settings) -> None:
-    """An engine that starts cold was not restored. Raises OSError."""
+    """Remove the file: an engine that starts cold was not restored. Raises OSError."""
     for path in (*context.PATHS, f"{work_directory(settings)}/{CONTEXT}"):
         if not os.path.isdir(os.path.dirname(path)) or not is_private(os.path.dirname(path)):
             continue
@@ -53,22 +53,22 @@ def remove(settings: Settings) -> None:
 
 
 def changed(settings: Settings, pid: int) -> list[str]:
-    """Names, never values, of variables that are new here or other than those of the restored process."""
+    """Return the names, never values, of variables that are new here or differ from the restored process's."""
     theirs = dict(proc.environment(pid))
     return sorted(os.fsdecode(name) for name, value in _here(settings).items() if theirs.get(name) != value)
 
 
 def directory(settings: Settings) -> str:
-    """Where engines look for the file, whatever WORK_DIR says; the scratch directory where none of those can be had.
+    """Return the directory in which engines look for the file, independent of WORK_DIR. Raises CheckpointError.
 
-    Raises CheckpointError.
+    It is the scratch directory if none of those directories can be used.
     """
     known = (os.path.dirname(path) for path in context.PATHS)
     return next(filter(is_usable, known), "") or work_directory(settings)
 
 
 def _here(settings: Settings) -> dict[bytes, bytes]:
-    """What a cold start would give the engine, less the store's credentials."""
+    """Return the environment that a cold start would give the engine, without the store's credentials."""
     given = dict(proc.environment(os.getppid()))
     dropped = dict.fromkeys(WITHHELD_FROM_COLD)
     changes = environment_changes(given, settings, additions={}, is_create=False, forced=dropped)

@@ -1,4 +1,4 @@
-"""A creation: set up, let the engine start, wait until it is ready, freeze it, publish the archive."""
+"""Creates a checkpoint: sets up, lets the engine start, waits until it is ready, freezes it, publishes the archive."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _PUBLISH_STALLS = 10
 
 
 class Prepared(NamedTuple):
-    """What is known, open and under way before the engine is started."""
+    """The state before the engine is started: facts, open objects and helpers."""
 
     store: storage.Store
     keys: Keys
@@ -81,7 +81,7 @@ class Prepared(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """A tree that is about to be dumped: what the manifest says of it, and what CRIU has to be told."""
+    """The inputs of a dump: the manifest's head, and the hints for CRIU."""
 
     head: Head
     hints: options.Hints
@@ -114,7 +114,7 @@ def run(settings: Settings, channel: Channel) -> Result:
 
 
 def _take_back(settings: Settings, channel: Channel) -> None:
-    """Of a container that was killed in a restore, and is started again. Raises OSError, DumpFailed."""
+    """Undo an earlier restore in a container that was killed and started again. Raises OSError, DumpFailed."""
     try:
         undo.take_back(settings, channel)
     except RestoreFailed as error:
@@ -126,7 +126,7 @@ def _keys(settings: Settings) -> Keys:
 
 
 def _theirs(channel: Channel, store: storage.Store, expected_hash: str, keys: Keys) -> Result:
-    """The result where a valid archive is there: whoever made it, nothing is left to do. Raises NotFound, DumpFailed."""
+    """Return the result for a valid archive that already exists: nothing is left to do. Raises NotFound, DumpFailed."""
     try:
         with Archive.open(store, expected_hash=expected_hash, key=keys) as archive:
             return _result(channel, Outcomes.EXISTS, store.location, archive.size, archive.digest)
@@ -151,7 +151,7 @@ def _result(channel: Channel, outcome: str, location: str, size: int, digest: st
 
 
 def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Keys) -> Prepared:
-    """Everything that can be refused is refused here, before minutes of engine start are spent."""
+    """Check everything that can be refused, before minutes are spent on the engine's start."""
     have = privileges.read()
     privileges.check_dump(have)
     work = work_directory(settings)
@@ -186,7 +186,7 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
 
 
 def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) -> None:
-    """What only the launcher's worker can tell of the settings. Raises SettingsError."""
+    """Check the settings that PID 1 cannot check. Raises SettingsError."""
     Compression.parse(settings.compression)
     readiness.check(settings.ready_url)
     hooks.check("PRE_DUMP", settings.pre_dump)
@@ -205,7 +205,7 @@ def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) 
 
 
 def _start_engine(channel: Channel, handshake: handshakes.Handshake | None) -> int:
-    """Ask PID 1 for the engine; returns its pid."""
+    """Ask PID 1 to start the engine; returns its pid."""
     channel.send(StartEngine(handshake.environment(), handshake.directory) if handshake else StartEngine({}))
     while True:
         said = channel.receive(60)
@@ -216,7 +216,7 @@ def _start_engine(channel: Channel, handshake: handshakes.Handshake | None) -> i
 
 
 class _Creation:
-    """From a started engine to an archive."""
+    """Leads from a started engine to a published archive."""
 
     def __init__(self, settings: Settings, channel: Channel, prepared: Prepared, pid: int) -> None:
         self._settings = settings
@@ -230,7 +230,7 @@ class _Creation:
         self._wake_hook = ""
 
     def wait_until_ready(self) -> None:
-        """Until the engine says so, each in its own way. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
+        """Wait until the engine reports that it is ready. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
         settings = self._settings
         if not self._handshake:
             readiness.wait_until(
@@ -252,14 +252,14 @@ class _Creation:
         return {path for pid in self._pids() for path in proc.descriptors(pid).values()}
 
     def pre_dump(self) -> str:
-        """The hook before the dump, if there is one."""
+        """Return the hook to call before the dump, or an empty string."""
         hook = sleep.hook(self._settings.pre_dump, self._commands(), is_paused=self._handshake is not None)
         if hook and not self._settings.pre_dump:
             self._channel.log.info("engine is prepared for the dump", hook=hook)
         return hook
 
     def call_pre_dump(self, hook: str) -> None:
-        """Raises CheckpointError where the hook fails."""
+        """Call the hook. Raises CheckpointError if it fails."""
         self._wake_hook = sleep_protocols.wake_of(hook)
         self._is_asleep = True
         try:
@@ -271,13 +271,13 @@ class _Creation:
             raise
 
     def ask_canary(self) -> None:
-        """Keep the engine's answer for the restores. Raises DumpFailed."""
+        """Record the engine's answer for the restores. Raises DumpFailed."""
         asked = canary.load(self._settings.canary)
         with self._channel.phase(Phases.CANARY, stall_s=2 * asked.timeout):
             self._canary = canary.record(asked)
 
     def wake(self) -> None:
-        """An engine that paused, or that PRE_DUMP put to sleep, and that is to serve on is woken as after a restore."""
+        """Wake an engine that paused or that PRE_DUMP put to sleep, if it is to continue, as after a restore."""
         settings = self._settings
         if settings.after_dump != "continue" or not proc.tree(self._pid):
             return
@@ -294,7 +294,10 @@ class _Creation:
                 self._channel.log.warning("POST_RESTORE hook failed after the dump", message=str(error))
 
     def freeze_and_publish(self) -> Result:
-        """From a running engine to a visible archive; on any error the engine runs on and nothing is visible."""
+        """Freeze the running engine and publish its archive.
+
+        After an error the engine continues and no archive is visible.
+        """
         # Anew: the engine may have taken longer to start than the credentials were good for.
         self._store = open_store(self._settings, self._settings.location)
         processes = proc.tree(self._pid)
@@ -356,14 +359,14 @@ class _Creation:
             return self._dump_and_publish(writer, sink, frozen)
 
     def _give_back_memlock(self) -> None:
-        """The engine was started without it, which kept it off io_uring."""
+        """Give back the memlock limit, which was withheld at the start to keep the engine off io_uring."""
         try:
             io_uring.give_back_memory(self._pids())
         except PermissionError as error:
             self._channel.log.warning("memlock limit not given back", pid=self._pid, message=str(error))
 
     def _check_connections(self, processes: list[psutil.Process]) -> dict[str, Any]:
-        """What a restore has to know of the engine's connections. Raises NotDumpable where none may be lost."""
+        """Return what a restore has to know about connections. Raises NotDumpable if none may be lost."""
         found = connections.tcp(processes, os.environ)
         may_keep = capabilities.NET_ADMIN in self._prepared.have.effective
         connections.check_tcp(
@@ -372,7 +375,7 @@ class _Creation:
         return connections.record(found, kept=may_keep and bool(found.inside))
 
     def _warn_of_secrets(self, pids: Sequence[int]) -> None:
-        """An engine's environment and commands are part of its memory, and so of an archive that is not sealed."""
+        """Warn about secrets in environments and command lines, which an unsealed archive will contain."""
         if self._prepared.keys.secrets:
             return
         names = secrets.in_environments(pids)
@@ -418,7 +421,7 @@ class _Creation:
         return result._replace(seconds=self._channel.seconds)
 
     def _shared_ranges(self) -> dict[str, list[tuple[int, int]]]:
-        """Only a process with relatives can share memory with them."""
+        """Return the address ranges that processes share, by pid; a single process shares none."""
         pids = self._pids()
         if len(pids) < 2:
             return {}
@@ -453,7 +456,10 @@ class _Creation:
         )
 
     def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
-        """The engine is frozen: what its filesystems hold now is what its memory knows. Returns the bytes in each."""
+        """Add the changed files to the archive; returns the bytes by filesystem.
+
+        The engine is frozen, so its files match its memory.
+        """
         excluded = changes.as_found(self._settings.exclude_paths)
         own = (*own_directories(self._settings), context_file.directory(self._settings))
         ours = changes.as_found((*own, *(self._handshake.files if self._handshake else ())))
@@ -488,7 +494,7 @@ class _Creation:
         return sizes
 
     def _commit(self, sink: storage.Writer, digest: str) -> Result:
-        """Publish; an archive that somebody else published meanwhile is as good as ours."""
+        """Publish the archive; one that somebody else has published meanwhile is just as good."""
         try:
             with self._channel.shielded():
                 published = sink.commit()
@@ -497,7 +503,7 @@ class _Creation:
         return _result(self._channel, Outcomes.PUBLISHED, self._store.location, published.size, digest)
 
     def _let_go(self, dump: Dump, limit_s: float) -> None:
-        """The archive is safe; an engine that then resists is PID 1's to end."""
+        """Let CRIU release the engine. The archive is safe, so a failure is left to PID 1, which ends the engine."""
         try:
             if self._settings.after_dump == "continue":
                 dump.resume(limit_s)
@@ -508,7 +514,7 @@ class _Creation:
 
 
 class _Told:
-    """A stream whose growth is the progress of a phase."""
+    """A stream that reports its growth as progress of a phase."""
 
     def __init__(self, stream: StreamWriter, phase: Phase) -> None:
         self._stream = stream
@@ -526,7 +532,7 @@ def _drop(writer: ArchiveWriter, sink: storage.Writer) -> None:
 
 @contextmanager
 def _giving_up(dump: Dump, writer: ArchiveWriter, sink: storage.Writer) -> Iterator[None]:
-    """What was written is dropped while CRIU thaws the tasks, which may take longer than there is time."""
+    """On an error, drop what was written while CRIU thaws the tasks, which may take longer than there is time."""
     try:
         yield
     except BaseException:
@@ -536,7 +542,7 @@ def _giving_up(dump: Dump, writer: ArchiveWriter, sink: storage.Writer) -> Itera
 
 
 def _annotations(head: Head, digest: str) -> dict[str, str]:
-    """What a registry shows of a checkpoint. The first name is the image specification's."""
+    """Return the annotations that a registry shows. The first name is from the image specification."""
     return {
         "org.opencontainers.image.created": head.created_at,
         "io.dynamo-entry.checkpoint.hash": head.hash,

@@ -1,4 +1,4 @@
-"""One CRIU dump as a transaction: images stream in, and while the tasks are frozen the caller decides."""
+"""Runs one CRIU dump as a transaction: images stream in, and the caller decides while the tasks are frozen."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ class Dump:
             pass
 
     def let_go(self) -> None:
-        """Nothing is wanted of CRIU any more: unless a verdict was given it begins to thaw the tasks. Idempotent."""
+        """Give CRIU up: unless it got a verdict, it begins to thaw the tasks. Idempotent."""
         self._capture.close()
         self._hold.close()
 
     def take_images(self, phase: Phase) -> None:
-        """Stream every image; returns when all are complete and the tasks frozen. Raises DumpFailed."""
+        """Stream all images; returns when they are complete and the tasks are frozen. Raises DumpFailed."""
 
         def is_over() -> bool:
             phase.progress(self._capture.received_bytes, steps=self._criu.steps)
@@ -75,18 +75,18 @@ class Dump:
             raise DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")
 
     def end_limit_s(self, stall_timeout: float) -> float:
-        """How long ``end`` and ``resume`` may take; they show no progress."""
+        """Return how long ``end`` and ``resume`` may take; they show no progress."""
         return stall_timeout + self._capture.received_bytes * _END_S_PER_BYTE
 
     def end(self, limit_s: float) -> None:
-        """The archive is safe: let CRIU end the tasks. Raises DumpFailed, TimeoutError."""
+        """Let CRIU end the tasks, now that the archive is safe. Raises DumpFailed, TimeoutError."""
         self._hold.go_on(yes=True)
         if self._criu.wait(limit_s) != 0:
             what, _ = self._criu.failure()
             raise DumpFailed(f"criu could not end the engine: {what}", reason="CriuDumpFailed")
 
     def resume(self, limit_s: float) -> None:
-        """Let the tasks run on; CRIU takes back its own traces (link remaps, network locks). Raises TimeoutError."""
+        """Let the tasks continue; CRIU removes its own traces (link remaps, network locks). Raises TimeoutError."""
         self._hold.go_on(yes=False)
         self._criu.wait(limit_s)
 
@@ -103,7 +103,7 @@ _PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
 
 
 class Images:
-    """Opens a stream for each image that CRIU begins to write."""
+    """Opens an archive stream for each image that CRIU begins to write."""
 
     def __init__(self, writer: ArchiveWriter, pids: Callable[[], list[int]]) -> None:
         self._writer = writer
@@ -112,7 +112,7 @@ class Images:
         self._pid = 0
 
     def open(self, name: str) -> StreamWriter:
-        """CRIU begins a pagemap, then the image of the pages that it lists."""
+        """Open the stream of an image. CRIU begins a pagemap before the image of the pages that it lists."""
         if not name.startswith("pages-"):
             found = _PAGEMAP.fullmatch(name)
             self._pid = int(found[1]) if found else 0

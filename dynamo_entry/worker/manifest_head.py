@@ -1,4 +1,4 @@
-"""What a manifest says of the engine: for people, and for the place that is going to restore it."""
+"""Collects what a manifest says about the engine, for people and for the host that will restore it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KERNELS = ("/dev/", "/proc/", "/sys/")
 
 
 def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
-    """The tree for people: pid, parent, command line, threads, resident bytes."""
+    """Describe the process tree for people: pid, parent, command line, threads, resident bytes."""
     rows = []
     for process in processes:
         try:
@@ -37,7 +37,7 @@ def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
 
 
 def needs(processes: list[psutil.Process]) -> dict[str, int]:
-    """What a container must have room for: memory that no file backs, tasks; descriptors and mappings of one process."""
+    """Return what a restore needs room for: memory, tasks, and the descriptors and mappings of one process."""
     threads, pids = 0, [process.pid for process in processes]
     for process in processes:
         try:
@@ -53,9 +53,10 @@ def needs(processes: list[psutil.Process]) -> dict[str, int]:
 
 
 def container_stdio(pids: Sequence[int]) -> dict[str, str]:
-    """What readlink says of the engine's "1" and "2", where that is the container's own; its root is the first of ``pids``.
+    """Return the readlink targets of the engine's "1" and "2", if they are the container's own.
 
-    An engine that a shell sent elsewhere keeps what it has. A pipe counts where any of its processes has it.
+    The first of ``pids`` is the engine's root. An engine that a shell redirected keeps its own targets. A
+    pipe counts if any of the processes has it.
     """
     found = {}
     held = {link for pid in pids for link in proc.descriptors(pid).values() if link.startswith("pipe:")}
@@ -76,7 +77,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[str]) -> list[dict[str, Any]]:
-    """Files on volumes that the engine holds open or has ``mapped``: a restore needs the same ones there."""
+    """Return files on volumes that the engine holds open or has ``mapped``; a restore needs the same ones."""
     here = mounts.read()
     written = {path for path, flags, _ in _regular(processes) if _is_writable(flags)}
     paths = set(mapped)
@@ -92,7 +93,7 @@ def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[
 
 
 def _content(path: str) -> dict[str, Any]:
-    """What a file is told apart by that the engine only reads."""
+    """Return what identifies the content of a file that the engine only reads."""
     try:
         return {"mtime_ns": os.stat(path).st_mtime_ns, "sample": files.sample(path)}
     except OSError:
@@ -100,7 +101,7 @@ def _content(path: str) -> dict[str, Any]:
 
 
 def binding(processes: list[psutil.Process], roots: list[str], reopened: tuple[str, ...]) -> list[str]:
-    """Files on volumes that bind restores: read and written to at positions that the engine knows, or locked by it."""
+    """Return files on volumes that a restore needs unchanged: read and written at positions, or locked."""
     here = mounts.read()
     return sorted(
         path
@@ -112,7 +113,7 @@ def binding(processes: list[psutil.Process], roots: list[str], reopened: tuple[s
 
 
 def _regular(processes: list[psutil.Process]) -> set[tuple[str, int, bool]]:
-    """(path, flags, whether it is locked) of open regular files."""
+    """Return (path, flags, whether it is locked) of open regular files."""
     return {
         (path, *proc.descriptor_state(process.pid, number))
         for process in processes

@@ -1,4 +1,4 @@
-"""From an open archive to running tasks: CRIU rebuilds and holds them, threads fill their memory, they go on."""
+"""Leads from an open archive to running tasks: CRIU rebuilds and holds them, threads fill their memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FILL_POLL_S = 0.05
 
 
 class Rebuild:
-    """One restore of the tasks. From now on data is fetched."""
+    """One restore of the tasks. Fetching of data begins here."""
 
     def __init__(
         self, settings: Settings, channel: Channel, archive: Archive, archived: Images, admitted: Admitted
@@ -75,14 +75,17 @@ class Rebuild:
             return plan.make(tree, shared, may_write=self._admitted.may_write)
 
     def _fills_by_fault(self) -> bool:
-        """Where the kernel makes huge pages without being asked, filling small ones would cost more, not less."""
+        """Return whether to fill by userfaultfd.
+
+        Not where the kernel makes huge pages unasked: there, filling small pages would cost more, not less.
+        """
         return self._plan.has_faults and not pages.become_huge() and userfault.is_allowed()
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """The root's pid, a running child of PID 1. Whatever goes wrong from then on ends every task of the engine.
+        """Yield the root's pid, a running child of PID 1. Raises RestoreFailed, Corrupt, StorageError.
 
-        Raises RestoreFailed, Corrupt, StorageError.
+        An error inside the block ends every task of the engine.
         """
         stall_s = self._settings.stall_timeout
         with ExitStack() as guard:
@@ -128,13 +131,13 @@ class Rebuild:
         )
 
     def _prepare(self, offsets: host.ClockOffsets | None) -> None:
-        """In the process that becomes CRIU: the tasks inherit what applies there."""
+        """Prepare the process that becomes CRIU, for itself and its tasks: OOM score and clocks."""
         tasks.withdraw_from_oom(self._oom_before)
         if offsets:
             timens.enter_new(*offsets)
 
     def _wait_until_held(self, criu: process.Restoring, reached: int, phase: Phase) -> None:
-        """Until every task is there, our side fails, or CRIU's restorer does and CRIU would wait for ever."""
+        """Wait until CRIU holds all tasks, our side fails, or CRIU's restorer fails and would wait for ever."""
         while reached not in (ready := _readable(reached, criu.exited, *self._watched())):
             if self._handover:
                 self._handover.handle(ready)
@@ -151,12 +154,12 @@ class Rebuild:
 
     @contextmanager
     def _stopping_tasks(self) -> Iterator[None]:
-        """Should CRIU die inside, the tasks stop before they run with half of their memory.
+        """Stop the tasks, so that they do not run with half of their memory if CRIU dies in the block.
 
-        A stop signal stays pending while CRIU holds them. SIGCONT takes it back as if it had never been: of a
-        task that did not stop yet nobody is told that it goes on (Linux: prepare_signal). What job control had
-        stopped has a stop signal of CRIU's pending, which is left to it. A task with a handler for SIGCONT would be
-        told: an engine may take it for the word that the restore is over (ai-dynamo 1.0). It is not stopped.
+        A stop signal stays pending while CRIU holds the tasks. SIGCONT cancels it without a trace: nobody is
+        told that a task continues that never stopped (Linux: prepare_signal). Tasks that job control had
+        stopped have a pending stop signal from CRIU, which stays. A task with a handler for SIGCONT would be
+        told, and an engine may take that as the end of the restore (ai-dynamo 1.0), so it is not stopped.
         """
         stopped = [pid for pid in self._plan.running if not proc.catches(pid, signal.SIGCONT)]
         try:
@@ -169,7 +172,7 @@ class Rebuild:
 
     @contextmanager
     def _ending_tasks(self) -> Iterator[None]:
-        """Whatever goes wrong inside, no task of the engine goes on: PID 1 sees to that, too, unless it is gone."""
+        """End all tasks of the engine if the block fails; PID 1 does so, too, unless it is gone."""
         try:
             yield
         except BaseException:
@@ -179,10 +182,10 @@ class Rebuild:
 
     @contextmanager
     def _holding_the_root_back(self) -> Iterator[None]:
-        """CRIU lets go of one task after another, the root first: until it is done, none may be ended by the root.
+        """Keep the root from ending a task while CRIU releases the tasks one after another, the root first.
 
-        It fails where a task that it still holds is gone, and ends all others. Of the root's stop PID 1 alone is told.
-        Like those of ``_stopping_tasks``, a root with a handler for SIGCONT is not stopped.
+        CRIU fails, and kills all tasks, if one that it still holds is gone. Only PID 1 is told of the root's
+        stop. As in ``_stopping_tasks``, a root with a handler for SIGCONT is not stopped.
         """
         root = self._archive.manifest.head.root_pid
         held = [pid for pid in self._plan.running if pid == root and not proc.catches(pid, signal.SIGCONT)]
@@ -217,7 +220,7 @@ class Rebuild:
             self._handover.close()
 
     def _finish_tasks(self) -> None:
-        """What CRIU leaves out, while nothing runs yet."""
+        """Restore what CRIU leaves out, before any task runs."""
         pipes.refill(self._admitted.rewriter.refills())
         if self._admitted.keeps_connections:
             ends = self._archive.manifest.head.facts["connections"]["outside"]
@@ -241,7 +244,7 @@ class Rebuild:
             raise _failed(criu)
 
     def _exit_code(self, pid: int) -> int | None:
-        """Of a child of PID 1, which says so of every one."""
+        """Return the exit code of a child of PID 1, which reports all of them."""
         deadline = time.monotonic() + _POLL_S * 100
         while time.monotonic() < deadline:
             said = self._channel.receive(_POLL_S)
@@ -250,7 +253,7 @@ class Rebuild:
         return None
 
     def _new_stdio(self) -> dict[int, str]:
-        """Our descriptors → what they replace of the engine's: its lines go to our log."""
+        """Map our descriptors to those of the engine that they replace, so that its lines go to our log."""
         inherit: dict[int, str] = {}
         for number, resource in self._admitted.rewriter.inherited().items():
             descriptor = os.dup(number)

@@ -1,4 +1,4 @@
-"""Give an engine back what a lost worker took: its GPUs, the word to go on if it pauses by itself, and its sleep's end."""
+"""Releases an engine after its worker was lost: gives its GPUs back, lets it continue if it paused, wakes it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dynamo_entry.worker.channel import Channel
 
 
 def run(settings: Settings, channel: Channel) -> Result:
-    """PID 1 says which engine; returns the result message.
+    """Release the engine that PID 1 names; returns the result message.
 
-    An engine whose GPUs cannot be given back is ended. Raises CheckpointError where it cannot be woken.
+    An engine whose GPUs cannot be given back is ended. Raises CheckpointError if it cannot be woken.
     """
     root = channel.receive(10)
     assert isinstance(root, Release)

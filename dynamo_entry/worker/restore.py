@@ -1,4 +1,4 @@
-"""A restore: find a valid archive, check that this place can run it, rebuild the engine, hand it over."""
+"""Restores: finds a valid archive, checks that this host can run it, rebuilds the engine, hands it over."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _PLACING = {
 
 
 def run(settings: Settings, channel: Channel) -> None:
-    """Restore the engine, and hand it over to PID 1. Raises CheckpointError where it could not be."""
+    """Restore the engine and hand it over to PID 1. Raises CheckpointError if that fails."""
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
     readiness.check(settings.ready_url)
@@ -125,14 +125,14 @@ def run(settings: Settings, channel: Channel) -> None:
 
 
 def _sources(channel: Channel) -> list[str]:
-    """PID 1 decided where to look."""
+    """Return the locations to try, as PID 1 decided."""
     said = channel.receive(10)
     assert isinstance(said, Sources)
     return said.locations
 
 
 def _begun(sources: list[str], settings: Settings) -> dict[str, Store]:
-    """Stores that connect while this place is looked at."""
+    """Open stores early, so that they connect while this host is checked."""
     begun = {}
     for source in sources:
         with suppress(CheckpointError):  # whoever opens it is told
@@ -142,7 +142,7 @@ def _begun(sources: list[str], settings: Settings) -> dict[str, Store]:
 
 
 def _open_first(sources: list[str], settings: Settings, channel: Channel, begun: dict[str, Store]) -> Archive:
-    """The first source with a valid archive; a later one only where the earlier ones failed."""
+    """Open the first source with a valid archive; later ones are tried only if earlier ones fail."""
     deadline = time.monotonic() + settings.wait
     keys = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
     while True:
@@ -168,7 +168,7 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel, begun:
 
 
 def _write_context(settings: Settings, digest: str) -> context_file.Written:
-    """Tell the engine, before it goes on, where it is going to wake up. Raises RestoreFailed."""
+    """Write context.json, so that the engine finds out where it is once it continues. Raises RestoreFailed."""
     try:
         return context_file.write(settings, digest)
     except OSError as error:
@@ -182,7 +182,7 @@ def _write_context(settings: Settings, digest: str) -> context_file.Written:
 
 
 def _handshake(facts: Mapping[str, Any]) -> Handshake | None:
-    """With an engine that paused by itself, or none. Raises Corrupt."""
+    """Return the handshake of an engine that paused by itself, or None. Raises Corrupt."""
     if "dynamo" not in facts and "vllm_snapshot" not in facts:
         return None
     from dynamo_entry.engine import handshakes  # noqa: PLC0415 - other engines are not to wait for it
@@ -191,7 +191,7 @@ def _handshake(facts: Mapping[str, Any]) -> Handshake | None:
 
 
 def _wake_hook(facts: Mapping[str, Any]) -> str:
-    """What wakes an engine that was put to sleep. Raises Corrupt."""
+    """Return the hook that wakes an engine that was put to sleep, or an empty string. Raises Corrupt."""
     if "wake" not in facts:
         return ""
     from dynamo_entry.engine import sleep_protocols  # noqa: PLC0415 - as above
@@ -220,7 +220,7 @@ class _Restoration:
         self._wake_hook = _wake_hook(facts)
 
     def apply_delta(self, phase: Phase) -> None:
-        """Put the engine's files where it had them. Raises Corrupt, RestoreFailed."""
+        """Put the engine's files in place. Raises Corrupt, RestoreFailed."""
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
         try:
             empty = tuple(path for path, size in self._admitted.logs.items() if not size)
@@ -236,12 +236,12 @@ class _Restoration:
             self._channel.log.warning("file attributes not restored", paths=lost)
 
     def prepare_handshake(self) -> None:
-        """An engine that paused wakes up to the files that it knows. Raises RestoreFailed."""
+        """Prepare the files that a paused engine knows. Raises RestoreFailed."""
         if self._handshake:
             self._handshake.prepare_restore()
 
     def settle(self, pid: int) -> None:
-        """Say "restored" only of an engine that stays. Raises RestoreFailed."""
+        """Make sure that the engine stays up before it counts as restored. Raises RestoreFailed."""
         began = time.monotonic()
         with suppress(OSError):  # it ended: said below
             self._channel.log.info("environment", changed=context_file.changed(self._settings, pid))
@@ -261,7 +261,7 @@ class _Restoration:
             self._channel.log.info("canary matched")
 
     def drop_what_was_kept(self) -> None:
-        """The engine is PID 1's, and nothing is taken back any more."""
+        """Drop the undo data: the engine belongs to PID 1, and nothing will be undone."""
         try:
             apply.settle(self._work)
         except (OSError, RestoreFailed) as error:
@@ -278,7 +278,7 @@ class _Restoration:
         hooks.wake(self._wake_hook, self._settings.post_restore, self._settings.stall_timeout, commands, told)
 
     def _wake(self, pid: int, handshake: Handshake) -> None:
-        """The GPU is back: tell a paused engine who it is now, and wait until it serves."""
+        """Give a paused engine its new identity, now that the GPU is back, and wait until it serves."""
         pids = [process.pid for process in proc.tree(pid)]
         argv = proc.command(os.getppid())
         try:
@@ -296,7 +296,7 @@ class _Restoration:
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: {handshake.lack}")
 
     def _wait(self, pid: int, condition: Callable[[], bool], lack: str) -> None:
-        """Until the engine has done something, or ended, or STALL_TIMEOUT is over. Raises RestoreFailed."""
+        """Wait for a condition, for STALL_TIMEOUT at most and only while the engine lives. Raises RestoreFailed."""
         deadline = time.monotonic() + self._settings.stall_timeout
         while not condition():
             if proc.has_ended(pid):
@@ -308,7 +308,7 @@ class _Restoration:
             time.sleep(0.02)
 
     def result(self, pid: int) -> Result:
-        """What PID 1 is told: the engine is up, and is its from now on."""
+        """Return the result for PID 1: the engine is up, and PID 1 owns it from now on."""
         return Result(
             Outcomes.RESTORED, Phases.SETTLE, pid=pid,
             refusal=refusals.place(self._settings, self._archive.digest), location=self._archive.location,
@@ -317,7 +317,7 @@ class _Restoration:
 
 
 class _Chunks(io.RawIOBase):
-    """An iterator of chunks as a raw file; what is read is the progress of a phase."""
+    """An iterator of chunks as a raw file; reading it reports progress of a phase."""
 
     def __init__(self, chunks: Iterator[Any], phase: Phase) -> None:
         self._chunks = chunks

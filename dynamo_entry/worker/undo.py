@@ -1,4 +1,4 @@
-"""Take back the filesystem delta of a restore that failed, and keep CRIU's log of it."""
+"""Undoes the filesystem delta of a failed restore, and keeps CRIU's log of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(settings: Settings, channel: Channel) -> Result:
 
 
 def take_back(settings: Settings, channel: Channel) -> None:
-    """What a restore made in files, and what it told the engine. Raises OSError, RestoreFailed."""
+    """Undo what a restore did to files, and remove its context.json. Raises OSError, RestoreFailed."""
     try:
         work = work_directory(settings)
     except CheckpointError:

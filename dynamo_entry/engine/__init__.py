@@ -1,1 +1,1 @@
-"""What is asked of an engine: readiness, hooks, canary, presets, handshakes, sleep, and the one HTTP helper for all."""
+"""Everything asked of an engine: readiness, hooks, canary, presets, handshakes, sleep; with one HTTP client for all."""

@@ -22,14 +22,14 @@ _LONGEST_S = 86400
 
 
 class Field(Struct, frozen=True, forbid_unknown_fields=True):
-    """A place in the answer, and by how much a number there may differ."""
+    """A field of the answer, and the tolerance if it is a number."""
 
     field: str
     tolerance: float = 0
 
 
 class Canary(Struct, frozen=True, forbid_unknown_fields=True):
-    """One HTTP request and what of its answer must be the same."""
+    """One HTTP request, and the fields of its answer that must stay the same."""
 
     url: str
     compare: list[str | Field]
@@ -40,14 +40,14 @@ class Canary(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Recorded(Struct, frozen=True):
-    """The canary of a creation and the fields of its answer."""
+    """The canary of a creation with the answer's fields."""
 
     request: Canary
     answer: dict[str, Any]
 
 
 def load(path: str) -> Canary:
-    """The canary of a file. Raises SettingsError."""
+    """Read a canary from a file. Raises SettingsError."""
     try:
         canary = msgspec.json.decode(read_given(path), type=Canary)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
@@ -68,7 +68,7 @@ def load(path: str) -> Canary:
 
 
 def _lack(canary: Canary) -> tuple[str, str] | None:
-    """What is wrong with a request to the engine, and what to do about it."""
+    """Return what is wrong with a request to the engine, and the remedy; None if nothing is."""
     if not canary.compare:
         return "compares nothing", 'name fields in "compare"'
     if not http.is_valid(canary.url) or http.has_user(canary.url):
@@ -84,7 +84,7 @@ def _lack(canary: Canary) -> tuple[str, str] | None:
 
 
 def record(canary: Canary) -> dict[str, Any]:
-    """Ask twice and keep the answer. Raises DumpFailed if it is none, or not the same both times."""
+    """Ask twice and return the answer to record. Raises DumpFailed without an answer, or if the two differ."""
     first, second = (_fields(canary, DumpFailed) for _ in range(2))
     if difference := _difference(canary, first, second):
         raise DumpFailed(
@@ -97,7 +97,7 @@ def record(canary: Canary) -> dict[str, Any]:
 
 
 def parse(recorded: dict[str, Any]) -> Recorded:
-    """What ``record`` put into a manifest. Raises Corrupt."""
+    """Parse what ``record`` put into a manifest. Raises Corrupt."""
     try:
         found = msgspec.convert(recorded, Recorded)
     except msgspec.ValidationError as error:
@@ -112,7 +112,7 @@ def parse(recorded: dict[str, Any]) -> Recorded:
 
 
 def verify(recorded: Recorded) -> None:
-    """Ask again and compare. Raises RestoreFailed."""
+    """Ask again and compare with the recorded answer. Raises RestoreFailed."""
     found = _fields(recorded.request, RestoreFailed)
     if difference := _difference(recorded.request, recorded.answer, found):
         raise RestoreFailed(
@@ -163,7 +163,7 @@ def _look_up(answer: Any, name: str) -> Any:
 
 
 def _difference(canary: Canary, expected: dict[str, Any], found: dict[str, Any]) -> str:
-    """The first field that differs, with both values; empty if none does."""
+    """Return the first field that differs, with both values; empty if none does."""
     for place in canary.compare:
         name = _name(place)
         tolerance = 0 if isinstance(place, str) else place.tolerance

@@ -26,7 +26,7 @@ _READABLE = 0o644
 
 
 class Release(NamedTuple):
-    """What differs by release: the name of the ready file, how a worker learns that it may go on, and whose ports it has."""
+    """What differs between releases: name of the ready file, signal at release, and whose ports a worker has."""
 
     ready: str
     is_signalled: bool = False
@@ -80,12 +80,12 @@ _WORKER = re.compile(
 
 
 def is_worker(argv: Sequence[str]) -> bool:
-    """Whether a command starts one of Dynamo's workers that can be checkpointed: vLLM, SGLang or TensorRT-LLM."""
+    """Return whether a command starts a Dynamo worker that can be checkpointed: vLLM, SGLang or TensorRT-LLM."""
     return bool(_WORKER.search(" ".join(argv)))
 
 
 def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether an engine is to be checkpointed by this handshake: its command or its environment says so."""
+    """Return whether an engine is checkpointed by this handshake, as its command or its environment says."""
     return is_worker(argv) or any(environ.get(name) for name in DIRECTORY_VARIABLES)
 
 
@@ -101,7 +101,7 @@ def set_by(argv: Sequence[str]) -> str:
 
 
 class Handshake:
-    """The launcher's half, in one control directory, which is part of a frozen engine's memory."""
+    """The launcher's half, in one control directory, whose path a frozen engine remembers."""
 
     who = "dynamo worker"
     needs = ""
@@ -113,26 +113,26 @@ class Handshake:
 
     @property
     def expected(self) -> str:
-        """What the engine does when it is ready."""
+        """What the engine must do to be ready; for messages."""
         return f"write a ready file to {self.directory}"
 
     @property
     def lack(self) -> str:
-        """Why it may not answer yet."""
+        """Why the engine may not answer yet; for messages."""
         return "it has not registered"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What the two leave for each other: none of it travels."""
+        """The files of the handshake; the archive contains none of them."""
         names = [self._path(name) for name in _NAMES]
         return (*names, *map(partial_of, names))
 
     def facts(self) -> dict[str, dict[str, str]]:
-        """What an archive records."""
+        """Return the facts that an archive records."""
         return {"dynamo": {"directory": self.directory, "ready": self.release.ready}}
 
     def environment(self) -> dict[str, str | None]:
-        """What an engine that is going to be frozen is given; None: withheld."""
+        """Return the variables for an engine that is going to be frozen; None withholds a variable."""
         return {
             **dict.fromkeys(DIRECTORY_VARIABLES, self.directory),
             **dict.fromkeys(STANDBY_VARIABLES),
@@ -141,7 +141,7 @@ class Handshake:
         }
 
     def prepare_creation(self) -> None:
-        """An empty directory: what an earlier engine left says nothing about this one. Raises NotDumpable."""
+        """Empty the directory, since files of an earlier engine mean nothing for this one. Raises NotDumpable."""
         try:
             self._clear()
         except OSError as error:
@@ -152,7 +152,7 @@ class Handshake:
             ) from None
 
     def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
-        """Whether the ready file of a release, which is kept, is written and, by ``open_files``, closed."""
+        """Return whether a release's ready file is written and, by ``open_files``, closed; remembers that release."""
         for release in RELEASES:
             try:
                 is_written = os.path.getsize(self._path(release.ready)) > 0
@@ -164,9 +164,9 @@ class Handshake:
         return False
 
     def prepare_restore(self) -> None:
-        """The directory as the frozen engine knows it, with the ready file whose removal says that it goes on.
+        """Fill the directory as the frozen engine knows it. Raises RestoreFailed.
 
-        Raises RestoreFailed.
+        The engine removes the ready file to show that it continues.
         """
         try:
             self._clear()
@@ -179,7 +179,7 @@ class Handshake:
             ) from None
 
     def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
-        """Tell a paused engine who it is now and that it may go on; ``pids`` is its tree. Raises OSError."""
+        """Write a paused engine's new identity and let it continue; ``pids`` is its tree. Raises OSError."""
         del argv
         self._write(_CONTEXT, json.dumps({"env": {name: environ.get(name) for name in CONTEXT_NAMES}}))
         self._write(_COMPLETE, "done\n")
@@ -191,13 +191,13 @@ class Handshake:
                     os.kill(pid, signal.SIGCONT)
 
     def has_reacted(self) -> bool:
-        """Whether the engine has seen that it may go on."""
+        """Return whether the engine has noticed that it may continue."""
         return not os.path.exists(self._path(self.release.ready))
 
     def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
-        """Where a worker answers 200 once it has registered; empty where it has no such port, or may be a standby.
+        """Return the URL at which a worker answers 200 once it has registered; empty if that is unknown.
 
-        With FAILOVER_LOCK_PATH it registers when another engine has ended, which may be never.
+        With FAILOVER_LOCK_PATH it registers only after another engine has ended, which may be never.
         """
         del argv
         its = environ if self.release.takes_environment else frozen
@@ -217,12 +217,12 @@ class Handshake:
             vacate(self._path(name))
 
     def _write(self, name: str, text: str) -> None:
-        """Whole or not at all: the engine polls. It may be of another user."""
+        """Write the complete file in one step, since the engine polls; it may run as another user."""
         write_new(self._path(name), text, _READABLE)
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:
-    """What an archive's ``facts`` say of the handshake; None of another engine. Raises Corrupt."""
+    """Return the handshake that an archive's ``facts`` record; None for another engine. Raises Corrupt."""
     if not (found := facts.get("dynamo")):
         return None
     try:

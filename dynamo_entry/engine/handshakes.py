@@ -1,6 +1,6 @@
-"""Engines that pause by themselves, wait for the launcher's word, and go on: which of these an engine is.
+"""Engines that pause by themselves and wait until the launcher lets them continue: recognises their handshakes.
 
-``PROTOCOL`` says it, else the command does. On a restore the archive's record decides.
+At creation ``PROTOCOL`` decides, else the command; at a restore the archive's record does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dynamo_entry.errors import SettingsError
 
 
 class Handshake(Protocol):
-    """The launcher's half of one."""
+    """The launcher's half of a handshake."""
 
     #: who it is held with, for the log
     who: str
@@ -29,46 +29,47 @@ class Handshake(Protocol):
 
     @property
     def expected(self) -> str:
-        """What the engine does when it is ready."""
+        """What the engine must do to be ready; for messages."""
 
     @property
     def lack(self) -> str:
-        """Why an engine that was let go may not answer."""
+        """Why an engine that was let go may not answer; for messages."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What the two leave for each other: none of it travels."""
+        """The files of the handshake; the archive contains none of them."""
 
     def facts(self) -> dict[str, dict[str, str]]:
-        """What an archive records."""
+        """Return the facts that an archive records."""
 
     def environment(self) -> dict[str, str | None]:
-        """What an engine that is going to be frozen is given; None: withheld."""
+        """Return the variables for an engine that is going to be frozen; None withholds a variable."""
 
     def prepare_creation(self) -> None:
-        """Before the engine starts. Raises NotDumpable."""
+        """Prepare the files before the engine starts. Raises NotDumpable."""
 
     def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
-        """Whether the engine has paused: what it writes is whole and, by ``open_files``, closed."""
+        """Return whether the engine has paused: its file is complete and, according to ``open_files``, closed."""
 
     def prepare_restore(self) -> None:
-        """Before the frozen engine is back. Raises RestoreFailed."""
+        """Prepare the files before the frozen engine is back. Raises RestoreFailed."""
 
     def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
-        """Tell it who it is now, and that it may go on; ``pids`` is its tree. Raises OSError, SettingsError."""
+        """Give the engine its new identity and let it continue; ``pids`` is its tree. Raises OSError, SettingsError."""
 
     def has_reacted(self) -> bool:
-        """Whether the engine has seen that it may go on."""
+        """Return whether the engine has noticed that it may continue."""
 
     def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
-        """Where it answers 200 once it serves; empty where nobody knows.
+        """Return the URL that answers 200 once the engine serves; empty if that is unknown.
 
-        ``environ`` and ``argv`` are this pod's, ``frozen`` is the environment that the engine was started with.
+        ``environ`` and ``argv`` are this pod's; ``frozen`` is the environment that the engine was started
+        with.
         """
 
 
 def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scratch: str) -> Handshake | None:
-    """The handshake of the engine that ``argv`` starts; None where it has none. Raises SettingsError."""
+    """Return the handshake of the engine that ``argv`` starts, or None. Raises SettingsError."""
     directory = _directory(environ) or f"{scratch}/control"
     if protocol == "vllm-snapshot" or (protocol == "auto" and vllm_snapshot.is_server(argv)):
         return vllm_snapshot.Handshake.of_pod(argv, environ, directory)
@@ -84,7 +85,7 @@ def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scrat
 
 
 def _directory(environ: Mapping[str, str]) -> str:
-    """Where the pod says that the two leave their files. Raises SettingsError for what a restoring pod could not find."""
+    """Return the pod's directory for the handshake. Raises SettingsError for one that a restore could not find."""
     name = next((name for name in dynamo.DIRECTORY_VARIABLES if environ.get(name)), "")
     given = environ[name] if name else ""
     if given and not is_plain(given):
@@ -96,14 +97,14 @@ def _directory(environ: Mapping[str, str]) -> str:
 
 
 def pauses(argv: Sequence[str], protocol: str) -> bool:
-    """Whether an engine pauses before it has a server, as its command or PROTOCOL says."""
+    """Return whether an engine pauses before it has a server, as its command or PROTOCOL says."""
     if protocol in ("", "auto"):
         return dynamo.is_worker(argv) or vllm_snapshot.is_server(argv)
     return protocol in ("dynamo", "vllm-snapshot")
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:
-    """What an archive's ``facts`` say; None of an engine without one. Raises Corrupt."""
+    """Return the handshake that an archive's ``facts`` record, or None. Raises Corrupt."""
     return dynamo.recorded(facts) or vllm_snapshot.recorded(facts)
 
 
@@ -122,7 +123,7 @@ def check_settings(who: str, *, ready_url: str, canary: str, pre_dump: str) -> N
 def let_go_or_warn(
     handshake: Handshake, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int], log: Any
 ) -> None:
-    """``let_go`` where nothing depends on its success."""
+    """Call ``let_go``; log a failure, since nothing depends on it."""
     if not handshake.ready(tuple) and handshake.early:
         log.warning("engine let go before it paused", hint=handshake.early)
     try:

@@ -1,4 +1,4 @@
-"""PRE_DUMP and POST_RESTORE: a command or a URL that prepares the engine, or wakes it. A hook that fails makes its phase fail."""
+"""PRE_DUMP and POST_RESTORE: a command or a URL that prepares or wakes the engine. If it fails, so does its phase."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def call(
     context: Mapping[str, str] | None = None,
     commands: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Run a shell command, POST to a URL, or what ``sleep_protocols`` knows by name.
+    """Run a shell command, POST to a URL, or run a protocol of ``sleep_protocols``.
 
-    ``context`` is the ``path`` of context.json and the ``activation_id``: a command finds the path in
-    DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. ``commands`` are the command lines of the engine's processes, for
-    protocols. Raises CheckpointError unless exit 0 or a 2xx answer.
+    ``context`` has the ``path`` of context.json and the ``activation_id``: a command gets the path in
+    DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. ``commands`` are the command lines of the engine's
+    processes, for protocols. Raises CheckpointError unless the exit code is 0 or the status is 2xx.
     """
     if not hook:
         return
@@ -84,7 +84,7 @@ def wake(
     commands: Sequence[Sequence[str]],
     context: Mapping[str, str] | None = None,
 ) -> None:
-    """Wake an engine that was put to sleep: as is ``recorded`` of it, and by POST_RESTORE. Raises CheckpointError."""
+    """Wake a sleeping engine by the hook that the archive ``recorded``, and by POST_RESTORE. Raises CheckpointError."""
     for hook in sleep_protocols.wakes(recorded, post_restore):
         call("POST_RESTORE", hook, limit_s, context, commands)
 
@@ -129,9 +129,9 @@ def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) ->
 
 
 def _last_words(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
-    """What the shell said at the end. What it left in the background, and holds its output, is not waited for.
+    """Return the end of the shell's output. Raises TimeoutError.
 
-    Raises TimeoutError.
+    Background processes that keep the output open are not waited for.
     """
     assert process.stdout is not None
     output, said = process.stdout.fileno(), b""
@@ -158,7 +158,7 @@ def _last_words(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
 
 
 def _failed(what: str, why: str) -> CheckpointError:
-    """``what`` has no command and no URL of the user's: a token may be in there."""
+    """Return the error of a hook. ``what`` names no command or URL of the user's, which may contain a token."""
     return CheckpointError(
         f"{what} failed: {why}",
         hint="the hook must succeed: fix it, or unset the variable",

@@ -1,4 +1,4 @@
-"""HTTP requests to the engine beside us: never through a proxy, whatever the environment says."""
+"""HTTP requests to the engine in this pod. They never use a proxy, whatever the environment says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT_BYTES = 16 << 20
 
 
 class Refused(OSError):
-    """The engine answered, with a status other than 2xx."""
+    """The engine answered with a status other than 2xx."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(f"HTTP status {status}" + (f": {said}" if said else ""))
@@ -25,14 +25,14 @@ class Refused(OSError):
 def ask(
     url: str, *, method: str, body: bytes | None = None, headers: dict[str, str] | None = None, limit_s: float
 ) -> bytes:
-    """The body of a 2xx answer. Raises Refused for any other, OSError for none in time, ValueError for a bad URL."""
+    """Return the body of a 2xx answer. Raises Refused, OSError (no answer in time), ValueError (bad URL)."""
     deadline = time.monotonic() + limit_s
     with _answer(url, method, body, headers or {}, limit_s) as response:
         return _body(response, deadline)
 
 
 def _body(response: HTTPResponse, deadline: float) -> bytes:
-    """All of it, if it ends. Raises OSError."""
+    """Read the whole body within the limits. Raises OSError."""
     import http.client  # noqa: PLC0415 - see below
 
     found = bytearray()
@@ -51,7 +51,7 @@ def _body(response: HTTPResponse, deadline: float) -> bytes:
 
 
 def answers(url: str, *, limit_s: float) -> bool:
-    """Whether a GET is answered with 200 within ``limit_s``."""
+    """Return whether a GET is answered with 200 within ``limit_s``."""
     try:
         with _answer(url, "GET", None, {}, limit_s) as response:
             return response.status == 200
@@ -60,7 +60,7 @@ def answers(url: str, *, limit_s: float) -> bool:
 
 
 def is_valid(url: str) -> bool:
-    """Whether a request can be made of it at all: nothing else would ever be answered."""
+    """Return whether a URL can be requested at all."""
     from urllib.parse import urlsplit  # noqa: PLC0415 - as below
 
     try:
@@ -80,7 +80,7 @@ def has_user(url: str) -> bool:
 
 
 def is_beside_us(url: str) -> bool:
-    """Whether the host is loopback: an archive must not choose whom a pod sends requests to."""
+    """Return whether the host is loopback: an archive must not choose where a pod sends requests."""
     from ipaddress import ip_address  # noqa: PLC0415 - few restores have such a URL
     from urllib.parse import urlsplit  # noqa: PLC0415
 
@@ -92,12 +92,12 @@ def is_beside_us(url: str) -> bool:
 
 
 def is_port(text: str) -> bool:
-    """Whether a server can listen there."""
+    """Return whether the text is a port number that a server can listen on."""
     return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
 
 
 def beside_us(host: str, port: int | str, path: str) -> str:
-    """The URL of an engine that listens at ``host``: of every interface loopback is one."""
+    """Return the URL of an engine that listens on ``host``, by loopback if it listens on all interfaces."""
     host = host.strip("[]")
     if host in ("", "0.0.0.0", "::", "*"):  # noqa: S104 - nothing is bound
         host = "127.0.0.1"

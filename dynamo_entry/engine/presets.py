@@ -1,7 +1,8 @@
-"""Environment that makes an engine on GPUs fit for a checkpoint; set in creation mode, only where unset. Pure.
+"""Variables that make an engine on GPUs fit for a checkpoint; set in creation mode, only where unset. Pure.
 
-What cannot be checkpointed must not be there: memory shared between GPUs, NVLink multicast, RDMA, watchdogs
-that take the pause for a hang. docs/gpu.md has the reason and the source of every variable. PID 1 reads this.
+They switch off what cannot be checkpointed: memory shared between GPUs, NVLink multicast, RDMA, and watchdogs
+that take the pause for a hang. docs/gpu.md has reason and source of every variable. PID 1 imports this
+module.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _is_for_module(option: str) -> bool:
 
 
 def _program(words: list[str]) -> str:
-    """What a command runs: its program, or where that is a Python, the module or script."""
+    """Return what a command runs: its program, or for Python the module or script."""
     while words and (words[0] in _PREFIXES or "=" in words[0] or words[0].endswith("/cuda-checkpoint")):
         words = words[1:]
     program = words[0].rpartition("/")[2] if words else ""
@@ -114,7 +115,7 @@ def _program(words: list[str]) -> str:
 def environment(
     engine: str, argv: list[str], environ: Mapping[str, str], *, gpus: int, pre_dump: str = ""
 ) -> dict[str, str]:
-    """What an engine on ``gpus`` GPUs is given: the variables of its preset that ``environ`` has not."""
+    """Return the preset's variables for an engine on ``gpus`` GPUs that ``environ`` does not set."""
     if engine not in _ENGINES:
         return {}
     preset = _preset(engine, gpus if not _has_job(argv, environ) else 1, pre_dump)
@@ -133,7 +134,7 @@ def _preset(engine: str, gpus: int, pre_dump: str) -> dict[str, str]:
 
 
 def missing_option(engine: str, argv: list[str], *, gpus: int) -> tuple[str, str] | None:
-    """(option, why) that the command should have and has not."""
+    """Return (option, why) that the command lacks, or None."""
     advice = _OPTIONS.get(engine)
     if advice is None or gpus < 2 or advice[0] in " ".join(argv):
         return None

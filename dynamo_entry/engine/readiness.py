@@ -1,4 +1,4 @@
-"""The engine that a worker waits for: readiness."""
+"""Readiness: how the worker finds out that an engine without a handshake is ready."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE_S = 5
 
 
 def remove_stale_signal(path: str) -> None:
-    """A signal file of an earlier run says nothing about this engine. Raises NotDumpable where none can be made."""
+    """Remove an earlier run's signal file. Raises NotDumpable if none can be created there."""
     if not path:
         return
     try:
@@ -47,9 +47,9 @@ def check(url: str) -> None:
 def wait_until(
     is_ready: Callable[[], object], *, expected: str, limit_s: float, pause: Callable[[float], None]
 ) -> None:
-    """Poll until the engine is ready. ``pause`` waits so many seconds and raises where waiting is over.
+    """Poll until the engine is ready; ``pause`` waits between two polls.
 
-    Raises NotReady, saying what was ``expected`` of the engine, and what ``is_ready`` or ``pause`` raises.
+    Raises NotReady with what was ``expected`` of the engine, and whatever ``is_ready`` or ``pause`` raise.
     """
     deadline = time.monotonic() + limit_s
     while not is_ready():
@@ -62,12 +62,12 @@ def wait_until(
 
 
 def expected(ready_url: str, signal_file: str) -> str:
-    """What an engine without a protocol of its own does when it is ready."""
+    """Return what an engine without a handshake must do to be ready."""
     return f"answer {ready_url} with 200" if ready_url else f"create {signal_file}"
 
 
 def is_ready(ready_url: str, signal_file: str) -> bool:
-    """Whether the URL answers, else whether the file is there. Raises NotDumpable."""
+    """Return whether the URL answers, or, without a URL, whether the file exists. Raises NotDumpable."""
     if not ready_url:
         return os.path.exists(signal_file)
     if not answers(ready_url):
@@ -86,12 +86,12 @@ def _create_signal(path: str) -> None:
 
 
 def recordable(ready_url: str) -> str:
-    """What an archive says of READY_URL: nothing of one that leads to another host, which ``recorded`` refuses."""
+    """Return READY_URL for the archive; empty for another host, which ``recorded`` would refuse."""
     return ready_url if http.is_beside_us(ready_url) else ""
 
 
 def recorded(facts: Mapping[str, Any]) -> str:
-    """The URL that an archive says the engine answers. Raises Corrupt for one that does not lead to it."""
+    """Return the URL at which an archive says the engine answers. Raises Corrupt if it leads elsewhere."""
     url = facts.get("ready_url", "")
     if url and not (isinstance(url, str) and http.is_beside_us(url)):
         raise Corrupt(
@@ -102,5 +102,5 @@ def recorded(facts: Mapping[str, Any]) -> str:
 
 
 def answers(url: str) -> bool:
-    """Whether an HTTP GET answers 200 right now."""
+    """Return whether an HTTP GET is answered with 200 right now."""
     return http.answers(url, limit_s=PROBE_S)

@@ -25,14 +25,14 @@ _NO_HOOK = "none"
 
 
 def hook(pre_dump: str, commands: Sequence[Sequence[str]], *, is_paused: bool) -> str:
-    """What is called before a dump: what PRE_DUMP says, or what an engine that does not pause offers by itself."""
+    """Return the hook before a dump: PRE_DUMP, or what an engine that does not pause offers by itself."""
     if pre_dump or is_paused:
         return "" if pre_dump == _NO_HOOK else pre_dump
     return offered(commands)
 
 
 def offered(commands: Sequence[Sequence[str]]) -> str:
-    """The hook that puts an engine with these command lines to sleep, where its server offers one by itself."""
+    """Return the hook that an engine with these command lines offers to be put to sleep, or an empty string."""
     for protocol in PROTOCOLS:
         if not protocol.offer or protocol.offer.engine not in map(presets.engine_of, commands):
             continue
@@ -48,8 +48,8 @@ def offered(commands: Sequence[Sequence[str]]) -> str:
 def run(call: Call, limit_s: float, commands: Sequence[Sequence[str]] = ()) -> None:
     """Put an engine to sleep, or wake it; ``commands`` are the command lines of its processes.
 
-    Raises OSError or ValueError where it refuses, or does not answer within ``limit_s``. An engine that could not be put
-    to sleep is woken.
+    Raises OSError or ValueError if it refuses or does not answer within ``limit_s``. An engine that could not
+    be put to sleep is woken again.
     """
     key = option(call.protocol.keys, commands)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -114,7 +114,7 @@ def _says(answer: tuple[str, object] | None, said: bytes) -> bool:
 
 
 def _has_route(url: str) -> bool:
-    """Of a route for POST the answer to GET is that this is not the method."""
+    """Return whether a route exists; one for POST answers a GET with 405."""
     try:
         http.ask(url, method="GET", limit_s=_ASK_S)
     except http.Refused as refused:

@@ -1,7 +1,7 @@
-"""What engines offer to give their GPU memory back before a dump, by name: ``PRE_DUMP=vllm-sleep``.
+"""The named protocols by which engines release GPU memory before a dump, e.g. ``PRE_DUMP=vllm-sleep``. Pure.
 
-A cache that is not in GPU memory is not in the archive: this alone takes 192 GiB to 6 GiB for a small model
-that was given a whole GPU (ai-dynamo/dynamo, docs/blogs/dynamo-snapshot). ``sleep`` asks. Pure.
+A cache that is not in GPU memory is not in the archive: for a small model on a whole GPU this alone makes 6
+GiB out of 192 (ai-dynamo/dynamo, docs/blogs/dynamo-snapshot). ``sleep`` sends the requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dynamo_entry.errors import Corrupt
 
 
 class Step(NamedTuple):
-    """One request to the engine. ``answer``: what its JSON must say, (field, value), or nothing."""
+    """One request to the engine. ``answer`` is a (field, value) that its JSON must contain, or None."""
 
     path: str
     body: str = ""
@@ -23,14 +23,14 @@ class Step(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What is asked on the way to sleep, and what takes it back."""
+    """The requests of one step to sleep, and those that undo it."""
 
     do: tuple[Step, ...]
     undo: tuple[Step, ...] = ()
 
 
 class Offer(NamedTuple):
-    """By what an engine is known to speak a protocol: its name, an option of its command, and a route that it has."""
+    """How an engine shows that it offers a protocol: its name, an option of its command, and a route of its server."""
 
     engine: str
     option: str
@@ -38,7 +38,7 @@ class Offer(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """An engine's way to sleep, and back. ``keys``: options of its command that hold the key it wants, first choice first."""
+    """An engine's requests to sleep and wake. ``keys``: command options that may hold its API key, best first."""
 
     sleep: str
     wake: str
@@ -49,7 +49,7 @@ class Protocol(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a hook's name means."""
+    """The meaning of a hook's name."""
 
     protocol: Protocol
     port: int
@@ -102,7 +102,7 @@ PROTOCOLS = (
 
 
 def find(hook: str) -> Call | None:
-    """The call that ``NAME`` or ``NAME:PORT`` stands for; None for an unknown name or an invalid port."""
+    """Return the call for ``NAME`` or ``NAME:PORT``; None for an unknown name or an invalid port."""
     name, _, port = hook.partition(":")
     if port and not is_port(port):
         return None
@@ -113,26 +113,26 @@ def find(hook: str) -> Call | None:
 
 
 def is_named(hook: str) -> bool:
-    """Whether a hook is meant to be one of these, however its port is written."""
+    """Return whether a hook has a protocol's name, whatever its port is."""
     name = hook.partition(":")[0]
     return any(name in (protocol.sleep, protocol.wake) for protocol in PROTOCOLS)
 
 
 def wake_of(hook: str) -> str:
-    """The hook that wakes an engine which ``hook`` put to sleep; empty where that is a command, or no sleep."""
+    """Return the hook that wakes an engine which ``hook`` put to sleep; empty if it put none to sleep."""
     call = find(hook)
     return f"{call.protocol.wake}:{call.port}" if call and not call.is_wake else ""
 
 
 def wakes(recorded: str, post_restore: str) -> list[str]:
-    """What is to be called after a restore: what the archive records, unless the pod names such a hook by itself."""
+    """Return the hooks after a restore: the recorded one, unless the pod names such a hook itself, and the pod's."""
     if find(post_restore):
         recorded = ""
     return [hook for hook in (recorded, post_restore) if hook]
 
 
 def recorded(facts: Mapping[str, Any]) -> str:
-    """The hook that wakes the engine, by an archive's ``facts``. Raises Corrupt."""
+    """Return the hook that wakes the engine according to an archive's ``facts``. Raises Corrupt."""
     hook = facts.get("wake", "")
     call = find(hook) if isinstance(hook, str) else None
     if hook and not (call and call.is_wake):
@@ -141,7 +141,7 @@ def recorded(facts: Mapping[str, Any]) -> str:
 
 
 def option(names: Sequence[str], commands: Sequence[Sequence[str]]) -> str:
-    """The value of the first of ``names`` that any command line has."""
+    """Return the value of the first of ``names`` that any command line has."""
     for name in names:
         for argv in commands:
             for number, word in enumerate(argv):

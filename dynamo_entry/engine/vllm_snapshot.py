@@ -1,8 +1,9 @@
 """vLLM's own snapshot server, ``vllm.snapshot.server`` (vLLM 0.31 and newer): archives without weights.
 
-It loads the model, drops weights and KV cache, writes a ready file, and waits for a release file, which says where it
-is to listen. It then reads the weights again and serves. ``vllm serve`` with the same arguments is its cold start.
-Source: vllm/snapshot/{server,manifest}.py of the wheel. PID 1 rewrites commands with this module.
+The server loads the model, drops weights and KV cache, writes a ready file, and waits for a release file,
+which tells it where to listen. It then reads the weights again and serves. Its cold start is ``vllm serve``
+with the same arguments. Source: vllm/snapshot/{server,manifest}.py of the wheel. PID 1 rewrites commands with
+this module.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ _CONTROL = re.compile(rf"{_GAP}--(?:ready-file|release-file|release-timeout-s)(?
 
 
 def is_server(argv: Sequence[str]) -> bool:
-    """Whether a command starts the snapshot server."""
+    """Return whether a command starts the snapshot server."""
     return bool(_SNAPSHOT.search("\0".join(argv)))
 
 
 def paused(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> list[str]:
-    """The command that pauses in ``directory`` in place of one that serves; any other is left as it is."""
+    """Return the command that pauses in ``directory`` instead of serving; other commands stay as they are."""
     line = "\0".join(argv)
     if not (found := _ORDINARY.search(line)):
         return list(argv)
@@ -67,7 +68,7 @@ def paused(argv: Sequence[str], directory: str, environ: Mapping[str, str]) -> l
 
 
 def cold(argv: Sequence[str]) -> list[str]:
-    """The command that serves at once in place of one that waits for its release; any other is left as it is."""
+    """Return the command that serves at once instead of waiting for a release; other commands stay as they are."""
     line = "\0".join(argv)
     if not (found := _SNAPSHOT.search(line)):
         return list(argv)
@@ -77,7 +78,7 @@ def cold(argv: Sequence[str]) -> list[str]:
 
 
 def _interpreter(folder: str, environ: Mapping[str, str]) -> str:
-    """The Python that the ``vllm`` of ``folder``, or of PATH, is run by."""
+    """Return the Python that runs the ``vllm`` of ``folder``, or of PATH."""
     for place in [folder] if folder else environ.get("PATH", os.defpath).split(":"):
         try:
             with open(os.path.join(place, "vllm"), "rb") as script:
@@ -91,7 +92,7 @@ def _interpreter(folder: str, environ: Mapping[str, str]) -> str:
 
 
 class Handshake:
-    """The launcher's half: two files whose paths are part of a frozen engine's memory."""
+    """The launcher's half: two files whose paths a frozen engine remembers."""
 
     who = "vllm snapshot server"
     needs = "the archive has no weights: mount the model where the creating pod had it"
@@ -104,7 +105,7 @@ class Handshake:
 
     @classmethod
     def of_pod(cls, argv: Sequence[str], environ: Mapping[str, str], directory: str) -> Handshake:
-        """The files that a snapshot server's command names, else those of ``paused``. Raises SettingsError."""
+        """Return the handshake by the files that the command names, else by ``paused``. Raises SettingsError."""
         line = "\0".join(argv)
         if is_server(argv):
             ready, release = (_value(line, option) for option in (_READY_OPTION, _RELEASE_OPTION))
@@ -126,24 +127,24 @@ class Handshake:
 
     @property
     def expected(self) -> str:
-        """What the engine does when it is ready."""
+        """What the engine must do to be ready; for messages."""
         return f"write {self._ready}"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What the two leave for each other: none of it travels."""
+        """The files of the handshake; the archive contains none of them."""
         return self._ready, self._release, partial_of(self._release)
 
     def facts(self) -> dict[str, dict[str, str]]:
-        """What an archive records."""
+        """Return the facts that an archive records."""
         return {"vllm_snapshot": {"ready": self._ready, "release": self._release}}
 
     def environment(self) -> dict[str, str | None]:
-        """Nothing: its command names the files."""
+        """Return no variables, since the command names the files."""
         return {}
 
     def prepare_creation(self) -> None:
-        """What an earlier engine left says nothing about this one. Raises NotDumpable."""
+        """Remove the files of an earlier engine, which mean nothing for this one. Raises NotDumpable."""
         try:
             self._clear()
         except OSError as error:
@@ -157,7 +158,7 @@ class Handshake:
         return os.path.exists(self._ready) and os.path.realpath(self._ready) not in open_files()
 
     def prepare_restore(self) -> None:
-        """A stale release would wake the engine before its GPU is back. Raises RestoreFailed."""
+        """Remove a stale release, which would wake the engine before its GPU is back. Raises RestoreFailed."""
         try:
             self._clear()
         except OSError as error:
@@ -167,17 +168,17 @@ class Handshake:
             ) from None  # fmt: skip
 
     def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
-        """Tell a paused engine where to listen: as this pod's own command says. Raises OSError, SettingsError."""
+        """Tell a paused engine where to listen, as this pod's own command says. Raises OSError, SettingsError."""
         del pids
         host, port = _listener(argv, environ)
         write_new(self._release, json.dumps({"release": True, "host": host, "port": port}), 0o644)
 
     def has_reacted(self) -> bool:
-        """It says nothing before it serves."""
+        """Return True: the server shows nothing before it serves."""
         return True
 
     def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
-        """Where the engine answers 200 once its weights are back; empty where it does not by plain HTTP."""
+        """Return the URL that answers 200 once the weights are back; empty without plain HTTP."""
         del frozen
         if _OTHERWISE.search("\0".join(argv)):
             return ""
@@ -186,7 +187,7 @@ class Handshake:
 
     @property
     def lack(self) -> str:
-        """Why it may not answer yet."""
+        """Why the engine may not answer yet; for messages."""
         return "its weights may take longer than STALL_TIMEOUT to read"
 
     def _clear(self) -> None:
@@ -196,12 +197,12 @@ class Handshake:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a path of a command, or of a shell line, is one that the launcher can know."""
+    """Return whether the launcher can know a path of a command or shell line."""
     return is_plain(path) and "$" not in path
 
 
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:
-    """What an archive's ``facts`` say; None of another engine. Raises Corrupt."""
+    """Return the handshake that an archive's ``facts`` record; None for another engine. Raises Corrupt."""
     if not (found := facts.get("vllm_snapshot")):
         return None
     try:
@@ -214,7 +215,7 @@ def recorded(facts: Mapping[str, Any]) -> Handshake | None:
 
 
 def _listener(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str | None, int]:
-    """Host (None: every interface) and port of a command, or of a shell line in it. Raises SettingsError."""
+    """Return host (None: all interfaces) and port of a command, or of a shell line in it. Raises SettingsError."""
     line = "\0".join(argv)
     host, port = (
         _VARIABLE.sub(lambda found: environ.get(found[1], found[0]), _value(line, option))
@@ -230,6 +231,6 @@ def _listener(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str | No
 
 
 def _value(line: str, option: str) -> str:
-    """What a command says of an option, the last time that it does."""
+    """Return the last value that a command gives to an option."""
     found = re.findall(rf"(?<=[\s\0]){option}(?:=|{_GAP})['\"]?([^\s\0'\";&|)]+)", line)
     return found[-1] if found else ""

@@ -1,4 +1,4 @@
-"""Where archives live: one small contract (base), one module a backend, loaded when it is first used."""
+"""Where archives are kept: a small contract (base), and one module or package a backend, loaded on first use."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _PASSWORD = re.compile(r"[^:/]+://[^/@]*:[^/@]*@")
 def open_store(
     location: str, retry: Retry = DEFAULT, access: Access = NOTHING, *, through_fsspec: bool = False
 ) -> Store:
-    """The store of an absolute path or of a location with a scheme: ours where we have one, else fsspec's.
+    """Open the store of an absolute path or of a location with a scheme: ours if we have one, else fsspec's.
 
-    Opening does no I/O. Raises SettingsError for a location that no backend understands, or that may not be logged.
+    Opening does no I/O. Raises SettingsError for a location that no backend understands, or that must not be
+    logged.
     """
     if _PASSWORD.match(location):
         raise SettingsError(

@@ -1,6 +1,6 @@
-"""The contract between an archive and the place it is kept in.
+"""The contract between an archive and its store.
 
-A store is bound to one object: one archive at one location. Reader and writer need no more than this.
+A store is bound to one object: one archive at one location. Reader and writer need nothing else.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Access(NamedTuple):
-    """What a store is reached with, beside its location. Passed as an argument: nothing of it is ever put into the environment.
+    """How to reach a store, besides its location: credentials, certificates, limits, options.
 
-    ``variables`` are those of a mounted secret, which take precedence over the environment's. ``options`` are for the
-    library of an fsspec backend, as they are.
+    It is passed as an argument; nothing of it ever enters the environment. ``variables`` are those of a
+    mounted secret and take precedence over the environment. ``options`` go to the library of an fsspec
+    backend unchanged.
     """
 
     ca_file: str = ""
@@ -36,7 +37,7 @@ class Access(NamedTuple):
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment with the secret's variables."""
+        """The environment, with the secret's variables on top."""
         return {**os.environ, **self.variables}
 
 
@@ -44,14 +45,14 @@ NOTHING = Access()
 
 
 class ObjectStat(NamedTuple):
-    """What a store says of an object: its size in bytes and a tag that changes with its content."""
+    """The size of an object in bytes, and a version tag that changes with its content."""
 
     size: int
     version: str
 
 
 class Leftover(NamedTuple):
-    """What a killed creator left behind and nobody can see at the location: ``prune`` removes it."""
+    """What a killed creator left behind, invisible at the location; ``prune`` removes it."""
 
     name: str
     size: int
@@ -59,9 +60,9 @@ class Leftover(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """A published archive: its location, its size in bytes, how long it has been there, as far as can be told.
+    """A published archive: location, size in bytes, and age as far as it is known.
 
-    ``version``, where it is not empty, is the same for two locations of one object: to delete it deletes both.
+    Two locations with the same non-empty ``version`` are one object: deleting it deletes both.
     """
 
     location: str
@@ -91,54 +92,55 @@ class Store(ABC):
     not_exclusive: str = ""
 
     def check_manifest(self, document: bytes) -> None:  # noqa: B027 - most locations pin nothing
-        """Whether ``document``, the archive's manifest, is the one that the location pins. Raises Corrupt."""
+        """Check that ``document``, the archive's manifest, is the one that the location pins. Raises Corrupt."""
 
     def begin(self) -> None:  # noqa: B027 - a volume is there
-        """It is going to be read: connect and log in, in a thread, and return. What goes wrong is left to the read."""
+        """Prepare for reading: connect and log in, in a thread, and return. The read reports what fails."""
 
     @abstractmethod
     def stat(self) -> ObjectStat:
-        """Size and version of the published object.
+        """Return size and version of the published object.
 
-        Raises NotFound only when the store says so; StorageDenied, StorageUnavailable otherwise.
+        Raises NotFound only if the store says so, otherwise StorageDenied or StorageUnavailable.
         """
 
     @abstractmethod
     def read_range(self, offset: int, length: int) -> Bytes:
-        """Exactly ``length`` bytes from ``offset``; may be a view of mapped memory.
+        """Return exactly ``length`` bytes from ``offset``; it may be a view of mapped memory.
 
-        Raises Corrupt where the object ends earlier, StorageError otherwise.
+        Raises Corrupt if the object ends earlier, StorageError otherwise.
         """
 
     def read_end(self, most: int) -> tuple[ObjectStat, Bytes]:
-        """What ``stat`` says, and the last ``most`` bytes, or all where there are fewer. Raises as those two."""
+        """Return ``stat`` and the last ``most`` bytes of the object, or all of it if it is shorter.
+
+        Raises as ``stat`` and ``read_range`` do.
+        """
         found = self.stat()
         return found, self.read_range(max(0, found.size - most), min(found.size, most))
 
     def will_read(self, offset: int, length: int) -> None:  # noqa: B027 - most stores have nothing to begin with
-        """These bytes are wanted soon: begin to bring them in, and return. What goes wrong is left to the read."""
+        """Begin to fetch bytes that are needed soon, and return. The read reports what fails."""
 
     @abstractmethod
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:
-        """Begin a new object that nobody sees before ``Writer.commit``.
+        """Begin a new object that stays invisible before ``Writer.commit``.
 
-        ``expected_size`` in bytes, where the caller knows about how large it will be, and rather too large.
+        ``expected_size`` in bytes is an estimate of the final size, if the caller has one; it should rather
+        be too large.
         """
 
     def check_writable(self) -> None:
-        """Fail early if nothing can be written here; leaves no trace.
-
-        Raises StorageError, StorageDenied above all.
-        """
+        """Fail early if nothing can be written here; leaves no trace. Raises StorageError, above all StorageDenied."""
         self.open_writer(replace=True).abort()
 
     @abstractmethod
     def delete(self) -> None:
-        """Remove the published object; NotFound where there is none."""
+        """Remove the published object. Raises NotFound if there is none."""
 
     @abstractmethod
     def leftovers(self) -> Iterator[Leftover]:
-        """What interrupted writers left for this location's directory, bucket prefix or repository."""
+        """Return what interrupted writers left in this location's directory, bucket prefix or repository."""
 
     @abstractmethod
     def remove_leftover(self, leftover: Leftover) -> None:
@@ -146,7 +148,7 @@ class Store(ABC):
 
     @abstractmethod
     def neighbours(self) -> Iterator[Neighbour]:
-        """The archives in this location's directory, bucket prefix or repository, this one included."""
+        """Return the archives in this location's directory, bucket prefix or repository, this one included."""
 
     def close(self) -> None:  # noqa: B027 - most stores keep nothing open
         """Free connections and descriptors."""
@@ -163,41 +165,41 @@ class Store(ABC):
 class Writer(ABC):
     """A new object in the making, written once from front to back by one thread.
 
-    Visible at the location after ``commit`` or never. After an error only ``abort`` may be called.
+    It becomes visible at the location with ``commit`` or never. After an error only ``abort`` may be called.
     """
 
     @abstractmethod
     def append(self, *buffers: Bytes) -> None:
-        """Add the buffers at the end. The caller may re-use them as soon as this returns."""
+        """Append the buffers. The caller may reuse them as soon as this returns."""
 
     def describe(self, config: bytes, annotations: Mapping[str, str]) -> None:  # noqa: B027
-        """What the object is, for stores that show it beside the object: a JSON document, and names with values.
+        """Describe the object by a JSON document and annotations, for stores that show them beside it.
 
-        Before ``commit``. Most stores have no room for it.
+        Call it before ``commit``. Most stores have no room for it and ignore it.
         """
 
     @abstractmethod
     def commit(self) -> ObjectStat:
-        """Make the object visible, whole and durable, in one step.
+        """Make the object visible, complete and durable, in one step.
 
-        Raises AlreadyExists when somebody else's object is there (and ``replace`` was not asked for);
-        theirs is left untouched, ours is gone.
+        Raises AlreadyExists if somebody else's object is there (and ``replace`` was not requested): theirs is
+        left untouched, ours is removed.
         """
 
     @abstractmethod
     def abort(self) -> None:
-        """Forget everything written so far. Idempotent; also right after a failed append or commit."""
+        """Discard everything written so far. Idempotent; also allowed right after a failed append or commit."""
 
 
 def already_there(name: str) -> AlreadyExists:
-    """The error of whoever comes second."""
+    """Return the error for a creator that comes second."""
     return AlreadyExists(
         f"{name} is there already", hint="another creator was faster, or an older one was never removed"
     )
 
 
 def too_short(name: str, offset: int, length: int) -> Corrupt:
-    """The error for a range that an object does not have."""
+    """Return the error for a range that an object does not have."""
     return Corrupt(
         f"{name} ends before {offset}+{length}",
         hint="it was cut short: remove it and create the checkpoint again",

@@ -1,4 +1,4 @@
-"""Writes past the page cache: what they wrote has reached the disk, and nobody copied it on the way."""
+"""Writes that bypass the page cache: when they return, the data has reached the disk, and was not copied."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DirectFile:
-    """A file's second descriptor, for large aligned writes; it takes none where the file system is no help."""
+    """A second descriptor of a file, for large aligned writes; it writes nothing if the filesystem does not help."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = -1
@@ -35,7 +35,7 @@ class DirectFile:
             os.close(descriptor)
 
     def write(self, data: memoryview, offset: int) -> int:
-        """Write as much of ``data``'s beginning as can go directly; returns how many bytes. Raises OSError."""
+        """Write as much of the beginning of ``data`` as can go directly; returns how many bytes. Raises OSError."""
         length = len(data) - len(data) % ALIGNMENT
         if self._descriptor < 0 or length < _WORTH_BYTES or offset % ALIGNMENT or _address(data) % ALIGNMENT:
             return 0
@@ -49,14 +49,14 @@ class DirectFile:
         return written - written % ALIGNMENT
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the descriptor. Idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def _kind(descriptor: int) -> int:
-    """``f_type`` of the file system that a file is on, 0 where it cannot be told."""
+    """Return ``f_type`` of a file's filesystem, or 0 if it is unknown."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.fstatfs(descriptor, buffer):
         return 0
@@ -65,7 +65,7 @@ def _kind(descriptor: int) -> int:
 
 
 def _address(data: memoryview) -> int:
-    """Where writable memory begins; 1, which is not aligned, for memory that cannot be asked."""
+    """Return the address of writable memory; 1, which is not aligned, if it is unknown."""
     if data.readonly:
         return 1
     return ctypes.addressof(ctypes.c_char.from_buffer(data))

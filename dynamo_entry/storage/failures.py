@@ -1,4 +1,4 @@
-"""What a server's answer, or its silence, means, for every store over HTTP: bounded, decoded, or a typed error."""
+"""Interprets answers and failures of servers, for all stores over HTTP: bounded, decoded, or as typed errors."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ def answered(
     what: str, status: int, *, code: str = "", detail: str = "", request_id: str = "", retry_after: str = "",
     hint: str = "", is_transient: bool = False, is_refusal: bool = False,
 ) -> StorageError:  # fmt: skip
-    """The error that an HTTP answer means. ``what`` is location and operation, ``code`` the server's word for it.
+    """Return the error for an HTTP answer.
 
-    404 becomes NotFound: whether it was the object or its container that is missing, the caller knows.
+    ``what`` names location and operation, ``code`` is the server's error code. 404 becomes NotFound; the
+    caller knows whether the object or its container is missing.
     """
     words = " ".join(part for part in (str(status), code or http.client.responses.get(status, "")) if part)
     message = f"{what} was answered with {words}"
@@ -86,7 +87,7 @@ def answered(
 
 
 def unanswered(what: str, error: Exception) -> StorageError:
-    """The error that a broken or impossible connection means."""
+    """Return the error for a connection that broke or could not be made."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return StorageDenied(
             f"{what} failed: the server's certificate is not trusted: {error.verify_message}",
@@ -113,12 +114,12 @@ def unanswered(what: str, error: Exception) -> StorageError:
 
 
 def _seconds(retry_after: str) -> float:
-    """The Retry-After header; its date form is rare and counts as absent."""
+    """Return the Retry-After header in seconds; its date form is rare and ignored."""
     return min(float(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdecimal() else 0.0
 
 
 def decoded(body: bytes) -> Any:
-    """JSON. Raises ValueError, also for what would take much more memory than it has bytes."""
+    """Decode JSON. Raises ValueError, also for text that would take much more memory than it has bytes."""
     if sum(map(body.count, (b",", b"[", b"{"))) > _VALUES:
         raise ValueError(f"it has more than {_VALUES} values")
     try:
@@ -128,6 +129,6 @@ def decoded(body: bytes) -> Any:
 
 
 def check_tags(body: bytes) -> None:
-    """Raises ValueError for XML with too many elements."""
+    """Check the number of XML elements. Raises ValueError if there are too many."""
     if body.count(b"<") > _VALUES:
         raise ValueError(f"it has more than {_VALUES} tags")

@@ -1,7 +1,7 @@
-"""HTTP/1.1 to one server: connections that are kept, bodies straight from and into memory, typed failures.
+"""HTTP/1.1 client: reused connections, bodies straight from and into memory, typed failures.
 
-On the standard library's client: the common ones copy a body twice more, and their import takes longer than the
-restore of a small engine.
+It uses the standard library's client: the common libraries copy a body twice more, and their import takes
+longer than the restore of a small engine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _KEPT = 32
 
 
 class Server(NamedTuple):
-    """Where a server is."""
+    """The address of a server."""
 
     scheme: str
     host: str
@@ -48,13 +48,13 @@ class Server(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """What goes into the Host header."""
+        """The content of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def server_of(url: str) -> Server:
-    """Where a URL leads. Raises ValueError for one that leads nowhere."""
+    """Return the server of a URL. Raises ValueError for a URL without one."""
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname:
         raise ValueError(f"{url!r} is not the URL of a server")
@@ -62,12 +62,12 @@ def server_of(url: str) -> Server:
 
 
 def target_of(url: SplitResult) -> str:
-    """What a request line asks for: path and query of a URL."""
+    """Return the target of a request line: path and query of a URL."""
     return (url.path or "/") + (f"?{url.query}" if url.query else "")
 
 
 class Response:
-    """An answer whose body is still to be read."""
+    """A response whose body is still to be read."""
 
     def __init__(self, what: str, response: http.client.HTTPResponse) -> None:
         self.status = response.status
@@ -75,25 +75,25 @@ class Response:
         self._response = response
 
     def header(self, name: str) -> str:
-        """A header, empty where it is missing."""
+        """Return a header; empty if it is missing."""
         return self._response.getheader(name) or ""
 
     @property
     def length(self) -> int | None:
-        """How many bytes of the body are to come, if the server said so."""
+        """How many bytes of the body will follow, if the server says so."""
         return self._response.length
 
     def content_range(self) -> tuple[str, str] | None:
-        """First and last byte of what is served, in decimal digits, where the answer says so."""
+        """First and last byte of the served range, in decimal digits, if the server says so."""
         found = _CONTENT_RANGE.fullmatch(self.header("Content-Range"))
         return (found[1], found[2]) if found else None
 
     def headers(self) -> list[tuple[str, str]]:
-        """All of them."""
+        """All headers."""
         return self._response.getheaders()
 
     def read(self) -> bytes:
-        """The whole body. Raises ConnectionError when it ends early, StorageError when it is too large."""
+        """Return the whole body. Raises ConnectionError if it ends early, StorageError if it is too large."""
         left = self.length
         try:
             body = self._response.read(ANSWER_BYTES + 1)
@@ -109,7 +109,7 @@ class Response:
         return body
 
     def read_into(self, view: memoryview, moved: Callable[[int], None] = lambda _n: None) -> None:
-        """Fill ``view`` from the body; ``moved`` hears of every piece. Raises ConnectionError when it ends early."""
+        """Fill ``view`` from the body; ``moved`` is called for every piece. Raises ConnectionError if it ends early."""
         done = 0
         while done < len(view):
             n = self._response.readinto(view[done : done + _PIECE_BYTES])
@@ -120,7 +120,7 @@ class Response:
 
 
 class Connections:
-    """Connections to one server, any number at once. ``stall_s``: a connection that moves no byte for so long is dead."""
+    """Any number of connections to one server. ``stall_s``: a connection that moves no byte for this long is dead."""
 
     def __init__(self, server: Server, *, stall_s: float, trusted: Callable[[], ssl.SSLContext]) -> None:
         self.server = server
@@ -132,7 +132,7 @@ class Connections:
     def exchange(
         self, what: str, method: str, target: str, headers: Mapping[str, str], body: Sequence[Bytes] = ()
     ) -> Iterator[Response]:
-        """Send a request and have its answer inside the block; ``what`` names it in errors.
+        """Send a request and yield its response; ``what`` names it in errors.
 
         Raises StorageUnavailable for every way in which the connection can fail, inside the block too, and
         StorageDenied for a server that cannot be trusted.
@@ -154,7 +154,7 @@ class Connections:
                 connection.close()
 
     def begin(self) -> threading.Thread:
-        """Open a connection for the next exchange, in a thread. What goes wrong is left to that."""
+        """Open a connection for the next exchange, in a thread. The exchange reports what fails."""
 
         def connect() -> None:
             try:
@@ -172,7 +172,7 @@ class Connections:
         self.close()
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed after its exchange only if there is no room."""
+        """Close idle connections; busy ones are closed after their exchange only if there is no room."""
         while connection := self._idle_one():
             connection.close()
 
@@ -249,7 +249,7 @@ class Connections:
 
 
 class Pool:
-    """Connections to every server that answers lead to. Thread-safe."""
+    """Connections to every server that responses lead to. Thread-safe."""
 
     def __init__(self, *, stall_s: float, ca_file: str) -> None:
         self._stall_s = stall_s
@@ -259,22 +259,23 @@ class Pool:
         self._lock = threading.Lock()
 
     def to(self, server: Server) -> Connections:
-        """Those to one server, made at the first call."""
+        """Return the connections to one server; they are made on the first call."""
         with self._lock:
             if server not in self._to:
                 self._to[server] = Connections(server, stall_s=self._stall_s, trusted=self._trusted)
             return self._to[server]
 
     def close(self) -> None:
-        """Close idle connections; they are made anew when needed."""
+        """Close idle connections; they are opened again when needed."""
         for connections in list(self._to.values()):
             connections.close()
 
 
 def _is_alive(sock: socket.socket) -> bool:
-    """Whether an idle connection can be used: one that has something to read, while nothing was asked, was closed.
+    """Return whether an idle connection can be used.
 
-    Over TLS 1.3 it may be tickets, which servers send after the handshake: they are taken in here.
+    One that is readable although nothing was requested was closed; over TLS 1.3 it may also hold session
+    tickets, which are read here.
     """
     if not _is_readable(sock, 0):
         return True
@@ -305,7 +306,7 @@ def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:
 
 
 def authorities(ca_file: str) -> ssl.SSLContext:
-    """A context that trusts the authorities in a file, or the system's. Raises StorageDenied."""
+    """Return a context that trusts the authorities in a file, or the system's. Raises StorageDenied."""
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:  # ssl.SSLError is one

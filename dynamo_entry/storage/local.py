@@ -29,7 +29,7 @@ _MAP_BYTES = 128 << 10
 
 
 class LocalStore(Store):
-    """One file. Reads see one and the same file from the first ``stat`` on, even when it gets replaced."""
+    """One file. After the first ``stat`` all reads see that same file, even if it gets replaced."""
 
     def __init__(self, location: str, retry: Retry = DEFAULT, _access: Access = NOTHING) -> None:
         path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
@@ -80,7 +80,7 @@ class LocalStore(Store):
         return LocalWriter(self._directory, self._name, replace=replace)
 
     def check_writable(self) -> None:
-        """What publishing takes is tried with a small file: file systems on top of buckets know no rename(2)."""
+        """Try with a small file all that publishing needs: filesystems on top of buckets lack rename(2)."""
         name = partial_name("writable")
         writer = LocalWriter(self._directory, name, replace=False)
         try:
@@ -137,7 +137,7 @@ class LocalStore(Store):
 
 
 class _File:
-    """An open file, closed when the last thread that reads from it lets go of it."""
+    """An open file, closed when the last reading thread releases it."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -1,8 +1,8 @@
-"""One archive, read from its store once for all pods of a node that share a directory.
+"""Reads one archive from its store once for all pods of a node that share a directory.
 
-Whoever first wants a block brings it in and keeps it; the others wait for it. Neighbours may be hostile: what they wrote
-is compared with the archive's digests like everything else and asked of the store where it is wrong (``read_again``),
-waits are bounded, and whatever goes wrong with the directory leaves the store.
+The first pod that needs a block fetches and keeps it; the others wait for it. Neighbours may be hostile:
+their bytes are compared with the archive's digests like any others, and requested from the store if they are
+wrong (``read_again``). Waits are bounded, and whatever goes wrong with the directory, the store remains.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MOST_WRONG = 3
 
 
 class _Piece(NamedTuple):
-    """What is wanted of some blocks, from ``start`` on."""
+    """The part of some blocks that is needed, beginning at ``start``."""
 
     blocks: range
     start: int
@@ -48,9 +48,10 @@ class _Piece(NamedTuple):
 
 
 class NodeCache:
-    """Reads of the archive ``digest`` of ``size`` bytes in ``store``, by way of ``directory``. Thread-safe.
+    """Reads the archive ``digest`` of ``size`` bytes from ``store``, through ``directory``. Thread-safe.
 
-    ``patience_s`` is how long a block that somebody else brings in is waited for; who has waited in vain waits no more.
+    ``patience_s`` is how long to wait for a block that somebody else fetches; after one wait in vain it waits
+    no more.
     """
 
     def __init__(self, directory: str, patience_s: float, store: Store, digest: str, size: int) -> None:
@@ -81,7 +82,7 @@ class NodeCache:
             self._trouble = str(error)
 
     def read_range(self, offset: int, length: int) -> Bytes:
-        """As the store's, of bytes that nobody has verified. Raises StorageError, Corrupt."""
+        """Read as the store does; nobody has verified these bytes. Raises StorageError, Corrupt."""
         if length and self._is_used:
             try:
                 return self._read(offset, length)
@@ -90,7 +91,7 @@ class NodeCache:
         return self._direct(offset, length)
 
     def read_again(self, offset: int, length: int) -> Bytes:
-        """From the store: what came from here was wrong. Raises StorageError, Corrupt."""
+        """Read from the store, because what came from here was wrong. Raises StorageError, Corrupt."""
         with self._lock:
             self._wrong += 1
             self._trouble = self._trouble or "it held bytes that are not the archive's"
@@ -103,16 +104,16 @@ class NodeCache:
         return self._direct(offset, length)
 
     def report(self) -> Mapping[str, int | str]:
-        """How many bytes came from where, and what was wrong with the directory, if anything was."""
+        """Return how many bytes came from where, and what was wrong with the directory, if anything."""
         found = {"from_store_bytes": self._from_store, "from_node_bytes": self._from_node}
         return {**found, "trouble": self._trouble} if self._trouble else found
 
     def stop_waiting(self) -> None:
-        """Nobody wants any more what is waited for."""
+        """Stop waiting for blocks: nobody needs them any more."""
         self._closing.set()
 
     def close(self) -> None:
-        """When no thread reads any more."""
+        """Close the files, once no thread reads any more."""
         descriptor, self._directory = self._directory, -1
         self._own, self._others = None, {}
         if descriptor >= 0:
@@ -153,7 +154,7 @@ class NodeCache:
         return self._patience_s > 0 and not self._closing.is_set()
 
     def _kept(self, missing: list[int], offset: int, end: int) -> Iterator[_Piece]:
-        """What is there."""
+        """Yield the blocks that are there."""
         for file in self._files():
             if not missing:
                 return
@@ -166,7 +167,7 @@ class NodeCache:
                     yield _Piece(run, start, view)
 
     def _brought(self, missing: list[int], offset: int, end: int) -> Iterator[_Piece]:
-        """What nobody else brings in, from the store."""
+        """Fetch from the store the blocks that nobody else fetches."""
         if not missing or self._has_found_more():
             return
         busy = {number for file in self._files() for number in file.busy(missing)}
@@ -187,7 +188,7 @@ class NodeCache:
                 yield _Piece(run, start, data[start - begin : stop - begin])
 
     def _keep(self, own: SharedFile, first: int, data: memoryview) -> None:
-        """A full disk is no reason to fail: the bytes are at hand."""
+        """Keep blocks; a full disk is no failure, since the caller has the bytes."""
         try:
             own.keep(first, data)
         except OSError as error:
@@ -196,7 +197,7 @@ class NodeCache:
                 self._others.setdefault(self._name, own)
 
     def _asked(self, run: range, offset: int, end: int) -> _Piece:
-        """Of the store, and not kept."""
+        """Read from the store without keeping the bytes."""
         start, stop = _cut(run, offset, end)
         return _Piece(run, start, memoryview(self._direct(start, stop - start)))
 
@@ -219,13 +220,13 @@ class NodeCache:
             self._from_node += from_node
 
     def _files(self) -> list[SharedFile]:
-        """Those to look into. Of others' none, once anything was wrong."""
+        """Return the files to look into; only our own once anything was wrong."""
         with self._lock:
             own, others = self._own, [] if self._wrong else list(self._others.values())
         return others if own is None else [own, *others]
 
     def _has_found_more(self) -> bool:
-        """Other users' files of the same archive may have appeared."""
+        """Return whether other users' files of this archive have appeared."""
         with self._lock:
             count = len(self._others)
             if time.monotonic() < self._looked_at + _LOOK_S or count >= _MOST_FILES:
@@ -251,9 +252,9 @@ def _has_room(directory: int, more: int) -> bool:
 
 
 def _make_room(directory: int, own: str, more: int) -> None:
-    """Remove this user's other archives: what is old, and for ``more`` bytes the least recently used. Raises OSError.
+    """Remove this user's other archives: old ones, and for ``more`` bytes the least recently used. Raises OSError.
 
-    Whoever reads one goes on reading.
+    Pods that read one of them can continue.
     """
     now, found = time.time(), []
     for name in _names(directory):
@@ -269,18 +270,18 @@ def _make_room(directory: int, own: str, more: int) -> None:
 
 
 def _whole(run: range, size: int) -> tuple[int, int]:
-    """Offset and length of blocks; the last one of an archive is shorter."""
+    """Return offset and length of blocks; the last one of an archive is shorter."""
     start = run[0] * BLOCK_BYTES
     return start, min((run[-1] + 1) * BLOCK_BYTES, size) - start
 
 
 def _cut(run: range, offset: int, end: int) -> tuple[int, int]:
-    """From where to where blocks are wanted."""
+    """Return the first and last position that is needed of blocks."""
     return max(offset, run[0] * BLOCK_BYTES), min(end, (run[-1] + 1) * BLOCK_BYTES)
 
 
 def _rounded(claimed: list[int], missing: list[int]) -> list[int]:
-    """With neighbours that others bring in: a block read twice costs less than to wait for it, or than a read more."""
+    """Add adjacent blocks that others fetch: reading a block twice costs less than a wait or another read."""
     near = {number + step for number in claimed for step in (-1, 0, 1)}
     return [number for number in missing if number in near]
 

@@ -1,4 +1,4 @@
-"""A file in the making: under a temporary name, locked while its writer lives, published in one step."""
+"""A file in the making: it has a temporary name, is locked while its writer lives, and is published in one step."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _WRITEBACK_BYTES = 32 << 20
 
 
 def partial_name(name: str) -> str:
-    """Of a new temporary file for ``name``."""
+    """Return a new temporary file name for ``name``."""
     return f".{name}.{os.urandom(8).hex()}.partial"
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file name is one of our temporary ones."""
+    """Return whether a file name is one of our temporary names."""
     return bool(_PARTIAL.fullmatch(name))
 
 
 def is_stale(path: str) -> bool:
-    """Whether nobody writes that temporary file any more. Where there are no locks, that cannot be told."""
+    """Return whether nobody writes a temporary file any more; False if there are no locks to tell by."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS locks exclusively what is open for writing
     try:
         return posix.is_unlocked(descriptor)
@@ -38,7 +38,7 @@ def is_stale(path: str) -> bool:
 
 
 def remove_if_stale(path: str) -> bool:
-    """Remove that temporary file unless somebody writes it; whether it was removed."""
+    """Remove a temporary file unless somebody writes it; returns whether it was removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         # Under the lock: a writer that is about to lock its new file must find it or miss it, not lose it.
@@ -131,7 +131,7 @@ class LocalWriter(Writer):
 
 
 def _create(directory: str, name: str) -> tuple[str, int]:
-    """A new temporary file, open and locked."""
+    """Create, open and lock a new temporary file."""
     while True:
         path = os.path.join(directory, partial_name(name))
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -145,7 +145,7 @@ def _create(directory: str, name: str) -> tuple[str, int]:
 
 
 class _Writeback:
-    """Makes the disk begin early: a thread that flushes what was appended while more is appended."""
+    """A thread that flushes appended data to the disk while more is appended."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -157,7 +157,7 @@ class _Writeback:
         self._thread.start()
 
     def note(self, size: int) -> None:
-        """So many bytes are in the page cache. Raises what flushing failed with: the kernel reports an error once."""
+        """Report bytes added to the page cache. Raises an earlier flush's error: the kernel reports it once."""
         if self._failure is not None:
             raise self._failure
         if size - self._noted >= _WRITEBACK_BYTES:
@@ -166,7 +166,7 @@ class _Writeback:
                 self._wake.notify()
 
     def stop(self) -> None:
-        """End the thread; raises what flushing failed with."""
+        """End the thread. Raises the error of an earlier flush."""
         with self._wake:
             self._is_stopped = True
             self._wake.notify()

@@ -1,4 +1,4 @@
-"""An object in the making whose parts leave, from memory, while the next one is filled."""
+"""An object in the making: parts are sent from memory while the next one is filled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class PartWriter(Writer, Generic[T]):
-    """Whoever appends waits while all parts that may be in memory are on their way. ``T``: what a part is known by."""
+    """Writes an object in parts; ``append`` blocks while memory is full of unsent ones. ``T`` identifies a part."""
 
     def __init__(self, name: str, *, first_bytes: int, most: int) -> None:
         self._buffers = Buffers(first_bytes, keep=most)
@@ -30,11 +30,11 @@ class PartWriter(Writer, Generic[T]):
 
     @abstractmethod
     def next_part(self, count: int, size: int) -> tuple[int, int]:
-        """The next part's size, and how many such may be in memory, after ``count`` parts of ``size`` bytes together."""
+        """Return the next part's size and how many may be in memory, after ``count`` parts of ``size`` bytes."""
 
     @abstractmethod
     def put(self, number: int, part: memoryview) -> T:
-        """Send a part; they count from 1. In a thread."""
+        """Send a part; parts are numbered from 1. Called in a thread."""
 
     def append(self, *buffers: Bytes) -> None:
         for buffer in buffers:
@@ -49,7 +49,7 @@ class PartWriter(Writer, Generic[T]):
                     self._send()
 
     def parts(self, *, least: int) -> list[T]:
-        """Send the rest, an empty part where there would be less than ``least``, and wait. Raises what failed."""
+        """Send the remainder (an empty part if there are fewer than ``least``) and wait. Raises what failed."""
         if self._filled or self._count < least:
             self._space()
             self._send()
@@ -63,7 +63,7 @@ class PartWriter(Writer, Generic[T]):
         self._buffer = None
 
     def _space(self) -> memoryview:
-        """Free space of the current part; waits for memory."""
+        """Return the free space of the current part; waits for memory."""
         if self._buffer is None:
             size, most = self.next_part(self._count, self._size)
             with self._changed:

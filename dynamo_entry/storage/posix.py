@@ -1,4 +1,4 @@
-"""What a store needs of a POSIX file system: errors told apart, mapped reads, publishing without overwriting."""
+"""What stores need from a POSIX filesystem: typed errors, mapped reads, publishing without overwriting."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def storage_error(error: OSError, path: str, *, is_publication: bool = False) -> StorageError:
-    """The error of our hierarchy that an OSError about ``path`` means."""
+    """Return our error for an OSError about ``path``."""
     message = f"{path}: {error.strerror}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotFound(message)
@@ -60,7 +60,7 @@ def storage_error(error: OSError, path: str, *, is_publication: bool = False) ->
 
 @contextmanager
 def translated(path: str, *, is_publication: bool = False) -> Iterator[None]:
-    """Turn an OSError of the block into the StorageError it means."""
+    """Translate an OSError of the block into our StorageError."""
     try:
         yield
     except OSError as error:
@@ -68,15 +68,15 @@ def translated(path: str, *, is_publication: bool = False) -> Iterator[None]:
 
 
 def object_stat(status: os.stat_result) -> ObjectStat:
-    """A file as an object."""
+    """Return size and version of a file."""
     return ObjectStat(status.st_size, f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}")
 
 
 def map_range(descriptor: int, offset: int, length: int) -> memoryview | None:
-    """A read-only view of mapped and present file pages, or None where that cannot be had.
+    """Return a read-only view of mapped and present file pages, or None if that is impossible.
 
-    Pages are brought in by MADV_POPULATE_READ, not MAP_POPULATE: it reports what cannot be read instead of
-    leaving it to a SIGBUS, and runs without the GIL. The mapping goes with the last view of it.
+    Pages are brought in by MADV_POPULATE_READ rather than MAP_POPULATE: it reports what cannot be read
+    instead of causing a SIGBUS, and runs without the GIL. The mapping ends with its last view.
     """
     before = offset % mmap.ALLOCATIONGRANULARITY
     try:
@@ -91,10 +91,10 @@ def map_range(descriptor: int, offset: int, length: int) -> memoryview | None:
 
 
 def read_ahead(descriptor: int, offset: int, length: int) -> None:
-    """Have the kernel begin to read what is not in the page cache, all of it at once.
+    """Make the kernel read everything that is not in the page cache, all at once.
 
-    Left to itself it reads as much at a time as a page fault asks for, and waits for it: on a file system of a
-    server, whose every answer takes milliseconds, that is a small part of what the server could deliver.
+    By itself it reads only what a page fault needs, and waits for it. On a network filesystem, where every
+    answer takes milliseconds, that is a small part of what the server could deliver.
     """
     if _is_cached(descriptor, offset) and _is_cached(descriptor, offset + length - 1):
         return
@@ -111,13 +111,11 @@ def _is_cached(descriptor: int, offset: int) -> bool:
 
 
 def publish_exclusively(temporary: str, final: str) -> None:
-    """Give a complete file its final name in one step, or raise FileExistsError and leave both as they are.
+    """Give a complete file its final name in one step, or raise FileExistsError and change nothing.
 
-    The temporary name may be there still, a second name of the same file.
-
-    A hard link does it wherever there are hard links, NFS included; else renameat2(RENAME_NOREPLACE). File
-    systems that have neither get a check and a rename under a lock on the directory: atomic still, and
-    exclusive among all who see each other's locks.
+    The temporary name may remain, as a second name of the same file. A hard link does it wherever hard links
+    exist, NFS included; else renameat2(RENAME_NOREPLACE). Filesystems with neither get a check and a rename
+    under a lock on the directory: still atomic, and exclusive among all who see each other's locks.
     """
     for attempt in (_link, _rename_no_replace, _rename_locked):
         try:
@@ -159,7 +157,7 @@ def _rename_locked(temporary: str, final: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Make the names in a directory durable, where the file system knows how to."""
+    """Make the names in a directory durable, if the filesystem can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -184,7 +182,7 @@ def make_directories(path: str) -> None:
 
 
 def is_unlocked(descriptor: int) -> bool:
-    """Take the file's lock if nobody holds it; False also where the file system has no locks."""
+    """Take the file's lock if nobody holds it; also False if the filesystem has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,8 +1,8 @@
-"""Which proxy leads to a server.
+"""Finds the proxy that leads to a server.
 
-``HTTPS_PROXY`` and ``NO_PROXY`` mean what they mean to containerd and other programs of the node, which are written in Go
-(golang.org/x/net/http/httpproxy): networks in CIDR notation, IPv6 addresses with or without brackets, and ports count.
-Python's urllib knows none of these.
+``HTTPS_PROXY`` and ``NO_PROXY`` are read as containerd and other programs of the node read them, which are
+written in Go (golang.org/x/net/http/httpproxy): networks in CIDR notation, IPv6 addresses with or without
+brackets, and ports. Python's urllib knows none of these.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _REFUSAL = re.compile(r"Tunnel connection failed: (\d+) ?(.*)")
 
 
 class Proxy(NamedTuple):
-    """Where a proxy is, and the headers of its CONNECT."""
+    """The address of a proxy, and the headers of its CONNECT."""
 
     host: str
     port: int
     headers: dict[str, str]
 
     def failure(self, what: str, error: OSError) -> StorageError:
-        """The error that a failed CONNECT means. ``what`` is location and operation."""
+        """Return the error for a failed CONNECT. ``what`` names location and operation."""
         name = f"the proxy {self.host}:{self.port}"
         refusal = _REFUSAL.match(str(error))
         if refusal is None:
@@ -51,10 +51,7 @@ class Proxy(NamedTuple):
 
 
 def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy on the way to a https server; None where there is none.
-
-    Raises StorageDenied for a proxy that is not spoken to over plain HTTP.
-    """
+    """Return the proxy to an https server, or None. Raises StorageDenied for a proxy that does not speak plain HTTP."""
     url = _value(environ, "HTTPS_PROXY")
     if not url or is_direct(host, port, _value(environ, "NO_PROXY")):
         return None
@@ -69,7 +66,7 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def is_direct(host: str, port: int, exceptions: str) -> bool:
-    """Whether a server is reached without a proxy: it is this host, or one of the exceptions, separated by commas."""
+    """Return whether a server needs no proxy: it is this host, or one of the exceptions (comma-separated)."""
     host = host.lower().rstrip(".")
     address = _address(host)
     if host == "localhost" or (address and address.is_loopback):
@@ -94,7 +91,7 @@ def _matches(exception: str, host: str, address: Address | None, port: int) -> b
 
 
 def _parted(exception: str) -> tuple[str, str]:
-    """Name and port. An IPv6 address has brackets where it has a port."""
+    """Split name and port. An IPv6 address with a port has brackets."""
     if exception.startswith("["):
         name, _, rest = exception[1:].partition("]")
         return name, rest.removeprefix(":")

@@ -23,7 +23,7 @@ _SHARE = 0.7
 
 
 class Retry(NamedTuple):
-    """How long a store goes on trying. Times are seconds."""
+    """How long a store keeps trying. Times are in seconds."""
 
     #: an operation that got no further for so long has failed
     limit_s: float = 42
@@ -32,21 +32,22 @@ class Retry(NamedTuple):
 
     @classmethod
     def within(cls, stall_timeout: float) -> Retry:
-        """Limits after which a phase that may stall for ``stall_timeout`` (inf: for ever) still can say why."""
+        """Return limits that let a phase which may stall for ``stall_timeout`` (inf: for ever) still report why."""
         if stall_timeout == math.inf:
             return DEFAULT
         limit = stall_timeout * _SHARE
         return cls(limit, min(DEFAULT.stall_s, limit / 3))
 
     def briefly(self) -> Retry:
-        """For what follows a failure: it must not take so long that the failure goes unreported."""
+        """Return short limits, for cleanup after a failure: it must not delay the report of the failure."""
         return self._replace(limit_s=self.limit_s / 10)
 
     def call(self, action: Callable[[], T], *, progress: Callable[[], int] = int) -> T:
-        """The result of ``action``, which is repeated for as long as it raises StorageUnavailable.
+        """Return the result of ``action``, repeated as long as it raises StorageUnavailable.
 
-        ``progress`` says how many bytes of the operation are done; time starts anew whenever they are more,
-        and ``action`` goes on from there. Raises the last StorageUnavailable, or any other error at once.
+        ``progress`` returns how many bytes of the operation are done. The time starts anew whenever that
+        number grows, and ``action`` resumes from there. Raises the last StorageUnavailable, or any other
+        error at once.
         """
         time_is_up = _TimeIsUp(self.limit_s, progress)
         try:
@@ -70,7 +71,7 @@ class Retry(NamedTuple):
         return attempts(attempt)
 
     def fill(self, attempt: Callable[[int, Callable[[int], None]], T]) -> T:
-        """As ``call``, of a read that goes on where it broke off: ``attempt`` gets how many bytes it has, and tells of more."""
+        """Repeat a read like ``call``; each ``attempt`` gets the number of bytes so far and reports new ones."""
         done = 0
 
         def moved(n: int) -> None:
@@ -84,7 +85,7 @@ DEFAULT = Retry()
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
-    """Random, longer with every attempt; at least what the server asked for."""
+    """Return a random pause that grows with every attempt, and is at least what the server asked for."""
     longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (state.attempt_number - 1))
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after_s if isinstance(error, StorageUnavailable) else 0

@@ -1,8 +1,8 @@
-"""A file in which pods keep the bytes of one archive: blocks, a mark for each that is there, locks for those on their way.
+"""A file in which pods keep the blocks of one archive, with a mark for each present block and locks for fetches.
 
-The blocks come first, in their places, and behind them a byte a block. Nothing that somebody else wrote is believed:
-bytes are copied before anybody looks at them, and it is the caller who compares them with the archive's digests. The
-kernel lets go of a lock with the process that held it.
+The blocks come first, in their places, followed by one byte a block. Nothing that somebody else wrote is
+trusted: bytes are copied before anybody looks at them, and the caller compares them with the archive's
+digests. The kernel releases a lock when the process that holds it ends.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FLOCK = "hhqqi4x"
 
 
 def file_name(digest: str) -> str:
-    """That of this user's file, for the archive of this digest."""
+    """Return the name of this user's file for the archive of this digest."""
     return f"{digest.rpartition(':')[2]}.{os.geteuid()}.v1"
 
 
 class SharedFile:
-    """An open one, of an archive of ``size`` bytes, closed when the last thread lets go of it. Thread-safe.
+    """An open file for an archive of ``size`` bytes, closed when the last thread releases it. Thread-safe.
 
-    Methods raise OSError where the disk fails.
+    Methods raise OSError if the disk fails.
     """
 
     def __init__(self, descriptor: int, size: int) -> None:
@@ -50,7 +50,7 @@ class SharedFile:
 
     @classmethod
     def of_somebody(cls, directory: int, name: str, size: int) -> SharedFile | None:
-        """The file of this NAME in an open directory, if it is its owner's alone to write to, and as long as it should be."""
+        """Open a file in an open directory, if only its owner may write to it and its size is right."""
         try:
             descriptor = os.open(name, os.O_RDONLY | _SAFELY, dir_fd=directory)
         except OSError:
@@ -62,7 +62,7 @@ class SharedFile:
 
     @classmethod
     def ours(cls, directory: int, name: str, size: int) -> SharedFile:
-        """This user's own file, made where it is missing. Raises OSError, also for one that is not what it should be."""
+        """Open this user's own file, or create it. Raises OSError, also if it is not what it should be."""
         descriptor = _open_or_make(directory, name)
         found = cls(descriptor, size)
         status = os.fstat(descriptor)
@@ -75,17 +75,17 @@ class SharedFile:
 
     @property
     def size(self) -> int:
-        """Of the file, its holes included."""
+        """The size of the file, holes included."""
         return self._marks + self._marks // BLOCK_BYTES
 
     def marked(self, blocks: Sequence[int]) -> list[int]:
-        """Which of these rising numbers, at least one, are marked as there."""
+        """Return which of these rising numbers (at least one) are marked as present."""
         first = blocks[0]
         marks = os.pread(self._descriptor, blocks[-1] + 1 - first, self._marks + first)
         return [number for number in blocks if marks[number - first : number - first + 1] == _THERE]
 
     def read(self, view: memoryview, offset: int) -> bool:
-        """Whether ``view`` was filled with the archive's bytes from ``offset``: the file may end anywhere."""
+        """Fill ``view`` with the archive's bytes from ``offset``; returns False if the file ends earlier."""
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if not count:
@@ -94,7 +94,7 @@ class SharedFile:
         return True
 
     def busy(self, blocks: Sequence[int]) -> list[int]:
-        """Which of these rising numbers somebody brings in."""
+        """Return which of these rising numbers somebody is fetching."""
         if not blocks or not self._is_busy(blocks[0], blocks[-1] + 1 - blocks[0]):
             return []
         return [number for number in blocks if self._is_busy(number, 1)]
@@ -106,7 +106,7 @@ class SharedFile:
 
     @contextmanager
     def claimed(self, blocks: Iterable[int]) -> Iterator[list[int]]:
-        """Those of ``blocks`` that are neither there nor on their way: until the end, nobody else brings them in."""
+        """Claim those of ``blocks`` that are neither present nor claimed; nobody else fetches them until the end."""
         # Locks are an open file's: one of its own tells our threads apart, too.
         descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -117,7 +117,7 @@ class SharedFile:
             os.close(descriptor)
 
     def keep(self, first: int, data: memoryview) -> None:
-        """Write blocks from ``first`` on, and only then say that they are there."""
+        """Write blocks from ``first`` on, and mark them as present afterwards."""
         offset, count = first * BLOCK_BYTES, -(-len(data) // BLOCK_BYTES)
         while data:
             written = os.pwrite(self._descriptor, data, offset)
@@ -125,16 +125,16 @@ class SharedFile:
         os.pwrite(self._descriptor, _THERE * count, self._marks + first)
 
     def forget(self, first: int, count: int) -> None:
-        """These blocks were wrong: whoever comes next brings them in again."""
+        """Unmark blocks that were wrong, so that the next reader fetches them again."""
         os.pwrite(self._descriptor, bytes(count), self._marks + first)
 
     def allocated_bytes(self) -> int:
-        """What it takes of the disk."""
+        """Return how much of the disk the file takes."""
         return os.fstat(self._descriptor).st_blocks * 512
 
 
 def _is_of(status: os.stat_result, user: int) -> bool:
-    """Whether it is a plain file that this user alone may write to."""
+    """Return whether it is a plain file that only this user may write to."""
     others = stat.S_IWGRP | stat.S_IWOTH
     return stat.S_ISREG(status.st_mode) and status.st_uid == user and not status.st_mode & others
 
@@ -154,7 +154,7 @@ def _open_or_make(directory: int, name: str) -> int:
 
 
 def _locked(descriptor: int, run: range) -> list[int]:
-    """Those of neighbouring blocks that nobody else has locked."""
+    """Lock those of neighbouring blocks that nobody else has locked, and return them."""
     if _is_locked(descriptor, run[0], len(run)):
         return list(run)
     return [number for number in run if _is_locked(descriptor, number, 1)]
@@ -170,7 +170,7 @@ def _is_locked(descriptor: int, first: int, count: int) -> bool:
 
 
 def runs(blocks: Iterable[int]) -> Iterator[range]:
-    """Rising numbers, as runs of neighbours."""
+    """Group rising numbers into runs of neighbours."""
     first = last = -1
     for number in blocks:
         if number != last + 1 or first < 0:

@@ -1,4 +1,4 @@
-"""What the exceptions of fsspec's file systems mean. They come from many libraries, none of which is imported here."""
+"""Interprets the exceptions of fsspec's filesystems. They come from many libraries, none of which is imported here."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _DEPTH = 6
 
 @contextmanager
 def translated(what: str, *, is_write: bool = False) -> Iterator[None]:
-    """Turn any exception of a library in the block into the StorageError it means. ``what``: location and operation.
+    """Translate any exception of a library in the block into our StorageError. ``what`` names location and operation.
 
-    What is not found by somebody who writes is the bucket or the directory, and a refusal.
+    If a writer finds nothing, the bucket or directory is missing, which counts as a refusal.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def translated(what: str, *, is_write: bool = False) -> Iterator[None]:
 
 
 def storage_error(what: str, error: Exception) -> StorageError:
-    """The error of our hierarchy that a library's exception means."""
+    """Return our error for a library's exception."""
     known = _of_python(what, error)
     if known is not None:
         return known
@@ -89,7 +89,7 @@ def _refused(what: str, error: Exception) -> StorageDenied:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from."""
+    """Yield the exception and its causes."""
     one: BaseException | None = error
     for _ in range(_DEPTH):
         if one is None:
@@ -99,7 +99,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int:
-    """The HTTP status that an exception carries, or 0."""
+    """Return the HTTP status that an exception carries, or 0."""
     holders = (error, getattr(error, "response", None))
     for value in (
         getattr(holder, name, None) for holder in holders for name in ("status_code", "status", "code")
@@ -110,6 +110,6 @@ def _status(error: BaseException) -> int:
 
 
 def _text(error: BaseException) -> str:
-    """The first line: some libraries append pages."""
+    """Return the first line of the message: some libraries append pages."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""A location → the file system that fsspec has for it, with our settings as the arguments of its library."""
+"""Opens fsspec's filesystem for a location, with our settings as arguments of its library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}
 
 
 def check(location: str) -> str:
-    """The location's scheme. No I/O. Raises SettingsError for what fsspec does not know."""
+    """Return the location's scheme, without I/O. Raises SettingsError if fsspec does not know it."""
     scheme = location.partition("://")[0]
     if scheme not in known_implementations and scheme not in registry:
         raise SettingsError(
@@ -38,7 +38,7 @@ def check(location: str) -> str:
 
 
 def connect(location: str, access: Access, retry: Retry) -> tuple[Any, str]:
-    """The file system and the path in it. Raises SettingsError, StorageError."""
+    """Return the filesystem and the path in it. Raises SettingsError, StorageError."""
     scheme = check(location)
     try:
         kind = _class(scheme)
@@ -62,7 +62,10 @@ def connect(location: str, access: Access, retry: Retry) -> tuple[Any, str]:
 
 
 def _class(scheme: str) -> Any:
-    """The file system's class. Google's default one asks, by gRPC, for a bucket's layout before every call."""
+    """Return the filesystem's class.
+
+    Google's default one requests a bucket's layout by gRPC before every call.
+    """
     if scheme in GOOGLE:
         import gcsfs.core  # noqa: PLC0415 - an extra
 
@@ -83,7 +86,7 @@ def _missing(scheme: str, error: ImportError) -> SettingsError:
 
 
 def _defaults(scheme: str, retry: Retry) -> dict[str, Any]:
-    """What we want otherwise than the library; STORAGE_OPTIONS still decides."""
+    """Return our defaults for the library; STORAGE_OPTIONS overrides them."""
     if scheme in GOOGLE:
         return {"requests_timeout": retry.limit_s}
     if scheme in AZURE:
@@ -94,7 +97,7 @@ def _defaults(scheme: str, retry: Retry) -> dict[str, Any]:
 
 
 def _logins(scheme: str, variables: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments that a mounted secret's files mean: FSSPEC_<scheme>_<argument>, and what the clouds' tools know."""
+    """Return the arguments for a mounted secret's files: FSSPEC_<scheme>_<argument>, and the clouds' own names."""
     found: dict[str, dict[str, Any]] = {}
     config.set_conf_env(
         found, {name: value for name, value in variables.items() if name.startswith("FSSPEC_")}
@@ -111,7 +114,7 @@ def _logins(scheme: str, variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _key(login: str) -> str | dict[str, Any]:
-    """The path of a key file, or the key itself, which is a JSON object."""
+    """Return the path of a key file, or the key itself, which is a JSON object."""
     if not login.startswith("{"):
         return login
     try:
@@ -124,7 +127,10 @@ def _key(login: str) -> str | dict[str, Any]:
 
 
 def _trust(scheme: str, ca_file: str) -> dict[str, Any]:
-    """The argument for a private authority. Raises StorageDenied for an unreadable one, SettingsError for a library without one."""
+    """Return the argument for a private authority.
+
+    Raises StorageDenied for an unreadable file, SettingsError for a library without such an argument.
+    """
     if not ca_file or scheme in ("file", "local", "memory", "sftp", "ssh"):
         return {}
     argument = {

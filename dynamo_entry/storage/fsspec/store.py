@@ -1,4 +1,4 @@
-"""One archive in a file system of fsspec's."""
+"""One archive in a filesystem of fsspec."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ _RACES = "two creators that finish at the same moment may both report that they 
 
 
 class FsspecStore(Store):
-    """One file. Google's objects are read by generation; elsewhere the archive's digests tell if it was replaced."""
+    """One file.
+
+    Google's objects are read by generation; elsewhere the archive's digests reveal a replacement.
+    """
 
     read_bytes = REQUEST_BYTES
     parallel_reads = 8
@@ -93,7 +96,7 @@ class FsspecStore(Store):
             return ObjectWriter(self, fs, self._path, replace=replace, block=block)
 
     def check_writable(self) -> None:
-        """A file: one is made and removed. An object: the first part of an upload is sent, and given up."""
+        """Try to write: a file is created and removed; for an object, an upload is begun and aborted."""
         if not self._is_object_store:
             super().check_writable()
             return
@@ -167,7 +170,7 @@ class FsspecStore(Store):
 
     @contextmanager
     def _asked(self, operation: str, *, is_write: bool = False) -> Iterator[Any]:
-        """The file system, for one call of it. One at a time where its library is not made for more."""
+        """Yield the filesystem for one call; one call at a time if its library is not thread-safe."""
         what = f"{self.location}: {operation}"
         with self._lock:
             if self._fs is None:
@@ -178,7 +181,7 @@ class FsspecStore(Store):
 
 
 def _age_s(info: Mapping[str, Any]) -> float:
-    """Seconds since it was written; 0 where that cannot be told, so that it is taken for new."""
+    """Return the seconds since it was written; 0 if unknown, so that it counts as new."""
     value = next((info[name] for name in _TIMES if info.get(name)), None)
     if isinstance(value, str):
         try:

@@ -1,4 +1,4 @@
-"""A new file in the making, in a file system of fsspec's: seen by nobody before it is complete."""
+"""A new file in the making, in a filesystem of fsspec: invisible until it is complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _publishing = threading.Lock()
 
 
 class _FileWriter(Writer):
-    """What is written goes into ``file``, a file of the library's. ``operation``: what messages call that."""
+    """Writes into ``file``, a file object of the library. ``operation`` names the write in messages."""
 
     operation: str
     _file: Any = None
@@ -47,15 +47,15 @@ class _FileWriter(Writer):
 
     @abstractmethod
     def _publish(self) -> None:
-        """Make what was written visible, or raise and leave nothing."""
+        """Make the content visible, or raise and leave nothing."""
 
     @abstractmethod
     def _drop(self, file: Any) -> None:
-        """Forget what was written."""
+        """Discard the content."""
 
 
 class ObjectWriter(_FileWriter):
-    """An upload. It becomes an object when its last part is sent, which is what closing the library's file does."""
+    """An upload. It becomes an object with its last part, which closing the library's file sends."""
 
     operation = "upload"
 
@@ -72,7 +72,7 @@ class ObjectWriter(_FileWriter):
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """Only in this block the file is open: its own finalizer completes the upload of a file that is."""
+        """Open the file for this block only: the library's finalizer would complete the upload of an open file."""
         file = self._file
         file.closed = False
         try:
@@ -94,7 +94,7 @@ class ObjectWriter(_FileWriter):
             file.discard()
 
     def _say_if_taken(self) -> None:
-        """Stores refuse a second creator in different words; that an object is there is the same everywhere."""
+        """Raise AlreadyExists if the object is there: stores refuse a second creator in different ways."""
         if self._replace:
             return
         try:
@@ -143,7 +143,7 @@ class FileWriter(_FileWriter):
 
 
 def _rename(fs: Any, old: str, new: str) -> None:
-    """fsspec's own way to move, for file systems that cannot rename, takes names for patterns."""
+    """Rename without fsspec's own ``mv``, which takes names for patterns on filesystems that cannot rename."""
     if type(fs).mv is not AbstractFileSystem.mv:
         fs.mv(old, new)
         return

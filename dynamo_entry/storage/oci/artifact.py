@@ -1,7 +1,8 @@
-"""The manifest of the artifact: built, and read again.
+"""The manifest of the artifact: builds and parses it.
 
-https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md, "Guidelines for Artifact Usage". The blobs in
-the order of ``layers`` are the archive; their titles sort in that order, so that `oras pull` and `cat` give it back.
+https://github.com/opencontainers/image-spec/blob/v1.1.0/manifest.md, "Guidelines for Artifact Usage". The
+blobs in the order of ``layers`` make up the archive; their titles sort in that order, so that `oras pull` and
+`cat` restore it.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Layer(NamedTuple):
 
 
 class Artifact(NamedTuple):
-    """An artifact as it is in a registry; ``digest`` is its manifest's, ``created`` what it says of its time.
+    """An artifact in a registry; ``digest`` is its manifest's, ``created`` the time that it states.
 
-    ``config_digest`` is that of the archive's own manifest, which is the artifact's config.
+    ``config_digest`` is the digest of the archive's own manifest, which is the artifact's config.
     """
 
     digest: str
@@ -57,17 +58,17 @@ class Artifact(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Of the archive, in bytes."""
+        """The size of the archive in bytes."""
         return sum(layer.size for layer in self.layers)
 
 
 def digest_of(data: Bytes) -> str:
-    """As the registry names a blob or a manifest."""
+    """Return the digest by which a registry names a blob or a manifest."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def manifest(layers: Sequence[Layer], config: bytes | None, annotations: Mapping[str, str]) -> dict[str, Any]:
-    """The manifest of an archive. ``config`` is the archive's own manifest, or None for nothing."""
+    """Return the manifest of an archive. ``config`` is the archive's own manifest, or None for an empty one."""
     return {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -91,12 +92,12 @@ def manifest(layers: Sequence[Layer], config: bytes | None, annotations: Mapping
 
 
 def encoded(document: dict[str, Any]) -> bytes:
-    """The bytes that a registry gets, and that its digest is of."""
+    """Return the bytes that a registry stores, and whose digest it uses."""
     return json.dumps(document, separators=(",", ":")).encode()
 
 
 def parse(body: bytes, name: str, expected_digest: str) -> Artifact:
-    """The artifact that a manifest describes. Raises Corrupt for any other manifest, or one of another digest."""
+    """Parse a manifest. Raises Corrupt if it is not one of ours, or has another digest."""
     digest = digest_of(body)
     if expected_digest and digest != expected_digest:
         raise Corrupt(

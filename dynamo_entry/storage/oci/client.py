@@ -1,4 +1,4 @@
-"""Requests to one repository: login, redirects and errors are taken care of."""
+"""Requests to one repository, with login, redirects and typed errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Answer(NamedTuple):
-    """A small answer, whole."""
+    """A small response, read completely."""
 
     status: int
     location: str
@@ -69,7 +69,7 @@ class Client:
         )  # fmt: skip
 
     def tried(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns, repeated as the retry policy says."""
+        """Return the result of ``action``, repeated as the retry policy says."""
         try:
             return self.retry.call(action)
         except StorageUnavailable as error:
@@ -80,7 +80,7 @@ class Client:
     def once(
         self, operation: str, method: str, path: str, headers: Mapping[str, str] = _NOTHING, body: Bytes = b""
     ) -> Answer:
-        """One attempt of a request with a small answer. ``path`` is below the repository, or a URL."""
+        """Attempt a request with a small response. ``path`` is relative to the repository, or a URL."""
         with self.exchange(operation, method, path, headers, [body] if body else ()) as response:
             return Answer(
                 response.status, response.header("Location"), response.header("Link"), response.read()
@@ -96,7 +96,7 @@ class Client:
         threading.Thread(target=attempt, name="login", daemon=True).start()
 
     def manifest(self, reference: str) -> bytes:
-        """What a tag or a digest stands for."""
+        """Return the manifest of a tag or a digest."""
         path, accepted = f"manifests/{reference}", {"Accept": MANIFEST_TYPE}
         return self.tried(lambda: self.once("manifest", "GET", path, accepted)).body
 
@@ -109,7 +109,7 @@ class Client:
         headers: Mapping[str, str] = _NOTHING,
         body: Sequence[Bytes] = (),
     ) -> Iterator[Response]:
-        """One attempt; the block has the answer. Raises StorageError for any answer but 2xx."""
+        """Make one attempt and yield the response. Raises StorageError unless the status is 2xx."""
         what = f"{self.name}: {operation}"
         url = self.url(path)
         logins = 0
@@ -136,7 +136,7 @@ class Client:
         raise StorageError(f"{what}: redirected too often", reason="TooManyRedirects")
 
     def url(self, path: str, base: str = "") -> str:
-        """The whole URL of a path below the repository, or of a header of an answer from ``base``.
+        """Return the full URL of a path in the repository, or of a header in a response from ``base``.
 
         Raises StorageDenied for an insecure one, StorageError for none.
         """
@@ -150,7 +150,7 @@ class Client:
         return url
 
     def will_write(self) -> None:
-        """Ask for the right to push, too, where a registry does not say itself what a request takes."""
+        """Request the right to push, too, if the registry itself does not say what a request needs."""
         self._authorization.default_scope = f"{self._scope}:pull,push"
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Client:
         self._connections.close()
 
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
-        """A request to the server that gives out tokens."""
+        """Send a request to the token server."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
         server, target = self._split(url)
         with self._connections.to(server).exchange(
@@ -170,10 +170,10 @@ class Client:
             return document
 
     def _split(self, url: str) -> tuple[Server, str]:
-        """Server and target. What begins with https stays with it, whatever the registry says.
+        """Return server and target of a URL. Raises StorageError, StorageDenied.
 
-        A registry behind a proxy that ends TLS may call itself http: that is mended. Any other http is refused.
-        Raises StorageError, StorageDenied.
+        What begins with https stays with https. A registry behind a proxy that ends TLS may call itself http:
+        that is corrected. Any other http is refused.
         """
         try:
             parts = urlsplit(url)
@@ -200,7 +200,7 @@ class Client:
 
 
 def _denied_elsewhere(what: str, server: Server, response: Response) -> StorageError:
-    """What a registry gives out from a store of blobs is asked for with a login of the registry's own."""
+    """Return the error of a blob store that a registry led to: its login comes from the registry."""
     return answered(
         f"{what} at {server.authority}, where the registry leads,", response.status,
         hint="check the registry's login for its store of blobs, and the clocks of both",
@@ -208,7 +208,7 @@ def _denied_elsewhere(what: str, server: Server, response: Response) -> StorageE
 
 
 def _failure(what: str, response: Response, body: bytes) -> StorageError:
-    """The error of an answer; a registry's own code and message are in its JSON (specification, "Error codes")."""
+    """Return the error for a response; a registry's code and message are in its JSON (specification, "Error codes")."""
     code = detail = ""
     try:
         first = decoded(body)["errors"][0]

@@ -21,7 +21,7 @@ _BLOCK_BYTES = 8 << 20
 
 
 class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """A registry's artifacts. Login and certificates as in docs/storage.md, or by argument."""
+    """A registry's artifacts. Login and certificates are as in docs/storage.md, or given as arguments."""
 
     protocol = ("oci-registry", "oci-registry+http")
     root_marker = ""
@@ -29,13 +29,13 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def __init__(
         self, *, plain_http: bool = False, ca_file: str = "", docker_config: str = "", **options: Any
     ) -> None:
-        """``docker_config``: the directory of a Docker configuration file."""
+        """Take ``docker_config``, the directory of a Docker configuration file."""
         super().__init__(**options)
         self._scheme = "oci+http" if plain_http else "oci"
         self._access = Access(ca_file, {"DOCKER_CONFIG": docker_config} if docker_config else {})
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Size and digest. Raises FileNotFoundError, PermissionError, OSError."""
+        """Return size and digest. Raises FileNotFoundError, PermissionError, OSError."""
         name = self._strip_protocol(path)
         if not _is_artifact(name):
             return {"name": name, "size": 0, "type": "directory"}
@@ -44,7 +44,7 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return {"name": name, "size": found.size, "type": "file", "digest": found.version}
 
     def exists(self, path: str, **_: Any) -> bool:
-        """Whether the artifact is there; a refusal says nothing of that, and is raised."""
+        """Return whether the artifact exists. A refusal proves nothing, and is raised."""
         try:
             self.info(path)
         except FileNotFoundError:
@@ -52,7 +52,7 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return True
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """The artifacts of a repository, or the one that is named."""
+        """List the artifacts of a repository, or the named one."""
         name = self._strip_protocol(path)
         if _is_artifact(name):
             found = [self.info(name)]
@@ -93,7 +93,7 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
 
 class _File(AbstractBufferedFile):  # type: ignore[misc]
-    """Reads by ranges. What is written becomes visible when the file is closed, unless an exception is under way."""
+    """Reads ranges. Written content becomes visible when the file is closed, unless an exception is being handled."""
 
     def __init__(self, *args: Any, store: Store, **options: Any) -> None:
         self._store = store
@@ -114,9 +114,9 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
             self.discard()
 
     def close(self) -> None:
-        """Make what was written visible. While an exception is handled that came after opening, forget it instead.
+        """Make the content visible, or discard it if an exception raised since opening is being handled.
 
-        ``fsspec.open`` closes its files without a word of what went wrong.
+        ``fsspec.open`` closes its files without telling them what went wrong.
         """
         if sys.exc_info()[1] not in (None, self._earlier) and "r" not in self.mode:
             self.discard()
@@ -126,14 +126,14 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
             self._store.close()
 
     def commit(self) -> None:
-        """Make what was written visible."""
+        """Make the content visible."""
         writer, self._writer = self._writer, None
         assert writer is not None
         with _translated():
             writer.commit()
 
     def discard(self) -> None:
-        """Forget what was written."""
+        """Discard the content."""
         writer, self._writer = self._writer, None
         self.closed = True
         if writer is not None:
@@ -161,13 +161,13 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
 
 
 def _is_artifact(name: str) -> bool:
-    """Whether a tag or a digest is named, and not a repository."""
+    """Return whether the path names a tag or a digest rather than a repository."""
     return bool({":", "@"} & set(name.rpartition("/")[2]))
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What fsspec's users expect to be raised."""
+    """Translate our errors into those that fsspec's users expect."""
     try:
         yield
     except NotFound as error:

@@ -40,7 +40,7 @@ class Layers:
         self._lock = threading.Lock()
 
     def pieces(self, offset: int, length: int) -> Iterator[Piece]:
-        """Where ``length`` bytes from ``offset`` on lie. They must lie within."""
+        """Yield the pieces that hold ``length`` bytes from ``offset`` on, which must be inside the archive."""
         index = bisect_right(self._starts, offset) - 1
         while length:
             layer, within = self._layers[index], offset - self._starts[index]
@@ -50,13 +50,13 @@ class Layers:
             index, offset, length = index + 1, offset + count, length - count
 
     def read(self, piece: Piece, view: memoryview) -> None:
-        """Fill ``view`` with the piece; an attempt that breaks off is taken up again where it did."""
+        """Fill ``view`` with the piece; an interrupted attempt resumes where it ended."""
         if self._has_ranges and self._read_range(piece, view):
             return
         view[:] = memoryview(self._read_whole(piece.layer))[piece.offset : piece.offset + piece.length]
 
     def _read_range(self, piece: Piece, view: memoryview) -> bool:
-        """False where the registry does not know ranges."""
+        """Read a range; returns False if the registry does not support ranges."""
 
         def attempt(done: int, moved: Callable[[int], None]) -> bool:
             start = piece.offset + done
@@ -72,7 +72,7 @@ class Layers:
         return self._has_ranges
 
     def _read_whole(self, layer: Layer) -> bytearray:
-        """A layer that is asked for piece by piece is fetched once."""
+        """Fetch a layer once, although it is requested piece by piece."""
         with self._lock:
             found = self._whole.get(layer.digest)
             if found is None:

@@ -20,7 +20,7 @@ _HINT = "use oci://registry[:port]/repository:tag or …@sha256:…, and oci+htt
 
 
 class Location(NamedTuple):
-    """One artifact. ``registry`` is how credentials are filed: host, and port if one was given."""
+    """One artifact. ``registry`` is the key of its credentials: host, and port if one was given."""
 
     server: Server
     registry: str
@@ -30,12 +30,12 @@ class Location(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """What a manifest is asked for by; the digest where there is one."""
+        """The reference by which the manifest is requested; the digest if there is one."""
         return self.digest or self.tag
 
 
 def parse(location: str) -> Location:
-    """Take a location apart. Raises SettingsError."""
+    """Parse a location. Raises SettingsError."""
     scheme, _, rest = location.partition("://")
     registry, _, path = rest.partition("/")
     name, _, digest = path.partition("@")
@@ -56,6 +56,6 @@ def parse(location: str) -> Location:
 
 
 def _host_and_port(registry: str) -> tuple[str, int]:
-    """``[::1]:5000`` → ``::1`` and 5000; ("", 0) for what is neither."""
+    """Split ``[::1]:5000`` into ``::1`` and 5000; returns ("", 0) for anything invalid."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?", registry)
     return (found[1].strip("[]"), int(found[2] or 0)) if found else ("", 0)

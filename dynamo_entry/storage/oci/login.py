@@ -1,8 +1,8 @@
-"""Who logs in, and how: Docker's configuration file and its helpers; a password, or a token of the server that a registry names.
+"""Login to registries: Docker's configuration file and its helpers; a password, or a token from a token server.
 
-The file is ``config.json`` in DOCKER_CONFIG (``~/.docker`` by default), or ``.dockerconfigjson`` there, which is
-what a mounted secret of type kubernetes.io/dockerconfigjson holds. Format: docker/cli, cli/config/configfile. Tokens:
-https://distribution.github.io/distribution/spec/auth/token/ and …/oauth/
+The file is ``config.json`` in DOCKER_CONFIG (``~/.docker`` by default), or ``.dockerconfigjson`` there, as a
+mounted secret of type kubernetes.io/dockerconfigjson has it. Format: docker/cli, cli/config/configfile.
+Tokens: https://distribution.github.io/distribution/spec/auth/token/ and …/oauth/
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ Fetch = Callable[[str, str, "dict[str, str]", bytes], bytes]
 
 
 class Credentials(NamedTuple):
-    """A name and a password, or a refresh token (``identity``); all empty: nobody."""
+    """A name and a password, or a refresh token (``identity``); all empty: anonymous."""
 
     user: str = ""
     password: str = ""
     identity: str = ""
 
     def basic(self) -> str:
-        """The value of an Authorization header."""
+        """The value of an Authorization header for Basic authentication."""
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
 
 
 def find(registry: str, repository: str, environ: Mapping[str, str]) -> Credentials:
-    """The credentials for a repository, the most specific ones. Raises StorageDenied for a broken file."""
+    """Return the most specific credentials for a repository. Raises StorageDenied for a broken file."""
     path, config = _load(environ)
     try:
         return _found(path, config, registry, repository)
@@ -100,7 +100,7 @@ def _load(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
 
 
 def _keys(registry: str, repository: str) -> list[str]:
-    """As Kubernetes looks them up: the longest path first, then the registry in the forms that are in use."""
+    """Return the keys in the order of Kubernetes' lookup: longest path first, then forms of the registry."""
     parts = repository.split("/")
     paths = ["/".join((registry, *parts[:count])) for count in range(len(parts), -1, -1)]
     found = [
@@ -125,7 +125,7 @@ def _entry(entry: dict[str, Any], path: str, key: str) -> Credentials:
 
 
 def _ask(helper: str, registry: str) -> Credentials:
-    """``docker-credential-HELPER get`` (docker/docker-credential-helpers). One that knows nobody says so and fails."""
+    """Run ``docker-credential-HELPER get`` (docker/docker-credential-helpers); "no credentials" is an answer, too."""
     server = _DOCKER_HUB if registry in ("docker.io", "index.docker.io") else registry
     program = f"docker-credential-{helper}"
     try:
@@ -171,14 +171,14 @@ class Authorization:
         self._challenge = ""
 
     def header(self) -> str:
-        """What to send now; empty before the registry asked for anything."""
+        """Return the header to send now; empty before the registry has asked for a login."""
         with self._lock:
             if time.monotonic() > self._expires:
                 self._answer(self._challenge)
             return self._header
 
     def challenged(self, challenge: str, used: str) -> bool:
-        """The registry answered 401 to ``used``: whether another attempt may do better. Raises StorageError."""
+        """Handle status 401 for ``used``; returns whether another attempt may help. Raises StorageError."""
         with self._lock:
             if self._header != used:
                 return True  # another thread was faster
@@ -196,7 +196,7 @@ class Authorization:
             self._header = credentials.basic() if credentials.user else ""
 
     def _token_or_anybodys(self, parameters: dict[str, str], credentials: Credentials) -> str:
-        """A login that is refused may be one too many: what anybody may read is tried as nobody."""
+        """Return a token; if the login is refused, an anonymous one, which suffices for public content."""
         # What the registry says that this request takes: a login that may only read asks for no more.
         scope = parameters.get("scope") or self.default_scope
         realm, query = parameters["realm"], {"service": parameters.get("service", ""), "scope": scope}
@@ -227,7 +227,7 @@ class Authorization:
         return token
 
     def _asked(self, realm: str, query: dict[str, str], credentials: Credentials) -> bytes:
-        """The answer of the server that gives out tokens: to POST for a refresh token, else, or where it takes none, to GET."""
+        """Return the token server's answer: to POST for a refresh token, else or if that fails, to GET."""
         if credentials.identity:
             form = {
                 **query,
@@ -250,7 +250,7 @@ class Authorization:
 
 
 def parse(challenge: str) -> dict[str, dict[str, str]]:
-    """The challenges of a WWW-Authenticate header: scheme, in lower case → parameters."""
+    """Parse the challenges of a WWW-Authenticate header: scheme, in lower case → parameters."""
     found: dict[str, dict[str, str]] = {}
     parameters: dict[str, str] = {}
     for element in _ELEMENT.findall(challenge):

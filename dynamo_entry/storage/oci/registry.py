@@ -1,6 +1,7 @@
-"""What changes a repository, or lists it: oras makes the requests and reads the answers, the client sends them.
+"""Requests that change or list a repository: oras builds them and reads the answers, our client sends them.
 
-Imported by none that only reads an archive. What oras has not is here or in the client, and docs/storage.md says why.
+A plain read of an archive does not import this module. What oras lacks is here or in the client;
+docs/storage.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         json: dict[str, Any] | None = None,
         stream: bool = False,  # noqa: ARG002 - answers are small
     ) -> requests.Response:
-        """How oras asks for anything. Raises StorageError for any answer but 2xx.
+        """Send a request for oras. Raises StorageError unless the status is 2xx.
 
-        oras itself tries five times, for two minutes, whatever failed, and sends a body before its login.
+        oras itself would try five times, for two minutes, whatever failed, and send a body before its login.
         """
         body = data if json is None else artifact.encoded(json)
 
@@ -58,10 +59,10 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         return _Response(self._client.tried(attempt) if method == "GET" else attempt())
 
     def tags(self) -> Iterator[str]:
-        """All of them; none where the repository is not there yet. Raises StorageError.
+        """Yield all tags; none if the repository does not exist yet. Raises StorageError.
 
-        Page by page: oras' get_tags keeps them all, ends at a page without tags, and looks for the next one from the
-        server's root, where the specification has it relative to the page.
+        It reads page by page: oras' get_tags keeps all of them, ends at a page without tags, and resolves the
+        next page against the server's root, while the specification makes it relative to the page.
         """
         url = f"{self.prefix}://{self._repository.tags_url()}"
         asked: set[str] = set()
@@ -83,11 +84,14 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             ) from None  # fmt: skip
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
-        """Give the artifact its tag."""
+        """Put the manifest, which gives the artifact its tag."""
         self._client.tried(lambda: self.upload_manifest(manifest, self._repository))
 
     def put_blob(self, blob: memoryview, digest: str) -> None:
-        """From memory, in one piece; a session that breaks is begun anew. oras reads files, and copies them twice."""
+        """Upload a blob from memory in one piece; after a failure in a new session.
+
+        oras reads files, and copies them twice.
+        """
 
         def attempt() -> None:
             session = self._begin()
@@ -98,7 +102,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         self._client.retry.call(attempt)
 
     def try_upload(self, size: int) -> None:
-        """Begin an upload, have it take a request of that size, and give it up."""
+        """Begin an upload, send one request of that size, and abort the upload."""
         session = self._client.tried(self._begin)  # an insecure one is refused now
         try:
             begun = self.do_request(session, "PATCH", bytes(size), _OCTETS)
@@ -111,7 +115,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             self.do_request(session, "DELETE")
 
     def delete(self, digest: str) -> None:
-        """Remove a manifest. oras would ask for its digest first, in a header that registries may leave out."""
+        """Remove a manifest. oras would first request its digest, in a header that registries may omit."""
         url = f"{self.prefix}://{self._repository.manifest_url(digest)}"
         self._client.tried(lambda: self.do_request(url, "DELETE"))
 
@@ -121,7 +125,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
 
 class _Repository(oras.container.Container):  # type: ignore[misc]
-    """As the location says. oras would take the first part of ``team.x/ck`` for a registry."""
+    """The repository as the location names it. oras would take the first part of ``team.x/ck`` for a registry."""
 
     def __init__(self, place: Location) -> None:
         self.registry, self.namespace, self.repository = place.server.authority, None, place.repository
@@ -139,7 +143,7 @@ class _Response(requests.Response):
         self.headers.update({"Location": answer.location, "Link": answer.link})
 
     def json(self, **_: Any) -> Any:
-        """Asked for of lists of tags alone."""
+        """Decode the body; oras calls it for lists of tags only."""
         document = decoded(self.content)
         if "tags" not in document:
             raise ValueError
@@ -147,7 +151,7 @@ class _Response(requests.Response):
 
 
 def _operation(url: str) -> str:
-    """What a request does, for messages."""
+    """Return the name of a request's operation, for messages."""
     path = url.partition("?")[0]
     if path.endswith("/tags/list"):
         return "tags"

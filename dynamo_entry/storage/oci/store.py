@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class OciStore(Store):
-    """One artifact. Reads see the one that the tag stood for at the first ``stat``, even when it is moved."""
+    """One artifact. Reads see the one that the tag meant at the first ``stat``, even if the tag is moved."""
 
     parallel_reads = 8
     read_bytes = REQUEST_BYTES
@@ -67,7 +67,7 @@ class OciStore(Store):
         return view
 
     def check_manifest(self, document: bytes) -> None:
-        """A digest pins the artifact, which names the archive's own manifest, and so every byte that is used."""
+        """Check a pinned digest: it names the artifact, which names the archive's own manifest, and so every byte."""
         if not self._place.digest:
             return
         found, _ = self._resolved()
@@ -87,7 +87,7 @@ class OciStore(Store):
         )
 
     def check_writable(self) -> None:
-        """Begin the upload of a blob, and call it off: a writer asks for nothing before its first layer is full."""
+        """Begin the upload of a blob and abort it: a writer sends nothing before its first layer is full."""
         self._tag()
         self._client.will_write()
         try:
@@ -100,19 +100,19 @@ class OciStore(Store):
             raise
 
     def delete(self) -> None:
-        """Remove the artifact, by its digest: with it go all its tags. The registry collects the layers."""
+        """Remove the artifact by its digest, with all its tags. The registry collects the layers."""
         self._client.will_write()
         self._registry().delete(self.stat().version)
 
     def leftovers(self) -> Iterator[Leftover]:
-        """None: the specification has no way to list uploads, or layers without a manifest."""
+        """Return nothing: the specification cannot list uploads, or layers without a manifest."""
         return iter(())
 
     def remove_leftover(self, leftover: Leftover) -> None:
         raise StorageError(f"{leftover.name} is nothing of ours")
 
     def neighbours(self) -> Iterator[Neighbour]:
-        """Tags that stand for something else are left out. The age is what the artifact says; 0 where it says nothing."""
+        """Yield the archives of the repository, with the age that each states, or 0; other tags are skipped."""
         place, _, reference = self.location.rpartition("/")
         repository = f"{place}/{re.split('[:@]', reference)[0]}"
         for tag in self._registry().tags():
@@ -125,7 +125,7 @@ class OciStore(Store):
         self._client.close()
 
     def _tag(self) -> str:
-        """What a new artifact goes by."""
+        """Return the tag of a new artifact."""
         if not self._place.tag:
             raise SettingsError(
                 f"{self.location} is pinned by digest; a new archive needs a tag",

@@ -1,4 +1,4 @@
-"""An artifact in the making: its layers, then its tag."""
+"""An artifact in the making: first its layers, then its tag."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SETTLE_S = 1.5
 
 
 class OciWriter(PartWriter[Layer]):
-    """A part is a layer."""
+    """Writes an artifact; each part is a layer."""
 
     def __init__(
         self, client: Client, tag: str, registry: Callable[[], Registry], *, replace: bool, expected_size: int
@@ -63,7 +63,7 @@ class OciWriter(PartWriter[Layer]):
             self.abort()  # after success that does nothing
 
     def _publish(self, manifest: dict[str, Any]) -> str:
-        """Put the manifest under its tag, unless another one is there. Returns its digest."""
+        """Put the manifest under its tag, unless another one is there; returns its digest."""
         digest = artifact.digest_of(artifact.encoded(manifest))
         if not self._replace and self._tagged() not in ("", digest):
             raise already_there(self._client.name)
@@ -85,7 +85,7 @@ class OciWriter(PartWriter[Layer]):
         return digest
 
     def _tagged(self) -> str:
-        """The digest that the tag stands for, or nothing."""
+        """Return the digest that the tag stands for, or an empty string."""
         try:
             return artifact.digest_of(self._client.manifest(self._tag))
         except NotFound:

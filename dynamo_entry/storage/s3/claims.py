@@ -1,12 +1,11 @@
-"""Taking turns through a store that has no conditions: Lamport's bakery, with fences.
+"""Takes turns on a store without conditional writes: Lamport's bakery algorithm, with fences.
 
-Servers that refuse a conditional completion need none of this. On all others, whoever is about to make an object
-visible takes a number and waits for lower ones, so that one looks and completes at a time. What is needed is
-only that a listing shows every write that had finished before it began.
-
-A claim is a small object ``NUMBER-OWNER``; number 0 says "about to choose a number". A claim that was not renewed
-for a while is its owner's no more: first the owner's upload is aborted, which the server enforces even if the
-owner is alive and merely slow, then the claim is removed. docs/storage.md has the argument and the crash table.
+Servers that refuse a conditional completion need none of this. On all others, a creator that is about to
+publish takes a number and waits for lower ones, so that one at a time looks and completes. The only
+requirement is a listing that shows every write that finished before it began. A claim is a small object
+``NUMBER-OWNER``; number 0 means "about to choose a number". A claim that was not renewed for a while expires:
+first its owner's upload is aborted, which the server enforces even if the owner is alive and merely slow,
+then the claim is removed. docs/storage.md has the argument and the crash table.
 """
 
 from __future__ import annotations
@@ -34,44 +33,44 @@ class Claim(NamedTuple):
 
     @property
     def number(self) -> int:
-        """0 while the owner chooses."""
+        """The number; 0 while the owner chooses one."""
         return int(self.name.partition("-")[0])
 
     @property
     def owner(self) -> str:
-        """Who claims."""
+        """The owner of the claim."""
         return self.name.partition("-")[2]
 
 
 class Board(Protocol):
-    """Where claims are put up for all to see."""
+    """The place where all claims are visible to everybody."""
 
     def put(self, name: str) -> None:
         """Put up a claim, or renew it."""
 
     def claims(self) -> list[Claim]:
-        """All claims, sorted by name."""
+        """Return all claims, sorted by name."""
 
     def remove(self, name: str) -> None:
-        """Take a claim down; fine if it is gone."""
+        """Remove a claim; it may be gone already."""
 
     def fence(self, claim: Claim) -> None:
-        """Abort the upload of the claim's owner, so that it cannot complete any more; then take it down."""
+        """Abort the upload of the claim's owner, so that it cannot complete any more, then remove the claim."""
 
     def pause(self) -> None:
         """Wait a moment."""
 
 
 def claim_name(number: int, owner: str) -> str:
-    """The name of a claim."""
+    """Return the name of a claim."""
     return f"{number:08}-{owner}"
 
 
 @contextmanager
 def turn(board: Board, owner: str, is_over: Callable[[], bool]) -> Iterator[bool]:
-    """A block that one claimant at a time is in. False: ``is_over`` said so first, and there is no turn.
+    """Yield True when it is this claimant's turn; False if ``is_over`` became true first.
 
-    Raises StorageError where the board cannot be used.
+    Raises StorageError if the board cannot be used.
     """
     choosing, ticket = claim_name(0, owner), ""
     try:
@@ -98,7 +97,7 @@ def _take_down(board: Board, *names: str) -> None:
 
 
 def _wait(board: Board, ticket: str, is_over: Callable[[], bool]) -> bool:
-    """Wait until nobody is ahead; False when it is over before."""
+    """Wait until nobody is ahead; returns False if it is over before."""
     while not is_over():
         if not _ahead(board, ticket):
             return True
@@ -107,7 +106,7 @@ def _wait(board: Board, ticket: str, is_over: Callable[[], bool]) -> bool:
 
 
 def _ahead(board: Board, ticket: str) -> bool:
-    """Whether anybody is ahead. Claims that went stale are fenced, and count until they are seen to be gone."""
+    """Return whether anybody is ahead. Stale claims are fenced, and count until they are seen to be gone."""
     owner = ticket.partition("-")[2]
     # Two listings: whoever has a number by the time of the second was not choosing at the first, or waits for us.
     choosing = [claim for claim in board.claims() if claim.number == 0 and claim.owner != owner]
@@ -120,7 +119,7 @@ def _ahead(board: Board, ticket: str) -> bool:
 
 @contextmanager
 def _renewed(board: Board, ticket: str) -> Iterator[None]:
-    """Keep a claim from going stale; completing a large upload takes its time."""
+    """Renew a claim in the background; completing a large upload takes time."""
     done = threading.Event()
 
     def renew() -> None:

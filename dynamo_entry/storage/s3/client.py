@@ -1,7 +1,7 @@
-"""botocore's client of one bucket, on our connections.
+"""botocore's client of one bucket, over our connections.
 
-Endpoints, addressing, regions, credentials, signatures and documents are botocore's. It tries every request once: how
-long is tried depends on the phase that waits for it (``Retry``), which no setting of botocore's knows.
+Endpoints, addressing, regions, credentials, signatures and documents are botocore's. It tries every request
+once: how long to try depends on the waiting phase (``Retry``), which no setting of botocore's knows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Client:
         self._shared = _Made()
 
     def hurried(self) -> Client:
-        """The same client, for what follows a failure."""
+        """Return the same client with short limits, for cleanup after a failure."""
         hurried = copy.copy(self)
         hurried.retry = self.retry.briefly()
         return hurried
@@ -94,17 +94,17 @@ class Client:
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
     def call(self, operation: str, key: str = "", **parameters: Any) -> dict[str, Any]:
-        """The answer to a request that a later attempt may repeat. Raises StorageError."""
+        """Return the response to a request, repeated as the policy says. Raises StorageError."""
         return self.retry.call(lambda: self._once(operation, key, parameters))
 
     def begin(self) -> None:
-        """Do in threads what the first request needs before it is sent; that joins them."""
+        """Prepare in threads what the first request needs; that request waits for them."""
         if not self._direct.begin():
             threading.Thread(target=self._prepare, name="s3-client", daemon=True).start()
 
     @contextmanager
     def exchange(self, operation: str, *, range_: str = "") -> Iterator[Response]:
-        """One attempt to look at the location's object or to read of it; the block has the answer. Raises StorageError."""
+        """Make one attempt to look at the location's object or to read it, and yield the response."""
         with self._direct.exchange(operation, range_) as response:
             if response is not None:
                 yield response
@@ -115,7 +115,7 @@ class Client:
             yield kept.response
 
     def close(self) -> None:
-        """Close idle connections; they are made anew when needed."""
+        """Close idle connections; they are opened again when needed."""
         self._transport.close()
 
     def _prepare(self) -> None:
@@ -187,7 +187,7 @@ class Client:
         )  # fmt: skip
 
     def _failure(self, operation: str, response: Mapping[str, Any]) -> StorageError:
-        """The error for an answer; what could be learnt from it for the next attempt is remembered."""
+        """Return the error for a response; facts that help the next attempt are remembered."""
         from dynamo_entry.storage.s3.signer import CLOCK  # noqa: PLC0415 - see Direct
 
         meta, error = response["ResponseMetadata"], response.get("Error", {})
@@ -217,7 +217,7 @@ class Client:
 
 
 class _Made:
-    """What botocore made, once for a client and its copies."""
+    """What botocore creates once for a client and its copies."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -226,7 +226,7 @@ class _Made:
         self.is_virtual = False
 
     def use_virtual(self) -> bool:
-        """Have the next client name the bucket in the host; False where it does already."""
+        """Make the next client name the bucket in the host; returns False if it already does."""
         with self.lock:
             if self.is_virtual:
                 return False
@@ -235,12 +235,12 @@ class _Made:
 
 
 def _stay(request_dict: dict[str, Any], **_: Any) -> None:
-    """botocore asks a bucket for its region when it is led elsewhere: led elsewhere again, it would ask for ever."""
+    """Stop botocore from following a second redirect: it asks for the bucket's region each time, possibly for ever."""
     request_dict["context"]["s3_redirect"]["redirected"] = True
 
 
 def bad_answer(name: str, operation: str, error: Exception) -> StorageError:
-    """The error for a response that cannot be parsed."""
+    """Return the error for a response that cannot be parsed."""
     return StorageError(
         f"{name}: {operation} was answered with something else: {error}",
         hint="is it an S3 server, or is there a proxy before it that answers for it?", reason="BadAnswer",
@@ -248,7 +248,7 @@ def bad_answer(name: str, operation: str, error: Exception) -> StorageError:
 
 
 def moment(answer: Mapping[str, Any]) -> float:
-    """The server's own time."""
+    """Return the server's own time from an answer, or 0."""
     try:
         date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
         return email.utils.parsedate_to_datetime(date).timestamp()

@@ -1,4 +1,4 @@
-"""Who signs: botocore's own chain, and what it means when that fails."""
+"""The credentials: botocore's own chain, and errors for its failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ANSWERED = re.compile(r"non 200 response (\d+)")
 
 
 def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: float) -> Any:
-    """A session of botocore's. It looks into the process's environment itself; ``variables`` are not in there."""
+    """Return a botocore session. It reads the process's environment itself, which lacks ``variables``."""
     made = botocore.session.Session()
     # Of whom it asks for credentials: by default a minute, five times.
     once = Config(connect_timeout=stall_s, read_timeout=stall_s, retries={"total_max_attempts": 1})
@@ -48,7 +48,10 @@ def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: f
 
 
 def check(session: Any, what: str) -> None:
-    """Whether the session has credentials that are valid now: what expires is renewed. Raises StorageDenied, StorageUnavailable."""
+    """Check that the session has valid credentials, and renew expiring ones.
+
+    Raises StorageDenied, StorageUnavailable.
+    """
     try:
         found = session.get_credentials()
         if found is not None:
@@ -69,7 +72,7 @@ def check(session: Any, what: str) -> None:
 
 
 def _answer(error: Exception) -> tuple[int, str]:
-    """Status and code of whoever was asked for credentials; 503 where nobody answered, 0 where nobody was asked."""
+    """Return status and code from the credential source: 503 if nobody answered, 0 if nobody was asked."""
     if isinstance(error, exceptions.ClientError):
         return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
     if (

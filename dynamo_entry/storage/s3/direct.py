@@ -1,4 +1,4 @@
-"""The first reads of a restore: signed by botocore, without its client, which takes longer to load than they take."""
+"""The first reads of a restore: signed by botocore, but without its client, which loads more slowly than they run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METHODS = {"HeadObject": "HEAD", "GetObject": "GET"}
 
 
 class Direct:
-    """One object of a server that the location names, where the environment says all that botocore would look for."""
+    """One object of a server that the location names, if the environment has all that botocore would look for."""
 
     def __init__(
         self, location: Location, name: str, transport: Transport, environ: Mapping[str, str]
@@ -36,7 +36,7 @@ class Direct:
         self._is_open = bool(location.endpoint) and _says_all(environ)
 
     def begin(self) -> bool:
-        """Connect, and load what signs, in two threads; False where the first request is not made here."""
+        """Connect, and load the signer, in two threads; returns False if the first request is not made here."""
         if self._is_open and self._connecting is None:
             self._connecting = self._transport.begin(self._url)
             threading.Thread(target=importlib.import_module, args=(_SIGNER,), daemon=True).start()
@@ -44,7 +44,7 @@ class Direct:
 
     @contextmanager
     def exchange(self, operation: str, range_: str) -> Iterator[Response | None]:
-        """One attempt. None where it is for botocore's client: from the first answer on that is not the object."""
+        """Make one attempt. Yields None if botocore's client must take over, after any answer but the object."""
         if not self._is_open:
             yield None
             return

@@ -1,4 +1,4 @@
-"""What killed creators leave in a bucket: uploads that nobody goes on with, claims, probes."""
+"""Finds and removes what killed creators leave in a bucket: abandoned uploads, claims, probes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UPLOAD = "?uploadId="
 
 
 def find(client: Client, key: str) -> Iterator[Leftover]:
-    """Below the prefix that ``key`` is in. An upload's age counts from its latest part."""
+    """Yield the leftovers in the prefix of ``key``. An upload's age counts from its latest part."""
     prefix = key[: key.rfind("/") + 1]
     for theirs, upload_id, age_s in _uploads(client, prefix):
         if theirs.endswith(".tar") or theirs == key:
@@ -31,7 +31,7 @@ def find(client: Client, key: str) -> Iterator[Leftover]:
 
 
 def remove(client: Client, leftover: Leftover) -> None:
-    """Raises StorageError with reason InUse for an upload that grew since it was found."""
+    """Remove a leftover. Raises StorageError with reason InUse for an upload that has grown since it was found."""
     key, found, upload_id = leftover.name.partition(_UPLOAD)
     if not found:
         objects.delete(client, key)
@@ -43,7 +43,7 @@ def remove(client: Client, leftover: Leftover) -> None:
 
 
 def _uploads(client: Client, prefix: str) -> Iterator[tuple[str, str, float]]:
-    """Key, identifier and age of all uploads under way whose key begins with ``prefix``."""
+    """Yield key, identifier and age of all unfinished uploads whose key begins with ``prefix``."""
     try:
         for page in objects.pages(client, "ListMultipartUploads", Prefix=prefix):
             with objects.understood(client, "ListMultipartUploads"):
@@ -57,7 +57,7 @@ def _uploads(client: Client, prefix: str) -> Iterator[tuple[str, str, float]]:
 
 
 def _parts(client: Client, key: str, upload_id: str) -> tuple[int, float] | None:
-    """The size of an upload's parts and the age of the latest; None where it was completed or aborted meanwhile."""
+    """Return the size of an upload's parts and the age of the latest; None if it ended meanwhile."""
     size, latest_s = 0, float("inf")
     try:
         for page in objects.pages(client, "ListParts", key, UploadId=upload_id):

@@ -19,7 +19,7 @@ _HINT = "use s3://bucket/prefix/<hash>.tar or s3://host[:port]/bucket/prefix/<ha
 
 
 class Location(NamedTuple):
-    """One object. ``endpoint`` is a URL, with or without a path; empty: botocore resolves it, by default to AWS."""
+    """One object. ``endpoint`` is a URL, with or without a path; if empty, botocore resolves it, by default to AWS."""
 
     endpoint: str
     bucket: str
@@ -27,11 +27,11 @@ class Location(NamedTuple):
 
 
 def parse(location: str, environ: Mapping[str, str]) -> Location:
-    """Take a location apart. Raises SettingsError.
+    """Parse a location. Raises SettingsError.
 
-    The first part is a host, not a bucket, when it has a port or is ``localhost``, or when it has a dot and
+    The first part is a host rather than a bucket if it has a port or is ``localhost``, or if it has a dot and
     both a bucket and a key follow. With AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL set, the host is known: a
-    dotted first part then is a bucket, unless it is that very host.
+    dotted first part is then a bucket, unless it is that very host.
     """
     scheme, _, rest = location.partition("://")
     first, _, path = rest.partition("/")
@@ -50,7 +50,7 @@ def parse(location: str, environ: Mapping[str, str]) -> Location:
 
 
 def _checked(url: str) -> str:
-    """The URL of an endpoint. Raises SettingsError."""
+    """Return the URL of an endpoint. Raises SettingsError."""
     try:
         server_of(url)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Small requests about whole objects: is it there, whose is it, what else is there."""
+"""Small requests about whole objects: whether one exists, whose it is, what else exists."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NEXT = {
 
 
 class Found(NamedTuple):
-    """A published object, and the owner of the upload it came from."""
+    """A published object, and the owner of the upload that made it."""
 
     stat: ObjectStat
     owner: str
 
 
 class Entry(NamedTuple):
-    """What a listing says of an object: its size, and its age by the server's own clock."""
+    """One entry of a listing: size, and age by the server's own clock."""
 
     key: str
     size: int
@@ -81,7 +81,7 @@ def get(client: Client, key: str) -> str:
 
 
 def delete(client: Client, key: str) -> None:
-    """Remove an object; one that is gone already is what is wanted."""
+    """Remove an object; it may be gone already."""
     try:
         client.call("DeleteObject", key)
     except NotFound:
@@ -89,7 +89,7 @@ def delete(client: Client, key: str) -> None:
 
 
 def under(client: Client, prefix: str, *, delimiter: str = "") -> Iterator[Entry]:
-    """All objects whose key begins with ``prefix`` and has no ``delimiter`` after it."""
+    """Yield all objects whose key begins with ``prefix`` and has no ``delimiter`` after it."""
     for page in pages(client, "ListObjectsV2", Prefix=prefix, Delimiter=delimiter):
         with understood(client, "ListObjectsV2"):
             found = [
@@ -100,7 +100,7 @@ def under(client: Client, prefix: str, *, delimiter: str = "") -> Iterator[Entry
 
 
 def pages(client: Client, operation: str, key: str = "", **parameters: Any) -> Iterator[dict[str, Any]]:
-    """The answers to a listing, one after another."""
+    """Yield the pages of a listing, one after another."""
     while True:
         page = client.call(operation, key, **parameters)
         yield page
@@ -111,13 +111,13 @@ def pages(client: Client, operation: str, key: str = "", **parameters: Any) -> I
 
 
 def age(answer: Mapping[str, Any], then: datetime) -> float:
-    """Since ``then``, in seconds. Both times are the server's: clocks here do not matter."""
+    """Return the seconds since ``then``. Both times are the server's, so local clocks do not matter."""
     return max(0.0, moment(answer) - then.timestamp())
 
 
 @contextmanager
 def understood(client: Client, operation: str) -> Iterator[None]:
-    """What an answer lacks, or has in another form, is raised as StorageError."""
+    """Raise StorageError if a response lacks something or has another form."""
     try:
         yield
     except (KeyError, ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Making a finished upload visible: of many who do so at once, exactly one succeeds, on every kind of server."""
+"""Publishes a finished upload: of many that publish at once exactly one succeeds, on every kind of server."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Publisher:
     def prepare(self) -> None:
         """Find out what the server can do, before an upload begins.
 
-        A server that keeps objects as files (``rclone serve s3``) removes a directory with the last file in it: the
-        trial's removal would pull it from under an upload that has not sent anything yet.
+        A server that keeps objects as files (``rclone serve s3``) removes a directory with its last file: a
+        later trial would remove the directory of an upload that has not sent anything yet.
         """
         if self._conditional is None:
             self._conditional = self._client.is_aws or refuses_second(self._client, f"{self._key}.probe")
@@ -65,7 +65,7 @@ class Publisher:
 
 
 def refuses_second(client: Client, key: str) -> bool:
-    """Whether the server completes an upload under a condition, or ignores that: tried on an object of our own.
+    """Return whether the server honours a conditional completion; it is tried on an object of our own.
 
     A server on which it cannot be tried counts as one that ignores conditions. Raises StorageUnavailable.
     """

@@ -1,4 +1,4 @@
-"""botocore's signature, by the server's clock: where the node's is wrong, the server says what time it is."""
+"""botocore's signature by the server's clock: if the node's clock is wrong, the server tells the time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
         self.skew_s = 0.0
 
     def learn(self, moment: float) -> bool:
-        """Whether ``moment``, the server's time, is another than was known."""
+        """Learn the server's time; returns whether it differs from what was known."""
         skew = moment - time.time()
         if not moment or abs(skew - self.skew_s) < _SKEW_S:
             return False
@@ -37,7 +37,7 @@ CLOCK = Clock()
 
 
 class Credentials(NamedTuple):
-    """What requests are signed with, under botocore's names."""
+    """The credentials to sign with, under botocore's names."""
 
     access_key: str
     secret_key: str
@@ -45,7 +45,7 @@ class Credentials(NamedTuple):
 
 
 class Signer(S3SigV4Auth):  # type: ignore[misc]
-    """What botocore signs with."""
+    """botocore's signer, using the server's clock."""
 
     def _modify_request_before_signing(self, request: Any) -> None:
         moment = datetime.fromtimestamp(time.time(), timezone.utc) + timedelta(seconds=CLOCK.skew_s)
@@ -59,7 +59,7 @@ AUTH_TYPE_MAPS[NAME] = Signer
 def signed(
     method: str, url: str, headers: Mapping[str, str], credentials: Credentials, region: str
 ) -> dict[str, str]:
-    """The headers of a request without a body, with its signature."""
+    """Return the headers of a request without a body, with its signature."""
     request = AWSRequest(method, url, dict(headers))
     Signer(credentials, "s3", region).add_auth(request)
     return {name: str(value) for name, value in request.headers.items()}

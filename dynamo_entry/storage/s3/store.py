@@ -34,7 +34,7 @@ _END = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 class S3Store(Store):
-    """One object. Reads see one and the same object from the first ``stat`` on, or fail."""
+    """One object. After the first ``stat`` all reads see that same object, or fail."""
 
     parallel_reads = 8
     read_bytes = REQUEST_BYTES
@@ -74,7 +74,7 @@ class S3Store(Store):
         return view
 
     def read_end(self, most: int) -> tuple[ObjectStat, Bytes]:
-        """One request, where the server takes a range that counts from the end and its answer arrives whole."""
+        """Read the end by a single request, if the server takes a range that counts from the end."""
         self._version = ""
 
         def attempt() -> tuple[ObjectStat, Bytes] | None:
@@ -107,7 +107,7 @@ class S3Store(Store):
         return S3Writer(self._begun(), self._publisher, replace=replace, expected_size=expected_size)
 
     def check_writable(self) -> None:
-        """A part of full size shows whether a proxy before the server takes one; AWS's own endpoint has none."""
+        """Send a part of full size to find out whether a proxy takes it; AWS's own endpoint has no proxy."""
         from dynamo_entry.storage.s3.upload import SMALLEST_PART  # noqa: PLC0415 - a restore writes nothing
 
         upload = self._begun()
@@ -154,7 +154,7 @@ class S3Store(Store):
         return Upload(self._client, self._key)
 
     def _check(self, response: Response, start: int, end: int) -> None:
-        """The answer must be of the same object, and hold what was asked for."""
+        """Check that the response is of the same object, and has the requested length."""
         version = response.header("ETag").strip('"')
         if self._version not in ("", version):
             hint = "somebody replaced it: start again"

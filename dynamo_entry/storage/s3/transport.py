@@ -1,4 +1,4 @@
-"""What botocore sends requests with: our connections, with their time limits and typed failures."""
+"""The transport of botocore's requests: our connections, with their time limits and typed failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OURS = {"host", "content-length", "user-agent", "expect"}
 
 
 class Part:
-    """A body in memory as botocore wants one: a file. It is read only where the signature covers it."""
+    """A body in memory in the form that botocore expects, a file. It is read only if the signature covers it."""
 
     def __init__(self, view: memoryview) -> None:
         self.view = view
@@ -28,22 +28,22 @@ class Part:
         return len(self.view)
 
     def read(self, size: int = -1) -> memoryview:
-        """The next bytes, not copied."""
+        """Return the next bytes without a copy."""
         start, self._at = self._at, len(self.view) if size < 0 else min(len(self.view), self._at + size)
         return self.view[start : self._at]
 
     def tell(self) -> int:
-        """As of a file."""
+        """Return the position, as a file does."""
         return self._at
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file."""
+        """Set the position, as a file does."""
         self._at = offset + (0, self._at, len(self.view))[whence]
         return self._at
 
 
 class Kept:
-    """An answer whose body is still to be read."""
+    """A response whose body is still to be read."""
 
     def __init__(self) -> None:
         self.stack = ExitStack()
@@ -51,7 +51,7 @@ class Kept:
 
 
 class Transport:
-    """Connections to whatever servers botocore names. Thread-safe."""
+    """Connections to all servers that botocore names. Thread-safe."""
 
     def __init__(self, what: str, *, stall_s: float, ca_file: str) -> None:
         self._what = what
@@ -59,7 +59,7 @@ class Transport:
         self._thread = threading.local()
 
     def __call__(self, request: Any, event_name: str, **_: Any) -> Any:
-        """Handles botocore's event ``before-send``: the answer to a request. Raises StorageError, ValueError."""
+        """Handle botocore's event ``before-send``: return the response. Raises StorageError, ValueError."""
         from botocore.awsrequest import AWSResponse  # noqa: PLC0415 - it is there: it made the request
 
         what = f"{self._what}: {event_name.rpartition('.')[2]}"
@@ -80,7 +80,7 @@ class Transport:
 
     @contextmanager
     def keeping(self) -> Iterator[Kept]:
-        """In the block, an answer of this thread that says yes is not read but kept."""
+        """Leave the body of a successful response of this thread unread inside the block."""
         kept = self._thread.kept = Kept()
         try:
             yield kept
@@ -92,22 +92,22 @@ class Transport:
     def exchange(
         self, what: str, method: str, url: str, headers: dict[str, str], body: Iterable[Bytes] = ()
     ) -> Iterator[Response]:
-        """One request as it is; the block has its answer. Raises StorageError."""
+        """Send one request unchanged and yield its response. Raises StorageError."""
         connections, target = self._connections.to(server_of(url)), target_of(urlsplit(url))
         with connections.exchange(what, method, target, headers, tuple(body)) as response:
             yield response
 
     def begin(self, url: str) -> threading.Thread:
-        """Open a connection to where ``url`` leads, in a thread."""
+        """Open a connection to the server of ``url``, in a thread."""
         return self._connections.to(server_of(url)).begin()
 
     def close(self) -> None:
-        """Close idle connections; they are made anew when needed."""
+        """Close idle connections; they are opened again when needed."""
         self._connections.close()
 
 
 class _Raw(io.BytesIO):
-    """An answer that has been read, as botocore reads it."""
+    """A completed response in the form that botocore reads."""
 
     def stream(self) -> list[bytes]:
         return [self.read()]

@@ -1,6 +1,6 @@
-"""One multipart upload: how a stream of unknown length is cut into its parts; begun, filled, completed or aborted.
+"""One multipart upload: begins, fills, completes or aborts it; cuts a stream of unknown length into its parts.
 
-Limits of S3: 10 000 parts of 5 MiB (the last one: of any size) to 5 GiB, 50 TB in all.
+Limits of S3: 10 000 parts of 5 MiB (the last one: of any size) to 5 GiB, 50 TB in total.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 """
 
@@ -43,14 +43,14 @@ _FEWEST, _MOST = 2, 8
 
 
 def part_size(done: int, expected: int) -> int:
-    """The size of the next part, when ``done`` bytes are in earlier ones and ``expected`` in all of them."""
+    """Return the size of the next part, after ``done`` bytes in earlier ones, of ``expected`` in total."""
     start, growth = (expected, _GROWTH) if expected > _UNKNOWN else (_UNKNOWN, _GROWTH_UNKNOWN)
     wanted = max(SMALLEST_PART, expected // (MOST_PARTS - _SPARE)) + max(0, done - start) // growth
     return min(_LARGEST_PART, -(-wanted // _MIB) * _MIB)
 
 
 def parts_in_flight(size: int) -> int:
-    """How many parts of that size may be in memory, the one that is being filled included."""
+    """Return how many parts of that size may be in memory, including the one being filled."""
     return max(_FEWEST, min(_MOST, _IN_FLIGHT_BYTES // size))
 
 
@@ -67,14 +67,14 @@ class Upload:
         self._is_open = True
 
     def put_part(self, number: int, part: memoryview) -> str:
-        """Upload one part; returns the tag by which it is completed."""
+        """Upload one part; returns the tag that completes it."""
         etag: str = self._client.call(
             "UploadPart", self.key, UploadId=self.id, PartNumber=number, Body=Part(part)
         )["ETag"]
         return etag
 
     def complete(self, etags: list[str], *, conditional: bool) -> None:
-        """Make the object visible. Raises AlreadyExists-like StorageError with status 412 where it was refused."""
+        """Make the object visible. Raises StorageError with status 412 if another one is there."""
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
         self._client.call(
             "CompleteMultipartUpload", self.key, UploadId=self.id, MultipartUpload={"Parts": parts},
@@ -83,7 +83,7 @@ class Upload:
         self._is_open = False
 
     def abort(self) -> None:
-        """Free what was uploaded. Idempotent; what cannot be reached now is left to ``prune``."""
+        """Free the uploaded parts. Idempotent; ``prune`` removes what cannot be reached now."""
         if not self._is_open:
             return
         self._is_open = False
@@ -94,7 +94,7 @@ class Upload:
 
 
 def abort(client: Client, key: str, upload_id: str) -> None:
-    """Abort anybody's upload; one that is gone already is what is wanted. Raises StorageError."""
+    """Abort anybody's upload; it may be gone already. Raises StorageError."""
     try:
         client.call("AbortMultipartUpload", key, UploadId=upload_id)
     except NotFound:
@@ -102,7 +102,7 @@ def abort(client: Client, key: str, upload_id: str) -> None:
 
 
 class S3Writer(PartWriter[str]):
-    """A part is known by its tag."""
+    """Writes an object in parts; each is identified by its tag."""
 
     def __init__(self, upload: Upload, publisher: Publisher, *, replace: bool, expected_size: int) -> None:
         first = part_size(0, expected_size)

@@ -1,1 +1,1 @@
-"""The Kubernetes side: operator, pod webhook and node agent. Never imported by the launcher."""
+"""The Kubernetes side: operator, pod webhook and node agent. The launcher never imports it."""

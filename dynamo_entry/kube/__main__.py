@@ -1,4 +1,4 @@
-"""``python -m dynamo_entry.kube``: operator, agent, and what their Jobs run."""
+"""``python -m dynamo_entry.kube``: starts operator or agent, or what their Jobs run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ delete    deletes an archive of that hash"""
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of them; a mistake in the settings is one line and exit code 170."""
+    """Run one of them; a mistake in the settings is one line on standard error and exit code 170."""
     structlog.configure(processors=[_render], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     verb, *rest = arguments or [""]
     counts = {"operator": (0, 1), "agent": (0, 1), "probe": (1,), "delete": (2,)}

@@ -1,4 +1,4 @@
-"""Every name that users, dashboards and stored objects depend on, and times as the API writes them."""
+"""All names that users, dashboards and stored objects depend on, and timestamps in the API's format."""
 
 from __future__ import annotations
 
@@ -54,38 +54,38 @@ def _digest(text: str) -> str:
 
 
 def command_digest(argv: Sequence[str]) -> str:
-    """What tells commands apart without showing them: they may hold secrets. Empty for none."""
+    """Return a digest that identifies a command without showing it, since it may hold secrets; empty for none."""
     return hashlib.sha256(json.dumps(list(argv)).encode()).hexdigest() if argv else ""
 
 
 def job_name(checkpoint: str) -> str:
-    """The name of a checkpoint's Job: readable, and short enough for a label."""
+    """Return the name of a checkpoint's Job: readable, and short enough for a label."""
     name = f"checkpoint-{checkpoint}"
     return name if len(name) <= _LABEL_LIMIT else f"checkpoint-{checkpoint[:43]}-{_digest(checkpoint)}"
 
 
 def helper_name(kind: str, checkpoint: str) -> str:
-    """The name of a checkpoint's ``probe`` or ``gc`` Job."""
+    """Return the name of a checkpoint's ``probe`` or ``gc`` Job."""
     return f"checkpoint-{kind}-{_digest(checkpoint)}"
 
 
 def name_label(checkpoint: str) -> str:
-    """A checkpoint's name as a label's value."""
+    """Return a checkpoint's name in the form of a label value."""
     return checkpoint if len(checkpoint) <= _LABEL_LIMIT else _digest(checkpoint)
 
 
 def labels(checkpoint: str, hash_: str) -> dict[str, str]:
-    """What Job and pod of a checkpoint are found by."""
+    """Return the labels by which a checkpoint's Job and pod are found."""
     return {SOURCE_LABEL: "true", HASH_LABEL: hash_, NAME_LABEL: name_label(checkpoint)}
 
 
 def now() -> str:
-    """This moment."""
+    """Return the current time in the API's format."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def moment(text: str | None) -> float:
-    """Whole seconds since the epoch; 0 for an invalid timestamp."""
+    """Return a timestamp in whole seconds since the epoch; 0 if it is invalid."""
     try:
         return datetime.fromisoformat(_FRACTION.sub("", text or "").replace("Z", "+00:00")).timestamp()
     except ValueError:

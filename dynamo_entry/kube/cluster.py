@@ -1,4 +1,4 @@
-"""The API server as plain dicts: requests by path. The client library does connection, TLS and credentials."""
+"""The API server in terms of plain dicts and paths; the client library handles connection, TLS and credentials."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TIMEOUTS_S, _SHORT_TIMEOUTS_S = (10, 60), (2, 8)
 
 
 class ApiError(Exception):
-    """The server's answer, or that there was none (status 0)."""
+    """An error status from the API server; status 0 if there was no response."""
 
     def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(f"{status}: {message}")
@@ -49,7 +49,7 @@ class ApiError(Exception):
 
 
 class _Page(msgspec.Struct):
-    """Its objects are not decoded yet: a thousand bytes become ten thousand, and one at a time is enough."""
+    """One page of a list whose objects are decoded one at a time: decoding makes ten bytes out of one."""
 
     metadata: Object
     #: null: older servers, of a list without its objects' specifications that has none
@@ -57,7 +57,7 @@ class _Page(msgspec.Struct):
 
 
 class Listed:
-    """The objects of a list; ``version`` is what a watch goes on from, once they have been read."""
+    """The objects of a list; ``version`` is where a watch continues, valid once all of them were read."""
 
     def __init__(self, pages: Iterable[_Page]) -> None:
         self._pages = pages
@@ -71,7 +71,7 @@ class Listed:
 
 
 class Cluster:
-    """Requests with the pod's service account, or with the kubeconfig outside of a cluster. Thread-safe.
+    """Requests with the pod's service account, or with the kubeconfig outside a cluster. Thread-safe.
 
     ``answered(method, status)`` is called after each request, with status 0 if there was no response. Raises
     SettingsError if no configuration names the server.
@@ -94,13 +94,13 @@ class Cluster:
         self.before_write: Callable[[], None] = lambda: None
 
     def guarded(self, check: Callable[[], None]) -> Cluster:
-        """The same, but ``check`` is asked before whatever changes something, and may raise."""
+        """Return the same client, which calls ``check`` before every change; ``check`` may raise."""
         other = copy.copy(self)
         other.before_write = check
         return other
 
     def with_short_deadline(self, noted: Callable[[], None]) -> Cluster:
-        """The same for a thread that must not hang; ``noted`` is called after each request, whatever became of it."""
+        """Return the same client for a thread that must not hang; ``noted`` is called after each request."""
         other = copy.copy(self)
         other.timeouts_s = _SHORT_TIMEOUTS_S
 
@@ -121,7 +121,7 @@ class Cluster:
         accept: str = _JSON,
         **query: Any,
     ) -> Object:
-        """The answer as a dict. Raises ApiError."""
+        """Send a request and return the answer as a dict. Raises ApiError."""
         if method != "GET":
             self.before_write()
         headers = {"Accept": accept, "Content-Type": content_type}
@@ -153,13 +153,13 @@ class Cluster:
         return self._client.call_api(*serialized, _request_timeout=timeouts)
 
     def get(self, path: str, **query: Any) -> Object:
-        """GET."""
+        """Send a GET request."""
         return self.request("GET", path, **query)
 
     def list(self, path: str, *, metadata_only: bool = False, **query: Any) -> Listed:
-        """The objects at a path, a page at a time; they may lack everything but their metadata.
+        """List the objects at a path, page by page; they may lack everything but their metadata.
 
-        An ApiError is raised while they are read, 410 where the first pages are too old to be gone on from.
+        Reading them raises ApiError, with status 410 if the first pages are too old to be continued.
         """
         return Listed(self._pages(path, metadata_only, query))
 
@@ -174,7 +174,7 @@ class Cluster:
             after = {"limit": _PAGE, "continue": page.metadata["continue"]}
 
     def find(self, path: str) -> Object | None:
-        """The object, or None where the server says that there is none. Raises ApiError."""
+        """Return the object, or None if the server says that it does not exist. Raises ApiError."""
         try:
             return self.request("GET", path)
         except ApiError as error:
@@ -183,15 +183,15 @@ class Cluster:
             return None
 
     def create(self, path: str, body: Object, **query: Any) -> Object:
-        """POST."""
+        """Send a POST request."""
         return self.request("POST", path, body, **query)
 
     def merge(self, path: str, body: Object) -> Object:
-        """A merge patch."""
+        """Send a merge patch."""
         return self.request("PATCH", path, body, content_type=MERGE)
 
     def delete(self, path: str, uid: str, *, propagation: str = "Background") -> None:
-        """Delete that very object; nothing happens where it is gone. Raises ApiError."""
+        """Delete exactly this object; it may be gone already. Raises ApiError."""
         options = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
         try:
             self.request("DELETE", path, options)
@@ -202,9 +202,9 @@ class Cluster:
     def watch(
         self, path: str, limit_s: int, *, metadata_only: bool = False, **query: Any
     ) -> Iterator[tuple[str, Object]]:
-        """``(type, object)`` from a resourceVersion on, until the server ends it. Raises ApiError.
+        """Yield ``(type, object)`` from a resourceVersion on, until the server ends the watch. Raises ApiError.
 
-        An object of type BOOKMARK has nothing but the resourceVersion that all before it lead up to.
+        An object of type BOOKMARK has nothing but the resourceVersion that all objects before it lead up to.
         """
         query |= {"watch": "true", "timeoutSeconds": limit_s, "allowWatchBookmarks": "true"}
         headers = {"Accept": _METADATA.format("") if metadata_only else _JSON}
@@ -243,7 +243,7 @@ def _decode(data: bytes | None) -> Object:
 
 
 def insisting(question: Callable[[], _T], ended: threading.Event, log: Any) -> _T | None:
-    """The answer to a question to the API server, however long that is away; None where ``ended`` comes first."""
+    """Repeat a request until the API server responds; returns None if ``ended`` is set first."""
     while not ended.is_set():
         try:
             return question()

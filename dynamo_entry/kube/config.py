@@ -1,4 +1,4 @@
-"""The settings file of operator and agent, which the Helm chart renders → frozen values."""
+"""The settings file of operator and agent, which the Helm chart renders, as immutable values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Pvc(_Section, frozen=True):
 
 
 class Remote(_Section, frozen=True):
-    """A bucket's prefix or a repository; the Secrets are of the workload's namespace, the second one may only read."""
+    """A bucket prefix or a repository. The Secrets are in the workload's namespace; the second one may only read."""
 
     uri: str = ""
     credentials_secret_ref: str = ""
@@ -37,7 +37,7 @@ class Remote(_Section, frozen=True):
 
 
 class NodeCache(_Section, frozen=True):
-    """A directory of the node that restoring pods share."""
+    """A directory on the node that restoring pods share."""
 
     host_path: str = ""
 
@@ -66,19 +66,19 @@ class Storage(_Section, frozen=True):
 
     @property
     def is_isolated(self) -> bool:
-        """Whether namespaces share one storage, and each has a part of its own there. A claim has one namespace."""
+        """Whether namespaces share one storage, with a part for each. A claim always has one namespace."""
         return self.type != "pvc" and self.isolate_namespaces
 
 
 class Job(_Section, frozen=True):
-    """What the checkpoint's own spec does not say about its Job."""
+    """Defaults for a checkpoint's Job, for what its own spec leaves open."""
 
     ready_url: str = ""
     ttl_seconds_after_finished: int = 300
 
 
 class Security(_Section, frozen=True):
-    """What creating and restoring containers are granted."""
+    """The privileges of creating and restoring containers."""
 
     profile: Literal["minimal", "standard", "network", "none"] = "minimal"
     openshift: bool = False
@@ -92,7 +92,7 @@ class Launcher(_Section, frozen=True):
 
 
 class Collection(_Section, frozen=True):
-    """Deletion of archives, and of what killed creations left. Durations."""
+    """Deletion of archives and of what killed creations left; the values are durations."""
 
     give_up_after: str | int = "1h"
     orphans: Literal["Report", "Delete"] = "Report"
@@ -101,7 +101,7 @@ class Collection(_Section, frozen=True):
 
 
 class Operator(_Section, frozen=True):
-    """The operator itself."""
+    """Settings of the operator itself."""
 
     name: str = "dynamo-entry-operator"
     namespace: str = "default"
@@ -120,7 +120,7 @@ class Certificates(_Section, frozen=True):
 
 
 class Webhook(_Section, frozen=True):
-    """The admission webhooks."""
+    """Settings of the admission webhooks."""
 
     enabled: bool = True
     port: int = 8443
@@ -130,7 +130,7 @@ class Webhook(_Section, frozen=True):
 
 
 class Cache(_Section, frozen=True):
-    """The agent's copies: ``host_path`` as pods see them, ``directory`` as the agent does. Sizes are quantities."""
+    """The agent's copies. Pods see them in ``host_path``, the agent in ``directory``. Sizes are quantities."""
 
     enabled: bool = True
     pvc: bool = False
@@ -141,7 +141,7 @@ class Cache(_Section, frozen=True):
 
 
 class Agent(_Section, frozen=True):
-    """The node agent. ``rate_limit`` is a quantity, the intervals are durations."""
+    """Settings of the node agent. ``rate_limit`` is a quantity, the intervals are durations."""
 
     enabled: bool = True
     cache: Cache = Cache()
@@ -154,7 +154,7 @@ class Agent(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """All of it."""
+    """The whole settings file."""
 
     storage: Storage = Storage()
     probe: bool = True
@@ -181,7 +181,7 @@ _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15} |
 
 
 def seconds(text: str | int) -> float:
-    """Seconds of ``90``, ``90s``, ``15m``, ``24h`` or ``7d``. Raises ValueError."""
+    """Parse ``90``, ``90s``, ``15m``, ``24h`` or ``7d`` into seconds. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+)([smhd]?)", str(text))
     if not match:
         raise ValueError(f"expected a duration such as 15m, found {text!r}")
@@ -196,7 +196,7 @@ def interval(text: str | int) -> float:
 
 
 def size(text: str | int) -> int:
-    """Bytes of a quantity such as ``200Gi``. Raises ValueError."""
+    """Parse a quantity such as ``200Gi`` into bytes. Raises ValueError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kMGTP]?|[KMGTP]i)", str(text))
     if not match:
         raise ValueError(f"expected a quantity such as 200Gi, found {text!r}")
@@ -204,7 +204,7 @@ def size(text: str | int) -> int:
 
 
 def size_or_share(text: str | int) -> int | float:
-    """Bytes of a quantity, or the share that ``10%`` is. Raises ValueError."""
+    """Parse a quantity into bytes, or ``10%`` into a share. Raises ValueError."""
     if not str(text).endswith("%"):
         return size(text)
     share = float(str(text)[:-1]) / 100
@@ -214,7 +214,7 @@ def size_or_share(text: str | int) -> int | float:
 
 
 def read(path: str = FILE) -> str:
-    """The file's text. Raises SettingsError."""
+    """Read the settings file. Raises SettingsError."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
@@ -223,7 +223,7 @@ def read(path: str = FILE) -> str:
 
 
 def parse(text: str) -> Config:
-    """The settings in a file's text. Raises SettingsError that names the place of the mistake."""
+    """Parse a settings file. Raises SettingsError that names the place of the mistake."""
     try:
         config = msgspec.convert(yaml.safe_load(text) or {}, type=Config)
     except (yaml.YAMLError, msgspec.ValidationError) as error:

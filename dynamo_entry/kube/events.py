@@ -1,4 +1,4 @@
-"""Core/v1 Events on our objects: one per object and reason, counted up."""
+"""Core/v1 Events on our objects: one for each object and reason, with a count."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Said(NamedTuple):
 
 
 class Recorder:
-    """Thread-safe. An event that cannot be written is logged: nothing depends on it."""
+    """Writes Events. Thread-safe. An Event that cannot be written is logged, since nothing depends on it."""
 
     def __init__(self, cluster: Cluster, log: Any, component: str = "dynamo-entry") -> None:
         self._cluster = cluster
@@ -62,7 +62,7 @@ class Recorder:
         self._said: OrderedDict[tuple[str, str], _Said] = OrderedDict()
 
     def event(self, subject: Object, reason: str, message: str) -> None:
-        """Say something of an object, unless it was just said in the same words."""
+        """Write an Event about an object, unless the same text was just written."""
         key, message = (subject["metadata"]["uid"], reason), message[:_MESSAGE_LIMIT]
         last = self._last(key)
         if last is not None and last.message == message:
@@ -86,7 +86,7 @@ class Recorder:
         return last if last is not None and time.monotonic() - last.at < _MEMORY_S else None
 
     def _repeat(self, last: _Said, message: str) -> _Said | None:
-        """The same event in other words; None where it is not there any more."""
+        """Write the same Event with another text; returns None if it no longer exists."""
         change = {"message": message, "lastTimestamp": now(), "count": last.times + 1}
         try:
             self._cluster.merge(last.path, change)

@@ -1,6 +1,7 @@
 """What belongs to other controllers: Dynamo's resources, pods of NVIDIA's snapshots, another operator's definition.
 
-Two controllers of one kind are worse than none. What the cluster serves may be installed or upgraded after us.
+Two controllers of one kind are worse than none. What the cluster serves may be installed or upgraded after
+us.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _MARKS = (
 
 
 def snapshot_mark(metadata: Object) -> str:
-    """The annotation or label that says so of a pod, or of a pod template; empty where there is none."""
+    """Return the annotation or label that marks a pod (or pod template) as NVIDIA's snapshot; empty if it has none."""
     named = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
     return next((name for name in _MARKS if name in named), "")
 
 
 def is_of_snapshot(pod: Object) -> bool:
-    """Whether their agent works on a pod: it is marked, or a container waits to be replaced by that agent."""
+    """Return whether NVIDIA's agent works on a pod: it is marked, or has a container that waits for that agent."""
     variables = [
         one for container in pod["spec"].get("containers") or () for one in container.get("env") or ()
     ]
@@ -45,14 +46,14 @@ _OURS = ("spec", "identity", "framework")
 
 
 class Served(NamedTuple):
-    """The version of graphs, empty where there are none; whether there are NVIDIA's own snapshots."""
+    """The served version of graphs (empty: none), and whether NVIDIA's own snapshots are served."""
 
     graph_version: str
     has_snapshots: bool
 
 
 def served(cluster: Cluster) -> Served:
-    """What there is now. Raises ApiError."""
+    """Return what the cluster serves now. Raises ApiError."""
     return Served(_version(cluster, api.GRAPH_CRD), _version(cluster, api.SNAPSHOT_CRD) != "")
 
 
@@ -62,7 +63,7 @@ def _version(cluster: Cluster, kind: str) -> str:
 
 
 def problem(cluster: Cluster) -> str:
-    """Why this operator must not touch DynamoCheckpoints, or nothing. Raises ApiError."""
+    """Return why this operator must not touch DynamoCheckpoints, or an empty string. Raises ApiError."""
     found = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
     if found is None or _has_our_schema(found):
         return ""
@@ -74,7 +75,7 @@ def problem(cluster: Cluster) -> str:
 
 
 def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any) -> None:
-    """Say why, and do nothing until SIGTERM; begin anew once the definition is ours."""
+    """Log the reason and do nothing until SIGTERM; restart once the definition is ours."""
     log.error("operator on standby", message=reason)
     while not ended.wait(_POLL_S):
         try:

@@ -1,6 +1,6 @@
 """DynamoGraphDeployments: which checkpoints their services want, and the pod template to create one from. Pure.
 
-Nothing is ever written on a graph: it belongs to Dynamo's operator and to whoever applied it.
+Nothing is ever written to a graph: it belongs to Dynamo's operator and to whoever applied it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _ROLES = ("nvidia.com/dynamo-multinode-role", "leaderworkerset.sigs.k8s.io/worke
 
 
 class Want(NamedTuple):
-    """What a service asks for: a checkpoint by ``ref``, or by ``identity``; or ``problem`` says why there is none.
+    """The checkpoint that a service wants, by ``ref`` or by ``identity``; or the ``problem`` that prevents one.
 
-    Without an identity the pod says it: ``is_open`` until ``settled``.
+    If the service gives no identity, its pod determines it: ``is_open`` until ``settled``.
     """
 
     ref: str = ""
@@ -50,13 +50,13 @@ class Want(NamedTuple):
 
 
 def served_version(definition: Object) -> str:
-    """The version of a resource that is asked for: the one that the guide has, else one that there is."""
+    """Return the version of a resource to request: the guide's, else one that is served."""
     served = [one["name"] for one in definition["spec"]["versions"] if one.get("served")]
     return api.VERSION if api.VERSION in served else next(iter(served), "")
 
 
 def wants(graph: Object) -> dict[str, Want]:
-    """The checkpoint of each service that has one enabled, in either version of the resource."""
+    """Return the checkpoint of each service that has one enabled, in either version of the resource."""
     spec = graph.get("spec") or {}
     found = {}
     for name, service in (spec.get("services") or {}).items():
@@ -99,7 +99,7 @@ def _want(service: Object, checkpoint: Object) -> Want | None:
 
 
 def settled(want: Want, pod: Object) -> Want:
-    """With the identity of what the pod runs, where the graph gives none. Raises Unfit."""
+    """Return a want with the identity of what the pod runs, if the graph gives none. Raises Unfit."""
     if not want.is_open or want.problem:
         return want
     identity = derived_identity(podspec.target(_as_it_came(pod)["containers"], want.container))
@@ -110,14 +110,14 @@ def settled(want: Want, pod: Object) -> Want:
 
 
 def _as_it_came(pod: Object) -> Object:
-    """The pod's spec without what our webhook added."""
+    """Return the pod's spec without the additions of our webhook."""
     spec: Object = pod["spec"]
     injected = (pod["metadata"].get("annotations") or {}).get(api.INJECTED, "")
     return podspec.undone(spec, injected) if injected else spec
 
 
 def known(graph: Object) -> Object:
-    """A graph with what its services want, by the names and hashes of the checkpoints."""
+    """Return a graph with what its services want, as names and hashes of checkpoints."""
     names = {
         want.ref or identity_hash(want.identity or {})
         for want in wants(graph).values()
@@ -127,13 +127,13 @@ def known(graph: Object) -> Object:
 
 
 def is_multinode(pod: Object) -> bool:
-    """Whether the pod is a part of an engine that spans several."""
+    """Return whether the pod is part of an engine that spans several nodes."""
     labels = pod["metadata"].get("labels") or {}
     return any(role in labels for role in _ROLES)
 
 
 def automatic(graph: Object, service: str, want: Want, template: Object) -> Object:
-    """The checkpoint that a service brings about."""
+    """Return the checkpoint that a service in auto mode gets."""
     metadata, identity = graph["metadata"], want.identity or {}
     hash_ = identity_hash(identity)
     policy: Object = {"deletionPolicy": "Delete"} if want.is_deleted else {}
@@ -149,7 +149,7 @@ def automatic(graph: Object, service: str, want: Want, template: Object) -> Obje
 
 
 def owner(graph: Object) -> Object:
-    """What makes the server delete a checkpoint with the last of its graphs."""
+    """Return the owner reference that makes the server delete a checkpoint with the last of its graphs."""
     metadata = graph["metadata"]
     return {
         "apiVersion": graph.get("apiVersion") or api.API_VERSION, "kind": api.GRAPH_KIND,
@@ -158,10 +158,10 @@ def owner(graph: Object) -> Object:
 
 
 def template(pod: Object, owned: Object | None, target: str = "") -> Object:
-    """A pod template for a Job from a service's pod, or from its owner's template where that is known.
+    """Return a Job's pod template from a service's pod, or from its owner's template if that is known.
 
-    Only the engine's container stays: a sidecar that never ends would keep the Job from completing. Labels go:
-    no ReplicaSet may adopt the pod, no Service send traffic to it. Raises Unfit.
+    Only the engine's container stays: a sidecar that never ends would keep the Job from completing. Labels
+    are dropped, so that no ReplicaSet adopts the pod and no Service sends traffic to it. Raises Unfit.
     """
     spec = deepcopy((owned or pod)["spec"])
     annotations = dict((owned or pod)["metadata"].get("annotations") or {})

@@ -1,8 +1,8 @@
-"""What a checkpoint is of → the hash that names it. Which machine can run it is not part of that. Pure.
+"""The identity of a checkpoint, and the hash that names it. It does not say which machines can run it. Pure.
 
-The rule is the one of NVIDIA Dynamo's operator (internal/checkpoint/hash.go): compact JSON in a fixed order of
-keys, empty optional fields left out, sizes 1 where they are not given. A service that says no identity has one by
-what its pod's engine runs.
+The rule is that of NVIDIA Dynamo's operator (internal/checkpoint/hash.go): compact JSON in a fixed order of
+keys, without empty optional fields, with sizes of 1 where none are given. A service without an identity gets
+one from what its pod's engine runs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ HASH_DIGITS = 16
 
 
 def normalised(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity with its defaults, in canonical order.
+    """Return the identity with its defaults, in canonical order.
 
-    ``backendFramework`` and ``dynamoVersion``, the later spellings, stand for ``framework`` and ``frameworkVersion``.
+    ``backendFramework`` and ``dynamoVersion``, the later names, stand for ``framework`` and
+    ``frameworkVersion``.
     """
     fields = {
         "model": identity.get("model") or "",
@@ -39,7 +40,7 @@ def normalised(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
-    """The first 16 hex digits of the SHA-256 of the canonical JSON."""
+    """Return the first 16 hex digits of the SHA-256 of the canonical JSON."""
     text = json.dumps(normalised(identity), separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
@@ -54,7 +55,7 @@ _VARIABLE = re.compile(r"\$[({]?(\w+)[)}]?")
 
 
 def derived_identity(container: Object) -> Object | None:
-    """Model, framework, and a digest of image, command and GPUs; None where the command does not name the former two.
+    """Return model, framework, and a digest of image, command and GPUs; None if the command lacks the first two.
 
     Variables are part of it where the command names them; of the others Dynamo's operator gives each deployment its own.
     """
@@ -74,6 +75,6 @@ def derived_identity(container: Object) -> Object | None:
 
 
 def _expanded(word: str, container: Object) -> str:
-    """A word whose variables the container sets."""
+    """Expand the variables in a word that the container sets."""
     values = {one["name"]: one["value"] for one in container.get("env") or () if "value" in one}
     return _VARIABLE.sub(lambda match: values.get(match[1], match[0]), word)

@@ -1,4 +1,4 @@
-"""What the API server has of one kind of object, kept up to date by a watch in a thread of its own."""
+"""Keeps a copy of all API objects of one kind, updated by a watch in its own thread."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PAUSE_S, _LONGEST_PAUSE_S = 1, 60
 
 
 class Informer:
-    """The objects at a list's path, of each what ``keep`` returns.
+    """The objects at a list's path, each as ``keep`` returns it.
 
-    ``changed`` is called with each that came or went, or of which something changed that is kept.
+    ``changed`` is called with each object that appeared, disappeared, or changed in something that is kept.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Informer:
         threading.Thread(target=self._follow, name=f"watch {path}", daemon=True).start()
 
     def objects(self) -> list[Object]:
-        """All objects as they are known now."""
+        """Return all objects in their latest known state."""
         with self._lock:
             return list(self._objects.values())
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """One of them."""
+        """Return one object."""
         with self._lock:
             return self._objects.get((namespace, name))
 
@@ -89,7 +89,7 @@ class Informer:
         return listed.version
 
     def _watch(self, version: str) -> str:
-        """Until the server ends the watch; the version to go on from."""
+        """Watch until the server ends the watch; returns the version to continue from."""
         for kind, whole in self._cluster.watch(self._path, _WATCH_S, resourceVersion=version, **self._query):
             version = whole["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
@@ -97,7 +97,7 @@ class Informer:
         return version
 
     def _kept(self, item: Object) -> Object | None:
-        """Nothing of an object that is not what it should be: the others must not suffer for it."""
+        """Return what is kept of an object; None if it is malformed, so that the others do not suffer."""
         try:
             return self._keep(item)
         except Exception as error:

@@ -1,7 +1,7 @@
-"""One of many at a time: a coordination/v1 Lease, as client-go's leader election uses it.
+"""Leader election with a coordination/v1 Lease, compatible with client-go's.
 
-No clock of another machine is believed: a lease is over when it was seen unchanged for as long as it lasts.
-The holder stops earlier than others may begin, also when it was asleep meanwhile.
+No other machine's clock is trusted: a lease has ended when it was seen unchanged for its whole duration. The
+holder stops earlier than others may begin, even if it was suspended meanwhile.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _TRUSTED = 2 / 3
 
 
 class NotHeld(Exception):
-    """Something that only the holder may do was not begun."""
+    """An action for the holder only was not begun."""
 
 
 class Lease:
-    """The right of ``holder`` to do something that is done once in a cluster. Reads are thread-safe."""
+    """The right of ``holder`` to do what only one replica of a cluster may do. Reads are thread-safe."""
 
     def __init__(self, cluster: Cluster, namespace: str, name: str, holder: str, duration_s: int) -> None:
         self._cluster = cluster
@@ -38,12 +38,12 @@ class Lease:
         return _clock() < self._held_until
 
     def check(self) -> None:
-        """Raises NotHeld where the right has run out."""
+        """Check that the lease is held. Raises NotHeld."""
         if not self.is_held:
             raise NotHeld(f"the lease {self._name} is not held")
 
     def acquire(self) -> bool:
-        """Take or renew it; False while somebody else has it. Raises ApiError."""
+        """Take or renew the lease; returns False if somebody else has it. Raises ApiError."""
         began = _clock()
         lease = self._cluster.find(f"{self._list}/{self._name}")
         if lease is not None and not self._is_free(lease.get("spec") or {}):
@@ -56,7 +56,7 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Let the next one have it without waiting. Raises ApiError."""
+        """Release the lease, so that the next replica need not wait. Raises ApiError."""
         is_held, self._held_until = self.is_held, 0
         if is_held:
             self._write(self._cluster.get(f"{self._list}/{self._name}"), {"leaseDurationSeconds": 1})
@@ -70,7 +70,7 @@ class Lease:
         return _clock() - self._seen_at > float(spec.get("leaseDurationSeconds", 0))
 
     def _write(self, lease: Object | None, spec: Object) -> bool:
-        """Whether nobody was faster: the resourceVersion that was read makes the slower of two fail."""
+        """Write the lease; returns False if another replica was faster, which its resourceVersion shows."""
         spec["renewTime"] = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         try:
             if lease is None:
@@ -90,5 +90,5 @@ class Lease:
 
 
 def _clock() -> float:
-    """Seconds that go on while this process, or the whole machine, is stopped."""
+    """Return seconds of a clock that runs on while this process, or the whole machine, is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,4 +1,4 @@
-"""What all servers of operator and agent have in common: where they listen, and how many connections they bear."""
+"""The base of all servers of operator and agent: addresses, and a limit on connections."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _ROOM_S = 1.0
 
 
 class Listening(ThreadingMixIn, HTTPServer):
-    """All addresses of the pod, and a thread for each of at most ``limit`` connections.
+    """Listens on all addresses of the pod, with a thread for each of at most ``limit`` connections.
 
-    Anybody in the cluster can open one; one more takes the place of the one that waits for longest.
+    Anybody in the cluster can open connections; a new one beyond the limit replaces the one that has waited
+    longest.
     """
 
     #: A cluster may have one family alone.
@@ -33,13 +34,13 @@ class Listening(ThreadingMixIn, HTTPServer):
         super().__init__(*args, **options)
 
     def server_bind(self) -> None:
-        """For both families, where there are both."""
+        """Bind for IPv4 and IPv6 if both exist."""
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread, as soon as there is room."""
+        """Handle a connection in a thread, as soon as there is room."""
         if not self._connections.acquire(blocking=False):
             self._close_oldest()
             if not self._connections.acquire(timeout=_ROOM_S):
@@ -54,7 +55,7 @@ class Listening(ThreadingMixIn, HTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """The thread's whole life."""
+        """Run in the connection's thread from its start to its end."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -63,7 +64,7 @@ class Listening(ThreadingMixIn, HTTPServer):
 
     @contextmanager
     def busy(self, connection: socket.socket) -> Iterator[None]:
-        """While there is a whole request in a connection, it does not give way to others."""
+        """Protect the connection from being replaced while it has a complete request."""
         self._waits_not(connection)
         try:
             yield
@@ -88,4 +89,4 @@ class Listening(ThreadingMixIn, HTTPServer):
                     socket.socket.shutdown(oldest, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A broken connection is the client's."""
+        """Ignore a broken connection: it is the client's problem."""

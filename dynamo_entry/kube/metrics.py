@@ -1,4 +1,4 @@
-"""What Prometheus scrapes and a kubelet asks, on one port."""
+"""Metrics for Prometheus, and probes for the kubelet, on one port."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class _Handler(WSGIRequestHandler):
     timeout = 10
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Probes and scrapes are not worth a line each."""
+        """Log nothing: probes and scrapes are not worth a line each."""
 
 
 def serve(registry: CollectorRegistry, port: int, questions: dict[str, Callable[[], str]]) -> WSGIServer:
-    """Serve ``/metrics``, and each path of ``questions``: 200, or 503 with the reason that it returns."""
+    """Serve ``/metrics``, and each path of ``questions``: 200, or 503 with the reason that the question returns."""
     exposition = make_wsgi_app(registry)
 
     def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
@@ -53,7 +53,7 @@ _REVIEW_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 2)
 
 
 class OperatorMetrics:
-    """The operator's metrics. One registry; the names are part of the contract with dashboards."""
+    """The operator's metrics, in one registry; dashboards depend on the names."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -93,7 +93,7 @@ class OperatorMetrics:
         self.api_requests.labels(method, status).inc()
 
     def follow(self, phases: Callable[[], Iterable[str]], depth: Callable[[], float]) -> None:
-        """Read these on every scrape."""
+        """Read these values on every scrape."""
         for phase in api.PHASES:
             self._phase.labels(phase).set_function(
                 lambda phase=phase: sum(one == phase for one in phases())  # type: ignore[misc]
@@ -106,7 +106,7 @@ _PREFETCH_SECONDS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 
 
 class AgentMetrics:
-    """The agent's metrics. One registry; the names are part of the contract with dashboards."""
+    """The agent's metrics, in one registry; dashboards depend on the names."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

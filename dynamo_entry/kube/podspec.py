@@ -1,4 +1,4 @@
-"""Containers with the launcher in front of their command, wired to storage, granted what that takes. Pure."""
+"""Containers with the launcher before their command, connected to storage, with the required privileges. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _QUANTITY = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[numkMGTPE]?|[KMGTPE
 
 
 class Unfit(Exception):
-    """The pod cannot be made into what is wanted. ``reason`` is a word for machines."""
+    """The pod cannot be changed as required. ``reason`` is a word for machines."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -64,14 +64,14 @@ class Unfit(Exception):
 
 
 def pauses(container: Object) -> bool:
-    """Whether its engine pauses before it has a server: a probe of it says nothing about a creation."""
+    """Return whether the engine pauses before it has a server; its probes then say nothing about a creation."""
     words = [*(container.get("command") or ()), *(container.get("args") or ())]
     env = {one["name"]: one.get("value") or "" for one in container.get("env") or ()}
     return handshakes.pauses(words, env.get(PROTOCOL, ""))
 
 
 def target(containers: Sequence[Object], name: str = "") -> Object:
-    """The engine's container: the named one, else ``main``, else the only one. Raises Unfit."""
+    """Return the engine's container: the named one, else ``main``, else the only one. Raises Unfit."""
     wanted = name or MAIN
     for container in containers:
         if container.get("name") == wanted:
@@ -85,14 +85,14 @@ def target(containers: Sequence[Object], name: str = "") -> Object:
 
 
 def is_launcher(command: Sequence[str]) -> bool:
-    """Whether a command starts the launcher."""
+    """Return whether a command starts the launcher."""
     return any(list(command[: len(known)]) == known for known in _LAUNCHERS)
 
 
 def entrypoint(container: Object, *annotated: Object | None) -> list[str]:
-    """The image's ENTRYPOINT, of a container that goes by it, as the first of these annotations has it.
+    """Return the image's ENTRYPOINT from the first of these annotations that names it, for a container without command.
 
-    Empty where none has, and where the container has a command. Raises Unfit.
+    It is empty if no annotation does, or if the container has a command. Raises Unfit.
     """
     if container.get("command"):
         return []
@@ -112,9 +112,9 @@ def entrypoint(container: Object, *annotated: Object | None) -> list[str]:
 
 
 def wrap(container: Object, config: Config, *, guard: bool, entrypoint: Sequence[str] = ()) -> Object:
-    """The container with the launcher before its command.
+    """Return the container with the launcher before its command.
 
-    Without a command the image's ENTRYPOINT decides, which is the launcher in a worker image, or ``entrypoint``.
+    Without a command the image's ENTRYPOINT decides: the launcher in a worker image, or ``entrypoint``.
     """
     command = list(container.get("command") or entrypoint)
     if not command or is_launcher(command):
@@ -128,14 +128,14 @@ def wrap(container: Object, config: Config, *, guard: bool, entrypoint: Sequence
 
 
 def with_env(container: Object, extra: Iterable[Object]) -> Object:
-    """The container with the variables that it does not have: the user's own win."""
+    """Return the container with these variables, unless it already sets them: the user's own win."""
     present = {variable["name"] for variable in container.get("env", ())}
     missing = [variable for variable in extra if variable["name"] not in present]
     return container | {"env": [*container.get("env", ()), *missing]} if missing else container
 
 
 def without_storage_credentials(container: Object, wiring: Wiring) -> Object:
-    """What only the launcher needs is withheld from the engine, and so from its dump."""
+    """Withhold from the engine, and so from its dump, the credentials that only the launcher needs."""
     present = {variable["name"] for variable in container.get("env", ())}
     ours = [
         one["name"]
@@ -148,9 +148,10 @@ def without_storage_credentials(container: Object, wiring: Wiring) -> Object:
 
 
 def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[Object], Object]:
-    """The pod's volumes and the container with the wiring's mounts. Raises Unfit for a path that is taken.
+    """Return the pod's volumes and the container with the wiring's mounts.
 
-    A volume of the same source is used as it is; one that only has the same name makes ours be called ``-1``.
+    A volume with the same source is reused; if only the name is the same, ours gets the suffix ``-1``. Raises
+    Unfit for a mount path that is taken.
     """
     volumes = list(spec.get("volumes", ()))
     mounts = list(container.get("volumeMounts", ()))
@@ -191,14 +192,14 @@ def _free_name(name: str, volumes: list[Object]) -> str:
 
 
 def is_quantity(text: str | int) -> bool:
-    """Whether Kubernetes takes it for an amount of memory."""
+    """Return whether Kubernetes accepts the text as an amount of memory."""
     return _QUANTITY.fullmatch(str(text)) is not None
 
 
 def with_shared_memory(
     volumes: list[Object], container: Object, options: Object
 ) -> tuple[list[Object], Object]:
-    """Both with a /dev/shm of its own, unless there is one: engines need more than the runtime's 64 MiB."""
+    """Return both with an own /dev/shm unless there is one: engines need more than the runtime's 64 MiB."""
     mounts = container.get("volumeMounts", [])
     if options.get("disabled") or any(one["mountPath"].rstrip("/") == _SHM_PATH for one in mounts):
         return volumes, container
@@ -212,9 +213,9 @@ def with_shared_memory(
 
 
 def with_privileges(container: Object, config: Config, *, creates: bool) -> Object:
-    """The container with the profile's capabilities; to create, without a seccomp profile.
+    """Return the container with the profile's capabilities; a creating one gets no seccomp profile.
 
-    Nothing can be dumped from under one, whatever it allows: the kernel refuses PTRACE_O_SUSPEND_SECCOMP.
+    Nothing can be dumped under a profile, whatever it allows: the kernel refuses PTRACE_O_SUSPEND_SECCOMP.
     """
     added = _CAPABILITIES[config.security.profile]
     if not added:
@@ -229,12 +230,12 @@ def with_privileges(container: Object, config: Config, *, creates: bool) -> Obje
 
 
 def replaced(containers: Sequence[Object], new: Object) -> list[Object]:
-    """The list with the container of that name replaced."""
+    """Return the list with the container of the same name replaced."""
     return [new if one.get("name") == new["name"] else one for one in containers]
 
 
 class _Injected(msgspec.Struct, frozen=True):
-    """What the webhook wrote down of a pod that it changed."""
+    """What the webhook recorded about a pod that it changed."""
 
     container: str
     env: list[str]
@@ -246,7 +247,7 @@ class _Injected(msgspec.Struct, frozen=True):
 
 
 def undone(spec: Object, injected: str) -> Object:
-    """The pod's spec without what the webhook added, as the annotation says. Raises Unfit."""
+    """Return the pod's spec without the webhook's additions, which the annotation lists. Raises Unfit."""
     try:
         marks = msgspec.json.decode(injected, type=_Injected)
     except (msgspec.DecodeError, UnicodeError):

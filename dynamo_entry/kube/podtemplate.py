@@ -1,4 +1,4 @@
-"""The shape of what a DynamoCheckpoint's ``spec.job`` says: the API server takes anything for a template. Pure."""
+"""Checks the shape of a DynamoCheckpoint's ``spec.job``; the API server accepts anything as a template. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """Only what the operator reads or adds to. All else is for the API server to judge."""
+    """The fields that the operator reads or adds to. The API server judges all others."""
 
 
 class _Variable(_Part, frozen=True):
@@ -96,7 +96,7 @@ class _SharedMemory(_Part, frozen=True):
 
 
 def checked(job: Object) -> Object:
-    """The pod template of ``spec.job``, without fields that are null, as the API server reads them. Raises Unfit."""
+    """Return the pod template of ``spec.job``, without null fields, as the API server reads it. Raises Unfit."""
     try:
         template: Object = without_nulls(job["podTemplateSpec"])
     except RecursionError:
@@ -112,7 +112,7 @@ def checked(job: Object) -> Object:
 
 
 def without_nulls(value: Any) -> Any:
-    """A copy without the fields that are null; elements of lists keep their places."""
+    """Return a copy without null fields; elements of lists keep their places."""
     if isinstance(value, dict):
         return {name: without_nulls(one) for name, one in value.items() if one is not None}
     return [without_nulls(one) for one in value] if isinstance(value, list) else value

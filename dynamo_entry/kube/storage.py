@@ -1,4 +1,4 @@
-"""Where a checkpoint's archive is, and what a container needs to get at it. Pure."""
+"""Where a checkpoint's archive is, and what a container needs to reach it. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONTROL_PATH, _STATE_PATH = "/checkpoint-control", "/checkpoint-state"
 
 
 class Wiring(NamedTuple):
-    """A location, and the environment, volumes and mounts through which it is reached."""
+    """A location, with the environment, volumes and mounts through which a container reaches it."""
 
     location: str
     env: tuple[Object, ...]
@@ -49,18 +49,18 @@ class Wiring(NamedTuple):
 
 
 def with_control(wiring: Wiring) -> Wiring:
-    """Beside it the directory of a handshake, at a path that the frozen engine remembers."""
+    """Add the directory of a handshake, at a path that the frozen engine remembers."""
     return _with_directory(wiring, "checkpoint-control", CONTROL_PATH)
 
 
 def with_state(wiring: Wiring) -> Wiring:
-    """Beside it a directory that outlives the container: what failed to restore there is not tried again."""
+    """Add a directory that outlives the container, where failed restores are remembered."""
     made = _with_directory(wiring, "checkpoint-state", _STATE_PATH)
     return made._replace(env=(*made.env, {"name": "DYNAMO_CHECKPOINT_STATE_DIR", "value": _STATE_PATH}))
 
 
 def with_signing(wiring: Wiring, config: Config) -> Wiring:
-    """Beside it the key that signs: for the creating container, and for nobody else."""
+    """Add the signing key: for the creating container and nobody else."""
     if not config.storage.sign_key_secret_ref:
         return wiring
     secret = _secret(config.storage.sign_key_secret_ref)
@@ -74,14 +74,14 @@ def with_signing(wiring: Wiring, config: Config) -> Wiring:
 
 
 def with_digest(wiring: Wiring, digest: str) -> Wiring:
-    """That archive and no other, whatever is put in its place. A pod must not fail for a status that is damaged."""
+    """Accept only the archive of this digest. A damaged status must not make a pod fail."""
     if not _DIGEST.fullmatch(digest):
         return wiring
     return _with_variable(wiring, "DIGEST", digest)
 
 
 def with_wait(wiring: Wiring, seconds: str) -> Wiring:
-    """An archive that is not there yet is waited for."""
+    """Wait for an archive that does not exist yet."""
     return _with_variable(wiring, "WAIT", seconds)
 
 
@@ -97,7 +97,7 @@ def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:
 
 
 def location(config: Config, hash_: str, namespace: str) -> str:
-    """The archive of an identity."""
+    """Return the location of an identity's archive."""
     storage = config.storage
     inner = f"{namespace}/" if storage.is_isolated else ""
     if storage.type == "pvc":
@@ -108,7 +108,7 @@ def location(config: Config, hash_: str, namespace: str) -> str:
 
 
 def key(config: Config, hash_: str, namespace: str) -> tuple[str, ...]:
-    """Equal for checkpoints that share an archive. A claim belongs to one namespace, whatever its name."""
+    """Return a key that is equal for checkpoints that share an archive; a claim belongs to one namespace."""
     where = location(config, hash_, namespace)
     return (
         (config.storage.type, where, namespace)
@@ -118,7 +118,7 @@ def key(config: Config, hash_: str, namespace: str) -> tuple[str, ...]:
 
 
 def unusable(config: Config, namespace: str, claim: Object | None) -> tuple[str, str] | None:
-    """Why a pod that mounts the claim would never start: (reason, message)."""
+    """Return (reason, message) if a pod that mounts the claim could never start."""
     if config.storage.type != "pvc":
         return None
     named = f"persistentvolumeclaim {config.storage.pvc.pvc_name!r}"
@@ -138,14 +138,14 @@ def unusable(config: Config, namespace: str, claim: Object | None) -> tuple[str,
 
 
 def is_bound(config: Config, claim: Object | None) -> bool:
-    """Whether there is a volume: a claim may wait for its first pod, which should not be a worker."""
+    """Return whether the claim has a volume; it may wait for its first pod, which should not be a worker."""
     return config.storage.type != "pvc" or (claim or {}).get("status", {}).get("phase") == "Bound"
 
 
 def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiring:
-    """How a container of that namespace creates, or restores from, the archive.
+    """Return what a container of the namespace needs to create, or restore from, the archive.
 
-    Every reference is optional: a Secret that is missing is a cold start, not a pod that never starts.
+    Every reference is optional: a missing Secret causes a cold start, not a pod that never starts.
     """
     where = location(config, hash_, namespace)
     settings = {"STORAGE_TYPE": config.storage.type, "LOCATION": where, "HASH": hash_}
@@ -196,13 +196,16 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
 
 
 def _on_the_node(config: Config, path: str, namespace: str) -> Object:
-    """What is of that namespace alone. DirectoryOrCreate: on a node where nothing made it the pod starts as well."""
+    """Return a directory of the node for this namespace only.
+
+    With DirectoryOrCreate the pod also starts on a node where nobody has made the directory.
+    """
     inner = f"/{namespace}" if config.storage.is_isolated else ""
     return {"hostPath": {"path": f"{path.rstrip('/')}{inner}", "type": "DirectoryOrCreate"}}
 
 
 def _credentials(remote: Remote, *, creates: bool) -> str:
-    """Who only restores gets the Secret that may only read, where there is one."""
+    """Return the Secret's name; containers that only restore get the read-only one if there is one."""
     restoring = remote.restore_credentials_secret_ref or remote.credentials_secret_ref
     return remote.credentials_secret_ref if creates else restoring
 
@@ -220,6 +223,6 @@ def _aws(s3: Remote, *, creates: bool) -> list[Object]:
 
 
 def _secret(name: str, items: Sequence[Object] = ()) -> Object:
-    """All of its entries, or these."""
+    """Return the volume of a Secret, with all of its entries or only these."""
     chosen = {"items": list(items)} if items else {}
     return {"secret": {"secretName": name, "optional": True} | chosen}

@@ -1,4 +1,4 @@
-"""What runs in the probe's and the collector's container: a look at the archive, or its deletion.
+"""What the probe's and the collector's containers run: a look at the archive, or its deletion.
 
 The answer is the container's termination message, since nobody reads its log.
 """
@@ -25,7 +25,7 @@ _OF_ANOTHER_KEY = ("NotSealed", "SealMismatch", "NotSigned", "SignatureMismatch"
 
 
 def probe(location: str) -> None:
-    """Say whether a complete archive is there, and of what. Exits 1 where that cannot be told."""
+    """Report whether a complete archive exists, and its facts. Exits with 1 if that is unknown."""
     try:
         answer = look(location)
     except CheckpointError as error:
@@ -35,7 +35,7 @@ def probe(location: str) -> None:
 
 
 def look(location: str) -> dict[str, Any]:
-    """``exists``, and what the manifest says; a damaged archive does not exist. Raises StorageError."""
+    """Return ``exists`` and the manifest's facts; a damaged archive counts as missing. Raises StorageError."""
     try:
         with Archive.open(stores.open_with(os.environ, location), key=_key()) as archive:
             head = archive.manifest.head
@@ -51,7 +51,7 @@ def look(location: str) -> dict[str, Any]:
 
 
 def delete(location: str, hash_: str) -> None:
-    """Delete the archive if it is one of that hash. Exits 1 where that fails."""
+    """Delete the archive if it has that hash. Exits with 1 if that fails."""
     try:
         with stores.open_with(os.environ, location) as store:
             Archive.open(store, expected_hash=hash_, key=_key())

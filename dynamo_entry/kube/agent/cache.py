@@ -1,8 +1,8 @@
-"""Checkpoints on the node's own disk: whole and verified, or not there.
+"""Copies of checkpoints on the node's disk: each is complete and verified, or it does not exist.
 
-``<name>.tar`` is an exact copy of an archive, made as ``<name>.tar.part`` and renamed when all of it is
-verified and durable; ``<name>.json`` says of what. ``name`` is the identity hash, or ``namespace/hash``.
-One process writes a copy at a time, under a lock on the partial file; the next one goes on where it ended.
+``<name>.tar`` is an exact copy of an archive, made as ``<name>.tar.part`` and renamed when it is complete,
+verified and durable; ``<name>.json`` has its facts. ``name`` is the identity hash, or ``namespace/hash``.
+Only one process writes a copy, under a lock on the partial file; the next one continues where it ended.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Busy(StorageError):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy: of which archive, and when (Unix time) it was last found intact and last used."""
+    """A copy: its archive, and when (Unix time) it was last found intact and last used."""
 
     source: str
     digest: str
@@ -55,7 +55,7 @@ class Cache:
         posix.make_directories(directory)
 
     def path(self, name: str) -> str:
-        """Where the copy is. Raises UsageError for a name that would lead elsewhere."""
+        """Return the path of a copy. Raises UsageError for a name that would lead elsewhere."""
         return self._path(name, _TAR)
 
     def _path(self, name: str, suffix: str) -> str:
@@ -64,7 +64,7 @@ class Cache:
         return os.path.join(self.directory, name + suffix)
 
     def entries(self) -> dict[str, Entry]:
-        """All copies by name. One whose facts got lost counts, as never verified."""
+        """Return all copies by name. One whose facts got lost counts as never verified."""
         return {name: self._entry(name) for name in self._names(_TAR)}
 
     def _names(self, suffix: str) -> Iterator[str]:
@@ -90,7 +90,7 @@ class Cache:
         os.rename(f"{path}.new", path)
 
     def note(self, name: str, *, used_at: float = 0, verified_at: float = 0) -> None:
-        """Remember a later use or verification of a copy."""
+        """Record a later use or verification of a copy."""
         old = self._entry(name)
         new = msgspec.structs.replace(
             old, used_at=max(old.used_at, used_at), verified_at=max(old.verified_at, verified_at)
@@ -101,12 +101,11 @@ class Cache:
     def fetch(
         self, name: str, source: str, hash_: str, progress: Callable[[int], None], *, digest: str = ""
     ) -> Entry:
-        """Make or renew the copy of the archive at ``source``, from what an earlier attempt left.
+        """Make or renew the copy of the archive at ``source``, continuing an earlier attempt.
 
-        With ``digest`` of that archive and no other.
-
-        ``progress`` is told the number of bytes before each read, and may take its time. Raises Busy while
-        another process does the same, Corrupt and Incompatible for a bad archive, StorageError otherwise.
+        With ``digest``, only that archive is accepted. ``progress`` is called with the number of bytes before
+        each read, and may block. Raises Busy if another process does the same, Corrupt and Incompatible for a
+        bad archive, StorageError otherwise.
         """
         part = self._path(name, _PART)
         with stores.open_with(os.environ, source) as store, self._locked(part) as descriptor:
@@ -158,7 +157,7 @@ class Cache:
         self.note(name, verified_at=time.time())
 
     def remove(self, name: str) -> None:
-        """Remove a copy. Whoever reads it goes on reading."""
+        """Remove a copy. Processes that read it can continue."""
         for suffix in (_TAR, _FACTS):
             try:
                 os.unlink(self._path(name, suffix))
@@ -166,7 +165,7 @@ class Cache:
                 continue
 
     def remove_stale_parts(self, older_than_s: float) -> int:
-        """Remove partial copies that nobody has written to for so long; their number."""
+        """Remove partial copies that were not written to for this long; returns their number."""
         removed = 0
         for name in self._names(_PART):
             path = self._path(name, _PART)
@@ -181,13 +180,13 @@ class Cache:
         return removed
 
     def free_bytes(self) -> tuple[int, int]:
-        """Free and total bytes of the file system."""
+        """Return free and total bytes of the filesystem."""
         status = os.statvfs(self.directory)
         return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
 
 class _Copier:
-    """Copies one segment at a time, unless it is there already."""
+    """Copies one segment after another, skipping those that are there already."""
 
     def __init__(
         self, archive: Archive, store: storage.Store, descriptor: int, progress: Callable[[int], None]
@@ -224,14 +223,14 @@ class _Copier:
 
 
 def _make_readable_directory(path: str) -> None:
-    """Pods of any user read their namespace's copies in there; they see no other namespace's."""
+    """Create the directory so that pods of any user can read their namespace's copies, and no others."""
     if not os.path.isdir(path):
         posix.make_directories(path)
         os.chmod(path, 0o755)
 
 
 def _is_same_file(descriptor: int, path: str) -> bool:
-    """Whether the open file still has that name: it may have been finished between opening and locking."""
+    """Return whether the open file still has that name; it may have been finished before it was locked."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the agent reads out of DynamoCheckpoints and pods, and what it says about them. Pure but for ``Reports``."""
+"""What the agent reads from DynamoCheckpoints and pods, and what it reports. Pure except for ``Reports``."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
 
 def known_checkpoint(checkpoint: Object) -> Object:
-    """What the agent keeps of a DynamoCheckpoint: all but its specification, which may be large."""
+    """Return what the agent keeps of a DynamoCheckpoint: all but its specification, which may be large."""
     metadata = {name: value for name, value in checkpoint["metadata"].items() if name != "managedFields"}
     return {"metadata": metadata, "status": checkpoint.get("status") or {}}
 
 
 def known_pod(pod: Object) -> Object:
-    """What it keeps of a pod."""
+    """Return what the agent keeps of a pod."""
     metadata = {name: pod["metadata"].get(name) or {} for name in ("namespace", "name", "labels")}
     return {"metadata": metadata, "status": {"startTime": (pod.get("status") or {}).get("startTime")}}
 
 
 def copy_name(settings: AgentSettings, namespace: str, hash_: str) -> str:
-    """The name of a checkpoint's copy below the cache."""
+    """Return the name of a checkpoint's copy in the cache."""
     return f"{namespace}/{hash_}" if settings.isolates_namespaces else hash_
 
 
 def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wanted]:
-    """The Ready checkpoints, those shared by several objects once, with the latest archive."""
+    """Return the Ready checkpoints with their latest archives; each once, even if several objects share it."""
     found: dict[str, Wanted] = {}
     for one in checkpoints:
         status = one.get("status", {})
@@ -59,7 +59,7 @@ def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wante
 
 
 def named(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Named]:
-    """All checkpoints with the locations of their archives."""
+    """Return all checkpoints with the locations of their archives."""
     return [
         Named(one["metadata"]["uid"], one["status"]["location"], one["status"].get("phase") == "Ready")
         for one in checkpoints
@@ -72,7 +72,7 @@ def _is_in_sight(settings: AgentSettings, checkpoint: Object) -> bool:
 
 
 def last_used(settings: AgentSettings, pods: Iterable[Object]) -> dict[str, float]:
-    """When the pods of this node last started from each copy."""
+    """Return when this node's pods last started from each copy."""
     used: dict[str, float] = {}
     for pod in pods:
         hash_ = pod["metadata"].get("labels", {}).get(HASH_LABEL)
@@ -83,7 +83,7 @@ def last_used(settings: AgentSettings, pods: Iterable[Object]) -> dict[str, floa
 
 
 def with_condition(checkpoint: Object, is_missing: bool, now: str) -> list[Object] | None:
-    """The conditions of a checkpoint whose archive is (not) missing; None where nothing changes."""
+    """Return a checkpoint's conditions after a look for its archive; None if nothing changes."""
     conditions: list[Object] = checkpoint["status"].get("conditions", [])
     old = next((one for one in conditions if one["type"] == ARCHIVE_MISSING), None)
     if (old is not None and old["status"] == "True") == is_missing:
@@ -97,7 +97,7 @@ def with_condition(checkpoint: Object, is_missing: bool, now: str) -> list[Objec
 
 
 class Reports:
-    """The agent's conditions. What cannot be written is logged."""
+    """Writes the agent's conditions. A failure is logged."""
 
     def __init__(self, cluster: Cluster, log: Any) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""Which checkpoints a node should hold, decided purely; and the fetching of them, two at a time."""
+"""Decides (purely) which checkpoints a node should hold, and fetches them, two at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAUSES_S = (30, 60, 120, 240, 480, 900)
 
 
 class Wanted(NamedTuple):
-    """A Ready checkpoint as the cache sees it. ``pinned``: True or False where its annotation says so."""
+    """A Ready checkpoint as the cache sees it. ``pinned``: True or False if its annotation says so, else None."""
 
     name: str
     hash: str
@@ -35,14 +35,14 @@ class Wanted(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What the cache may take: its limit, and what the file system has free beyond what it must keep."""
+    """The cache's limit, and the free space of its filesystem beyond the reserve."""
 
     limit: int
     spare: int
 
 
 class Plan(NamedTuple):
-    """What to fetch, the most wanted first, and what to remove before."""
+    """What to fetch, most wanted first, and what to remove before that."""
 
     fetch: tuple[Wanted, ...]
     evict: tuple[str, ...]
@@ -51,10 +51,10 @@ class Plan(NamedTuple):
 def plan(
     wanted: Sequence[Wanted], cached: Mapping[str, Entry], used: Mapping[str, float], room: Room, now: float
 ) -> Plan:
-    """Fill the room: what runs here first, then by annotation, last use, age; the rest goes when room is short.
+    """Fill the cache with what runs here first, then by annotation, last use and age; remove the rest if room is short.
 
-    ``used`` is when pods of this node last started from a checkpoint. What is not wanted any more stays for
-    as long as nothing else needs its room.
+    ``used`` is when pods of this node last started from a checkpoint. Copies that are no longer wanted stay
+    until their room is needed.
     """
     by_name = {one.name: one for one in wanted if one.pinned is not False}
     budget = min(room.limit, sum(entry.size for entry in cached.values()) + room.spare)
@@ -94,7 +94,7 @@ def _is_other(one: Wanted, entry: Entry) -> bool:
 
 
 class Limiter:
-    """Spreads bytes over time: ``take`` returns when they may flow. Thread-safe; 0 is no limit."""
+    """Limits a rate: ``take`` returns when the bytes may be transferred. Thread-safe; 0 means no limit."""
 
     def __init__(self, bytes_per_s: int) -> None:
         self._rate = bytes_per_s
@@ -111,7 +111,7 @@ class Limiter:
 
 
 class Prefetcher:
-    """Carries plans out; ``changed`` is set whenever a fetch has ended."""
+    """Carries out plans; sets ``changed`` whenever a fetch has ended."""
 
     def __init__(
         self, cache: Cache, metrics: AgentMetrics, log: Any, limiter: Limiter, changed: threading.Event
@@ -127,7 +127,7 @@ class Prefetcher:
         self._failures: dict[str, tuple[int, float]] = {}
 
     def follow(self, plan: Plan) -> None:
-        """Evict at once; begin what is to be fetched, unless it is under way or failed just now."""
+        """Evict at once; begin each fetch, unless it is under way or has just failed."""
         for name in plan.evict:
             self._cache.remove(name)
             self._metrics.evictions.inc()
@@ -165,7 +165,7 @@ class Prefetcher:
         self._metrics.prefetch_bytes.inc(count)
 
     def _failed(self, one: Wanted, kind: str, reason: str, message: str) -> None:
-        """``kind`` is one of ours: a reason may be any word of the server's, and a label must not."""
+        """Handle a failed fetch. ``kind`` is a label value of ours, since a reason may be any word of a server."""
         self._metrics.prefetch_errors.labels(kind).inc()
         self._log.warning(
             "copy failed", checkpoint=one.name, location=one.location, reason=reason, message=message

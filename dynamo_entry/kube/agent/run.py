@@ -1,4 +1,4 @@
-"""The agent's loop: look, plan, fetch and evict; verify a copy now and then; sweep when it is this one's turn."""
+"""The agent's loop: look, plan, fetch and evict; now and then verify a copy, and sweep if it is this agent's turn."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ class Agent:
         )
 
     def stop(self) -> None:
-        """End ``work`` after the round it is in."""
+        """End ``work`` after the current round."""
         self._is_stopped = True
         self._changed.set()
 
     def work(self) -> None:
-        """Rounds until ``stop``."""
+        """Run rounds until ``stop``."""
         while not self._is_stopped:
             self._changed.clear()
             if all(mirror.is_synced for mirror in [*self._checkpoints, *self._pods]):
@@ -116,7 +116,7 @@ class Agent:
             self._changed.wait(min([_ROUND_S, *(chore.due_in_s for chore in self._chores)]))
 
     def round(self) -> None:
-        """One look at everything. A disk that is full or broken keeps it from nothing else."""
+        """Run one round. A full or broken disk affects nothing else."""
         checkpoints = [one for mirror in self._checkpoints for one in mirror.objects()]
         if self._cache is not None:
             try:
@@ -146,7 +146,7 @@ class Agent:
         return free - int(keep * total if isinstance(keep, float) else keep)
 
     def _verify_one(self, checkpoints: list[Object]) -> None:
-        """The copy that was not looked at for longest."""
+        """Verify the copy whose last verification is the oldest."""
         cache = self._cache
         assert cache is not None
         self.metrics.removed_parts.inc(cache.remove_stale_parts(self._settings.grace_s))
@@ -189,12 +189,12 @@ class Agent:
                 self._reports.archive_missing(by_uid[one.uid], one.uid in self._sweeper.missing)
 
     def liveness(self) -> str:
-        """Why the kubelet should restart this container, or nothing."""
+        """Return why the kubelet should restart this container, or an empty string."""
         silent_s = time.monotonic() - self._round_at
         return f"the last round was {silent_s:.0f} s ago" if silent_s > _HANGS_S else ""
 
     def readiness(self) -> str:
-        """Why this agent does not do its work, or nothing."""
+        """Return why this agent does not do its work, or an empty string."""
         if self._cache is not None and not os.access(self._cache.directory, os.W_OK):
             return f"{self._cache.directory} is not writable"
         return self._unreachable
@@ -214,7 +214,7 @@ class Agent:
 
 
 class Chore:
-    """Something that may take long, done now and then in a thread of its own, never twice at a time."""
+    """A long task that runs now and then in its own thread, never twice at the same time."""
 
     def __init__(self, log: Any, every_s: float, action: Callable[[list[Object]], None]) -> None:
         self._log = log
@@ -225,7 +225,7 @@ class Chore:
 
     @property
     def due_in_s(self) -> float:
-        """Until it is time for it."""
+        """Seconds until the chore is due."""
         return _ROUND_S if self._is_running else max(0.0, self._due_at - time.monotonic())
 
     @property
@@ -233,7 +233,7 @@ class Chore:
         return self._thread is not None and self._thread.is_alive()
 
     def begin_if_due(self, checkpoints: list[Object]) -> None:
-        """Begin it, unless it goes on still or its time has not come."""
+        """Begin the chore if it is due and not running."""
         if self._is_running or time.monotonic() < self._due_at:
             return
         self._due_at = time.monotonic() + self._every_s

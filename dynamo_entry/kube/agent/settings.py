@@ -1,4 +1,4 @@
-"""What one agent works with, from the settings file that it shares with the operator."""
+"""The settings of one agent, from the settings file that it shares with the operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class AgentSettings(NamedTuple):
-    """Sizes are bytes, times seconds, rates bytes a second."""
+    """Settings of one agent. Sizes are in bytes, times in seconds, rates in bytes a second."""
 
     node: str
     #: the agent's own namespace: its lease, its claim
@@ -45,7 +45,7 @@ class AgentSettings(NamedTuple):
 
 
 def place(settings: AgentSettings, namespace: str) -> str:
-    """A location in the part of the storage that is that namespace's."""
+    """Return a location in the namespace's part of the storage."""
     if not settings.isolates_namespaces:
         return settings.storage
     uri, _, end = settings.storage.rpartition("any")
@@ -53,14 +53,14 @@ def place(settings: AgentSettings, namespace: str) -> str:
 
 
 def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
-    """What the settings file says to the agent; ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod.
+    """Return the agent's settings; ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod.
 
     Raises SettingsError that lists every mistake.
     """
     mistakes = [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
 
     def value(path: str, parse: Callable[[str | int], _T], section: msgspec.Struct, name: str) -> _T | None:
-        """An empty text, which is what a chart's empty value becomes, is the default."""
+        """Parse a value; an empty text, which a chart's empty value becomes, means the default."""
         text = getattr(section, name)
         try:
             return parse(getattr(type(section)(), name) if text == "" else text)
@@ -99,7 +99,7 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
 
 
 def _any_archive(config: Config) -> str:
-    """A location in the configured storage: what is beside it is what there is."""
+    """Return any location in the configured storage, which leads to all archives beside it."""
     storage = config.storage
     if storage.type == "pvc":
         return f"{storage.pvc.base_path.rstrip('/')}/any.tar"

@@ -1,4 +1,4 @@
-"""Storage compared with what is said of it: leftovers removed, missing archives and orphans noticed.
+"""Compares storage with the checkpoints' status: removes leftovers, notices missing archives and orphans.
 
 One agent at a time does it. Nothing younger than the grace period is touched, and no archive that a
 DynamoCheckpoint names is ever deleted.
@@ -28,14 +28,14 @@ class Named(NamedTuple):
 
 
 class Orphans(NamedTuple):
-    """Archives that no checkpoint names, and those of them that may go by now."""
+    """Archives that no checkpoint names, and those of them that may be deleted now."""
 
     all: tuple[Neighbour, ...]
     old: tuple[Neighbour, ...]
 
 
 def orphans(archives: Iterable[Neighbour], named: Iterable[Named], grace_s: float) -> Orphans:
-    """Sort out the archives that are nobody's. Another tag of an archive that is somebody's is none."""
+    """Return the archives that belong to nobody. Another tag of a named archive is not an orphan."""
     known = {one.location.removeprefix("file://") for one in named}
     archives = tuple(archives)
     versions = {one.version for one in archives if one.version and _path(one) in known}
@@ -48,7 +48,7 @@ def _path(archive: Neighbour) -> str:
 
 
 class Sweeper:
-    """``missing`` after a sweep: the uids of Ready checkpoints whose archive was absent in the last two."""
+    """Sweeps the storage. After a sweep, ``missing`` holds uids of Ready checkpoints absent in the last two sweeps."""
 
     def __init__(self, agent: AgentSettings, metrics: AgentMetrics, log: Any) -> None:
         self._settings = agent
@@ -60,9 +60,9 @@ class Sweeper:
         self.missing: set[str] = set()
 
     def sweep(self, named: list[Named], namespaces: Iterable[str] = ()) -> None:
-        """One pass over the storage, with the parts of those namespaces and of all that there ever were.
+        """Sweep the storage once, for these namespaces and all that ever existed.
 
-        What a store cannot or will not do is logged, and the rest goes on.
+        What a store cannot or will not do is logged, and the rest continues.
         """
         self._places |= {settings.place(self._settings, one) for one in namespaces}
         for step in (self._leftovers, self._missing, self._orphans):
@@ -121,7 +121,7 @@ class Sweeper:
 
 
 def _is_absent(location: str) -> bool:
-    """Whether the store definitely says so; a refusal proves nothing. Raises StorageUnavailable."""
+    """Return whether the store definitely says so; a refusal proves nothing. Raises StorageUnavailable."""
     try:
         with stores.open_with(os.environ, location) as store:
             store.stat()

@@ -1,1 +1,1 @@
-"""The operator: DynamoCheckpoints are reconciled, a pure decision (``lifecycle``) at a time."""
+"""The operator: reconciles DynamoCheckpoints by one pure decision (``lifecycle``) at a time."""

@@ -1,4 +1,4 @@
-"""Graphs in auto mode bring their checkpoints about, once a pod shows what really runs."""
+"""Creates the checkpoints of graphs in auto mode, once a pod shows what it really runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWNERS = {
 
 
 class Graphs:
-    """``pods`` and ``sharing`` look things up in the watches."""
+    """Reconciles graphs. ``pods`` and ``sharing`` look things up in the watches."""
 
     def __init__(
         self, config: Config, cluster: Cluster, recorder: Recorder, log: Any,
@@ -46,7 +46,7 @@ class Graphs:
         self._path = f"/apis/{api.GROUP}/{version}/namespaces/{{}}/{api.GRAPHS}/{{}}"
 
     def reconcile(self, key: tuple[str, str]) -> float:
-        """Look at one graph; seconds until it should be looked at again. Raises ApiError."""
+        """Reconcile one graph; returns the seconds until its next turn. Raises ApiError."""
         namespace, name = key
         graph = self._cluster.find(self._path.format(namespace, name))
         if graph is None or "deletionTimestamp" in graph["metadata"]:
@@ -55,7 +55,7 @@ class Graphs:
         return _AGAIN_S if any(waits) else 0
 
     def _service(self, graph: Object, service: str, want: Want) -> bool:
-        """Whether something is waited for."""
+        """Handle one service; returns whether it waits for something."""
         pods = list(self._pods(graph["metadata"]["namespace"], graph["metadata"]["name"], service))
         # Without an identity a graph means NVIDIA's own snapshots, where there are any.
         is_left = (want.is_open and self._are_snapshots_served) or (
@@ -73,7 +73,7 @@ class Graphs:
         return self._wanted(graph, service, want)
 
     def _wanted(self, graph: Object, service: str, want: Want) -> bool:
-        """Whether something is waited for, by a service that is ours to look after."""
+        """Handle the want of a service that is ours; returns whether it waits for something."""
         namespace = graph["metadata"]["namespace"]
         if want.problem:
             self._recorder.event(graph, "InvalidCheckpoint", f"{service}: {want.problem}; it starts cold")
@@ -90,7 +90,7 @@ class Graphs:
         return False
 
     def _open_service(self, graph: Object, service: str, want: Want) -> bool:
-        """Once a pod has said what it runs."""
+        """Handle a service without identity, once a pod shows what it runs."""
         pod = self._first_pod(graph["metadata"]["namespace"], graph["metadata"]["name"], service)
         if pod is None:
             return True
@@ -119,11 +119,11 @@ class Graphs:
             self._recorder.event(graph, "WaitingForCheckpoint", message)
 
     def _is_snapshot(self, path: str) -> bool:
-        """Whether it is one of NVIDIA's own, which is theirs to restore."""
+        """Return whether it is one of NVIDIA's own snapshots, which NVIDIA's operator restores."""
         return self._are_snapshots_served and self._cluster.find(path) is not None
 
     def _join(self, graph: Object, checkpoint: Object) -> None:
-        """A checkpoint that ends with its graphs ends with the last of those that use it."""
+        """Add the graph to the owners of a checkpoint that ends with its graphs: it ends with the last of them."""
         metadata = checkpoint["metadata"]
         owners = metadata.get("ownerReferences") or []
         is_mine = metadata["namespace"] == graph["metadata"]["namespace"]
@@ -144,7 +144,7 @@ class Graphs:
             self._recorder.event(graph, "CheckpointFailed", f"{message}: {status.get('message', '')}")
 
     def _create(self, graph: Object, service: str, want: Want) -> bool:
-        """Make the checkpoint from the service's first pod, if there is one."""
+        """Create the checkpoint from the service's first pod, if there is one."""
         namespace = graph["metadata"]["namespace"]
         pod = self._first_pod(namespace, graph["metadata"]["name"], service)
         if pod is None:
@@ -169,7 +169,7 @@ class Graphs:
         return True
 
     def _first_pod(self, namespace: str, graph: str, service: str) -> Object | None:
-        """One that nobody else captures or restores."""
+        """Return the first pod that nobody else captures or restores."""
         for known in self._pods(namespace, graph, service):
             if known.get("is_of_snapshot"):
                 continue
@@ -188,7 +188,7 @@ class Graphs:
 
 
 def _deprecated(want: Want, *, is_left: bool) -> str:
-    """What becomes of fields that a later Dynamo ignores."""
+    """Return what this operator does with fields that a later Dynamo ignores."""
     ignored = "Dynamo's own operator ignores checkpoint.identity and mode"
     if is_left:
         return f"{ignored}; its own snapshots have these pods, which are left alone here"

@@ -1,4 +1,4 @@
-"""One checkpoint at a time: look at everything, let ``decide`` say what is next, do it, write it down."""
+"""Reconciles one checkpoint at a time: looks at everything, asks ``decide``, takes the step, writes the status."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EVENTS = {
 
 
 class _Refused(Exception):
-    """The API server did not take a Job."""
+    """The API server refused a Job."""
 
     def __init__(self, action: Action, verdict: Verdict) -> None:
         super().__init__(verdict.message)
@@ -42,7 +42,7 @@ class _Refused(Exception):
 
 
 class Checkpoints:
-    """``others`` lists all checkpoints as they are known now, each as ``known`` makes it."""
+    """Reconciles checkpoints. ``others`` lists all of them as known now, each in the form of ``known``."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Checkpoints:
         self._others = others
 
     def reconcile(self, key: tuple[str, str]) -> float:
-        """Bring one checkpoint a step further; seconds until it should be looked at again. Raises ApiError."""
+        """Bring one checkpoint a step further; returns the seconds until its next turn. Raises ApiError."""
         namespace, name = key
         path = f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.CHECKPOINTS}/{name}"
         checkpoint = self._cluster.find(path)
@@ -78,7 +78,7 @@ class Checkpoints:
         return SOON_S
 
     def _with_marks(self, path: str, checkpoint: Object) -> Object:
-        """Labels and finalizer as they should be; the checkpoint then."""
+        """Correct labels and finalizer; returns the checkpoint afterwards."""
         metadata = checkpoint["metadata"]
         if "deletionTimestamp" in metadata:
             return checkpoint
@@ -139,7 +139,7 @@ class Checkpoints:
         return self._cluster.find(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
 
     def _pods(self, job: Object) -> list[Object]:
-        """Those that the Job controller made: anybody may give a pod the same label."""
+        """Return the pods that the Job controller made; anybody may give another pod the same label."""
         metadata = job["metadata"]
         found = self._cluster.list(
             f"/api/v1/namespaces/{metadata['namespace']}/pods", labelSelector=f"job-name={metadata['name']}"
@@ -147,7 +147,7 @@ class Checkpoints:
         return [pod for pod in found if _is_owned(pod, metadata["uid"])]
 
     def _helper(self, kind: str, namespace: str, name: str, uid: str) -> tuple[Object | None, Object | None]:
-        """A probe's or collector's Job, and its answer once it has ended."""
+        """Return a probe's or collector's Job, and its answer once it has ended."""
         job = self._job(namespace, api.helper_name(kind, name))
         if job is None or not _is_owned(job, uid) or "deletionTimestamp" in job["metadata"]:
             return None, None
@@ -160,7 +160,7 @@ class Checkpoints:
         return self._cluster.find(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
 
     def _listed(self) -> list[Object]:
-        """All checkpoints, from the API server itself."""
+        """Return all checkpoints, from the API server itself."""
         scopes = [f"namespaces/{name}/" for name in self._config.operator.watch_namespaces] or [""]
         paths = [f"/apis/{api.API_VERSION}/{scope}{api.CHECKPOINTS}" for scope in scopes]
         return [known(one) for path in paths for one in self._cluster.list(path)]
@@ -196,7 +196,7 @@ class Checkpoints:
                 yield other
 
     def _leader(self, checkpoint: Object, hash_: str) -> Leader | None:
-        """The one that makes the archive for all: the oldest that has not failed. None: this one does."""
+        """Return the oldest checkpoint that has not failed: it makes the archive for all. None: this one does."""
         rivals = [
             one
             for one in self._sharing(checkpoint, hash_)
@@ -212,7 +212,7 @@ class Checkpoints:
         return found is None or "deletionTimestamp" in found["metadata"]
 
     def _dry_run(self, seen: Observed) -> Verdict:
-        """What the API server says of the Job and of its pod: schema, quota, pod security."""
+        """Return the API server's verdict on the Job and its pod: schema, quota, pod security."""
         if not self._config.dry_run:
             return Verdict("ok")
         job = jobs.creation(self._config, seen.checkpoint, seen.hash, force=False)
@@ -305,7 +305,7 @@ class Checkpoints:
             self._cluster.merge(path, {"metadata": change})
 
     def _create(self, action: Action, job: Object) -> None:
-        """Raises _Refused."""
+        """Create a Job. Raises _Refused."""
         try:
             self._cluster.create(f"/apis/batch/v1/namespaces/{job['metadata']['namespace']}/jobs", job)
         except ApiError as error:
@@ -323,7 +323,7 @@ class Checkpoints:
 
 
 def _verdict(error: ApiError) -> Verdict | None:
-    """What the API server means: the object is wrong, or a policy or quota is against it."""
+    """Return what the API server's answer means: the object is invalid, or a policy or quota refuses it."""
     kind = {400: "invalid", 422: "invalid", 403: "refused"}.get(error.status)
     if kind and _DENIED.search(error.message):
         kind = "refused"
@@ -331,14 +331,14 @@ def _verdict(error: ApiError) -> Verdict | None:
 
 
 def _with_refusal(seen: Observed, refused: _Refused) -> Observed:
-    """A probe that cannot be asked is no answer; the creation finds an archive that is there by itself."""
+    """Return the observation with a refused probe: no answer is fine, a creation finds an existing archive itself."""
     if refused.action is Action.PROBE:
         return dataclasses.replace(seen, found={"exists": False, "message": refused.verdict.message})
     return dataclasses.replace(seen, verdict=refused.verdict)
 
 
 def known(checkpoint: Object) -> Object:
-    """What others have to know of a checkpoint: its hash, whatever its label says; of its template, whether it pauses."""
+    """Return what others need to know of a checkpoint: its hash, whatever its label says, and whether it pauses."""
     metadata, spec = checkpoint["metadata"], checkpoint["spec"]
     labels = (metadata.get("labels") or {}) | {api.HASH_LABEL: identity_hash(spec["identity"])}
     job = {name: value for name, value in spec["job"].items() if name != "podTemplateSpec"}

@@ -1,4 +1,4 @@
-"""A decision → the status that says so. Pure."""
+"""Turns a decision into the status that reports it. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REASON_LIMIT = 128
 
 
 def new_status(seen: Observed, decision: Decision, now: str) -> Object:
-    """The fields of the status that change; none of them where nothing does. None removes a field."""
+    """Return the changed fields of the status, none if nothing changes; the value None removes a field."""
     metadata, old = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
     decision = replace(decision, reason=decision.reason[:_REASON_LIMIT])
     message = decision.message[:_MESSAGE_LIMIT]
@@ -71,7 +71,10 @@ def _conditions(seen: Observed, decision: Decision, old: list[Object], now: str)
 
 
 def _storage(seen: Observed, decision: Decision) -> tuple[bool, str, str]:
-    """Whether a pod that mounts the storage would start: its Job's pod did, or the archive is there."""
+    """Return whether a pod that mounts the storage would start, a reason and a message.
+
+    It would if the creation's pod did, or if the archive exists.
+    """
     if seen.unusable is not None:
         return False, *seen.unusable
     if not seen.is_bound:

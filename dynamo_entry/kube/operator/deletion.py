@@ -1,4 +1,4 @@
-"""What becomes of a checkpoint that is deleted, and of its archive. Pure."""
+"""Decides about a deleted checkpoint and its archive. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REFUSED_PAUSE_S = 30.0
 
 
 def decide(seen: Observed) -> Decision:
-    """Retain: nothing of ours. Delete: the archive goes first, but no deletion is held up for ever."""
+    """Decide the next step. Retain: keep the archive. Delete: remove it first, but block no deletion for ever."""
     metadata, status = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
     phase = status.get("phase", PENDING)
     if FINALIZER not in (metadata.get("finalizers") or ()):
@@ -54,7 +54,7 @@ def decide(seen: Observed) -> Decision:
 
 
 def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:
-    """Its Job stays for a while, with its log; then another one tries."""
+    """Keep the failed Job and its log for a while, then try another one."""
     deleted_at = moment(seen.checkpoint["metadata"]["deletionTimestamp"])
     message = _failure(seen, (seen.collected or {}).get("message") or "its Job ended without a word")
     pause_s = min(max(failed_at - deleted_at, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""The three Jobs of a checkpoint: the one that creates it, the one that looks for it, the one that deletes it. Pure."""
+"""The three Jobs of a checkpoint: creation, probe and deletion. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
 
 
 def digest(checkpoint: Object) -> str:
-    """Of all that a checkpoint says of its Job: with another one, the Job would be another one."""
+    """Return a digest of everything that a checkpoint says about its Job; it changes when the Job would."""
     annotations = checkpoint["metadata"].get("annotations") or {}
     job = {
         name: value for name, value in checkpoint["spec"]["job"].items() if name != "ttlSecondsAfterFinished"
@@ -57,7 +57,7 @@ def digest(checkpoint: Object) -> str:
 
 
 def creation(config: Config, checkpoint: Object, hash_: str, *, force: bool) -> Object:
-    """The Job that starts the engine and creates its checkpoint. Raises Unfit."""
+    """Return the Job that starts the engine and creates its checkpoint. Raises Unfit."""
     metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
     deadline = job.get("activeDeadlineSeconds", 3600)
     labels = api.labels(metadata["name"], hash_)
@@ -134,7 +134,7 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
 
 
 def _with_signal(wired: storage.Wiring) -> storage.Wiring:
-    """An emptyDir, so that no file of an earlier attempt is ever in it."""
+    """Mount an emptyDir for the signal file, so that none of an earlier attempt is there."""
     volume = {"name": _SIGNAL_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
     mount = {"name": _SIGNAL_VOLUME, "mountPath": _SIGNAL_PATH}
     return wired._replace(volumes=(*wired.volumes, volume), mounts=(*wired.mounts, mount))
@@ -156,9 +156,9 @@ def _refuse_two_truths(container: Object, env: list[Object]) -> None:
 
 
 def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses: bool) -> str:
-    """Where the launcher asks whether the engine is ready: for engines that do not write the signal file.
+    """Return the URL that the launcher polls, for engines that do not write the signal file.
 
-    A probe of an engine that pauses by itself succeeds when it serves, and must not be frozen any more.
+    The probe of an engine that pauses by itself succeeds only when it serves, too late for a freeze.
     """
     annotations = checkpoint["metadata"].get("annotations") or {}
     if given := annotations.get(api.READY_URL):
@@ -177,14 +177,14 @@ def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses:
 
 
 def probe(config: Config, checkpoint: Object, hash_: str) -> Object:
-    """The Job that looks whether the archive is there, without an engine or a GPU."""
+    """Return the Job that looks for the archive, without an engine or a GPU."""
     where = storage.location(config, hash_, checkpoint["metadata"]["namespace"])
     argv = ["python", "-m", "dynamo_entry.kube", "probe", where]
     return _helper(config, checkpoint, hash_, "probe", argv, creates=False)
 
 
 def collection(config: Config, checkpoint: Object, hash_: str) -> Object:
-    """The Job that deletes the archive, as the user that made it: it has no capability to go by."""
+    """Return the Job that deletes the archive as the user that made it: it has no capability to rely on."""
     where = storage.location(config, hash_, checkpoint["metadata"]["namespace"])
     argv = ["python", "-m", "dynamo_entry.kube", "delete", where, hash_]
     job = _helper(config, checkpoint, hash_, "gc", argv, creates=True)

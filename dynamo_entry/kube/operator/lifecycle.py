@@ -1,4 +1,4 @@
-"""What is seen of a checkpoint → its next phase and what to do. One pure function; the rows of a table in order."""
+"""From the observed state of a checkpoint to its next phase and actions: one pure function, a table row by row."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _LINGER_S = 60.0
 
 
 def decide(seen: Observed) -> Decision:
-    """The next step of a checkpoint."""
+    """Decide the next step of a checkpoint."""
     metadata, status = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
     annotations = metadata.get("annotations") or {}
     phase = status.get("phase")
@@ -89,7 +89,7 @@ def decide(seen: Observed) -> Decision:
 
 
 def _anew(reason: str, message: str = "", **fields: Any) -> Decision:
-    """From the beginning."""
+    """Begin again from Pending."""
     return Decision(
         PENDING, reason, message, before=(Action.DELETE_JOB, Action.DELETE_PROBE), fields={"attempts": 0} | fields,
         again_s=SOON_S,
@@ -97,7 +97,7 @@ def _anew(reason: str, message: str = "", **fields: Any) -> Decision:
 
 
 def _has_moved(seen: Observed, status: Object) -> bool:
-    """Whether a status is of an archive elsewhere: the storage is another one than it was."""
+    """Return whether the status names an archive elsewhere, because the storage has changed."""
     before = status.get("location", seen.location), status.get("claimName", seen.claim)
     return before != (seen.location, seen.claim)
 
@@ -107,7 +107,10 @@ def _place(location: str, claim: str) -> str:
 
 
 def _is_edited(seen: Observed) -> bool:
-    """Whether the Job would be another one now. A status without the digest knows only of edits at all."""
+    """Return whether the Job would be different now.
+
+    A status without the digest only shows whether anything was edited.
+    """
     status = seen.checkpoint["status"]
     if known := status.get("jobDigest"):
         return bool(known != seen.job_digest)
@@ -176,7 +179,7 @@ def _shared(seen: Observed, leader: Leader) -> Decision:
 
 
 def _archive(status: Object) -> Object:
-    """What a status says of its archive."""
+    """Return what a status says about its archive."""
     return {name: status.get(name) for name in _ARCHIVE}
 
 
@@ -198,7 +201,7 @@ def _adopted(seen: Observed, found: Object) -> Decision:
 
 
 def engine_command(checkpoint: Object, target: str) -> list[str]:
-    """The template's command line; empty where the image decides."""
+    """Return the template's command line; empty if the image decides."""
     containers = checkpoint["spec"]["job"]["podTemplateSpec"]["spec"]["containers"]
     container: Object = next((one for one in containers if one.get("name") == target), {})
     return [*container["command"], *(container.get("args") or ())] if container.get("command") else []
@@ -239,7 +242,7 @@ def _held(job: Object) -> str:
 
 
 def _earlier(result: Object) -> str:
-    """What became of the attempt before, while the Job tries again."""
+    """Return how the previous attempt ended, while the Job tries again."""
     if not result or _published(result):
         return ""
     return f"an attempt ended with {result.get('reason') or 'no reason'}: {result.get('message', '')}"
@@ -268,7 +271,7 @@ def _job_failed(seen: Observed, condition: Object, result: Object) -> Decision:
 
 
 def _lingers(seen: Observed) -> bool:
-    """Whether the target has ended for long while others of its pod still run, and nothing waits for them."""
+    """Return whether the target ended long ago while other containers of its pod run for nobody."""
     succeeded = succeeded_at(seen.pods, seen.target)
     is_awaited = "gpuMemoryService" in seen.checkpoint["spec"]
     return succeeded is not None and not is_awaited and seen.now - succeeded > _LINGER_S
@@ -288,7 +291,7 @@ def _ready(seen: Observed) -> Decision:
 
 
 def _replaced_by(seen: Observed) -> Object:
-    """What another checkpoint of the same archive knows of a later one: somebody recreated it."""
+    """Return another checkpoint's newer archive of the same identity: somebody recreated it."""
     status = seen.checkpoint["status"]
     others = [one for one in seen.sharing if one.get("phase") == READY and not _has_moved(seen, one)]
     newest = max(others, key=lambda one: moment(one.get("createdAt")), default=status)
@@ -311,7 +314,7 @@ def _is_automatic(seen: Observed) -> bool:
 
 
 def _same(seen: Observed) -> Decision:
-    """Nothing new; a finished Job goes when its time has come, a failed one a day later."""
+    """Keep the phase. A finished Job is deleted when its time has come, a failed one a day later."""
     status = seen.checkpoint["status"]
     ready = ready_condition(status)
     same = Decision(status["phase"], ready.get("reason", status["phase"]), last_message(status))

@@ -1,4 +1,4 @@
-"""What is seen of a checkpoint, and what may be decided of it: the values between ``checkpoints`` and ``decide``."""
+"""The observed state of a checkpoint, and the possible decisions: the values between ``checkpoints`` and ``decide``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOON_S = 2.0
 
 
 class Action(Enum):
-    """Something to do to the cluster. Each is idempotent."""
+    """A change to the cluster. Each is idempotent."""
 
     PROBE = "make the probe's Job"
     DRY_RUN = "let the API server check the Job"
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """Another checkpoint of the same archive, which is older: its Job serves both."""
+    """Another, older checkpoint of the same archive: its Job serves both."""
 
     namespace: str
     name: str
@@ -45,7 +45,7 @@ class Leader(NamedTuple):
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything that ``decide`` looks at. Jobs are None where there is none; times are Unix seconds."""
+    """Everything that ``decide`` looks at. Jobs are None if there is none; times are Unix seconds."""
 
     checkpoint: Object
     hash: str
@@ -87,7 +87,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Decision:
-    """The next phase with its reason; ``before`` the status is written, ``after`` it is durable."""
+    """The next phase and its reason; ``before`` runs before the status is written, ``after`` once it is durable."""
 
     phase: str
     reason: str
@@ -101,18 +101,18 @@ class Decision:
 
 
 def ready_condition(status: Object) -> Object:
-    """The condition Ready, or nothing."""
+    """Return the condition Ready, or an empty dict."""
     return next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
 
 
 def last_message(status: Object) -> str:
-    """What was said last, besides the reason."""
+    """Return the last message, without its reason."""
     ready = ready_condition(status)
     message: str = ready.get("message", "")
     return "" if message == ready.get("reason") else message
 
 
 def true_conditions(job: Object | None) -> dict[str, Object]:
-    """Those conditions of a Job that hold, by type."""
+    """Return a Job's conditions that are True, by type."""
     found = (job or {}).get("status", {}).get("conditions") or ()
     return {one["type"]: one for one in found if one["status"] == "True"}

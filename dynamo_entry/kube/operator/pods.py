@@ -1,4 +1,4 @@
-"""What a Job and its pods say of its attempts. Pure."""
+"""What a Job and its pods show about its attempts. Pure."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class _Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
-    """What the launcher of the last attempt wrote as it ended, and the image that it ran.
+    """Return the launcher's result of the last attempt, and the image that it ran.
 
-    What cannot be read is shown as it is, with a ``reason`` where there is one: ``{"reason": …, "message": …}``.
+    A result that cannot be parsed is shown as it is, with a ``reason`` if there is one: ``{"reason": …,
+    "message": …}``.
     """
     ended = list(_ended(pods, target))
     if not ended:
@@ -59,7 +60,7 @@ def _read(terminated: Object) -> Object:
 
 
 def _never_ran(pods: Sequence[Object]) -> Object:
-    """Why the engine's container was not even started: its pod was evicted or refused, or a step before it failed."""
+    """Return why the engine's container never started: its pod was evicted or refused, or an earlier step failed."""
     for pod in pods:
         status = pod.get("status", {})
         if status.get("phase") != "Failed":
@@ -87,21 +88,21 @@ def _ending(who: str, terminated: Object) -> str:
 
 
 def succeeded_at(pods: Sequence[Object], target: str) -> float | None:
-    """When the target's container ended without an error, in Unix seconds."""
+    """Return when the target's container ended without an error, in Unix seconds."""
     succeeded = (terminated for terminated, _ in _ended(pods, target) if terminated.get("exitCode") == 0)
     return next((moment(terminated.get("finishedAt")) for terminated in succeeded), None)
 
 
 def ended_at(pods: Sequence[Object], target: str) -> float:
-    """When the target's container ended the last time, in Unix seconds; 0 where it did not."""
+    """Return when the target's container last ended, in Unix seconds; 0 if it has not."""
     return max((moment(terminated.get("finishedAt")) for terminated, _ in _ended(pods, target)), default=0)
 
 
 def has_settled(pods: Sequence[Object], target: str) -> bool:
-    """Whether every pod whose target container ended has ended itself.
+    """Return whether every pod whose target container ended has ended itself.
 
-    A kubelet reports the container first and the pod's phase a second or two later. A Job that is told to have no pods
-    deletes those that have not ended, logs and all, and then goes on for ever.
+    A kubelet reports the container first and the pod's phase a second or two later. A Job that is scaled to
+    no pods deletes those that have not ended, logs and all, and then never ends.
     """
     return all(
         pod["status"].get("phase") in ("Failed", "Succeeded")
@@ -111,12 +112,12 @@ def has_settled(pods: Sequence[Object], target: str) -> bool:
 
 
 def has_ended(job: Object) -> bool:
-    """Whether a Job starts no more pods. Other conditions say that it waits: it may be suspended, by Kueue for one."""
+    """Return whether a Job starts no more pods. Other conditions mean that it waits, e.g. suspended by Kueue."""
     return bool(true_conditions(job).keys() & {"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"})
 
 
 def helper_answer(pods: Sequence[Object]) -> Object:
-    """What the probe or the collector wrote as it ended; of several attempts, the last that succeeded."""
+    """Return what the probe or the collector wrote as it ended; of several attempts, the last success."""
     found = []
     for pod in pods:
         for one in pod.get("status", {}).get("containerStatuses", ()):
@@ -132,7 +133,7 @@ def helper_answer(pods: Sequence[Object]) -> Object:
 
 
 def _ended(pods: Sequence[Object], target: str) -> Iterator[tuple[Object, str]]:
-    """How the target's container ended, in each pod where it did, and the image that it ran."""
+    """Yield how the target's container ended, in each pod where it did, and the image that it ran."""
     for pod in pods:
         for one in pod.get("status", {}).get("containerStatuses", ()):
             terminated = one.get("state", {}).get("terminated")
@@ -155,7 +156,7 @@ def failed_helper(pods: Sequence[Object], target: str) -> str:
 
 
 def progress(pods: Sequence[Object]) -> str:
-    """What the newest pod waits for, in its own words."""
+    """Return what the newest pod waits for, in its own words."""
     if not pods:
         return ""
     pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")))

@@ -1,4 +1,4 @@
-"""The operator: watches that say what to look at, workers that look at it, and the webhooks' server."""
+"""The operator: watches find what needs work, workers do it, and a server answers the webhooks."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Operator:
         ]
 
     def start(self) -> None:
-        """Serve the webhooks; reconcile as soon as this replica may."""
+        """Serve the webhooks, and reconcile as soon as this replica may."""
         if self._config.webhook.enabled:
             self._refresh()
             server = Server(
@@ -156,7 +156,7 @@ class Operator:
         self.tick()
 
     def tick(self) -> None:
-        """What is done every few seconds: the lease, the certificate, the resync."""
+        """Do what is due every few seconds: lease, certificate, resync."""
         self._ticked()
         now = time.monotonic()
         self._lead()
@@ -171,7 +171,7 @@ class Operator:
         self._ticked_at = time.monotonic()
 
     def _lead(self) -> None:
-        """One replica works. What it began and did not finish, the next one does anew."""
+        """Take or keep the leadership: one replica works, and the next one redoes what it left unfinished."""
         try:
             leads = self._lease is None or self._lease.acquire()
         except ApiError as error:
@@ -186,7 +186,7 @@ class Operator:
             self._queue = WorkQueue(self._look, _WORKERS, self._log, self._metrics.errors.inc)
 
     def resign(self) -> None:
-        """Let another replica begin at once."""
+        """Give up the lease, so that another replica begins at once."""
         if self._lease is not None:
             try:
                 self._lease.release()
@@ -194,7 +194,7 @@ class Operator:
                 self._log.warning("lease not released", message=error.message)
 
     def _resync(self, *, everything: bool) -> None:
-        """Look again at what is not at rest; at everything when this replica begins to work."""
+        """Reconcile everything that is not at rest; all objects when this replica begins to work."""
         for one in self._all_checkpoints():
             if everything or not self._is_at_rest(one):
                 self._add("checkpoint", one)
@@ -202,7 +202,7 @@ class Operator:
             self._add("graph", graph)
 
     def _is_at_rest(self, checkpoint: Object) -> bool:
-        """Ready and without a Job: nothing is due, and whatever happens to it is an event."""
+        """Return whether it is Ready and has no Job: nothing is due, and every change arrives as an event."""
         metadata = checkpoint["metadata"]
         if (checkpoint.get("status") or {}).get("phase") != api.READY or "deletionTimestamp" in metadata:
             return False
@@ -222,7 +222,7 @@ class Operator:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
     def _notice_dynamo(self) -> None:
-        """Dynamo was installed or upgraded after us: begin anew, with a watch on its graphs, and knowing its snapshots."""
+        """Restart if Dynamo was installed or upgraded after us, to watch its graphs and know its snapshots."""
         try:
             served = foreign.served(self._ticking)
         except ApiError as error:
@@ -233,12 +233,12 @@ class Operator:
             os._exit(0)
 
     def liveness(self) -> str:
-        """Why the kubelet should restart this container, or nothing."""
+        """Return why the kubelet should restart this container, or an empty string."""
         silent_s = time.monotonic() - self._ticked_at
         return f"no life for {silent_s:.0f} s" if silent_s > _HANGS_S else ""
 
     def readiness(self) -> str:
-        """Why the webhooks would not do what they should, or nothing."""
+        """Return why the webhooks would not do what they should, or an empty string."""
         if not all(mirror.is_synced for mirror in [*self._checkpoints, *self._graphs]):
             return "checkpoints are not known yet"
         if self._config.webhook.enabled and not self._certificates.is_loaded:
@@ -303,7 +303,7 @@ class Operator:
         return next((one for one in found if one is not None), None)
 
     def _graph_of_pod(self, namespace: str, name: str) -> Object | None:
-        """The first pods of a graph may be here before the watch has told of the graph."""
+        """Return a pod's graph; the first pods of a graph may arrive before the watch reports the graph."""
         deadline = time.monotonic() + _BEHIND_S
         while (found := self._graph(namespace, name)) is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -318,7 +318,7 @@ class Operator:
                     yield pod
 
     def _sharing(self, key: tuple[str, ...]) -> Object | None:
-        """The checkpoint of an archive: the Ready one that knows the latest, if there is any."""
+        """Return the checkpoint of an archive: the Ready one with the latest, if there is any."""
         found = [
             one
             for one in self._all_checkpoints()
@@ -353,14 +353,14 @@ class Operator:
 
 
 def _waits_for(other: Object, changed: Object) -> bool:
-    """Whether a checkpoint of the same identity may go on now: it waits, or knows another archive."""
+    """Return whether a checkpoint of the same identity may continue now: it waits, or knows another archive."""
     mine, its = (one.get("status") or {} for one in (other, changed))
     is_behind = mine.get("phase") == its.get("phase") == api.READY and mine.get("digest") != its.get("digest")
     return mine.get("phase") == api.PENDING or is_behind
 
 
 def _lease(config: Config, cluster: Cluster) -> Lease | None:
-    """What replicas agree by who works. Where there is only one, nobody has to be asked."""
+    """Return the lease by which replicas elect the one that works; a single replica needs none."""
     if config.operator.replicas <= 1:
         return None
     holder = os.environ.get("POD_NAME", str(os.getpid()))
@@ -368,7 +368,7 @@ def _lease(config: Config, cluster: Cluster) -> Lease | None:
 
 
 def _marks(item: Object, *more: str) -> Object:
-    """Of an object that is only followed: what it is found by."""
+    """Return what identifies an object that is only followed."""
     metadata = item["metadata"]
     kept = ("namespace", "name", "uid", "ownerReferences", *more)
     return {
@@ -378,16 +378,16 @@ def _marks(item: Object, *more: str) -> Object:
 
 
 def _pod_marks(pod: Object) -> Object:
-    """Of a graph's pod: also whether NVIDIA's own snapshots have it."""
+    """Return the marks of a graph's pod, and whether NVIDIA's own snapshots have it."""
     return _marks(pod) | {"is_of_snapshot": bool(foreign.snapshot_mark(pod["metadata"]))}
 
 
 def _usability(claim: Object) -> Object:
-    """Of a claim: what decides whether a pod that mounts it would start."""
+    """Return what decides whether a pod that mounts a claim would start."""
     facts = {"modes": claim["spec"].get("accessModes"), "phase": claim.get("status", {}).get("phase")}
     return _marks(claim) | facts | {"is_going": "deletionTimestamp" in claim["metadata"]}
 
 
 def _versioned_marks(item: Object) -> Object:
-    """The same of an object whose every change matters."""
+    """Return the marks of an object of which every change matters."""
     return _marks(item, "resourceVersion")

@@ -1,4 +1,4 @@
-"""Keys to look at, each by one worker at a time, again when asked for or after a failure."""
+"""A queue of keys: each is handled by one worker at a time, and again when requested or after a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 300.0
 
 
 class WorkQueue(Generic[K]):
-    """``work(key)`` returns the seconds after which to look again, or 0; what it raises is tried again later."""
+    """``work(key)`` returns the seconds until its next turn, or 0; after an exception it is tried again later."""
 
     def __init__(
         self, work: Callable[[K], float], workers: int, log: Any, failed: Callable[[], None]
@@ -30,13 +30,13 @@ class WorkQueue(Generic[K]):
             threading.Thread(target=self._serve, name=f"worker {number}", daemon=True).start()
 
     def __len__(self) -> int:
-        """Keys that are due and wait for a worker."""
+        """Return the number of keys that are due and wait for a worker."""
         with self._wake:
             now = time.monotonic()
             return sum(due <= now for due in self._due.values())
 
     def add(self, key: K, after_s: float = 0) -> None:
-        """Look at a key, not later than after so many seconds."""
+        """Queue a key, to be handled after this many seconds at the latest."""
         with self._wake:
             self._due[key] = min(time.monotonic() + after_s, self._due.get(key, float("inf")))
             self._wake.notify()

@@ -1,1 +1,1 @@
-"""The webhooks: a pod made to restore or left as it is (``admission``, pure), and the HTTPS server."""
+"""The webhooks: pure decisions on pods and checkpoints (``admission``), and the HTTPS server."""

@@ -1,6 +1,6 @@
-"""What the webhooks answer: a pod made to restore, or left as it is; a checkpoint refused with the reason. Pure.
+"""The webhooks' answers: a pod changed to restore, or unchanged; a checkpoint refused with the reason. Pure.
 
-A pod that would start without us starts with us: every doubt ends in "left as it is".
+A pod that would start without us starts with us: every doubt leaves it unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PROBES = ("startupProbe", "readinessProbe")
 
 
 class Known(NamedTuple):
-    """What the watches hold: a graph or a checkpoint by namespace and name, and the best one of a storage key."""
+    """What the watches hold: graphs and checkpoints by namespace and name, and the best checkpoint of a storage key."""
 
     graph: Callable[[str, str], Object | None]
     checkpoint: Callable[[str, str], Object | None]
@@ -32,7 +32,7 @@ class Known(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The changed pod, or None; the reason is a metric's label, the message says what is wrong with the pod."""
+    """The changed pod, or None; ``reason`` is a metric's label, ``message`` says what is wrong with the pod."""
 
     pod: Object | None
     reason: str
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
-    """The answer for a pod that is about to be created."""
+    """Return the answer for a pod that is about to be created."""
     metadata = pod["metadata"]
     annotations = metadata.get("annotations") or {}
     if annotations.get(api.SKIP) == "true":
@@ -73,7 +73,7 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
 
 
 class _Found(NamedTuple):
-    """The checkpoint of a pod, which may not exist yet, and the engine's container; without a hash, why there is none."""
+    """A pod's checkpoint, which may not exist yet, and the engine's container; without a hash, the reason for that."""
 
     hash: str = ""
     reason: str = ""
@@ -83,13 +83,13 @@ class _Found(NamedTuple):
 
     @property
     def job(self) -> Object:
-        """What the checkpoint's creation is asked to do."""
+        """What the checkpoint says about its creation."""
         spec: Object = (self.checkpoint or {}).get("spec") or {}
         return spec.get("job") or {}
 
 
 def _wanted(config: Config, pod: Object, namespace: str, known: Known) -> _Found:
-    """Raises Unfit."""
+    """Return the checkpoint that a pod wants. Raises Unfit."""
     labels = pod["metadata"].get("labels") or {}
     graph_name = labels.get(api.GRAPH_LABEL)
     if graph_name is None:
@@ -119,12 +119,12 @@ def _named(checkpoint: Object | None) -> _Found:
 
 
 def _patience(found: _Found) -> str:
-    """How long a pod waits for an archive that its service wants to wait for: as long as the creation may take."""
+    """Return how long a pod waits for an archive if its service wants that: as long as the creation may take."""
     return str(found.job.get("activeDeadlineSeconds", 3600)) if found.waits else ""
 
 
 def starts_cold(config: Config, status: Object) -> str:
-    """Why pods of a checkpoint with that status are left as they are, or nothing."""
+    """Return why pods of a checkpoint with that status are left unchanged, or an empty string."""
     if status.get("phase") == api.FAILED:
         return "failed"
     if _is_refused(status):
@@ -133,14 +133,14 @@ def starts_cold(config: Config, status: Object) -> str:
 
 
 def _is_storage_usable(status: Object) -> bool:
-    """A claim that does not bind would keep the pod from starting: some pod must have started with it."""
+    """Return whether some pod has started with the claim: one that does not bind would block this pod."""
     return any(
         one["type"] == "StorageUsable" and one["status"] == "True" for one in status.get("conditions", ())
     )
 
 
 def _is_refused(status: Object) -> bool:
-    """A namespace whose policy or quota refuses the creating pod may refuse a restoring one, which asks for less."""
+    """Return whether the namespace refuses the creating pod: it might then refuse a restoring one, too."""
     return any(
         one["type"] == "Ready" and one.get("reason") == "NotAdmitted" for one in status.get("conditions", ())
     )
@@ -190,7 +190,7 @@ def _added(old: Any, new: Any, key: str) -> list[str]:
 
 
 def _faster(probe: Object) -> Object:
-    """Every second, within the same total time: a slow period alone would cost more than a restore takes."""
+    """Return a probe that asks every second, for the same total time: a slow period costs more than a restore."""
     budget = probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get(
         "failureThreshold", 3
     )
@@ -200,7 +200,7 @@ def _faster(probe: Object) -> Object:
 
 
 def validate(old: Object | None, new: Object) -> str:
-    """Why a DynamoCheckpoint cannot be as it is written, or nothing."""
+    """Return why a DynamoCheckpoint is invalid, or an empty string."""
     if "deletionTimestamp" in new["metadata"]:
         return ""  # a finalizer's removal must never be blocked
     identity = new["spec"]["identity"]

@@ -1,4 +1,4 @@
-"""The webhook's certificate: kept in a Secret that all replicas share, made and renewed here in self-signed mode."""
+"""The webhook's certificate, in a Secret that all replicas share; in self-signed mode it is made and renewed here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONFIGURATIONS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurat
 
 
 class Certificates:
-    """``context`` serves the newest certificate; ``refresh`` is to be called now and then."""
+    """Serves the newest certificate by ``context``; call ``refresh`` now and then."""
 
     def __init__(self, config: Config, cluster: Cluster, log: Any) -> None:
         self._config = config
@@ -42,7 +42,7 @@ class Certificates:
         return bool(self._serial)
 
     def refresh(self) -> None:
-        """Take what the Secret holds; in self-signed mode see that it holds something good. Raises ApiError."""
+        """Load the Secret's certificate; in self-signed mode make sure that it is a good one. Raises ApiError."""
         mode = self._config.webhook.certificates.mode
         secret = self._cluster.find(self._path())
         if mode == "self-signed" and (secret is None or not _is_good(secret, self._name())):
@@ -107,7 +107,7 @@ class Certificates:
             return self._cluster.get(self._path())  # another replica was faster
 
     def _announce(self, bundle: str) -> None:
-        """Tell the API server whom to trust."""
+        """Tell the API server which authority to trust."""
         for kind in _CONFIGURATIONS:
             path = f"/apis/admissionregistration.k8s.io/v1/{kind}/{self._config.webhook.configuration}"
             found = self._cluster.find(path)
@@ -121,7 +121,7 @@ class Certificates:
 
 
 def _is_good(secret: Object, name: str) -> bool:
-    """Whether it is a pair that the authority beside it made for that name, with enough of its life left."""
+    """Return whether a pair was made for that name by the authority beside it, with enough of its life left."""
     try:
         data = {key: base64.b64decode(value) for key, value in secret["data"].items()}
         certificate = x509.load_pem_x509_certificate(data["tls.crt"])
@@ -136,7 +136,7 @@ def _is_good(secret: Object, name: str) -> bool:
 
 
 def self_signed(name: str, life: timedelta) -> dict[str, bytes]:
-    """A new authority and a server certificate by it, in PEM under the names of a TLS Secret."""
+    """Return a new authority and a server certificate by it, in PEM under the names of a TLS Secret."""
     now = datetime.now(timezone.utc)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dynamo-entry")])

@@ -1,4 +1,4 @@
-"""The webhooks' HTTPS server. Whatever goes wrong in here, the object is admitted as it is."""
+"""The webhooks' HTTPS server. Whatever goes wrong here, the object is admitted unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Reviewer = Callable[[Object], "tuple[Object | None, str, bool]"]
 
 
 class Server(Listening):
-    """``reviewers`` by path; ``note(outcome, reason, seconds)`` counts each review."""
+    """Serves ``reviewers`` by path; ``note(outcome, reason, seconds)`` counts each review."""
 
     limit = _CONNECTIONS
 
@@ -49,20 +49,20 @@ class Server(Listening):
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
 
     def get_request(self) -> tuple[Any, Any]:
-        """The handshake belongs to the connection's own thread: a slow client must not hold up the others."""
+        """Accept a connection; its own thread does the handshake, so that a slow client holds up nobody."""
         connection, address = super().get_request()
         connection.settimeout(_REQUEST_S)
         secured = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return secured, address
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """First of all the handshake."""
+        """Do the handshake, then handle the connection."""
         request.do_handshake()
         super().finish_request(request, client_address)
 
 
 class _InTime(io.RawIOBase):
-    """What comes in on a connection, from ``expect`` on: a first byte in time, and all that follows it."""
+    """The data of a connection from ``expect`` on: a first byte in time, and all that follows it."""
 
     def __init__(self, connection: ssl.SSLSocket) -> None:
         self._connection = connection
@@ -70,14 +70,14 @@ class _InTime(io.RawIOBase):
         self._has_begun = False
 
     def expect(self) -> None:
-        """A request, whatever of it there is already."""
+        """Begin a new request, possibly with bytes that have already arrived."""
         self._deadline, self._has_begun = time.monotonic() + _REQUEST_S, False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Raises TimeoutError."""
+        """Read what arrives in time. Raises TimeoutError."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile = io.BufferedReader(self._incoming)
 
     def handle_one_request(self) -> None:
-        """Its head, its body and the answer."""
+        """Handle one request: head, body and answer."""
         self._incoming.expect()
         super().handle_one_request()
 
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._review(data, reviewer)
 
     def _body(self, length: int) -> bytes:
-        """The request's body, as far as it comes in time."""
+        """Return the request's body, as far as it arrives in time."""
         data = bytearray()
         while len(data) < length:
             try:
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         return bytes(data)
 
     def _refuse(self, status: int) -> None:
-        """What is left of the request must not be taken for the next one."""
+        """Refuse a request and close the connection, so that its remainder is not taken for the next one."""
         self.close_connection = True
         self.send_error(status)
 
@@ -155,11 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Reviews are counted; what changes a pod is logged where it is decided."""
+        """Log nothing: reviews are counted, and changes of pods are logged where they are decided."""
 
 
 def answer(review: Object, reviewer: Reviewer, note: Callable[[str, str, float], None], log: Any) -> Object:
-    """The AdmissionReview that answers one."""
+    """Return the AdmissionReview that answers a request."""
     request = review["request"]
     response: Object = {"uid": request["uid"], "allowed": True}
     began = time.monotonic()
@@ -186,7 +186,7 @@ def answer(review: Object, reviewer: Reviewer, note: Callable[[str, str, float],
 
 
 def difference(old: Object, new: Object, path: str = "") -> list[Object]:
-    """JSON Patch (RFC 6902) operations; a list that changed is replaced as a whole."""
+    """Return JSON Patch (RFC 6902) operations; a changed list is replaced as a whole."""
     operations: list[Object] = []
     for name in sorted(old.keys() | new.keys()):
         place = f"{path}/{name.replace('~', '~0').replace('/', '~1')}"

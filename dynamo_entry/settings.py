@@ -237,26 +237,32 @@ VARIABLES: dict[str, Variable] = {
     ),
     "STORAGE_OPTIONS": Variable(
         _options,
-        "JSON object: arguments of the fsspec library of the store, or of boto3 for new objects; hidden from the engine",
+        "JSON object: arguments for the store's fsspec library, or for new objects in S3 (boto3); hidden from the engine",
         is_secret=True,
     ),
     "LOCATION": Variable(
         _location, "location of the archive: /dir/<hash>.tar, s3://…, oci://…, gs://…, az://…"
     ),
     "PATH": Variable(_absolute, "local path of the archive; for pvc the same as LOCATION"),
-    "HASH": Variable(_hash, "identity hash; an archive with another hash is refused"),
+    "HASH": Variable(
+        _hash, "identity of the checkpoint, chosen by you; an archive with another one is refused"
+    ),
     "SIGNAL_FILE": Variable(
-        _absolute, "file that the engine creates when it is ready; selects creation mode"
+        _absolute, "file that the engine creates once it is ready; selects creation mode"
     ),
     "MODE": Variable(
-        _one_of("auto", "create", "restore", "cold"), "auto: inferred from SIGNAL_FILE, PATH and LOCATION"
+        _one_of("auto", "create", "restore", "cold"),
+        "create, restore, cold (no checkpoint) or auto: inferred from SIGNAL_FILE, PATH and LOCATION",
     ),
     "ON_FAILURE": Variable(
-        _one_of("cold", "fail"), "after a failed restore: start cold, or exit with the error's code"
+        _one_of("cold", "fail"),
+        "after a failed restore: cold starts the engine, fail exits with the error's code",
     ),
-    "AFTER_DUMP": Variable(_one_of("exit", "continue"), "after a creation: exit 0, or keep serving"),
+    "AFTER_DUMP": Variable(
+        _one_of("exit", "continue"), "after a creation: exit ends with code 0, continue keeps serving"
+    ),
     "READY_URL": Variable(_url, "URL polled until it returns 200: the engine is ready"),
-    "FORCE": Variable(_flag, "create even if a valid archive exists, and replace it"),
+    "FORCE": Variable(_flag, "1: create even if a valid archive exists, and replace it"),
     "WAIT": Variable(_seconds, "how long a restore waits for an archive that does not exist yet"),
     "SIGNAL_TIMEOUT": Variable(
         _seconds_or_never, "how long a creation waits for the engine to become ready; 0 = for ever"
@@ -275,50 +281,51 @@ VARIABLES: dict[str, Variable] = {
         "limit of one GPU call (lock, checkpoint, restore); 0 = 30 s for a lock, otherwise by memory size",
     ),
     "MIN_UPTIME": Variable(
-        _seconds, "a restored engine that ends by itself sooner than this failed to be restored; 0: never"
+        _seconds,
+        "an engine that ends by itself within this time of its restore counts as a failed restore; 0 = never",
     ),
     "STOP_GRACE": Variable(_seconds, "time between TERM and KILL for processes that the engine left running"),
     "SIGNAL_TARGET": Variable(
         _one_of("group", "engine"),
-        "forward signals to the engine alone, or to its process group: for a wrapper that passes none on",
+        "who gets signals: engine, or group for its whole process group, if a wrapper does not pass them on",
     ),
     "COMPRESSION": Variable(
-        _compression, "auto, none, zstd (level 1), planes (16-bit weights) or zstd:LEVEL"
+        _compression, "auto, none, zstd (level 1), zstd:LEVEL or planes (for 16-bit weights)"
     ),
     "CONCURRENCY": Variable(_threads, "number of worker threads; 0 = the cores that the cgroup allows"),
     "PROTOCOL": Variable(
         _one_of("auto", "none", "dynamo", "vllm-snapshot", *_HOOKS),
-        "how the engine is paused before the freeze and resumed after a restore; auto: found by its command or its server's routes; vllm-snapshot: "
-        "an archive without weights; vllm-checkpoint, vllm-sleep, sglang-release: as PRE_DUMP",
+        "how the engine pauses before the freeze: dynamo, vllm-snapshot (an archive without weights), vllm-checkpoint, "
+        "vllm-sleep or sglang-release (as PRE_DUMP), none, or auto: by its command or its server's routes",
     ),
     "PRE_DUMP": Variable(
         _text,
-        "command or URL called before the freeze, when the engine is ready; or vllm-checkpoint (unset: where vLLM offers it; "
-        "none: never), vllm-sleep, sglang-release",
+        "called before the freeze, once the engine is ready: a command, a URL, vllm-checkpoint (the default if vLLM offers it), "
+        "vllm-sleep, sglang-release, or none",
     ),
     "POST_RESTORE": Variable(
         _text,
-        "command or URL called after a restore, when the engine runs; or vllm-resume, vllm-wake, sglang-resume",
+        "called after a restore, once the engine runs: a command, a URL, vllm-resume, vllm-wake or sglang-resume",
     ),
     "CANARY": Variable(
-        _absolute, "JSON request, sent at creation and after each restore; responses must match"
+        _absolute, "file with a JSON request, sent at creation and after each restore; responses must match"
     ),
     "PRESET": Variable(
         _one_of("auto", "none", "vllm", "sglang", "trtllm"),
-        "environment that makes an engine on GPUs safe to checkpoint, set only where unset; auto: by its command",
+        "variables that make an engine on GPUs safe to checkpoint, set only if unset: for vllm, sglang, trtllm, none, or auto: by its command",
     ),
     "ENGINE_CONNECTIONS": Variable(
         _one_of("close", "refuse"),
-        "TCP connections that a restore would not bring back: close them and say so, or make (restore) no archive",
+        "TCP connections that a restore cannot keep: close logs and closes them, refuse makes and restores no such archive",
     ),
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
     "CAPTURE_PATHS": Variable(_capturable, "paths (a:b) on other mounts to include in the filesystem delta"),
     "CACHE_DIRECTORIES": Variable(
         _directory_names,
-        "names (a,b) of directories to leave out of the filesystem delta: caches that are rebuilt",
+        "names (a,b) of directories to leave out of the filesystem delta, for caches that are rebuilt",
     ),
     "REOPEN_PATHS": Variable(
-        _paths, "paths (a:b) on volumes that a restored engine finds as they are there, whatever they hold"
+        _paths, "paths (a:b) on volumes whose files may differ from creation; the engine must cope with that"
     ),
     "DROP_ENV": Variable(_variables, "variables (a,b) to withhold from the engine"),
     "STATUS_FILE": Variable(_absolute, "file for the result object"),
@@ -327,21 +334,23 @@ VARIABLES: dict[str, Variable] = {
     "WORK_DIR": Variable(_absolute, "scratch directory of this container alone, for sockets and CRIU's log"),
     "STATE_DIR": Variable(
         _absolute,
-        "directory that outlives the container (an emptyDir); an archive that failed to restore is not retried there",
+        "directory that outlives the container (an emptyDir); remembers archives that failed to restore, which are not retried",
     ),
     "NODE_CACHE_DIR": Variable(
         _absolute,
-        "directory that the pods of a node share: restores over the network read an archive from its store once for all of them",
+        "directory shared by the pods of a node; each archive is read over the network once for all of them",
     ),
     "DIGEST": Variable(_digest, "digest of the archive; a restore refuses any other"),
     "KEY_FILE": Variable(
         _absolute,
-        "key (32 bytes or more) that encrypts and authenticates archives; a directory: the first seals, all open",
+        "key (32 bytes or more) that encrypts and authenticates archives; in a directory of keys the first seals, all open",
     ),
-    "SIGN_KEY_FILE": Variable(_absolute, "Ed25519 private key (PEM) that signs new archives"),
+    "SIGN_KEY_FILE": Variable(
+        _absolute, "Ed25519 private key (PEM) that signs new archives, or a directory: the first signs"
+    ),
     "VERIFY_KEY_FILE": Variable(
         _absolute,
-        "Ed25519 public key (PEM), or a directory of them; an archive that none of them signed is refused",
+        "Ed25519 public key (PEM), or a directory of them; an archive that none of their private keys signed is refused",
     ),
     "CA_FILE": Variable(
         _absolute, "CA bundle (PEM) for storage servers; does not change the engine's trust store"

@@ -22,42 +22,43 @@ Every name begins with `{PREFIX}`; times are in seconds. `dynamo-entry --help` p
 """
 
 MODES = """
-The mode is inferred: `SIGNAL_FILE` is set → create; else `PATH` or `LOCATION` is set → restore; else cold. `MODE`
-overrides. An engine sees none of these variables, except `SIGNAL_FILE` during a creation: its environment becomes part
-of the archive.
+With `MODE=auto`: if `SIGNAL_FILE` is set, create; else if `PATH` or `LOCATION` is set, restore; else cold. The engine sees
+none of these variables, except `SIGNAL_FILE` during a creation, because its environment becomes part of the archive.
 
 ## Exit codes
 
-The engine's exit code is the container's; death by signal N is 128 + N. The launcher has codes of its own, used in
-creation mode and with `ON_FAILURE=fail`:
+The container exits with the engine's code (128 + N if signal N ended it). The launcher also has its own codes, which it
+uses in creation mode and with `ON_FAILURE=fail`:
 
 | code | meaning | retry |
 |---|---|---|
-| 126, 127 | the command is not executable, not found | no |
+| 126, 127 | The command is not executable, or not found | no |
 """
 
 REST = """
-The reasons that come with them, and what to do: [troubleshooting.md](troubleshooting.md).
+Each comes with a reason; [troubleshooting.md](troubleshooting.md) says what to do.
 
 ## Log
 
-One JSON object a line on standard error; text on a terminal. Each phase ends with one event that has its `seconds` and
-`bytes`; a long phase logs `in progress` every five seconds. One closing line says how it went: `Checkpoint published`,
+The log goes to standard error: one JSON object a line, or text on a terminal. Each phase ends with one event that has its
+`seconds` and `bytes`; a long phase logs `in progress` every five seconds. One closing line gives the outcome: `Checkpoint published`,
 `Checkpoint exists already`, `Checkpoint not created`, `Restored` or `Falling back to cold start`.
 
 ## Result object
 
-The same result goes to the container's termination message (`STATUS_FILE`), as one JSON object of at most 3 KiB.
+The launcher also writes the outcome to the container's termination message (`STATUS_FILE`), as one JSON object of at most
+3 KiB.
 
 | field | |
 |---|---|
 | `result` | `published`, `exists`, `restored`, `cold` or `failed` |
-| `phase` | the last phase |
-| `reason`, `message`, `retry` | what failed, what was expected, what to do; whether a retry can help |
-| `location`, `digest`, `size_bytes` | of the archive |
-| `seconds` | of each phase |
-| `engine_code` | the engine's exit code (128 + N for signal N), where its end is what failed |
-| `elapsed_s` | since the launcher started |
+| `phase` | the last phase that began |
+| `reason`, `message` | what failed, what was expected, what to do |
+| `retry` | whether the same attempt may succeed later |
+| `location`, `digest`, `size_bytes` | the archive |
+| `seconds` | the duration of each phase |
+| `engine_code` | the engine's exit code (128 + N for signal N), if the engine's end is what failed |
+| `elapsed_s` | seconds since the launcher started |
 | `v` | version of this object: 1 |
 """
 

@@ -1,5 +1,7 @@
 """Settings: every variable is read, every mistake is named, all at once."""
 
+import re
+
 import pytest
 
 from dynamo_entry.errors import SettingsError
@@ -12,6 +14,25 @@ def settings(**variables: str) -> Settings:
 
 def test_every_variable_has_a_field_and_the_reverse():
     assert {name.lower() for name in VARIABLES} == set(Settings._fields)
+
+
+def test_the_help_names_every_value_of_a_choice():
+    """People set variables by the help and docs/reference.md alone."""
+    choices = {}
+    for name, variable in VARIABLES.items():
+        try:
+            variable.parse("no such value")
+        except ValueError as error:
+            if found := re.fullmatch(r"expected one of (.+)", str(error)):
+                choices[name] = found[1].split(", ")
+    unnamed = {
+        (name, word)
+        for name, words in choices.items()
+        for word in words
+        if not re.search(rf"(?<![\w-]){word}(?![\w-])", VARIABLES[name].help)
+    }
+    assert len(choices) == 10
+    assert unnamed == set()
 
 
 def test_an_empty_environment_is_all_defaults():

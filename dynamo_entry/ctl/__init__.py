@@ -10,8 +10,8 @@ from dynamo_entry.ctl import archives, doctor, inspect
 from dynamo_entry.errors import CheckpointError
 
 app = typer.Typer(
-    help="Look at checkpoint archives: on a volume, in S3, in an OCI registry, wherever fsspec reaches. Stores are reached as by the launcher: "
-    "AWS_…, DOCKER_CONFIG, DYNAMO_CHECKPOINT_CREDENTIALS_DIR, DYNAMO_CHECKPOINT_CA_FILE, DYNAMO_CHECKPOINT_STORAGE_OPTIONS.",
+    help="Inspects checkpoint archives on a volume, in S3, in an OCI registry, or wherever fsspec reaches, and checks containers. Logs in to "
+    "stores like the launcher: AWS_…, DOCKER_CONFIG, DYNAMO_CHECKPOINT_CREDENTIALS_DIR, …_CA_FILE, …_STORAGE_OPTIONS.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,7 +25,7 @@ for name, verb in (
 
 
 def main() -> None:
-    """Run one verb; an error is one line on standard error and the exit code of its kind."""
+    """Run one verb. An error becomes one line on standard error, and the exit code of its kind."""
     try:
         app(prog_name="dynamo-entryctl")
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""The verbs that read or tidy whole archives: verify, extract, prune."""
+"""The verbs that process whole archives: verify, extract, prune."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def verify(
     location: options.Location,
     *,
     expected_hash: Annotated[
-        str, typer.Option("--hash", help="also refuse an archive of another identity hash")
+        str, typer.Option("--hash", help="also refuse an archive with another identity hash")
     ] = "",
     key_file: options.KeyFile = "",
     verify_key_file: options.VerifyKeyFile = "",
@@ -32,7 +32,7 @@ def verify(
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
 ) -> None:
-    """Verify every chunk of an archive; exit 0 only if a restore could trust all of it."""
+    """Verify every chunk of an archive; exit with 0 only if a restore could trust all of it."""
     with (
         options.open_archive(
             location, keys=(key_file, verify_key_file), reach=(storage_type, ca_file, credentials_dir, storage_options),
@@ -60,7 +60,7 @@ def extract(
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
 ) -> None:
-    """Write the streams of an archive as files: criu/ suits crit and `criu restore -D`, rootfs/ holds the delta."""
+    """Write the streams of an archive as files: criu/ is for crit and `criu restore -D`, rootfs/ has the delta."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     if os.listdir(directory):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
@@ -78,15 +78,16 @@ def prune(
     location: options.Location,
     *,
     older_than: Annotated[
-        float, typer.Option("--older-than", metavar="SECONDS", help="leave alone what was touched since")
+        float,
+        typer.Option("--older-than", metavar="SECONDS", help="keep what was changed more recently than this"),
     ] = _AGE_S,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
     storage_type: options.StorageType = "",
     ca_file: options.CaFile = "",
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
 ) -> None:
-    """Remove what killed creators left near a location: temporary files, uploads. Archives are never touched."""
+    """Remove what killed creators left near a location: temporary files and uploads. Never touches an archive."""
     removed = freed = 0
     with options.open_store(location, storage_type, ca_file, credentials_dir, storage_options) as store:
         for leftover in store.leftovers():

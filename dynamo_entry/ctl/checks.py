@@ -1,4 +1,4 @@
-"""What ``doctor`` concludes from what it saw. Pure."""
+"""Turns what ``doctor`` observed into findings. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLOCKS = "securityContext.capabilities.add: [SYS_ADMIN, SYS_TIME]"
 
 
 class Finding(NamedTuple):
-    """One row: what there is, which of create and restore it rules out, and what to do about it."""
+    """One row: the observed value, which of create and restore it rules out, and the remedy."""
 
     name: str
     value: str
@@ -30,12 +30,12 @@ class Finding(NamedTuple):
 
     @property
     def level(self) -> str:
-        """``ok``, ``note`` (it works; this would be better) or ``missing``."""
+        """``ok``, ``note`` (it works, but could be better) or ``missing``."""
         return "missing" if self.rules_out else "note" if self.remedy else "ok"
 
 
 def examine(here: Surroundings) -> list[Finding]:
-    """Findings about the container alone."""
+    """Return the findings about the container alone."""
     return [
         _capabilities(here), _seccomp(here), _pids(here),
         _needed("criu", here.criu), _needed("pycriu", here.pycriu), Finding("python", here.python),
@@ -44,7 +44,7 @@ def examine(here: Surroundings) -> list[Finding]:
 
 
 def compare(here: Surroundings, stored: Stored) -> list[Finding]:
-    """Findings about an archive in this container."""
+    """Return the findings about an archive in this container."""
     if stored.error:
         return [Finding("archive", stored.location, (RESTORE,), stored.error)]
     found = [Finding("archive", f"{stored.location}, {_mib(stored.size_bytes)}, {stored.digest}")]
@@ -103,7 +103,7 @@ def _clocks(here: Surroundings) -> Finding:
 
 
 def _sock_diag(here: Surroundings) -> Finding:
-    """Every engine has unix and TCP sockets; of the others only few do."""
+    """Check the kernel's modules. Every engine has unix and TCP sockets, but few have other kinds."""
     if not here.lacking:
         return Finding("sock_diag", "every module is there")
     modules = sorted(here.lacking.values())

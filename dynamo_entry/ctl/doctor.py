@@ -1,4 +1,4 @@
-"""Say what this container can do, what it lacks, and which line of a pod spec gives it."""
+"""``doctor``: reports what this container can do, what it lacks, and which line of a pod spec provides that."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def command(
     ] = "",
     *,
     purpose: Annotated[
-        str, typer.Option("--for", help="create or restore; by default what the environment asks for")
+        str, typer.Option("--for", help="create or restore; the default follows the environment")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
-    """Check the container this runs in; exit 0 only if it can do what it is for."""
+    """Check this container; exit with 0 only if it can do what it is for."""
     settings = from_environment(os.environ)
     wanted = purpose or _purpose(settings)
     if wanted not in (CREATE, RESTORE):
@@ -75,7 +75,7 @@ _GIB = 1 << 30
 
 
 class GpuRow(NamedTuple):
-    """One finding; ``problem`` is empty where all is well."""
+    """One finding about GPUs; ``problem`` is empty if there is none."""
 
     name: str
     value: str
@@ -83,7 +83,7 @@ class GpuRow(NamedTuple):
 
 
 def gpu_rows() -> list[GpuRow]:
-    """The findings, after attaching to the GPUs; one row where there are none."""
+    """Attach to the GPUs and return the findings; a single row without GPUs."""
     if not cuda.is_present():
         return [GpuRow("GPU", "none")]
     from dynamo_entry.cuda.session import Session  # noqa: PLC0415 - ctypes and a process, only for a GPU

@@ -1,4 +1,4 @@
-"""Show what an archive holds, from two small reads."""
+"""``inspect``: shows what an archive contains, from two small reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(
     credentials_dir: options.CredentialsDir = "",
     storage_options: options.StorageOptions = "",
 ) -> None:
-    """Show what an archive holds: identity, engine, host, sizes."""
+    """Show what an archive contains: identity, engine, host, sizes."""
     with options.open_archive(
         location,
         keys=(key_file, verify_key_file),

@@ -1,4 +1,4 @@
-"""What every verb is given, and the store that it means. The environment's variables are the launcher's."""
+"""The options of all verbs, and the store that they select. They default to the launcher's variables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ StorageOptions = Annotated[str, _option("STORAGE_OPTIONS")]
 def open_archive(
     location: str, *, keys: tuple[str, str], reach: tuple[str, str, str, str], expected_hash: str = ""
 ) -> Archive:
-    """``keys`` are KeyFile and VerifyKeyFile, ``reach`` what ``open_store`` takes. Raises what ``Archive.open`` does."""
+    """Open an archive; raises as ``Archive.open``.
+
+    ``keys`` are KeyFile and VerifyKeyFile, ``reach`` are the arguments of ``open_store``.
+    """
     key_file, verify_key_file = keys
     return Archive.open(
         open_store(location, *reach), expected_hash=expected_hash,
@@ -40,7 +43,7 @@ def open_archive(
 def open_store(
     location: str, storage_type: str, ca_file: str, credentials_dir: str, storage_options: str
 ) -> Store:
-    """As the launcher opens it. Raises StorageDenied, SettingsError."""
+    """Open a store as the launcher does. Raises StorageDenied, SettingsError."""
     given = {
         "STORAGE_TYPE": storage_type, "CA_FILE": ca_file, "CREDENTIALS_DIR": credentials_dir,
         "STORAGE_OPTIONS": storage_options,

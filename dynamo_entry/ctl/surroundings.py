@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at: read, not judged."""
+"""Observes what ``doctor`` reports, without judging it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dynamo_entry.stores import open_store
 
 
 class Told(NamedTuple):
-    """What something said of itself, or the error that came instead."""
+    """The answer to a question, or the error that came instead."""
 
     value: str = ""
     error: str = ""
@@ -28,7 +28,7 @@ class Told(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """One container, as this process finds it."""
+    """A container as this process observes it."""
 
     python: str
     privileges: privileges.Privileges
@@ -48,7 +48,7 @@ class Surroundings(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What is at the location."""
+    """The archive at a location."""
 
     location: str
     digest: str = ""
@@ -62,7 +62,7 @@ class Stored(NamedTuple):
 
 
 def look(settings: Settings) -> Surroundings:
-    """Read everything that needs no store."""
+    """Observe everything that needs no store."""
     capabilities.take_effect(frozenset(options.REQUIRED))  # as a worker does
     theirs = {os.fsdecode(name) for name in loader.variables(os.environb, settings.drop_env)}
     clean = {name: value for name, value in os.environ.items() if name not in theirs}
@@ -87,7 +87,7 @@ def look(settings: Settings) -> Surroundings:
 
 
 def open_archive(location: str, settings: Settings, criu_version: str) -> Stored:
-    """The trailer, the manifest, and what the checks of a restore read: nothing large."""
+    """Read the trailer, the manifest, and what the checks of a restore need: nothing large."""
     try:
         key = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
         with Archive.open(
@@ -108,7 +108,7 @@ def open_archive(location: str, settings: Settings, criu_version: str) -> Stored
 
 
 class _Notes(list[str]):
-    """What the checks of a restore have to say without a refusal."""
+    """Collects what the checks of a restore log without refusing."""
 
     def warning(self, event: str, **_fields: object) -> None:
         self.append(event)
@@ -117,7 +117,7 @@ class _Notes(list[str]):
 
 
 def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:
-    """Ask what a restore asks before it fetches data. Raises Incompatible, Corrupt."""
+    """Run the checks that a restore runs before it fetches data. Raises Incompatible, Corrupt."""
     notes = _Notes()
     restore.admit(
         archive, Images(archive), privileges.read(), criu_version,
@@ -128,14 +128,14 @@ def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:
 
 
 def _handshake(recorded: dict[str, Any]) -> str:
-    """With whom one is held at a restore, and what that takes. Raises Corrupt."""
+    """Describe the handshake of a restore, and its requirements. Raises Corrupt."""
     if not (found := handshakes.recorded(recorded)):
         return ""
     return "; ".join(filter(None, (f"{found.who}, files in {found.directory}", found.needs)))
 
 
 def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:
-    """Raises Incompatible for a file that holds something else here."""
+    """Compare recorded files on volumes with those here. Raises Incompatible for other content."""
     noted = [f"{path} has another time" for path in files.check_content(recorded, reopened)]
     missing = [f"{file['path']} is not here" for file in recorded if not os.path.exists(file["path"])]
     return "; ".join((*noted, *missing))

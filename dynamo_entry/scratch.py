@@ -35,7 +35,7 @@ def work_directory(settings: Settings) -> str:
     if found := next(filter(is_usable, _CANDIDATES), ""):
         return found
     raise CheckpointError(
-        "no directory for scratch files can be created that belongs to this user alone",
+        "no scratch directory that belongs to this user alone can be created",
         hint="mount a tmpfs at /run or set DYNAMO_CHECKPOINT_WORK_DIR",
         reason="NoWorkDir",
         retry=False,

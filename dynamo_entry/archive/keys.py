@@ -65,7 +65,7 @@ class Keys(NamedTuple):
         except InvalidSignature:
             pass
         raise Incompatible(
-            f"the archive was signed with another key ({number}), or forged; known are {', '.join(self.verifiers)}",
+            f"the archive was signed with another key ({number}), or forged; the known keys are {', '.join(self.verifiers)}",
             hint="add the creator's public key to DYNAMO_CHECKPOINT_VERIFY_KEY_FILE", reason="SignatureMismatch",
         )  # fmt: skip
 

@@ -388,7 +388,7 @@ def _check_places(manifest: Manifest, end: int, sealed: int) -> None:
     for chunk in chunks:
         if chunk.codec - sealed not in codec.KINDS:
             raise Incompatible(
-                f"chunks are stored in a way (codec {chunk.codec}) that this version does not know",
+                f"this version does not know codec {chunk.codec}, with which chunks are stored",
                 hint="use the version of dynamo-entry that created the archive, or a newer one",
                 reason="UnknownCodec",
             )

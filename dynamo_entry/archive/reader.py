@@ -236,7 +236,9 @@ class Archive:
         size = sum(map(self.size_of, names))
         if size > most:
             what = names[0] if len(names) == 1 else f"{len(names)} streams"
-            raise Corrupt(f"{what} of {size} bytes: at most {most} are read", hint=_HINT, reason="TooLarge")
+            raise Corrupt(
+                f"{what} of {size} bytes: at most {most} are allowed", hint=_HINT, reason="TooLarge"
+            )
 
     def fetch(self, chunks: Iterable[tuple[str, int]]) -> Fetch:
         """Read chunks, given as (name, index), in about that order, for any number of threads to take."""
@@ -453,7 +455,7 @@ def _no_trailer(store: Store, size: int) -> Corrupt:
 def _check_digest(found: str, expected: str) -> None:
     if expected and found != expected:
         raise Incompatible(
-            f"the archive has digest {found}, expected is {expected}",
+            f"the archive has digest {found}, expected {expected}",
             hint="it was replaced: DYNAMO_CHECKPOINT_DIGEST and the location do not belong together",
             reason="DigestMismatch",
         )

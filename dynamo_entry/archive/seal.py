@@ -76,7 +76,7 @@ class Seal:
         try:
             return self._cipher.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], _place(stream, index))
         except (InvalidTag, ValueError):
-            raise Corrupt("it cannot be decrypted", reason="SealBroken") from None
+            raise Corrupt("the chunk cannot be decrypted", reason="SealBroken") from None
 
 
 def _place(stream: str, index: int) -> bytes:

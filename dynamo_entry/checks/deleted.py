@@ -26,25 +26,24 @@ def check(pids: Iterable[int]) -> None:
 def _check(pid: int, name: str, path: str, here: list[mounts.Mount]) -> None:
     if mounts.flags(path) & os.ST_RDONLY:
         raise NotDumpable(
-            f"process {pid} holds {path}, which was deleted, and whose volume is read-only: it cannot be made "
-            "anew there",
-            hint="create when the volume does not change, as a configMap does that was updated; or let the "
-            "engine, or PRE_DUMP, open the file again",
+            f"process {pid} holds {path}, which was deleted from a read-only volume: a restore cannot create it there",
+            hint="create while the volume does not change, as an updated configMap does; or let the engine, or "
+            "PRE_DUMP, open the file again",
             reason="DeletedReadOnly",
         )
     if not name or not _has_another_name(f"/proc/{pid}/{name}"):
         return
     if name == _CWD:
         raise NotDumpable(
-            f"process {pid} works in {path}, a directory of the image that was deleted: it cannot be made anew",
-            hint="let the engine work in a directory that stays, or that it has made itself",
+            f"process {pid} works in {path}, a deleted directory of the image: a restore cannot create it again",
+            hint="let the engine work in a directory that is not deleted, or that it has made itself",
             reason="DeletedDirectory",
         )
     if mounts.volume_of(path, here, ["/"]):
         raise NotDumpable(
-            f"process {pid} holds {path}, which was deleted and has another name on its volume: CRIU finds such a "
-            "file on the root filesystem alone",
-            hint="let the engine close it, or keep it in the container's own filesystem",
+            f"process {pid} holds {path}, which was deleted but has another name on its volume: CRIU finds such "
+            "files only on the root filesystem",
+            hint="let the engine close the file, or keep it in the container's own filesystem",
             reason="DeletedLinked",
         )
 

@@ -39,7 +39,7 @@ def _check_process_files(tables: _Tables) -> None:
             if what := unknown(path, tables, is_directory_to_work_in=is_directory_to_work_in):
                 raise NotDumpable(
                     f"process {pid} {'works in' if is_directory_to_work_in else 'holds'} {path}, {what}",
-                    hint="let the engine, or PRE_DUMP, close it before the dump, and open it anew when it is asked for",
+                    hint="let the engine, or PRE_DUMP, close it before the dump, and open it again when it is needed",
                     reason="ProcessFile",
                 )
 

@@ -99,7 +99,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
         _check_openness(pid)
         if proc.program(pid).startswith("/memfd:"):
             raise NotDumpable(
-                f"the program of process {pid} is a file in memory (memfd), which a restore does not find",
+                f"the program of process {pid} is a file in memory (memfd), which a restore cannot find",
                 hint="let the engine run it from a file",
                 reason="ProgramInMemory",
             )
@@ -154,7 +154,7 @@ def check_maps(pid: int, lines: list[str]) -> None:
         path = proc.mapped_file(line)
         if path == _SECRET:
             raise NotDumpable(
-                f"process {pid} has secret memory (memfd_secret), which nobody else may read",
+                f"process {pid} has secret memory (memfd_secret), which no other process may read",
                 hint="let the engine keep its keys in ordinary memory",
                 reason="SecretMemory",
             )
@@ -312,7 +312,7 @@ def _check_namespaces(pid: int) -> None:
         theirs = _namespace(pid, name)
         if theirs and theirs != os.readlink(f"/proc/self/ns/{name}"):
             raise NotDumpable(
-                f"process {pid} is in a {name} namespace of its own, which takes more privileges to dump",
+                f"process {pid} is in a {name} namespace of its own, which needs more privileges to dump",
                 hint="switch the engine's sandbox off",
                 reason="OwnNamespace",
             )

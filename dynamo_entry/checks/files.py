@@ -142,7 +142,7 @@ def _check_access(file: Regular, here: list[mounts.Mount]) -> None:
 def _missing(file: Regular, error: OSError, here: list[mounts.Mount]) -> Incompatible:
     reason = "VolumeMissing" if _volume(file, here) or not _is_of_an_image(file.path) else "ImageDiffers"
     return Incompatible(
-        f"the engine had {file.path} open, which is not here: {error.strerror}",
+        f"the engine had {file.path} open, which does not exist here: {error.strerror}",
         hint=_hint(file, here),
         reason=reason,
     )

@@ -47,8 +47,8 @@ def check_ipc(before: frozenset[Object], now: frozenset[Object]) -> None:
     for found in sorted(now - before):
         raise NotDumpable(
             f"the engine has made a {found.kind} ({found.name}), which a restore does not bring back",
-            hint="let the engine use memory and semaphores of POSIX, or sockets; what another container of the pod "
-            "made is taken for the engine's as well: do not share the IPC namespace",
+            hint="let the engine use POSIX shared memory and semaphores, or sockets; do not share the IPC namespace "
+            "with other containers of the pod, whose objects count as the engine's",
             reason=found.reason,
         )
 

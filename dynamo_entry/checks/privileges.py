@@ -111,8 +111,8 @@ def check_restore(have: Privileges) -> None:
         raise RestoreFailed(found.what, hint=found.remedy, reason="CapabilityMissing", retry=False)
     if not has_clone3() and not may_write_last_pid():
         raise RestoreFailed(
-            "this container may not choose the pids of its processes: its seccomp profile has no clone3, as Docker's "
-            "and containerd's default have none",
+            "this container may not choose the pids of its processes: its seccomp profile, like the default ones of "
+            "Docker and containerd, has no clone3",
             hint="set seccompProfile: {type: Localhost, localhostProfile: dynamo-entry/restore.json} (images/seccomp/restore.json)",
             reason="NoChoiceOfPids",
             retry=False,

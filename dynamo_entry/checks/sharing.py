@@ -33,7 +33,7 @@ def _check_thread(pid: int, thread: int) -> None:
 
 def _own(pid: int, thread: int, what: str) -> NotDumpable:
     return NotDumpable(
-        f"thread {thread} of process {pid} has {what} of its own (unshare), which CRIU does not see",
+        f"thread {thread} of process {pid} has {what} of its own (unshare), which CRIU does not notice",
         hint="let the engine use openat and the like, or a process of its own",
         reason="ThreadUnshared",
     )

@@ -19,7 +19,7 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
         if where := _elsewhere(pid, name, row, owners.values()):
             raise NotDumpable(
                 f"process {pid} has a unix socket that was bound as {name}, {where}",
-                hint="let the engine bind it by the whole path that it is going to have",
+                hint="let the engine bind the socket by its full and final path",
                 reason="SocketNameLost",
             )
 

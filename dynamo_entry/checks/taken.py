@@ -61,7 +61,7 @@ def check_ports(sockets: Iterable[Bound]) -> None:
             raise Incompatible(
                 f"{bound.protocol} port {bound.port} of the engine on {bound.address} is taken here by "
                 f"{_owner_of_port(bound)}",
-                hint="pods with hostNetwork, and containers of one pod, need ports of their own",
+                hint="give pods with hostNetwork, and containers of one pod, different ports",
                 reason="PortTaken",
             )
 
@@ -154,7 +154,7 @@ def check_locks(locks: Iterable[Lock], travelling: Collection[str]) -> None:
         with suppress(OSError):  # a missing file is refused by ``files``
             if lock.path not in travelling and lock.is_held_elsewhere():
                 raise Incompatible(
-                    f"the engine holds a lock on {lock.path}, which another process, maybe on another node, holds here",
-                    hint="give every replica a volume of its own for what it locks, or end the other one",
+                    f"the engine holds a lock on {lock.path}, which another process holds here, maybe on another node",
+                    hint="give every replica its own volume for files that it locks, or end the other one",
                     reason="LockTaken",
                 )

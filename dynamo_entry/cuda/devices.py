@@ -74,7 +74,7 @@ def _check_memory(old: Device, new: Device) -> None:
     if needed is not None and free is not None and free < needed:
         raise Incompatible(
             f"free GPU memory: {_gib(needed)} needed, {_gib(free)} free here on {new.uuid}",
-            hint="end what else uses this GPU",
+            hint="end the other processes that use this GPU",
             reason="GpuMemoryShort",
         )
 

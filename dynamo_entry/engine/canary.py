@@ -58,7 +58,7 @@ def load(path: str) -> Canary:
         ) from None
     if not http.is_beside_us(canary.url):
         raise SettingsError(
-            f"the canary {path} asks {canary.url}, which is not the engine beside the launcher",
+            f"the canary {path} asks {canary.url}, which is not the engine in this pod",
             hint="ask it by a loopback address: http://127.0.0.1:PORT/…",
             reason="CanaryInvalid",
         )
@@ -88,7 +88,7 @@ def record(canary: Canary) -> dict[str, Any]:
     first, second = (_fields(canary, DumpFailed) for _ in range(2))
     if difference := _difference(canary, first, second):
         raise DumpFailed(
-            f"the canary's answer is not steady: {difference}",
+            f"the canary's answer changes from request to request: {difference}",
             hint="make the request deterministic (temperature 0, a seed), or compare other fields",
             reason="CanaryUnsteady",
         )

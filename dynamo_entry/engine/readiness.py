@@ -95,7 +95,7 @@ def recorded(facts: Mapping[str, Any]) -> str:
     url = facts.get("ready_url", "")
     if url and not (isinstance(url, str) and http.is_beside_us(url)):
         raise Corrupt(
-            f"the archive's READY_URL {url!r:.200} is not the engine beside the launcher",
+            f"the archive's READY_URL {url!r:.200} is not the engine in this pod",
             hint="do not use the archive: it would choose whom this pod sends requests to", reason="ManifestInvalid",
         )  # fmt: skip
     return str(url)

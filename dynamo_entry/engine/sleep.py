@@ -84,7 +84,7 @@ def _put_to_sleep(ask: Callable[[Step, float], bytes], stages: Sequence[Stage], 
         try:
             _perform(ask, _back(begun), _ASK_S)
         except (OSError, ValueError) as another:
-            raise OSError(f"{error}; nor does it go on: {another}") from None
+            raise OSError(f"{error}; and it does not resume: {another}") from None
         raise
 
 

@@ -192,7 +192,7 @@ class _Planning:
         """Raises unless everything above a path is a directory, in the delta or here."""
         while directory not in self._parents:
             if directory in self._known and directory not in self._listed:
-                raise Corrupt(f"{directory} is no directory in the filesystem delta", reason="BadDelta")
+                raise Corrupt(f"{directory} is not a directory in the filesystem delta", reason="BadDelta")
             if (
                 directory not in self._listed
                 and os.path.lexists(directory)
@@ -215,7 +215,7 @@ class _Planning:
             if "__pycache__" in path.split("/"):
                 return True
             raise Incompatible(
-                f"the engine had changed {path}, which the launcher or the system needs as it is",
+                f"the engine had changed {path}, which the launcher or the system needs unchanged",
                 hint="leave it out with DYNAMO_CHECKPOINT_EXCLUDE_PATHS when creating", reason="PathReserved",
             )  # fmt: skip
         if guard.holds_mount(path) or guard.volume_of(path):

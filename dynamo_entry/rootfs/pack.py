@@ -41,8 +41,8 @@ class Index(NamedTuple):
                 raise ValueError(f"its index has {len(data)} bytes")
         except ValueError as error:
             raise DumpFailed(
-                f"the engine changed {len(self.paths)} files, more than a checkpoint takes along: {error}",
-                hint="EXCLUDE_PATHS leaves out what a restored engine does not need, a volume holds it",
+                f"the engine changed {len(self.paths)} files, more than a checkpoint can hold: {error}",
+                hint="leave out with EXCLUDE_PATHS what a restored engine does not need, or keep it on a volume",
                 reason="FileNotCaptured",
             ) from None
         return data

@@ -44,7 +44,7 @@ def open_store(
     if _PASSWORD.match(location):
         raise SettingsError(
             f"the location of scheme {location.partition('://')[0]} holds a password, which logs would show",
-            hint="put it into a file of CREDENTIALS_DIR, or into DYNAMO_CHECKPOINT_STORAGE_OPTIONS",
+            hint="put the password into a file of CREDENTIALS_DIR, or into DYNAMO_CHECKPOINT_STORAGE_OPTIONS",
         )
     scheme = location.split("://", 1)[0].split("+", maxsplit=1)[0] if "://" in location else "file"
     backend = _FSSPEC if through_fsspec else _BACKENDS.get(scheme, _FSSPEC)

@@ -194,7 +194,7 @@ class Writer(ABC):
 def already_there(name: str) -> AlreadyExists:
     """Return the error for a creator that comes second."""
     return AlreadyExists(
-        f"{name} is there already", hint="another creator was faster, or an older one was never removed"
+        f"{name} already exists", hint="another creator was faster, or an older one was never removed"
     )
 
 
@@ -202,6 +202,6 @@ def too_short(name: str, offset: int, length: int) -> Corrupt:
     """Return the error for a range that an object does not have."""
     return Corrupt(
         f"{name} ends before {offset}+{length}",
-        hint="it was cut short: remove it and create the checkpoint again",
+        hint="the archive was truncated: remove it and create the checkpoint again",
         reason="Truncated",
     )

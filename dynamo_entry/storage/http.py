@@ -102,7 +102,7 @@ class Response:
         if len(body) > ANSWER_BYTES:
             raise StorageError(
                 f"{self._what} was answered with more than {ANSWER_BYTES} bytes",
-                hint="is there a proxy before the server that answers for it?", reason="BadAnswer",
+                hint="is there a proxy in front of the server that answers for it?", reason="BadAnswer",
             )  # fmt: skip
         if len(body) < (left or 0):
             raise ConnectionResetError(f"closed after {len(body)} bytes of the answer")
@@ -312,7 +312,7 @@ def authorities(ca_file: str) -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one
         raise StorageDenied(
             f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
-            hint="mount a file with the PEM certificates of those that signed the storage server's",
+            hint="mount a file with the PEM certificates of the authorities that signed the storage server's certificate",
             reason="CertificateNotTrusted",
         ) from None
     # From Python 3.13 on it refuses private authorities that lack an extension of RFC 5280; nobody else does.

@@ -119,8 +119,8 @@ def _is_in(address: Address, network: str) -> bool:
 
 def _invalid(what: str) -> StorageDenied:
     return StorageDenied(
-        f"HTTPS_PROXY names no proxy that can be used: {what}",
-        hint="give it as http://HOST:PORT: what goes through it is encrypted all the same",
+        f"HTTPS_PROXY names no usable proxy: {what}",
+        hint="give it as http://HOST:PORT; traffic through it is encrypted nevertheless",
         reason="ProxyInvalid",
     )
 

@@ -198,8 +198,8 @@ def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) 
     elif not (settings.signal_file or settings.ready_url):
         raise SettingsError(
             "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
-            hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) and vLLM's snapshot server say by "
-            "themselves when they are ready",
+            hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) and vLLM's snapshot server report by "
+            "themselves that they are ready",
             reason="SettingsInvalid",
         )
 
@@ -342,7 +342,7 @@ class _Creation:
             if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):
                 self._channel.log.warning(
                     "restores will need these files unchanged", paths=bound,
-                    hint="keep what every pod writes to in its own filesystem; REOPEN_PATHS takes whatever is there",
+                    hint="keep files that every pod writes to in the container's own filesystem, or list them in REOPEN_PATHS",
                 )  # fmt: skip
             made = left_behind.mounts_made(self._prepared.mounts, mounts.read())
             if lost := [*left_behind.find(pids), *made]:
@@ -479,7 +479,7 @@ class _Creation:
         except OSError as error:
             raise DumpFailed(
                 f"{error.filename or 'a file'} of the engine cannot be read: {error.strerror}",
-                hint="EXCLUDE_PATHS leaves out what a restored engine does not need",
+                hint="leave out with EXCLUDE_PATHS what a restored engine does not need",
                 reason="FileNotCaptured",
             ) from None
         tar.close()

@@ -228,7 +228,7 @@ class Rebuild:
         if wider := self._admitted.rewriter.widened():
             self._channel.log.warning(
                 "capability bounding set wider than at creation", names=capabilities.named(wider),
-                hint="set allowPrivilegeEscalation: false, or add SETPCAP, and the engine can get no more than it could",
+                hint="set allowPrivilegeEscalation: false, or add SETPCAP: then the engine can gain no more than at creation",
             )  # fmt: skip
         recorded = self._archive.manifest.head.facts.get("socket_options", ())
         if missed := sockets.set_options_again(row for row in recorded if row["pid"] in self._plan.pids):

@@ -81,7 +81,7 @@ def run(settings: Settings, channel: Channel) -> None:
             if not refusals.is_usable(settings.state_dir):
                 channel.log.warning(
                     "failures not remembered", path=settings.state_dir,
-                    hint="STATE_DIR is no directory that this user may write to and nobody else: mount an emptyDir there",
+                    hint="STATE_DIR must be a directory that only this user may write to: mount an emptyDir there",
                 )  # fmt: skip
             refusals.check(settings, archive.digest)
             stack.enter_context(refusals.attempt(settings, archive.digest))

@@ -88,7 +88,7 @@ def _move(isk: Any, network: Network) -> None:
     for interface in (isk.opts.so_bound_dev, isk.ifname):
         if interface and interface not in network.interfaces:
             raise Incompatible(
-                f"a socket of the engine is tied to the interface {interface}, which is not here",
+                f"a socket of the engine is bound to the interface {interface}, which does not exist here",
                 hint="attach the same networks to the pod",
                 reason="InterfaceMissing",
             )

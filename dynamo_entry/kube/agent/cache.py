@@ -60,7 +60,7 @@ class Cache:
 
     def _path(self, name: str, suffix: str) -> str:
         if not _NAME.fullmatch(name):
-            raise UsageError(f"not the name of a checkpoint: {name!r}")
+            raise UsageError(f"invalid name of a checkpoint: {name!r}")
         return os.path.join(self.directory, name + suffix)
 
     def entries(self) -> dict[str, Entry]:

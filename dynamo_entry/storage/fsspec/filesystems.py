@@ -141,7 +141,7 @@ def _trust(scheme: str, ca_file: str) -> dict[str, Any]:
     }
     if scheme not in argument:
         raise SettingsError(
-            f"the library of {scheme}:// takes no CA bundle as an argument",
+            f"the library of {scheme}:// has no argument for a CA bundle",
             hint="unset DYNAMO_CHECKPOINT_CA_FILE, and set SSL_CERT_FILE or what its documentation names",
         )
     connector = asyn.sync(asyn.get_loop(), _connector, authorities(ca_file))

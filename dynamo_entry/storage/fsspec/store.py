@@ -85,7 +85,11 @@ class FsspecStore(Store):
             raise too_short(self.location, offset, length)
         if len(data) > length:
             hint = "the server, or a proxy before it, does not support ranged reads"
-            raise StorageError(f"{self.location}: more than a range was read", hint=hint, reason="NoRanges")
+            raise StorageError(
+                f"{self.location}: the server sent more than the requested range",
+                hint=hint,
+                reason="NoRanges",
+            )
         return data
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> Writer:

@@ -186,8 +186,8 @@ class Client:
         if scheme == "http" and self._home.scheme == "https":
             if host != self._home.host or port not in (None, 80, self._home.port):
                 raise StorageDenied(
-                    f"{self.name} is reached by https, and the registry leads to {scheme}://{parts.netloc}, in the clear",
-                    hint="let the registry, or the proxy before it, name its https address (X-Forwarded-Proto: https)",
+                    f"{self.name} is reached by https, but the registry leads to {scheme}://{parts.netloc}, which is not encrypted",
+                    hint="let the registry, or the proxy in front of it, name its https address (X-Forwarded-Proto: https)",
                     reason="InsecureLocation",
                 )
             return self._home, target
@@ -203,7 +203,7 @@ def _denied_elsewhere(what: str, server: Server, response: Response) -> StorageE
     """Return the error of a blob store that a registry led to: its login comes from the registry."""
     return answered(
         f"{what} at {server.authority}, where the registry leads,", response.status,
-        hint="check the registry's login for its store of blobs, and the clocks of both",
+        hint="check the registry's login for its blob store, and the clocks of both",
     )  # fmt: skip
 
 

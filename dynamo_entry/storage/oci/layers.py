@@ -85,7 +85,7 @@ class Layers:
     def _fetch_once(self, layer: Layer) -> bytearray:
         if layer.size > _WHOLE_BYTES:
             raise StorageError(
-                f"{self._client.name}: the registry has no ranges, and a layer has {layer.size} bytes",
+                f"{self._client.name}: the registry does not support ranges, and a layer has {layer.size} bytes",
                 hint="use a registry that answers Range requests, or pull through one", reason="NoRanges",
             )  # fmt: skip
         found = bytearray(layer.size)

@@ -152,7 +152,7 @@ def _broken(path: str, why: str) -> StorageDenied:
 def _failed(program: str, why: str) -> StorageDenied:
     return StorageDenied(
         f"{program} failed: {why}",
-        hint="it must be in the image and able to log in",
+        hint="the helper must be in the image and able to log in",
         reason="CredentialHelperFailed",
     )
 
@@ -215,14 +215,14 @@ class Authorization:
         except (StorageDenied, StorageUnavailable):
             raise
         except StorageError as error:
-            hint = "check the login: does the registry's server of tokens take it?"
+            hint = "check the login: does the registry's token server accept it?"
             raise StorageDenied(error.message, hint=hint, reason="LoginFailed", status=error.status) from None
         try:
             document = decoded(answer)
             token = str(document.get("token") or document["access_token"])
             life = float(document.get("expires_in") or _LIFE_S)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise StorageDenied(f"{self._what}: {realm} gave no token", reason="NoToken") from None
+            raise StorageDenied(f"{self._what}: {realm} returned no token", reason="NoToken") from None
         self._expires = time.monotonic() + max(life - _MARGIN_S, life / 2)
         return token
 

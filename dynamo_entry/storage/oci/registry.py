@@ -79,8 +79,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             return
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StorageError(
-                f"{self._client.name}: tags was answered with something else than a list",
-                hint="is there a proxy before the registry that answers for it?", reason="BadAnswer",
+                f"{self._client.name}: tags was not answered with a list",
+                hint="is there a proxy in front of the registry that answers for it?", reason="BadAnswer",
             ) from None  # fmt: skip
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ class OciStore(Store):
         return iter(())
 
     def remove_leftover(self, leftover: Leftover) -> None:
-        raise StorageError(f"{leftover.name} is nothing of ours")
+        raise StorageError(f"{leftover.name} is not a leftover of ours")
 
     def neighbours(self) -> Iterator[Neighbour]:
         """Yield the archives of the repository, with the age that each states, or 0; other tags are skipped."""

@@ -242,8 +242,8 @@ def _stay(request_dict: dict[str, Any], **_: Any) -> None:
 def bad_answer(name: str, operation: str, error: Exception) -> StorageError:
     """Return the error for a response that cannot be parsed."""
     return StorageError(
-        f"{name}: {operation} was answered with something else: {error}",
-        hint="is it an S3 server, or is there a proxy before it that answers for it?", reason="BadAnswer",
+        f"{name}: {operation} was not answered as S3 does: {error}",
+        hint="is it an S3 server, or does a proxy in front of it answer?", reason="BadAnswer",
     )  # fmt: skip
 
 

@@ -164,7 +164,7 @@ class S3Store(Store):
         if not got or got[0] != str(start):
             raise StorageError(
                 f"{self.location}: GetObject returned a different byte range than requested",
-                hint="the server, or a proxy before it, does not support ranged reads", reason="NoRanges",
+                hint="the server, or a proxy in front of it, does not support ranged reads", reason="NoRanges",
             )  # fmt: skip
         if got[1] != str(end - 1):
             raise too_short(self.location, start, end - start)

@@ -18,7 +18,7 @@ GAP_BYTES = 256 << 10
 MOST_WANTED = 256
 
 
-class Wanted(NamedTuple):
+class ChunkRef(NamedTuple):
     """Chunk ``number`` of a stream. ``chunk`` is its place, None for a chunk of zeros."""
 
     name: str
@@ -31,9 +31,9 @@ class Span(NamedTuple):
 
     offset: int
     length: int
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[ChunkRef, ...]
 
-    def stored(self, entry: Wanted, data: memoryview) -> memoryview:
+    def stored(self, entry: ChunkRef, data: memoryview) -> memoryview:
         """The bytes of one of ``wanted``, out of those of the span."""
         if entry.chunk is None:
             return data[:0]
@@ -41,12 +41,12 @@ class Span(NamedTuple):
         return data[start : start + entry.chunk.stored_length]
 
 
-def spans(wanted: Iterable[Wanted], read_bytes: int) -> Iterator[Span]:
+def spans(wanted: Iterable[ChunkRef], read_bytes: int) -> Iterator[Span]:
     """Spans of at most ``read_bytes``, or of one chunk, that together hold all of ``wanted``, in its order.
 
     A span may also join chunks that lie in another order, because threads compressed them at the same time.
     """
-    inside: list[Wanted] = []
+    inside: list[ChunkRef] = []
     start = end = 0
     for entry in wanted:
         first, last = _reach(entry, start, end)
@@ -62,7 +62,7 @@ def spans(wanted: Iterable[Wanted], read_bytes: int) -> Iterator[Span]:
         yield Span(start, end - start, tuple(inside))
 
 
-def _reach(entry: Wanted, start: int, end: int) -> tuple[int, int]:
+def _reach(entry: ChunkRef, start: int, end: int) -> tuple[int, int]:
     """Start and end of a read that is extended to include ``entry``."""
     if entry.chunk is None:
         return start, end
@@ -74,7 +74,7 @@ def _reach(entry: Wanted, start: int, end: int) -> tuple[int, int]:
 DIRECT_AHEAD_BYTES = 32 << 20
 
 #: A chunk that was taken: what was wanted, and its stored bytes, or None if the caller has to read them.
-Arrival = tuple[Wanted, Bytes | None]
+Arrival = tuple[ChunkRef, Bytes | None]
 
 
 class Budget:
@@ -102,7 +102,7 @@ class Budget:
             self._held -= length
 
 
-class Lane:
+class ReadPool:
     """Threads for as many reads at once as suit a store, and their budget."""
 
     def __init__(self, store: Store, limit_bytes: int) -> None:
@@ -124,13 +124,13 @@ class Source(Protocol):
         """Stop reading. A caller that waits gets None."""
 
 
-class Direct:
+class OnDemand:
     """Chunks are read by the caller that takes them. ``store`` is told in advance which DIRECT_AHEAD_BYTES come next."""
 
-    def __init__(self, store: Store, wanted: Iterable[Wanted]) -> None:
+    def __init__(self, store: Store, wanted: Iterable[ChunkRef]) -> None:
         self._store = store
         self._wanted = iter(wanted)
-        self._coming: deque[Wanted] = deque()
+        self._coming: deque[ChunkRef] = deque()
         self._coming_bytes = 0
         self._lock = threading.Lock()
 
@@ -164,18 +164,18 @@ class Direct:
         return seen
 
 
-def _stored_length(entry: Wanted | None) -> int:
+def _stored_length(entry: ChunkRef | None) -> int:
     return entry.chunk.stored_length if entry is not None and entry.chunk is not None else 0
 
 
-class Ahead:
+class ReadAhead:
     """Reads spans of up to ``read_bytes`` in a lane's threads, as many in advance as its budget allows.
 
     The first error of a read is raised by every ``take`` from then on.
     """
 
     def __init__(
-        self, read: Callable[[int, int], Bytes], read_bytes: int, lane: Lane, wanted: Iterable[Wanted]
+        self, read: Callable[[int, int], Bytes], read_bytes: int, lane: ReadPool, wanted: Iterable[ChunkRef]
     ) -> None:
         self._read = read
         self._pool = lane.pool
@@ -253,5 +253,5 @@ class _Read:
     def __init__(self, span: Span) -> None:
         self.span = span
         self.data: memoryview | None = None if span.length else memoryview(b"")
-        self.wanted: Iterator[Wanted] = iter(span.wanted)
+        self.wanted: Iterator[ChunkRef] = iter(span.wanted)
         self.left = len(span.wanted)

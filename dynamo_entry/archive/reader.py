@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dynamo_entry.archive import codec, manifest, tar
-from dynamo_entry.archive.ahead import Ahead, Direct, Lane, Source, Wanted
+from dynamo_entry.archive.ahead import ChunkRef, OnDemand, ReadAhead, ReadPool, Source
 from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
 from dynamo_entry.archive.seal import ANYWHERE, Seal
@@ -45,7 +45,7 @@ READ_BYTES = 256 << 20
 _HINT = "the archive is damaged: remove it and create the checkpoint again"
 
 
-class Near(Protocol):
+class NearStore(Protocol):
     """A cache nearer than the store, whose bytes may be wrong: ``storage.node_cache``."""
 
     def read_range(self, offset: int, length: int) -> Bytes:
@@ -71,7 +71,7 @@ class Archive:
     """
 
     def __init__(
-        self, store: Store, end: _End, content: Manifest, near: Near | None,
+        self, store: Store, end: _End, content: Manifest, near: NearStore | None,
         *, digest: str, seal: Seal | None, threads: int,
     ) -> None:  # fmt: skip
         self.location = store.location
@@ -87,7 +87,10 @@ class Archive:
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
         # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
-        self._in_order_lane, self._fetch_lane = Lane(store, _IN_ORDER_BYTES), Lane(store, _FETCH_BYTES)
+        self._in_order_lane, self._fetch_lane = (
+            ReadPool(store, _IN_ORDER_BYTES),
+            ReadPool(store, _FETCH_BYTES),
+        )
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
         # Memory that is never touched, and so takes none: every chunk of zeros is a view of it.
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
@@ -101,7 +104,7 @@ class Archive:
         expected_digest: str = "",
         key: Keys | bytes | None = None,
         threads: int = 0,
-        near: Callable[[Store, str, int], Near] | None = None,
+        near: Callable[[Store, str, int], NearStore] | None = None,
     ) -> Archive:
         """Read and check the manifest; ``threads`` verify and decompress, by default one a processor, 2 to 8.
 
@@ -277,7 +280,7 @@ class Archive:
 
     def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
         source = self._source(jobs, self._in_order_lane)
-        ready: deque[tuple[Wanted, Future[Bytes]]] = deque()
+        ready: deque[tuple[ChunkRef, Future[Bytes]]] = deque()
         try:
             while True:
                 while len(ready) <= ahead and (not ready or source.is_ready()):
@@ -296,20 +299,20 @@ class Archive:
                 if not self._recent.is_shared(wanted):
                     future.cancel()
 
-    def _source(self, jobs: Iterable[tuple[str, int]], lane: Lane) -> Source:
+    def _source(self, jobs: Iterable[tuple[str, int]], lane: ReadPool) -> Source:
         wanted = (self._wanted(name, index) for name, index in jobs)
         if not self._store.read_bytes:
-            return Direct(self._store, wanted)
-        return Ahead(self._read, self._store.read_bytes, lane, wanted)
+            return OnDemand(self._store, wanted)
+        return ReadAhead(self._read, self._store.read_bytes, lane, wanted)
 
     def _read(self, offset: int, length: int) -> Bytes:
         piece = self._end.piece(offset, length)
         return (self.near or self._store).read_range(offset, length) if piece is None else piece
 
-    def _wanted(self, name: str, index: int) -> Wanted:
-        return Wanted(name, index, self._table(name).find(index))
+    def _wanted(self, name: str, index: int) -> ChunkRef:
+        return ChunkRef(name, index, self._table(name).find(index))
 
-    def _raw(self, wanted: Wanted, stored: Bytes | None) -> Bytes:
+    def _raw(self, wanted: ChunkRef, stored: Bytes | None) -> Bytes:
         """The chunk, verified and decompressed; read here if it was not read yet. Raises Corrupt, StorageError."""
         name, index, chunk = wanted
         table = self._table(name)
@@ -350,7 +353,7 @@ class Archive:
 class Fetch:
     """Chunks that are read before they are needed. Thread-safe."""
 
-    def __init__(self, source: Source, raw: Callable[[Wanted, Bytes | None], Bytes]) -> None:
+    def __init__(self, source: Source, raw: Callable[[ChunkRef, Bytes | None], Bytes]) -> None:
         self._source = source
         self._raw = raw
 
@@ -395,7 +398,7 @@ class _Recent:
         self._verified: set[int] = set()
         self._lock = threading.Lock()
 
-    def get(self, wanted: Wanted, begin: Callable[[], Future[Bytes]]) -> Future[Bytes]:
+    def get(self, wanted: ChunkRef, begin: Callable[[], Future[Bytes]]) -> Future[Bytes]:
         """The chunk if it is kept here, else the one that ``begin`` starts to read."""
         if wanted.chunk is None or not self.is_shared(wanted):
             return begin()
@@ -408,16 +411,16 @@ class _Recent:
             self._kept.move_to_end(offset)
             return self._kept[offset]
 
-    def note_verified(self, wanted: Wanted) -> None:
+    def note_verified(self, wanted: ChunkRef) -> None:
         """Note that the chunk is mapped from the archive's file, which does not change: it need not be verified again."""
         if wanted.chunk is not None and self.is_shared(wanted):
             self._verified.add(wanted.chunk.offset)
 
-    def is_verified(self, wanted: Wanted) -> bool:
+    def is_verified(self, wanted: ChunkRef) -> bool:
         """Whether that was noted."""
         return wanted.chunk is not None and wanted.chunk.offset in self._verified
 
-    def is_shared(self, wanted: Wanted) -> bool:
+    def is_shared(self, wanted: ChunkRef) -> bool:
         """Whether the chunk is used in several places."""
         return wanted.chunk is not None and wanted.chunk.offset in self._shared
 

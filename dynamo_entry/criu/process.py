@@ -246,7 +246,7 @@ POST_DUMP, PRE_RESUME = "post-dump", "pre-resume"
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wait-for-verdict")
 
 
-class Hold:
+class Gate:
     """Two fifos between CRIU's action script and us. ``pids`` are the tasks that are killed unless the verdict is yes."""
 
     def __init__(self, directory: str, stage: str, *, pids: Iterable[int] = ()) -> None:

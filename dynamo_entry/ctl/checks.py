@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dynamo_entry.checks import connections, host
 from dynamo_entry.checks.privileges import lack
-from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
+from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import capabilities
 
@@ -136,7 +136,7 @@ def _memory(here: Surroundings) -> Finding:
     return Finding("memory", left if tasks is None else f"{left}, {tasks} more tasks")
 
 
-def _needed(name: str, told: Told) -> Finding:
+def _needed(name: str, told: Answer) -> Finding:
     return (
         Finding(name, "missing", (CREATE, RESTORE), told.error)
         if told.error

@@ -19,7 +19,7 @@ from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
 
 
-class Told(NamedTuple):
+class Answer(NamedTuple):
     """The answer to a question, or the error that came instead."""
 
     value: str = ""
@@ -36,9 +36,9 @@ class Surroundings(NamedTuple):
     may_choose_pids: bool
     has_time_namespaces: bool
     may_set_clocks: bool
-    criu: Told
-    pycriu: Told
-    scratch: Told
+    criu: Answer
+    pycriu: Answer
+    scratch: Answer
     status_file: str
     status_is_writable: bool
     shm_bytes: int
@@ -55,9 +55,9 @@ class Stored(NamedTuple):
     size_bytes: int = 0
     needs: dict[str, Any] = {}  # noqa: RUF012 - never changed
     host: dict[str, Any] = {}  # noqa: RUF012
-    volumes: Told = Told()
-    admission: Told = Told()
-    handshake: Told = Told()
+    volumes: Answer = Answer()
+    admission: Answer = Answer()
+    handshake: Answer = Answer()
     error: str = ""
 
 
@@ -66,7 +66,7 @@ def look(settings: Settings) -> Surroundings:
     capabilities.take_effect(frozenset(options.REQUIRED))  # as a worker does
     theirs = {os.fsdecode(name) for name in loader.variables(os.environb, settings.drop_env)}
     clean = {name: value for name, value in os.environ.items() if name not in theirs}
-    criu = _told(lambda: process.version(clean))
+    criu = _answer(lambda: process.version(clean))
     return Surroundings(
         python=platform.python_version(),
         privileges=privileges.read(),
@@ -75,8 +75,8 @@ def look(settings: Settings) -> Surroundings:
         has_time_namespaces=os.path.exists("/proc/self/timens_offsets"),
         may_set_clocks=timens.may_be_set(),
         criu=criu,
-        pycriu=_told(lambda: images.message("core", "core_entry") and ""),
-        scratch=_told(lambda: work_directory(settings)),
+        pycriu=_answer(lambda: images.message("core", "core_entry") and ""),
+        scratch=_answer(lambda: work_directory(settings)),
         status_file=settings.status_file,
         status_is_writable=_is_writable(settings.status_file),
         shm_bytes=_size("/dev/shm"),
@@ -97,11 +97,11 @@ def open_archive(location: str, settings: Settings, criu_version: str) -> Stored
             key=key,
         ) as archive:
             head = archive.manifest.head
-            files = _told(lambda: _volumes(head.volume_files, settings.reopen_paths))
-            admission = _told(lambda: _admitted(archive, settings, criu_version))
+            files = _answer(lambda: _volumes(head.volume_files, settings.reopen_paths))
+            admission = _answer(lambda: _admitted(archive, settings, criu_version))
             return Stored(
                 archive.location, archive.digest, archive.size, head.needs, head.host, files, admission,
-                _told(lambda: _handshake(head.facts)),
+                _answer(lambda: _handshake(head.facts)),
             )  # fmt: skip
     except CheckpointError as error:
         return Stored(location, error=f"{error.reason}: {error}")
@@ -141,11 +141,11 @@ def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:
     return "; ".join((*noted, *missing))
 
 
-def _told(ask: Callable[[], str]) -> Told:
+def _answer(ask: Callable[[], str]) -> Answer:
     try:
-        return Told(value=ask())
+        return Answer(value=ask())
     except CheckpointError as error:
-        return Told(error=str(error), reason=error.reason)
+        return Answer(error=str(error), reason=error.reason)
 
 
 def _is_writable(path: str) -> bool:

@@ -56,7 +56,7 @@ def load(path: str) -> Canary:
             hint='it looks like {"url": "http://127.0.0.1:8000/v1/completions", "body": {…}, "compare": ["choices.0.text"]}',
             reason="CanaryInvalid",
         ) from None
-    if not http.is_beside_us(canary.url):
+    if not http.is_loopback(canary.url):
         raise SettingsError(
             f"the canary {path} asks {canary.url}, which is not the engine in this pod",
             hint="ask it by a loopback address: http://127.0.0.1:PORT/…",
@@ -102,7 +102,7 @@ def parse(recorded: dict[str, Any]) -> Recorded:
         found = msgspec.convert(recorded, Recorded)
     except msgspec.ValidationError as error:
         raise Corrupt(f"the manifest's canary cannot be read: {error}", reason="ManifestInvalid") from None
-    if not http.is_beside_us(found.request.url):
+    if not http.is_loopback(found.request.url):
         raise Corrupt(
             f"the manifest's canary asks {found.request.url}, which is not loopback", reason="ManifestInvalid"
         )

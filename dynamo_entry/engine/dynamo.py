@@ -205,7 +205,7 @@ class Handshake:
         if not is_port(port) or its.get("FAILOVER_LOCK_PATH"):
             return ""
         path = its.get("DYN_SYSTEM_HEALTH_PATH") or "/health"
-        url = http.beside_us(its.get("DYN_SYSTEM_HOST", ""), port, f"/{path.lstrip('/')}")
+        url = http.loopback_url(its.get("DYN_SYSTEM_HOST", ""), port, f"/{path.lstrip('/')}")
         return url if http.is_valid(url) else ""
 
     def _path(self, name: str) -> str:

@@ -85,7 +85,7 @@ def wake(
     context: Mapping[str, str] | None = None,
 ) -> None:
     """Wake a sleeping engine by the hook that the archive ``recorded``, and by POST_RESTORE. Raises CheckpointError."""
-    for hook in sleep_protocols.wakes(recorded, post_restore):
+    for hook in sleep_protocols.wake_hooks(recorded, post_restore):
         call("POST_RESTORE", hook, limit_s, context, commands)
 
 

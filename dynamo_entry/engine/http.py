@@ -96,7 +96,7 @@ def is_port(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
 
 
-def beside_us(host: str, port: int | str, path: str) -> str:
+def loopback_url(host: str, port: int | str, path: str) -> str:
     """Return the URL of an engine that listens on ``host``, by loopback if it listens on all interfaces."""
     host = host.strip("[]")
     if host in ("", "0.0.0.0", "::", "*"):  # noqa: S104 - nothing is bound

@@ -87,13 +87,13 @@ def _create_signal(path: str) -> None:
 
 def recordable(ready_url: str) -> str:
     """Return READY_URL for the archive; empty for another host, which ``recorded`` would refuse."""
-    return ready_url if http.is_beside_us(ready_url) else ""
+    return ready_url if http.is_loopback(ready_url) else ""
 
 
 def recorded(facts: Mapping[str, Any]) -> str:
     """Return the URL at which an archive says the engine answers. Raises Corrupt if it leads elsewhere."""
     url = facts.get("ready_url", "")
-    if url and not (isinstance(url, str) and http.is_beside_us(url)):
+    if url and not (isinstance(url, str) and http.is_loopback(url)):
         raise Corrupt(
             f"the archive's READY_URL {url!r:.200} is not the engine in this pod",
             hint="do not use the archive: it would choose whom this pod sends requests to", reason="ManifestInvalid",

@@ -124,7 +124,7 @@ def wake_of(hook: str) -> str:
     return f"{call.protocol.wake}:{call.port}" if call and not call.is_wake else ""
 
 
-def wakes(recorded: str, post_restore: str) -> list[str]:
+def wake_hooks(recorded: str, post_restore: str) -> list[str]:
     """Return the hooks after a restore: the recorded one, unless the pod names such a hook itself, and the pod's."""
     if find(post_restore):
         recorded = ""

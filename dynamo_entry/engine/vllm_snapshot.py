@@ -183,7 +183,7 @@ class Handshake:
         if _OTHERWISE.search("\0".join(argv)):
             return ""
         host, port = _listener(argv, environ)
-        return http.beside_us(host or "", port, "/health")
+        return http.loopback_url(host or "", port, "/health")
 
     @property
     def lack(self) -> str:

@@ -57,7 +57,7 @@ class Extent(NamedTuple):
     position: int
 
 
-class Rest(NamedTuple):
+class Remainder(NamedTuple):
     """What CRIU still gets of one pagemap, and of its pages image."""
 
     pagemap: Pagemap
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
     pids: list[int]
     running: list[int]
     extents: list[Extent]
-    rests: list[Rest]
+    remainders: list[Remainder]
     heads: dict[str, int]
     huge: dict[int, list[Range]]
 
@@ -227,4 +227,4 @@ def _leave_out(plan: Plan, pagemap: Pagemap, wanted: list[Range], cut: _Cut) -> 
         whole_pages = [(start, -(-end // PAGE) * PAGE) for start, end in mine]
         for start, end in ranges.difference([(run.start, run.end)], whole_pages):
             rest.append(Run(start, end, run.flags, run.offset + start - run.start))
-    plan.rests.append(Rest(pagemap, rest))
+    plan.remainders.append(Remainder(pagemap, rest))

@@ -80,11 +80,11 @@ class Skeleton:
         self._heads = plan.heads
         self._pagemaps = {
             rest.pagemap.name: encode_pagemap(source.read(rest.pagemap.name), rest.runs)
-            for rest in plan.rests
+            for rest in plan.remainders
         }
         names = (name[len(CRIU) :] for name in archive.names() if name.startswith(f"{CRIU}pages-"))
         self._pages = {name: [(0, archive.size_of(CRIU + name))] for name in names}
-        self._pages |= {rest.pagemap.pages: rest.page_ranges() for rest in plan.rests}
+        self._pages |= {rest.pagemap.pages: rest.page_ranges() for rest in plan.remainders}
         self._early: dict[str, Future[bytearray]] = {}
 
     def fetch_early(self) -> None:

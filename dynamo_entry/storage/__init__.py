@@ -6,7 +6,16 @@ import importlib
 import re
 
 from dynamo_entry.errors import SettingsError
-from dynamo_entry.storage.base import NOTHING, Access, Bytes, Leftover, Neighbour, ObjectStat, Store, Writer
+from dynamo_entry.storage.base import (
+    NOTHING,
+    Access,
+    Bytes,
+    Leftover,
+    ObjectStat,
+    Store,
+    StoredArchive,
+    Writer,
+)
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
 __all__ = [
@@ -14,7 +23,7 @@ __all__ = [
     "Access",
     "Bytes",
     "Leftover",
-    "Neighbour",
+    "StoredArchive",
     "ObjectStat",
     "Retry",
     "Store",

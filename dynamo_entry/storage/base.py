@@ -59,7 +59,7 @@ class Leftover(NamedTuple):
     age_s: float
 
 
-class Neighbour(NamedTuple):
+class StoredArchive(NamedTuple):
     """A published archive: location, size in bytes, and age as far as it is known.
 
     Two locations with the same non-empty ``version`` are one object: deleting it deletes both.
@@ -147,7 +147,7 @@ class Store(ABC):
         """Remove one of ``leftovers()``."""
 
     @abstractmethod
-    def neighbours(self) -> Iterator[Neighbour]:
+    def archives(self) -> Iterator[StoredArchive]:
         """Return the archives in this location's directory, bucket prefix or repository, this one included."""
 
     def close(self) -> None:  # noqa: B027 - most stores keep nothing open

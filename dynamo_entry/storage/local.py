@@ -16,9 +16,9 @@ from dynamo_entry.storage.base import (
     Access,
     Bytes,
     Leftover,
-    Neighbour,
     ObjectStat,
     Store,
+    StoredArchive,
     too_short,
 )
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, partial_name, remove_if_stale
@@ -119,7 +119,7 @@ class LocalStore(Store):
             if not remove_if_stale(path):
                 raise StorageError(f"{path} is being written", reason="InUse")
 
-    def neighbours(self) -> Iterator[Neighbour]:
+    def archives(self) -> Iterator[StoredArchive]:
         with posix.translated(self._directory):
             names = sorted(os.listdir(self._directory))
         for name in names:
@@ -130,7 +130,7 @@ class LocalStore(Store):
             except NotFound:
                 continue
             if name.endswith(".tar") and not name.startswith(".") and stat.S_ISREG(status.st_mode):
-                yield Neighbour(path, status.st_size, max(0.0, time.time() - status.st_mtime))
+                yield StoredArchive(path, status.st_size, max(0.0, time.time() - status.st_mtime))
 
     def close(self) -> None:
         self._file = self._seen = None

@@ -38,7 +38,7 @@ class Retry(NamedTuple):
         limit = stall_timeout * _SHARE
         return cls(limit, min(DEFAULT.stall_s, limit / 3))
 
-    def briefly(self) -> Retry:
+    def shortened(self) -> Retry:
         """Return short limits, for cleanup after a failure: it must not delay the report of the failure."""
         return self._replace(limit_s=self.limit_s / 10)
 

@@ -94,7 +94,7 @@ def run(settings: Settings, channel: Channel) -> Result:
         store, keys = open_store(settings, settings.location), _keys(settings)
         if not settings.force:
             try:
-                return _theirs(channel, store, settings.hash, keys)
+                return _existing(channel, store, settings.hash, keys)
             except NotFound:
                 pass
         prepared = _prepare(settings, channel, store, keys)
@@ -125,7 +125,7 @@ def _keys(settings: Settings) -> Keys:
     return read_keys(settings.key_file, settings.sign_key_file, settings.verify_key_file)
 
 
-def _theirs(channel: Channel, store: storage.Store, expected_hash: str, keys: Keys) -> Result:
+def _existing(channel: Channel, store: storage.Store, expected_hash: str, keys: Keys) -> Result:
     """Return the result for a valid archive that already exists: nothing is left to do. Raises NotFound, DumpFailed."""
     try:
         with Archive.open(store, expected_hash=expected_hash, key=keys) as archive:
@@ -399,7 +399,7 @@ class _Creation:
             self._pid, self._prepared.places, frozen.hints,
             open_sink=Images(writer, self._pids).open,
         )  # fmt: skip
-        with dump, _giving_up(dump, writer, sink):
+        with dump, _dropping_on_error(dump, writer, sink):
             with self._channel.phase(Phases.DUMP, stall_s=stall_s) as phase:
                 dump.take_images(phase)
                 facts = {
@@ -474,7 +474,7 @@ class _Creation:
         try:
             index = pack.pack(
                 changes.find_all(starts, frozenset(skip), frozenset(self._settings.cache_directories), sizes),
-                _Told(tar, phase),
+                _Counting(tar, phase),
             )
         except OSError as error:
             raise DumpFailed(
@@ -499,7 +499,7 @@ class _Creation:
             with self._channel.shielded():
                 published = sink.commit()
         except AlreadyExists:
-            return _theirs(self._channel, self._store, self._settings.hash, self._prepared.keys)
+            return _existing(self._channel, self._store, self._settings.hash, self._prepared.keys)
         return _result(self._channel, Outcomes.PUBLISHED, self._store.location, published.size, digest)
 
     def _let_go(self, dump: Dump, limit_s: float) -> None:
@@ -513,7 +513,7 @@ class _Creation:
             self._channel.log.warning("CRIU did not release the engine", message=str(error))
 
 
-class _Told:
+class _Counting:
     """A stream that reports its growth as progress of a phase."""
 
     def __init__(self, stream: StreamWriter, phase: Phase) -> None:
@@ -531,7 +531,7 @@ def _drop(writer: ArchiveWriter, sink: storage.Writer) -> None:
 
 
 @contextmanager
-def _giving_up(dump: Dump, writer: ArchiveWriter, sink: storage.Writer) -> Iterator[None]:
+def _dropping_on_error(dump: Dump, writer: ArchiveWriter, sink: storage.Writer) -> Iterator[None]:
     """On an error, drop what was written while CRIU thaws the tasks, which may take longer than there is time."""
     try:
         yield

@@ -37,13 +37,13 @@ class Dump:
         self._capture = Capture(places.images, open_sink)
         self._is_frozen = False
         self._has_exited = False
-        self._hold = process.Hold(places.work, process.POST_DUMP)
+        self._gate = process.Gate(places.work, process.POST_DUMP)
         self._criu = Dumping(
-            options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._hold.environment,
+            options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._gate.environment,
             before=(lambda: timens.enter(pid)) if timens.is_another(pid) else None,
         )  # fmt: skip
         self._exited = os.pidfd_open(self._criu.pid)
-        self._capture.watch(self._hold.reached, self._note_frozen)
+        self._capture.watch(self._gate.reached, self._note_frozen)
         self._capture.watch(self._exited, self._note_exit)
 
     def __enter__(self) -> Self:
@@ -60,7 +60,7 @@ class Dump:
     def let_go(self) -> None:
         """Give CRIU up: unless it got a verdict, it begins to thaw the tasks. Idempotent."""
         self._capture.close()
-        self._hold.close()
+        self._gate.close()
 
     def take_images(self, phase: Phase) -> None:
         """Stream all images; returns when they are complete and the tasks are frozen. Raises DumpFailed."""
@@ -80,14 +80,14 @@ class Dump:
 
     def end(self, limit_s: float) -> None:
         """Let CRIU end the tasks, now that the archive is safe. Raises DumpFailed, TimeoutError."""
-        self._hold.go_on(yes=True)
+        self._gate.go_on(yes=True)
         if self._criu.wait(limit_s) != 0:
             what, _ = self._criu.failure()
             raise DumpFailed(f"criu could not end the engine: {what}", reason="CriuDumpFailed")
 
     def resume(self, limit_s: float) -> None:
         """Let the tasks continue; CRIU removes its own traces (link remaps, network locks). Raises TimeoutError."""
-        self._hold.go_on(yes=False)
+        self._gate.go_on(yes=False)
         self._criu.wait(limit_s)
 
     def _note_frozen(self, descriptor: int) -> None:

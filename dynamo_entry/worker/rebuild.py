@@ -92,7 +92,7 @@ class Rebuild:
             with ExitStack() as stack:
                 stack.callback(self._filler.close)
                 with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
-                    held = stack.enter_context(closing(self._hold()))
+                    held = stack.enter_context(closing(self._gate()))
                     criu = stack.enter_context(closing(self._start(held)))
                     stack.callback(criu.kill)
                     self._may_serve.set()
@@ -108,10 +108,10 @@ class Rebuild:
                 pid = int(file.read())
             yield pid
 
-    def _hold(self) -> process.Hold:
-        return process.Hold(self._places.work, process.PRE_RESUME, pids=self._plan.pids)
+    def _gate(self) -> process.Gate:
+        return process.Gate(self._places.work, process.PRE_RESUME, pids=self._plan.pids)
 
-    def _start(self, held: process.Hold) -> process.Restoring:
+    def _start(self, held: process.Gate) -> process.Restoring:
         remove(self._pid_file)  # of an earlier restore, in a container that was started again
         self._skeleton.fetch_early()
         Serve(self._places.images, self._image, self._note_failure)

@@ -76,7 +76,7 @@ def test_archives_beside_it_are_listed(store, again):
     publish(store, b"x")
     publish(again("b.tar"), b"yz")
     publish(again("notes.txt"), b"n")
-    found = sorted(store.neighbours())
+    found = sorted(store.archives())
     assert [one.location.rpartition("/")[2] for one in found] == ["a b+c.tar", "b.tar"]
     assert [one.size for one in found] == [1, 2]
     assert all(0 <= one.age_s < 600 for one in found)

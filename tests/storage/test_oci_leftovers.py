@@ -67,7 +67,7 @@ def put_also(source, target):
 
 def neighbours(location):
     with store(location) as one:
-        return {neighbour.location: neighbour for neighbour in one.neighbours()}
+        return {neighbour.location: neighbour for neighbour in one.archives()}
 
 
 def test_neighbours_are_the_archives_in_the_repository(repository):

@@ -88,9 +88,9 @@ def test_an_upload_that_goes_on_is_left_alone(around):
 def test_neighbours_are_the_archives_beside_it(around):
     with S3Store(around.location.replace("a.tar", "z.tar"), RETRY) as other:
         publish(other, b"other")
-    found = {neighbour.location: neighbour.size for neighbour in around.neighbours()}
+    found = {neighbour.location: neighbour.size for neighbour in around.archives()}
     assert found == {around.location: 7, other.location: 5}
-    assert all(0 <= neighbour.age_s < 300 for neighbour in around.neighbours())
+    assert all(0 <= neighbour.age_s < 300 for neighbour in around.archives())
 
 
 def test_a_creator_that_died_while_it_claimed_is_fenced(store, monkeypatch):
@@ -145,4 +145,4 @@ def test_the_node_agent_sweeps_a_bucket(around):
     for name in ("aborted_uploads_total", "orphan_archives"):
         assert metrics.registry.get_sample_value(f"dynamo_checkpoint_{name}") == 1, name
     assert list(around.leftovers()) == []
-    assert [neighbour.location for neighbour in around.neighbours()] == [around.location]
+    assert [neighbour.location for neighbour in around.archives()] == [around.location]

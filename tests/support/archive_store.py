@@ -43,7 +43,7 @@ class MemoryStore(Store):
     def remove_leftover(self, leftover):
         raise NotImplementedError
 
-    def neighbours(self):
+    def archives(self):
         raise NotImplementedError
 
 

@@ -7,7 +7,7 @@ import pytest
 from archive_store import CHUNK, MemoryStore, build, noise, text
 
 from dynamo_entry.archive import Archive
-from dynamo_entry.archive.ahead import GAP_BYTES, MOST_WANTED, Ahead, Budget, Lane, Wanted, spans
+from dynamo_entry.archive.ahead import GAP_BYTES, MOST_WANTED, Budget, ChunkRef, ReadAhead, ReadPool, spans
 from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.errors import Corrupt, StorageDenied
 
@@ -20,7 +20,7 @@ HEADER = 4096
 def wanted(*places, length=CHUNK):
     """One entry for each place in the archive, None for zeros."""
     return [
-        Wanted("s", number, None if place is None else Chunk(place, length, 0, bytes(32)))
+        ChunkRef("s", number, None if place is None else Chunk(place, length, 0, bytes(32)))
         for number, place in enumerate(places)
     ]
 
@@ -332,7 +332,7 @@ def test_all_threads_are_there_before_anything_is_read(remote):
 def test_nothing_wanted_is_nothing_to_wait_for(remote):
     archive, store, _ = remote
     assert archive.fetch([]).take() is None
-    source = Ahead(store.read_range, READ, Lane(store, 1), [])
+    source = ReadAhead(store.read_range, READ, ReadPool(store, 1), [])
     assert source.is_ready()
     assert source.take(in_order=True) is None
     assert not store.reads

@@ -5,7 +5,7 @@ import pytest
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import options
 from dynamo_entry.ctl import checks
-from dynamo_entry.ctl.surroundings import Stored, Surroundings, Told
+from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings
 from dynamo_entry.linux.cgroup import Room
 
 ALL = frozenset(range(41))
@@ -22,7 +22,7 @@ HOST = {
 }
 GOOD = Surroundings(
     python="3.13.0", privileges=Privileges(ALL, ALL, has_seccomp=False), has_clone3=True, may_choose_pids=True,
-    has_time_namespaces=True, may_set_clocks=True, criu=Told("4.2"), pycriu=Told(), scratch=Told("/run/x"),
+    has_time_namespaces=True, may_set_clocks=True, criu=Answer("4.2"), pycriu=Answer(), scratch=Answer("/run/x"),
     status_file="/dev/termination-log", status_is_writable=True, shm_bytes=1 << 30, room=Room(1 << 30, None),
     lacking={}, host=HOST,
 )  # fmt: skip
@@ -44,7 +44,7 @@ def test_pids_can_be_chosen_in_two_ways_and_one_is_enough():
 
 def test_both_need_criu_its_package_and_a_scratch_directory():
     for name in ("criu", "pycriu", "scratch"):
-        assert ruled_out(GOOD._replace(**{name: Told(error="no")})) == {"create", "restore"}
+        assert ruled_out(GOOD._replace(**{name: Answer(error="no")})) == {"create", "restore"}
 
 
 def test_both_need_the_capabilities():
@@ -83,7 +83,7 @@ def test_a_kernel_that_cannot_list_sockets_rules_out_creation_where_every_engine
 
 def test_what_refuses_a_restore_is_named_by_its_reason():
     refused = Stored(
-        "/a.tar", host=HOST, admission=Told(error="it is noexec (mount it)", reason="MountNoexec")
+        "/a.tar", host=HOST, admission=Answer(error="it is noexec (mount it)", reason="MountNoexec")
     )
     finding = checks.compare(GOOD, refused)[-1]
     assert (finding.value, finding.rules_out, finding.level) == ("MountNoexec", ("restore",), "missing")
@@ -91,8 +91,8 @@ def test_what_refuses_a_restore_is_named_by_its_reason():
 
 
 def test_it_says_with_whom_a_restore_speaks_and_what_that_takes():
-    told = Stored("/a.tar", host=HOST, handshake=Told("vllm snapshot server, files in /c; mount the model"))
+    told = Stored("/a.tar", host=HOST, handshake=Answer("vllm snapshot server, files in /c; mount the model"))
     finding = next(one for one in checks.compare(GOOD, told) if one.name == "handshake")
     assert (finding.value, finding.level) == (told.handshake.value, "ok")
-    invalid = checks.compare(GOOD, Stored("/a.tar", host=HOST, handshake=Told(error="it names /..")))[-1]
+    invalid = checks.compare(GOOD, Stored("/a.tar", host=HOST, handshake=Answer(error="it names /..")))[-1]
     assert (invalid.name, invalid.rules_out) == ("handshake", ("restore",))

@@ -160,10 +160,10 @@ def test_the_archive_knows_how_to_wake_its_engine(hook, wakes):
 
 def test_a_pod_that_names_such_a_hook_by_itself_has_the_last_word():
     recorded = "vllm-wake:8000"
-    assert sleep_protocols.wakes(recorded, "") == [recorded]
-    assert sleep_protocols.wakes(recorded, "vllm-wake:9000") == ["vllm-wake:9000"]
-    assert sleep_protocols.wakes(recorded, "touch /tmp/x") == [recorded, "touch /tmp/x"]
-    assert sleep_protocols.wakes("", "") == []
+    assert sleep_protocols.wake_hooks(recorded, "") == [recorded]
+    assert sleep_protocols.wake_hooks(recorded, "vllm-wake:9000") == ["vllm-wake:9000"]
+    assert sleep_protocols.wake_hooks(recorded, "touch /tmp/x") == [recorded, "touch /tmp/x"]
+    assert sleep_protocols.wake_hooks("", "") == []
 
 
 @pytest.mark.parametrize(

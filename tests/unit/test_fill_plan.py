@@ -53,8 +53,8 @@ def test_large_lazy_ranges_are_left_out_of_what_criu_gets():
     ]
     found = made(process(runs=runs))
     assert found.extents == [Extent("pages-1000.img", 4096, BIG, BY_FAULT, AT)]
-    assert [rest.runs for rest in found.rests] == [[runs[0], runs[2]]]
-    assert found.rests[0].page_ranges() == [(0, 4096), (4096 + BIG, 8192 + BIG)]
+    assert [rest.runs for rest in found.remainders] == [[runs[0], runs[2]]]
+    assert found.remainders[0].page_ranges() == [(0, 4096), (4096 + BIG, 8192 + BIG)]
     assert found.size == BIG
 
 
@@ -70,14 +70,14 @@ def test_large_lazy_ranges_are_left_out_of_what_criu_gets():
 def test_what_cannot_be_written_stays_with_criu(mapping):
     found = made(process(mappings=[mapping]))
     assert not found.extents
-    assert [rest.runs for rest in found.rests] == [process().pagemap.runs]
+    assert [rest.runs for rest in found.remainders] == [process().pagemap.runs]
 
 
 def test_a_run_over_two_mappings_is_cut():
     """Half of it can be written to."""
     found = made(process(mappings=[Mapping(AT + BIG // 2, AT + BIG, PROT_WRITE, PRIVATE)]))
     assert found.extents == [Extent("pages-1000.img", BIG // 2, BIG // 2, BY_FAULT, AT + BIG // 2)]
-    assert found.rests[0].runs == [Run(AT, AT + BIG // 2, PRESENT | LAZY, 0)]
+    assert found.remainders[0].runs == [Run(AT, AT + BIG // 2, PRESENT | LAZY, 0)]
 
 
 def test_every_extent_lies_in_one_mapping_and_those_that_no_userfaultfd_fills_are_known():
@@ -125,7 +125,7 @@ def test_what_criu_writes_last_stays_with_criu():
     reserved = [(AT + BIG // 2, AT + BIG // 2 + PAGE)]
     found = made(process()._replace(reserved=reserved))
     assert found.size == BIG - PAGE
-    assert [(run.start, run.end) for run in found.rests[0].runs] == reserved
+    assert [(run.start, run.end) for run in found.remainders[0].runs] == reserved
 
 
 def test_a_task_that_job_control_had_stopped_is_not_among_the_running():
@@ -139,7 +139,7 @@ def test_shared_memory_does_not_grow_beyond_its_size():
     one = process(runs=[], mappings=[], descriptors=[(5, 1)])
     found = made(one, memory=[memory(size=BIG - 100)])
     assert found.size == BIG - 100
-    assert found.rests[0].runs == []
+    assert found.remainders[0].runs == []
 
 
 def test_an_unlinked_file_is_created_by_criu_and_filled_by_us():
@@ -166,7 +166,7 @@ def test_every_page_is_filled_or_left_to_criu_and_comes_from_its_own_place(layou
         page, offset = page + pages, offset + pages
     mappings = [Mapping(at * PAGE, (at + pages) * PAGE, PROT_WRITE, PRIVATE) for at, pages in writable]
     found = made(process(runs=runs, mappings=mappings))
-    left = [run for rest in found.rests for run in rest.runs] if found.rests else runs
+    left = [run for rest in found.remainders for run in rest.runs] if found.remainders else runs
     places = [(run.start, run.end - run.start, run.offset) for run in left]
     places += [(extent.position, extent.length, extent.offset) for extent in found.extents]
     pages = [(start + at, offset + at) for start, length, offset in places for at in range(0, length, PAGE)]
@@ -185,8 +185,8 @@ def test_shared_memory_is_filled_once_through_whoever_has_it():
     found = made(mapped, opened, memory=[memory()])
     paths = (f"/proc/1000/map_files/{AT:x}-{AT + BIG:x}", "/proc/1001/fd/5")
     assert found.extents == [Extent("pages-9.img", 0, BIG, Shared(paths), 0)]
-    assert found.rests[0].runs == []
-    assert found.rests[0].page_ranges() == []
+    assert found.remainders[0].runs == []
+    assert found.remainders[0].page_ranges() == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.criu import images
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill.decode import Source
-from dynamo_entry.fill.plan import Plan, Rest
+from dynamo_entry.fill.plan import Plan, Remainder
 from dynamo_entry.fill.served import Skeleton
 from dynamo_entry.fill.values import PRESENT, Pagemap, Run
 
@@ -103,9 +103,9 @@ def test_what_is_served_instead_of_an_image_is_so_by_the_table_of_images(monkeyp
     monkeypatch.setattr("dynamo_entry.fill.served.encode_pagemap", lambda image, runs: image)
     runs = [Run(0x1000, 0x2000, PRESENT, 0)]
     plan = NOTHING._replace(
-        rests=[
-            Rest(Pagemap("pagemap-7.img", 1, runs), runs),
-            Rest(Pagemap("pagemap-shmem-9.img", 2, runs), runs),
+        remainders=[
+            Remainder(Pagemap("pagemap-7.img", 1, runs), runs),
+            Remainder(Pagemap("pagemap-shmem-9.img", 2, runs), runs),
         ],
         heads={"ghost-file-1.img": 4},
     )

@@ -74,7 +74,7 @@ def manifest(size):
 def test_a_listing_that_is_none(bucket, listing):
     store = bucket({"list": listing.encode()}, **{"list-type": [200, {}, "list"]})
     with store, pytest.raises(StorageError) as caught:
-        list(store.neighbours())
+        list(store.archives())
     assert caught.value.reason == "BadAnswer"
 
 
@@ -83,7 +83,7 @@ def test_a_listing_that_repeats_itself_ends(bucket):
         "<Contents>", "<NextContinuationToken>t</NextContinuationToken><Contents>"
     )
     with bucket({"list": again.encode()}, **{"list-type": [200, {}, "list"]}) as store:
-        assert len(list(store.neighbours())) == 2
+        assert len(list(store.archives())) == 2
 
 
 def test_a_list_of_tags_that_repeats_itself_ends(registry):
@@ -95,7 +95,7 @@ def test_a_list_of_tags_that_repeats_itself_ends(registry):
             "/manifests/": [404, {}, "no"],
         }
         with registry({"tags": b'{"tags": ["tag"]}', "no": UNKNOWN}, **said) as store:
-            assert list(store.neighbours()) == []
+            assert list(store.archives()) == []
 
 
 @pytest.mark.parametrize("length", ["", "x", "-", "9" * 5000])
@@ -130,7 +130,7 @@ def test_an_address_that_is_none(registry, location, page):
         if page and location in ("", "/v2/ x"):
             return
         with pytest.raises(StorageError):
-            list(store.neighbours()) if page else store.stat()
+            list(store.archives()) if page else store.stat()
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -188,7 +188,7 @@ def test_a_document_that_is_none(server, registry, what, body):
         realm = f'Bearer realm="http://127.0.0.1:{server.port}/token"'
         said["/manifests/"] = [401, {"WWW-Authenticate": realm}, ""]
     with registry({"body": body}, **said) as store, pytest.raises((StorageError, ArchiveError)):
-        list(store.neighbours()) if what == "tags" else store.stat()
+        list(store.archives()) if what == "tags" else store.stat()
 
 
 @pytest.mark.parametrize("what", ["manifest", "error", "listing"])
@@ -196,7 +196,7 @@ def test_an_answer_without_end_costs_little(bucket, registry, what):
     said = {"/manifests/": [200, {}, "body"]}
     large = {"body": b" " * (8 * failures.ANSWER_BYTES)}
     if what == "listing":
-        store, ask = bucket(large, **{"list-type": [200, {}, "body"]}), lambda: list(store.neighbours())
+        store, ask = bucket(large, **{"list-type": [200, {}, "body"]}), lambda: list(store.archives())
     else:
         store = registry(large, **(said if what == "manifest" else {"/manifests/": [403, {}, "body"]}))
         ask = store.stat
@@ -243,7 +243,7 @@ def test_a_server_that_leads_elsewhere_for_ever(bucket, status, region):
         store.stat()
     listing = {"list-type": [status, headers, ""], "HEAD": [status, headers, ""]}
     with bucket(**listing) as store, pytest.raises(StorageError):
-        [*store.neighbours()]
+        [*store.archives()]
 
 
 @pytest.mark.parametrize(
@@ -258,4 +258,4 @@ def test_the_next_page_of_tags_is_where_the_answer_says(registry, link):
     }
     parts = {"first": b'{"tags": null}', "second": b'{"tags": ["b"]}', "manifest": manifest(5)}
     with registry(parts, **said) as store:
-        assert [one.location.rpartition(":")[2] for one in store.neighbours()] == ["b"]
+        assert [one.location.rpartition(":")[2] for one in store.archives()] == ["b"]

@@ -80,7 +80,7 @@ def test_archives_beside_it_are_listed_by_locations_that_can_be_opened(store, ag
     publish(store, b"x")
     publish(again("b.tar"), b"yz")
     publish(again("notes.txt"), b"no archive")
-    found = sorted(store.neighbours())
+    found = sorted(store.archives())
     assert [one.size for one in found] == [1, 2]
     for one in found:
         assert one.age_s < 60

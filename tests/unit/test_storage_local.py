@@ -198,10 +198,10 @@ def test_a_listing_on_a_server_that_forgets(store, monkeypatch):
     """An archive that is deleted meanwhile is none; one that cannot be looked at is not passed over."""
     publish(store, b"x")
     monkeypatch.setattr(os, "lstat", failing(errno.ENOENT, "x"))
-    assert list(store.neighbours()) == []
+    assert list(store.archives()) == []
     monkeypatch.setattr(os, "lstat", failing(errno.ESTALE, "x"))
     with pytest.raises(StorageUnavailable):
-        list(store.neighbours())
+        list(store.archives())
 
 
 def stale_once(monkeypatch, name):

@@ -148,7 +148,7 @@ def test_a_range_is_cut_where_layers_end():
     ("use", "imported"),
     [
         ("store.read_range(0, 1)", ""),
-        ("next(store.neighbours())", "jsonschema oras requests"),
+        ("next(store.archives())", "jsonschema oras requests"),
         ("store.check_writable()", "jsonschema oras requests"),
     ],
 )

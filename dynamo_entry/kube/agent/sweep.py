@@ -16,7 +16,7 @@ from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUn
 from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
-from dynamo_entry.storage import Neighbour, Store
+from dynamo_entry.storage import Store, StoredArchive
 
 
 class Named(NamedTuple):
@@ -30,11 +30,11 @@ class Named(NamedTuple):
 class Orphans(NamedTuple):
     """Archives that no checkpoint names, and those of them that may be deleted now."""
 
-    all: tuple[Neighbour, ...]
-    old: tuple[Neighbour, ...]
+    all: tuple[StoredArchive, ...]
+    old: tuple[StoredArchive, ...]
 
 
-def orphans(archives: Iterable[Neighbour], named: Iterable[Named], grace_s: float) -> Orphans:
+def orphans(archives: Iterable[StoredArchive], named: Iterable[Named], grace_s: float) -> Orphans:
     """Return the archives that belong to nobody. Another tag of a named archive is not an orphan."""
     known = {one.location.removeprefix("file://") for one in named}
     archives = tuple(archives)
@@ -43,7 +43,7 @@ def orphans(archives: Iterable[Neighbour], named: Iterable[Named], grace_s: floa
     return Orphans(found, tuple(one for one in found if one.age_s >= grace_s))
 
 
-def _path(archive: Neighbour) -> str:
+def _path(archive: StoredArchive) -> str:
     return archive.location.removeprefix("file://")
 
 
@@ -104,10 +104,10 @@ class Sweeper:
         self._absent = absent
 
     def _orphans(self, named: list[Named]) -> None:
-        archives: list[Neighbour] = []
+        archives: list[StoredArchive] = []
         for place in sorted(self._places):
             with suppress(NotFound), stores.open_with(os.environ, place) as store:
-                archives += store.neighbours()
+                archives += store.archives()
         found = orphans(archives, named, self._settings.orphan_grace_s)
         self._metrics.orphan_archives.set(len(found.all))
         self._metrics.orphan_bytes.set(sum(archive.size for archive in found.all))

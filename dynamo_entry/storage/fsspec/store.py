@@ -16,9 +16,9 @@ from dynamo_entry.storage.base import (
     Access,
     Bytes,
     Leftover,
-    Neighbour,
     ObjectStat,
     Store,
+    StoredArchive,
     Writer,
     too_short,
 )
@@ -131,11 +131,11 @@ class FsspecStore(Store):
         with self._asked(f"delete {leftover.name}") as fs:
             fs.rm_file(self._path.rpartition("/")[0] + f"/{leftover.name}")
 
-    def neighbours(self) -> Iterator[Neighbour]:
+    def archives(self) -> Iterator[StoredArchive]:
         directory = self.location.rpartition("/")[0]
         for name, info in self._listed():
             if name.endswith(".tar") and not name.startswith(".") and info.get("type") == "file":
-                yield Neighbour(f"{directory}/{name}", int(info.get("size") or 0), _age_s(info))
+                yield StoredArchive(f"{directory}/{name}", int(info.get("size") or 0), _age_s(info))
 
     def close(self) -> None:
         with self._lock:

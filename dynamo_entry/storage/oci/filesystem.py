@@ -60,7 +60,7 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
             with _translated(), self._store(f"{name}:any") as store:
                 found = [
                     {"name": one.location.partition("://")[2], "size": one.size, "type": "file", "digest": one.version}
-                    for one in store.neighbours()
+                    for one in store.archives()
                 ]  # fmt: skip
         return found if detail else [one["name"] for one in found]
 

@@ -16,9 +16,9 @@ from dynamo_entry.storage.base import (
     Access,
     Bytes,
     Leftover,
-    Neighbour,
     ObjectStat,
     Store,
+    StoredArchive,
     Writer,
     too_short,
 )
@@ -111,14 +111,14 @@ class OciStore(Store):
     def remove_leftover(self, leftover: Leftover) -> None:
         raise StorageError(f"{leftover.name} is not a leftover of ours")
 
-    def neighbours(self) -> Iterator[Neighbour]:
+    def archives(self) -> Iterator[StoredArchive]:
         """Yield the archives of the repository, with the age that each states, or 0; other tags are skipped."""
         place, _, reference = self.location.rpartition("/")
         repository = f"{place}/{re.split('[:@]', reference)[0]}"
         for tag in self._registry().tags():
             with suppress(NotFound, Corrupt):  # deleted meanwhile; something else
                 found = self._artifact(tag)
-                yield Neighbour(f"{repository}:{tag}", found.size, _age_s(found.created), found.digest)
+                yield StoredArchive(f"{repository}:{tag}", found.size, _age_s(found.created), found.digest)
 
     def close(self) -> None:
         self._found = None

@@ -81,11 +81,11 @@ class Client:
         self._direct = Direct(location, name, self._transport, access.environ)
         self._shared = _Made()
 
-    def hurried(self) -> Client:
+    def with_short_deadline(self) -> Client:
         """Return the same client with short limits, for cleanup after a failure."""
-        hurried = copy.copy(self)
-        hurried.retry = self.retry.briefly()
-        return hurried
+        client = copy.copy(self)
+        client.retry = self.retry.shortened()
+        return client
 
     @property
     def is_aws(self) -> bool:

@@ -50,7 +50,7 @@ class Publisher:
         except StorageError as error:
             # The answer to an attempt may have got lost, and the next one found the upload gone.
             try:
-                found = objects.find(self._client.hurried())
+                found = objects.find(self._client.with_short_deadline())
             except StorageError:
                 found = None
             if found and found.owner == upload.owner:

@@ -15,9 +15,9 @@ from dynamo_entry.storage.base import (
     Access,
     Bytes,
     Leftover,
-    Neighbour,
     ObjectStat,
     Store,
+    StoredArchive,
     too_short,
 )
 from dynamo_entry.storage.http import Response
@@ -131,12 +131,12 @@ class S3Store(Store):
 
         leftovers.remove(self._client, leftover)
 
-    def neighbours(self) -> Iterator[Neighbour]:
+    def archives(self) -> Iterator[StoredArchive]:
         prefix = self._key[: self._key.rfind("/") + 1]
         place = self.location.removesuffix(self._key) + prefix
         for entry in objects.under(self._client, prefix, delimiter="/"):
             if entry.key.endswith(".tar"):
-                yield Neighbour(place + entry.key[len(prefix) :], entry.size, entry.age_s)
+                yield StoredArchive(place + entry.key[len(prefix) :], entry.size, entry.age_s)
 
     def close(self) -> None:
         self._version = ""

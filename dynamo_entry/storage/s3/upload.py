@@ -88,7 +88,7 @@ class Upload:
             return
         self._is_open = False
         try:
-            abort(self._client.hurried(), self.key, self.id)
+            abort(self._client.with_short_deadline(), self.key, self.id)
         except StorageError:
             pass
 

@@ -57,7 +57,7 @@ def feed(case, _place):
         f"s3+http://127.0.0.1:{_SERVER.port}/bucket/p/a.tar", Retry(limit_s=0.01, stall_s=2)
     ) as store:
         if "list" in case:
-            for _ in (*store.neighbours(), *store.leftovers()):
+            for _ in (*store.archives(), *store.leftovers()):
                 pass
             return
         with Archive.open(store, threads=1) as archive:

@@ -96,5 +96,5 @@ def feed(case, _place):
         frozenset(case), case.__getitem__, lambda name, at, length: case[name][at : at + length]
     )
     made = plan.make(decode.read(source), None)
-    for rest in made.rests:
+    for rest in made.remainders:
         decode.encode_pagemap(case[rest.pagemap.name], rest.runs)

@@ -46,5 +46,5 @@ def feed(case, _place):
         with Archive.open(store, threads=1) as archive:
             archive.verify()
         if "tags.json" in case:
-            for _ in store.neighbours():
+            for _ in store.archives():
                 pass

@@ -13,7 +13,7 @@ def main() -> None:
     from dynamo_entry.init.loop import Loop
 
     process.occupy_closed()
-    loop = Loop()  # before anything else is loaded: from here on no signal is lost
+    loop = Loop()  # first of all: from here on no signal is lost
 
     arguments = sys.argv[1:]
     has_options = bool(arguments) and arguments[0].startswith("-") and arguments[0] != "--"

@@ -7,10 +7,10 @@ import mmap
 import weakref
 from collections import deque
 
-#: Up to here fresh memory from the allocator is as good, and does not tie up a whole buffer.
+#: Smaller requests get fresh memory from the allocator, which does not tie up a whole buffer.
 SMALL_BYTES = 64 << 10
 
-#: The default of a mapping without a file is shared memory, which counts and behaves differently.
+#: Anonymous mappings would be shared memory by default, which counts and behaves differently.
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 

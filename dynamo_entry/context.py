@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-#: Where the launcher puts the file: the first of these that could be written to.
+#: The launcher writes the file to the first of these that is writable.
 PATHS = tuple(
     f"{directory}/dynamo_entry/context.json" for directory in ("/run", "/tmp", "/var/tmp", "/dev/shm")
 )
@@ -48,7 +48,7 @@ def read(path: str = "") -> Context | None:
             continue
         except (NotADirectoryError, PermissionError):
             if path:
-                raise  # else it is somebody else's
+                raise  # otherwise the file belongs to somebody else
     return None
 
 
@@ -85,7 +85,7 @@ def _seed_tempfile(tempfile: Any) -> None:
     vars(tempfile).update(_name_sequence=None)
 
 
-#: Module → how its global generator is seeded by the kernel's, which no restore repeats.
+#: Module → how to seed its global generator from the kernel, whose numbers no restore repeats.
 _SEEDS: dict[str, Callable[[Any], object]] = {
     "random": lambda random: random.seed(),
     "uuid": _seed_uuid,

@@ -42,7 +42,7 @@ class Outcomes:
     PUBLISHED, EXISTS, RESTORED, COLD, FAILED = "published", "exists", "restored", "cold", "failed"
     UNDONE, RELEASED = "undone", "released"
 
-    #: stand, whatever goes wrong afterwards
+    #: outcomes that hold, whatever goes wrong afterwards
     FINAL = frozenset((PUBLISHED, EXISTS, RESTORED))
 
 
@@ -162,7 +162,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "list[str]": ((list,), (str,)),
 }
 
-#: Of a process.
+#: Exit codes of a process.
 _CODES = range(1, 256)
 
 

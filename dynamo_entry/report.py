@@ -123,7 +123,9 @@ def write(descriptor: int, data: bytes) -> None:
     try:
         os.write(descriptor, data)
     except BrokenPipeError:
-        signal.sigtimedwait((signal.SIGPIPE,), 0)  # ours: one that is sent to the process waits behind it
+        signal.sigtimedwait(
+            (signal.SIGPIPE,), 0
+        )  # discards our own one; a signal sent to the process stays pending
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

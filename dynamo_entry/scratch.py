@@ -9,7 +9,7 @@ import stat
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.settings import Settings
 
-#: What a restore leaves in a scratch directory until it is over, or taken back: what its engine learns, and its journal.
+#: Files that a restore keeps in a scratch directory until it is over or undone: the engine's context, and the journal.
 CONTEXT, JOURNAL = "context.json", "undo.json"
 
 _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry", "/dev/shm/dynamo_entry")
@@ -17,10 +17,10 @@ _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry"
 #: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
 _LONGEST_PATH = 80
 
-#: No key, no certificate bundle and no request is larger.
+#: The largest key, certificate bundle or request.
 GIVEN_LIMIT_BYTES = 1 << 20
 
-#: How a file is made in a directory that others may write to: a new one, never what a link leads to.
+#: Flags to create a new file where others may write: never open an existing one, never follow a link.
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -22,13 +22,13 @@ TERMINATION_LOG = "/dev/termination-log"
 
 _NOTHING: Mapping[str, Any] = {}
 
-#: The kernel takes no longer path (PATH_MAX), and no store a longer name.
+#: The longest path of the kernel (PATH_MAX); no store has longer names.
 _LONGEST_PATH = 4095
 
-#: With ``.tar`` it is the name of a file (NAME_MAX).
+#: The hash and ``.tar`` are a file name (NAME_MAX).
 _LONGEST_HASH = 200
 
-#: Longer is for ever, and beyond what sockets, the kernel and the driver take.
+#: Longer times mean for ever, and exceed what sockets, the kernel and the driver accept.
 _LONGEST_S = 30 * 24 * 3600
 
 #: Where files are not files; but for shared memory.
@@ -415,7 +415,7 @@ def _shown(value: str) -> str:
     return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "…")
 
 
-#: The storage type of a scheme. What is not here is left to fsspec, which knows its own schemes.
+#: Scheme → storage type. fsspec handles all other schemes.
 _KINDS = {
     "": "pvc", "file": "pvc", "s3": "s3", "oci": "oci", "gs": "gcs", "gcs": "gcs",
     "az": "azure", "abfs": "azure", "abfss": "azure",

@@ -16,12 +16,12 @@ from dynamo_entry.settings import PREFIX, Settings, from_environment
 if TYPE_CHECKING:
     from dynamo_entry.storage.node_cache import NodeCache
 
-#: What a node's other pods bring in is waited for so long, or for a part of STALL_TIMEOUT.
+#: How long to wait for blocks that other pods of the node fetch; at most this share of STALL_TIMEOUT.
 _PATIENCE_S, _PATIENCE_SHARE = 10, 0.25
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
-#: What holds a login for registries, by the names that Docker and Kubernetes give it.
+#: Docker's and Kubernetes' names of files with a login for registries.
 _DOCKER = frozenset(("config.json", ".dockerconfigjson"))
 
 

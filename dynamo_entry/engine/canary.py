@@ -17,7 +17,7 @@ from dynamo_entry.scratch import read_given
 
 _MISSING = object()
 
-#: No answer of an engine takes longer than a day.
+#: The longest timeout: a day.
 _LONGEST_S = 86400
 
 

@@ -21,7 +21,7 @@ from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
 from dynamo_entry.scratch import partial_of, vacate, write_new
 
-#: Of files for the engine.
+#: The mode of files that the engine reads.
 _READABLE = 0o644
 
 
@@ -46,7 +46,7 @@ DIRECTORY_VARIABLES = ("DYN_SNAPSHOT_CONTROL_DIR", "SNAPSHOT_CONTROL_DIR")
 #: A worker with one of these set to 1 does nothing but sleep: it waits to be replaced by NVIDIA's node agent.
 STANDBY_VARIABLES = ("SNAPSHOT_RESTORE_STANDBY", "DYN_SNAPSHOT_RESTORE_STANDBY")
 
-#: 1.0 enters its checkpoint path where the first is set, and insists on a location that is not a directory.
+#: 1.0 creates a checkpoint if the first is set, and insists on a location that is not a directory.
 _READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHECKPOINT_LOCATION"
 
 #: With any of these a worker that starts cold would pause and wait for ever.

@@ -18,13 +18,13 @@ from dynamo_entry.errors import SettingsError
 class Handshake(Protocol):
     """The launcher's half of a handshake."""
 
-    #: who it is held with, for the log
+    #: the engine's part, for the log
     who: str
-    #: what a restoring pod must have for it, beyond the archive; for people
+    #: what a restoring pod needs besides the archive; for people
     needs: str
-    #: what an engine that is let go before it has paused may do, for people; empty where it just goes on
+    #: what an engine may do if it is let go before it has paused; for people; empty if it just continues
     early: str
-    #: where the engine and the launcher leave files for each other
+    #: the directory of the handshake's files
     directory: str
 
     @property

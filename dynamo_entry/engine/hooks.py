@@ -14,17 +14,17 @@ from dynamo_entry.engine import http, sleep, sleep_protocols
 from dynamo_entry.errors import CheckpointError, SettingsError
 from dynamo_entry.linux import proc
 
-#: What poll(2), which waits for commands and for sockets, can count: 24 days.
+#: The longest timeout of poll(2), which waits for commands and sockets: 24 days.
 _LONGEST_S = 0x7FFF_FFFF // 1000
 
-#: Of what a command says, this much is repeated.
+#: How much of a command's output a message repeats.
 _SAID_BYTES = 500
 
 _SHELL = "/bin/sh"
 
 _URLS = ("http://", "https://")
 
-#: The container's own, with the loader's variables, which this process was not given.
+#: The container's environment, with the loader's variables, which this process does not have.
 _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 

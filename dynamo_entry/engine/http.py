@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 
-#: An answer that is looked at is a JSON object of an engine.
+#: The longest answer of an engine: a JSON object.
 LIMIT_BYTES = 16 << 20
 
 

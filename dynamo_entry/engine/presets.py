@@ -59,10 +59,10 @@ _ENGINES = {
     },
 }
 
-#: Hook → what its requests need of the engine.
+#: Hook → variables that its requests need.
 _HOOKS = {hook: {"VLLM_SERVER_DEV_MODE": "1"} for hook in ("vllm-checkpoint", "vllm-sleep")}
 
-#: What only the engine's command line can change: engine → (option, why), with more than one GPU.
+#: Engine → (option, why): what only the command line can switch off, with more than one GPU.
 _OPTIONS = {
     "vllm": ("--disable-custom-all-reduce", "vLLM's own all-reduce shares memory between GPUs"),
     "sglang": ("--disable-custom-all-reduce", "SGLang's own all-reduce shares memory between GPUs"),

@@ -13,7 +13,7 @@ from dynamo_entry.scratch import remove
 
 _POLL_S = 0.1
 
-#: One probe of READY_URL.
+#: Time limit of one probe of READY_URL.
 PROBE_S = 5
 
 

@@ -12,7 +12,7 @@ from dynamo_entry.engine.sleep_protocols import PROTOCOLS, Call, Stage, Step, op
 
 _POLL_S = 0.1
 
-#: How long an engine that could not be put to sleep is asked to go on, and any is asked for a route.
+#: Time limit to wake an engine that could not be put to sleep, and to ask for a route.
 _ASK_S = 10
 
 _NOT_THE_METHOD = 405
@@ -78,7 +78,7 @@ def _put_to_sleep(ask: Callable[[Step, float], bytes], stages: Sequence[Stage], 
                     _perform(ask, [step], deadline - time.monotonic())
                 except http.Refused:
                     if step is stage.do[0]:
-                        begun.pop()  # nothing happened, and what was not done must not be undone
+                        begun.pop()  # nothing was done, so there is nothing to undo
                     raise
     except (OSError, ValueError) as error:
         try:

@@ -27,7 +27,7 @@ _SERVER, _SERVE, _DEFAULT_PORT = "vllm.snapshot.server", "vllm.entrypoints.cli.m
 
 _READY_OPTION, _RELEASE_OPTION = "--ready-file", "--release-file"
 
-#: Between the words of a command, or of a shell line in it.
+#: Separates the words of a command, or of a shell line in it.
 _GAP = r"[\s\0]+"
 
 #: Of a Python, also behind other options of one letter: a module follows.
@@ -40,10 +40,10 @@ _ORDINARY = re.compile(
 )
 _SNAPSHOT = re.compile(rf"{_MODULE}{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
 
-#: Servers that are not reached by plain HTTP.
+#: Options of servers that do not speak plain HTTP.
 _OTHERWISE = re.compile(r"[\s\0]--(?:ssl-certfile|ssl-keyfile|uds)(?=[=\s\0])")
 
-#: In a shell line.
+#: A variable in a shell line.
 _VARIABLE = re.compile(r"\$(?:(?=\w)|\{(?=\w+\}))(\w+)\}?")
 
 _CONTROL = re.compile(rf"{_GAP}--(?:ready-file|release-file|release-timeout-s)(?:=|{_GAP})[^\s\0]+")
@@ -85,7 +85,7 @@ def _interpreter(folder: str, environ: Mapping[str, str]) -> str:
                 head = script.read(1024).decode("utf-8", "replace")
         except OSError:
             continue
-        # A path that is too long for the kernel stands in the second line of a shell script.
+        # A path too long for the kernel's "#!" line is in the second line of a shell script.
         found = re.match(r"#!(?:/bin/sh\n'''exec' )?\"?(?:\S*/env )?([^\s\"]+)", head)
         return found[1] if found else "python3"
     return "python3"
@@ -122,7 +122,7 @@ class Handshake:
                 "vllm.snapshot.server",
                 hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
             )  # fmt: skip
-        _listener(argv, environ)  # where a replica would listen is known now
+        _listener(argv, environ)  # refuses a command whose listener is unknown
         return cls(ready, release)
 
     @property

@@ -180,7 +180,7 @@ class _Creation:
         """Handle the engine's end: before the freeze it ends the creation; after it, CRIU ended it as planned."""
         self._engine_code = event.code
         self._worker.tell(EngineGone())
-        if self._worker.phase not in Phases.FROZEN:  # a hook may have a long time yet
+        if self._worker.phase not in Phases.FROZEN:  # the worker may still wait for a hook
             self._call_off_end = time.monotonic() + CALL_OFF_S
 
     def _worker_ended(self, code: int) -> int:
@@ -190,7 +190,7 @@ class _Creation:
         if result is None or (self._is_hanging and result.result == Outcomes.FAILED):
             result = self._lost(code)
         if result.result in (Outcomes.PUBLISHED, Outcomes.EXISTS):
-            self._wait_for_helpers()  # those of a worker that was lost, or given up on, while it let the engine go
+            self._wait_for_helpers()  # CRIU may still be releasing the engine if the worker was lost meanwhile
             return self._succeeded(result, is_worker_lost=code != 0)
         return self._failed(result)
 

@@ -8,7 +8,7 @@ import os
 from dynamo_entry.init import signals, terminal
 from dynamo_entry.value import Value
 
-#: The shell's conventions, which every supervisor knows.
+#: The exit codes of shells, which supervisors know.
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
@@ -67,7 +67,7 @@ def start(how: Start) -> int:
     """
     try:
         failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
-    except OSError as error:  # no descriptor is left
+    except OSError as error:  # no free descriptor
         raise StartFailed(how.argv[0], error.errno or errno.EMFILE) from None
     signals.block_all()
     try:

@@ -28,7 +28,7 @@ def prepare(argv: Sequence[str]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if timens.may_be_set():
         now = (time.clock_gettime(clock) for clock in (time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME))
-        # user.max_time_namespaces, or a security module: a restore wants an older host then.
+        # user.max_time_namespaces or a security module forbids it: restores then need a host with a longer uptime.
         with suppress(OSError):
             timens.enter_new(*(_CLOCK_START_S - reading for reading in now))
     if io_uring.may_filter():

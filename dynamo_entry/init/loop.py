@@ -50,7 +50,7 @@ class Silent(Value):
 
 Event = Signalled | Ended | Stopped | Said | Silent
 
-#: A worker that says more than this without a line's end talks garbage.
+#: A longer line from a worker is garbage.
 LINE_LIMIT_BYTES = 1 << 16
 
 #: poll(2) takes an int.

@@ -100,7 +100,7 @@ class _Restoration:
         self._supervisor.report(result)
         self._supervisor.log.info("Restored", **result.facts(), pid=result.pid)
         began = time.monotonic()
-        if result.pid in self._ended:  # in the moment between the worker's last word and its end
+        if result.pid in self._ended:  # it ended between the worker's result and the worker's end
             code, end = self._ended[result.pid], began
             self._supervisor.end_rest()
         else:

@@ -12,20 +12,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
 else:
-    import _signal as signal  # what `signal` wraps in enums, a tenth of what PID 1 has to import
+    import _signal as signal  # `signal` wraps it in enums, which cost a tenth of PID 1's imports
 
 __all__ = [
     "JOB_CONTROL", "STOPPING", "TERMINATING", "block_all", "catch_all", "clean_for_exec", "forwardable", "ignore", "name",
     "restore_mask", "signal",
 ]  # fmt: skip
 
-#: Cannot be caught, tell of our own children, or mean that this very process is broken.
+#: Signals that cannot be caught, are about our own children, or mean that this process itself is broken.
 _NOT_FORWARDED = {
     signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD,
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
 }  # fmt: skip
 
-#: Ask for the end: in the middle of a creation or a restore they call it off.
+#: Signals that ask for the end; they call off a creation or a restore.
 TERMINATING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT))
 
 #: The kernel ignores these in an orphaned process group, which the engine's is; SIGSTOP it obeys
@@ -33,7 +33,7 @@ TERMINATING = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SI
 STOPPING = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 
 
-#: Are about a whole job: part of one that stopped is of no use to whoever stopped it.
+#: Signals about a whole job: to stop a part of it is of no use.
 JOB_CONTROL = STOPPING | {signal.SIGCONT}
 
 

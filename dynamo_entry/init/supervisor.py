@@ -43,7 +43,7 @@ class Supervisor:
         except StartFailed as error:
             write_line(f"dynamo-entry: {error}")
             return error.code
-        if self._has_terminal:  # its group has it now: a line that we write must not be a reason to stop
+        if self._has_terminal:  # the engine's group has it now: our own output must not stop us
             signals.ignore(signal.SIGTTIN, signal.SIGTTOU)
         for number in held or ():
             self.forward(number)
@@ -103,7 +103,7 @@ class Supervisor:
             else:
                 os.kill(self.engine_pid, sent)
         except ProcessLookupError:
-            pass  # it ended; the news is on its way
+            pass  # it ended; the event will follow
         except OSError as error:
             self.log.warning("signal not delivered", signal=signals.name(number), error=error.strerror)
         if number in signals.STOPPING:

@@ -11,7 +11,7 @@ from dynamo_entry.init.worker import Worker
 from dynamo_entry.protocol import Outcomes, Result, Verbs
 from dynamo_entry.scratch import has_leftovers
 
-#: What it may take at most, and from when on somebody has asked for the end.
+#: The time limits of an undo: in general, and once somebody has asked for the end.
 LIMIT_S = 60.0
 CALLED_OFF_S = 3.0
 

@@ -16,7 +16,7 @@ from one, as the environment says. One single argument with blanks is a shell co
 
 EXIT_USAGE = 2
 
-#: Of every program that cannot write what it was asked for.
+#: The usual exit code of a program that cannot write its output.
 EXIT_UNWRITTEN = 1
 
 
@@ -38,7 +38,7 @@ def _print(text: str) -> int:
     try:
         while rest:
             rest = rest[os.write(1, rest) :]
-    except BrokenPipeError:  # a pager that was left
+    except BrokenPipeError:  # the user left the pager
         return EXIT_UNWRITTEN
     except OSError as error:
         write_line(f"dynamo-entry: cannot write: {error.strerror}")

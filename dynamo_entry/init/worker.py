@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The worker keeps its own deadlines; PID 1 steps in when it is this much later.
 BACKSTOP_S = 5.0
 
-#: A killed one that the kernel does not let go of is waited for no longer.
+#: How long to wait for a killed worker that is stuck in the kernel.
 _DYING_S = 1.0
 
 #: What one that was killed ended with.
@@ -50,7 +50,7 @@ class Worker:
         self.seconds: dict[str, float] = {}
         self.result: Result | None = None
         self.is_garbled = False
-        #: when nobody waits for one that was killed any more; 0: it was not
+        #: until when to wait for the end of a killed worker; 0: it was not killed
         self.gone_by = 0.0
         self._is_ending = False
         self._default_stall_s = self._stall_s = stall_s
@@ -189,7 +189,7 @@ def _become_worker(argv: list[str], control: int, events: int, withheld: list[by
         os.dup2(control, 0)
         saved = os.dup(events)
         os.dup2(saved, 3)
-        for descriptor in (1, 2):  # where ours were closed, the worker's are what occupies them
+        for descriptor in (1, 2):  # if ours were closed, occupy_closed() has taken the numbers
             os.set_inheritable(descriptor, True)
         for name in withheld:
             os.unsetenv(name)

@@ -16,7 +16,7 @@ CHECKPOINTS, CHECKPOINT_KIND = "dynamocheckpoints", "DynamoCheckpoint"
 GRAPHS, GRAPH_KIND = "dynamographdeployments", "DynamoGraphDeployment"
 #: NVIDIA's own, of Dynamo 1.5 and later.
 SNAPSHOTS = "podsnapshots"
-#: Where the API server has the definitions of kinds.
+#: The API server's path of resource definitions.
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CHECKPOINT_CRD, GRAPH_CRD, SNAPSHOT_CRD = (f"{kind}.{GROUP}" for kind in (CHECKPOINTS, GRAPHS, SNAPSHOTS))
 

@@ -20,21 +20,21 @@ Object = dict[str, Any]
 
 _T = TypeVar("_T")
 
-#: Between two questions to a server that is away.
+#: The pause between two requests to an absent server.
 _PAUSE_S = 2
 
 MERGE = "application/merge-patch+json"
 
 _JSON = "application/json"
 
-#: Objects without spec and status, for those who need only to know of them.
+#: Accept header for objects without spec and status.
 _METADATA = f"{_JSON};as=PartialObjectMetadata{{}};g=meta.k8s.io;v=v1"
 
 #: Objects in one answer: etcd takes up to 1.5 MiB of each.
 _PAGE = 50
 
-#: A connection that cannot be made, or an answer that does not come, is an error after that long. Four times, since the
-#: client library tries again.
+#: Time limits to connect and to get an answer. They apply four times, since the
+#: client library retries.
 _TIMEOUTS_S, _SHORT_TIMEOUTS_S = (10, 60), (2, 8)
 
 

@@ -11,7 +11,7 @@ from dynamo_entry.kube import api
 from dynamo_entry.kube.api import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
-#: What a person should look at.
+#: Reasons that a person should look at.
 _WARNINGS = frozenset(
     [
         "CheckpointFailed",
@@ -34,10 +34,10 @@ _WARNINGS = frozenset(
 )
 
 
-#: The API server drops an Event after an hour: then it is said again.
+#: How long an Event is remembered; the API server drops it after an hour.
 _MEMORY_S = 50 * 60
 
-#: Events that are remembered. Of one that is forgotten another one is made.
+#: The most Events that are remembered; a forgotten one is created again.
 _REMEMBERED = 4096
 
 _MESSAGE_LIMIT = 1024
@@ -58,7 +58,7 @@ class Recorder:
         self._component = component
         self._log = log
         self._lock = threading.Lock()
-        #: by uid and reason, what was said last at the end
+        #: (uid, reason) → the last Event, latest at the end
         self._said: OrderedDict[tuple[str, str], _Said] = OrderedDict()
 
     def event(self, subject: Object, reason: str, message: str) -> None:

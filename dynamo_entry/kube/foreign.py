@@ -14,8 +14,8 @@ from dynamo_entry.engine.dynamo import STANDBY_VARIABLES
 from dynamo_entry.kube import api, graphs
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
-#: On a pod that their node agent restores, or that their webhook, which may come after ours, gives it to restore; and on
-#: one that it captures.
+#: Marks of pods that NVIDIA's node agent restores, or will get from NVIDIA's webhook, which may run after ours; and of
+#: pods that it captures.
 _MARKS = (
     "nvidia.com/dynamo-checkpoint-restore-candidate",
     "nvidia.com/restore-from",
@@ -41,7 +41,7 @@ def is_of_snapshot(pod: Object) -> bool:
 
 _POLL_S = 30
 
-#: What an identity has in this chart's definition, and not in others that had the name (docs/kubernetes.md).
+#: The field that this chart's definition has, and others of the same name lacked (docs/kubernetes.md).
 _OURS = ("spec", "identity", "framework")
 
 

@@ -13,7 +13,7 @@ from dynamo_entry.kube.identity import derived_identity, identity_hash, normalis
 
 Object = dict[str, Any]
 
-#: What admission puts into pods, and their templates do not have.
+#: Fields that admission adds to pods, and that templates lack.
 _SIDECARS = ("istio-", "linkerd-", "kuma-", "vault-agent")
 _TOKENS = ("kube-api-access-", "default-token-")
 
@@ -39,13 +39,13 @@ class Want(NamedTuple):
     is_open: bool = False
     #: the name of the engine's container; empty: ``main``, or the only one
     container: str = ""
-    #: pods rather wait for the archive than start cold
+    #: whether pods wait for the archive instead of starting cold
     waits: bool = False
-    #: the checkpoint that the service brings about ends with the graph, and its archive with it
+    #: whether the service's checkpoint, and its archive, are deleted with the graph
     is_deleted: bool = False
-    #: it has fields that later versions of Dynamo ignore
+    #: whether it has fields that later versions of Dynamo ignore
     is_deprecated: bool = False
-    #: it has a Job of its own, which is not used
+    #: whether it specifies a Job, which is not used
     has_job: bool = False
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 
-#: A watch is renewed that often, from where it was, which also finds connections that died unnoticed.
+#: How often a watch is renewed from where it was, which also replaces connections that died unnoticed.
 _WATCH_S = 300
 
 _PAUSE_S, _LONGEST_PAUSE_S = 1, 60
@@ -65,7 +65,7 @@ class Informer:
                     time.sleep(_PAUSE_S)  # something between here and the server ends watches at once
             except Exception as error:
                 version = ""
-                # Of too old a version, what was missed a list tells: at once, the first time.
+                # The version is too old: list again to find what was missed, at once the first time.
                 is_stale = isinstance(error, ApiError) and error.status == 410
                 if not is_stale or failures:
                     message = error.message if isinstance(error, ApiError) else repr(error)

@@ -10,7 +10,7 @@ from http.server import HTTPServer
 from socketserver import ThreadingMixIn
 from typing import Any
 
-#: How long a new connection waits for the place of one that is closed for it.
+#: How long a new connection waits for the place of the one that it replaces.
 _ROOM_S = 1.0
 
 
@@ -21,7 +21,7 @@ class Listening(ThreadingMixIn, HTTPServer):
     longest.
     """
 
-    #: A cluster may have one family alone.
+    #: A cluster may have only one address family.
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     daemon_threads = True
     request_queue_size = 128
@@ -85,7 +85,7 @@ class Listening(ThreadingMixIn, HTTPServer):
             if oldest is not None:
                 del self._waiting[oldest]
                 with suppress(OSError):
-                    # Not SSLSocket's own, which takes TLS away from under the thread that reads.
+                    # SSLSocket's own shutdown() would drop TLS while the other thread still reads.
                     socket.socket.shutdown(oldest, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

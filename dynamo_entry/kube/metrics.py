@@ -48,7 +48,7 @@ def serve(registry: CollectorRegistry, port: int, questions: dict[str, Callable[
 
 _PREFIX = "dynamo_checkpoint_"
 
-#: A webhook's answer is given up after two seconds.
+#: Buckets of the webhook's histogram: the API server gives up after two seconds.
 _REVIEW_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 2)
 
 

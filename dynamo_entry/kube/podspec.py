@@ -18,10 +18,10 @@ Object = dict[str, Any]
 
 MAIN = "main"
 
-#: The one variable of the launcher's that a pod may have and still be wired: it says what its engine is.
+#: The only launcher variable that an injected pod may already have: it names its engine's protocol.
 PROTOCOL = "DYNAMO_CHECKPOINT_PROTOCOL"
 
-#: Commands that are the launcher already.
+#: Commands that start the launcher.
 _LAUNCHERS = (
     ["dynamo-entry"],
     *(
@@ -31,14 +31,14 @@ _LAUNCHERS = (
     ),
 )
 
-#: A worker image without the launcher must start as if nobody had asked for it: one shell, replaced by exec.
+#: An image without the launcher must start as if nothing had been injected: one shell, replaced by exec.
 _GUARD = (
     'command -v "$1" >/dev/null 2>&1 && exec "$@"; shift {words}; '
     "echo 'Falling back to cold start: the launcher is not in this image' >&2; "
     'exec "$@"'
 )
 
-#: What CRIU needs unprivileged, and what makes restores simpler where it is granted.
+#: The capabilities of each profile: those that CRIU needs, and those that make restores simpler.
 _CAPABILITIES = {
     "none": (),
     "minimal": ("CHECKPOINT_RESTORE", "SYS_PTRACE"),
@@ -47,7 +47,7 @@ _CAPABILITIES = {
 }
 
 
-#: A limit, not a reservation. What is not a quantity must not keep a pod from starting.
+#: The default limit; it reserves nothing. An invalid quantity must not keep a pod from starting.
 _SHM_PATH, _SHM_SIZE = "/dev/shm", "8Gi"
 
 #: Kubernetes' resource.Quantity, without a sign.
@@ -176,7 +176,7 @@ def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[
 
 def _is_same(volume: Object, source: Object) -> bool:
     if "emptyDir" in source:
-        return False  # another one is another directory
+        return False  # each emptyDir is a separate directory
     if "persistentVolumeClaim" in source:
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
         return bool(claim == source["persistentVolumeClaim"]["claimName"])

@@ -11,10 +11,10 @@ from dynamo_entry.kube.config import Config, Remote
 
 Object = dict[str, Any]
 
-#: Where workers see the node agent's copies.
+#: Where containers see the node agent's copies.
 CACHE_PATH = "/var/cache/dynamo-checkpoint"
 
-#: What the restoring pods of a node share: all that they do not write themselves is verified (docs/storage.md).
+#: What the restoring pods of a node share; they verify everything that others wrote (docs/storage.md).
 _NODE_CACHE_PATH = "/var/cache/dynamo-checkpoint-shared"
 
 #: Volumes that say nothing about the storage.
@@ -31,7 +31,7 @@ _VERIFY_KEY_PATH = "/var/run/dynamo-checkpoint/verify-key"
 
 _DIGEST = re.compile("blake3:[0-9a-f]{64}")
 
-#: What a Secret for S3 may hold, under the names that every S3 client knows.
+#: The keys of a Secret for S3, under the names that every S3 client knows.
 _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 
 

@@ -17,10 +17,10 @@ from dynamo_entry.kube import api
 
 TERMINATION_LOG = "/dev/termination-log"
 
-#: A kubelet cuts at 4096 bytes, and half a JSON document is none; a character may take six of them.
+#: A kubelet cuts messages at 4096 bytes, which would break the JSON; a character may take six bytes.
 _MESSAGE_BYTES, _EXCERPT = 4000, 500
 
-#: A creation would not replace such an archive, and nobody here can restore it.
+#: Reasons of archives that a creation would not replace, and nobody here can restore.
 _OF_ANOTHER_KEY = ("NotSealed", "SealMismatch", "NotSigned", "SignatureMismatch")
 
 

@@ -81,14 +81,14 @@ class Store(ABC):
     #: for log lines and messages, without credentials
     location: str
 
-    #: So many reads at once, of so many bytes each, keep this store busy. 0 bytes: any read is as good as another.
+    #: How many parallel reads, and of how many bytes, keep this store busy. 0 bytes: the size does not matter.
     parallel_reads: int = 1
     read_bytes: int = 0
 
-    #: What killed writers may leave that ``leftovers`` cannot find, and who removes it: a sentence for people.
+    #: What killed writers may leave that ``leftovers`` cannot find, and who removes it; a sentence for people.
     out_of_reach: str = ""
 
-    #: Where two creators may both succeed: a sentence for people.
+    #: Why two creators may both succeed, if so; a sentence for people.
     not_exclusive: str = ""
 
     def check_manifest(self, document: bytes) -> None:  # noqa: B027 - most locations pin nothing

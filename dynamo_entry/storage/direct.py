@@ -7,10 +7,10 @@ import errno
 import os
 import struct
 
-#: Of the address, the offset and the length: what the strictest disks ask for.
+#: Alignment of address, offset and length, as the strictest disks demand.
 ALIGNMENT = 4096
 
-#: Below, a write of its own costs more than the copy it saves.
+#: For smaller writes a separate call costs more than the copy that it saves.
 _WORTH_BYTES = 256 << 10
 
 #: linux/magic.h: ext4, xfs, f2fs. File systems of a server are left to the cache, which keeps many requests on
@@ -44,7 +44,7 @@ class DirectFile:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self.close()  # a disk with rules of its own
+            self.close()  # a disk with other rules
             return 0
         return written - written % ALIGNMENT
 

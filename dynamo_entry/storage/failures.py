@@ -11,19 +11,19 @@ from typing import Any
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 
-#: Of anything but the archive itself: OCI asks registries to take manifests of 4 MiB, S3's listings have 1 MiB.
+#: The largest response except for the archive's data: OCI registries accept manifests of 4 MiB, S3's listings have 1 MiB.
 ANSWER_BYTES = 4 << 20
 
-#: Values in a JSON document, or tags in an XML one. A manifest of ours has some 30 000.
+#: The most values of a JSON document, or tags of an XML one. A manifest of ours has some 30 000.
 _VALUES = 100_000
 
 #: Retried whatever the body says.
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
-#: What the server will not do for anybody, at any time.
+#: Statuses of requests that the server never supports.
 _NEVER = {405, 411, 413, 501}
 
-#: No server asks for more in earnest; a pod that waits longer had better start cold.
+#: The longest Retry-After that is obeyed; rather than wait longer, a pod should start cold.
 _LONGEST_RETRY_AFTER_S = 60.0
 
 _HINTS = {
@@ -48,7 +48,7 @@ _CERTIFICATE = {
     **dict.fromkeys((62, 64), "write the server by the name that its certificate has, or have it certified for this one"),
 }  # fmt: skip
 
-#: What OpenSSL makes of an answer in plain http.
+#: OpenSSL's error for an answer in plain http.
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
 _PLAIN = "is it https that is spoken at that port? write s3+http:// or oci+http:// for plain http"
 _TLS = "the server, or a proxy before it, must speak TLS 1.2 or newer, and ask for no client certificate"
@@ -73,7 +73,7 @@ def answered(
     elif is_refusal or status in (401, 403):
         kind = StorageDenied
     elif status == 404:
-        kind, code = NotFound, ""  # one reason for it, whatever servers call it
+        kind, code = NotFound, ""  # one reason for all servers
     error = kind(
         message, hint=hint or _HINTS.get(status, ""), reason=code, status=status, request_id=request_id
     )

@@ -28,14 +28,14 @@ from dynamo_entry.storage.proxies import Proxy, proxy_for
 
 _USER_AGENT = f"dynamo-entry/{__version__}"
 
-#: Bodies move in pieces: each gets the whole time limit, so that a slow line is no stalled one.
+#: Bodies are sent and read in pieces with the full time limit each, so that a slow line does not count as stalled.
 _PIECE_BYTES = 1 << 20
 
 PORTS = {"http": 80, "https": 443}
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
-#: Idle connections that are kept; more at once are closed after use.
+#: How many idle connections are kept; others are closed after use.
 _KEPT = 32
 
 
@@ -184,7 +184,7 @@ class Connections:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
             for name, value in {"Host": self.server.authority, "User-Agent": _USER_AGENT, **headers}.items():
                 connection.putheader(name, value)
-        except ValueError as error:  # a server led here, and its words are in there
+        except ValueError as error:  # a server's redirect led here, and the message quotes it
             raise http.client.InvalidURL(f"cannot be sent: {error}") from None
         if body or method in ("PUT", "POST"):
             connection.putheader("Content-Length", str(sum(map(len, body))))
@@ -193,7 +193,7 @@ class Connections:
             for part in body:
                 _send_all(connection, memoryview(part))
         except (BrokenPipeError, ConnectionResetError):
-            # A server that refuses a request need not read its body; what it had to say is still there.
+            # A server may refuse a request without reading its body; its answer can still be read.
             try:
                 return connection.getresponse()
             except (OSError, http.client.HTTPException):
@@ -253,7 +253,7 @@ class Pool:
 
     def __init__(self, *, stall_s: float, ca_file: str) -> None:
         self._stall_s = stall_s
-        # Read once: a registry, its server of tokens and its store of blobs are several.
+        # Read the authorities once: a registry, its token server and its blob store are several servers.
         self._trusted = cache(lambda: authorities(ca_file))
         self._to: dict[Server, Connections] = {}
         self._lock = threading.Lock()
@@ -300,7 +300,7 @@ def _is_readable(sock: socket.socket, wait_ms: int) -> bool:
 
 
 def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:
-    # sendall() would have to be done with everything within one time limit.
+    # sendall() would have to send everything within one time limit.
     while view:
         view = view[connection.sock.send(view[:_PIECE_BYTES]) :]
 
@@ -315,6 +315,6 @@ def authorities(ca_file: str) -> ssl.SSLContext:
             hint="mount a file with the PEM certificates of the authorities that signed the storage server's certificate",
             reason="CertificateNotTrusted",
         ) from None
-    # From Python 3.13 on it refuses private authorities that lack an extension of RFC 5280; nobody else does.
+    # Since 3.13 Python refuses private authorities that lack an extension of RFC 5280; other programs accept them.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

@@ -24,7 +24,7 @@ from dynamo_entry.storage.base import (
 from dynamo_entry.storage.partial import LocalWriter, is_partial, is_stale, partial_name, remove_if_stale
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
-#: Below, copying is cheaper than mapping.
+#: Smaller reads are copied, which is cheaper than mapping.
 _MAP_BYTES = 128 << 10
 
 
@@ -142,7 +142,7 @@ class _File:
     def __init__(self, path: str) -> None:
         self._path = path
         with posix.translated(path):
-            # Without O_NONBLOCK a fifo in that place would keep us waiting.
+            # O_NONBLOCK: a fifo in that place must not block.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def __del__(self) -> None:

@@ -20,22 +20,22 @@ from dynamo_entry.buffers import Buffers
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Store
 from dynamo_entry.storage.shared_file import BLOCK_BYTES, NAME, SharedFile, file_name, runs
 
-#: Of the file system stays free. A kubelet begins to remove images when less than 15 % is.
+#: The share of the filesystem that stays free. A kubelet begins to remove images when less than 15 % is free.
 _FREE_SHARE = 0.2
 
-#: Archives that nobody has read for so long go.
+#: How long archives are kept that nobody reads.
 _KEPT_S = 24 * 3600
 
-#: Of a directory that others may fill with names, no more is looked at; nor are more of their files opened.
+#: The most names that are read from a directory that others can fill, and the most of their files that are opened.
 _MOST_NAMES, _MOST_FILES = 1000, 8
 
-#: How often whoever waits looks, growing; how often for what nobody brings in any more, and for other users' files.
+#: Pauses of a waiting pod: growing ones between looks, and those before it looks for abandoned blocks and others' files.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _CLAIM_S, _LOOK_S = 0.002, 0.02, 0.1, 0.2
 
-#: Idle ones: the store has as many of its own as it reads at once.
+#: How many idle buffers are kept; the store has its own for its parallel reads.
 _KEPT_BUFFERS = 2
 
-#: So often the file may be wrong before it is not asked any more.
+#: How often the files may be wrong before they are ignored.
 _MOST_WRONG = 3
 
 
@@ -78,7 +78,7 @@ class NodeCache:
         try:
             self._own = SharedFile.ours(self._directory, self._name, size)
             _make_room(self._directory, self._name, size - self._own.allocated_bytes())
-        except OSError as error:  # what others keep there can be read still
+        except OSError as error:  # blocks that others keep there can still be read
             self._trouble = str(error)
 
     def read_range(self, offset: int, length: int) -> Bytes:

@@ -13,7 +13,7 @@ from dynamo_entry.storage.direct import DirectFile
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")
 
-#: What is in the page cache is written back in steps of this, so that little is left when it must be durable.
+#: The page cache is written back in steps of this size, so that little remains when the file must become durable.
 #: (2 GiB on ext4: commit 0.02 s instead of 0.6 s, the whole no longer.)
 _WRITEBACK_BYTES = 32 << 20
 
@@ -57,7 +57,7 @@ def sweep(directory: str, name: str) -> None:
             try:
                 remove_if_stale(os.path.join(directory, entry))
             except OSError:
-                pass  # somebody else's, or gone: a sweep is a courtesy
+                pass  # not ours, or already gone; a sweep is optional
 
 
 class LocalWriter(Writer):
@@ -107,7 +107,7 @@ class LocalWriter(Writer):
         try:
             self._writeback.stop()
         except OSError:
-            pass  # what could not be written is not wanted any more
+            pass  # the file is discarded anyway
         self._forget_temporary()
         self._direct.close()
         os.close(self._descriptor)
@@ -138,10 +138,10 @@ def _create(directory: str, name: str) -> tuple[str, int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
-            return path, descriptor  # no locks here: it will not be taken for stale either
+            return path, descriptor  # without locks nobody will consider it stale
         if os.path.exists(path):
             return path, descriptor
-        os.close(descriptor)  # a sweep came between creation and lock
+        os.close(descriptor)  # a sweep removed it before it was locked
 
 
 class _Writeback:

@@ -24,13 +24,13 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 #: force_page_cache_ra), 128 KiB unless somebody changed it (include/linux/mm.h, VM_READAHEAD_PAGES).
 _READ_AHEAD_BYTES = 128 << 10
 
-#: Network file systems and failing disks: another attempt, or another node, may work.
+#: Errors of network filesystems and failing disks: another attempt, or another node, may succeed.
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOTCONN}
 
-#: How a file system says that it has no hard links, or no RENAME_NOREPLACE.
+#: Errors of filesystems without hard links, or without RENAME_NOREPLACE.
 _UNSUPPORTED = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 
-#: How it says that it lacks what publishing cannot do without.
+#: Errors of filesystems that lack what publishing needs.
 _LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -106,7 +106,7 @@ def read_ahead(descriptor: int, offset: int, length: int) -> None:
 def _is_cached(descriptor: int, offset: int) -> bool:
     try:
         return os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except OSError:  # it is not, or the file system cannot tell
+    except OSError:  # not cached, or the filesystem cannot tell
         return False
 
 

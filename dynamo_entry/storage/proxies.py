@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-#: What http.client says of a CONNECT that was answered with something else than 200.
+#: How http.client reports a CONNECT whose status is not 200.
 _REFUSAL = re.compile(r"Tunnel connection failed: (\d+) ?(.*)")
 
 
@@ -59,7 +59,7 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port or 80
     except ValueError as error:
-        raise _invalid(str(error)) from None  # what is wrong with it, not the login in it
+        raise _invalid(str(error)) from None  # the message shows the mistake, but not the login
     if parts.scheme != "http" or not parts.hostname:
         raise _invalid(_without_login(parts))
     return Proxy(parts.hostname, port, _login(parts))

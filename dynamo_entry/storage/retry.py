@@ -18,16 +18,16 @@ T = TypeVar("T")
 #: Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"): many pods fail at the same moment.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
-#: The share of a phase's stall limit after which a store gives up, so that its own error is what is reported.
+#: The share of a phase's stall limit after which a store gives up, so that its error is the one reported.
 _SHARE = 0.7
 
 
 class Retry(NamedTuple):
     """How long a store keeps trying. Times are in seconds."""
 
-    #: an operation that got no further for so long has failed
+    #: how long an operation may make no progress before it fails
     limit_s: float = 42
-    #: an attempt that moves no byte for so long is given up, and the next one made
+    #: how long an attempt may move no byte before the next one is made
     stall_s: float = 10
 
     @classmethod

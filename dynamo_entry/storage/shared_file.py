@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-#: Small beside what a restore reads at a time: what it reads is rounded up to blocks.
+#: Small in comparison with a restore's reads, which are rounded up to blocks.
 BLOCK_BYTES = 256 << 10
 
 #: An archive's digest, the user whose file it is and who alone may write to it, and the version of this layout.
@@ -23,7 +23,7 @@ NAME = re.compile(r"[0-9a-f]{64}\.(0|[1-9][0-9]{0,9})\.v1")
 
 _THERE = b"\x01"
 
-#: Neither a link, nor what a fifo or a lease would keep us waiting for.
+#: Never follow a link, never wait for a fifo or a lease.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 #: struct flock (fcntl.h): type, whence, start, length; the pid is 0 for locks of open files.
@@ -107,7 +107,7 @@ class SharedFile:
     @contextmanager
     def claimed(self, blocks: Iterable[int]) -> Iterator[list[int]]:
         """Claim those of ``blocks`` that are neither present nor claimed; nobody else fetches them until the end."""
-        # Locks are an open file's: one of its own tells our threads apart, too.
+        # Locks belong to an open file, so a separate one per call distinguishes our own threads, too.
         descriptor = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDWR | os.O_CLOEXEC)
         try:
             locked = [number for run in runs(blocks) for number in _locked(descriptor, run)]
@@ -144,7 +144,7 @@ def _open_or_make(directory: int, name: str) -> int:
         return os.open(name, os.O_RDWR | _SAFELY, dir_fd=directory)
     except FileNotFoundError:
         pass
-    # Who may look into the directory may read its files: its mode says so, not the umask.
+    # Whoever may enter the directory may read its files: the directory's mode decides, not the umask.
     mode = 0o600 | stat.S_IMODE(os.fstat(directory).st_mode) & 0o044
     with suppress(FileExistsError):  # another pod was faster
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFELY, 0o600, dir_fd=directory)

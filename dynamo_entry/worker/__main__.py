@@ -21,16 +21,16 @@ from dynamo_entry.worker.channel import CalledOff, Channel
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-#: What a system that is full or forbids may answer to any call: not a defect.
+#: Errors with which a full or restricted system may answer any call; they are no defects.
 _REFUSALS = {
     errno.EACCES: "PermissionDenied", errno.EPERM: "PermissionDenied", errno.EROFS: "ReadOnly",
     errno.ENOSPC: "DiskFull", errno.EDQUOT: "DiskFull",
 }  # fmt: skip
 
-#: Of those, what may pass by itself.
+#: Those of them that may pass by themselves.
 _PASSING = (errno.ENOSPC, errno.EDQUOT)
 
-#: What a limit of the container refuses, whatever is asked for → what to do about it.
+#: Errors of a container's limits → the remedy.
 _LIMITS = {
     errno.EMFILE: "raise the limit of open files (--ulimit nofile, LimitNOFILE of the container runtime) to 1024 or more",
     errno.ENFILE: "the node has no more room for open files: raise fs.file-max there",
@@ -45,7 +45,7 @@ def main() -> None:
     capabilities.take_effect(frozenset(options.REQUIRED))
     process.reveal()
     os.environ["PATH"] = absolute(os.environ.get("PATH", os.defpath))
-    settings = read(os.environ).settings  # PID 1 has seen the mistakes, and decided what they cost
+    settings = read(os.environ).settings  # PID 1 has already reported mistakes
     channel = Channel(Log(settings.log_level, settings.log_format))
     if verb in (Verbs.CREATE, Verbs.RESTORE):
         _end_with_parent()
@@ -58,10 +58,10 @@ def main() -> None:
     try:
         if not channel.has_handed_over:
             channel.send(result)
-    except CalledOff:  # PID 1 was killed: nobody else is there to take back what was begun
+    except CalledOff:  # PID 1 was killed, so this process has to undo the restore
         if verb == Verbs.RESTORE:
             _loaded(Verbs.UNDO).run(settings, channel)
-    os._exit(0)  # threads that still wait for a store or for CRIU have nothing left to wait for
+    os._exit(0)  # without waiting for threads that wait for a store or for CRIU
 
 
 def _end_with_parent() -> None:
@@ -78,7 +78,7 @@ def absolute(path: str) -> str:
 
 def _loaded(verb: str) -> Any:
     """Import the module of a verb, and exempt all objects made so far from garbage collection."""
-    # msgspec prefers it to typing, which has all that it takes: 10 ms that no restore is to wait for.
+    # msgspec would import it, although typing suffices: that takes 10 ms of a restore.
     sys.modules["typing_extensions"] = None  # type: ignore[assignment]
     try:
         return importlib.import_module(f"dynamo_entry.worker.{verb}")
@@ -117,7 +117,7 @@ def _defect(channel: Channel, error: Exception) -> CheckpointError:
 
 
 def _failed(channel: Channel, verb: str, error: CheckpointError) -> Result:
-    # An error of no kind of its own (a hook's, the system's) has the code of what it made fail.
+    # A plain error (of a hook, or the system) gets the exit code of the verb that it made fail.
     is_plain = type(error) is CheckpointError
     code = RestoreFailed.exit_code if is_plain and verb == Verbs.RESTORE else error.exit_code
     return Result(

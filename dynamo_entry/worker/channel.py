@@ -15,10 +15,10 @@ from dynamo_entry.protocol import Began, EngineGone, Message, Moved, Phases, Tak
 
 EVENTS_DESCRIPTOR = 3
 
-#: PID 1 only needs to hear that something moves.
+#: How often PID 1 hears of progress.
 _PROGRESS_S = 1.0
 
-#: On the log, a long phase shows itself this often.
+#: How often a long phase logs its progress.
 _LOG_S = 5.0
 
 
@@ -73,7 +73,7 @@ class Channel:
         self._is_shielded = False
         self._is_asked = False
         self._was_called_off = False
-        #: the engine is not this process's to end or to take back
+        #: PID 1 owns the engine: this process may neither end nor undo it
         self.has_handed_over = False
         os.set_inheritable(EVENTS_DESCRIPTOR, False)
         os.set_blocking(0, False)

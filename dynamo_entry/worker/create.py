@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from dynamo_entry.cuda import NoCreation
     from dynamo_entry.cuda.creation import Creation
 
-#: Making an archive durable is one call that shows no progress: fsync(2), or a bucket that puts parts together.
+#: One call without progress makes an archive durable: fsync(2), or a bucket that assembles parts.
 _PUBLISH_STALLS = 10
 
 
@@ -298,7 +298,7 @@ class _Creation:
 
         After an error the engine continues and no archive is visible.
         """
-        # Anew: the engine may have taken longer to start than the credentials were good for.
+        # Open it again: the credentials may have expired while the engine started.
         self._store = open_store(self._settings, self._settings.location)
         processes = proc.tree(self._pid)
         expected = manifest_head.needs(processes)["memory_bytes"] + self._prepared.gpu.used_bytes()
@@ -353,7 +353,7 @@ class _Creation:
             stdio = manifest_head.container_stdio(pids)
             found = hints.find(processes, self._prepared.roots, stdio)
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
-            connections.check(proc.tree(self._pid))  # a GPU's driver may have let go of some
+            connections.check(proc.tree(self._pid))  # the GPU's driver may have closed some meanwhile
             head = self._head(proc.tree(self._pid), stdio, gpu, kept)
             frozen = Frozen(head, found._replace(keeps_connections=kept["kept"]))
             return self._dump_and_publish(writer, sink, frozen)

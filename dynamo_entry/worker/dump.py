@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-#: After a dump that went wrong CRIU thaws the tasks; one that takes longer is killed, which thaws them too.
+#: After a failed dump CRIU thaws the tasks. If it takes longer it is killed, which thaws them, too.
 _THAW_LIMIT_S = 4
 
-#: What ending the tasks may take beyond STALL_TIMEOUT: freeing their memory takes about 0.1 s per GiB, on a good day.
+#: Time to end the tasks beyond STALL_TIMEOUT: freeing memory takes about 0.1 s per GiB at best.
 _END_S_PER_BYTE = 0.5 / (1 << 30)
 
 
@@ -122,7 +122,7 @@ class Images:
         wanted = self._cuts.get(self._pid)
         if not wanted:
             return self._writer.stream(CRIU + name)
-        # Anew: CRIU, which has just gone into the process, has written to a page or two of it.
+        # Read again: CRIU has just injected code into the process, and has written to a page or two of it.
         dumped = pages.read(self._pid).dumped
         return self._writer.stream(CRIU + name, cuts=cuts.positions(dumped, wanted))
 

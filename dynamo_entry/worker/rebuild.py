@@ -33,7 +33,7 @@ from dynamo_entry.worker.channel import Channel, Phase
 #: Verified chunks kept ready for each image CRIU reads.
 _AHEAD = 3
 
-#: How often progress is told and CRIU's log is looked at.
+#: How often progress is reported and CRIU's log is checked.
 _POLL_S = 0.2
 _FILL_POLL_S = 0.05
 
@@ -52,7 +52,7 @@ class Rebuild:
         self._places = options.Places(work, work, RESTORE_LOG)
         self._pid_file = options.pid_file(self._places)
         self._oom_before = tasks.volunteer_for_oom()
-        #: CRIU gets nothing, and so makes nothing, before it is an orphan
+        #: set once CRIU is an orphan: before that it gets no image, and so makes no task
         self._may_serve = threading.Event()
         self._failure: Exception | None = None
         self._served_bytes = 0

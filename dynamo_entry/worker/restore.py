@@ -33,10 +33,10 @@ from dynamo_entry.worker.rebuild import Rebuild
 if TYPE_CHECKING:
     from dynamo_entry.engine.handshakes import Handshake
 
-#: A root process that dies of what its new place lacks does so at once.
+#: A root process that cannot live here dies within this time.
 _SETTLE_S = 0.1
 
-#: What may each take STALL_TIMEOUT: an engine's reaction, its health, two hooks, READY_URL.
+#: Steps that may take STALL_TIMEOUT each: the engine's reaction, its health, two hooks, READY_URL.
 _SETTLE_STALLS = 5
 
 #: How often a missing archive is looked for again while WAIT lasts.
@@ -86,7 +86,7 @@ def run(settings: Settings, channel: Channel) -> None:
             refusals.check(settings, archive.digest)
             stack.enter_context(refusals.attempt(settings, archive.digest))
             gpu.check(archive.manifest.head.gpu)
-            # Of a container that was killed in a restore, and started again.
+            # An earlier restore in this container may have been killed.
             apply.undo(work_directory(settings))
             archived = Images(archive)
             admitted = admit(
@@ -135,7 +135,7 @@ def _begun(sources: list[str], settings: Settings) -> dict[str, Store]:
     """Open stores early, so that they connect while this host is checked."""
     begun = {}
     for source in sources:
-        with suppress(CheckpointError):  # whoever opens it is told
+        with suppress(CheckpointError):  # Archive.open reports it
             begun[source] = store = open_store(settings, source)
             store.begin()
     return begun
@@ -243,7 +243,7 @@ class _Restoration:
     def settle(self, pid: int) -> None:
         """Make sure that the engine stays up before it counts as restored. Raises RestoreFailed."""
         began = time.monotonic()
-        with suppress(OSError):  # it ended: said below
+        with suppress(OSError):  # it ended, which is reported below
             self._channel.log.info("environment", changed=context_file.changed(self._settings, pid))
         if self._handshake:
             self._wake(pid, self._handshake)
@@ -290,7 +290,7 @@ class _Restoration:
             ) from None
         self._wait(pid, handshake.has_reacted, f"does not react to what is written to {handshake.directory}")
         frozen: dict[str, str] = {}
-        with suppress(OSError):  # it ended: said below
+        with suppress(OSError):  # it ended, which is reported below
             frozen = {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
         if url := handshake.health_url(os.environ, argv, frozen):
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: {handshake.lack}")

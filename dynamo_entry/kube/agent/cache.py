@@ -135,7 +135,7 @@ class Cache:
             try:
                 yield descriptor
             except BaseException as error:
-                # What was fetched is of use to the next attempt, unless it takes the room of others.
+                # The next attempt can use the fetched part, unless others need its space.
                 if not os.fstat(descriptor).st_size or getattr(error, "reason", "") == "DiskFull":
                     os.unlink(part)
                 raise

@@ -15,10 +15,10 @@ from dynamo_entry.kube.metrics import AgentMetrics
 #: More would only share the same network.
 _AT_A_TIME = 2
 
-#: A copy is not taken away under a pod that began to read it so recently.
+#: How long a copy is protected after a pod began to read it.
 PROTECTED_S = 600
 
-#: A failed fetch is tried again after that long, times two with each failure, up to the last.
+#: The pauses after failed fetches, longer with each failure.
 _PAUSES_S = (30, 60, 120, 240, 480, 900)
 
 

@@ -29,10 +29,10 @@ from dynamo_entry.kube.metrics import AgentMetrics, serve
 
 LEASE = "dynamo-checkpoint-sweep"
 
-#: Without any change, a round each so many seconds; with many, not more often than that.
+#: Seconds between rounds: without any change, and at least.
 _ROUND_S, _LEAST_S = 30.0, 0.5
 
-#: A loop that did not come round for so long hangs.
+#: A loop without a round for this long hangs.
 _HANGS_S = 900
 
 #: How often the storage is looked at for the readiness probe.
@@ -51,7 +51,7 @@ def run(settings: AgentSettings, log: Any) -> None:
     log.info("agent started", node=settings.node, cache=settings.cache_directory, storage=settings.storage)
     agent.work()
     server.shutdown()
-    os._exit(0)  # reads under way may take their time; what they wrote is of use to the next process
+    os._exit(0)  # without waiting for reads: the next process can use what they wrote
 
 
 class Agent:
@@ -129,7 +129,7 @@ class Agent:
     def _follow_plan(self, cache: Cache, checkpoints: list[Object]) -> None:
         used = objects.last_used(self._settings, [pod for mirror in self._pods for pod in mirror.objects()])
         room = Room(self._settings.cache_limit, self._spare_bytes(cache))
-        # Evictions first: to note a use takes room on the disk.
+        # Evict first: recording a use needs space on the disk.
         self._prefetcher.follow(
             plan(objects.wanted(self._settings, checkpoints), cache.entries(), used, room, time.time())
         )

@@ -26,11 +26,11 @@ class AgentSettings(NamedTuple):
     min_free: int | float
     #: 0: no limit
     rate_limit: int
-    #: the location of any archive of the configured storage; empty where the agent cannot see it
+    #: any location in the configured storage; empty if the agent cannot see it
     storage: str
-    #: claims live in one namespace: only checkpoints of ``namespace`` are looked for
+    #: whether only checkpoints of ``namespace`` are visible, since a claim has one namespace
     is_claim: bool
-    #: a copy belongs to the namespace of its checkpoint, and is not shared with others
+    #: whether each namespace has its own copies
     isolates_namespaces: bool = False
     #: empty: all namespaces
     watch_namespaces: tuple[str, ...] = ()

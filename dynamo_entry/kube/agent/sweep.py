@@ -78,7 +78,7 @@ class Sweeper:
             try:
                 with stores.open_with(os.environ, place) as store:
                     self._remove_leftovers(store)
-            except StorageDenied as error:  # to others there may be access
+            except StorageDenied as error:  # other namespaces may be accessible
                 self._log.warning("leftovers not listed", place=place, message=str(error))
 
     def _remove_leftovers(self, store: Store) -> None:
@@ -128,7 +128,7 @@ def _is_absent(location: str) -> bool:
     except NotFound:
         return True
     except StorageUnavailable:
-        raise  # the others will not answer either
+        raise  # the store will not answer for the others either
     except StorageError:
         return False
     return False

@@ -14,7 +14,7 @@ from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.podspec import Unfit
 from dynamo_entry.kube.webhook.admission import starts_cold
 
-#: A pod that does not come is looked for again.
+#: Seconds until a missing pod is looked for again.
 _AGAIN_S = 30.0
 
 #: Of an object that is wrong, or that a policy or a quota is against.

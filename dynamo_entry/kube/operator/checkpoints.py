@@ -19,7 +19,7 @@ from dynamo_entry.kube.operator import conditions, jobs, pods
 from dynamo_entry.kube.operator.lifecycle import decide
 from dynamo_entry.kube.operator.observed import SOON_S, Action, Decision, Leader, Observed, Verdict
 
-#: A dry run changes what ``decide`` sees, and so does a Job that the API server refuses: each once.
+#: How often ``decide`` runs at most: a dry run, and a refused Job, change its input once each.
 _ROUNDS = 4
 
 #: How admission webhooks and policies begin a refusal, whatever its code is: 400 where they give none, 422 by default.
@@ -114,7 +114,7 @@ class Checkpoints:
         claim = self._claim(namespace)
         is_deleted = "deletionTimestamp" in metadata
         collector, collected = self._helper("gc", namespace, name, uid) if is_deleted else (None, None)
-        # What is deleted does not come back: then the watch, which may be late, is not believed.
+        # A deleted archive cannot be restored, so do not rely on the watch, which may be late.
         others = self._listed() if is_deleted and api.FINALIZER in metadata.get("finalizers", ()) else None
         return Observed(
             checkpoint=checkpoint, hash=hash_, location=storage.location(self._config, hash_, namespace),
@@ -318,7 +318,7 @@ class Checkpoints:
         if job is not None:
             metadata = job["metadata"]
             path = f"/apis/batch/v1/namespaces/{metadata['namespace']}/jobs/{metadata['name']}"
-            # Foreground: the Job stays until its pods have ended, for what comes next must not meet them.
+            # Foreground: the Job stays until its pods have ended, so that its successor does not meet them.
             self._cluster.delete(path, metadata["uid"], propagation="Foreground")
 
 

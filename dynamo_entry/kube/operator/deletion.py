@@ -12,10 +12,10 @@ from dynamo_entry.kube.operator.observed import (
     true_conditions,
 )
 
-#: The pauses after an archive could not be deleted, each as long as all that went before.
+#: The pauses between attempts to delete an archive; each is as long as all before it.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 
-#: After the API server took no Job for it.
+#: The pause after the API server refused the Job.
 _REFUSED_PAUSE_S = 30.0
 
 
@@ -39,7 +39,7 @@ def decide(seen: Observed) -> Decision:
         return Decision(phase, "Deleting", before=before, again_s=SOON_S)
     conditions = true_conditions(seen.collector)
     if "Complete" in conditions:
-        # Without an archive it says nothing; with somebody else's, why that stays.
+        # It has a message only if the archive is somebody else's, and therefore stays.
         collected = seen.collected or {}
         kept = collected.get("message", "") if collected.get("deleted") is False else ""
         return Decision(phase, "ArchiveKept" if kept else "ArchiveDeleted", kept, before=(Action.RELEASE,))

@@ -35,14 +35,14 @@ _RESERVE_S = 300
 #: Exit codes of the launcher after which a retry is pointless: no such command, and those of dynamo_entry/errors.py.
 _POINTLESS = [2, 126, 127, 170, 171, 176]
 
-#: Only a claim's files have owners: root reads its own, without any capability. Others are as the operator itself.
+#: Only files on a claim have owners, and root without capabilities reads only its own. Other Jobs run as the operator does.
 _ROOT = {"runAsUser": 0}
 _NOBODY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532}
 
-#: What decides whose files a pod may delete.
+#: The fields of a security context that decide whose files a pod may delete.
 _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
 
-#: What makes two truths when the user sets it to something else.
+#: Variables of ours that the user must not set to something else.
 _OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
 
 

@@ -45,10 +45,10 @@ Object = dict[str, Any]
 #: What the status says of the archive.
 _ARCHIVE = ("createdAt", "digest", "sizeBytes", "imageID")
 
-#: A Job that vanishes again and again is deleted by somebody.
+#: The most attempts to create a Job that keeps vanishing: somebody deletes it.
 _ATTEMPTS = 4
 
-#: An automatic one has nobody who would ask for a retry.
+#: Automatic checkpoints are retried, since nobody would ask for it.
 _AUTO_ATTEMPTS, _AUTO_PAUSE_S = 3, 3600.0
 
 _LATER_S = 30.0
@@ -73,7 +73,7 @@ def decide(seen: Observed) -> Decision:
             f"spec.identity has hash {seen.hash}, the checkpoint is {status['identityHash']}: create another DynamoCheckpoint",
             after=_stopped(seen),
         )
-    # A recreation that is broken off is still to be done.
+    # An interrupted recreation is still to be done.
     again = {"recreateToken": None} if phase == CREATING and RECREATE in annotations else {}
     if phase != FAILED and _has_moved(seen, status):
         was = _place(status["location"], status.get("claimName", ""))
@@ -262,7 +262,7 @@ def _published(result: Object) -> bool:
 
 def _job_failed(seen: Observed, condition: Object, result: Object) -> Decision:
     if condition.get("reason") == "DeadlineExceeded":
-        # The pods are deleted with it: what they waited for was written down before, if anywhere.
+        # Its pods are deleted as well: only the status may know what they waited for.
         limit_s = seen.checkpoint["spec"]["job"].get("activeDeadlineSeconds", 3600)
         message, last = f"activeDeadlineSeconds ({limit_s}) are over", last_message(seen.checkpoint["status"])
         return Decision(FAILED, "DeadlineExceeded", f"{message}; until then: {last}" if last else message)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 Object = dict[str, Any]
 
-#: When it is looked again at what is under way.
+#: Seconds until unfinished work is looked at again.
 SOON_S = 2.0
 
 
@@ -52,9 +52,9 @@ class Observed:
     location: str
     storage_type: str
     now: float
-    #: the claim that holds the archive, where one does
+    #: the claim that holds the archive, if any
     claim: str = ""
-    #: of what its Job is made from
+    #: the digest of what the Job is made from
     job_digest: str = ""
     target: str = ""
     #: why the pod template cannot be used: (reason, message)
@@ -69,7 +69,7 @@ class Observed:
     #: another checkpoint of the same archive that is being deleted and takes it along: namespace/name
     leaving: str = ""
     job: Object | None = None
-    #: a Job of that name is somebody else's
+    #: a Job of that name belongs to somebody else
     is_job_foreign: bool = False
     pods: Sequence[Object] = ()
     is_probing: bool = True

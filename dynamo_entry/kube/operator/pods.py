@@ -35,7 +35,7 @@ def launcher_result(pods: Sequence[Object], target: str) -> tuple[Object, str]:
     ended = list(_ended(pods, target))
     if not ended:
         return _never_ran(pods), ""
-    # In whole seconds: of two that ended in the same one, the successful is the last.
+    # Times are whole seconds: of two that ended in the same second, the successful one is the last.
     terminated, image = max(
         ended, key=lambda entry: (entry[0].get("finishedAt") or "", not entry[0].get("exitCode"))
     )

@@ -26,13 +26,13 @@ from dynamo_entry.kube.webhook.server import Server
 
 _WORKERS = 4
 
-#: Everything is looked at again that often: nothing depends on an event that got lost.
+#: How often everything is reconciled again, so that nothing depends on a lost event.
 _RESYNC_S = 300
 
-#: A main thread that did not come round for so long hangs.
+#: A main thread without a round for this long hangs.
 _HANGS_S = 100
 
-#: How long a pod's review waits for the watch to tell of the pod's graph; the API server waits for 2 s in all.
+#: How long a pod's review waits until the watch reports the pod's graph; the API server waits for 2 s in total.
 _BEHIND_S = 0.5
 
 #: client-go's default; renewed so often that one failure does no harm.
@@ -66,7 +66,7 @@ def run(config: Config, log: Any) -> None:
         operator.tick()
     operator.resign()
     log.info("operator stopped")
-    os._exit(0)  # every step is idempotent: nothing has to be finished
+    os._exit(0)  # every step is idempotent, so none has to be finished
 
 
 class Operator:

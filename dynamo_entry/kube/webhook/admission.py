@@ -27,7 +27,7 @@ class Known(NamedTuple):
     graph: Callable[[str, str], Object | None]
     checkpoint: Callable[[str, str], Object | None]
     sharing: Callable[[tuple[str, ...]], Object | None]
-    #: NVIDIA's own snapshots are served: a graph without an identity means those
+    #: whether NVIDIA's own snapshots are served; then a graph without an identity means those
     are_snapshots_served: bool = False
 
 
@@ -160,7 +160,7 @@ def _injected(
     new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=known)
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
-    # As much as the creation has, so that the archive fits.
+    # The same size as at the creation, so that the archive fits.
     volumes, new = podspec.with_shared_memory(volumes, new, found.job.get("sharedMemory") or {})
     if is_ready:
         new |= {probe: _faster(new[probe]) for probe in _PROBES if probe in new}
@@ -210,7 +210,7 @@ def validate(old: Object | None, new: Object) -> str:
     if old is not None and normalised(old["spec"]["identity"]) != normalised(identity):
         return "spec.identity is immutable: create another DynamoCheckpoint"
     if old is not None and old["spec"] == new["spec"]:
-        return ""  # one that is there already keeps its labels, its finalizer and its deletion
+        return ""  # an existing object can always change its labels and finalizers, and be deleted
     if (size := len(json.dumps(new["spec"]))) > _SPEC_LIMIT:
         return f"spec has {size} bytes, at most {_SPEC_LIMIT} are taken: mount large files from a ConfigMap"
     job = new["spec"]["job"]

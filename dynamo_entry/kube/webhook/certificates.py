@@ -48,7 +48,7 @@ class Certificates:
         if mode == "self-signed" and (secret is None or not _is_good(secret, self._name())):
             secret = self._renew(secret)
         data = (secret or {}).get("data") or {}
-        # cert-manager tells the API server itself.
+        # cert-manager configures the API server itself.
         if mode != "cert-manager" and data.get("ca.crt"):
             self._announce(data["ca.crt"])
         if data.get("tls.crt"):
@@ -69,10 +69,10 @@ class Certificates:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
                 file.flush()
-                # A pair that does not fit leaves a context without any: the one in use takes only what is good.
+                # Try the pair in a new context first: a bad pair would leave the one in use without a certificate.
                 for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
                     context.load_cert_chain(file.name)
-        except (ssl.SSLError, KeyError) as error:  # somebody may be about to put it right
+        except (ssl.SSLError, KeyError) as error:  # somebody may be about to correct it
             self._log.warning("webhook certificate not usable", secret=name, message=str(error))
             return
         self._serial = data["tls.crt"]
@@ -149,7 +149,7 @@ def self_signed(name: str, life: timedelta) -> dict[str, bytes]:
             .not_valid_before(now - timedelta(minutes=10)).not_valid_after(now + life)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            # Authorities of one name are told apart by it, while both are trusted.
+            # It distinguishes authorities of the same name while both are trusted.
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         )  # fmt: skip
 

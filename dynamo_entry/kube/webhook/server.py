@@ -19,13 +19,13 @@ Object = dict[str, Any]
 #: An AdmissionReview holds the object twice in an update; etcd takes objects of up to 1.5 MiB.
 _BODY_LIMIT = 3 << 20 | 64 << 10
 
-#: Values in it. Ours have a few thousand; each takes some 100 bytes once decoded, whatever it took in JSON.
+#: The most values of a review. Ours have a few thousand; each takes some 100 bytes once decoded.
 _VALUES_LIMIT = 100_000
 
 #: Reviews that are decoded at the same time, and connections that are open; anybody in the cluster can open one.
 _AT_ONCE, _CONNECTIONS = 8, 128
 
-#: A whole request, a turn, and a connection without a request; the API server waits for 10 s at most.
+#: Time limit of a request, of a turn, and of an idle connection; the API server waits for 10 s at most.
 _REQUEST_S = 10.0
 
 #: The changed object, or None; the reason for it; whether the object is refused.

@@ -17,16 +17,16 @@ from dynamo_entry.storage import posix
 from dynamo_entry.storage.base import already_there
 from dynamo_entry.storage.failures import answered, unanswered
 
-#: Classes, by name, whose instances mean that the connection failed: aiohttp, azure-core, requests, paramiko, google-auth.
+#: Names of exceptions for failed connections: aiohttp, azure-core, requests, paramiko, google-auth.
 _BROKEN = {
     "ClientConnectionError", "ClientPayloadError", "FSTimeoutError", "ServiceRequestError", "ServiceResponseError",
     "RequestException", "SSHException", "TransportError", "TimeoutError", "ConnectionError", "EOFError", "gaierror",
 }  # fmt: skip
 
-#: The same for a login that is missing or refused.
+#: Names of exceptions for a missing or refused login.
 _LOGIN = {"GoogleAuthError", "ClientAuthenticationError", "AuthenticationException", "NonRetryableError"}
 
-#: How deep libraries wrap what failed.
+#: How deep libraries wrap exceptions.
 _DEPTH = 6
 
 

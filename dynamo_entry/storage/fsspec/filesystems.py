@@ -20,7 +20,7 @@ from dynamo_entry.storage.retry import Retry
 GOOGLE = frozenset(("gs", "gcs"))
 AZURE = frozenset(("az", "abfs", "abfss", "adl"))
 
-#: Where an upload is seen by nobody before its last part is there. Everywhere else a file is renamed when it is complete.
+#: Schemes whose uploads stay invisible before their last part. Elsewhere a complete file is renamed.
 OBJECT_STORES = GOOGLE | AZURE | {"s3", "s3a"}
 
 _EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}

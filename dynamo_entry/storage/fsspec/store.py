@@ -27,7 +27,7 @@ from dynamo_entry.storage.fsspec.writers import FileWriter, ObjectWriter
 from dynamo_entry.storage.partial import is_partial
 from dynamo_entry.storage.retry import DEFAULT, Retry
 
-#: Where file systems say what changes with the content, and when that was; the first that is there counts.
+#: Keys under which filesystems show a version, and its time; the first one present counts.
 _VERSIONS = ("generation", "etag", "ETag", "checksum", "ino")
 _TIMES = ("mtime", "last_modified", "LastModified", "updated", "modified", "created")
 

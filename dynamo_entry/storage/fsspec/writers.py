@@ -15,7 +15,7 @@ from dynamo_entry.storage.base import Bytes, ObjectStat, Store, Writer, already_
 from dynamo_entry.storage.fsspec.failures import translated
 from dynamo_entry.storage.partial import partial_name
 
-#: Between the look and the rename of a file: exclusive at least among the threads of one process.
+#: Held from the look to the rename of a file: exclusive at least among the threads of one process.
 _publishing = threading.Lock()
 
 
@@ -90,7 +90,7 @@ class ObjectWriter(_FileWriter):
             raise
 
     def _drop(self, file: Any) -> None:
-        with suppress(Exception):  # what cannot be given up expires
+        with suppress(Exception):  # an upload that cannot be aborted expires
             file.discard()
 
     def _say_if_taken(self) -> None:

@@ -26,8 +26,8 @@ EMPTY = b"{}"
 
 MIB = 1 << 20
 
-#: A layer is sent from memory, so that it can be sent again: no registry goes on with an upload that was cut.
-#: And it is what a registry without ranges must be asked for to get one chunk.
+#: A layer is sent from memory, so that it can be sent again: registries cannot resume an upload.
+#: From a registry without ranges a whole layer must be fetched for a single chunk.
 SMALLEST_BYTES = 32 * MIB
 
 TITLE = "org.opencontainers.image.title"

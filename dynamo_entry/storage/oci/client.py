@@ -30,13 +30,13 @@ _HINTS = {
 #: put under the same tag at the same moment.
 _TRANSIENT = ("BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID")
 
-#: Refusals, also where a registry hides what is there behind a 404.
+#: Codes that mean a refusal, even with status 404.
 _REFUSALS = ("DENIED", "UNAUTHORIZED")
 
-#: A redirect leads to the store behind the registry, and no further.
+#: How many redirects are followed: to the store behind the registry, and no further.
 _REDIRECTS = 3
 
-#: A login that another thread renewed meanwhile, and our own.
+#: How many logins are tried: another thread's, and our own.
 _LOGINS = 2
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Client:
         except StorageUnavailable as error:
             if error.status != 404:
                 raise
-            raise NotFound(error.message, hint=error.hint, status=404) from None  # it stays so
+            raise NotFound(error.message, hint=error.hint, status=404) from None  # a retry does not change it
 
     def once(
         self, operation: str, method: str, path: str, headers: Mapping[str, str] = _NOTHING, body: Bytes = b""
@@ -215,7 +215,7 @@ def _failure(what: str, response: Response, body: bytes) -> StorageError:
         code, detail = str(first.get("code", "")), str(first.get("message", ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         pass
-    # A registry says in its words what is missing: without them it is a proxy that does not find its registry yet.
+    # A registry's 404 has an error code; without one it comes from a proxy whose registry is not ready yet.
     is_absent_server = response.status == 404 and not code
     hint = "is it a registry that answers there?" if is_absent_server else _HINTS.get(code, "")
     return answered(

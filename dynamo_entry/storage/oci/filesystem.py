@@ -109,7 +109,7 @@ class _File(AbstractBufferedFile):  # type: ignore[misc]
         self.close()
 
     def __del__(self) -> None:
-        # The inherited one would publish what nobody closed.
+        # The inherited method would publish a file that nobody closed.
         if not getattr(self, "closed", True) and "r" not in self.mode:
             self.discard()
 

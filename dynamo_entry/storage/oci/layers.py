@@ -14,8 +14,8 @@ from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Client
 
-#: Whole layers that are kept where a registry has no ranges: as many chunks are read from each. Ours have 32 MiB, and
-#: more only in an archive of more than 125 GiB.
+#: How many whole layers are kept if a registry has no ranges, since several chunks are read from each. Ours have 32 MiB,
+#: or more in an archive of more than 125 GiB.
 _KEPT = 3
 _WHOLE_BYTES = 256 << 20
 

@@ -13,7 +13,7 @@ _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
-#: What people and Docker's configuration call the server that is there.
+#: Docker Hub's name for people and configurations → its server.
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 
 _HINT = "use oci://registry[:port]/repository:tag or …@sha256:…, and oci+http:// for plain http"

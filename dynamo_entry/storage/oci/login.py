@@ -28,10 +28,10 @@ _NAMES = ("config.json", ".dockerconfigjson")
 #: A credential helper may ask a cloud's metadata service.
 _HELPER_S = 20
 
-#: How Docker files the credentials of Docker Hub.
+#: Docker's key for the credentials of Docker Hub.
 _DOCKER_HUB = "https://index.docker.io/v1/"
 
-#: What a token lasts where nobody says (the specification's default), and how much earlier it is renewed.
+#: The default life of a token (from the specification), and how much earlier it is renewed.
 _LIFE_S, _MARGIN_S = 60.0, 10.0
 
 #: Challenges follow each other in any order, each a scheme and parameters: a list of elements, of which the first of a
@@ -40,7 +40,7 @@ _LIFE_S, _MARGIN_S = 60.0, 10.0
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*(?:"|\\?$))+')
 _PARTS = re.compile(r'\s*(?:([\w.~+-]+)(?:\s+|$))?(?:([\w.-]+)\s*=\s*("(?:\\.|[^"\\])*"|[^\s"]+)\s*)?')
 
-#: How servers of tokens say that they do not take refresh tokens by POST (Artifactory: 401).
+#: Statuses of token servers that do not take refresh tokens by POST (Artifactory: 401).
 _NO_POST = (400, 401, 404, 405)
 
 #: ``fetch(method, url, headers, body)`` → body of a 2xx answer; raises StorageError for any other.
@@ -197,7 +197,7 @@ class Authorization:
 
     def _token_or_anybodys(self, parameters: dict[str, str], credentials: Credentials) -> str:
         """Return a token; if the login is refused, an anonymous one, which suffices for public content."""
-        # What the registry says that this request takes: a login that may only read asks for no more.
+        # The scope that the registry demands for this request, so that a read-only login suffices for reading.
         scope = parameters.get("scope") or self.default_scope
         realm, query = parameters["realm"], {"service": parameters.get("service", ""), "scope": scope}
         try:

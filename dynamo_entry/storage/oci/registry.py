@@ -23,7 +23,7 @@ from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.client import Answer, Client
 from dynamo_entry.storage.oci.location import Location
 
-#: Tags asked for at a time; registries may give less. More pages hold no checkpoints: the registry has no end.
+#: Tags in one page (registries may send fewer), and the most pages: a registry with more never ends.
 _PAGE = 1000
 _PAGES = 1000
 
@@ -67,7 +67,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         url = f"{self.prefix}://{self._repository.tags_url()}"
         asked: set[str] = set()
         try:
-            while url not in asked and len(asked) < _PAGES:  # who repeats itself has no more to tell
+            while url not in asked and len(asked) < _PAGES:  # a repeated address means the end
                 asked.add(url)
                 page = self.do_request(url)
                 yield from map(str, page.json()["tags"] or ())
@@ -95,7 +95,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
         def attempt() -> None:
             session = self._begin()
-            # A session's address is the registry's: oras would sort out its parameters.
+            # Keep the session's address unchanged: oras would sort its parameters.
             url = f"{session}{'&' if '?' in session else '?'}digest={quote(digest)}"
             self.do_request(url, "PUT", blob, _OCTETS)
 
@@ -103,15 +103,15 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
     def try_upload(self, size: int) -> None:
         """Begin an upload, send one request of that size, and abort the upload."""
-        session = self._client.tried(self._begin)  # an insecure one is refused now
+        session = self._client.tried(self._begin)  # refuses an insecure address
         try:
             begun = self.do_request(session, "PATCH", bytes(size), _OCTETS)
             session = self._client.url(begun.headers["Location"] or session)
         except StorageError as error:
             if error.status == 413:
                 raise
-            # It takes uploads otherwise.
-        with suppress(StorageError):  # not every registry can; it forgets the session by itself
+            # It accepts uploads, but not this request.
+        with suppress(StorageError):  # not every registry supports it; the session expires anyway
             self.do_request(session, "DELETE")
 
     def delete(self, digest: str) -> None:

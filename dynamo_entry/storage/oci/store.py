@@ -116,7 +116,7 @@ class OciStore(Store):
         place, _, reference = self.location.rpartition("/")
         repository = f"{place}/{re.split('[:@]', reference)[0]}"
         for tag in self._registry().tags():
-            with suppress(NotFound, Corrupt):  # deleted meanwhile; something else
+            with suppress(NotFound, Corrupt):  # deleted meanwhile, or not an archive
                 found = self._artifact(tag)
                 yield StoredArchive(f"{repository}:{tag}", found.size, _age_s(found.created), found.digest)
 

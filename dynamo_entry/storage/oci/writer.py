@@ -72,7 +72,7 @@ class OciWriter(PartWriter[Layer]):
         except StorageUnavailable:
             raise
         except StorageError:
-            # A registry with immutable tags refuses in words of its own, ours, too, when its first answer got lost.
+            # Registries with immutable tags refuse in different ways, even our own manifest if its first answer got lost.
             tagged = self._tagged()
             if tagged and tagged != digest and not self._replace:
                 raise already_there(self._client.name) from None

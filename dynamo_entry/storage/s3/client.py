@@ -49,16 +49,16 @@ _HINTS |= dict.fromkeys(
     "name the endpoint by its host name: the bucket becomes part of it (s3 addressing_style = virtual)",
 )
 
-#: A policy that forbids what the login may do otherwise.
+#: Codes of a policy that forbids what the login may otherwise do.
 _DENIED_HINT = (
     "does the bucket's policy demand encryption or an ACL of new objects? set DYNAMO_CHECKPOINT_STORAGE_OPTIONS="
     '{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "…", "ACL": "…"}'
 )
 
-#: The bucket's key is another's.
+#: Codes for an encryption key that this login may not use.
 _KEY_HINT = "allow kms:GenerateDataKey and kms:Decrypt with the key that encrypts the bucket"
 
-#: The server says "later" in other ways than by its status.
+#: Codes that mean "later", although the status does not.
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "BadDigest",
               "XAmzContentSHA256Mismatch", "TooManyRequests", "IncompleteBody", "ConditionalRequestConflict"}  # fmt: skip
 
@@ -193,7 +193,7 @@ class Client:
         meta, error = response["ResponseMetadata"], response.get("Error", {})
         status, headers = meta["HTTPStatusCode"], meta.get("HTTPHeaders", {})
         code, detail = str(error.get("Code") or ""), str(error.get("Message") or "")
-        if code == str(status):  # no document of S3's
+        if code == str(status):  # not a document of S3
             code = ""
         if code == "RequestTimeTooSkewed" and CLOCK.learn(moment(response)):
             return StorageUnavailable(

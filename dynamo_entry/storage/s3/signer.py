@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-#: How botocore finds ``Signer``.
+#: The name under which botocore finds ``Signer``.
 NAME = "s3v4-by-the-servers-clock"
 
-#: Less does not matter to a server.
+#: Smaller differences do not matter to a server.
 _SKEW_S = 60
 
 
@@ -32,7 +32,7 @@ class Clock:
         return True
 
 
-#: One: there is one clock.
+#: The only instance: this node has one clock.
 CLOCK = Clock()
 
 

@@ -12,6 +12,7 @@ ALL = frozenset(range(41))
 HOST = {
     "image": "",
     "arch": "x86_64",
+    "page_bytes": 4096,
     "kernel": "6.1",
     "cpu_hints": [],
     "cpu_flags": ["avx2"],

@@ -138,7 +138,7 @@ def test_an_engine_that_does_not_fall_asleep_fails_the_hook_and_is_woken(vllm):
 
 def test_an_engine_that_cannot_be_woken_says_so_too(vllm):
     vllm.patience, vllm.refused = 10_000, {"/wake_up": 503}
-    with pytest.raises(CheckpointError, match=r"is_sleeping.*nor does it go on: HTTP status 503"):
+    with pytest.raises(CheckpointError, match=r"is_sleeping.*does not resume: HTTP status 503"):
         sleep(vllm, "vllm-sleep", 0.3)
 
 

@@ -30,7 +30,7 @@ def client(url="oci://registry.example.com:5000/team/ck:tag"):
 )
 def test_https_is_never_continued_in_the_clear(url):
     """An upload's place, a redirect, a server of tokens: they all go this way."""
-    with pytest.raises(StorageDenied, match="in the clear") as refused:
+    with pytest.raises(StorageDenied, match="not encrypted") as refused:
         client().url(url)
     assert refused.value.reason == "InsecureLocation"
     assert refused.value.exit_code == 176
@@ -77,7 +77,7 @@ def test_an_insecure_upload_is_refused_before_the_engine_starts(monkeypatch):
     store = OciStore("oci://registry.example.com/ck:tag")
     answer = Answer(202, "http://elsewhere.example.com/upload", "", b"")
     monkeypatch.setattr(store._client, "once", lambda *_, **__: answer)
-    with pytest.raises(StorageDenied, match="in the clear"):
+    with pytest.raises(StorageDenied, match="not encrypted"):
         store.check_writable()
 
 

@@ -20,7 +20,7 @@ def test_the_engine_beside_us_is_asked(url):
 
 @pytest.mark.parametrize("url", ELSEWHERE)
 def test_an_archive_does_not_choose_whom_a_pod_asks(url):
-    with pytest.raises(Corrupt, match="not the engine beside the launcher") as caught:
+    with pytest.raises(Corrupt, match="not the engine in this pod") as caught:
         readiness.recorded({"ready_url": url})
     assert caught.value.reason == "ManifestInvalid"
 

@@ -329,8 +329,12 @@ VARIABLES: dict[str, Variable] = {
     ),
     "DROP_ENV": Variable(_variables, "variables (a,b) to withhold from the engine"),
     "STATUS_FILE": Variable(_absolute, "file for the result object"),
-    "LOG_FORMAT": Variable(_one_of("auto", "json", "console"), "auto: console on a terminal, otherwise json"),
-    "LOG_LEVEL": Variable(_one_of("debug", "info", "warning", "error"), "minimum log level"),
+    "LOG_FORMAT": Variable(
+        _one_of("auto", "json", "console"), "json, console or auto: console on a terminal, otherwise json"
+    ),
+    "LOG_LEVEL": Variable(
+        _one_of("debug", "info", "warning", "error"), "minimum log level: debug, info, warning or error"
+    ),
     "WORK_DIR": Variable(_absolute, "scratch directory of this container alone, for sockets and CRIU's log"),
     "STATE_DIR": Variable(
         _absolute,

@@ -98,7 +98,7 @@ def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> No
     headers = {"Content-Type": "application/json"} if context else {}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     # The engine beside us is asked without a proxy; a hook elsewhere may need one.
-    direct = (urllib.request.ProxyHandler({}),) if http.is_beside_us(url) else ()
+    direct = (urllib.request.ProxyHandler({}),) if http.is_loopback(url) else ()
     try:
         with urllib.request.build_opener(*direct).open(request, timeout=limit_s):
             pass

@@ -79,7 +79,7 @@ def has_user(url: str) -> bool:
     return "@" in urlsplit(url).netloc
 
 
-def is_beside_us(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Return whether the host is loopback: an archive must not choose where a pod sends requests."""
     from ipaddress import ip_address  # noqa: PLC0415 - few restores have such a URL
     from urllib.parse import urlsplit  # noqa: PLC0415

@@ -7,8 +7,8 @@ import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamo_entry import cuda
 from dynamo_entry.archive import Archive, read_keys
@@ -55,54 +55,29 @@ _PLACING = {
 }
 
 
+class _Opened(NamedTuple):
+    """An archive, and what admits it: the privileges and the CRIU of this container."""
+
+    archive: Archive
+    have: privileges.Privileges
+    criu_version: str
+
+
 def run(settings: Settings, channel: Channel) -> None:
     """Restore the engine and hand it over to PID 1. Raises CheckpointError if that fails."""
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
-    readiness.check(settings.ready_url)
-    if settings.post_restore:
-        from dynamo_entry.engine import hooks  # noqa: PLC0415 - few have one
-
-        hooks.check("POST_RESTORE", settings.post_restore)
-    with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
-        begun = _begun(sources[:1], settings)
-        have = privileges.read()
-        privileges.check_restore(have)
-        with process.asking_version() as answer:
-            # protobuf's C++ ends the process where a signal's exception passes its import
-            with channel.deferring():
-                images.message("core", "core_entry")
-            archive = _open_first(sources, settings, channel, begun)
-            version = answer()
-        phase.fields["location"] = archive.location
+    _check_settings(settings)
+    opened = _open(sources, settings, channel)
     channel.limit(settings.restore_timeout)
-    with archive, ExitStack() as stack:
+    with opened.archive as archive, ExitStack() as stack:
         with channel.phase(Phases.CHECK), images.decoding(archive.location):
-            if not refusals.is_usable(settings.state_dir):
-                channel.log.warning(
-                    "failures not remembered", path=settings.state_dir,
-                    hint="STATE_DIR must be a directory that only this user may write to: mount an emptyDir there",
-                )  # fmt: skip
-            refusals.check(settings, archive.digest)
-            stack.enter_context(refusals.attempt(settings, archive.digest))
+            stack.enter_context(_attempt(settings, channel, archive.digest))
             gpu.check(archive.manifest.head.gpu)
             # An earlier restore in this container may have been killed.
             apply.undo(work_directory(settings))
             archived = Images(archive)
-            admitted = admit(
-                archive,
-                archived,
-                have,
-                version,
-                land=land(
-                    archive,
-                    settings.capture_paths,
-                    (*own_directories(settings), context_file.directory(settings)),
-                ),
-                policy=settings.engine_connections,
-                reopened=settings.reopen_paths,
-                log=channel.log,
-            )
+            admitted = _admitted(settings, channel, opened, archived)
         written = _write_context(settings, archive.digest)
         restoration = _Restoration(settings, channel, archive, admitted, written)
         restoration.prepare_handshake()
@@ -122,6 +97,52 @@ def run(settings: Settings, channel: Channel) -> None:
             if archive.near:
                 channel.log.info("node cache used", **archive.near.report())
         restoration.drop_what_was_kept()
+
+
+def _check_settings(settings: Settings) -> None:
+    """Check the settings that PID 1 cannot check. Raises SettingsError."""
+    readiness.check(settings.ready_url)
+    if settings.post_restore:
+        from dynamo_entry.engine import hooks  # noqa: PLC0415 - few have one
+
+        hooks.check("POST_RESTORE", settings.post_restore)
+
+
+def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
+    """Open the archive while CRIU is asked for its version."""
+    with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
+        begun = _begun(sources[:1], settings)
+        have = privileges.read()
+        privileges.check_restore(have)
+        with process.asking_version() as answer:
+            # protobuf's C++ ends the process where a signal's exception passes its import
+            with channel.deferring():
+                images.message("core", "core_entry")
+            archive = _open_first(sources, settings, channel, begun)
+            version = answer()
+        phase.fields["location"] = archive.location
+    return _Opened(archive, have, version)
+
+
+def _attempt(settings: Settings, channel: Channel, digest: str) -> AbstractContextManager[None]:
+    """Refuse an archive that failed before. Returns a context in which this attempt is on record."""
+    if not refusals.is_usable(settings.state_dir):
+        channel.log.warning(
+            "failures not remembered", path=settings.state_dir,
+            hint="STATE_DIR must be a directory that only this user may write to: mount an emptyDir there",
+        )  # fmt: skip
+    refusals.check(settings, digest)
+    return refusals.attempt(settings, digest)
+
+
+def _admitted(settings: Settings, channel: Channel, opened: _Opened, archived: Images) -> Admitted:
+    """Check everything that can be known before anything is touched. Raises Incompatible, Corrupt."""
+    scratch = (*own_directories(settings), context_file.directory(settings))
+    return admit(
+        opened.archive, archived, opened.have, opened.criu_version,
+        land=land(opened.archive, settings.capture_paths, scratch),
+        policy=settings.engine_connections, reopened=settings.reopen_paths, log=channel.log,
+    )  # fmt: skip
 
 
 def _sources(channel: Channel) -> list[str]:

@@ -23,6 +23,7 @@ class Mount(NamedTuple):
     point: str
     kind: str
     source: str
+    options: str = ""  # of the filesystem, not of the mount
 
     @property
     def is_private(self) -> bool:
@@ -39,12 +40,33 @@ def read() -> list[Mount]:
 def parse(text: str) -> list[Mount]:
     """Mounts in mount order; a later one at the same point hides an earlier one."""
     mounts = []
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:
         before, _, after = line.partition(" - ")
         number, _, _, root, point = before.split(" ")[:5]
-        kind, source = after.split(" ")[:2]
-        mounts.append(Mount(int(number), _unescaped(root), _unescaped(point), kind, _unescaped(source)))
+        kind, source, options = after.split(" ", 2)
+        mounts.append(
+            Mount(int(number), _unescaped(root), _unescaped(point), kind, _unescaped(source), options)
+        )
     return mounts
+
+
+def without_renames(mounts: Iterable[Mount]) -> set[str]:
+    """Mount points below which directories of the image are copied, not renamed (overlayfs.rst: redirect_dir)."""
+    top = {mount.point: mount for mount in mounts}
+    return {point for point, mount in top.items() if mount.kind == "overlay" and not _redirects(mount)}
+
+
+def _redirects(mount: Mount) -> bool:
+    given = [option for option in mount.options.split(",") if option.startswith("redirect_dir=")]
+    return given[-1] == "redirect_dir=on" if given else _redirects_by_default()
+
+
+def _redirects_by_default() -> bool:
+    try:
+        with open("/sys/module/overlay/parameters/redirect_dir", encoding="ascii") as file:
+            return file.read().strip() == "Y"
+    except OSError:  # it cannot be known
+        return True
 
 
 def _unescaped(text: str) -> str:

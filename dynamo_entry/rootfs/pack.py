@@ -13,7 +13,7 @@ from dynamo_entry.archive.manifest import check_items
 from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.rootfs import nodes, sparse
 from dynamo_entry.rootfs.changes import Change
-from dynamo_entry.rootfs.unpack import XATTR
+from dynamo_entry.rootfs.unpack import xattr_keyword
 
 _COPY_BYTES = 1 << 20
 
@@ -75,29 +75,49 @@ def _are_names(names: object) -> bool:
 
 
 def pack(changes: Iterable[Change], output: Output) -> Index:
-    """Write a pax tar of ``changes``, and return its index. Sockets and devices are left out."""
+    """Write a pax tar of ``changes``, and return its index. Sockets, devices, and files that are gone are left out.
+
+    Raises OSError, with the name of the file that cannot be read.
+    """
     index = Index([], {})
     linked: dict[tuple[int, int], str] = {}
     with tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BUFFER_BYTES) as tar:  # type: ignore[call-overload]
         tar.copybufsize = _COPY_BYTES
         for change in changes:
-            if change.names is not None:
-                index.directories[change.path] = list(change.names)
-            _add(tar, change, index, linked)
+            try:
+                _add(tar, change, index, linked)
+            except OSError as error:  # a descriptor's error does not name the file
+                raise OSError(
+                    error.errno, error.strerror or str(error), error.filename or change.path
+                ) from None
     return index
 
 
 def _add(tar: tarfile.TarFile, change: Change, index: Index, linked: dict[tuple[int, int], str]) -> None:
-    info = _member(change, linked)
+    try:
+        info = _member(change, linked)
+        descriptor = _opened(change.path) if info is not None and info.isreg() else None
+    except (
+        FileNotFoundError
+    ):  # the engine is frozen: another container removed it, in a shared emptyDir for example
+        return
     if info is None:
         return
-    index.paths.append(change.path)
-    if not info.isreg():
+    if descriptor is None:
         tar.addfile(info)
-        return
-    with open(os.open(change.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
-        pieces = sparse.pieces(file.fileno(), info.size) if sparse.has_holes(change.status) else None
-        tar.addfile(info, file if pieces is None else sparse.Packed(file, info, pieces))
+    else:
+        with open(descriptor, "rb", buffering=0) as file:
+            pieces = sparse.pieces(file.fileno(), info.size) if sparse.has_holes(change.status) else None
+            tar.addfile(info, file if pieces is None else sparse.Packed(file, info, pieces))
+    index.paths.append(change.path)
+    if change.names is not None:
+        index.directories[change.path] = list(change.names)
+    if change.status.st_nlink > 1 and info.isreg():
+        linked[change.status.st_dev, change.status.st_ino] = change.path
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _member(change: Change, linked: dict[tuple[int, int], str]) -> tarfile.TarInfo | None:
@@ -111,8 +131,6 @@ def _member(change: Change, linked: dict[tuple[int, int], str]) -> tarfile.TarIn
         info.type, info.linkname = tarfile.LNKTYPE, linked[inode].lstrip("/")
     elif stat.S_ISREG(status.st_mode):
         info.size = status.st_size
-        if status.st_nlink > 1:
-            linked[inode] = change.path
     elif stat.S_ISDIR(status.st_mode):
         info.type = tarfile.DIRTYPE
     elif stat.S_ISLNK(status.st_mode):
@@ -122,7 +140,7 @@ def _member(change: Change, linked: dict[tuple[int, int], str]) -> tarfile.TarIn
     else:
         return None
     info.pax_headers |= {
-        XATTR + name: value.decode("utf-8", "surrogateescape")
+        xattr_keyword(name): value.decode("utf-8", "surrogateescape")
         for name, value in nodes.extended_attributes(change.path).items()
     }
     return info

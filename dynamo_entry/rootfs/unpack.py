@@ -21,6 +21,16 @@ XATTR = "SCHILY.xattr."
 
 _COPY_BYTES = 1 << 20
 
+
+def xattr_keyword(name: str) -> str:
+    """The keyword of an extended attribute, as GNU tar writes it: a pax record ends its keyword at the first "="."""
+    return XATTR + name.replace("%", "%25").replace("=", "%3D")
+
+
+def _xattr_name(keyword: str) -> str:
+    return keyword.removeprefix(XATTR).replace("%3D", "=").replace("%25", "%")
+
+
 #: The bound of what describes a member: pax records with all its extended attributes, the map of a file with holes.
 HEADER_BYTES = 1 << 20
 
@@ -89,6 +99,8 @@ class Members:
                 while True:
                     self._file.left = HEADER_BYTES
                     info = tar.next()
+                    if tar.pax_headers:  # they are kept for all members that follow, and more come with each
+                        raise Corrupt("the filesystem delta has a global header", reason="BadDelta")
                     if info is None:
                         return
                     tar.members = []  # type: ignore[attr-defined] # it would keep all of them
@@ -245,7 +257,7 @@ def member_path(name: str) -> str:
 
 def _attributes(info: tarfile.TarInfo) -> Attributes:
     extended = {
-        key.removeprefix(XATTR): value.encode("utf-8", "surrogateescape")
+        _xattr_name(key): value.encode("utf-8", "surrogateescape")
         for key, value in info.pax_headers.items()
         if key.startswith(XATTR)
     }

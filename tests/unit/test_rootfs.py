@@ -135,6 +135,70 @@ def test_changes_are_found_by_ctime_alone(tree):
     assert "deleted" not in changed[str(tree)].names
 
 
+def test_what_a_renamed_directory_holds_travels_with_it(tree):
+    """Its files keep their change times, wherever directories are renamed and not copied."""
+    (start,) = changes.mark([str(tree)])
+    (tree / "dir").rename(tree / "moved")
+    names = {os.path.relpath(path, tree) for path in found(tree, start)}
+    assert names >= {".", "moved", "moved/deep", "moved/deep/old"}
+
+
+def test_a_directory_that_was_not_renamed_is_not_taken_whole(tree):
+    """One whose own attributes changed, in one whose names did not; any, where directories are copied."""
+    (start,) = changes.mark([str(tree)])
+    (tree / "dir" / "deep").chmod(0o700)
+    names = {os.path.relpath(path, tree) for path in found(tree, start)}
+    assert "dir/deep" in names
+    assert "dir/deep/old" not in names
+    (copying,) = changes.mark([str(tree)], without_renames={str(tree)})
+    (tree / "dir").rename(tree / "moved")
+    assert str(tree / "moved" / "deep" / "old") not in found(tree, copying)
+
+
+@pytest.mark.parametrize(
+    ("mount", "is_copying"),
+    [
+        ("/ / rw - overlay overlay rw,lowerdir=/l,redirect_dir=off", True),
+        ("/ / rw - overlay overlay rw,lowerdir=/l,redirect_dir=nofollow,metacopy=off", True),
+        ("/ / rw - overlay overlay rw,lowerdir=/l,redirect_dir=on,metacopy=on", False),
+        ("/ / rw - overlay overlay rw,lowerdir=/l", True),
+        ("/ / rw - btrfs /dev/vda rw", False),
+    ],
+)
+def test_where_directories_are_copied_and_not_renamed(monkeypatch, mount, is_copying):
+    monkeypatch.setattr(mounts, "_redirects_by_default", lambda: False)
+    found = mounts.without_renames(mounts.parse(f"22 1 0:20 {mount}\n"))
+    assert found == ({"/"} if is_copying else set())
+
+
+def test_any_name_of_a_mount_point_is_read():
+    """A line ends at a newline alone, whatever else ends one for Python."""
+    text = "22 1 0:20 / /a\x85b\u2028c\x0cd rw - tmpfs tmpfs rw\n"
+    assert [mount.point for mount in mounts.parse(text)] == ["/a\x85b\u2028c\x0cd"]
+
+
+def test_what_cannot_be_looked_at_is_not_passed_over(tree, monkeypatch):
+    """But for what is gone, or not this user's business."""
+    (start,) = changes.mark([str(tree)])
+    (tree / "dir" / "new").touch()
+    real = os.lstat
+
+    def failing(number):
+        def lstat(path):
+            if path == str(tree / "dir"):
+                raise OSError(number, os.strerror(number), path)
+            return real(path)
+
+        return lstat
+
+    for number in (errno.ENOENT, errno.EACCES):
+        monkeypatch.setattr(os, "lstat", failing(number))
+        assert str(tree / "dir" / "new") not in found(tree, start)
+    monkeypatch.setattr(os, "lstat", failing(errno.EIO))
+    with pytest.raises(OSError, match=str(tree / "dir")):
+        found(tree, start)
+
+
 def test_what_is_made_where_nothing_was_yet_is_found(tmp_path):
     """A directory of CAPTURE_PATHS that the engine makes, or a single file."""
     starts = changes.mark([str(tmp_path / "later"), str(tmp_path / "file")])
@@ -276,6 +340,37 @@ def test_a_delta_is_applied_in_a_fresh_place_and_taken_back(tree, tmp_path_facto
     assert apply.undo(work)
     assert snapshot(tree) == before
     assert not apply.undo(work)
+
+
+def test_what_is_gone_before_it_is_packed_is_left_out(tree):
+    """Another container may remove what is its own in a directory that both have; a second name does not need the first."""
+    (start,) = changes.mark([str(tree)])
+    for name in ("file", "later"):
+        (tree / name).write_text("x")
+    (tree / "link").symlink_to("file")
+    os.link(tree / "later", tree / "another")
+    found = sorted(changes.find(start, frozenset()), key=lambda change: change.path != str(tree / "later"))
+    for name in ("file", "link", "later"):
+        (tree / name).unlink()
+    output = io.BytesIO()
+    index = pack.pack(found, output)
+    assert index.paths == [str(tree), str(tree / "another")]
+    output.seek(0)
+    nodes.remove(str(tree / "another"))
+    applied(index, output, str(tree))
+    assert (tree / "another").read_text() == "x"
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_named(tree):
+    """It got shorter meanwhile; what a descriptor is refused does not say of which file either."""
+    (start,) = changes.mark([str(tree)])
+    (tree / "new").write_bytes(b"x" * 100_000)
+    found = list(changes.find(start, frozenset()))
+    (tree / "new").write_bytes(b"x")
+    with pytest.raises(OSError, match="end") as caught:
+        pack.pack(found, io.BytesIO())
+    assert caught.value.filename == str(tree / "new")
+    assert caught.value.strerror
 
 
 def test_an_empty_delta_is_fine(tmp_path, tmp_path_factory):

@@ -144,18 +144,20 @@ class _Place:
 
     def _add_directory(self, path: str) -> bool:
         """Add a directory; returns whether it does not exist yet."""
-        if path in self._present:
-            return False
-        if path in self.new_directories:
-            return True
-        if not self._add_directory(os.path.dirname(path)):
-            if nodes.is_directory(path):
-                self._present.add(path)
-                return False
-            if os.path.lexists(path):
-                self.in_the_way.append(path)
-        self.new_directories[path] = None
-        return True
+        unknown = []
+        while path not in self._present and path not in self.new_directories:
+            unknown.append(path)
+            path = os.path.dirname(path)
+        is_new = path in self.new_directories
+        for below in reversed(unknown):
+            if not is_new and nodes.is_directory(below):
+                self._present.add(below)
+                continue
+            if not is_new and os.path.lexists(below):
+                self.in_the_way.append(below)
+            is_new = True
+            self.new_directories[below] = None
+        return is_new
 
     def add_file(self, path: str) -> bool:
         """Add a file, if nothing is there yet; returns whether it was added."""

@@ -78,8 +78,12 @@ class Journal:
 
     def _copy(self, path: str, copy: str) -> None:
         """Copy a file. The row is written last: if it is there the copy is complete, if not the file is as it was."""
-        shutil.copyfile(path, copy, follow_symlinks=False)
-        self._write([["rewritten", path, copy, *_row(path)[2:]]])
+        try:
+            shutil.copyfile(path, copy, follow_symlinks=False)
+            self._write([["rewritten", path, copy, *_row(path)[2:]]])
+        except BaseException:  # no row names the copy: it would take up room, usually memory, for ever
+            remove(copy)
+            raise
 
     def _aside(self, path: str) -> str:
         self._count += 1
@@ -154,17 +158,21 @@ class Record:
             os.rename(aside, path)
 
     def drop(self, keep: frozenset[str]) -> None:
-        """Remove what was kept aside. The directories that held it keep their times."""
+        """Remove what was kept aside. The directories that held it keep their times. One failure does not stop the rest."""
         times = {os.path.dirname(aside): 0 for aside in self._moved.values() if os.path.lexists(aside)}
         for directory in times:
             times[directory] = os.lstat(directory).st_mtime_ns
-        for aside in self._moved.values():
-            nodes.remove(aside, keep)
+        failure: OSError | None = None
+        for kept in (*self._moved.values(), *(copy for copy, _ in self._rewritten.values())):
+            try:
+                nodes.remove(kept, keep)
+            except OSError as error:
+                failure = failure or error
         for directory, mtime_ns in times.items():
             with suppress(PermissionError):  # somebody else's, as /tmp is for most users
                 os.utime(directory, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
-        for copy, _ in self._rewritten.values():
-            nodes.remove(copy, keep)
+        if failure is not None:
+            raise failure
 
 
 def read(directory: str) -> Record | None:

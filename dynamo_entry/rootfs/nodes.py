@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
@@ -37,15 +38,13 @@ class Attributes(NamedTuple):
 
 def extended_attributes(path: str) -> dict[str, bytes]:
     """The extended attributes of a path that can be read; none if its filesystem has none."""
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-        return {
-            name: os.getxattr(path, name, follow_symlinks=False)
-            for name in names
-            if not name.startswith(_FOREIGN_ATTRIBUTES)
-        }
-    except OSError:
-        return {}
+    found: dict[str, bytes] = {}
+    with suppress(OSError):
+        for name in os.listxattr(path, follow_symlinks=False):
+            if not name.startswith(_FOREIGN_ATTRIBUTES):
+                with suppress(OSError):
+                    found[name] = os.getxattr(path, name, follow_symlinks=False)
+    return found
 
 
 def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
@@ -124,14 +123,18 @@ def is_directory(path: str) -> bool:
 
 
 def is_writable_file(path: str) -> bool:
-    """Whether the path is a regular file, without another name, that we may write to."""
+    """Whether the path is a regular file, without another name, that we may write to.
+
+    An append-only file is not, nor is a program that runs.
+    """
     try:
         status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            return False
+        os.close(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
     except OSError:
         return False
-    return (
-        stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and os.access(path, os.W_OK, effective_ids=True)
-    )
+    return True
 
 
 def remove(path: str, keep: frozenset[str] = frozenset()) -> None:
@@ -145,38 +148,99 @@ def remove(path: str, keep: frozenset[str] = frozenset()) -> None:
         parent = os.open(os.path.dirname(path) or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return
+    removal = _Removal(parent, path, device, keep)
     try:
-        _remove_at(parent, path, device, keep)
+        removal.run()
     finally:
-        os.close(parent)
+        removal.close()
 
 
-def _remove_at(parent: int, path: str, device: int, keep: frozenset[str]) -> bool:
-    """Remove it; returns whether all of it is gone."""
-    name = os.path.basename(path)
-    try:
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        if path in keep:
-            return False
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(name, dir_fd=parent)
-            return True
-        if status.st_dev != device or not _empty(parent, path, device, keep):
-            return False
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    return True
+class _Level(NamedTuple):
+    """A directory that was entered, the names in it that are left, and the way back: a descriptor, or device and inode."""
+
+    path: str
+    names: list[str]
+    above: int | tuple[int, int]
 
 
-def _empty(parent: int, path: str, device: int, keep: frozenset[str]) -> bool:
-    descriptor = os.open(os.path.basename(path), _AS_DIRECTORY, dir_fd=parent)
-    try:
-        left = [
-            name
-            for name in os.listdir(descriptor)
-            if not _remove_at(descriptor, f"{path}/{name}", device, keep)
-        ]
-        return not left
-    finally:
-        os.close(descriptor)
+#: How many levels of directories a removal keeps open. Nearly all trees have fewer.
+_HELD = 100
+
+
+class _Removal:
+    """Removes a tree of any depth. Below ``_HELD`` levels it goes up again by "..", and checks that this is the same directory."""
+
+    def __init__(self, parent: int, path: str, device: int, keep: frozenset[str]) -> None:
+        self._at = parent
+        self._device = device
+        self._keep = keep
+        self._levels = [_Level(os.path.dirname(path).rstrip("/"), [os.path.basename(path)], -1)]
+        #: how many of the upper levels lead to something that stays
+        self._staying = 0
+
+    def close(self) -> None:
+        """Free what is open."""
+        held = [level.above for level in self._levels[1:] if isinstance(level.above, int)]
+        for descriptor in (self._at, *held):
+            os.close(descriptor)
+
+    def run(self) -> None:
+        while True:
+            level = self._levels[-1]
+            if level.names:
+                name = level.names.pop()
+                with suppress(FileNotFoundError):
+                    self._remove(name, f"{level.path}/{name}")
+            elif len(self._levels) > 1:
+                self._go_up()
+            else:
+                return
+
+    def _remove(self, name: str, path: str) -> None:
+        status = os.stat(name, dir_fd=self._at, follow_symlinks=False)
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if path in self._keep or (is_directory and status.st_dev != self._device):
+            self._staying = len(self._levels)
+        elif is_directory:
+            self._enter(name, path)
+        else:
+            os.unlink(name, dir_fd=self._at)
+
+    def _enter(self, name: str, path: str) -> None:
+        below = os.open(name, _AS_DIRECTORY, dir_fd=self._at)
+        try:
+            names = os.listdir(below)
+        except OSError:
+            os.close(below)
+            raise
+        if names and len(self._levels) <= _HELD:
+            self._levels.append(_Level(path, names, self._at))
+            self._at = below
+        elif names:
+            self._levels.append(_Level(path, names, _identity(self._at)))
+            os.close(self._at)
+            self._at = below
+        else:
+            os.close(below)
+            os.rmdir(name, dir_fd=self._at)
+
+    def _go_up(self) -> None:
+        stays = self._staying == len(self._levels)
+        level = self._levels.pop()
+        self._staying = min(self._staying, len(self._levels))
+        above = level.above if isinstance(level.above, int) else self._opened_above()
+        os.close(self._at)
+        self._at = above
+        if level.above not in (above, _identity(above)):
+            raise OSError(errno.ESTALE, "the directory was moved during its removal", level.path)
+        if not stays:
+            with suppress(FileNotFoundError):
+                os.rmdir(os.path.basename(level.path), dir_fd=above)
+
+    def _opened_above(self) -> int:
+        return os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._at)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino

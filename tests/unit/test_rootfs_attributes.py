@@ -3,6 +3,8 @@
 import errno
 import io
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -137,3 +139,86 @@ def forbid_names(monkeypatch, directory):
         real(old, new, **how)
 
     monkeypatch.setattr(os, "rename", rename)
+
+
+def test_a_copy_that_does_not_fit_takes_no_room_afterwards(place, monkeypatch):
+    """The scratch directory is memory, as a rule."""
+    root = place / "root"
+    index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))
+    forbid_names(monkeypatch, root)
+
+    def copyfile(_source, target, **_how):
+        with open(target, "w") as file:
+            file.write("a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+    monkeypatch.setattr("dynamo_entry.rootfs.journal.shutil.copyfile", copyfile)
+    with pytest.raises(OSError, match="No space"):
+        apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+    assert apply.undo(str(place / "work"))
+    assert os.listdir(place / "work") == []
+
+
+def test_a_program_that_runs_is_not_written_in_place(tmp_path):
+    """It would be refused when the copy is made already, and so would its undo."""
+    program = tmp_path / "program"
+    shutil.copy("/bin/sleep", program)
+    assert nodes.is_writable_file(str(program))
+    running = subprocess.Popen([program, "60"])
+    try:
+        assert not nodes.is_writable_file(str(program))
+    finally:
+        running.kill()
+        running.wait()
+
+
+def test_what_cannot_be_removed_does_not_keep_the_rest(place, monkeypatch):
+    root = place / "root"
+    (root / "second").write_text("of the image")
+    index, tar = delta_of(root, lambda: [(root / name).write_text("new") for name in ("file", "second")])
+    apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+    kept = [name for name in os.listdir(root) if name.startswith(".dynamo_entry-")]
+    assert len(kept) == 2
+    real, refused = nodes.remove, []
+
+    def remove(path, keep):
+        if not refused:
+            refused.append(path)
+            raise PermissionError(errno.EPERM, "immutable", path)
+        real(path, keep)
+
+    monkeypatch.setattr(nodes, "remove", remove)
+    with pytest.raises(PermissionError):
+        apply.settle(str(place / "work"))
+    assert sorted(os.listdir(root)) == sorted(["file", "second", os.path.basename(refused[0])])
+
+
+def test_an_attribute_that_cannot_be_read_hides_no_other(place, monkeypatch):
+    path = str(place / "root" / "file")
+    for name in ("user.a", "user.b", "user.c"):
+        os.setxattr(path, name, name.encode())
+    real = os.getxattr
+
+    def getxattr(target, name, **how):
+        if name == "user.b":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), target)
+        return real(target, name, **how)
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    assert nodes.extended_attributes(path).keys() == {"user.a", "user.c"}
+
+
+def test_the_name_of_an_attribute_may_have_any_character(place):
+    """A record of a pax header ends its keyword at the first "="."""
+    root = place / "root"
+    names = ("user.a=b", "user.50%", "user.%3D")
+
+    def change():
+        for name in names:
+            os.setxattr(root / "file", name, name.encode())
+
+    index, tar = delta_of(root, change)
+    (root / "file").unlink()
+    (root / "file").write_text("of the image")
+    apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+    assert nodes.extended_attributes(str(root / "file")) == {name: name.encode() for name in names}

@@ -236,6 +236,47 @@ def test_dev_shm_is_the_engines(tmp_path):
     }
 
 
+def deep(root, levels):
+    """A path of so many directories."""
+    return f"{root}/" + "/".join("d" * levels)
+
+
+@pytest.mark.parametrize("levels", [400, 1500])
+def test_a_delta_of_any_depth_is_undone(place, levels):
+    """Neither Python's stack nor the limit of descriptors ends an undo in the middle."""
+    path = deep(place / "root", levels)
+    index = pack.Index([path, f"{path}/x"], {path: ["x"]})
+    tar = tar_of(member(path, tarfile.DIRTYPE, mode=0o755), member(f"{path}/x", data=b"x"))
+    assert transact(place, index, tar) is None
+
+
+def test_a_deep_tree_that_is_removed_keeps_what_is_mounted_in_it(place):
+    path = deep(place / "root" / "dir", 50)
+    os.makedirs(f"{path}/gone")
+    os.makedirs(f"{path}/mounted/below")
+    nodes.remove(str(place / "root" / "dir"), frozenset({f"{path}/mounted"}))
+    assert os.listdir(place / "root" / "dir") == ["d"]
+    assert os.listdir(path) == ["mounted"]
+    assert os.listdir(f"{path}/mounted") == ["below"]
+
+
+def test_a_tree_that_is_moved_while_it_is_removed_is_left(place, monkeypatch):
+    """The way back up must not lead to somebody else's directory."""
+    root, real = place / "root", os.unlink
+    (root / "other").mkdir()
+
+    def unlink(name, **where):
+        if name == "old":
+            (root / "dir" / "deep").rename(root / "other" / "deep")
+        real(name, **where)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(nodes, "_HELD", 0)
+    with pytest.raises(OSError, match="moved during"):
+        nodes.remove(str(root / "dir"))
+    assert os.listdir(root / "other") == ["deep"]
+
+
 def test_removal_stops_at_mount_points(place):
     volume = str(place / "volume")
     nodes.remove(volume, frozenset({f"{volume}/models"}))
@@ -428,3 +469,13 @@ def test_the_index_has_a_bound_that_a_creation_knows(monkeypatch):
     with pytest.raises(DumpFailed):
         index.encode()
     assert json.loads(pack.Index([], {}).encode()) == {"paths": [], "directories": {}}
+
+
+def test_a_header_for_all_members_is_refused(place):
+    """What it says is kept for every member that follows: a thousand of them would be a gigabyte."""
+    path = str(place / "root" / "new")
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"x": "y"}) as tar:
+        tar.addfile(member(path)[0])
+    output.seek(0)
+    assert transact(place, pack.Index([path], {}), output).reason == "BadDelta"

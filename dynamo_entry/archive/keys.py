@@ -122,6 +122,7 @@ def _signer(path: str, data: bytes) -> Signer:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
     try:
+        _check_single(data)
         key = load_pem_private_key(data, None)
         if not isinstance(key, Ed25519PrivateKey):
             raise TypeError("it is no Ed25519 key")
@@ -136,12 +137,19 @@ def _public(path: str, data: bytes) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
     try:
+        _check_single(data)
         key = load_pem_public_key(data)
         if not isinstance(key, Ed25519PublicKey):
             raise TypeError("it is no Ed25519 key")
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _unusable("verification", path, error, _VERIFY_HINT) from None
     return key
+
+
+def _check_single(data: bytes) -> None:
+    """Raises ValueError if a file holds several keys: only the first one would be read."""
+    if (count := data.count(b"-----BEGIN ")) > 1:
+        raise ValueError(f"it holds {count} keys: give each a file of its own, in a directory")
 
 
 def _unusable(what: str, path: str, error: Exception, hint: str) -> SettingsError:

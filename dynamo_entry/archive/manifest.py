@@ -217,13 +217,35 @@ def find_manifest(trailer: bytes, archive_size: int) -> Location | None:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"the trailer cannot be read: {error}", hint=_HINT, reason="TrailerInvalid") from None
     end = location.offset + tar.round_up(location.length, tar.BLOCK)
-    most = min(_MANIFEST_LIMIT_BYTES, _BASE_BYTES + _BYTES_A_CHUNK * (location.offset // tar.ALIGNMENT))
-    if end != archive_size - TRAILER_BYTES or location.length > most:
+    if end != archive_size - TRAILER_BYTES or location.length > _most_bytes(location.offset):
         raise Corrupt(
             f"manifest offset {location.offset} + length {location.length} is outside the archive",
             hint=_HINT, reason="TrailerInvalid",
         )  # fmt: skip
     return location
+
+
+def _most_bytes(offset: int) -> int:
+    """The bound of a manifest that begins at ``offset``."""
+    return min(_MANIFEST_LIMIT_BYTES, _BASE_BYTES + _BYTES_A_CHUNK * (offset // tar.ALIGNMENT))
+
+
+def _most_items(offset: int) -> int:
+    """The bound of the values in such a manifest, and in its head."""
+    return _BASE_ITEMS + _ITEMS_A_CHUNK * (offset // tar.ALIGNMENT)
+
+
+def check_written(body: bytes, head: bytes, streams: int, offset: int) -> None:
+    """Raises ValueError if a reader would refuse a manifest at ``offset``, or its head."""
+    for what, size, most in (
+        ("bytes", len(body), _most_bytes(offset)),
+        ("streams", streams, _STREAMS_LIMIT),
+        ("bytes of facts", len(head), HEAD_LIMIT_BYTES),
+    ):
+        if size > most:
+            raise ValueError(f"it has {size} {what}, at most {most} are read")
+    for document in (body, head):
+        check_items(document, _most_items(offset))
 
 
 def _check_version(version: int) -> None:
@@ -280,7 +302,7 @@ def parse(data: bytes, location: Location, keys: Keys = NO_KEYS) -> tuple[Manife
 
 def _decode(data: bytes, offset: int) -> Manifest:
     """Raises ValueError, MsgspecError if it is not a manifest, or is too large for ``offset`` bytes of chunks."""
-    check_items(data, _BASE_ITEMS + _ITEMS_A_CHUNK * (offset // tar.ALIGNMENT))
+    check_items(data, _most_items(offset))
     document = msgspec.json.decode(data, type=_Document)
     if len(document.streams) > _STREAMS_LIMIT:
         raise ValueError(f"it has {len(document.streams)} streams, at most {_STREAMS_LIMIT} are taken")
@@ -305,10 +327,10 @@ def decode_head(data: bytes | msgspec.Raw) -> Head:
     return msgspec.json.decode(data, type=Head)
 
 
-def open_head(manifest: Manifest, data: bytes) -> Manifest:
+def open_head(manifest: Manifest, data: bytes, archive_size: int) -> Manifest:
     """The manifest with the head that was sealed. Raises Corrupt."""
     try:
-        check_items(data, _BASE_ITEMS)
+        check_items(data, _most_items(archive_size))
         head = decode_head(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _invalid(f"the head cannot be read: {error}", "ManifestInvalid") from None

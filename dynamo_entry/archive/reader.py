@@ -36,6 +36,9 @@ _THREADS_LIMIT = 8
 #: How much may be on its way or waiting: for all streams that are read in order, and for all of ``fetch``.
 _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
+#: The decompressed chunks of one reader that wait. Chunks of other creators may be larger than ours.
+_READY_BYTES = 32 << 20
+
 #: How many chunks that are used in several places are kept: the next use comes at about the same time.
 _RECENT_CHUNKS = 8
 
@@ -72,7 +75,7 @@ class Archive:
 
     def __init__(
         self, store: Store, end: _End, content: Manifest, near: NearStore | None,
-        *, digest: str, seal: Seal | None, threads: int,
+        *, digest: str, seal: Seal | None, is_signed: bool, threads: int,
     ) -> None:  # fmt: skip
         self.location = store.location
         self.size = end.size
@@ -82,6 +85,7 @@ class Archive:
         self.near = near
         self._end = end
         self._seal = seal
+        self._is_signed = is_signed
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._recent = _Recent(content)
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
@@ -125,10 +129,14 @@ class Archive:
         _check_digest(location.digest, expected_digest)
         body = bytes(end.piece(*place) or store.read_range(*place))
         store.check_manifest(body)
-        content, seal = manifest.parse(body, location, Keys.of(key))
+        keys = Keys.of(key)
+        content, seal = manifest.parse(body, location, keys)
         _check_hash(content.head, expected_hash)
         nearer = near(store, location.digest, size) if near else None
-        archive = cls(store, end, content, nearer, digest=location.digest, seal=seal, threads=threads)
+        archive = cls(
+            store, end, content, nearer, digest=location.digest, seal=seal, is_signed=bool(keys.verifiers),
+            threads=threads,
+        )  # fmt: skip
         if manifest.is_sealed(content):
             archive._open_head()
         return archive
@@ -136,7 +144,7 @@ class Archive:
     def _open_head(self) -> None:
         try:
             data = self.read(manifest.HEAD_STREAM, most=manifest.HEAD_LIMIT_BYTES)
-            self.manifest = manifest.open_head(self.manifest, data)
+            self.manifest = manifest.open_head(self.manifest, data, self.size)
         except BaseException:
             self._shut_down()
             raise
@@ -199,7 +207,7 @@ class Archive:
         Raises Corrupt as ``chunk`` does; at once if the stream is missing.
         """
         jobs = ((name, index) for index in range(self.count_of(name)))
-        return self._in_order(jobs, ahead)
+        return self._in_order(jobs, self._affordable(ahead))
 
     def ranges(self, name: str, wanted: list[tuple[int, int]], *, ahead: int = 2) -> Iterator[Bytes]:
         """The bytes of a stream in the ranges ``wanted``: (start, end), sorted and disjoint.
@@ -218,11 +226,16 @@ class Archive:
             for start, end in ranges
             for part in self.parts(name, start, end)
         )
-        groups = [(chunk, list(group)) for chunk, group in groupby(slices, key=lambda entry: entry[0])]
-        found = self._in_order((chunk for chunk, _ in groups), ahead)
-        for ((name, _), group), data in zip(groups, found, strict=True):
+        asked: deque[list[tuple[tuple[str, int], int, int]]] = deque()  # of a long stream, never all of it
+
+        def jobs() -> Iterator[tuple[str, int]]:
+            for chunk, group in groupby(slices, key=lambda entry: entry[0]):
+                asked.append(list(group))
+                yield chunk
+
+        for data in self._in_order(jobs(), self._affordable(ahead)):
             view = memoryview(data)
-            for _, first, last in group:
+            for (name, _), first, last in asked.popleft():
                 yield name, view[first:last]
 
     def read_all(self, names: Iterable[str], *, most: int = READ_BYTES) -> dict[str, bytes]:
@@ -278,6 +291,9 @@ class Archive:
             done += chunk.stored_length
             progress(done, total)
 
+    def _affordable(self, ahead: int) -> int:
+        return min(ahead, _READY_BYTES // self.manifest.chunk_size)
+
     def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
         source = self._source(jobs, self._in_order_lane)
         ready: deque[tuple[ChunkRef, Future[Bytes]]] = deque()
@@ -322,6 +338,8 @@ class Archive:
         where = f"chunk {index} of {name} at {chunk.offset}"
         if stored is None:
             stored = self._read(chunk.offset, chunk.stored_length)
+        if self._is_signed and not self._seal and is_mapped(stored):
+            stored = self._copied(stored)
         if not self._recent.is_verified(wanted) and codec.digest(stored) != chunk.digest:
             if self.near:
                 stored = self.near.read_again(chunk.offset, chunk.stored_length)
@@ -342,6 +360,12 @@ class Archive:
         if len(raw) != length:
             raise Corrupt(f"{where} has {len(raw)} bytes instead of {length}", hint=_HINT, reason="SizeLies")
         return raw
+
+    def _copied(self, mapped: Bytes) -> Bytes:
+        """A copy: whoever can write to the mapped file, but cannot sign, must not change bytes after they were verified."""
+        own = self._buffers.take(len(mapped))
+        own[:] = mapped
+        return own
 
     def _table(self, name: str) -> _Table:
         try:

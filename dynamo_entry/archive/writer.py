@@ -14,6 +14,7 @@ from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Signed, Stream
 from dynamo_entry.archive.seal import ANYWHERE, Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
+from dynamo_entry.errors import DumpFailed
 from dynamo_entry.storage.base import Bytes, Writer
 
 #: The memory that chunks in flight may take, with everything that compression needs. Fewer threads than asked for do no
@@ -115,14 +116,15 @@ class ArchiveWriter:
     def finish(self, head: Head) -> Finished:
         """Wait for every chunk, then append manifest and trailer. The caller commits the sink.
 
-        Raises ValueError while a stream is open.
+        Raises ValueError while a stream is open, DumpFailed for a manifest that no reader would take.
         """
         self.check()
         if still_open := [name for name, stream in self._streams.items() if not stream.is_closed]:
             raise ValueError(f"streams are still open: {still_open}")
+        facts = manifest.encode(head)
         if self._seal:
             sealed = self.stream(manifest.HEAD_STREAM)
-            sealed.write(manifest.encode(head))
+            sealed.write(facts)
             sealed.close()
             head = manifest.shown(head)
         self._pool.shutdown()
@@ -139,6 +141,14 @@ class ArchiveWriter:
         )
         body = manifest.encode(result)
         place = self._position + tar.BLOCK, len(body)
+        try:
+            manifest.check_written(body, facts, len(result.streams), place[0])
+        except ValueError as error:
+            raise DumpFailed(
+                f"the manifest would be larger than a restore reads: {error}",
+                hint="let the engine have fewer processes, threads and open files when it is dumped",
+                reason="ManifestTooLarge",
+            ) from None
         location = Location(*place, manifest.digest_text(body), self._sealed(body), self._signed(body))
         self._append_member(manifest.MANIFEST_MEMBER, body)
         self._append_member(manifest.TRAILER_MEMBER, manifest.trailer_json(location, self._version))

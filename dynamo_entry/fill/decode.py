@@ -37,11 +37,15 @@ _FIRST_UNLINKED = 1 << 32
 
 
 class Source(NamedTuple):
-    """Where images are read from: small ones as a whole, large ones by pieces (offset, length)."""
+    """Where images are read from: small ones as a whole, large ones by pieces (offset, length).
+
+    ``most_runs`` is how many runs of data all unlinked files together may have.
+    """
 
     names: frozenset[str]
     read: Callable[[str], bytes]
     piece: Callable[[str, int, int], bytes]
+    most_runs: int
 
     def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
         """Every record of an image, as the message ``kind`` of ``module``; none if the image is missing."""
@@ -139,14 +143,16 @@ def _shared(source: Source) -> Iterator[SharedMemory]:
 
 
 def _unlinked(source: Source, inodes: dict[int, int]) -> Iterator[Unlinked]:
+    left = source.most_runs
     for inode in sorted({inode for inode in inodes.values() if inode >= _FIRST_UNLINKED}):
         name = f"ghost-file-{inode - _FIRST_UNLINKED:x}.img"
 
         def piece(offset: int, length: int, name: str = name) -> bytes:
             return source.piece(name, offset, length)
 
-        found = _read_unlinked(name, inode, piece) if name in source.names else None
+        found = _read_unlinked(name, inode, piece, left) if name in source.names else None
         if found is not None:
+            left -= len(found.runs)
             yield found
 
 
@@ -184,7 +190,7 @@ _MAGIC_BYTES = 8
 _Piece = Callable[[int, int], bytes]
 
 
-def _read_unlinked(image: str, inode: int, piece: _Piece) -> Unlinked | None:
+def _read_unlinked(image: str, inode: int, piece: _Piece, most_runs: int) -> Unlinked | None:
     """An unlinked file, or None if CRIU wrote it as a whole, as it does for tiny files. Raises ValueError.
 
     Only the records are read, not the bytes of the file.
@@ -197,6 +203,8 @@ def _read_unlinked(image: str, inode: int, piece: _Piece) -> Unlinked | None:
     runs: list[Run] = []
     data, at = _record(piece, head)
     while data:
+        if len(runs) == most_runs:
+            raise ValueError("more runs of data in unlinked files than an archive of its size has")
         (part,) = images.parse(kind, [data])
         runs.append(Run(part.off, part.off + part.len, PRESENT, at))
         data, at = _record(piece, at + part.len)

@@ -30,7 +30,7 @@ class _Ready(NamedTuple):
 
 
 class Filler:
-    """Fills from ``archive`` what ``plan`` says, with ``threads`` threads, all of which are started here.
+    """Fills from ``archive`` what ``plan`` says, with up to ``threads`` threads, all of which are started here.
 
     They begin at once, and hold up to WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks can be
     written to. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several
@@ -45,8 +45,12 @@ class Filler:
         self._lock = threading.Lock()
         self._gate = threading.Event()
         self._ended = threading.Event()
+        most = (
+            WINDOW_BYTES // archive.manifest.chunk_size
+        )  # on the largest machines a chunk a thread is too much
+        threads = max(1, min(threads, most))
         self._running = threads
-        self._window = max(1, WINDOW_BYTES // archive.manifest.chunk_size // threads)
+        self._window = max(1, most // threads)
         self._failure: BaseException | None = None
         self.done_bytes = 0
         for number in range(threads):

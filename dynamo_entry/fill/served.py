@@ -24,6 +24,9 @@ _LARGE = (f"{CRIU}pages-", f"{CRIU}ghost-file-")
 #: the factor.
 _MOST_BYTES, _BASE_BYTES, _TIMES_THE_ARCHIVE = 256 << 20, 3 << 20, 4
 
+#: Runs of data in unlinked files: an image of zeros between next to nothing compresses as well as one likes.
+_BASE_RUNS, _BYTES_A_RUN = 100_000, 4
+
 
 class Images:
     """Reads images by the names that CRIU gave them."""
@@ -43,7 +46,9 @@ class Images:
     @property
     def source(self) -> Source:
         """The images, for the plan."""
-        return Source(frozenset(name[len(CRIU) :] for name in self._names), self.read, self._piece)
+        names = frozenset(name[len(CRIU) :] for name in self._names)
+        most_runs = _BASE_RUNS + self._archive.size // _BYTES_A_RUN
+        return Source(names, self.read, self._piece, most_runs)
 
     def read(self, name: str) -> bytes:
         """A small image. Raises KeyError if there is none of that name."""

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping
 
 
 def record_affinity(pids: Iterable[int]) -> dict[str, list[int]]:
-    """The CPU mask of each thread whose mask is narrower than ours."""
+    """Each CPU mask that is narrower than ours, in hexadecimal, and the threads that have it."""
     everything = os.sched_getaffinity(0)
-    found = {}
+    found: dict[str, list[int]] = {}
     for pid in pids:
         try:
             for entry in os.listdir(f"/proc/{pid}/task"):
                 processors = os.sched_getaffinity(int(entry))
                 if processors != everything:
-                    found[entry] = sorted(processors)
+                    mask = sum(1 << number for number in processors)
+                    found.setdefault(f"{mask:x}", []).append(int(entry))
         except OSError:
             continue
     return found
@@ -29,13 +30,16 @@ def pin(recorded: Mapping[str, Iterable[int]]) -> int:
     """Pin threads. Returns how many cannot be pinned, because this container does not have their processors."""
     everything = os.sched_getaffinity(0)
     missed = 0
-    for thread, processors in recorded.items():
-        try:
-            if not everything.issuperset(processors):
-                raise OSError
-            os.sched_setaffinity(int(thread), processors)
-        except OSError:
-            missed += 1
+    for text, threads in recorded.items():
+        mask = int(text, 16)
+        processors = {number for number in range(mask.bit_length()) if mask >> number & 1}
+        for thread in threads:
+            try:
+                if not everything.issuperset(processors):
+                    raise OSError
+                os.sched_setaffinity(thread, processors)
+            except OSError:
+                missed += 1
     return missed
 
 

@@ -64,6 +64,10 @@ if TYPE_CHECKING:
 _PUBLISH_STALLS = 10
 
 
+#: How many ranges of shared memory are recorded. More of them would be most of a manifest's head.
+_MOST_SHARED = 50_000
+
+
 class Prepared(NamedTuple):
     """The state before the engine is started: facts, open objects and helpers."""
 
@@ -180,7 +184,8 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     roots = mounts.captured_roots(here, map(os.path.realpath, settings.capture_paths))
     places = options.Places(work, work, DUMP_LOG)
     return Prepared(
-        store, keys, have, gpu, criu_version, places, here, roots, changes.mark(roots), handshake,
+        store, keys, have, gpu, criu_version, places, here, roots,
+        changes.mark(roots, mounts.without_renames(here)), handshake,
         left_behind.ipc_objects(),
     )  # fmt: skip
 
@@ -404,8 +409,8 @@ class _Creation:
                 dump.take_images(phase)
                 facts = {
                     **frozen.head.facts,
-                    "shared_ranges": self._shared_ranges(),
-                    "affinity": tasks.record_affinity(self._pids()),
+                    **self._shared_ranges(),
+                    "pinned": tasks.record_affinity(self._pids()),
                 }
             with self._channel.phase(Phases.DELTA, stall_s=stall_s) as phase:
                 facts["delta_bytes"] = self._add_delta(writer, phase)
@@ -420,12 +425,13 @@ class _Creation:
                 self._let_go(dump, limit_s)
         return result._replace(seconds=self._channel.seconds)
 
-    def _shared_ranges(self) -> dict[str, list[tuple[int, int]]]:
-        """Return the address ranges that processes share, by pid; a single process shares none."""
+    def _shared_ranges(self) -> dict[str, dict[str, list[tuple[int, int]]]]:
+        """Return a fact for the manifest: the address ranges that processes share, by pid. Without it, all may be shared."""
         pids = self._pids()
         if len(pids) < 2:
-            return {}
-        return {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
+            return {"shared_ranges": {}}
+        found = {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
+        return {"shared_ranges": found} if sum(map(len, found.values())) <= _MOST_SHARED else {}
 
     def _head(
         self, processes: list[Any], stdio: dict[str, str], gpu: dict[str, Any], tcp: dict[str, Any]

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from archive_store import build, forge, noise, with_body
+from archive_store import build, forge, noise, open_bytes, with_body
 
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX
 
@@ -177,3 +177,36 @@ def test_a_delta_without_end_costs_little(what):
     reason, mib = done.stdout.split()
     assert reason == "BadDelta"
     assert int(mib) < _MOST_MIB
+
+
+def test_ranges_of_a_stream_without_end_are_not_listed(monkeypatch):
+    """CRIU's pages may be said to be as many zeros as one likes: it takes them one after another."""
+    size = 1 << 31
+    with open_bytes(with_streams(**{f"{CRIU}pages-1.img": of_zeros(size)})) as archive:
+        looked_at = []
+        real = archive.parts
+
+        def parts(*place):
+            for part in real(*place):
+                looked_at.append(part)
+                yield part
+
+        monkeypatch.setattr(archive, "parts", parts)
+        pieces = archive.ranges(f"{CRIU}pages-1.img", [(0, size)])
+        assert bytes(next(pieces)) == bytes(4096)
+        assert len(looked_at) < 1000
+        pieces.close()
+
+
+@pytest.mark.parametrize(("chunk_size", "most"), [(4096, 4), (64 * _MIB, 1)])
+def test_few_large_chunks_are_made_ready(monkeypatch, chunk_size, most):
+    """Whoever reads in order asks for so many chunks; of other creators' they may be sixteen times ours."""
+    data = build({"s": b"x" * (3 * chunk_size + 1)}, chunk_size=chunk_size)
+    with open_bytes(data) as archive:
+        begun = []
+        submit = archive._pool.submit
+        monkeypatch.setattr(archive._pool, "submit", lambda *job: begun.append(job) or submit(*job))
+        chunks = archive.chunks("s", ahead=3)
+        next(chunks)
+        assert len(begun) == most
+        chunks.close()

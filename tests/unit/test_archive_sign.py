@@ -4,14 +4,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from archive_store import MemoryStore, build, forge, open_bytes
+from archive_store import MemoryStore, build, forge, noise, open_bytes
 
 from dynamo_entry.archive import Archive, Keys, manifest, read_keys
-from dynamo_entry.errors import Incompatible, SettingsError
+from dynamo_entry.errors import Corrupt, Incompatible, SettingsError
 from dynamo_entry.settings import from_environment
+from dynamo_entry.storage import open_store
 
 STREAMS = {"small": b"x"}
 SECRET = bytes(range(32))
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,16 @@ def test_files_that_hold_no_key_are_named(tmp_path, content):
         assert caught.value.reason == "KeyFileInvalid"
 
 
+def test_a_file_of_several_keys_is_refused_and_not_read_by_half(pair, other, tmp_path):
+    for number, read in enumerate(
+        (lambda path: read_keys("", path), lambda path: read_keys("", verify_key_file=path))
+    ):
+        both = tmp_path / str(number)
+        both.write_bytes(Path(pair[number]).read_bytes() + Path(other[number]).read_bytes())
+        with pytest.raises(SettingsError, match="2 keys"):
+            read(str(both))
+
+
 def test_a_key_of_another_kind_is_refused(tmp_path):
     subprocess.run(["openssl", "genpkey", "-algorithm", "x25519", "-out", tmp_path / "key"], check=True)
     with pytest.raises(SettingsError, match="no Ed25519 key"):
@@ -137,3 +149,21 @@ def test_a_key_alone_does_not_say_which_archive(name):
 def test_a_digest_is_written_as_it_is_shown(digest):
     with pytest.raises(SettingsError, match="64 hexadecimal"):
         from_environment({**KEYS, "DYNAMO_CHECKPOINT_DIGEST": digest})
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.usefixtures("short_tail")
+def test_what_is_verified_is_what_is_used(pair, tmp_path, compression):
+    """Who can write to the volume and cannot sign is too late once a chunk was verified."""
+    raw = noise(MIB) if compression == "none" else noise(MIB // 2) + bytes(MIB // 2)
+    keys = read_keys("", pair[0])
+    path = tmp_path / "a.tar"
+    path.write_bytes(build({"s": raw}, chunk_size=MIB, compression=compression, key=keys))
+    with Archive.open(open_store(str(path)), key=read_keys("", verify_key_file=pair[1])) as archive:
+        chunk = archive.chunk("s", 0)
+        with path.open("r+b") as file:
+            file.seek(archive.place_of("s", 0))
+            file.write(b"forged")
+        assert bytes(chunk) == raw
+        with pytest.raises(Corrupt):
+            archive.chunk("s", 0)

@@ -6,11 +6,11 @@ import threading
 import time
 
 import pytest
-from archive_store import CHUNK, MemoryWriter, contents, manifest_of, noise, text
+from archive_store import CHUNK, MemoryWriter, build, contents, manifest_of, noise, open_bytes, text
 from blocked import wait_until_blocked
 
 from dynamo_entry.archive import ArchiveWriter, Compression, Head
-from dynamo_entry.errors import StorageError
+from dynamo_entry.errors import DumpFailed, StorageError
 
 
 class SlowWriter(MemoryWriter):
@@ -296,3 +296,30 @@ def test_memory_does_not_grow_with_the_archive(tmp_path, compression, size_mib):
     print(compression, list(peaks.values()))
     assert peaks[_WRITE] < 130
     assert peaks[_READ] < 130
+
+
+@pytest.mark.parametrize("key", [None, bytes(range(32))])
+@pytest.mark.parametrize(
+    ("facts", "streams"), [({"x": "y" * (5 << 20)}, 1), ({"x": [0] * 300_000}, 1), ({}, 4)]
+)
+def test_a_manifest_that_no_reader_would_take_is_not_written(monkeypatch, key, facts, streams):
+    """The creation fails, and not every restore of what it has published."""
+    monkeypatch.setattr("dynamo_entry.archive.manifest._STREAMS_LIMIT", 3)
+    writer = ArchiveWriter(MemoryWriter(), compression=Compression(None), threads=1, key=key)
+    for number in range(streams):
+        writer.stream(f"s{number}").close()
+    with pytest.raises(DumpFailed) as caught:
+        writer.finish(Head(facts=facts))
+    assert caught.value.reason == "ManifestTooLarge"
+
+
+@pytest.mark.parametrize("key", [None, bytes(range(32))])
+def test_what_is_written_is_read_up_to_the_bound(monkeypatch, key):
+    """It grows with the archive, for a head that is sealed as for one that is not."""
+    monkeypatch.setattr("dynamo_entry.archive.manifest._BASE_ITEMS", 500)
+    head = Head(facts={"x": [0] * 2000})
+    with pytest.raises(DumpFailed):
+        build({"s": noise(10 * CHUNK)}, head=head, key=key)
+    data = build({"s": noise(250 * CHUNK)}, head=head, key=key)
+    with open_bytes(data, key=key) as archive:
+        assert archive.manifest.head.facts == head.facts

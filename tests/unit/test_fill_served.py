@@ -1,6 +1,9 @@
 """What CRIU is served in place of the images: the pages that are left to it, fetched before it asks."""
 
+import stat
+import struct
 import threading
+from types import SimpleNamespace
 
 import pytest
 from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
@@ -8,13 +11,14 @@ from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
 from dynamo_entry.archive import Archive
 from dynamo_entry.criu import images
 from dynamo_entry.errors import Corrupt
+from dynamo_entry.fill import decode
 from dynamo_entry.fill.decode import Source
 from dynamo_entry.fill.plan import Plan, Remainder
 from dynamo_entry.fill.served import Skeleton
 from dynamo_entry.fill.values import PRESENT, Pagemap, Run
 
 PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
-SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"")
+SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"", 0)
 NOTHING = Plan([], [], [], [], {}, {})
 
 
@@ -116,3 +120,20 @@ def test_what_is_served_instead_of_an_image_is_so_by_the_table_of_images(monkeyp
     assert {images.kind(name) for name in mine} == {
         key for key, server in images.SERVERS.items() if server is images.Server.SKELETON
     }
+
+
+def test_an_unlinked_file_has_no_more_runs_than_its_archive_may(monkeypatch):
+    """Runs of nothing compress as well as one likes, and each of them takes memory."""
+    head = SimpleNamespace(chunks=True, mode=stat.S_IFREG, uid=0)
+    monkeypatch.setattr(images, "message", lambda *_: None)
+    monkeypatch.setattr(
+        images, "parse", lambda _, records: [head if records == [b"head"] else SimpleNamespace(off=0, len=0)]
+    )
+    image = images.join(struct.pack("<II", 0x55105940, 0), [b"head", *[b"run"] * 1000])
+
+    def piece(offset, length):
+        return image[offset : offset + length]
+
+    assert len(decode._read_unlinked("ghost-file-1.img", 1, piece, 1000).runs) == 1000
+    with pytest.raises(ValueError, match="runs"):
+        decode._read_unlinked("ghost-file-1.img", 1, piece, 999)

@@ -182,3 +182,16 @@ def test_memory_that_is_not_there_is_a_short_write(child):
 def test_shared_memory_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(RestoreFailed, match="absent cannot be filled: No such file"):
         Writer({}).write(Shared((f"{tmp_path}/absent",)), b"x", [Piece(0, 1, 0)])
+
+
+@pytest.mark.parametrize(("asked", "started"), [(2, 2), (500, 4)])
+def test_threads_hold_no_more_than_the_window(monkeypatch, asked, started):
+    """A machine of hundreds of processors would have each of them hold a chunk at least."""
+    monkeypatch.setattr("dynamo_entry.fill.filler.WINDOW_BYTES", 4 * CHUNK)
+    with open_bytes(build({"criu/pages-1.img": noise(8 * CHUNK)})) as archive:
+        extent = Extent("pages-1.img", 0, 8 * CHUNK, Task(os.getpid()), 0)
+        filler = Filler(archive, Plan([], [], [extent], [], {}, {}), asked, {})
+        assert sum(thread.name.startswith("fill-") for thread in threading.enumerate()) == started
+        filler.close()
+        with pytest.raises(RuntimeError):
+            filler.wait(20)

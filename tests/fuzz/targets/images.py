@@ -93,7 +93,7 @@ def feed(case, _place):
     for name in case:
         rewriter.image(name)
     source = decode.Source(
-        frozenset(case), case.__getitem__, lambda name, at, length: case[name][at : at + length]
+        frozenset(case), case.__getitem__, lambda name, at, length: case[name][at : at + length], 1000
     )
     made = plan.make(decode.read(source), None)
     for rest in made.remainders:

@@ -42,13 +42,15 @@ def explain(text: str) -> tuple[str, str]:
     found = errors(text)
     if not found:
         return "criu gave no reason", "its log, of which the launcher says where it is, has all that it said"
+    known = ((error, remedy(error)) for error in found)
+    return next((pair for pair in known if pair[1]), (found[0], ""))
+
+
+def remedy(error: str) -> str:
+    """What to do about an error; an empty text if that is not known."""
     from dynamo_entry.criu.remedies import REMEDIES  # noqa: PLC0415 - a table that only failures look at
 
-    for error in found:
-        for pattern, remedy in REMEDIES:
-            if re.search(pattern, error):
-                return error, remedy
-    return found[0], ""
+    return next((words for pattern, words in REMEDIES if re.search(pattern, error)), "")
 
 
 def size(path: str) -> int:
@@ -65,7 +67,7 @@ def tail(path: str, limit_bytes: int = 1 << 16) -> str:
         with open(path, "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - limit_bytes))
-            return file.read().decode("utf-8", "replace")
+            return file.read(limit_bytes).decode("utf-8", "replace")
     except OSError:
         return ""
 
@@ -79,13 +81,16 @@ def keep(work: str, name: str, *, state_dir: str, status_file: str, log: Any) ->
     text = tail(path, _KEPT_BYTES)
     if not text:
         return
-    if directory := _outliving(state_dir, status_file):
-        with suppress(OSError):  # the failure itself is the news
+    directory = _outliving(state_dir, status_file)
+    with suppress(OSError):  # the failure itself is the news
+        if directory:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             kept = f"{directory}/criu-{name}"
             write_new(kept, text)
             os.unlink(path)
             path = kept
+        elif size(path) > _KEPT_BYTES:
+            write_new(path, text)
     log.info("CRIU log kept", path=path)
 
 

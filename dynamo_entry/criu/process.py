@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -16,14 +17,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from dynamo_entry.criu import log
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.errors import CheckpointError, PlaceFailed
 from dynamo_entry.linux import proc
+from dynamo_entry.scratch import remove
 
 #: `--stream` with a restore of inet sockets on current kernels; see the README's requirements.
 OLDEST = (4, 2)
 
-#: CRIU says its version at once.
-_VERSION_S = 10
+#: CRIU says its version at once, in a few words.
+_VERSION_S, _VERSION_BYTES = 10, 64 << 10
 
 
 def version(environ: dict[str, str] | None = None) -> str:
@@ -49,7 +51,6 @@ def asking_version(environ: dict[str, str] | None = None) -> Iterator[Callable[[
     }  # every symbol, not at its first use
     with subprocess.Popen(
         [path, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
-        text=True, errors="replace",
     ) as asked:  # fmt: skip
         try:
             yield lambda: _version(path, asked)
@@ -57,9 +58,9 @@ def asking_version(environ: dict[str, str] | None = None) -> Iterator[Callable[[
             asked.kill()
 
 
-def _version(path: str, asked: subprocess.Popen[str]) -> str:
+def _version(path: str, asked: subprocess.Popen[bytes]) -> str:
     stdout, stderr = _said(asked)
-    match = re.search(r"Version: (\d+(?:\.\d+)+)", stdout)
+    match = re.search(r"Version: (\d+(?:\.\d+)*)", stdout)
     if match is None:
         said, remedy = _not_started(stderr)
         raise CheckpointError(f"{path} does not start: {said}", hint=remedy, reason="CriuBroken", retry=False)
@@ -73,15 +74,32 @@ def _version(path: str, asked: subprocess.Popen[str]) -> str:
     return match[1]
 
 
-def _said(asked: subprocess.Popen[str]) -> tuple[str, str]:
-    """What CRIU wrote to standard output and to standard error."""
+def _said(asked: subprocess.Popen[bytes]) -> tuple[str, str]:
+    """What CRIU wrote to standard output and to standard error, or else how it ended."""
+    assert asked.stdout is not None
+    assert asked.stderr is not None
+    said = {asked.stdout.fileno(): b"", asked.stderr.fileno(): b""}
+    still_open = [*said]
+    deadline = time.monotonic() + _VERSION_S
+    while still_open and max(map(len, said.values())) < _VERSION_BYTES:
+        for descriptor in (
+            ready := select.select(still_open, [], [], max(0, deadline - time.monotonic()))[0]
+        ):
+            data = os.read(descriptor, _VERSION_BYTES)
+            said[descriptor] += data
+            if not data:
+                still_open.remove(descriptor)
+        if not ready:
+            return "", f"it did not say its version within {_VERSION_S:g} s"
+    stdout, stderr = (text.decode("utf-8", "replace") for text in said.values())
+    return stdout, stderr or _how_it_ended(asked)
+
+
+def _how_it_ended(asked: subprocess.Popen[bytes]) -> str:
     try:
-        stdout, stderr = asked.communicate(timeout=_VERSION_S)
+        return f"exit code {asked.wait(1)}"
     except subprocess.TimeoutExpired:
-        asked.kill()
-        asked.communicate()
-        return "", f"it did not say its version within {_VERSION_S:g} s"
-    return stdout, stderr or f"exit code {asked.returncode}"
+        return "it does not say its version, and does not end"
 
 
 def _not_started(said: str) -> tuple[str, str]:
@@ -100,6 +118,9 @@ def _not_started(said: str) -> tuple[str, str]:
 #: Where CRIU looks for plugins: none. Its CUDA plugin would checkpoint GPUs as well, and one owner is enough.
 _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 
+
+#: A log is not longer: that of a large engine has some 100 KiB. It usually lies in memory.
+_MOST_LOG_BYTES = 16 << 20
 
 #: After an error in its restorer, CRIU usually ends; after this many seconds it will not.
 _STUCK_S = 2.0
@@ -121,24 +142,39 @@ class _Running:
 
     def __init__(self, log_path: str) -> None:
         self._log_path = log_path
+        remove(log_path)  # an earlier CRIU's: this one may end before it writes a log
         self._stderr, self._stderr_writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._stderr, False)
+        # The pipe is read after a failure. What does not fit into it is lost, and CRIU does not wait.
+        os.set_blocking(self._stderr_writer, False)
         self._stuck_since = 0.0
 
-    def failure(self) -> tuple[str, str]:
-        """(what failed, what to do) from its log, or from its standard error if it wrote no log."""
+    def failure(self, ended_by: int = 0) -> tuple[str, str]:
+        """(what failed, what to do) from its log, or from its standard error if it wrote no log.
+
+        ``ended_by`` is the signal that ended it, if one did.
+        """
         text = log.tail(self._log_path)
         if not log.errors(text):
             said = ""
             with suppress(BlockingIOError):
                 said = os.read(self._stderr, 1 << 16).decode("utf-8", "replace")
+            if ended_by and not log.errors(said):
+                what = f"it was killed by signal {ended_by}"
+                return what, log.remedy(what)
             if said.strip() and not log.errors(said):
                 return _not_started(said)
             text = said or text
         return log.explain(text) if text else ("criu ended and said nothing", "")
 
+    def floods_its_log(self) -> bool:
+        """Whether it writes its log without end."""
+        return log.size(self._log_path) > _MOST_LOG_BYTES
+
     def is_stuck(self) -> bool:
-        """Whether its log has shown for a while an error after which it may wait for ever."""
+        """Whether it writes its log without end, or the log has shown for a while an error after which it may wait for ever."""
+        if self.floods_its_log():
+            return True
         if not log.is_stuck(log.tail(self._log_path)):
             return False
         self._stuck_since = self._stuck_since or time.monotonic()
@@ -174,6 +210,15 @@ class Dumping(_Running):
         """CRIU's pid."""
         return self._process.pid
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, so that it took back nothing of what it did."""
+        return (self._process.poll() or 0) < 0
+
+    def failure(self, ended_by: int = 0) -> tuple[str, str]:
+        """As ``_Running.failure``; the signal is known here."""
+        return super().failure(ended_by or max(0, -(self._process.poll() or 0)))
+
     def wait(self, limit_s: float) -> int:
         """The exit code. A CRIU that does not end in time is killed. Raises TimeoutError then."""
         try:
@@ -208,7 +253,15 @@ class Restoring(_Running):
             ["/bin/sh", "-c", _ORPHAN, "sh", *argv], stdout=subprocess.PIPE, keep=keep, extra=extra, before=before
         ) as shell:  # fmt: skip
             assert shell.stdout is not None
-            self.pid = int(shell.stdout.readline())
+            said = shell.stdout.readline()
+        if not said:
+            what, _ = self.failure()
+            os.close(self._stderr)
+            raise PlaceFailed(
+                f"criu cannot be started: {what}", hint="raise the container's pids limit (podPidsLimit, --pids-limit)",
+                reason="PidsLimit",
+            )  # fmt: skip
+        self.pid = int(said)
         #: readable once CRIU has ended
         self.exited = _pidfd(self.pid)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dynamo_entry.archive import CHUNK_SIZE, ArchiveWriter, StreamWriter
 from dynamo_entry.archive.streams import CRIU
-from dynamo_entry.criu import options, process
+from dynamo_entry.criu import options, process, remaps
 from dynamo_entry.criu.process import Dumping
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
 from dynamo_entry.fill import cuts
-from dynamo_entry.linux import pages, timens
+from dynamo_entry.linux import pages, proc, timens
 from dynamo_entry.worker.channel import Phase
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Dump:
     def __init__(
         self, pid: int, places: options.Places, hints: options.Hints, *, open_sink: Callable[[str], Sink]
     ) -> None:
+        self._pid = pid
         self._capture = Capture(places.images, open_sink)
         self._is_frozen = False
         self._has_exited = False
@@ -52,10 +54,10 @@ class Dump:
     def __exit__(self, *_: object) -> None:
         self.let_go()
         os.close(self._exited)
-        try:
+        with suppress(TimeoutError):
             self._criu.wait(_THAW_LIMIT_S)
-        except TimeoutError:
-            pass
+        if self._criu.was_killed:
+            remaps.take_back(one.pid for one in proc.tree(self._pid))
 
     def let_go(self) -> None:
         """Give CRIU up: unless it got a verdict, it begins to thaw the tasks. Idempotent."""
@@ -67,12 +69,17 @@ class Dump:
 
         def is_over() -> bool:
             phase.progress(self._capture.received_bytes, steps=self._criu.steps)
+            if self._criu.floods_its_log():
+                raise self._failed()
             return self._is_frozen or self._has_exited
 
         self._capture.run(until=is_over)
         if self._has_exited and not self._is_frozen:
-            what, remedy = self._criu.failure()
-            raise DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")
+            raise self._failed()
+
+    def _failed(self) -> DumpFailed:
+        what, remedy = self._criu.failure()
+        return DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")
 
     def end_limit_s(self, stall_timeout: float) -> float:
         """Return how long ``end`` and ``resume`` may take; they show no progress."""

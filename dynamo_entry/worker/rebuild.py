@@ -35,6 +35,10 @@ _AHEAD = 3
 
 #: How often progress is reported and CRIU's log is checked.
 _POLL_S = 0.2
+
+#: An exit code above this one means that a signal ended the process.
+_SIGNALLED = 128
+
 _FILL_POLL_S = 0.05
 
 
@@ -146,7 +150,7 @@ class Rebuild:
             if self._failure is not None:
                 raise self._failure
             if criu.exited in ready or criu.is_stuck():
-                raise _failed(criu)
+                raise _failed(criu, self._exit_code(criu.pid) if criu.exited in ready else None)
         phase.fields["bytes"] = self._served_bytes
 
     def _watched(self) -> list[int]:
@@ -233,15 +237,15 @@ class Rebuild:
         recorded = self._archive.manifest.head.facts.get("socket_options", ())
         if missed := sockets.set_options_again(row for row in recorded if row["pid"] in self._plan.pids):
             self._channel.log.warning("socket options not restored", options=missed)
-        if unpinned := tasks.pin(self._archive.manifest.head.facts.get("affinity", {})):
+        if unpinned := tasks.pin(self._archive.manifest.head.facts.get("pinned", {})):
             self._channel.log.warning("threads not pinned: their processors are not here", threads=unpinned)
 
     def _wait_for_end(self, criu: process.Restoring) -> None:
         while not _readable(criu.exited):
             if criu.is_stuck():
-                raise _failed(criu)
-        if self._exit_code(criu.pid) != 0:
-            raise _failed(criu)
+                raise _failed(criu, None)
+        if (code := self._exit_code(criu.pid)) != 0:
+            raise _failed(criu, code)
 
     def _exit_code(self, pid: int) -> int | None:
         """Return the exit code of a child of PID 1, which reports all of them."""
@@ -284,10 +288,11 @@ class Rebuild:
         self._failure = self._failure or error
 
 
-def _failed(criu: process.Restoring) -> RestoreFailed:
+def _failed(criu: process.Restoring, code: int | None) -> RestoreFailed:
+    """``code`` is its exit code, as shells say it, or None."""
     from dynamo_entry.criu import remedies  # noqa: PLC0415 - a table that only failures look at
 
-    what, remedy = criu.failure()
+    what, remedy = criu.failure(code - _SIGNALLED if code and code > _SIGNALLED else 0)
     kind = PlaceFailed if remedies.is_of_this_place(what) else RestoreFailed
     return kind(f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed")
 

@@ -1,10 +1,14 @@
-"""Releases an engine after its worker was lost: gives its GPUs back, lets it continue if it paused, wakes it."""
+"""Releases an engine after its worker was lost: gives its GPUs back, lets it continue if it paused, wakes it.
+
+It also removes what a killed CRIU left.
+"""
 
 from __future__ import annotations
 
 import os
 
 from dynamo_entry import cuda
+from dynamo_entry.criu import remaps
 from dynamo_entry.engine import handshakes, hooks, sleep, sleep_protocols
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Release, Result
@@ -24,6 +28,7 @@ def run(settings: Settings, channel: Channel) -> Result:
     def pids() -> list[int]:
         return [process.pid for process in proc.tree(root.pid)]
 
+    remaps.take_back(pids())
     if cuda.is_present():
         cuda.for_creation(channel, settings.gpu_timeout).recover(pids)
     argv = proc.command(os.getppid())

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_entry.criu import log, options, process, streamer
+from dynamo_entry.criu import log, options, process, remaps, streamer
 from dynamo_entry.criu.remedies import REMEDIES
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.errors import CheckpointError, PlaceFailed
 from dynamo_entry.linux import pages
+from dynamo_entry.settings import TERMINATION_LOG
 
 PLACES = options.Places("/run/i", "/run/w", "criu.log")
 
@@ -349,3 +350,114 @@ def test_a_criu_that_does_not_say_its_version_in_time_is_named(tmp_path, monkeyp
     with pytest.raises(CheckpointError, match="did not say its version") as caught:
         process.version()
     assert caught.value.reason == "CriuBroken"
+
+
+def dumping(tmp_path, script):
+    """A dump by a program that is none."""
+    return process.Dumping(["sh", "-c", script], str(tmp_path / "criu.log"), extra={}, before=None)
+
+
+def test_a_criu_that_says_more_than_anybody_reads_goes_on(tmp_path):
+    """The loader alone does, with LD_DEBUG."""
+    running = dumping(
+        tmp_path,
+        "i=0; while [ $i -lt 3000 ]; do echo 0123456789012345678901234567890123456789 >&2; i=$((i+1)); done; exit 3",
+    )
+    assert running.wait(20) == 3
+
+
+def test_the_log_of_an_earlier_criu_says_nothing_of_this_one(tmp_path):
+    """One that the loader refuses writes none."""
+    (tmp_path / "criu.log").write_text("Error (criu/x.c:1): long ago\n")
+    running = dumping(tmp_path, "echo criu: undefined symbol >&2; exit 127")
+    running.wait(20)
+    assert running.failure()[0] == "criu: undefined symbol"
+
+
+def test_a_log_without_end_is_the_end_of_a_criu(tmp_path, monkeypatch):
+    """It would count as progress, and fill the memory that scratch directories are."""
+    monkeypatch.setattr(process, "_MOST_LOG_BYTES", 1000)
+    running = dumping(tmp_path, "exit 0")
+    running.wait(20)
+    (tmp_path / "criu.log").write_text("Error (criu/x.c:1): again and again\n" * 20)
+    assert not running.floods_its_log()
+    (tmp_path / "criu.log").write_text("Error (criu/x.c:1): again and again\n" * 40)
+    assert running.floods_its_log()
+    assert running.is_stuck()
+    assert running.failure()[0] == "again and again"
+
+
+def test_the_signal_that_ended_a_criu_is_said(tmp_path):
+    running = dumping(tmp_path, "kill -9 $$")
+    running.wait(20)
+    what, remedy = running.failure()
+    assert what == "it was killed by signal 9"
+    assert "memory" in remedy
+    (tmp_path / "criu.log").write_text("Error (criu/x.c:1): no room\n")
+    assert running.failure()[0] == "no room"
+
+
+def test_a_criu_that_cannot_be_started_for_want_of_tasks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "_ORPHAN", "echo sh: Cannot fork >&2; exit 2")
+    with pytest.raises(PlaceFailed, match="Cannot fork") as caught:
+        process.Restoring(["criu"], str(tmp_path / "criu.log"), keep=(), extra={}, before=None)
+    assert caught.value.reason == "PidsLimit"
+
+
+@pytest.mark.parametrize("said", ["yes", "yes >&2", "exec >&- 2>&-; sleep 60"])
+def test_a_criu_that_says_too_much_or_nothing_of_its_version_is_named(tmp_path, monkeypatch, said):
+    program = tmp_path / "criu"
+    program.write_text(f"#!/bin/sh\n{said}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    began = time.monotonic()
+    with pytest.raises(CheckpointError) as caught:
+        process.version()
+    assert caught.value.reason == "CriuBroken"
+    assert time.monotonic() - began < process._VERSION_S
+
+
+@pytest.mark.parametrize(
+    ("said", "found"), [("Version: 5", "5"), ("Version: 4.2.1", "4.2.1"), ("Version: 4.3-dev", "4.3")]
+)
+def test_any_version_is_read(tmp_path, monkeypatch, said, found):
+    program = tmp_path / "criu"
+    program.write_text(f"#!/bin/sh\necho '{said}'\necho 'GitID: v9'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert process.version() == found
+
+
+def test_a_log_that_stays_where_it_is_is_not_kept_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "_KEPT_BYTES", 100)
+    path = tmp_path / "restore.log"
+    path.write_text("x" * 1000 + "the end")
+    log.keep(
+        str(tmp_path),
+        "restore.log",
+        state_dir="",
+        status_file=TERMINATION_LOG,
+        log=SimpleNamespace(info=lambda *_, **__: None),
+    )
+    assert path.stat().st_size == 100
+    assert path.read_text().endswith("the end")
+
+
+def test_names_that_a_killed_dump_left_are_removed(tmp_path):
+    """Of files that the engine had deleted before, and of no other."""
+    for name in ("deleted", "kept"):
+        (tmp_path / name).write_text(name)
+    with (tmp_path / "deleted").open(), (tmp_path / "kept").open():
+        os.link(tmp_path / "deleted", tmp_path / "link_remap.7")
+        os.link(tmp_path / "deleted", tmp_path / "other")
+        os.link(tmp_path / "kept", tmp_path / "link_remap.8")
+        (tmp_path / "deleted").unlink()
+        remaps.take_back([os.getpid()])
+    assert sorted(os.listdir(tmp_path)) == ["kept", "link_remap.8", "other"]
+
+
+def test_a_killed_dump_is_told_from_one_that_failed(tmp_path):
+    for script, was_killed in (("kill -9 $$", True), ("exit 1", False)):
+        running = dumping(tmp_path, script)
+        running.wait(20)
+        assert running.was_killed is was_killed

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.cuda import abi, failures
@@ -36,7 +37,8 @@ def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> N
     if why := _thaw(session, left):
         log.error("engine ended: GPU state lost", pids=left, why=why)
         for pid in pids():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended with another one
+                os.kill(pid, signal.SIGKILL)
         return
     log.info("GPU given back", processes=len(left), seconds=round(time.monotonic() - began, 3))
 

@@ -18,7 +18,7 @@ from stub_node import Node, gpu, uuid
 
 from dynamo_entry import cuda
 from dynamo_entry.ctl import doctor as gpu_ctl
-from dynamo_entry.cuda import client
+from dynamo_entry.cuda import client, recovery
 from dynamo_entry.cuda import session as session_module
 from dynamo_entry.cuda.abi import State
 from dynamo_entry.cuda.creation import Creation
@@ -614,3 +614,13 @@ class TestReport:
 
     def test_no_gpu(self):
         assert gpu_ctl.gpu_rows() == [gpu_ctl.GpuRow("GPU", "none")]
+
+
+def test_an_engine_that_cannot_go_on_is_ended_whole(monkeypatch):
+    """A process that ended with another one keeps none of the rest."""
+    monkeypatch.setattr(recovery, "_thaw", lambda *_: "it cannot")
+    gone, running = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    gone.kill()
+    gone.wait()
+    recovery.give_back(None, Channel(), lambda: [gone.pid, running.pid], [running.pid])
+    assert running.wait(10) == -signal.SIGKILL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import json
+import re
 import socket
 import ssl
 from typing import Any
@@ -25,6 +26,13 @@ _NEVER = {405, 411, 413, 501}
 
 #: The longest Retry-After that is obeyed; rather than wait longer, a pod should start cold.
 _LONGEST_RETRY_AFTER_S = 60.0
+
+#: How much of a server's text goes into messages and logs; the form of its codes, which become metrics.
+_MOST_WORDS = 300
+_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+
+#: The query of a URL may be its signature.
+_QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\")]*")
 
 _HINTS = {
     400: "the server does not understand the request: is the endpoint the right one?",
@@ -63,9 +71,11 @@ def answered(
     ``what`` names location and operation, ``code`` is the server's error code. 404 becomes NotFound; the
     caller knows whether the object or its container is missing.
     """
-    words = " ".join(part for part in (str(status), code or http.client.responses.get(status, "")) if part)
-    message = f"{what} was answered with {words}"
-    message += f": {detail.strip().rstrip('.')}" if detail.strip() else ""
+    code = code if _WORD.fullmatch(code) else ""
+    request_id = words(request_id)
+    said = " ".join(part for part in (str(status), code or http.client.responses.get(status, "")) if part)
+    message = f"{what} was answered with {said}"
+    message += f": {detail}" if (detail := words(detail).rstrip(".")) else ""
     message += f" (request {request_id})" if request_id else ""
     kind: type[StorageError] = StorageError
     if is_transient or status in TRANSIENT_STATUS:
@@ -109,8 +119,16 @@ def unanswered(what: str, error: Exception) -> StorageError:
         return StorageUnavailable(
             f"{what} failed: TLS: {error.reason or error}", hint=hint, reason="TlsFailed"
         )
-    text = str(error) or type(error).__name__
+    text = words(str(error)) or type(error).__name__
     return StorageUnavailable(f"{what} failed: the connection broke: {text}", reason="ConnectionLost")
+
+
+def words(text: str) -> str:
+    """Return a server's or library's text in a form fit for a message: one short line, without signatures of URLs."""
+    text = _QUERY.sub(r"\1?…", text[: 10 * _MOST_WORDS])
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}…"
 
 
 def _seconds(retry_after: str) -> float:

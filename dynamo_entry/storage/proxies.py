@@ -58,10 +58,12 @@ def proxy_for(host: str, port: int, environ: Mapping[str, str]) -> Proxy | None:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port or 80
-    except ValueError as error:
-        raise _invalid(str(error)) from None  # the message shows the mistake, but not the login
-    if parts.scheme != "http" or not parts.hostname:
-        raise _invalid(_without_login(parts))
+    except ValueError:
+        raise _invalid("its host or port is invalid") from None  # the message may quote the password
+    if parts.scheme != "http":
+        raise _invalid("it does not begin with http://")
+    if not parts.hostname:
+        raise _invalid("it has no host")
     return Proxy(parts.hostname, port, _login(parts))
 
 
@@ -120,7 +122,8 @@ def _is_in(address: Address, network: str) -> bool:
 def _invalid(what: str) -> StorageDenied:
     return StorageDenied(
         f"HTTPS_PROXY names no usable proxy: {what}",
-        hint="give it as http://HOST:PORT; traffic through it is encrypted nevertheless",
+        hint="give it as http://HOST:PORT, with special characters of a password encoded (# as %23); "
+        "traffic through it is encrypted nevertheless",
         reason="ProxyInvalid",
     )
 
@@ -136,7 +139,3 @@ def _login(parts: SplitResult) -> dict[str, str]:
 
     login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return {"Proxy-Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
-
-
-def _without_login(parts: SplitResult) -> str:
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -336,3 +336,12 @@ def test_an_upload_that_nobody_ends_is_not_published(first):
     del writer
     gc.collect()
     assert published == []
+
+
+def test_a_signature_in_an_exception_s_words_is_not_shown():
+    """aiohttp quotes the address that it asked."""
+    found = failures.storage_error(
+        "x", ValueError("403, message='Forbidden', url='https://h/c/a.tar?sv=1&sig=sesame'")
+    )
+    assert "sesame" not in str(found)
+    assert "https://h/c/a.tar" in found.message

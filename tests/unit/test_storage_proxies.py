@@ -72,8 +72,11 @@ def test_the_proxy(name, url, proxy):
 
 @pytest.mark.parametrize(
     "url",
-    ["https://me:secret@proxy:1", "socks5://proxy:1", "http://", "http://proxy:0x1", "http://[fd00::1:3128"],
-)
+    [
+        "https://me:secret@proxy:1", "socks5://proxy:1", "http://", "http://proxy:0x1", "http://[fd00::1:3128",
+        "http://me:secret#1@proxy:1", "http://me:secret/1@proxy:1", "https://me:secret/1@proxy:1", "me:secret?@proxy:1",
+    ],
+)  # fmt: skip
 def test_a_proxy_that_cannot_be_used_is_named(url):
     """Without its password."""
     with pytest.raises(StorageDenied, match="HTTPS_PROXY") as caught:

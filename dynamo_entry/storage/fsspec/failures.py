@@ -15,7 +15,7 @@ from dynamo_entry.errors import (
 )
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.base import already_there
-from dynamo_entry.storage.failures import answered, unanswered
+from dynamo_entry.storage.failures import answered, unanswered, words
 
 #: Names of exceptions for failed connections: aiohttp, azure-core, requests, paramiko, google-auth.
 _BROKEN = {
@@ -111,5 +111,4 @@ def _status(error: BaseException) -> int:
 
 def _text(error: BaseException) -> str:
     """Return the first line of the message: some libraries append pages."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return words(str(error).strip().partition("\n")[0]) or type(error).__name__

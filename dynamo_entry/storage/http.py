@@ -7,17 +7,19 @@ longer than the restore of a small engine.
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import re
 import select
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from dynamo_entry import __version__
@@ -33,7 +35,13 @@ _PIECE_BYTES = 1 << 20
 
 PORTS = {"http": 80, "https": 443}
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+#: First byte, last byte, and how many there are.
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+
+_COMPRESSED = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress"}
+
+#: An answer of fewer bytes a second, over so many stalls, comes to no end.
+_LEAST_BYTES_PER_S, _STALLS = 1024, 10
 
 #: How many idle connections are kept; others are closed after use.
 _KEPT = 32
@@ -83,10 +91,10 @@ class Response:
         """How many bytes of the body will follow, if the server says so."""
         return self._response.length
 
-    def content_range(self) -> tuple[str, str] | None:
-        """First and last byte of the served range, in decimal digits, if the server says so."""
+    def content_range(self) -> tuple[int, int, int | None] | None:
+        """First and last byte of the served range, and the size of the whole, as far as the server says so."""
         found = _CONTENT_RANGE.fullmatch(self.header("Content-Range"))
-        return (found[1], found[2]) if found else None
+        return (int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])) if found else None
 
     def headers(self) -> list[tuple[str, str]]:
         """All headers."""
@@ -140,7 +148,8 @@ class Connections:
         connection: http.client.HTTPConnection | None = None
         try:
             connection = self._take(what)
-            response = self._send(connection, method, target, headers, body)
+            response = self._send(what, connection, method, target, headers=headers, body=body)
+            _check_encoding(what, response)
             yield Response(what, response)
             if response.length == 0:
                 response.read()  # of an answer without a body
@@ -157,12 +166,8 @@ class Connections:
         """Open a connection for the next exchange, in a thread. The exchange reports what fails."""
 
         def connect() -> None:
-            try:
-                connection = self._new(self._proxy())
-                connection.connect()
-            except (OSError, http.client.HTTPException, StorageError):
-                return
-            self._keep(connection)
+            with suppress(OSError, http.client.HTTPException, StorageError):
+                self._keep(self._connected("connect"))
 
         thread = threading.Thread(target=connect, name="connect", daemon=True)
         thread.start()
@@ -177,15 +182,16 @@ class Connections:
             connection.close()
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str],
-        body: Sequence[Bytes],
+        self, what: str, connection: http.client.HTTPConnection, method: str, target: str,
+        *, headers: Mapping[str, str], body: Sequence[Bytes],
     ) -> http.client.HTTPResponse:  # fmt: skip
+        name = ""
         try:
-            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(method, target, skip_host=True)  # and Accept-Encoding: identity
             for name, value in {"Host": self.server.authority, "User-Agent": _USER_AGENT, **headers}.items():
                 connection.putheader(name, value)
-        except ValueError as error:  # a server's redirect led here, and the message quotes it
-            raise http.client.InvalidURL(f"cannot be sent: {error}") from None
+        except (ValueError, http.client.InvalidURL):  # the message quotes a login, or a signed address
+            raise _unsendable(what, name) from None
         if body or method in ("PUT", "POST"):
             connection.putheader("Content-Length", str(sum(map(len, body))))
         connection.endheaders()
@@ -209,14 +215,19 @@ class Connections:
             if _is_alive(kept.sock):
                 return kept
             kept.close()
+        return self._connected(what)
+
+    def _connected(self, what: str) -> http.client.HTTPConnection:
         proxy = self._proxy()
-        connection = self._new(proxy)
         try:
+            connection = self._new(proxy)
             connection.connect()
         except OSError as error:
             if proxy is None or isinstance(error, ssl.SSLError):
                 raise
             raise proxy.failure(what, error) from error
+        except ValueError as error:  # a part of the name has no letters, or too many
+            raise _nowhere(what, f"{proxy.host}:{proxy.port}" if proxy else self.server.authority) from error
         # Its own port, which the kernel has chosen, may be one that the engine listens on.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return connection
@@ -233,12 +244,15 @@ class Connections:
 
     def _new(self, proxy: Proxy | None) -> http.client.HTTPConnection:
         scheme, host, port = self.server
+        connection: http.client.HTTPConnection
         if scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=self._stall_s)
-        at = (proxy.host, proxy.port) if proxy else (host, port)
-        connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._trusted())
-        if proxy:
-            connection.set_tunnel(host, port, proxy.headers)
+            connection = http.client.HTTPConnection(host, port, timeout=self._stall_s)
+        else:
+            at = (proxy.host, proxy.port) if proxy else (host, port)
+            connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._trusted())
+            if proxy:
+                connection.set_tunnel(host, port, proxy.headers)
+        connection.response_class = _Answer
         return connection
 
     def _keep(self, connection: http.client.HTTPConnection) -> None:
@@ -269,6 +283,74 @@ class Pool:
         """Close idle connections; they are opened again when needed."""
         for connections in list(self._to.values()):
             connections.close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that comes to an end."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach(), _STALLS * (sock.gettimeout() or 0)))
+
+
+class _Paced(io.RawIOBase):
+    """What a socket receives. A time limit for each byte bounds no answer: a server may send one a second."""
+
+    def __init__(self, raw: io.RawIOBase, window_s: float) -> None:
+        self._raw = raw
+        self._window_s = window_s
+        self._since, self._moved = time.monotonic(), 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Raises TimeoutError."""
+        count = self._raw.readinto(buffer)
+        now = time.monotonic()
+        self._moved += count or 0
+        if now - self._since > self._window_s:
+            if self._moved < self._window_s * _LEAST_BYTES_PER_S:
+                raise TimeoutError
+            self._since, self._moved = now, 0
+        return count
+
+    def close(self) -> None:
+        """The socket is the connection's."""
+        self._raw.close()
+        super().close()
+
+
+def _check_encoding(what: str, response: http.client.HTTPResponse) -> None:
+    """Who compresses unasked changes what is counted, and what digests are of."""
+    encoding = (response.getheader("Content-Encoding") or "").lower()
+    if response.status < 300 and encoding in _COMPRESSED:
+        raise StorageError(
+            f"{what} was answered with a body compressed by {encoding}, which nobody asked for",
+            hint="have the server, or the proxy before it, compress nothing", reason="BadAnswer",
+        )  # fmt: skip
+
+
+def _unsendable(what: str, header: str) -> StorageError:
+    if not header:
+        return StorageError(
+            f"{what} failed: the server leads to an address that cannot be asked for", reason="BadLocation"
+        )
+    return StorageDenied(
+        f"{what} cannot be sent: its header {header} has a character that no header may have",
+        hint="is there a line break in the credentials, or in DYNAMO_CHECKPOINT_STORAGE_OPTIONS?",
+        reason="CredentialsUnreadable",
+    )
+
+
+def _nowhere(what: str, authority: str) -> StorageError:
+    error = StorageError(
+        f"{what} failed: {authority} is not the address of a server",
+        hint="correct the location, the endpoint or the proxy", reason="BadLocation",
+    )  # fmt: skip
+    error.retry = False
+    return error
 
 
 def _is_alive(sock: socket.socket) -> bool:

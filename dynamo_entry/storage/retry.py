@@ -49,7 +49,7 @@ class Retry(NamedTuple):
         number grows, and ``action`` resumes from there. Raises the last StorageUnavailable, or any other
         error at once.
         """
-        time_is_up = _TimeIsUp(self.limit_s, progress)
+        time_is_up = _TimeIsUp(self, progress)
         try:
             return action()
         except StorageUnavailable as error:
@@ -70,16 +70,6 @@ class Retry(NamedTuple):
         )
         return attempts(attempt)
 
-    def fill(self, attempt: Callable[[int, Callable[[int], None]], T]) -> T:
-        """Repeat a read like ``call``; each ``attempt`` gets the number of bytes so far and reports new ones."""
-        done = 0
-
-        def moved(n: int) -> None:
-            nonlocal done
-            done += n
-
-        return self.call(lambda: attempt(done, moved), progress=lambda: done)
-
 
 DEFAULT = Retry()
 
@@ -93,15 +83,17 @@ def _pause(state: tenacity.RetryCallState) -> float:
 
 
 class _TimeIsUp:
-    def __init__(self, limit_s: float, progress: Callable[[], int]) -> None:
-        self._limit_s = limit_s
+    def __init__(self, policy: Retry, progress: Callable[[], int]) -> None:
+        self._policy = policy
         self._progress = progress
         self._done = progress()
-        self._until = time.monotonic() + limit_s
+        self._since = time.monotonic()
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
         now = time.monotonic()
         if self._progress() > self._done:
-            self._done = self._progress()
-            self._until = now + self._limit_s
-        return now + state.upcoming_sleep > self._until
+            self._done, self._since = self._progress(), now
+        elif state.attempt_number == 1:
+            # An attempt that took longer moved bytes all the time: a large part over a slow line deserves another.
+            self._since = max(self._since, now - self._policy.stall_s)
+        return now + state.upcoming_sleep > self._since + self._policy.limit_s

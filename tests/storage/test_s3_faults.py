@@ -280,7 +280,7 @@ def test_a_server_that_completes_under_a_condition_decides_by_itself(at, between
 
     def is_there(key):
         try:
-            direct._client.call("HeadObject", key)
+            direct._client.call("GetObject", key)
         except NotFound:
             return False
         return True

@@ -13,7 +13,6 @@ from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
 from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage.s3 import S3Store, claims, leftovers, objects
-from dynamo_entry.storage.s3.publish import _Board
 from dynamo_entry.storage.s3.upload import Upload
 
 MIB = 1 << 20
@@ -118,7 +117,7 @@ def test_a_claim_that_names_no_upload_aborts_nothing(around):
     """To some servers an upload without a name is none, and the request is for the archive itself."""
     name = f"00000001-{OWNER}"
     objects.put(around._client, f"models/a.tar.claims/{name}", "")
-    _Board(around._client, "models/a.tar", None).fence(claims.Claim(name, 100.0))
+    claims.Board(around._client, "models/a.tar", "").fence(claims.Claim(name, 100.0))
     assert bytes(around.read_range(0, 7)) == b"archive"
     assert f"models/a.tar.claims/{name}" not in keys(around)
 

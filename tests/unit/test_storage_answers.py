@@ -54,7 +54,7 @@ def opened(request):
         parts = {"object": ARCHIVE, "manifest": manifest(len(ARCHIVE))}
         store = request.getfixturevalue(request.param)
         if request.param == "bucket":
-            return store(parts, HEAD=[200, {"ETag": '"1"'}, "object"], GET=answer)
+            return store(parts, GET=answer)
         return store(parts, **{"/manifests/": [200, {}, "manifest"], "/blobs/": answer})
 
     return open_
@@ -86,6 +86,38 @@ def test_a_listing_that_repeats_itself_ends(bucket):
         assert len(list(store.archives())) == 2
 
 
+def test_a_listing_that_goes_round_ends(bucket):
+    pages = {
+        name: LISTED.replace("false", "true")
+        .replace("<Contents>", f"<NextContinuationToken>{following}</NextContinuationToken><Contents>")
+        .encode()
+        for name, following in (("first", "a"), ("a", "b"), ("b", "a"))
+    }
+    said = {f"continuation-token={name}": [200, {}, name] for name in "ab"}
+    with bucket(pages, **said, **{"list-type": [200, {}, "first"]}) as store:
+        assert len(list(store.archives())) == 3
+
+
+@pytest.mark.parametrize("kind", ["bucket", "registry"])
+def test_a_server_s_words_are_quoted_within_bounds(request, kind):
+    """They are printed, logged, and counted under their code."""
+    said = 'Because.\n{"event": "Restored"} \x1b[2J https://h/p?X-Amz-Signature=sesame ' + "x" * 100_000
+    code = "Word" * 10_000
+    documents = {
+        "bucket": f"<Error><Code>{code}</Code><Message>{said.replace(chr(27), ' ')}</Message></Error>".encode(),
+        "registry": json.dumps({"errors": [{"code": code, "message": said}]}).encode(),
+    }
+    answer = [403, {"x-amz-request-id": "r" * 5000, "X-Request-Id": "r" * 5000}, "document"]
+    store = request.getfixturevalue(kind)({"document": documents[kind]}, GET=answer, HEAD=answer)
+    with store, pytest.raises(StorageDenied) as caught:
+        store.stat()
+    assert len(caught.value.message) < 1000
+    assert caught.value.message.isprintable()
+    assert "Because" in caught.value.message
+    assert "sesame" not in caught.value.message
+    assert len(caught.value.reason) <= 64
+
+
 def test_a_list_of_tags_that_repeats_itself_ends(registry):
     """With its first page, or with another."""
     for link in ('</v2/ck/tags/list?n=1000>; rel="next"', '<list?again>; rel="next"'):
@@ -98,9 +130,9 @@ def test_a_list_of_tags_that_repeats_itself_ends(registry):
             assert list(store.archives()) == []
 
 
-@pytest.mark.parametrize("length", ["", "x", "-", "9" * 5000])
+@pytest.mark.parametrize("length", ["", "x", "-", "-5", "1_0", "9" * 5000])
 def test_an_object_without_a_size(bucket, length):
-    store = bucket({"object": b""}, HEAD=[200, {"Content-Length": length}, "object"])
+    store = bucket({"object": b""}, GET=[200, {"Content-Length": length}, "object"])
     with store, pytest.raises(StorageError):
         store.stat()
 
@@ -163,6 +195,17 @@ def test_an_upload_without_an_address_ends(registry):
     with registry(**{"/uploads/": [202, {}, ""]}) as store, pytest.raises(StorageError) as caught:
         store.check_writable()
     assert caught.value.reason == "BadLocation"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "Zstd"])
+def test_a_body_that_was_compressed_on_its_way_is_no_damage(opened, encoding):
+    """The archive at the server is whole: it is not to be removed, nor never to be tried again."""
+    with (
+        opened([206, {"Content-Encoding": encoding}, "object"]) as store,
+        pytest.raises(StorageError) as caught,
+    ):
+        store.read_range(0, 10)
+    assert caught.value.reason == "BadAnswer"
 
 
 @pytest.mark.parametrize("status", [405, 411, 501])
@@ -239,7 +282,7 @@ def test_an_archive_is_read_all_the_same(opened):
 def test_a_server_that_leads_elsewhere_for_ever(bucket, status, region):
     """Whoever asks a bucket where it is asks once: the answer may lead elsewhere again."""
     headers = {"Location": "/bucket/p/a.tar"} | ({"x-amz-bucket-region": region} if region else {})
-    with bucket(HEAD=[status, headers, ""], GET=[status, headers, ""]) as store, pytest.raises(StorageError):
+    with bucket(GET=[status, headers, ""]) as store, pytest.raises(StorageError):
         store.stat()
     listing = {"list-type": [status, headers, ""], "HEAD": [status, headers, ""]}
     with bucket(**listing) as store, pytest.raises(StorageError):

@@ -2,10 +2,12 @@
 
 import http.client
 import http.server
+import io
 import socket
 import ssl
 import threading
 from collections import deque
+from contextlib import contextmanager
 from ipaddress import ip_address
 
 import pytest
@@ -13,7 +15,8 @@ from servers import tls
 
 from dynamo_entry.checks import taken
 from dynamo_entry.criu.rewrite.sockets import Bound
-from dynamo_entry.errors import StorageDenied, StorageUnavailable
+from dynamo_entry.errors import Corrupt, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.storage import Retry, ranges
 from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.failures import unanswered
 from dynamo_entry.storage.http import Pool, Server, authorities
@@ -204,3 +207,107 @@ def test_plain_http_is_the_remedy_only_where_that_is_what_the_server_speaks(reas
 
 def test_a_connection_that_ends_in_the_middle_of_tls_is_a_lost_one():
     assert of_tls(ssl.SSLEOFError, "UNEXPECTED_EOF_WHILE_READING").reason == "ConnectionLost"
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-Amz-Security-Token"])
+def test_a_login_that_cannot_be_sent_is_not_shown(connections, name):
+    """A line break at the end of a token, as ``echo TOKEN | base64`` leaves one in a secret."""
+    with (
+        pytest.raises(StorageDenied, match=name) as caught,
+        connections.exchange("it", "GET", "/", {name: "sesame\n"}),
+    ):
+        """Never reached."""
+    assert "sesame" not in str(caught.value)
+    assert "line break" in caught.value.hint
+
+
+@pytest.mark.parametrize("target", ["/a b?signature=sesame", "/\u00e4?signature=sesame"])
+def test_an_address_that_cannot_be_asked_for_is_not_shown(connections, target):
+    """A server led there; it is signed."""
+    with pytest.raises(StorageError) as caught, connections.exchange("it", "GET", target, {}):
+        """Never reached."""
+    assert (type(caught.value), caught.value.reason) == (StorageError, "BadLocation")
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("server", [
+    Server("http", "a..example.com", 80), Server("https", "x" * 64 + ".example.com", 443),
+])  # fmt: skip
+def test_a_server_that_cannot_be_is_an_error_like_any_other(server):
+    """Locations name it, or servers lead there."""
+    made = Pool(stall_s=1, ca_file="").to(server)
+    made.begin().join()
+    with pytest.raises(StorageError, match="not the address") as caught, made.exchange("it", "GET", "/", {}):
+        """Never reached."""
+    assert not isinstance(caught.value, StorageUnavailable)
+    assert caught.value.retry is False
+
+
+def test_an_answer_that_drips_ends(connections, monkeypatch):
+    """A byte now and then is no stall, and no end either."""
+    monkeypatch.setattr(storage_http, "_STALLS", 1e-9)
+    monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1 << 60)
+    with pytest.raises(StorageUnavailable) as caught, connections.exchange("it", "GET", "/", {}):
+        """Never reached."""
+    assert caught.value.reason == "Stalled"
+
+
+class Drops(io.RawIOBase):
+    """One byte for every second that passes."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(storage_http.time, "monotonic", lambda: self.now)
+
+    def readinto(self, buffer):
+        self.now += 1
+        buffer[:1] = b"x"
+        return 1
+
+
+def test_how_slow_an_answer_may_be(monkeypatch):
+    raw = Drops(monkeypatch)
+    with pytest.raises(TimeoutError):
+        io.BufferedReader(storage_http._Paced(raw, 100)).read(1000)
+    assert raw.now == 101
+    monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1)
+    assert len(io.BufferedReader(storage_http._Paced(Drops(monkeypatch), 100)).read(1000)) == 1000
+
+
+class Said:
+    """An answer of ``content``, from what the range says on, and no more than ``most`` bytes of it."""
+
+    status = 206
+
+    def __init__(self, content, range_, most):
+        first, last = map(int, range_.removeprefix("bytes=").split("-"))
+        if first >= len(content):
+            raise StorageError("no such range", status=416)
+        self._data = content[first : min(last + 1, first + most)]
+        self._range = first, first + len(self._data) - 1, len(content)
+
+    def content_range(self):
+        return self._range
+
+    def read_into(self, view, moved):
+        view[:] = self._data
+        moved(len(view))
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_a_server_that_gives_less_than_it_was_asked_for_is_asked_for_the_rest(most):
+    content, asked = bytes(range(20)), []
+
+    @contextmanager
+    def request(range_):
+        asked.append(range_)
+        yield Said(content, range_, most)
+
+    view = memoryview(bytearray(10))
+    assert ranges.fill(Retry(), "it", 5, view, request)
+    assert bytes(view) == content[5:15]
+    assert len(asked) == -(-10 // most)
+    for offset in (11, 20, 30):
+        with pytest.raises(Corrupt) as caught:
+            ranges.fill(Retry(), "it", offset, view, request)
+        assert caught.value.reason == "Truncated"

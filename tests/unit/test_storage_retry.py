@@ -69,6 +69,21 @@ def test_time_starts_anew_with_every_byte(slept):
     assert sum(slept) > 10
 
 
+def test_a_large_part_over_a_slow_line_is_sent_again(slept):
+    """It moved bytes for longer than a whole operation may stand still, then its connection broke; twice is enough."""
+
+    def slow(then):
+        time.sleep(50)
+        return then()
+
+    once, for_ever = failing(1), failing(10**6)
+    assert Retry(limit_s=42, stall_s=10).call(lambda: slow(once)) == 2
+    slept.clear()
+    with pytest.raises(StorageUnavailable):
+        Retry(limit_s=42, stall_s=10).call(lambda: slow(for_ever))
+    assert slept.count(50) == 2
+
+
 def test_the_server_is_given_the_time_it_asks_for(slept):
     asked = answered("x", 503, code="SlowDown", retry_after="7")
     assert Retry().call(failing(2, asked)) == 3

@@ -6,11 +6,18 @@ import threading
 
 import pytest
 from servers.aws import AwsServices
-from servers.quirks import Bucket
+from servers.quirks import Bucket, error
 
-from dynamo_entry.errors import CheckpointError, SettingsError, StorageDenied, StorageUnavailable
+from dynamo_entry.errors import (
+    CheckpointError,
+    SettingsError,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
 from dynamo_entry.storage import Retry
-from dynamo_entry.storage.s3 import S3Store, direct, location
+from dynamo_entry.storage.s3 import S3Store, credentials, direct, location
+from dynamo_entry.storage.s3.client import Client
 
 MINIO = "https://minio.example.com"
 NAMED = {"AWS_ENDPOINT_URL": "http://minio:9000"}
@@ -231,3 +238,108 @@ def test_a_second_store_parses_no_documents_of_botocores(keyless, monkeypatch):
     assert S3Store("s3://bucket/a.tar")._client._client()
     monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", None)
     assert S3Store("s3://bucket/b.tar")._client._client()
+
+
+@pytest.fixture
+def keys(monkeypatch, keyless):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+
+
+@pytest.fixture
+def served():
+    """``served(quirk)``: a store of a server that has it, and the server."""
+    servers = []
+
+    def made(quirk, key="p/a.tar"):
+        servers.append(Bucket(quirk))
+        return S3Store(f"s3+http://127.0.0.1:{servers[-1].port}/bucket/{key}", Retry(1, stall_s=1)), servers[
+            -1
+        ]
+
+    yield made
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.parametrize("is_renewed", [True, False])
+def test_a_login_that_is_renewed_while_it_is_used(served, keyless, monkeypatch, tmp_path, is_renewed):
+    """Whoever keeps the file of credentials writes it again before they expire, and botocore reads it once."""
+
+    def login(name):
+        file.write_text(
+            f"[default]\naws_access_key_id={name}\naws_secret_access_key=x\naws_session_token={name}\n"
+        )
+
+    def quirk(_server, request):
+        if "Credential=OLD" in request.headers["Authorization"]:
+            if is_renewed:
+                login("NEW")
+            return error(400, "ExpiredToken")
+        return None
+
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    login("OLD")
+    store, server = served(quirk)
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    if is_renewed:
+        assert bytes(store.read_range(0, 7)) == b"archive"
+    else:
+        with pytest.raises(StorageDenied) as caught:
+            store.read_range(0, 7)
+        assert caught.value.reason == "ExpiredToken"
+        assert len(server.seen) == 1
+
+
+def test_a_trial_leaves_nothing_where_uploads_are_refused(served, keys):
+    store, server = served(
+        lambda _, request: error(403, "AccessDenied") if "uploads" in request.query else None
+    )
+    store._publisher.prepare()
+    assert server.objects == {}
+    assert [request.method for request in server.seen] == ["PUT", "POST", "DELETE"]
+
+
+def test_the_upload_of_a_trial_that_was_killed_is_a_leftover(served, keys):
+    name = f"p/a.tar.probe-{'0' * 16}"
+    moment = "2024-01-01T00:00:00Z"
+    listed = (
+        f"<R><Upload><Key>{name}</Key><UploadId>u</UploadId><Initiated>{moment}</Initiated></Upload>"
+        f"<Upload><Key>p/else</Key><UploadId>u</UploadId><Initiated>{moment}</Initiated></Upload></R>"
+    )
+
+    def quirk(_server, request):
+        return (
+            None
+            if request.method != "GET"
+            else (200, listed.encode() if "uploads" in request.query else b"<R/>")
+        )
+
+    store, _ = served(quirk)
+    assert [left.name for left in store.leftovers()] == [f"{name}?uploadId=u"]
+
+
+def test_what_a_bucket_asks_of_parts_is_found_before_the_engine_starts(served, keys, monkeypatch):
+    """An upload may be begun; its parts are what a bucket with locked objects, or a customer's key, refuses. AWS's, too."""
+    words = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Part requests with Object Lock parameters"
+    store, server = served(
+        lambda _, request: error(400, "InvalidRequest", words) if request.method == "PUT" else None
+    )
+    monkeypatch.setattr(Client, "is_aws", True)
+    with pytest.raises(StorageError) as caught:
+        store.check_writable()
+    assert "AWS_REQUEST_CHECKSUM_CALCULATION" in caught.value.hint
+    assert server.uploads == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_trusted"),
+    [("AWS_ENDPOINT_URL_STS", True), ("AWS_ENDPOINT_URL", True), ("AWS_REGION", False)],
+)
+def test_a_private_authority_is_trusted_where_credentials_come_from_a_server_of_one_s_own(
+    keyless, name, is_trusted
+):
+    """MinIO and Ceph give them out themselves; AWS's service has no private certificate."""
+    made = credentials.session({name: "https://minio.example.com"}, {}, 1, "/ca.pem")
+    assert (made.get_config_variable("ca_bundle") == "/ca.pem") is is_trusted

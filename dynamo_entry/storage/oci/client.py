@@ -195,7 +195,8 @@ class Client:
 
     def _no_url(self, url: str) -> StorageError:
         return StorageError(
-            f"{self.name}: the registry leads to {url!r:.200}, not a URL", reason="BadLocation"
+            f"{self.name}: the registry leads to {url.partition('?')[0]!r:.200}, not a URL",
+            reason="BadLocation",
         )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
 from dynamo_entry.errors import Corrupt, StorageError
-from dynamo_entry.storage.http import Response
+from dynamo_entry.storage import ranges
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Client
 
@@ -57,18 +57,10 @@ class Layers:
 
     def _read_range(self, piece: Piece, view: memoryview) -> bool:
         """Read a range; returns False if the registry does not support ranges."""
-
-        def attempt(done: int, moved: Callable[[int], None]) -> bool:
-            start = piece.offset + done
-            headers = {"Range": f"bytes={start}-{piece.offset + piece.length - 1}"}
-            with self._client.exchange("blob", "GET", f"blobs/{piece.layer.digest}", headers) as response:
-                if response.status != 206:
-                    return False
-                _check_range(self._client.name, response, start)
-                response.read_into(view[done:], moved)
-                return True
-
-        self._has_ranges = self._client.retry.fill(attempt)
+        self._has_ranges = ranges.fill(
+            self._client.retry, f"{self._client.name}: layer {piece.layer.digest}", piece.offset, view,
+            lambda range_: self._client.exchange("blob", "GET", f"blobs/{piece.layer.digest}", {"Range": range_}),
+        )  # fmt: skip
         return self._has_ranges
 
     def _read_whole(self, layer: Layer) -> bytearray:
@@ -105,11 +97,3 @@ class Layers:
 
 def _size(layers: Iterable[bytearray]) -> int:
     return sum(map(len, layers))
-
-
-def _check_range(name: str, response: Response, start: int) -> None:
-    found = response.content_range()
-    if not found or found[0] != str(start):
-        raise StorageError(
-            f"{name}: the registry returned a different byte range than requested", reason="NoRanges"
-        )

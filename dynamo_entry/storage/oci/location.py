@@ -16,6 +16,8 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 #: Docker Hub's name for people and configurations → its server.
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 
+_LAST_PORT = 65535
+
 _HINT = "use oci://registry[:port]/repository:tag or …@sha256:…, and oci+http:// for plain http"
 
 
@@ -44,6 +46,7 @@ def parse(location: str) -> Location:
     if (
         scheme not in ("oci", "oci+http")
         or not host
+        or port > _LAST_PORT
         or not _REPOSITORY.fullmatch(repository)
         or not (tag or digest)
         or (tag and not _TAG.fullmatch(tag))

@@ -10,16 +10,23 @@ then the claim is removed. docs/storage.md has the argument and the crash table.
 
 from __future__ import annotations
 
+import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from dynamo_entry.errors import StorageError, StorageUnavailable
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.storage.s3 import objects
+from dynamo_entry.storage.s3.client import Client
+from dynamo_entry.storage.s3.upload import abort
 
 #: A claim is renewed three times before it is taken for abandoned.
 STALE_S, RENEWAL_S = 60.0, 15.0
+
+_PAUSE_S = 0.2
 
 #: Others may keep objects where claims are.
 NAME = re.compile(r"[0-9]{8,}-[0-9a-f]{16}")
@@ -42,23 +49,39 @@ class Claim(NamedTuple):
         return self.name.partition("-")[2]
 
 
-class Board(Protocol):
-    """The place where all claims are visible to everybody."""
+class Board:
+    """The place where all claims are visible to everybody: objects beside the archive, each with the name of its owner's upload."""
+
+    def __init__(self, client: Client, key: str, upload_id: str) -> None:
+        self._client = client
+        self._key = key
+        self._prefix = f"{key}.claims/"
+        self._upload_id = upload_id
 
     def put(self, name: str) -> None:
         """Put up a claim, or renew it."""
+        objects.put(self._client, self._prefix + name, self._upload_id)
 
     def claims(self) -> list[Claim]:
         """Return all claims, sorted by name."""
+        entries = objects.under(self._client, self._prefix)
+        found = (Claim(entry.key[len(self._prefix) :], entry.age_s) for entry in entries)
+        return sorted(claim for claim in found if NAME.fullmatch(claim.name))
 
     def remove(self, name: str) -> None:
         """Remove a claim; it may be gone already."""
+        objects.delete(self._client, self._prefix + name)
 
     def fence(self, claim: Claim) -> None:
         """Abort the upload of the claim's owner, so that it cannot complete any more, then remove the claim."""
-
-    def pause(self) -> None:
-        """Wait a moment."""
+        try:
+            upload_id = objects.get(self._client, self._prefix + claim.name)
+        except NotFound:
+            return  # its owner removed it
+        # An owner that died while it wrote left none, and some servers abort the object itself then.
+        if upload_id:
+            abort(self._client, self._key, upload_id)
+        self.remove(claim.name)
 
 
 def claim_name(number: int, owner: str) -> str:
@@ -101,7 +124,7 @@ def _wait(board: Board, ticket: str, is_over: Callable[[], bool]) -> bool:
     while not is_over():
         if not _ahead(board, ticket):
             return True
-        board.pause()
+        time.sleep(random.uniform(0.5, 1) * _PAUSE_S)  # noqa: S311 - jitter
     return False
 
 

@@ -58,6 +58,11 @@ _DENIED_HINT = (
 #: Codes for an encryption key that this login may not use.
 _KEY_HINT = "allow kms:GenerateDataKey and kms:Decrypt with the key that encrypts the bucket"
 
+#: For buckets whose objects are locked.
+_CHECKSUM_HINT = (
+    "the bucket takes no object without a checksum: set AWS_REQUEST_CHECKSUM_CALCULATION=when_supported"
+)
+
 #: Codes that mean "later", although the status does not.
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted", "BadDigest",
               "XAmzContentSHA256Mismatch", "TooManyRequests", "IncompleteBody", "ConditionalRequestConflict"}  # fmt: skip
@@ -103,14 +108,14 @@ class Client:
             threading.Thread(target=self._prepare, name="s3-client", daemon=True).start()
 
     @contextmanager
-    def exchange(self, operation: str, *, range_: str = "") -> Iterator[Response]:
-        """Make one attempt to look at the location's object or to read it, and yield the response."""
-        with self._direct.exchange(operation, range_) as response:
+    def exchange(self, range_: str) -> Iterator[Response]:
+        """Make one attempt to read the location's object, and yield the response. Raises StorageError."""
+        with self._direct.exchange(range_) as response:
             if response is not None:
                 yield response
                 return
         with self._transport.keeping() as kept:
-            self._once(operation, self._location.key, {"Range": range_} if range_ else {})
+            self._once("GetObject", self._location.key, {"Range": range_})
             assert kept.response is not None
             yield kept.response
 
@@ -129,18 +134,44 @@ class Client:
 
         from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415
 
-        credentials.check(self._shared.session, self.name)
+        session = self._shared.session
+        credentials.check(session, self.name)
         place = {"Bucket": self._location.bucket, **({"Key": key} if key else {})}
         try:
             answer: dict[str, Any] = getattr(client, xform_name(operation))(**place, **parameters)
         except exceptions.ClientError as error:
-            raise self._failure(operation, error.response) from None
+            failure = self._failure(operation, error.response)
+            if failure.reason == "ExpiredToken" and self._has_newer_login(session):
+                raise StorageUnavailable(
+                    failure.message, reason=failure.reason, status=failure.status
+                ) from None
+            raise failure from None
         except exceptions.ParamValidationError as error:
             hint = "DYNAMO_CHECKPOINT_STORAGE_OPTIONS are arguments of boto3's create_multipart_upload"
             raise SettingsError(f"{self.name}: {operation}: {error}", hint=hint) from None
         except (exceptions.BotoCoreError, ResponseParserError, ValueError) as error:
             raise bad_answer(self.name, operation, error) from None
         return answer
+
+    def _has_newer_login(self, used: Any) -> bool:
+        """Return whether the source of the credentials has newer ones than the session ``used``: a file may have changed."""
+        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see Direct
+
+        made = self._shared
+        with made.lock:
+            if made.session is used:
+                fresh = self._session()
+                credentials.check(fresh, self.name)
+                if credentials.frozen(fresh) == credentials.frozen(used):
+                    return False
+                made.session, made.client = fresh, None
+        return True
+
+    def _session(self) -> Any:
+        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see Direct
+
+        access = self._access
+        return credentials.session(access.environ, access.variables, self.retry.stall_s, access.ca_file)
 
     def _client(self) -> Any:
         with self._shared.lock:
@@ -156,9 +187,7 @@ class Client:
 
         made = self._shared
         environ = self._access.environ
-        made.session = made.session or credentials.session(
-            environ, self._access.variables, self.retry.stall_s
-        )
+        made.session = made.session or self._session()
         credentials.check(made.session, self.name)
         endpoint = self._location.endpoint
         is_plain = endpoint.startswith("http:")
@@ -206,8 +235,10 @@ class Client:
             hint = _KEY_HINT
         elif "explicit deny" in detail:
             hint = _DENIED_HINT
+        elif "x-amz-checksum" in detail:
+            hint = _CHECKSUM_HINT
         # A server that has no such object says so in a document: one without is of a proxy, whose server is not there yet.
-        is_absent_server = status == 404 and not code and operation != "HeadObject"
+        is_absent_server = status == 404 and not code
         return answered(
             f"{self.name}: {operation}", status, code=code, detail=detail, hint=hint,
             is_transient=code in _TRANSIENT or is_absent_server, is_refusal=code in _REFUSALS,

@@ -28,8 +28,13 @@ _LATER = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "IDPCommu
 _ANSWERED = re.compile(r"non 200 response (\d+)")
 
 
-def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: float) -> Any:
-    """Return a botocore session. It reads the process's environment itself, which lacks ``variables``."""
+def session(
+    environ: Mapping[str, str], variables: Mapping[str, str], stall_s: float, ca_file: str = ""
+) -> Any:
+    """Return a botocore session. It reads the process's environment itself, which lacks ``variables``.
+
+    ``ca_file`` is trusted for credentials, too, if they come from the user's own server and not from AWS.
+    """
     made = botocore.session.Session()
     # Of whom it asks for credentials: by default a minute, five times.
     once = Config(connect_timeout=stall_s, read_timeout=stall_s, retries={"total_max_attempts": 1})
@@ -38,6 +43,8 @@ def session(environ: Mapping[str, str], variables: Mapping[str, str], stall_s: f
         for variable in [known] if isinstance(known, str) else known or ():
             if variable in variables:
                 made.set_config_variable(name, variables[variable])
+    if ca_file and (environ.get("AWS_ENDPOINT_URL_STS") or environ.get("AWS_ENDPOINT_URL")):
+        made.set_config_variable("ca_bundle", ca_file)
     # Now, and no earlier: it reads the configuration that the variables lead to.
     with suppress(exceptions.ProfileNotFound):  # ``check`` tells
         made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
@@ -69,6 +76,11 @@ def check(session: Any, what: str) -> None:
             raise _unavailable(what, error) from None
         raise _refused(what, str(error), _ROLE if status else _HINT) from None
     raise _refused(what, "there are none", _HINT)
+
+
+def frozen(session: Any) -> Any:
+    """Return the credentials of a session that has some, for a comparison."""
+    return session.get_credentials().get_frozen_credentials()
 
 
 def _answer(error: Exception) -> tuple[int, str]:

@@ -19,8 +19,6 @@ _CONNECT_S = 1.0
 
 _SIGNER = "dynamo_entry.storage.s3.signer"
 
-_METHODS = {"HeadObject": "HEAD", "GetObject": "GET"}
-
 
 class Direct:
     """One object of a server that the location names, if the environment has all that botocore would look for."""
@@ -43,14 +41,13 @@ class Direct:
         return self._is_open
 
     @contextmanager
-    def exchange(self, operation: str, range_: str) -> Iterator[Response | None]:
+    def exchange(self, range_: str) -> Iterator[Response | None]:
         """Make one attempt. Yields None if botocore's client must take over, after any answer but the object."""
         if not self._is_open:
             yield None
             return
-        what = f"{self._name}: {operation}"
-        headers = self._signed(_METHODS[operation], {"Range": range_} if range_ else {})
-        with self._transport.exchange(what, _METHODS[operation], self._url, headers) as response:
+        what = f"{self._name}: GetObject"
+        with self._transport.exchange(what, "GET", self._url, self._signed({"Range": range_})) as response:
             if response.status < 300:
                 yield response
                 return
@@ -59,7 +56,7 @@ class Direct:
                 raise answered(what, response.status, retry_after=response.header("Retry-After"))
         yield None
 
-    def _signed(self, method: str, headers: Mapping[str, str]) -> dict[str, str]:
+    def _signed(self, headers: Mapping[str, str]) -> dict[str, str]:
         self.begin()
         from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415 - 50 ms, while it connects
 
@@ -73,7 +70,7 @@ class Direct:
             environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN") or "",
         )
         region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
-        return signed(method, self._url, headers, credentials, region)
+        return signed(self._url, headers, credentials, region)
 
 
 def _says_all(environ: Mapping[str, str]) -> bool:

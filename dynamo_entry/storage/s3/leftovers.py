@@ -12,7 +12,7 @@ from dynamo_entry.storage.s3.claims import NAME, STALE_S
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import abort
 
-#: Objects that only ever exist for the seconds of a publication.
+#: Objects, and uploads of such, that only ever exist for the seconds of a publication.
 _OURS = re.compile(rf".*\.(claims/{NAME.pattern}|probe-[0-9a-f]{{16}})")
 
 _UPLOAD = "?uploadId="
@@ -22,7 +22,7 @@ def find(client: Client, key: str) -> Iterator[Leftover]:
     """Yield the leftovers in the prefix of ``key``. An upload's age counts from its latest part."""
     prefix = key[: key.rfind("/") + 1]
     for theirs, upload_id, age_s in _uploads(client, prefix):
-        if theirs.endswith(".tar") or theirs == key:
+        if theirs.endswith(".tar") or theirs == key or _OURS.fullmatch(theirs):
             size, latest_s = _parts(client, theirs, upload_id) or (0, age_s)
             yield Leftover(f"{theirs}{_UPLOAD}{upload_id}", size, min(age_s, latest_s))
     for entry in objects.under(client, prefix):

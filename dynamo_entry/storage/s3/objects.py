@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.errors import NotFound, StorageError
 from dynamo_entry.storage.base import ObjectStat
+from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.s3.client import Client, bad_answer, moment
 
 #: Whose upload an object came from. The answer to a completion may get lost; this tells who won.
@@ -20,6 +21,10 @@ _NEXT = {
     "ListMultipartUploads": {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
     "ListParts": {"PartNumberMarker": "NextPartNumberMarker"},
 }
+
+
+#: Of up to 1000 entries each.
+_PAGES = 10_000
 
 
 class Found(NamedTuple):
@@ -37,34 +42,47 @@ class Entry(NamedTuple):
     age_s: float
 
 
-def head(client: Client) -> Found:
-    """Look at the location's object. Raises NotFound, StorageDenied, StorageUnavailable."""
+def look(client: Client) -> Found:
+    """Look at the location's object. Raises NotFound, StorageDenied, StorageUnavailable.
+
+    By its first byte: the answer to HEAD has no document, which would say what is missing, or wrong.
+    """
 
     def attempt() -> Found:
-        with client.exchange("HeadObject") as response, understood(client, "HeadObject"):
-            stat = ObjectStat(int(response.header("Content-Length")), response.header("ETag").strip('"'))
-            return Found(stat, response.header(f"x-amz-meta-{OWNER}"))
+        with client.exchange("bytes=0-0") as response, understood(client, "GetObject"):
+            place = response.content_range()
+            if place is None and response.status == 206:
+                raise ValueError("it does not say of what it is a part")
+            size = _size(response.header("Content-Length")) if place is None else place[2]
+            if size is None:
+                raise ValueError("it does not say how large the object is")
+            if response.length == 1:
+                response.read()  # so that the connection can be used again
+            return Found(ObjectStat(size, version(response)), response.header(f"x-amz-meta-{OWNER}"))
 
     try:
         return client.retry.call(attempt)
     except StorageError as error:
-        if error.status not in (400, 403, 404):
+        if error.status != 416:
             raise
+    return Found(ObjectStat(0, ""), "")  # it has no first byte
 
-    # The answer to HEAD has no body. The one to GET says what is missing, the object or the bucket, or what is wrong;
-    # where that was our clock, it is right from then on.
-    def ask() -> None:
-        with client.exchange("GetObject", range_="bytes=0-0"):
-            pass
 
-    client.retry.call(ask)
-    return client.retry.call(attempt)
+def version(response: Response) -> str:
+    """Return what changes with an object's content."""
+    return response.header("ETag").strip('"')
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{text!r:.20} is no size")
+    return int(text)
 
 
 def find(client: Client) -> Found | None:
     """Look at an object that may be missing."""
     try:
-        return head(client)
+        return look(client)
     except NotFound:
         return None
 
@@ -101,12 +119,15 @@ def under(client: Client, prefix: str, *, delimiter: str = "") -> Iterator[Entry
 
 def pages(client: Client, operation: str, key: str = "", **parameters: Any) -> Iterator[dict[str, Any]]:
     """Yield the pages of a listing, one after another."""
+    told: set[tuple[Any, ...]] = set()
     while True:
         page = client.call(operation, key, **parameters)
         yield page
         markers = {name: page.get(theirs, "") for name, theirs in _NEXT[operation].items()}
-        if not page.get("IsTruncated") or markers.items() <= parameters.items():
-            return  # a server that repeats itself has no more to tell
+        following = tuple(markers.values())
+        if not page.get("IsTruncated") or following in told or len(told) == _PAGES:
+            return  # a server that repeats itself, or never ends
+        told.add(following)
         parameters |= markers
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 
-from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.errors import StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.s3 import objects
-from dynamo_entry.storage.s3.claims import NAME, Claim, turn
+from dynamo_entry.storage.s3.claims import Board, turn
 from dynamo_entry.storage.s3.client import Client
-from dynamo_entry.storage.s3.upload import Upload, abort
-
-_PAUSE_S = 0.2
+from dynamo_entry.storage.s3.upload import Upload
 
 
 class Publisher:
@@ -38,7 +35,7 @@ class Publisher:
             return self._complete(upload, etags)
         if self._conditional:
             return self._complete(upload, etags, conditional=True)
-        board = _Board(self._client, self._key, upload)
+        board = Board(self._client, self._key, upload.id)
         with turn(board, upload.owner, self._is_there) as is_ours:
             if not is_ours or self._is_there():
                 raise already_there(self._client.name)
@@ -58,7 +55,7 @@ class Publisher:
             if conditional and (found or error.status == 412):
                 raise already_there(self._client.name) from None
             raise
-        return objects.head(self._client).stat
+        return objects.look(self._client).stat
 
     def _is_there(self) -> bool:
         return objects.find(self._client) is not None
@@ -72,7 +69,7 @@ def refuses_second(client: Client, key: str) -> bool:
     key = f"{key}-{random.getrandbits(64):016x}"
     try:
         objects.put(client, key, "does the server complete under a condition?\n")
-        is_refused = _is_second_refused(Upload(client, key))
+        is_refused = _is_second_refused(client, key)
         objects.delete(client, key)
     except StorageUnavailable:
         raise
@@ -81,46 +78,15 @@ def refuses_second(client: Client, key: str) -> bool:
     return is_refused
 
 
-def _is_second_refused(upload: Upload) -> bool:
+def _is_second_refused(client: Client, key: str) -> bool:
     try:
-        upload.complete([upload.put_part(1, memoryview(b"no\n"))], conditional=True)
+        upload = Upload(client, key)
+        try:
+            upload.complete([upload.put_part(1, memoryview(b"no\n"))], conditional=True)
+        finally:
+            upload.abort()  # after success that does nothing
     except StorageUnavailable:
         raise
     except StorageError as error:
-        upload.abort()
         return error.status == 412
     return False
-
-
-class _Board:
-    """Claims as objects beside the one to be published; each names its owner's upload."""
-
-    def __init__(self, client: Client, key: str, upload: Upload) -> None:
-        self._client = client
-        self._key = key
-        self._prefix = f"{key}.claims/"
-        self._upload = upload
-
-    def put(self, name: str) -> None:
-        objects.put(self._client, self._prefix + name, self._upload.id)
-
-    def claims(self) -> list[Claim]:
-        entries = objects.under(self._client, self._prefix)
-        found = (Claim(entry.key[len(self._prefix) :], entry.age_s) for entry in entries)
-        return sorted(claim for claim in found if NAME.fullmatch(claim.name))
-
-    def remove(self, name: str) -> None:
-        objects.delete(self._client, self._prefix + name)
-
-    def fence(self, claim: Claim) -> None:
-        try:
-            upload = objects.get(self._client, self._prefix + claim.name)
-        except NotFound:
-            return  # its owner took it down
-        # An owner that died while it wrote left none, and some servers abort the object itself then.
-        if upload:
-            abort(self._client, self._key, upload)
-        self.remove(claim.name)
-
-    def pause(self) -> None:
-        time.sleep(random.uniform(0.5, 1) * _PAUSE_S)  # noqa: S311 - jitter

@@ -56,10 +56,8 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]
 AUTH_TYPE_MAPS[NAME] = Signer
 
 
-def signed(
-    method: str, url: str, headers: Mapping[str, str], credentials: Credentials, region: str
-) -> dict[str, str]:
-    """Return the headers of a request without a body, with its signature."""
-    request = AWSRequest(method, url, dict(headers))
+def signed(url: str, headers: Mapping[str, str], credentials: Credentials, region: str) -> dict[str, str]:
+    """Return the headers of a GET, with its signature."""
+    request = AWSRequest("GET", url, dict(headers))
     Signer(credentials, "s3", region).add_auth(request)
     return {name: str(value) for name, value in request.headers.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.storage import ranges
 from dynamo_entry.storage.base import (
     NOTHING,
     REQUEST_BYTES,
@@ -18,7 +19,6 @@ from dynamo_entry.storage.base import (
     ObjectStat,
     Store,
     StoredArchive,
-    too_short,
 )
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
@@ -28,9 +28,6 @@ from dynamo_entry.storage.s3.client import Client
 if TYPE_CHECKING:
     from dynamo_entry.storage.s3.publish import Publisher
     from dynamo_entry.storage.s3.upload import S3Writer, Upload
-
-#: Of the end of an object: the first byte, the last one, and how many there are.
-_END = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 
 
 class S3Store(Store):
@@ -52,7 +49,7 @@ class S3Store(Store):
         self._client.begin()
 
     def stat(self) -> ObjectStat:
-        stat = objects.head(self._client).stat
+        stat = objects.look(self._client).stat
         self._version = stat.version
         return stat
 
@@ -60,17 +57,11 @@ class S3Store(Store):
         if length == 0:
             return b""
         view = self._buffers.take(length)
-
-        def attempt(done: int, moved: Callable[[int], None]) -> None:
-            range_ = f"bytes={offset + done}-{offset + length - 1}"
-            with self._client.exchange("GetObject", range_=range_) as response:
-                self._check(response, offset + done, offset + length)
-                response.read_into(view[done:], moved)
-
-        try:
-            self._retry.fill(attempt)
-        except StorageError as error:
-            raise too_short(self.location, offset, length) if error.status == 416 else error from None
+        if not ranges.fill(self._retry, self.location, offset, view, self._range):
+            raise StorageError(
+                f"{self.location}: GetObject was answered without a range",
+                hint="the server, or a proxy in front of it, does not support ranged reads", reason="NoRanges",
+            )  # fmt: skip
         return view
 
     def read_end(self, most: int) -> tuple[ObjectStat, Bytes]:
@@ -80,12 +71,11 @@ class S3Store(Store):
         def attempt() -> tuple[ObjectStat, Bytes] | None:
             if self._version:
                 return None  # the last answer broke off: those of read_range go on where they did
-            with self._client.exchange("GetObject", range_=f"bytes=-{most}") as response:
-                place = _END.fullmatch(response.header("Content-Range"))
-                first, last, size = map(int, place.groups()) if place else (0, 0, 0)
-                if (first, last + 1) != (max(0, size - most), size) or not size:
+            with self._client.exchange(f"bytes=-{most}") as response:
+                first, last, size = response.content_range() or (0, 0, 0)
+                if not size or (first, last + 1) != (max(0, size - most), size):
                     return None
-                found = ObjectStat(size, response.header("ETag").strip('"'))
+                found = ObjectStat(size, objects.version(response))
                 self._version = found.version
                 view = memoryview(bytearray(size - first))
                 response.read_into(view)
@@ -107,18 +97,20 @@ class S3Store(Store):
         return S3Writer(self._begun(), self._publisher, replace=replace, expected_size=expected_size)
 
     def check_writable(self) -> None:
-        """Send a part of full size to find out whether a proxy takes it; AWS's own endpoint has no proxy."""
+        """Send a part: of full size to find out whether a proxy takes it, and of one byte to AWS's own endpoint.
+
+        Any part shows whether the options, or the bucket's rules, require more than a creation sends.
+        """
         from dynamo_entry.storage.s3.upload import SMALLEST_PART  # noqa: PLC0415 - a restore writes nothing
 
         upload = self._begun()
         try:
-            if not self._client.is_aws:
-                upload.put_part(1, memoryview(bytes(SMALLEST_PART)))
+            upload.put_part(1, memoryview(bytes(1 if self._client.is_aws else SMALLEST_PART)))
         finally:
             upload.abort()
 
     def delete(self) -> None:
-        objects.head(self._client)  # S3 deletes what is not there, too
+        objects.look(self._client)  # S3 deletes what is not there, too
         objects.delete(self._client, self._key)
 
     def leftovers(self) -> Iterator[Leftover]:
@@ -153,18 +145,13 @@ class S3Store(Store):
 
         return Upload(self._client, self._key)
 
-    def _check(self, response: Response, start: int, end: int) -> None:
-        """Check that the response is of the same object, and has the requested length."""
-        version = response.header("ETag").strip('"')
-        if self._version not in ("", version):
-            hint = "somebody replaced it: start again"
-            raise StorageError(f"{self.location} is another object now", hint=hint, reason="Replaced")
-        self._version = version
-        got = response.content_range()  # rclone says 200, but this, too
-        if not got or got[0] != str(start):
-            raise StorageError(
-                f"{self.location}: GetObject returned a different byte range than requested",
-                hint="the server, or a proxy in front of it, does not support ranged reads", reason="NoRanges",
-            )  # fmt: skip
-        if got[1] != str(end - 1):
-            raise too_short(self.location, start, end - start)
+    @contextmanager
+    def _range(self, range_: str) -> Iterator[Response]:
+        """Yield the response to a ranged read, which must be of the same object as those before it."""
+        with self._client.exchange(range_) as response:
+            version = objects.version(response)
+            if self._version not in ("", version):
+                hint = "somebody replaced it: start again"
+                raise StorageError(f"{self.location} is another object now", hint=hint, reason="Replaced")
+            self._version = version
+            yield response

@@ -33,7 +33,7 @@ def _seed(parts, **answers):
     return {"answers.json": json.dumps(answers).encode()} | parts
 
 
-_OBJECT = {"HEAD": [200, {"ETag": '"1"'}, "object"], "GET": [206, {"ETag": '"1"'}, "object"]}
+_OBJECT = {"GET": [206, {"ETag": '"1"'}, "object"]}
 _LISTS = {
     "list-type": [200, {"Date": "Mon, 01 Jan 2024 00:00:01 GMT"}, "list"], "uploads=": [200, {}, "uploads"],
     "uploadId": [200, {}, "parts"],
@@ -46,7 +46,7 @@ SEEDS = [
         {"object": _ARCHIVE, "error": _ERROR.encode()},
         **_OBJECT | {"GET": [416, {"Retry-After": "1"}, "error"]},
     ),
-    _seed({"error": _ERROR.encode()}, HEAD=[403, {"x-amz-bucket-region": "x"}, ""], GET=[503, {}, "error"]),
+    _seed({"error": _ERROR.encode()}, GET=[403, {"x-amz-bucket-region": "x"}, "error"]),
 ]
 
 

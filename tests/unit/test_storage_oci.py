@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.errors import SettingsError, StorageDenied
+from dynamo_entry.errors import AlreadyExists, NotFound, SettingsError, StorageDenied, StorageError
 from dynamo_entry.settings import from_environment
 from dynamo_entry.storage.http import Server
-from dynamo_entry.storage.oci import OciStore, location, login
+from dynamo_entry.storage.oci import OciStore, location, login, writer
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Answer
 from dynamo_entry.storage.oci.layers import Layers, Piece
@@ -60,7 +61,7 @@ def test_a_repository_is_asked_for_as_it_is(monkeypatch):
     "text",
     [
         "oci://registry.example.com", "oci://r/ck", "oci://r/Upper:tag", "oci://r/ck:", "oci://r/ck:a b",
-        "oci://r/ck@sha256:12", "oci:///ck:abc", "oci://r/../x:abc",
+        "oci://r/ck@sha256:12", "oci:///ck:abc", "oci://r/../x:abc", "oci://r:65536/ck:abc",
     ],
 )  # fmt: skip
 def test_a_location_that_is_none_is_refused(text):
@@ -92,15 +93,36 @@ def encoded(text):
 
 
 @pytest.mark.parametrize("name", ["config.json", ".dockerconfigjson"])
-@pytest.mark.parametrize("key", ["r.example", "https://r.example", "https://r.example/v2/", "r.example/team"])
+@pytest.mark.parametrize("key", [
+    "r.example", "https://r.example", "https://r.example/v2/", "r.example/team", "https://r.example/", "http://r.example/v1",
+    "R.Example", "https://r.example/team/ck", "https://r.example/v2/team/", "*.example",
+])  # fmt: skip
 def test_logins_are_found_under_the_names_in_use(monkeypatch, tmp_path, key, name):
     configure(monkeypatch, tmp_path, {"auths": {key: {"auth": encoded("me:pa:ss")}}}, name)
     assert login.find("r.example", "team/ck", os.environ) == Credentials("me", "pa:ss")
-    assert login.find("other.example", "team/ck", os.environ) == Credentials()
+    assert login.find("other.examples", "team/ck", os.environ) == Credentials()
+
+
+@pytest.mark.parametrize(
+    "key", ["r.example/tea", "r.example/team/ck/x", "example", "*", "*.r.example", "r.example:443", "r"]
+)
+def test_the_login_of_another_place_is_not_given_away(monkeypatch, tmp_path, key):
+    configure(monkeypatch, tmp_path, {"auths": {key: {"auth": encoded("me:pa:ss")}}})
+    assert login.find("r.example", "team/ck", os.environ) == Credentials()
+
+
+@pytest.mark.parametrize("registry", ["docker.io", "index.docker.io"])
+@pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io"])
+def test_docker_hub_has_several_names(monkeypatch, tmp_path, key, registry):
+    configure(monkeypatch, tmp_path, {"auths": {key: {"auth": encoded("me:x")}}})
+    assert login.find(registry, "me/ck", os.environ) == Credentials("me", "x")
 
 
 def test_the_most_specific_login_wins(monkeypatch, tmp_path):
-    auths = {"r.example": {"auth": encoded("all:x")}, "r.example/team": {"username": "team", "password": "y"}}
+    auths = {
+        "*.example": {"auth": encoded("any:z")}, "r.example": {"auth": encoded("all:x")},
+        "https://r.example/team": {"username": "team", "password": "y"}, "r.example/team/ck/x": {"auth": encoded("no:no")},
+    }  # fmt: skip
     configure(monkeypatch, tmp_path, {"auths": auths})
     assert login.find("r.example", "team/ck", os.environ) == Credentials("team", "y")
     assert login.find("r.example", "ck", os.environ) == Credentials("all", "x")
@@ -173,3 +195,18 @@ def test_a_challenge_with_a_quote_that_nobody_closes():
     """From a server that means harm: at its full length it took minutes to find that out."""
     assert login.parse('Bearer realm="' + '\\"' * 30_000) == {}
     assert login.parse('Basic realm="x", Bearer realm="https://a/') == {"basic": {"realm": "x"}}
+
+
+def test_a_tag_that_is_removed_at_once_is_nobody_else_s(monkeypatch):
+    """What is not there is not "there already"."""
+    monkeypatch.setattr(writer, "_SETTLE_S", 0)
+
+    def manifest(_tag):
+        raise NotFound("none")
+
+    client = SimpleNamespace(name="oci://r/ck:tag", manifest=manifest)
+    registry = SimpleNamespace(put_manifest=lambda _: None, put_blob=lambda *_: None)
+    made = writer.OciWriter(client, "tag", lambda: registry, replace=False, expected_size=0)
+    with pytest.raises(StorageError, match="gone") as caught:
+        made.commit()
+    assert not isinstance(caught.value, AlreadyExists)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fnmatch
 import json
 import os
 import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -30,6 +31,9 @@ _HELPER_S = 20
 
 #: Docker's key for the credentials of Docker Hub.
 _DOCKER_HUB = "https://index.docker.io/v1/"
+_DOCKER_HUBS = {"docker.io", "index.docker.io", "registry-1.docker.io"}
+
+_SCHEME, _VERSION = re.compile(r"\Ahttps?://"), re.compile(r"\Av[12](/|\Z)")
 
 #: The default life of a token (from the specification), and how much earlier it is renewed.
 _LIFE_S, _MARGIN_S = 60.0, 10.0
@@ -69,14 +73,12 @@ def find(registry: str, repository: str, environ: Mapping[str, str]) -> Credenti
 
 
 def _found(path: str, config: dict[str, Any], registry: str, repository: str) -> Credentials:
-    keys = _keys(registry, repository)
-    helpers = config.get("credHelpers") or {}
-    helper = next((helpers[key] for key in keys if key in helpers), "")
-    if helper:
-        return _ask(helper, registry)
-    entries = config.get("auths") or {}
-    for key in keys:
-        if entries.get(key):
+    helpers, entries = config.get("credHelpers") or {}, config.get("auths") or {}
+    for key in _matching(helpers.keys(), registry, repository):
+        if helpers[key]:
+            return _ask(helpers[key], registry)
+    for key in _matching(entries.keys(), registry, repository):
+        if entries[key]:
             return _entry(entries[key], path, key)
     store = config.get("credsStore")
     return _ask(store, registry) if store else Credentials()
@@ -99,18 +101,27 @@ def _load(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def _keys(registry: str, repository: str) -> list[str]:
-    """Return the keys in the order of Kubernetes' lookup: longest path first, then forms of the registry."""
-    parts = repository.split("/")
-    paths = ["/".join((registry, *parts[:count])) for count in range(len(parts), -1, -1)]
-    found = [
-        *paths,
-        f"https://{registry}",
-        f"https://{registry}/v1/",
-        f"https://{registry}/v2/",
-        f"http://{registry}",
-    ]
-    return [*found, _DOCKER_HUB] if registry in ("docker.io", "index.docker.io") else found
+def _matching(names: Iterable[str], registry: str, repository: str) -> list[str]:
+    """Return the names that match a repository, the most specific one first.
+
+    The rules are those of Kubernetes: a name may have a scheme, Docker's ``/v1/`` or ``/v2/``, a path (a prefix of the
+    repository's), and ``*`` in a part of the host's name.
+    """
+    found = []
+    for name in names:
+        host, _, path = _SCHEME.sub("", name).partition("/")
+        path = _VERSION.sub("", path).strip("/")
+        if _is_host(host.lower(), registry.lower()) and f"{repository}/".startswith(
+            f"{path}/" if path else ""
+        ):
+            found.append((-len(path), "*" in host, name != registry, name))
+    return [name for *_, name in sorted(found)]
+
+
+def _is_host(pattern: str, host: str) -> bool:
+    if {pattern, host} <= _DOCKER_HUBS:
+        return True
+    return pattern == host or (pattern.count(".") == host.count(".") and fnmatch.fnmatchcase(host, pattern))
 
 
 def _entry(entry: dict[str, Any], path: str, key: str) -> Credentials:
@@ -126,7 +137,7 @@ def _entry(entry: dict[str, Any], path: str, key: str) -> Credentials:
 
 def _ask(helper: str, registry: str) -> Credentials:
     """Run ``docker-credential-HELPER get`` (docker/docker-credential-helpers); "no credentials" is an answer, too."""
-    server = _DOCKER_HUB if registry in ("docker.io", "index.docker.io") else registry
+    server = _DOCKER_HUB if registry in _DOCKER_HUBS else registry
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(

@@ -80,7 +80,10 @@ class OciWriter(PartWriter[Layer]):
                 raise
         if not self._replace:
             time.sleep(_SETTLE_S)
-            if self._tagged() != digest:
+            tagged = self._tagged()
+            if not tagged:
+                raise StorageError(f"{self._client.name}: its tag is gone again", reason="Removed")
+            if tagged != digest:
                 raise already_there(self._client.name)
         return digest
 

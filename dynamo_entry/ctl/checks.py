@@ -40,6 +40,7 @@ def examine(here: Surroundings) -> list[Finding]:
         _capabilities(here), _seccomp(here), _pids(here),
         _needed("criu", here.criu), _needed("pycriu", here.pycriu), Finding("python", here.python),
         _clocks(here), _needed("scratch directory", here.scratch), _sock_diag(here), _status(here), _shm(here), _memory(here),
+        *_node_cache(here),
     ]  # fmt: skip
 
 
@@ -128,6 +129,14 @@ def _shm(here: Surroundings) -> Finding:
         return Finding("/dev/shm", size)
     remedy = "volumes: [{name: shm, emptyDir: {medium: Memory}}], mounted at /dev/shm"
     return Finding("/dev/shm", f"{size}; vLLM needs {_mib(_VLLM_SHM_BYTES)} per server", (), remedy)
+
+
+def _node_cache(here: Surroundings) -> list[Finding]:
+    answer = here.node_cache
+    if answer.error:
+        remedy = "volumes: [{hostPath: {path: …, type: DirectoryOrCreate}}], mounted at DYNAMO_CHECKPOINT_NODE_CACHE_DIR, for this user to write to"
+        return [Finding("node cache", f"nothing can be kept: {answer.error}", (), remedy)]
+    return [Finding("node cache", answer.value)] if answer.value else []
 
 
 def _memory(here: Surroundings) -> Finding:

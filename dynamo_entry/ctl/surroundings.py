@@ -16,6 +16,7 @@ from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
 from dynamo_entry.scratch import own_directories, work_directory
 from dynamo_entry.settings import Settings
+from dynamo_entry.storage.node_cache import examine
 from dynamo_entry.stores import open_store
 
 
@@ -45,6 +46,7 @@ class Surroundings(NamedTuple):
     room: cgroup.Room
     lacking: dict[str, str]
     host: dict[str, Any]
+    node_cache: Answer = Answer()
 
 
 class Stored(NamedTuple):
@@ -83,6 +85,7 @@ def look(settings: Settings) -> Surroundings:
         room=cgroup.room(),
         lacking=sock_diag.lacking(),
         host=facts.host_facts(criu.value or "0"),
+        node_cache=_node_cache(settings.node_cache_dir),
     )
 
 
@@ -139,6 +142,18 @@ def _volumes(recorded: list[dict[str, Any]], reopened: tuple[str, ...]) -> str:
     noted = [f"{path} has another time" for path in files.check_content(recorded, reopened)]
     missing = [f"{file['path']} is not here" for file in recorded if not os.path.exists(file["path"])]
     return "; ".join((*noted, *missing))
+
+
+def _node_cache(directory: str) -> Answer:
+    """Examine NODE_CACHE_DIR; an empty answer if it is not set."""
+    if not directory:
+        return Answer()
+    try:
+        if os.stat(directory).st_dev == os.stat("/").st_dev:
+            return Answer(error="no volume is mounted there")
+        return Answer(value=examine(directory))
+    except OSError as error:
+        return Answer(error=error.strerror or str(error))
 
 
 def _answer(ask: Callable[[], str]) -> Answer:

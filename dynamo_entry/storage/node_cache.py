@@ -241,6 +241,23 @@ class NodeCache:
             return len(self._others) > count
 
 
+def examine(directory: str) -> str:
+    """What is in there, of how many users, and how much room is left. Raises OSError where nothing can be kept."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        tried = file_name("0" * 64)
+        with SharedFile.ours(opened, tried, BLOCK_BYTES).claimed([0]):
+            os.unlink(tried, dir_fd=opened)
+        if not _has_room(opened, 0):
+            raise OSError(f"less than {_FREE_SHARE:.0%} of its file system is free")
+        found = _names(opened)
+        status = os.fstatvfs(opened)
+    finally:
+        os.close(opened)
+    users = len({name.split(".")[1] for name in found})
+    return f"{len(found)} archives of {users} users, {status.f_bavail * status.f_frsize >> 20} MiB free"
+
+
 def _names(directory: int) -> list[str]:
     with os.scandir(directory) as entries:
         return [entry.name for entry in islice(entries, _MOST_NAMES) if NAME.fullmatch(entry.name)]

@@ -71,6 +71,17 @@ def test_what_vllm_needs_of_shared_memory_is_said(mib, level):
     assert ("vLLM" in found.value) == (level == "note")
 
 
+def test_a_node_cache_is_looked_at_where_one_is_wanted():
+    """A restore goes on without it, and nobody notices for months."""
+    rows = {f.name: f for f in checks.examine(GOOD._replace(node_cache=Answer("3 archives")))}
+    assert rows["node cache"].level == "ok"
+    without = GOOD._replace(node_cache=Answer(error="Permission denied"))
+    (found,) = (f for f in checks.examine(without) if f.name == "node cache")
+    assert (found.level, ruled_out(without)) == ("note", set())
+    assert "hostPath" in found.remedy
+    assert "node cache" not in {f.name for f in checks.examine(GOOD)}
+
+
 def test_an_archive_that_needs_more_memory_than_there_is_cannot_be_restored():
     stored = Stored("/a.tar", "d", 1, {"memory_bytes": 2 << 30}, HOST)
     assert checks.compare(GOOD, stored)[-1].rules_out == ("restore",)

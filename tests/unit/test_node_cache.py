@@ -577,3 +577,17 @@ def test_nothing_is_loaded_where_it_is_not_set():
     assert not {"dynamo_entry.storage.node_cache", "dynamo_entry.storage.shared_file"} & {
         *done.stdout.split()
     }
+
+
+def test_doctor_s_look_leaves_nothing_and_finds_what_is_wrong(directory, data, monkeypatch):
+    with reader(directory, data) as archive:
+        read(archive)
+    before = os.listdir(directory)
+    assert node_cache.examine(str(directory)).startswith("1 archives of 1 users")
+    assert os.listdir(directory) == before
+    with pytest.raises(FileNotFoundError):
+        node_cache.examine(str(directory / "none"))
+    monkeypatch.setattr(node_cache, "_FREE_SHARE", 1.1)
+    with pytest.raises(OSError, match="free"):
+        node_cache.examine(str(directory))
+    assert os.listdir(directory) == before

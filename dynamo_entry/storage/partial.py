@@ -67,7 +67,7 @@ class LocalWriter(Writer):
         self._directory = directory
         self._path = os.path.join(directory, name)
         self._replace = replace
-        with posix.translated(self._path):
+        with posix.translated(self._path, is_publication=True):
             posix.make_directories(directory)
             sweep(directory, name)
             self._temporary, self._descriptor = _create(directory, name)

@@ -31,7 +31,7 @@ _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.E
 _UNSUPPORTED = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 
 #: Errors of filesystems that lack what publishing needs.
-_LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_LACKING = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
 
 def storage_error(error: OSError, path: str, *, is_publication: bool = False) -> StorageError:

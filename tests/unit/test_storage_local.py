@@ -342,6 +342,20 @@ def test_a_volume_on_which_nothing_can_be_published(store, path, monkeypatch, ca
     assert os.listdir(os.path.dirname(path)) == []
 
 
+def test_a_mounted_bucket_that_opens_no_file_to_read_and_write(store, monkeypatch):
+    """Amazon's own mount of S3 (EINVAL)."""
+    open_ = os.open
+    refuse = failing(errno.EINVAL, "x")
+    monkeypatch.setattr(
+        os,
+        "open",
+        lambda path, flags, *a, **k: (refuse if flags & os.O_CREAT else open_)(path, flags, *a, **k),
+    )
+    with pytest.raises(StorageDenied) as caught:
+        store.check_writable()
+    assert caught.value.reason == "VolumeUnfit"
+
+
 def test_a_volume_that_is_fit_is_left_as_it_was(store, path):
     publish(store, b"first")
     store.check_writable()

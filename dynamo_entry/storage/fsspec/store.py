@@ -71,7 +71,8 @@ class FsspecStore(Store):
         version = next((str(found[name]) for name in _VERSIONS if found.get(name)), "")
         moments = [str(found[name]) for name in _TIMES if found.get(name)]
         self._seen = ObjectStat(int(found["size"]), "-".join((version, *moments[:1])))
-        self._generation = {"generation": found["generation"]} if self._scheme in filesystems.GOOGLE else {}
+        is_numbered = self._scheme in filesystems.GOOGLE and "generation" in found
+        self._generation = {"generation": found["generation"]} if is_numbered else {}
         return self._seen
 
     def read_range(self, offset: int, length: int) -> Bytes:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 
-from dynamo_entry.init import signals
-
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
@@ -61,21 +59,6 @@ def reveal() -> None:
         name, found, value = entry.partition(b"=")
         if found and name and name not in os.environb:
             os.environb[name] = value
-
-
-def start_looking(path: str) -> int:
-    """Start a process that ends with 0 if there is something at ``path``; returns its pid. Raises OSError."""
-    signals.block_all()
-    try:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os._exit(0 if os.path.exists(path) else 1)
-            finally:
-                os._exit(1)
-    finally:
-        signals.restore_mask()
-    return pid
 
 
 def raise_pids_above(last_pid: int) -> None:

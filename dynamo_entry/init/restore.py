@@ -6,7 +6,7 @@ import os
 import time
 
 from dynamo_entry.errors import RestoreFailed
-from dynamo_entry.init import signals, tree, undo
+from dynamo_entry.init import aside, signals, tree, undo
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import KILLED, Worker, not_started
@@ -96,7 +96,7 @@ class _Restoration:
         if not self._is_taken:
             return self._failed(result)
         self._close()
-        _forget_attempts(self._supervisor.settings.state_dir)
+        self._forget_attempts()
         self._supervisor.report(result)
         self._supervisor.log.info("Restored", **result.facts(), pid=result.pid)
         began = time.monotonic()
@@ -120,7 +120,11 @@ class _Restoration:
             result=Outcomes.FAILED, reason="EngineDied", engine_code=code, retry=True,
             message=f"the engine ended with {code} {seconds:.1f} s after it was restored",
         )  # fmt: skip
-        refusals.remember(result.refusal, failure.reason, failure.message)
+        if result.refusal:
+            aside.run(
+                self._supervisor.loop,
+                lambda: refusals.remember(result.refusal, failure.reason, failure.message),
+            )
         self._supervisor.report(failure)
         self._supervisor.log.warning(
             "restored engine ended early", reason=failure.reason, message=failure.message, engine_code=code,
@@ -137,7 +141,7 @@ class _Restoration:
         return self._report_called_off(number)
 
     def _report_called_off(self, number: int) -> int:
-        _forget_attempts(self._supervisor.settings.state_dir)
+        self._forget_attempts()
         return undo.called_off(self._supervisor, self._lost("was called off"), number)
 
     def _failed(self, result: Result) -> int:
@@ -145,6 +149,10 @@ class _Restoration:
         if number := undo.take_back(self._supervisor, self._held):
             return self._report_called_off(number)
         return self._supervisor.fall_back(result, self._held)
+
+    def _forget_attempts(self) -> None:
+        if state_dir := self._supervisor.settings.state_dir:
+            aside.run(self._supervisor.loop, lambda: _forget_attempts(state_dir))
 
     def _clear(self) -> None:
         """Kill the worker, CRIU and all half-restored tasks."""
@@ -161,7 +169,7 @@ def _forget_attempts(state_dir: str) -> None:
     """Forget attempts to restore: somebody ended this one, it did not end the container (checks/refusals.py)."""
     for directory in places(state_dir):
         try:
-            for name in os.listdir(directory) if state_dir else ():
+            for name in os.listdir(directory):
                 if name.startswith("attempt-"):
                     os.unlink(f"{directory}/{name}")
         except OSError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import time
 
 from dynamo_entry.errors import StorageError
-from dynamo_entry.init import process, tree
-from dynamo_entry.init.loop import Ended, Event, Loop, Silent
-from dynamo_entry.init.signals import signal
+from dynamo_entry.init import aside, process, tree
+from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind
 from dynamo_entry.report import Log
@@ -17,10 +16,6 @@ from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Reading, read, unknow
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dynamo_entry.protocol import Result
-
-
-#: A volume that takes longer to say whether an archive is there is the worker's to ask.
-_LOOK_S = 1.0
 
 
 def launch(loop: Loop, argv: list[str]) -> int:
@@ -41,29 +36,13 @@ def launch(loop: Loop, argv: list[str]) -> int:
     supervisor = Supervisor(loop, log, settings, engine_command(argv))
     if reading.mistakes:
         return _with_mistakes(supervisor, reading)
-    is_there = kind(settings) == "restore" and _is_there(loop, settings.path)
-    return _carry_out(supervisor, decide(settings, path_exists=is_there))
+    may_be_there = kind(settings) == "restore" and _may_be_there(loop, settings.path)
+    return _carry_out(supervisor, decide(settings, path_exists=may_be_there))
 
 
-def _is_there(loop: Loop, path: str) -> bool:
-    """Asked by a process of its own: a volume may never answer, which only a worker notices, and PID 1 must not wait for."""
-    if not path:
-        return False
-    try:
-        pid = process.start_looking(path)
-    except OSError:
-        return os.path.exists(path)
-    others: list[Event] = []
-    deadline = time.monotonic() + _LOOK_S
-    while not isinstance(event := loop.next(deadline), Silent):
-        if isinstance(event, Ended) and event.pid == pid:
-            break
-        others.append(event)
-    loop.put_back(others)
-    if isinstance(event, Ended):
-        return event.code == 0
-    tree.send([pid], signal.SIGKILL)
-    return True
+def _may_be_there(loop: Loop, path: str) -> bool:
+    """Whether the worker is to look there: not where nothing is, for certain."""
+    return bool(path) and aside.run(loop, lambda: os.stat(path)) not in (errno.ENOENT, errno.ENOTDIR)
 
 
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:

@@ -54,8 +54,8 @@ def create(supervisor: Supervisor) -> int:
 
 def not_created(supervisor: Supervisor, result: Result) -> int:
     """Finish a creation that never began; returns the exit code."""
-    supervisor.log.error("Checkpoint not created", **result.reportable())
     supervisor.report(result)
+    supervisor.log.error("Checkpoint not created", **result.reportable())
     return _cold(supervisor, []) if supervisor.settings.after_dump == "continue" else result.exit_code
 
 
@@ -229,8 +229,8 @@ class _Creation:
                 reason="EngineEnded", engine_code=self._engine_code,
                 message=f"{ended} in phase {result.phase}, before a checkpoint was made",
             )  # fmt: skip
-        self._supervisor.log.error("Checkpoint not created", **result.reportable())
         self._supervisor.report(result)
+        self._supervisor.log.error("Checkpoint not created", **result.reportable())
         if self._engine_code is not None:
             self._supervisor.end_rest()
             return self._engine_code if self._called_off or self._start_error else EngineEnded.exit_code

@@ -142,8 +142,8 @@ class Supervisor:
         fields = {
             name: value for name, value in failure.reportable().items() if name not in ("result", "retry")
         }
-        self.log.warning("Restore failed" if fails else "Falling back to cold start", **fields)
         self.report(failure._replace(result=Outcomes.FAILED if fails else Outcomes.COLD))
+        self.log.warning("Restore failed" if fails else "Falling back to cold start", **fields)
         return failure.exit_code if fails else self.cold_instead(held)
 
     def report(self, result: Result) -> None:

@@ -70,3 +70,14 @@ def test_a_result_is_written_or_its_error_told(tmp_path, before):
 def test_a_result_that_cannot_be_written_holds_nothing_up(tmp_path):
     code = f"supervisor.write_result = hang; report({str(tmp_path / 'status')!r})"
     assert said(code) == f"status not written {os.strerror(errno.ETIMEDOUT)}"
+
+
+def test_who_reads_of_a_failure_in_the_log_finds_the_result(tmp_path):
+    """Probes and people follow the log, and then look into the file."""
+    code = f"""
+path = {str(tmp_path / "status")!r}
+log = SimpleNamespace(warning=lambda event, **_: print(event, os.path.exists(path)))
+settings = Settings(status_file=path, on_failure="fail")
+supervisor.Supervisor(loop, log, settings, []).fall_back(Result("failed", "check", exit_code=5))
+"""
+    assert said(code) == "Restore failed True"

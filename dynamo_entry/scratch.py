@@ -43,7 +43,7 @@ def work_directory(settings: Settings) -> str:
 
 
 def _below_work_dir(work_dir: str) -> str:
-    """Raises CheckpointError."""
+    """Return the launcher's directory in WORK_DIR. Raises CheckpointError."""
     found = own_directory(work_dir)
     if len(os.fsencode(found)) > _LONGEST_PATH:
         raise CheckpointError(
@@ -75,17 +75,17 @@ def private_directory(path: str) -> str:
 
 
 def places(path: str) -> tuple[str, str]:
-    """What ``private_directory`` may be."""
+    """Return the paths that ``private_directory`` may return."""
     return path, own_directory(path)
 
 
 def own_directory(path: str) -> str:
-    """The launcher's own in a directory that is not, for this user."""
+    """Return the path of the launcher's own directory, for this user, in another directory."""
     return f"{path}/dynamo_entry-{os.geteuid()}"
 
 
 def own_directories(settings: Settings) -> tuple[str, ...]:
-    """Where the launcher keeps files of its own: nothing there is the engine's. Raises CheckpointError."""
+    """Return the directories with the launcher's own files, none of which are the engine's. Raises CheckpointError."""
     state = private_directory(settings.state_dir) if settings.state_dir else ""
     return (work_directory(settings), *filter(None, (state,)))
 

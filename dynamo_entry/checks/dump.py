@@ -133,7 +133,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
 
 
 def _check_openness(pid: int) -> None:
-    """Of who is not dumpable, /proc belongs to root: whoever is another user sees nothing there, nor does CRIU."""
+    """Raises NotDumpable for a process that is not dumpable: its /proc belongs to root, so CRIU cannot read it."""
     try:
         os.listdir(f"/proc/{pid}/fd")
     except PermissionError:
@@ -149,7 +149,7 @@ def _check_openness(pid: int) -> None:
 
 
 def check_maps(pid: int, lines: list[str]) -> None:
-    """Raises NotDumpable for a mapping among ``lines`` of maps; pure but for devices."""
+    """Raises NotDumpable for a mapping among ``lines`` of maps. Pure except for devices."""
     for line in lines:
         path = proc.mapped_file(line)
         if path == _SECRET:
@@ -208,7 +208,7 @@ _SOL_NETLINK, _LIST_MEMBERSHIPS = 270, 9
 
 
 def _netlink(pid: int, descriptor: int) -> str:
-    """What CRIU does not know of a netlink socket; or nothing."""
+    """Return what CRIU does not know about a netlink socket, or an empty string."""
     with suppress(OSError), sockets.of_process(pid, descriptor) as found:
         groups = found.getsockopt(_SOL_NETLINK, _LIST_MEMBERSHIPS, 1024)
         if any(groups[4:]):

@@ -52,7 +52,7 @@ def check_files(
 
 
 def _check_kernels(path: str) -> None:
-    """Of a device, an interface or a kernel that another node or pod may not have."""
+    """Raises Incompatible if a kernel file (of a device or an interface, for example) does not exist here."""
     if not os.path.exists(path):
         raise Incompatible(
             f"the engine had {path} open, which this node or pod does not have",

@@ -84,7 +84,7 @@ def find(pids: Iterable[int]) -> list[str]:
 
 
 def mounts_made(before: Iterable[mounts.Mount], now: Iterable[mounts.Mount]) -> list[str]:
-    """What the engine has mounted itself, a sentence each; pure."""
+    """Return a phrase for each mount that the engine itself has made. Pure."""
     known = {mount.id for mount in before}
     return [f"the mount of {mount.kind} at {mount.point}" for mount in now if mount.id not in known]
 

@@ -50,20 +50,20 @@ class NoCreation:
     """Stands in for ``creation.Creation``."""
 
     def check(self) -> None:
-        """Nothing to refuse."""
+        """Refuse nothing."""
 
     def used_bytes(self) -> int:
-        """Nothing."""
+        """Return 0."""
         return 0
 
     @contextmanager
     def frozen(self, pids: Callable[[], list[int]], stall_s: float = 0) -> Iterator[dict[str, Any]]:
-        """Nothing to freeze."""
+        """Freeze nothing."""
         del pids, stall_s
         yield {}
 
     def recover(self, pids: Callable[[], list[int]]) -> None:
-        """Nothing is locked."""
+        """Unlock nothing."""
 
 
 class NoRestoration:
@@ -78,4 +78,4 @@ class NoRestoration:
             )  # fmt: skip
 
     def thaw(self) -> None:
-        """Nothing to thaw."""
+        """Thaw nothing."""

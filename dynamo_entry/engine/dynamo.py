@@ -95,7 +95,7 @@ def is_plain(path: str) -> bool:
 
 
 def set_by(argv: Sequence[str]) -> str:
-    """What a command sets for itself of that which is withheld from a cold start; nothing in most."""
+    """Return the control variable that a command itself sets, which a cold start could not withhold; usually empty."""
     found = _SET.search(" ".join(argv))
     return found[1] if found else ""
 

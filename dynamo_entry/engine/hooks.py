@@ -29,7 +29,7 @@ _ENVIRONMENT = {**os.environ, **proc.loader_variables(os.getppid())}
 
 
 def check(name: str, hook: str) -> None:
-    """Raises SettingsError for an invalid URL, and for a named protocol that is not for then, or with an invalid port."""
+    """Check a hook: its URL, the port of a named protocol, and that the protocol fits. Raises SettingsError."""
     engine = sleep_protocols.find(hook)
     if engine and engine.is_wake == (name == "PRE_DUMP"):
         what = "wakes an engine" if engine.is_wake else "puts an engine to sleep"
@@ -167,7 +167,7 @@ def _failed(what: str, why: str) -> CheckpointError:
 
 
 def _refused(what: str, why: str, *, is_wake: bool) -> CheckpointError:
-    """By an engine whose protocol may be its own choice, or an archive's: then no variable is set."""
+    """Return the error of an engine that refuses a protocol, which the engine or the archive may have chosen."""
     if is_wake:
         hint = "the engine's log may say why; an archive that was created with PRE_DUMP=none needs no waking"
     else:

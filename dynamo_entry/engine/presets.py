@@ -86,7 +86,7 @@ def _meant(program: str) -> str:
 
 
 def _started(words: list[str]) -> list[str]:
-    """What a command starts behind a shell, ``cd … &&``, ``numactl …``, ``nsys profile …``, ``uv run``, ``mpirun …``."""
+    """Return the programs and modules that a command starts through shells and runners such as ``nsys profile``."""
     names = [word.rpartition("/")[2] for word in words]
     followed = list(zip(words, names, [*words, ""][1:], strict=True))
     runner = next((number for number, name in enumerate(names) if name.startswith(_RUNNERS)), len(names))
@@ -96,7 +96,7 @@ def _started(words: list[str]) -> list[str]:
 
 
 def _is_for_module(option: str) -> bool:
-    """``-m``, also behind other options of one letter."""
+    """Return whether an option is ``--module``, or ``-m``, also behind other one-letter options."""
     return option == "--module" or (option[:1] == "-" and option[1:2] != "-" and option[-1:] == "m")
 
 

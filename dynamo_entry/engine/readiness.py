@@ -36,7 +36,7 @@ def _invalid_signal_file(path: str, error: OSError) -> NotDumpable:
 
 
 def check(url: str) -> None:
-    """Raises SettingsError for a READY_URL that nobody can ever answer."""
+    """Check READY_URL. Raises SettingsError for a URL that can never answer."""
     if url and (not http.is_valid(url) or http.has_user(url)):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_READY_URL={url!r:.200} is not a valid URL",

@@ -154,7 +154,7 @@ class Handshake:
             ) from None  # fmt: skip
 
     def ready(self, open_files: Callable[[], Iterable[str]]) -> bool:
-        """It is written whole, by rename."""
+        """Return whether the ready file exists; vLLM writes it in one step, by a rename."""
         return os.path.exists(self._ready) and os.path.realpath(self._ready) not in open_files()
 
     def prepare_restore(self) -> None:

@@ -155,6 +155,6 @@ def _execute(argv: list[str]) -> None:
 
 
 def _candidates(command: str) -> list[str]:
-    """Where a command may be."""
+    """Return the paths where a command may be."""
     directories = [""] if "/" in command else os.environ.get("PATH", os.defpath).split(os.pathsep)
     return [os.path.join(directory, command) for directory in directories] if command else []

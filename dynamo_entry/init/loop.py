@@ -84,7 +84,7 @@ class Loop:
             self._worker = -1
 
     def put_back(self, events: Iterable[Event]) -> None:
-        """What was taken and is for somebody else comes again, in this order."""
+        """Return taken events to the front, in this order, for another reader."""
         self._ready.extendleft(reversed([*events]))
 
     def next(self, deadline: float | None = None) -> Event:

@@ -38,7 +38,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def status_fields(text: bytes) -> dict[str, str]:
-    """Those of a status file, of a thread's for one."""
+    """The fields of a status file, for example a thread's."""
     lines = text.decode("utf-8", "replace").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 

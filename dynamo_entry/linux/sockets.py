@@ -84,7 +84,7 @@ class Message(NamedTuple):
 
 
 def first_message(found: socket.socket) -> Message | None:
-    """None if there is no message, or the socket's owner uses SO_PEEK_OFF."""
+    """The next message, or None if there is none, or if the socket's owner uses SO_PEEK_OFF."""
     copies: list[int] = []
     try:
         if found.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF) >= 0 or not has_data(found):

@@ -286,7 +286,7 @@ class Pool:
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer that comes to an end."""
+    """A response that is bound to end."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -294,7 +294,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Paced(io.RawIOBase):
-    """What a socket receives. A time limit for each byte bounds no answer: a server may send one a second."""
+    """The bytes that a socket receives, at a minimum rate: a time limit for each byte alone would bound no response."""
 
     def __init__(self, raw: io.RawIOBase, window_s: float) -> None:
         self._raw = raw
@@ -302,11 +302,11 @@ class _Paced(io.RawIOBase):
         self._since, self._moved = time.monotonic(), 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Raises TimeoutError."""
+        """Read what arrives. Raises TimeoutError if the rate is too low."""
         count = self._raw.readinto(buffer)
         now = time.monotonic()
         self._moved += count or 0
@@ -317,18 +317,18 @@ class _Paced(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        """The socket is the connection's."""
+        """Close the stream, but not the socket, which belongs to the connection."""
         self._raw.close()
         super().close()
 
 
 def _check_encoding(what: str, response: http.client.HTTPResponse) -> None:
-    """Who compresses unasked changes what is counted, and what digests are of."""
+    """Refuse a compressed body that nobody requested: it changes lengths and digests."""
     encoding = (response.getheader("Content-Encoding") or "").lower()
     if response.status < 300 and encoding in _COMPRESSED:
         raise StorageError(
-            f"{what} was answered with a body compressed by {encoding}, which nobody asked for",
-            hint="have the server, or the proxy before it, compress nothing", reason="BadAnswer",
+            f"{what} was answered with a body compressed by {encoding}, which was not requested",
+            hint="configure the server, or the proxy in front of it, not to compress", reason="BadAnswer",
         )  # fmt: skip
 
 

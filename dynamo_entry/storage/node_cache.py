@@ -242,7 +242,7 @@ class NodeCache:
 
 
 def examine(directory: str) -> str:
-    """What is in there, of how many users, and how much room is left. Raises OSError where nothing can be kept."""
+    """Describe the directory: archives, users and free space. Raises OSError if nothing can be kept."""
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         tried = file_name("0" * 64)

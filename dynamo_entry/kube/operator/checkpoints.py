@@ -350,7 +350,7 @@ def known(checkpoint: Object) -> Object:
 
 
 def _where_to_look(seen: Observed, decision: Decision) -> str:
-    """Where the log is. That of pods that had not ended goes with them."""
+    """Return where the log is; the logs of pods that had not ended are deleted with them."""
     if seen.job is None or not seen.pods or decision.reason in ("DeadlineExceeded", "HelperFailed"):
         return ""
     metadata = seen.job["metadata"]

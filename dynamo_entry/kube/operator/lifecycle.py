@@ -330,7 +330,7 @@ def _same(seen: Observed) -> Decision:
 
 
 def _stopped(seen: Observed) -> tuple[Action, ...]:
-    """What ends a Job that nobody waits for any more: whoever decided so may have died before it was done."""
+    """Return the action that ends a running Job nobody waits for: an earlier operator may have died before it did."""
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"] or has_ended(seen.job):
         return ()
     if seen.job.get("spec", {}).get("parallelism") == 0:

@@ -15,7 +15,7 @@ Object = dict[str, Any]
 
 
 class _Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is read of the launcher's words. A container may write anything there, and a status takes only these."""
+    """The launcher's result. A container may write anything, but a status accepts only these fields."""
 
     result: Literal["published", "exists", "failed"]
     reason: str = ""
@@ -142,7 +142,7 @@ def _ended(pods: Sequence[Object], target: str) -> Iterator[tuple[Object, str]]:
 
 
 def failed_helper(pods: Sequence[Object], target: str) -> str:
-    """What a container said that ended badly while the engine's still runs: that would go on until the deadline."""
+    """Describe a container that failed while the engine's still runs: the Job would go on until its deadline."""
     for pod in pods:
         states = {
             one["name"]: one.get("state", {}) for one in pod.get("status", {}).get("containerStatuses", ())

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
+from dynamo_entry.checks import dump
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sockets
 
@@ -20,6 +21,11 @@ _PATH = re.compile(r"/proc/(\d+)(?:/task/(\d+))?(/.*| \(deleted\))?$")
 
 #: PID 1 exists everywhere, but CRIU does not open its directory itself.
 _INIT = 1
+
+_RECEIVE = "let the engine, or PRE_DUMP, receive what was sent before the dump"
+
+#: What CRIU makes where it is received, and fills nowhere else.
+_LOST = ("anon_inode:[timerfd]", "anon_inode:inotify")
 
 #: pid → its descriptors, and what each leads to
 _Tables = Mapping[int, Mapping[int, str]]
@@ -67,26 +73,48 @@ def _check_on_their_way(tables: _Tables) -> None:
     }
     for pid, descriptor in held.values():
         with suppress(OSError), sockets.of_process(pid, descriptor) as found:
-            if found.family == socket.AF_UNIX and _leads_on(found, held.keys()):
-                raise NotDumpable(
-                    f"a unix socket is on its way to process {pid} (descriptor {descriptor}), and descriptors are on "
-                    "their way to it: CRIU does not restore them",
-                    hint="let the engine, or PRE_DUMP, receive what was sent before the dump",
-                    reason="DescriptorsNested",
-                )
+            if found.family == socket.AF_UNIX:
+                with sockets.first_on_their_way(found) as copies:
+                    _check_sent(copies, f"process {pid} (descriptor {descriptor})", held.keys())
 
 
-def _leads_on(found: socket.socket, held: Iterable[str]) -> bool:
-    """Whether a unix socket that nobody has open any more is on its way to this one, and carries descriptors."""
-    with sockets.first_on_their_way(found) as copies:
-        for copy in copies:
-            status = os.fstat(copy)
-            if not stat.S_ISSOCK(status.st_mode) or f"socket:[{status.st_ino}]" in held:
-                continue
-            with socket.socket(fileno=os.dup(copy)) as inner:
-                if inner.family == socket.AF_UNIX and _carries(inner):
-                    return True
-    return False
+def _check_sent(copies: Iterable[int], receiver: str, held: Collection[str]) -> None:
+    for copy in copies:
+        if _leads_on(copy, held):
+            raise NotDumpable(
+                f"a unix socket is on its way to {receiver}, and descriptors are on their way to it: CRIU does not restore them",
+                hint=_RECEIVE, reason="DescriptorsNested",
+            )  # fmt: skip
+        if what := _unfit(copy, held):
+            raise NotDumpable(
+                f"{what} is in flight (SCM_RIGHTS) to {receiver}, and CRIU restores no such one before it is received",
+                hint=_RECEIVE, reason="DescriptorSent",
+            )  # fmt: skip
+
+
+def _leads_on(copy: int, held: Collection[str]) -> bool:
+    """Whether it is a unix socket that nobody has open any more, and that carries descriptors."""
+    status = os.fstat(copy)
+    if not stat.S_ISSOCK(status.st_mode) or f"socket:[{status.st_ino}]" in held:
+        return False
+    with socket.socket(fileno=os.dup(copy)) as inner:
+        return inner.family == socket.AF_UNIX and _carries(inner)
+
+
+def _unfit(copy: int, held: Collection[str]) -> str:
+    """What it is, where it would be restored if it was not on its way; or nothing."""
+    target = os.readlink(f"/proc/self/fd/{copy}")
+    if target in _LOST or os.isatty(copy):
+        return target.removeprefix("anon_inode:").strip("[]")
+    if stat.S_ISSOCK(os.fstat(copy).st_mode) and target not in held:
+        with socket.socket(fileno=os.dup(copy)) as inner:
+            if (inner.family, inner.type) == (socket.AF_UNIX, socket.SOCK_DGRAM):
+                return "a unix socket of datagrams"
+    try:
+        dump.check_descriptor(os.getpid(), copy, target)
+    except NotDumpable:
+        return target
+    return ""
 
 
 def _carries(found: socket.socket) -> bool:

@@ -61,6 +61,8 @@ _PROTOCOLS = frozenset(
         "UNIX-STREAM",
         "NETLINK",
         "PACKET",
+        "PING",
+        "PINGv6",
     ]
 )
 
@@ -88,12 +90,16 @@ _SYSV = re.compile(r"/SYSV[0-9a-f]{8} \(deleted\)")
 _PIDFD, _FANOTIFY, _EVENTFD = "anon_inode:[pidfd]", "anon_inode:[fanotify]", "anon_inode:[eventfd]"
 _MQUEUE_MAGIC = 0x19800202
 
+#: The largest private mapping that CRIU restores, and the digits of an address that has so much behind it.
+_LARGEST_BYTES, _LONG = 8 << 40, 11
+
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
 def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
     """Raises NotDumpable that names the process and what cannot be dumped."""
     pids = {process.pid for process in processes}
+    may_not_override = capabilities.DAC_OVERRIDE not in effective
     for process in processes:
         pid = process.pid
         _check_openness(pid)
@@ -107,7 +113,9 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
         for descriptor, target in proc.descriptors(pid).items():
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
-            _check_descriptor(pid, descriptor, target)
+            check_descriptor(pid, descriptor, target)
+            if may_not_override:
+                _check_reopening(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(
                     pid,
@@ -116,9 +124,6 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                     "AnonymousInode",
                     "use inotify, or add SYS_ADMIN to both pods",
                 )
-            if target == _EVENTFD and b"eventfd-semaphore: 1" in proc.read(pid, f"fdinfo/{descriptor}"):
-                what = "an eventfd that counts one at a time (EFD_SEMAPHORE)"
-                raise _holds(pid, descriptor, what, "EventfdSemaphore", "use a semaphore of POSIX, or a pipe")
             if (
                 target == _PIDFD
                 and (theirs := proc.pidfd_target(pid, descriptor)) >= 0
@@ -170,6 +175,12 @@ def check_maps(pid: int, lines: list[str]) -> None:
                 hint="let the engine use POSIX shared memory",
                 reason="SysvShm",
             )
+        if _is_too_large(line):
+            raise NotDumpable(
+                f"process {pid} has reserved more than 8 TiB of memory at once, and CRIU restores no larger mapping",
+                hint="let the engine reserve less, or without the right to write (PROT_NONE); sanitizers reserve as much",
+                reason="MappingTooLarge",
+            )
         if path.startswith("/dev/") and not path.startswith(_MAPPED) and _is_device(path):
             raise NotDumpable(
                 f"process {pid} maps {path}, which CRIU cannot dump",
@@ -178,12 +189,16 @@ def check_maps(pid: int, lines: list[str]) -> None:
             )
 
 
-def _check_descriptor(pid: int, descriptor: int, target: str) -> None:
+def check_descriptor(pid: int, descriptor: int, target: str) -> None:
+    """Raises NotDumpable for a kind of file that CRIU does not know."""
     path = f"/proc/{pid}/fd/{descriptor}"
     if target.startswith("anon_inode:"):
         if target not in _INODES:
             name = target.removeprefix("anon_inode:").strip("[]")
             raise _holds(pid, descriptor, name, "IoUring" if name == "io_uring" else "AnonymousInode")
+        if target == _EVENTFD and b"eventfd-semaphore: 1" in proc.read(pid, f"fdinfo/{descriptor}"):
+            what = "an eventfd that counts one at a time (EFD_SEMAPHORE)"
+            raise _holds(pid, descriptor, what, "EventfdSemaphore", "use a semaphore of POSIX, or a pipe")
     elif target.startswith("socket:"):
         protocol = proc.protocol(path)
         if protocol and protocol not in _PROTOCOLS:
@@ -230,6 +245,32 @@ def _check_file(pid: int, descriptor: int, target: str) -> None:
     if (is_socket or stat.S_ISFIFO(status.st_mode)) and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
         what = f"the {'socket' if is_socket else 'fifo'} {target} by O_PATH"
         raise _holds(pid, descriptor, what, "PathHeld", "open its directory instead")
+
+
+def _is_too_large(line: str) -> bool:
+    """CRIU counts its pages with 31 bits."""
+    area, permissions, _ = line.split(" ", 2)
+    start, _, end = area.partition("-")
+    return len(end) >= _LONG and permissions[1::2] == "wp" and int(end, 16) - int(start, 16) > _LARGEST_BYTES
+
+
+#: How a file was opened → how it may be opened again.
+_RIGHTS = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
+
+
+def _check_reopening(pid: int, descriptor: int, target: str) -> None:
+    """Who makes a file has it open in any way; a restore opens it as its mode says (``O_CREAT`` with mode 0400, say)."""
+    path = f"/proc/{pid}/fd/{descriptor}"
+    if not target.startswith("/") or not os.path.isfile(path):
+        return
+    flags, _ = proc.descriptor_state(pid, descriptor)
+    right = _RIGHTS.get(flags & os.O_ACCMODE, os.F_OK)
+    if not flags & os.O_PATH and not os.access(path, right, effective_ids=True):
+        raise NotDumpable(
+            f"process {pid} holds {target} (descriptor {descriptor}), which this user may not open again as it is open",
+            hint="let the engine give its owner the right (chmod u+rw), or add DAC_OVERRIDE to both pods",
+            reason="FileForbidden",
+        )
 
 
 def _is_device(path: str) -> bool:

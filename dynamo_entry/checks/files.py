@@ -29,7 +29,7 @@ def check_files(
     for file in files:
         if file.path in travelling:
             continue
-        if file.path.startswith(KERNELS):
+        if file.is_device or file.path.startswith(KERNELS):
             _check_kernels(file.path)
             continue
         try:

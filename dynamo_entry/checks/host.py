@@ -77,6 +77,14 @@ def check_room(needs: dict[str, Any], room: Room) -> None:
             f"{descriptors + _OF_CRIU_DESCRIPTORS} or more",
             reason="DescriptorLimit",
         )
+    locked = needs.get("locked_bytes", 0)
+    if room.locked_bytes is not None and locked > room.locked_bytes:
+        raise Incompatible(
+            f"a process of the engine has locked {locked >> 10} KiB of memory, {room.locked_bytes >> 10} KiB are allowed here",
+            hint="add IPC_LOCK to the capabilities, or raise the limit of locked memory (--ulimit memlock, LimitMEMLOCK "
+            "of the container runtime)",
+            reason="MemlockLimit",
+        )
     mappings = needs.get("mappings", 0)
     if room.mappings is not None and mappings and mappings + _OF_CRIU_MAPPINGS > room.mappings:
         raise Incompatible(

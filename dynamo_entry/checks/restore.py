@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
-from dynamo_entry.checks import connections, delta, facts, files, host, image, privileges, taken
+from dynamo_entry.checks import connections, delta, facts, files, host, image, privileges, socket_kinds, taken
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.fill.served import Images
@@ -78,6 +78,7 @@ def admit(
     moved = rewriter.move_sockets(_network(head, here["addresses"]))
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
+    socket_kinds.check(rewriter.socket_kinds())
     taken.check_ports(rewriter.ports())
     taken.check_names(rewriter.names())
     rewriter.own_sockets(

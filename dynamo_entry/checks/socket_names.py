@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux.sock_diag import Unix
 
+#: That of a sockaddr_un, which need not end with a zero (unix(7)).
+_LONGEST = 108
+
 
 def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
     """``owners``: inode of a socket → a process that has it. Raises NotDumpable that gives the process and the name."""
@@ -26,6 +29,8 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
 
 def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
     """What is wrong with the name, or nothing: a file that is gone needs no name."""
+    if len(os.fsencode(name)) >= _LONGEST and not name.startswith("/proc/self/"):
+        return f"a name of {len(os.fsencode(name))} bytes, which is one more than CRIU takes"
     if not name.startswith("/"):
         is_there = any(_is_socket(f"/proc/{one}/cwd/{name}") for one in set(pids))
         return "" if is_there else "in a directory that the process has left"
@@ -33,7 +38,7 @@ def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
         is_there = _is_socket(f"/proc/{pid}/{name.removeprefix('/proc/self/')}")
         return "by way of a descriptor of its own" if is_there else ""
     if _is_socket(name):
-        return ""
+        return "and has another name (link)" if os.stat(name).st_nlink > 1 else ""
     new = _name_of(row.file, os.path.dirname(name))
     return f"and renamed to {new}" if new else ""
 

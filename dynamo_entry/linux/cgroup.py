@@ -7,6 +7,8 @@ import os
 import resource
 from typing import NamedTuple
 
+from dynamo_entry.linux import capabilities
+
 
 class Room(NamedTuple):
     """What is left here, and how much one process may have; None if there is no limit."""
@@ -15,6 +17,7 @@ class Room(NamedTuple):
     tasks: int | None
     descriptors: int | None = None
     mappings: int | None = None
+    locked_bytes: int | None = None
 
 
 def room() -> Room:
@@ -32,7 +35,14 @@ def room() -> Room:
         min(machine, cgroup) if cgroup is not None else machine, tasks,
         descriptors=None if hard == resource.RLIM_INFINITY else hard,
         mappings=_value("/proc/sys/vm/max_map_count"),
+        locked_bytes=_lockable(),
     )  # fmt: skip
+
+
+def _lockable() -> int | None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    is_limited = soft != resource.RLIM_INFINITY and capabilities.IPC_LOCK not in capabilities.effective()
+    return soft if is_limited else None
 
 
 def _available() -> int:

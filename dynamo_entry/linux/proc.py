@@ -134,6 +134,11 @@ def resident_bytes(pid: int) -> int:
     return sum(int(fields.get(name, "0 kB").split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
 
 
+def locked_bytes(pid: int) -> int:
+    """Memory that is locked (mlock(2))."""
+    return int(status(pid).get("VmLck", "0 kB").split()[0]) << 10
+
+
 def has_ended(pid: int) -> bool:
     """Whether the process is gone, or is a zombie."""
     return status(pid).get("State", "Z")[:1] in "ZX"

@@ -160,6 +160,7 @@ _NUMBERS = {
     "IP_RECVTTL": (_IP, 12),
     "IP_RECVTOS": (_IP, 13),
     "IP_RECVORIGDSTADDR": (_IP, 20),
+    "IP_TRANSPARENT": (_IP, 19),
     "IP_MINTTL": (_IP, 21),
     "IP_BIND_ADDRESS_NO_PORT": (_IP, 24),
     "IP_RECVFRAGSIZE": (_IP, 25),

@@ -48,6 +48,7 @@ def needs(processes: list[psutil.Process]) -> dict[str, int]:
         "memory_bytes": sum(map(proc.own_memory_bytes, pids)),
         "tasks": threads,
         "descriptors": max((number + 1 for pid in pids for number in proc.descriptors(pid)), default=0),
+        "locked_bytes": max(map(proc.locked_bytes, pids), default=0),
         "mappings": max((len(proc.maps(pid)) for pid in pids), default=0),
     }
 

@@ -622,8 +622,105 @@ def file_of_an_interface() -> None:
     kept.append(os.open(f"/sys/class/net/{name}/mtu", os.O_RDONLY))
 
 
+def locked_memory() -> Check:
+    size = 64 << 20
+    address = libc.mmap(None, size, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    checked(libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)))
+    return lambda: "65536 kB" in Path("/proc/self/status").read_text()
+
+
+def marked_socket() -> Check:
+    kept.append(socket.socket())
+    kept[-1].setsockopt(socket.SOL_SOCKET, 36, 7)  # SO_MARK
+    return lambda: kept[-1].getsockopt(socket.SOL_SOCKET, 36)
+
+
+def urgent_socket() -> Check:
+    kept.append(socket.socket())
+    kept[-1].setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, 7)
+    return lambda: kept[-1].getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY)
+
+
+def packet_socket() -> Check:
+    kept.append(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+    return lambda: kept[-1].type
+
+
+def ping_socket() -> Check:
+    kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP))
+
+    def check() -> int:
+        kept[-1].sendto(b"\x08\0\0\0\0\0\0\1data", ("127.0.0.1", 0))
+        return len(kept[-1].recv(100))
+
+    return check
+
+
 def process_that_hides() -> None:
     libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+
+
+def on_its_way(descriptor: int) -> None:
+    one, other = socket.socketpair()
+    sent(one, descriptor)
+    kept.extend((one, other))
+
+
+def timer_in_flight() -> None:
+    on_its_way(libc.timerfd_create(1, 0))
+
+
+def watch_in_flight() -> None:
+    on_its_way(libc.inotify_init1(0))
+
+
+def terminal_in_flight() -> None:
+    master, slave = os.openpty()
+    kept.append(master)
+    on_its_way(slave)
+
+
+def datagrams_in_flight() -> None:
+    on_its_way(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach())
+
+
+def counter_of_single_steps_in_flight() -> None:
+    counter_of_single_steps()
+    on_its_way(kept.pop())
+
+
+def socket_with_a_name_of_all_bytes() -> None:
+    """No zero ends it."""
+    name = b"/tmp/".ljust(108, b"n")
+    made = socket.socket(socket.AF_UNIX)
+    address = struct.pack("H", socket.AF_UNIX) + name
+    checked(libc.bind(made.fileno(), address, len(address)))
+    made.listen()
+    kept.append(made)
+
+
+def socket_with_two_names() -> None:
+    kept.append(socket.create_server("/tmp/listening", family=socket.AF_UNIX))
+    os.link("/tmp/listening", "/tmp/another")
+
+
+def memory_reserved_beyond_eight_tib() -> None:
+    size = 9 << 40
+    address = libc.mmap(None, size, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        sys.exit("forgotten: not on this machine: no 9 TiB of address space")
+
+
+def memory_reserved_up_to_eight_tib() -> Check:
+    size = 8 << 40
+    address = libc.mmap(None, size, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+    last = address + size - 4096
+    ctypes.memset(last, 7, 1)
+    return lambda: ctypes.string_at(last, 1)[0]
+
+
+def file_that_its_owner_may_not_open() -> None:
+    kept.append(os.open("/tmp/key", os.O_RDWR | os.O_CREAT, 0o400))
 
 
 def pid_namespace_for_children() -> None:

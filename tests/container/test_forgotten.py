@@ -43,6 +43,7 @@ def both(containers, *arguments, options=RESTORE):
     [
         ("reservation",),
         ("reservation_to_be_read",),
+        ("memory_reserved_up_to_eight_tib",),
         ("timer_of_an_ended_thread",),
         ("armed_timer_of_an_ended_thread",),
         ("many_descriptors", "1000"),
@@ -100,6 +101,15 @@ HELD = {
     "empty_message": ("QueueNotEmpty", "is empty"),
     "client_that_has_sent_something": ("QueueNotEmpty", "not accepted and has sent"),
     "client_that_is_gone": ("QueueNotEmpty", "gone and was not accepted"),
+    "timer_in_flight": ("DescriptorSent", "timerfd is in flight"),
+    "watch_in_flight": ("DescriptorSent", "inotify is in flight"),
+    "terminal_in_flight": ("DescriptorSent", "/dev/pts/"),
+    "datagrams_in_flight": ("DescriptorSent", "datagrams"),
+    "counter_of_single_steps_in_flight": ("DescriptorSent", "eventfd"),
+    "socket_with_a_name_of_all_bytes": ("SocketNameLost", "108 bytes"),
+    "socket_with_two_names": ("SocketNameLost", "another name"),
+    "memory_reserved_beyond_eight_tib": ("MappingTooLarge", "8 TiB"),
+    "file_that_its_owner_may_not_open": ("FileForbidden", "/tmp/key"),
     "filter_of_a_thread": ("SeccompFilter", "thread"),
     "device_outside_of_dev": ("DeviceOpen", "/tmp/fuse"),
     "breakpoint_in_a_library": ("Breakpoints", "libc.so"),
@@ -129,6 +139,7 @@ TAKES = {
 OTHERWISE = {
     "device_outside_of_dev": ("--device", "/dev/fuse"),
     "process_that_hides": ("--user", "1000:1000"),
+    "file_that_its_owner_may_not_open": ("--user", "1000:1000"),
 }
 
 
@@ -306,3 +317,35 @@ def test_a_file_of_an_interface_that_is_not_here_is_refused_by_name(containers):
     event = restore(containers, command=arguments, volumes=VOLUMES).wait_for_event(FALLBACK)
     assert (event["reason"], event["phase"]) == ("KernelFileMissing", "check")
     assert "/mtu" in event["message"]
+
+
+#: What an engine has by a capability, or by a setting of its pod → what that takes, the reason where it is not, and words.
+BY_RIGHT = {
+    "locked_memory": (("--cap-add", "IPC_LOCK"), "MemlockLimit", "65536 KiB"),
+    "marked_socket": (("--cap-add", "NET_ADMIN"), "SocketForbidden", "SO_MARK"),
+    "urgent_socket": (("--cap-add", "NET_ADMIN"), "SocketForbidden", "priority 7"),
+    "packet_socket": (("--cap-add", "NET_RAW"), "SocketForbidden", "packet"),
+    "ping_socket": (("--sysctl", "net.ipv4.ping_group_range=0 2147483647"), "SocketForbidden", "ping"),
+}
+
+
+@pytest.mark.parametrize("thing", BY_RIGHT)
+def test_what_took_a_capability_is_refused_by_name_where_it_is_not(containers, thing):
+    """And is restored where it is."""
+    right, reason, words = BY_RIGHT[thing]
+    without = (
+        "--cap-drop",
+        "NET_RAW",
+        "--sysctl",
+        "net.ipv4.ping_group_range=1 0",
+        "--ulimit",
+        "memlock=1048576",
+    )
+    creator = published(containers, command=command(thing), volumes=VOLUMES, options=(*CREATE, *right))
+    event = restore(
+        containers, command=command(thing), volumes=VOLUMES, options=(*RESTORE, *without)
+    ).wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == (reason, "check"), event
+    assert words in event["message"]
+    container = restore(containers, command=command(thing), volumes=VOLUMES, options=(*RESTORE, *right))
+    assert said(container, "after") == said(creator, "before"), container.output()

@@ -88,6 +88,9 @@ def test_an_engine_that_does_not_fit_is_refused():
     small = Room(None, None, descriptors=1024, mappings=65530)
     assert refused(host.check_room, {"descriptors": 1003}, small).reason == "DescriptorLimit"
     assert refused(host.check_room, {"mappings": 65467}, small).reason == "MappingLimit"
+    little = Room(None, None, locked_bytes=8 << 20)
+    assert refused(host.check_room, {"locked_bytes": 9 << 20}, little).reason == "MemlockLimit"
+    host.check_room({"locked_bytes": 8 << 20}, little)
     host.check_room({"descriptors": 900, "mappings": 65317}, small)
     host.check_room({"memory_bytes": 2 * gib, "tasks": 200}, Room(2 * gib, 200))
     host.check_room({}, Room(None, None))

@@ -80,6 +80,10 @@ class Rewriter:
         """See ``sockets.close_what_leads_out``."""
         sockets.close_what_leads_out(self._files.messages)
 
+    def socket_kinds(self) -> list[sockets.Kind]:
+        """See ``sockets.kinds``."""
+        return sockets.kinds(self._files.messages)
+
     def ports(self) -> list[sockets.Bound]:
         """See ``sockets.bound``."""
         return sockets.bound(self._files.messages)

@@ -187,3 +187,27 @@ def is_reachable(address: _IP, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+class Kind(NamedTuple):
+    """What CRIU is going to make a socket of, and the options of it that take a capability; 0: not set."""
+
+    family: int
+    type: int
+    protocol: int
+    mark: int = 0
+    priority: int = 0
+
+
+def kinds(entries: Iterable[Any]) -> list[Kind]:
+    """Of the sockets among ``entries`` of files.img, each once."""
+    found = {}
+    for entry in entries:
+        if entry.HasField("isk"):
+            isk = entry.isk
+            found[Kind(isk.family, isk.type, isk.proto, isk.opts.so_mark, isk.opts.so_priority)] = True
+        elif entry.HasField("psk"):
+            found[Kind(socket.AF_PACKET, entry.psk.type, entry.psk.protocol)] = True
+        elif entry.HasField("nlsk"):
+            found[Kind(socket.AF_NETLINK, socket.SOCK_RAW, entry.nlsk.protocol)] = True
+    return list(found)

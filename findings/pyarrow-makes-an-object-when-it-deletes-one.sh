@@ -2,8 +2,8 @@
 # pyarrow 26.0.1: S3FileSystem.delete_file(), delete_dir() and move() write an empty object ("directory") where the last one was.
 #
 # Expected: a deletion deletes.
-# Seen: after delete_file("bucket/run/weights") the bucket holds "run/", of no bytes; after move("bucket/a/x", "bucket/b/x") it
-# holds "a/", too. The files of boto3's listings, and of those who look for an empty prefix, are no longer what was written.
+# Seen: after delete_file("bucket/run/weights") the bucket holds "run/", of no bytes; after move("bucket/a/x", "bucket/x") it
+# holds "a/", too. Every other client finds these objects in its listings.
 # Who meets it: whoever has a role that may delete and not write, counts objects, or waits until a prefix is empty.
 set -euo pipefail
 folder=$(mktemp -d)

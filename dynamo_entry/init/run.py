@@ -6,7 +6,7 @@ import errno
 import os
 
 from dynamo_entry.errors import StorageError
-from dynamo_entry.init import aside, process, tree
+from dynamo_entry.init import process, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind
@@ -42,7 +42,11 @@ def launch(loop: Loop, argv: list[str]) -> int:
 
 def _may_be_there(loop: Loop, path: str) -> bool:
     """Whether the worker is to look there: not where nothing is, for certain."""
-    return bool(path) and aside.run(loop, lambda: os.stat(path)) not in (errno.ENOENT, errno.ENOTDIR)
+    if not path:
+        return False
+    from dynamo_entry.init import aside  # noqa: PLC0415 - a plain cold start looks for nothing
+
+    return aside.run(loop, lambda: os.stat(path)) not in (errno.ENOENT, errno.ENOTDIR)
 
 
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from dynamo_entry.init import aside, process, signals, terminal, tree
+from dynamo_entry.init import process, signals, terminal, tree
 from dynamo_entry.init.engine import Start, StartFailed, start, uncoerced_locale
 from dynamo_entry.init.loop import Ended, Loop, Signalled, Silent, Stopped
 from dynamo_entry.init.signals import signal
@@ -151,6 +151,8 @@ class Supervisor:
         path = self.settings.status_file
         if path == TERMINATION_LOG and not os.path.exists(path):
             return
+        from dynamo_entry.init import aside  # noqa: PLC0415 - as above
+
         fields = {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()}
         if number := aside.run(self.loop, lambda: write_result(path, fields)):
             self.log.warning("status not written", path=path, error=os.strerror(number))

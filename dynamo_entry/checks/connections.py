@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dynamo_entry.checks import control_planes, socket_names
 from dynamo_entry.checks.control_planes import Plane
-from dynamo_entry.errors import Incompatible, NotDumpable
+from dynamo_entry.checks.kept_connections import DO_NOT_RECONNECT, KEEP
+from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
 
@@ -25,12 +26,6 @@ _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
 #: How many connections a message names.
 _NAMED = 5
-
-#: Which libraries do not reconnect, and what keeps their connections.
-DO_NOT_RECONNECT = (
-    "gloo, TCPStore, multiprocessing's managers, Ray and zmq's requests under way do not reconnect"
-)
-KEEP = "add NET_ADMIN to the capabilities of the creating and of the restoring pod"
 
 #: What to do with an engine that has registered.
 FREEZE_EARLIER = (
@@ -148,29 +143,6 @@ def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
         )  # fmt: skip
     if found.outside:
         log.warning("connections will be closed", count=len(found.outside), connections=listed(found.outside))
-
-
-def check_kept(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log: Any) -> bool:
-    """Whether connections inside the engine are kept. Raises Incompatible if they would be lost, and none may be."""
-    count = recorded.get("inside", 0)
-    if not count:
-        return False
-    if recorded["kept"] and may_keep:
-        return True
-    if policy == "refuse":
-        raise Incompatible(
-            f"{count} TCP connections inside the engine cannot be kept "
-            + ("without NET_ADMIN" if recorded["kept"] else "by this archive"),
-            hint=KEEP, reason="ConnectionsOpen",
-        )  # fmt: skip
-    log.warning("connections inside the engine are closed", count=count, hint=f"{DO_NOT_RECONNECT}: {KEEP}")
-    return False
-
-
-def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
-    """What a restore has to know about the connections."""
-    ends = [(row.pid, row.descriptor) for row in found.outside]
-    return {"inside": len(found.inside), "kept": kept, "outside": ends}
 
 
 def listed(connections: list[Connection]) -> str:

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
-from dynamo_entry.checks import connections, delta, facts, files, host, image, privileges, socket_kinds, taken
+from dynamo_entry.checks import (
+    delta,
+    facts,
+    files,
+    host,
+    image,
+    kept_connections,
+    privileges,
+    socket_kinds,
+    taken,
+)
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
 from dynamo_entry.fill.served import Images
@@ -70,7 +80,7 @@ def admit(
     files.check_executable(head.facts.get("executable", ()))
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)
-    keeps_connections = connections.check_kept(
+    keeps_connections = kept_connections.check(
         head.facts.get("connections", {}), policy, may_keep=capabilities.NET_ADMIN in have.effective, log=log
     )
     if keeps_connections:

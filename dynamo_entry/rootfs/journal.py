@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import shutil
-from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -197,12 +197,12 @@ def forget(directory: str) -> None:
 
 def _row(path: str, kind: str = "directory") -> list[Any]:
     uid, gid, mode, mtime_ns, extended = Attributes.of(path)
-    encoded = {name: b64encode(value).decode("ascii") for name, value in extended.items()}
+    encoded = {name: b2a_base64(value, newline=False).decode("ascii") for name, value in extended.items()}
     return [kind, path, uid, gid, mode, mtime_ns, encoded]
 
 
 def _attributes(uid: int, gid: int, mode: int, mtime_ns: int, encoded: dict[str, str]) -> Attributes:
-    return Attributes(uid, gid, mode, mtime_ns, {name: b64decode(text) for name, text in encoded.items()})
+    return Attributes(uid, gid, mode, mtime_ns, {name: a2b_base64(text) for name, text in encoded.items()})
 
 
 def _write_back(path: str, copy: str, attributes: Attributes) -> None:

@@ -7,13 +7,15 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dynamo_entry.archive.manifest import check_items
 from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.rootfs import nodes, sparse
-from dynamo_entry.rootfs.changes import Change
 from dynamo_entry.rootfs.unpack import xattr_keyword
+
+if TYPE_CHECKING:
+    from dynamo_entry.rootfs.changes import Change
 
 _COPY_BYTES = 1 << 20
 

@@ -7,7 +7,6 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from urllib.parse import unquote
 
 from dynamo_entry.errors import NotFound, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage import posix
@@ -32,7 +31,11 @@ class LocalStore(Store):
     """One file. After the first ``stat`` all reads see that same file, even if it gets replaced."""
 
     def __init__(self, location: str, retry: Retry = DEFAULT, _access: Access = NOTHING) -> None:
-        path = unquote(location.removeprefix("file://")) if location.startswith("file://") else location
+        path = location
+        if location.startswith("file://"):
+            from urllib.parse import unquote  # noqa: PLC0415 - most are plain paths
+
+            path = unquote(location.removeprefix("file://"))
         if not path.startswith("/") or os.path.basename(path) in ("", ".", ".."):
             raise SettingsError(
                 f"{location!r} is not the location of a file",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -76,6 +75,8 @@ DEFAULT = Retry()
 
 def _pause(state: tenacity.RetryCallState) -> float:
     """Return a random pause that grows with every attempt, and is at least what the server asked for."""
+    import random  # noqa: PLC0415 - as tenacity
+
     longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (state.attempt_number - 1))
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after_s if isinstance(error, StorageUnavailable) else 0

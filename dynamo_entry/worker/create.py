@@ -19,6 +19,7 @@ from dynamo_entry.checks import (
     descriptors,
     files,
     image,
+    kept_connections,
     left_behind,
     privileges,
     queues,
@@ -377,7 +378,7 @@ class _Creation:
         connections.check_tcp(
             found, self._settings.engine_connections, may_keep=may_keep, log=self._channel.log
         )
-        return connections.record(found, kept=may_keep and bool(found.inside))
+        return kept_connections.record(found, kept=may_keep and bool(found.inside))
 
     def _warn_of_secrets(self, pids: Sequence[int]) -> None:
         """Warn about secrets in environments and command lines, which an unsealed archive will contain."""

@@ -1,0 +1,45 @@
+"""Connections inside an engine, at its restore: whether they are kept, as the creation has recorded and this place allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dynamo_entry.errors import Incompatible
+
+if TYPE_CHECKING:
+    from dynamo_entry.checks.connections import Tcp
+
+#: Which libraries do not reconnect, and what keeps their connections.
+DO_NOT_RECONNECT = (
+    "gloo, TCPStore, multiprocessing's managers, Ray and zmq's requests under way do not reconnect"
+)
+KEEP = "add NET_ADMIN to the capabilities of the creating and of the restoring pod"
+
+
+def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
+    """What a restore has to know about the connections."""
+    ends = [(row.pid, row.descriptor) for row in found.outside]
+    return {"inside": len(found.inside), "kept": kept, "outside": ends}
+
+
+def any_inside(recorded: Mapping[str, Any]) -> bool:
+    """Whether there were any."""
+    return bool(recorded.get("inside", 0))
+
+
+def check(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log: Any) -> bool:
+    """Whether they are kept. Raises Incompatible if they would be lost, and none may be."""
+    if not any_inside(recorded):
+        return False
+    count = recorded["inside"]
+    if recorded["kept"] and may_keep:
+        return True
+    if policy == "refuse":
+        raise Incompatible(
+            f"{count} TCP connections inside the engine cannot be kept "
+            + ("without NET_ADMIN" if recorded["kept"] else "by this archive"),
+            hint=KEEP, reason="ConnectionsOpen",
+        )  # fmt: skip
+    log.warning("connections inside the engine are closed", count=count, hint=f"{DO_NOT_RECONNECT}: {KEEP}")
+    return False

@@ -137,6 +137,7 @@ class Capture:
 
     def _open(self, name: str, connection: socket.socket) -> None:
         pipe = receive_pipe(connection)
+        _widen(pipe)
         sink = self._open_sink(name)
         self._open_images += 1
         self._selector.register(pipe, selectors.EVENT_READ, lambda fd: self._take(fd, sink))
@@ -223,9 +224,12 @@ class Serve:
         if data is not None:
             pipe = receive_pipe(connection)
             os.set_blocking(pipe, False)
-            push = _Push(pipe, data, is_wide=fcntl(pipe, _F_GETPIPE_SZ) >= _PIPE_BYTES)
-            self._selector.register(pipe, selectors.EVENT_WRITE, push)
-            self._continue(push)
+            push = _Push(pipe, data)
+            if push.turn():
+                push.is_wide = _widen(pipe)
+                self._selector.register(pipe, selectors.EVENT_WRITE, push)
+            else:  # as most: a pipe holds all of a small image
+                os.close(pipe)
 
 
 def _whose_turn(pushes: list[_Push]) -> list[_Push]:
@@ -311,7 +315,7 @@ def parse_request(body: bytes) -> str:
 
 
 def receive_pipe(connection: socket.socket) -> int:
-    """The end of a pipe that CRIU passes next, widened as far as it may be. Raises ProtocolError, HungUpError."""
+    """The end of a pipe that CRIU passes next. Raises ProtocolError, HungUpError."""
     size = array.array("i", [0]).itemsize
     with _telling_hang_ups():
         data, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
@@ -320,12 +324,16 @@ def receive_pipe(connection: socket.socket) -> int:
     for level, kind, rights in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptor: int = array.array("i", rights[:size])[0]
-            try:
-                fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
-            except OSError:
-                pass  # beyond pipe-user-pages-soft: works as it is, slower
             return descriptor
     raise ProtocolError("no pipe was passed")
+
+
+def _widen(pipe: int) -> bool:
+    """Let a pipe hold as much as is allowed; whether that is _PIPE_BYTES."""
+    try:
+        return int(fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)) >= _PIPE_BYTES
+    except OSError:  # beyond pipe-user-pages-soft: works as it is, slower
+        return int(fcntl(pipe, _F_GETPIPE_SZ)) >= _PIPE_BYTES
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dynamo_entry.criu import log
 from dynamo_entry.errors import CheckpointError, PlaceFailed
 from dynamo_entry.linux import proc
-from dynamo_entry.scratch import remove
+from dynamo_entry.scratch import remove, write_new
 
 #: `--stream` with a restore of inet sockets on current kernels; see the README's requirements.
 OLDEST = (4, 2)
@@ -300,19 +300,24 @@ SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wait-for-verd
 
 
 class Gate:
-    """Two fifos between CRIU's action script and us. ``pids`` are the tasks that are killed unless the verdict is yes."""
+    """Two fifos between CRIU's action script and us."""
 
-    def __init__(self, directory: str, stage: str, *, pids: Iterable[int] = ()) -> None:
+    def __init__(self, directory: str, stage: str) -> None:
         reached, verdict = f"{directory}/reached", f"{directory}/verdict"
+        self._pids_file = f"{directory}/held"
         self.environment = {
             "DYNAMO_ENTRY_STAGE": stage,
             "DYNAMO_ENTRY_REACHED": reached,
             "DYNAMO_ENTRY_VERDICT": verdict,
-            "DYNAMO_ENTRY_PIDS": " ".join(map(str, pids)),
+            "DYNAMO_ENTRY_PIDS": self._pids_file,
         }
         #: readable once CRIU waits
         self.reached = _fifo(reached)
         self._verdict = _fifo(verdict)
+
+    def end_otherwise(self, pids: Iterable[int]) -> None:
+        """These tasks end unless the verdict is yes: said before CRIU makes them. Raises OSError."""
+        write_new(self._pids_file, " ".join(map(str, pids)) + "\n")
 
     def go_on(self, *, yes: bool) -> None:
         """Give the verdict: yes."""

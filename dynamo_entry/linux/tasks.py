@@ -50,29 +50,15 @@ _OOM_PATH = "/proc/self/oom_score_adj"
 _VOLUNTEER = 500
 
 
-def volunteer_for_oom() -> int | None:
-    """Make the OOM killer choose this process first. Returns the score before that, for ``withdraw_from_oom``."""
+def volunteer_for_oom() -> None:
+    """Let the OOM killer choose this process first, if it may be asked to. What is started from now on inherits it."""
     try:
         with open(_OOM_PATH, encoding="ascii") as file:
             before = int(file.read())
-        _write_oom_score(max(before, _VOLUNTEER))
-    except OSError:
-        return None
-    return before
-
-
-def withdraw_from_oom(before: int | None) -> None:
-    """Undo ``volunteer_for_oom`` for a process that must not inherit it. The old score can be set without a capability."""
-    try:
-        if before is not None:
-            _write_oom_score(before)
+        with open(_OOM_PATH, "w", encoding="ascii") as file:
+            file.write(str(max(before, _VOLUNTEER)))
     except OSError:
         pass
-
-
-def _write_oom_score(value: int) -> None:
-    with open(_OOM_PATH, "w", encoding="ascii") as file:
-        file.write(str(value))
 
 
 #: The number of kcmp(2), by machine.

@@ -5,30 +5,26 @@ from __future__ import annotations
 import os
 import select
 import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from dynamo_entry.archive import Archive
-from dynamo_entry.archive.streams import RESTORE_LOG
-from dynamo_entry.checks import host
 from dynamo_entry.checks.restore import Admitted
-from dynamo_entry.criu import images, lazy_pages, options, process
+from dynamo_entry.criu import images, process
 from dynamo_entry.criu.rewrite import pipes
-from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.errors import PlaceFailed, RestoreFailed
 from dynamo_entry.fill import decode as fill_images
 from dynamo_entry.fill import plan
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.served import Images, Skeleton
-from dynamo_entry.linux import capabilities, pages, proc, sockets, tasks, timens, userfault
+from dynamo_entry.linux import capabilities, proc, sockets, tasks
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import ChildGone, Phases
-from dynamo_entry.scratch import remove, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker.channel import Channel, Phase
+from dynamo_entry.worker.standby import Standby
 
 #: Verified chunks kept ready for each image CRIU reads.
 _AHEAD = 3
@@ -46,24 +42,25 @@ class Rebuild:
     """One restore of the tasks. Fetching of data begins here."""
 
     def __init__(
-        self, settings: Settings, channel: Channel, archive: Archive, archived: Images, admitted: Admitted
+        self,
+        settings: Settings,
+        channel: Channel,
+        archive: Archive,
+        archived: Images,
+        admitted: Admitted,
+        *,
+        standby: Standby,
     ) -> None:
         self._settings = settings
         self._channel = channel
         self._archive = archive
         self._admitted = admitted
-        work = work_directory(settings)
-        self._places = options.Places(work, work, RESTORE_LOG)
-        self._pid_file = options.pid_file(self._places)
-        self._oom_before = tasks.volunteer_for_oom()
-        #: set once CRIU is an orphan: before that it gets no image, and so makes no task
-        self._may_serve = threading.Event()
-        self._failure: Exception | None = None
+        self._standby = standby
+        self._handover = standby.handover
         self._served_bytes = 0
         self._images = archived
         self._plan = self._make_plan()
         self._skeleton = Skeleton(archive, self._plan, self._images.source)
-        self._handover = lazy_pages.Handover(work) if self._fills_by_fault() else None
         # No thread is started later: in a container without clone3 it could take a pid that CRIU is about to use.
         archive.start_threads()
         userfaults = self._handover.descriptors if self._handover else {}
@@ -78,13 +75,6 @@ class Rebuild:
             }
             return plan.make(tree, shared, may_write=self._admitted.may_write)
 
-    def _fills_by_fault(self) -> bool:
-        """Return whether to fill by userfaultfd.
-
-        Not where the kernel makes huge pages unasked: there, filling small pages would cost more, not less.
-        """
-        return self._plan.has_faults and not pages.become_huge() and userfault.is_allowed()
-
     @contextmanager
     def running(self) -> Iterator[int]:
         """Yield the root's pid, a running child of PID 1. Raises RestoreFailed, Corrupt, StorageError.
@@ -95,11 +85,12 @@ class Rebuild:
         with ExitStack() as guard:
             with ExitStack() as stack:
                 stack.callback(self._filler.close)
+                stack.enter_context(self._standby)
+                criu, held = self._standby.criu, self._standby.held
                 with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
-                    held = stack.enter_context(closing(self._gate()))
-                    criu = stack.enter_context(closing(self._start(held)))
-                    stack.callback(criu.kill)
-                    self._may_serve.set()
+                    held.end_otherwise(self._plan.pids)
+                    self._skeleton.fetch_early()
+                    self._standby.serve(self._image)
                     self._wait_until_held(criu, held.reached, phase)
                 with self._channel.phase(Phases.FILL, stall_s=stall_s) as phase, self._stopping_tasks():
                     self._fill(criu.exited, phase)
@@ -108,37 +99,9 @@ class Rebuild:
                 with self._holding_the_root_back():
                     held.go_on(yes=True)
                     self._wait_for_end(criu)
-            with open(self._pid_file, encoding="ascii") as file:
+            with open(self._standby.pid_file, encoding="ascii") as file:
                 pid = int(file.read())
             yield pid
-
-    def _gate(self) -> process.Gate:
-        return process.Gate(self._places.work, process.PRE_RESUME, pids=self._plan.pids)
-
-    def _start(self, held: process.Gate) -> process.Restoring:
-        remove(self._pid_file)  # of an earlier restore, in a container that was started again
-        self._skeleton.fetch_early()
-        Serve(self._places.images, self._image, self._note_failure)
-        stdio = self._new_stdio()
-        offsets = self._admitted.clock
-        return process.Restoring(
-            options.restore(
-                self._places,
-                inherit=stdio,
-                keeps_connections=self._admitted.keeps_connections,
-                lazy_pages=self._handover is not None,
-            ),
-            f"{self._places.work}/{self._places.log}",
-            keep=tuple(stdio),
-            extra=held.environment,
-            before=lambda: self._prepare(offsets),
-        )
-
-    def _prepare(self, offsets: host.ClockOffsets | None) -> None:
-        """Prepare the process that becomes CRIU, for itself and its tasks: OOM score and clocks."""
-        tasks.withdraw_from_oom(self._oom_before)
-        if offsets:
-            timens.enter_new(*offsets)
 
     def _wait_until_held(self, criu: process.Restoring, reached: int, phase: Phase) -> None:
         """Wait until CRIU holds all tasks, our side fails, or CRIU's restorer fails and would wait for ever."""
@@ -147,8 +110,8 @@ class Rebuild:
                 self._handover.handle(ready)
             phase.progress(self._served_bytes, steps=criu.steps)
             self._filler.wait(0)
-            if self._failure is not None:
-                raise self._failure
+            if self._standby.failure is not None:
+                raise self._standby.failure
             if criu.exited in ready or criu.is_stuck():
                 raise _failed(criu, self._exit_code(criu.pid) if criu.exited in ready else None)
         phase.fields["bytes"] = self._served_bytes
@@ -210,6 +173,8 @@ class Rebuild:
     def _fill(self, exited: int, phase: Phase) -> None:
         if self._handover:
             self._handover.finish(self._plan.huge)
+            if not self._plan.has_faults:
+                self._handover.close()
         self._filler.open_gate()
         while not self._filler.wait(_FILL_POLL_S):
             if self._handover:
@@ -256,17 +221,7 @@ class Rebuild:
                 return said.code
         return None
 
-    def _new_stdio(self) -> dict[int, str]:
-        """Map our descriptors to those of the engine that they replace, so that its lines go to our log."""
-        inherit: dict[int, str] = {}
-        for number, resource in self._admitted.rewriter.inherited().items():
-            descriptor = os.dup(number)
-            os.set_inheritable(descriptor, True)
-            inherit[descriptor] = resource
-        return inherit
-
     def _image(self, name: str) -> Iterable[Any] | None:
-        self._may_serve.wait()
         server = images.SERVERS.get(images.kind(name))
         found: Iterable[Any] | None = None
         if server is images.Server.REWRITER:
@@ -283,9 +238,6 @@ class Rebuild:
         for chunk in chunks:
             yield chunk
             self._served_bytes += len(chunk)
-
-    def _note_failure(self, error: Exception) -> None:
-        self._failure = self._failure or error
 
 
 def _failed(criu: process.Restoring, code: int | None) -> RestoreFailed:

@@ -29,6 +29,7 @@ from dynamo_entry.stores import node_cache, open_store
 from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.rebuild import Rebuild
+from dynamo_entry.worker.standby import Standby, needs_no_images
 
 if TYPE_CHECKING:
     from dynamo_entry.engine.handshakes import Handshake
@@ -56,11 +57,15 @@ _PLACING = {
 
 
 class _Opened(NamedTuple):
-    """An archive, and what admits it: the privileges and the CRIU of this container."""
+    """An archive, and what admits it: the privileges and the CRIU of this container.
+
+    ``standby`` is a CRIU that is started already, or None.
+    """
 
     archive: Archive
     have: privileges.Privileges
     criu_version: str
+    standby: Standby | None
 
 
 def run(settings: Settings, channel: Channel) -> None:
@@ -71,6 +76,8 @@ def run(settings: Settings, channel: Channel) -> None:
     opened = _open(sources, settings, channel)
     channel.limit(settings.restore_timeout)
     with opened.archive as archive, ExitStack() as stack:
+        if opened.standby:
+            stack.enter_context(opened.standby)
         with channel.phase(Phases.CHECK), images.decoding(archive.location):
             stack.enter_context(_attempt(settings, channel, archive.digest))
             gpu.check(archive.manifest.head.gpu)
@@ -83,7 +90,14 @@ def run(settings: Settings, channel: Channel) -> None:
         restoration.prepare_handshake()
         with refusals.remembered(settings, archive.digest):
             with channel.phase(Phases.PLAN, stall_s=settings.stall_timeout):
-                rebuild = Rebuild(settings, channel, archive, archived, admitted)
+                standby = opened.standby or stack.enter_context(
+                    Standby(
+                        work_directory(settings),
+                        keeps_connections=admitted.keeps_connections,
+                        clock=admitted.clock,
+                    )
+                )
+                rebuild = Rebuild(settings, channel, archive, archived, admitted, standby=standby)
             with channel.phase(Phases.DELTA, stall_s=settings.stall_timeout) as phase:
                 restoration.apply_delta(phase)
             with rebuild.running() as pid:
@@ -109,19 +123,20 @@ def _check_settings(settings: Settings) -> None:
 
 
 def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
-    """Open the archive while CRIU is asked for its version."""
+    """Open the archive while CRIU is asked for its version, and start CRIU."""
     with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
         begun = _begun(sources[:1], settings)
         have = privileges.read()
         privileges.check_restore(have)
         with process.asking_version() as answer:
+            archive = _open_first(sources, settings, channel, begun)
+            standby = _early_standby(settings, archive)
             # protobuf's C++ ends the process where a signal's exception passes its import
             with channel.deferring():
                 images.message("core", "core_entry")
-            archive = _open_first(sources, settings, channel, begun)
             version = answer()
         phase.fields["location"] = archive.location
-    return _Opened(archive, have, version)
+    return _Opened(archive, have, version, standby)
 
 
 def _attempt(settings: Settings, channel: Channel, digest: str) -> AbstractContextManager[None]:
@@ -186,6 +201,13 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel, begun:
         if not isinstance(failure, NotFound) or time.monotonic() >= deadline:
             raise failure
         channel.receive(min(_WAIT_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def _early_standby(settings: Settings, archive: Archive) -> Standby | None:
+    """Start CRIU, unless its options depend on images. Raises Corrupt."""
+    with images.decoding(archive.location):
+        is_possible = needs_no_images(archive.manifest.head.facts)
+    return Standby(work_directory(settings)) if is_possible else None
 
 
 def _write_context(settings: Settings, digest: str) -> context_file.Written:

@@ -5,9 +5,14 @@ import os
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from containers import CREATE, RESTORE, WORKER
 from launcher import ARCHIVE, COMMAND, SETTINGS, SIGNAL, create, published, restore, restored
+
+
+def oom_score(pid):
+    return Path(f"/proc/{pid}/oom_score_adj").read_text()
 
 
 def test_an_engine_is_created_here_and_restored_there(containers):
@@ -39,6 +44,7 @@ def test_an_engine_is_created_here_and_restored_there(containers):
     assert "hello" in container.stdout
     assert "oops" in container.stderr
     assert "tiny: listening" not in container.stdout
+    assert len({oom_score(pid) for pid in container.processes()}) == 1
     try:
         container.get("/exit?code=7")
     except AssertionError:

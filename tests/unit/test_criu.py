@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import struct
+import subprocess
 import threading
 import time
 from types import SimpleNamespace
@@ -461,3 +462,47 @@ def test_a_killed_dump_is_told_from_one_that_failed(tmp_path):
         running = dumping(tmp_path, script)
         running.wait(20)
         assert running.was_killed is was_killed
+
+
+@pytest.mark.parametrize(
+    ("stage", "action", "verdict", "code", "lives"),
+    [
+        ("pre-resume", "pre-resume", "yes", 0, True),
+        ("pre-resume", "pre-resume", "no", 1, False),
+        ("pre-resume", "pre-resume", None, 1, False),
+        ("pre-resume", "post-restore", None, 0, True),
+        ("post-dump", "post-dump", "no", 1, True),
+    ],
+)
+def test_held_tasks_go_on_only_after_a_yes(tmp_path, stage, action, verdict, code, lives):
+    """Where nobody says anything any more, tasks that a dump has frozen go on, and half-filled ones end."""
+    held = process.Gate(str(tmp_path), stage)
+    tasks = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        if stage == process.PRE_RESUME:
+            held.end_otherwise(task.pid for task in tasks)
+        script = subprocess.Popen(
+            ["/bin/sh", process.SCRIPT],
+            env={**os.environ, **held.environment, "CRTOOLS_SCRIPT_ACTION": action},
+        )
+        while stage == action and not _listens(script.pid):
+            time.sleep(0.01)
+        if verdict:
+            held.go_on(yes=verdict == "yes")
+        else:
+            held.close()
+        assert script.wait(10) == code
+        if not lives:
+            assert [task.wait(10) for task in tasks] == [-9, -9]
+        assert [task.poll() is None for task in tasks] == [lives, lives]
+    finally:
+        for task in tasks:
+            task.kill()
+            task.wait()
+        held.close()
+
+
+def _listens(pid):
+    """Whether the script has opened what the verdict comes through."""
+    directory = f"/proc/{pid}/fd"
+    return any(os.readlink(f"{directory}/{name}").endswith("/verdict") for name in os.listdir(directory))

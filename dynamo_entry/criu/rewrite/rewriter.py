@@ -118,10 +118,6 @@ class Rewriter:
             },
         )
 
-    def inherited(self) -> dict[int, str]:
-        """Our descriptors that CRIU has to inherit, by the names that CRIU knows them by."""
-        return stdio.resources(self._stdio)
-
     def refills(self) -> list[pipes.Refill]:
         """What has to be put back into pipes whose images have been served so far."""
         return [entry for refills in self._refills.values() for entry in refills]

@@ -93,11 +93,6 @@ def replugged(table: bytes, stdio: Stdio) -> bytes:
     return image.encode()
 
 
-def resources(stdio: Stdio) -> dict[int, str]:
-    """Our descriptor → the name by which CRIU inherits it, for those that anything leads to."""
-    return {number: NAMES[number] for number in sorted(set(stdio.ids.values()))}
-
-
 def pipe_ids(stdio: Iterable[str]) -> frozenset[int]:
     """The ids of the pipes among what the creator recorded."""
     found = (re.fullmatch(r"pipe:\[(\d+)\]", link) for link in stdio)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import sys
 import time
 
-from dynamo_entry.init import signals
+from dynamo_entry.init import process, signals
 from dynamo_entry.init.signals import signal
 from dynamo_entry.linux import loader
-from dynamo_entry.protocol import Began, Message, Moved, Outcomes, Phases, Result
+from dynamo_entry.protocol import Began, Message, Moved, Outcomes, Phases, Result, Verbs
 from dynamo_entry.report import write
 
 TYPE_CHECKING = False
@@ -31,10 +32,8 @@ _LONGEST_S = 1e9
 
 #: Isolated from the engine's PYTHON* variables and working directory, and yet the same package as ours. While modules
 #: are loaded there is no garbage to collect.
-_BOOT = (
-    "import gc, sys; gc.disable(); sys.path.append(sys.argv.pop(1)); "
-    "from dynamo_entry.worker.__main__ import main; main()"
-)
+_BOOT = "import gc, sys; gc.disable(); sys.path.append(sys.argv.pop(1)); "
+_PROGRAM = "from dynamo_entry.worker.__main__ import main; main()"
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -170,20 +169,22 @@ def _start(verb: str, events: int, withheld: list[bytes]) -> tuple[int, int]:
 
 
 def _spawn(verb: str, control: int, events: int, withheld: list[bytes]) -> int:
-    """Fork and exec the worker with stdin from ``control`` and descriptor 3 to ``events``. Raises OSError."""
-    argv = [sys.executable, "-I", "-c", _BOOT, _PACKAGE_PARENT, verb]
+    """Start the worker with stdin from ``control`` and descriptor 3 to ``events``. Raises OSError."""
     signals.block_all()
     try:
         pid = os.fork()
         if pid == 0:
-            _become_worker(argv, control, events, withheld)
+            _become_worker(verb, control, events, withheld)
     finally:
         signals.restore_mask()
     return pid
 
 
-def _become_worker(argv: list[str], control: int, events: int, withheld: list[bytes]) -> None:
-    """Run the child's half; never returns."""
+def _become_worker(verb: str, control: int, events: int, withheld: list[bytes]) -> None:
+    """Run the child's half; never returns.
+
+    A restore needs no new interpreter, which takes 15 ms, if it would be the same as this one.
+    """
     try:
         os.setsid()
         os.dup2(control, 0)
@@ -194,6 +195,22 @@ def _become_worker(argv: list[str], control: int, events: int, withheld: list[by
         for name in withheld:
             os.unsetenv(name)
         signals.clean_for_exec()
-        os.execv(argv[0], argv)
+        if verb == Verbs.RESTORE and sys.flags.isolated and not loader.variables(os.environb):
+            _go_on(verb)
+        os.execv(sys.executable, [sys.executable, "-I", "-c", _BOOT + _PROGRAM, _PACKAGE_PARENT, verb])
     finally:
         os._exit(127)
+
+
+def _go_on(verb: str) -> None:
+    """Be the worker without an exec; never returns."""
+    process.close_beyond(3)
+    process.show_as("dynamo_entry.worker", verb)
+    signals.ignore(signal.SIGPIPE, signal.SIGXFSZ)  # as Python does when it starts
+    gc.disable()
+    sys.argv[1:] = [verb]
+    try:
+        exec(_PROGRAM, {})  # noqa: S102 - what a new interpreter would be given
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)

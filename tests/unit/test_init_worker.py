@@ -1,12 +1,15 @@
 """How PID 1 follows a worker: when silence means that it hangs."""
 
 import errno
+import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -147,3 +150,61 @@ def test_a_limit_of_decades_is_none():
         [sys.executable, "-c", FAR_AWAY], capture_output=True, text=True, timeout=30, check=True
     )
     assert done.stdout.split() == ["15", "Silent", "True"]
+
+
+#: What a worker is when its program begins, said on descriptor 3.
+BEGINS = """
+import gc, json, os, signal, sys, types
+sys.path.append({root!r})
+from dynamo_entry.init import loop, worker
+
+def say(how):
+    facts = {{
+        "how": how, "words": sys.argv[1:], "descriptors": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
+        "leads": os.getsid(0) == os.getpid(), "collects": gc.isenabled(),
+        "signals": [signal.getsignal(n) for n in (signal.SIGPIPE, signal.SIGTERM)],
+        "shown": open("/proc/self/cmdline").read().strip("\\0").split("\\0"),
+    }}
+    os.write(3, json.dumps(facts).encode() + b"\\n")
+    os._exit(0)
+
+made = types.ModuleType("dynamo_entry.worker.__main__")
+made.main = lambda: say("goes on")
+sys.modules[made.__name__] = made
+os.execv = lambda path, argv: say("is another")
+mine = loop.Loop()
+started = worker.Worker({verb!r}, 60)
+print(os.read(started.events, 1 << 16).decode())
+os.waitpid(started.pid, 0)
+"""
+
+
+def begins(verb, *flags, **variables):
+    script = BEGINS.format(root=str(Path(worker.__file__).parents[2]), verb=verb)
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", script, *("word" for _ in range(9))],
+        env={**os.environ, **variables}, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_a_restore_goes_on_in_the_interpreter_that_is_there():
+    """And finds there what a new one would have made."""
+    assert begins("restore", "-I") == {
+        "how": "goes on", "words": ["restore"], "descriptors": [0, 1, 2, 3], "leads": True, "collects": False,
+        "signals": [signal.SIG_IGN, signal.SIG_DFL], "shown": ["dynamo_entry.worker", "restore"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "flags", "variables"),
+    [
+        ("restore", (), {}),
+        ("restore", ("-I",), {"LD_LIBRARY_PATH": "/nowhere"}),
+        ("create", ("-I",), {}),
+        ("undo", ("-I",), {}),
+    ],
+)
+def test_any_other_worker_gets_an_interpreter_of_its_own(verb, flags, variables):
+    """The engine's variables of Python and of the loader are not the worker's; and a creation is in no hurry."""
+    assert begins(verb, *flags, **variables)["how"] == "is another"

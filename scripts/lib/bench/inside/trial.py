@@ -81,7 +81,7 @@ class Launcher:
 
     def __init__(self, python=sys.executable, **settings):
         env = {**os.environ, **{f"DYNAMO_CHECKPOINT_{name}": value for name, value in settings.items()}}
-        argv = [python, "-m", "dynamo_entry", "--", *ENGINE]
+        argv = [python, "-I", "-m", "dynamo_entry", "--", *ENGINE]
         self.process = subprocess.Popen(
             argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )

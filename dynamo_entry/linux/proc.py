@@ -122,6 +122,13 @@ def mapped_files(pids: Iterable[int]) -> set[str]:
     return {path for pid in pids for line in maps(pid) if (path := mapped_file(line))}
 
 
+def open_paths(pids: Iterable[int]) -> set[str]:
+    """Where files that processes have open or mapped are, or were."""
+    pids = list(pids)
+    opened = {path for pid in pids for path in descriptors(pid).values() if path.startswith("/")}
+    return opened | mapped_files(pids)
+
+
 def own_memory_bytes(pid: int) -> int:
     """Its proportional share of anonymous and shared memory, swapped or not (proc_pid_smaps_rollup(5))."""
     rows = (line.split() for line in read(pid, "smaps_rollup").decode("ascii", "replace").splitlines())

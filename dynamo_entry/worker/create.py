@@ -48,6 +48,7 @@ from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report import timestamp
 from dynamo_entry.rootfs import changes, pack
+from dynamo_entry.rootfs.early import EarlySearch
 from dynamo_entry.scratch import own_directories, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
@@ -401,9 +402,10 @@ class _Creation:
 
     def _dump_and_publish(self, writer: ArchiveWriter, sink: storage.Writer, frozen: Frozen) -> Result:
         stall_s = self._settings.stall_timeout
+        search = EarlySearch(self._changes, lambda: proc.open_paths(self._pids()))
         dump = Dump(
             self._pid, self._prepared.places, frozen.hints,
-            open_sink=Images(writer, self._pids).open,
+            open_sink=Images(writer, self._pids, on_frozen=search.begin).open,
         )  # fmt: skip
         with dump, _dropping_on_error(dump, writer, sink):
             with self._channel.phase(Phases.DUMP, stall_s=stall_s) as phase:
@@ -414,7 +416,7 @@ class _Creation:
                     "pinned": tasks.record_affinity(self._pids()),
                 }
             with self._channel.phase(Phases.DELTA, stall_s=stall_s) as phase:
-                facts["delta_bytes"] = self._add_delta(writer, phase)
+                facts["delta_bytes"] = self._add_delta(writer, search, phase)
             with self._channel.phase(Phases.PUBLISH, stall_s=_PUBLISH_STALLS * stall_s):
                 finished = writer.finish(structs.replace(frozen.head, facts=facts))
                 sink.describe(finished.document, _annotations(frozen.head, finished.digest))
@@ -462,11 +464,8 @@ class _Creation:
             needs=manifest_head.needs(processes),
         )
 
-    def _add_delta(self, writer: ArchiveWriter, phase: Phase) -> dict[str, int]:
-        """Add the changed files to the archive; returns the bytes by filesystem.
-
-        The engine is frozen, so its files match its memory.
-        """
+    def _changes(self, sizes: dict[str, int]) -> Iterator[changes.Change]:
+        """Find the changed files; ``sizes`` gets the bytes by filesystem."""
         excluded = changes.as_found(self._settings.exclude_paths)
         own = (*own_directories(self._settings), context_file.directory(self._settings))
         ours = changes.as_found((*own, *(self._handshake.files if self._handshake else ())))
@@ -476,13 +475,17 @@ class _Creation:
             for start in changes.set_back(self._prepared.starts)
             if not mounts.is_below(start.root, tuple(excluded))
         ]
+        return changes.find_all(starts, frozenset(skip), frozenset(self._settings.cache_directories), sizes)
+
+    def _add_delta(self, writer: ArchiveWriter, search: EarlySearch, phase: Phase) -> dict[str, int]:
+        """Add the changed files to the archive; returns the bytes by filesystem.
+
+        The engine is frozen, so its files match its memory.
+        """
         sizes: dict[str, int] = {}
         tar = writer.stream(DELTA_TAR)
         try:
-            index = pack.pack(
-                changes.find_all(starts, frozenset(skip), frozenset(self._settings.cache_directories), sizes),
-                _Counting(tar, phase),
-            )
+            index = pack.pack(search.result(sizes), _Counting(tar, phase))
         except OSError as error:
             raise DumpFailed(
                 f"{error.filename or 'a file'} of the engine cannot be read: {error.strerror}",

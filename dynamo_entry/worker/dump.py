@@ -110,17 +110,22 @@ _PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
 
 
 class Images:
-    """Opens an archive stream for each image that CRIU begins to write."""
+    """Opens an archive stream for each image that CRIU begins to write. Calls ``on_frozen``, maybe often, once all tasks are."""
 
-    def __init__(self, writer: ArchiveWriter, pids: Callable[[], list[int]]) -> None:
+    def __init__(
+        self, writer: ArchiveWriter, pids: Callable[[], list[int]], *, on_frozen: Callable[[], None]
+    ) -> None:
         self._writer = writer
         self._pids = pids
+        self._on_frozen = on_frozen
         self._cuts: dict[int, list[int]] | None = None
         self._pid = 0
 
     def open(self, name: str) -> StreamWriter:
         """Open the stream of an image. CRIU begins a pagemap before the image of the pages that it lists."""
         if not name.startswith("pages-"):
+            if name.startswith("pagemap-"):
+                self._on_frozen()
             found = _PAGEMAP.fullmatch(name)
             self._pid = int(found[1]) if found else 0
             return self._writer.stream(CRIU + name)

@@ -48,7 +48,7 @@ class Standby:
         by_fault = not pages.become_huge() and userfault.is_allowed()
         self.handover = lazy_pages.Handover(work) if by_fault else None
         with ExitStack() as stack:
-            self.held = stack.enter_context(closing(process.Hold(work, process.PRE_RESUME)))
+            self.held = stack.enter_context(closing(process.Gate(work, process.PRE_RESUME)))
             remove(self.pid_file)  # of an earlier restore, in a container that was started again
             Serve(work, self._image, self._note_failure)
             inherit = _own_stdio()

@@ -1,0 +1,66 @@
+"""A search for changes while CRIU still dumps: all tasks are frozen, so that nothing but CRIU changes anything."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from dynamo_entry.rootfs.changes import Change
+
+#: With more changes than this a search is made when they are packed, one by one: they would take too much memory.
+_MOST_CHANGES = 50_000
+
+#: Yields changes; what it is given gets the bytes of each root.
+_Search = Callable[[dict[str, int]], Iterator[Change]]
+
+
+class EarlySearch:
+    """``search`` in a thread of its own; ``open_paths`` are those of the frozen tasks' files.
+
+    CRIU gives a file that is open and has lost its name a new one in its directory (``--link-remap``), which changes all
+    of that file's names. Where it did, the search is made again.
+    """
+
+    def __init__(self, search: _Search, open_paths: Callable[[], Iterable[str]]) -> None:
+        self._search = search
+        self._open_paths = open_paths
+        self._thread: threading.Thread | None = None
+        self._before: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
+        self._found: list[Change] | None = None
+
+    def begin(self) -> None:
+        """All tasks are frozen. Idempotent."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="changes", daemon=True)
+            self._thread.start()
+
+    def result(self, sizes: dict[str, int]) -> Iterator[Change]:
+        """The dump is over: every change, as ``search`` yields them. Raises OSError like it."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._found is None or any(_changed_at(path) != when for path, when in self._before.items()):
+            return self._search(sizes)
+        sizes.update(self._sizes)
+        return iter(self._found)
+
+    def _run(self) -> None:
+        try:
+            self._before = {path: _changed_at(path) for path in {*map(os.path.dirname, self._open_paths())}}
+            found = []
+            for change in self._search(self._sizes):
+                found.append(change)
+                if len(found) > _MOST_CHANGES:
+                    return
+            self._found = found
+        except Exception:  # noqa: S110 - a thread's outermost frame: the search is made again, and then says so
+            pass
+
+
+def _changed_at(path: str) -> int:
+    """0: it is not there."""
+    try:
+        return os.lstat(path).st_ctime_ns
+    except OSError:
+        return 0

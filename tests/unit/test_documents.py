@@ -5,8 +5,13 @@ import runpy
 from pathlib import Path
 
 import typer.main
+import yaml
 
 from dynamo_entry.ctl import app
+from dynamo_entry.kube import config
+from dynamo_entry.kube.identity import identity_hash
+from dynamo_entry.kube.operator import jobs
+from dynamo_entry.kube.webhook import admission
 from dynamo_entry.protocol import Result
 from dynamo_entry.settings import PREFIX, VARIABLES
 
@@ -160,3 +165,20 @@ def test_every_argument_of_an_image_has_a_default():
         for line in re.findall(r"^ARG \w+$", path.read_text(), re.MULTILINE)
     }
     assert required == set()
+
+
+def test_every_yaml_can_be_read():
+    for page in PAGES:
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            assert yaml.safe_load(block), f"{page.name}: {block}"
+
+
+def test_the_checkpoint_that_the_page_shows_is_admitted_and_makes_a_job():
+    page = (DOCS / "kubernetes.md").read_text()
+    shown = re.search(r"^```yaml\n(apiVersion.*?)^```", page, re.DOTALL | re.MULTILINE)[1]
+    checkpoint = yaml.safe_load(shown)
+    assert admission.validate(None, checkpoint) == ""
+    checkpoint["metadata"]["uid"] = "made by the API server"
+    hash_ = identity_hash(checkpoint["spec"]["identity"])
+    job = jobs.creation(config.parse(""), checkpoint, hash_, force=False)
+    assert f"job/{job['metadata']['name']}" in page

@@ -2,9 +2,9 @@
 # etcdctl 3.4.23 (Debian bookworm): a transaction whose condition does not hold ends with exit code 0, and so does a missing key.
 #
 # Expected: a code by which a script can tell who won, as of grep or flock.
-# Seen: `txn` that creates a key prints SUCCESS for the first and FAILURE for the second, and both times exits 0; `get` of a key that
-# is not there prints nothing, `del` prints 0, and both exit 0. Only errors of the request are told by the code; `lock -- COMMAND`
-# makes 1 of whatever the command's code was.
+# Seen: `txn` that creates a key prints SUCCESS for the first and FAILURE for the second, and both times exits 0; `get` of a key
+# that is not there prints nothing, and exits 0. Only errors of the request are told by the code; `lock NAME -- COMMAND` makes 1
+# of the command's 7.
 # Who meets it: whoever makes a lock or an election of `etcdctl txn && ...` in a script: everybody wins.
 set -euo pipefail
 folder=$(mktemp -d)

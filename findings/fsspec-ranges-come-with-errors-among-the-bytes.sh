@@ -2,8 +2,8 @@
 # fsspec 2026.9.0: cat_ranges() returns the exception of a range that failed as an item of its list, and raises nothing.
 #
 # Expected: it raises, as cat() of several paths and cat_file() do.
-# Seen: the result of two ranges, one of them of a file that is missing, is [b"0123", FileNotFoundError(...)], with memory:// and with
-# file://. on_error="raise" raises; the default is "return", where that of cat() is "raise".
+# Seen: the result of two ranges, one of them of a file that is missing, is [b"0123", FileNotFoundError(...)], with memory://
+# and with file://. on_error="raise" raises; the default is "return", where that of cat() is "raise".
 # Who meets it: whoever reads tensors or chunks by their ranges and joins or decodes them elsewhere, or counts the list.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 pid=
 trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null; rm -rf "$folder"' EXIT
-(cd "$folder" && apt-get -qq download docker-registry)
+(cd "$folder" && apt-get -qq -o APT::Sandbox::User=root download docker-registry=2.8.2+ds1-1)
 dpkg-deb -x "$folder"/docker-registry_*.deb "$folder/root"
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q oras==0.2.43

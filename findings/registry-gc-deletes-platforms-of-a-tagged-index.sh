@@ -9,7 +9,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 pid=
 trap '[[ -z $pid ]] || kill "$pid" 2>/dev/null; rm -rf "$folder"' EXIT
-(cd "$folder" && apt-get -qq -o APT::Sandbox::User=root download docker-registry)
+(cd "$folder" && apt-get -qq -o APT::Sandbox::User=root download docker-registry=2.8.2+ds1-1)
 dpkg-deb -x "$folder"/docker-registry_*.deb "$folder/root"
 registry=$folder/root/usr/bin/docker-registry
 port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')

@@ -9,7 +9,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-(cd "$folder" && apt-get -qq -o APT::Sandbox::User=root download umoci)
+(cd "$folder" && apt-get -qq -o APT::Sandbox::User=root download umoci=0.4.7+ds-3+b7)
 dpkg-deb -x "$folder"/umoci_*.deb "$folder/root"
 cat >"$folder/layout.py" <<'PYTHON'
 import hashlib

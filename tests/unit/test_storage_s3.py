@@ -283,8 +283,10 @@ def test_a_login_that_is_renewed_while_it_is_used(served, keyless, monkeypatch, 
     login("OLD")
     store, server = served(quirk)
     server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    used = store._client._client_and_session()[1]
     if is_renewed:
         assert bytes(store.read_range(0, 7)) == b"archive"
+        assert store._client._has_newer_login(used), "a thread that comes later has the new ones, too"
     else:
         with pytest.raises(StorageDenied) as caught:
             store.read_range(0, 7)

@@ -128,13 +128,12 @@ class Client:
             self._client()
 
     def _once(self, operation: str, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        client = self._client()
+        client, session = self._client_and_session()
         from botocore import exceptions, xform_name  # noqa: PLC0415 - see Direct
         from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
         from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415
 
-        session = self._shared.session
         credentials.check(session, self.name)
         place = {"Bucket": self._location.bucket, **({"Key": key} if key else {})}
         try:
@@ -174,10 +173,13 @@ class Client:
         return credentials.session(access.environ, access.variables, self.retry.stall_s, access.ca_file)
 
     def _client(self) -> Any:
+        return self._client_and_session()[0]
+
+    def _client_and_session(self) -> tuple[Any, Any]:
         with self._shared.lock:
             if self._shared.client is None:
                 self._make()
-            return self._shared.client
+            return self._shared.client, self._shared.session
 
     def _make(self) -> None:
         from botocore.config import Config  # noqa: PLC0415 - see Direct

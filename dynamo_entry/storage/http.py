@@ -79,7 +79,7 @@ class Response:
 
     def __init__(self, what: str, response: http.client.HTTPResponse) -> None:
         self.status = response.status
-        self._what = what
+        self.what = what
         self._response = response
 
     def header(self, name: str) -> str:
@@ -109,7 +109,7 @@ class Response:
             raise ConnectionResetError(f"closed after {len(error.partial)} bytes of the answer") from None
         if len(body) > ANSWER_BYTES:
             raise StorageError(
-                f"{self._what} was answered with more than {ANSWER_BYTES} bytes",
+                f"{self.what} was answered with more than {ANSWER_BYTES} bytes",
                 hint="is there a proxy in front of the server that answers for it?", reason="BadAnswer",
             )  # fmt: skip
         if len(body) < (left or 0):

@@ -50,7 +50,7 @@ def _served(name: str, response: Response, start: int, end: int) -> int:
         raise too_short(name, start, end - start)
     if first != start or not start <= last < end:
         raise StorageError(
-            f"{name}: the server returned a different byte range than requested",
+            f"{response.what} was answered with a different byte range than requested",
             hint="the server, or a proxy in front of it, does not support ranged reads", reason="NoRanges",
         )  # fmt: skip
     return last + 1 - start

@@ -46,15 +46,16 @@ with subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE, stdo
     process.ionice(psutil.IOPRIO_CLASS_IDLE)
     time.sleep(0.5)
     print("read back:", process.cpu_affinity(), process.nice(), process.ionice().ioclass.name)
-    pinned, nicer, switches = [], [], []
+    pinned, nicer, idle, switches = [], [], [], []
     for thread in process.threads():
         pinned.append(os.sched_getaffinity(thread.id) == {one})
         nicer.append(os.getpriority(os.PRIO_PROCESS, thread.id) == 19)
+        idle.append(psutil.Process(thread.id).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE)
         status = pathlib.Path(f"/proc/{engine.pid}/task/{thread.id}/status").read_text()
         switches.append(int(status.split("voluntary_ctxt_switches:")[1].split()[0]))
     told = process.num_ctx_switches().voluntary
     engine.stdin.close()
-print(f"threads pinned: {pinned}, nicer: {nicer}; switches: {switches}, told: {told}")
-assert sorted(pinned) == sorted(nicer) == [False] * 3 + [True]
+print(f"threads pinned: {pinned}, nicer: {nicer}, idle: {idle}; switches: {switches}, told: {told}")
+assert sorted(pinned) == sorted(nicer) == sorted(idle) == [False] * 3 + [True]
 assert sum(switches) > 100 > told
 PYTHON

@@ -2,8 +2,8 @@
 # docker-registry 2.8.2 (Debian bookworm): garbage-collect -m deletes the images of a tagged index (one for several platforms).
 #
 # Expected: -m ("delete untagged") spares what a tagged index names: it is in use.
-# Seen: they have no tag of their own. Afterwards the tag still gives the index, and the manifest for amd64 in it is 404, as is
-# its layer. Without -m nothing is deleted.
+# Seen: they have no tag of their own. Afterwards the tag still gives the index, and the manifest for amd64 in it is 404.
+# Without -m nothing is deleted.
 # Who meets it: whoever saves space in a registry with images for amd64 and arm64.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -83,6 +83,16 @@ def find(pids: Iterable[int]) -> list[str]:
     return [f"{thing} of process {pid}" for pid in pids for thing in _of(pid)]
 
 
+def outside(root: int) -> list[str]:
+    """Processes that the engine, whose root is ``root``, gave to its own parent (clone(2), CLONE_PARENT), a sentence each."""
+    ours = (root, os.getpid())
+    return [
+        f"process {pid} ({' '.join(proc.command(pid))[:200]}), a child of the launcher and not of the engine,"
+        for pid in proc.children(os.getppid())
+        if pid not in ours
+    ]
+
+
 def mounts_made(before: Iterable[mounts.Mount], now: Iterable[mounts.Mount]) -> list[str]:
     """Return a phrase for each mount that the engine itself has made. Pure."""
     known = {mount.id for mount in before}

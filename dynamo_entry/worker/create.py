@@ -352,7 +352,7 @@ class _Creation:
                     hint="keep files that every pod writes to in the container's own filesystem, or list them in REOPEN_PATHS",
                 )  # fmt: skip
             made = left_behind.mounts_made(self._prepared.mounts, mounts.read())
-            if lost := [*left_behind.find(pids), *made]:
+            if lost := [*left_behind.find(pids), *left_behind.outside(self._pid), *made]:
                 self._channel.log.warning(
                     "restores will not bring these back", things=lost, hint=left_behind.REMEDY
                 )

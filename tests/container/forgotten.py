@@ -7,6 +7,7 @@ only held.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import mmap
@@ -652,6 +653,78 @@ def ping_socket() -> Check:
     def check() -> int:
         kept[-1].sendto(b"\x08\0\0\0\0\0\0\1data", ("127.0.0.1", 0))
         return len(kept[-1].recv(100))
+
+    return check
+
+
+def waits_with_a_limit() -> Check:
+    """As a C library makes them: Python's own go on."""
+    ended: dict[str, str] = {}
+    reader, writer = socket.socketpair()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("qq", 1000, 0))
+    kept.extend((reader, writer))
+    second = struct.pack("qq", 1000, 0)
+    waits: dict[str, Callable[[], int]] = {
+        "poll": lambda: libc.poll(None, 0, 1_000_000),
+        "nanosleep": lambda: libc.nanosleep(ctypes.create_string_buffer(second), None),
+        "recv": lambda: libc.recv(reader.fileno(), ctypes.create_string_buffer(1), 1, 0),
+    }
+
+    def wait(name: str) -> None:
+        waits[name]()
+        ended[name] = errno.errorcode[ctypes.get_errno()]
+
+    for name in waits:
+        threading.Thread(target=wait, args=[name], daemon=True).start()
+    time.sleep(0.2)
+
+    def check() -> dict[str, str]:
+        time.sleep(0.2)
+        return ended
+
+    return check
+
+
+def forced_buffer() -> Check:
+    kept.append(socket.socket())
+    kept[-1].setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+    return lambda: kept[-1].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 128 << 20
+
+
+def high_priority() -> Check:
+    os.setpriority(os.PRIO_PROCESS, 0, -5)
+    return lambda: os.getpriority(os.PRIO_PROCESS, 0) == -5
+
+
+def what_it_changed_of_the_pod() -> Check:
+    """Its host name, a mount, and a child that the engine gave to its own parent (CLONE_PARENT)."""
+    socket.sethostname("changed")
+    os.mkdir("/mnt/made")
+    checked(libc.mount(b"made", b"/mnt/made", b"tmpfs", 0, None))
+    clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+    child = libc.syscall(clone, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
+    if child == 0:
+        time.sleep(1e6)
+    return lambda: {
+        "host name": socket.gethostname() == "changed",
+        "mount": os.path.ismount("/mnt/made"),
+        "child": os.path.exists(f"/proc/{child}"),
+    }
+
+
+def socket_whose_directory_was_renamed() -> Check:
+    os.mkdir("/tmp/new")
+    listening = socket.create_server("/tmp/new/listening", family=socket.AF_UNIX)
+    os.rename("/tmp/new", "/tmp/now")
+
+    def check() -> bool:
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect("/tmp/now/listening")
+                listening.accept()
+        except OSError:
+            return False
+        return True
 
     return check
 

@@ -349,3 +349,39 @@ def test_what_took_a_capability_is_refused_by_name_where_it_is_not(containers, t
     assert words in event["message"]
     container = restore(containers, command=command(thing), volumes=VOLUMES, options=(*RESTORE, *right))
     assert said(container, "after") == said(creator, "before"), container.output()
+
+
+def test_waits_with_a_limit_end_early(containers):
+    """As they do when a process is stopped and goes on (signal(7))."""
+    before, after = both(containers, "waits_with_a_limit")
+    assert (before, after) == ({}, dict.fromkeys(("nanosleep", "poll", "recv"), "EINTR"))
+
+
+@pytest.mark.parametrize(
+    ("thing", "capability"), [("forced_buffer", "NET_ADMIN"), ("high_priority", "SYS_NICE")]
+)
+def test_what_took_a_capability_is_lost_where_it_is_not(containers, thing, capability):
+    arguments, right = command(thing), ("--cap-add", capability)
+    creator = published(containers, command=arguments, volumes=VOLUMES, options=(*CREATE, *right))
+    assert said(creator, "before") is True
+    for options, kept in ((RESTORE, False), ((*RESTORE, *right), True)):
+        container = restore(containers, command=arguments, volumes=VOLUMES, options=options)
+        assert said(container, "after") is kept
+
+
+def test_what_the_engine_changed_of_its_pod_is_lost(containers):
+    """Mounts and children of the launcher's are named in the log at creation."""
+    arguments = command("what_it_changed_of_the_pod")
+    creator = published(
+        containers, command=arguments, volumes=VOLUMES, options=(*CREATE, "--cap-add", "SYS_ADMIN")
+    )
+    named = " ".join(creator.event("restores will not bring these back")["things"])
+    assert "tmpfs at /mnt/made" in named and "a child of the launcher" in named
+    container = restore(containers, command=arguments, volumes=VOLUMES)
+    assert set(said(creator, "before").values()) == {True}
+    assert set(said(container, "after").values()) == {False}
+
+
+def test_a_socket_whose_directory_was_renamed_has_no_name(containers):
+    before, after = both(containers, "socket_whose_directory_was_renamed")
+    assert (before, after) == (True, False)

@@ -115,7 +115,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
             check_descriptor(pid, descriptor, target)
             if may_not_override:
-                _check_reopening(pid, descriptor, target)
+                check_reopening(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(
                     pid,
@@ -258,11 +258,17 @@ def _is_too_large(line: str) -> bool:
 _RIGHTS = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
 
 
-def _check_reopening(pid: int, descriptor: int, target: str) -> None:
-    """Who makes a file has it open in any way; a restore opens it as its mode says (``O_CREAT`` with mode 0400, say)."""
+def check_reopening(pid: int, descriptor: int, target: str) -> None:
+    """Who makes a file has it open in any way; a restore opens it as its mode says (``O_CREAT`` with mode 0400, say).
+
+    Raises NotDumpable. The container's own output is not opened again.
+    """
     path = f"/proc/{pid}/fd/{descriptor}"
     if not target.startswith("/") or not os.path.isfile(path):
         return
+    with suppress(OSError):  # it was closed
+        if any(os.path.samestat(os.stat(path), own) for own in _own_output()):
+            return
     flags, _ = proc.descriptor_state(pid, descriptor)
     right = _RIGHTS.get(flags & os.O_ACCMODE, os.F_OK)
     if not flags & os.O_PATH and not os.access(path, right, effective_ids=True):
@@ -271,6 +277,14 @@ def _check_reopening(pid: int, descriptor: int, target: str) -> None:
             hint="let the engine give its owner the right (chmod u+rw), or add DAC_OVERRIDE to both pods",
             reason="FileForbidden",
         )
+
+
+def _own_output() -> list[os.stat_result]:
+    found = []
+    for number in (1, 2):
+        with suppress(OSError):
+            found.append(os.fstat(number))
+    return found
 
 
 def _is_device(path: str) -> bool:

@@ -110,3 +110,13 @@ def test_what_the_engine_has_mounted_is_known():
     root, made = mounts.parse("\n".join(lines) + "\n")
     assert left_behind.mounts_made([root], [root, made]) == ["the mount of tmpfs at /data"]
     assert left_behind.mounts_made([root, made], [root]) == []
+
+
+def test_only_the_containers_own_output_need_not_be_opened_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_how, **_ids: False)
+    with (tmp_path / "log").open("w") as file:
+        with pytest.raises(NotDumpable) as refused:
+            dump.check_reopening(os.getpid(), file.fileno(), file.name)
+        assert refused.value.reason == "FileForbidden"
+        monkeypatch.setattr(dump, "_own_output", lambda: [os.fstat(file.fileno())])
+        dump.check_reopening(os.getpid(), file.fileno(), file.name)

@@ -1,6 +1,7 @@
 """The worker goes first when memory runs out."""
 
 import os
+import signal
 from pathlib import Path
 
 from dynamo_entry.linux import tasks
@@ -23,8 +24,17 @@ def test_a_volunteer_is_raised_without_any_right():
 def test_masks_of_threads_are_recorded_once_and_set_again(monkeypatch):
     """Of thousands of threads that share a few masks; what this place has not is counted."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3} if pid == 0 else {0, 3})
-    recorded = tasks.record_affinity([os.getpid()])
-    assert recorded == {"9": sorted(map(int, os.listdir("/proc/self/task")))}
+    children = []
+    for _ in range(2):
+        if not (child := os.fork()):
+            signal.pause()
+        children.append(child)
+    try:
+        assert tasks.record_affinity(children) == {"9": children}
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
     pinned = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda *how: pinned.append(how))
     assert tasks.pin({"9": [5, 6], "10": [7], "2": [8]}) == 1

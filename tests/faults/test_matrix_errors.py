@@ -121,8 +121,8 @@ RESTORE_FAULTS = {
         "an archive without an end": Fault("Incomplete", 181, there="short"),
         "no scratch directory": Fault(
             "NoWorkDir", 180, worker("mkdir", "/nowhere", errno.EPERM), settings={"WORK_DIR": "/nowhere"},
-            phase="check",
         ),
+        "no right to a fifo": Fault("PermissionDenied", 180, worker("mkfifo", "/", errno.EPERM)),
     },
     "check": {
         "no room for the context": Fault("ContextNotWritten", 180, worker("open", "context.json", errno.ENOSPC)),
@@ -135,7 +135,6 @@ RESTORE_FAULTS = {
         "no room for a file": Fault("FileNotRestored", 180, worker("open", "/dev/shm/s", errno.ENOSPC)),
     },
     "restore": {
-        "no right to a fifo": Fault("PermissionDenied", 180, worker("mkfifo", "/", errno.EPERM)),
         "no room for criu's log": Fault("CriuRestoreFailed", 180, criu("open", "restore.log", errno.ENOSPC)),
         "no right to a file of the engine": Fault(
             "CriuRestoreFailed", 180, criu("open", "var/lib/engine/notes", errno.EACCES)

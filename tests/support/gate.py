@@ -132,7 +132,7 @@ def faults(phase):
 
 
 #: Scratch files that say nothing to a later attempt: it makes its own in their place. CRIU's logs stay for people.
-SCRATCH = {"reached", "verdict", "streamer-capture.sock", "streamer-serve.sock", "root.pid", "stats-dump",
+SCRATCH = {"reached", "verdict", "held", "streamer-capture.sock", "streamer-serve.sock", "root.pid", "stats-dump",
            "stats-restore", "dump.log", "restore.log"}  # fmt: skip
 
 #: All that may be left in files, one path a line.

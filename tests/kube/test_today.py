@@ -3,14 +3,14 @@
 Collected where DYNAMO_ENTRY_KUBERNETES names servers of 1.31 or newer (docs/kubernetes.md).
 """
 
-import json
 import time
 
 import pytest
-import yaml
+from kubernetes.config import kube_config
 
 import images
 from checkpoints import LAUNCHER, PUBLISHES, checkpoint, claim, installed
+from dynamo_entry.kube.cluster import ApiError, Cluster
 
 NAMESPACE, GUARDED = "today-tests", "today-guarded"
 
@@ -145,60 +145,46 @@ def test_a_deadline_is_told_before_its_pod_is_gone(world):
 
 @pytest.fixture
 def acting(world, monkeypatch):
-    """kubectl with the rights of one of the chart's accounts."""
+    """The API with the rights of one of the chart's accounts."""
 
-    def acting(account, *argv, stdin=None):
+    def acting(account):
         kubeconfig = world.cluster.service_account_kubeconfig(NAMESPACE, account)
-        argv = ("kubectl", f"--kubeconfig={kubeconfig}", "-n", NAMESPACE, *argv)
-        return world.cluster.run(*argv, stdin=stdin, check=False)
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+        return Cluster()
 
     return acting
 
 
-def patched(acting, status):
-    argv = (
-        "patch",
-        "dckpt",
-        "beside",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        json.dumps({"status": status}),
-    )
-    return acting("dynamo-checkpoint-agent", *argv)
+STATUS = f"/apis/nvidia.com/v1alpha1/namespaces/{NAMESPACE}/dynamocheckpoints/beside/status"
+ODD = ({"digest": "blake3:2"}, {"phase": "Failed"}, {"location": None}, {"attempts": 9, "imageID": "x"})
 
 
 def test_an_agent_says_only_whether_an_archive_is_there(world, acting):
     """Whoever has a node's account must not choose what pods restore."""
     world.until("beside", "Ready")
-    before = world.get("beside")["status"]
-    for status in (
-        {"digest": "blake3:2"},
-        {"phase": "Failed"},
-        {"location": None},
-        {"attempts": 9, "imageID": "x"},
-    ):
-        done = patched(acting, status)
-        assert "the agent changes nothing but conditions" in done.stderr, done
+    before, agent = world.get("beside")["status"], acting("dynamo-checkpoint-agent")
+    for status in ODD:
+        with pytest.raises(ApiError, match="the agent changes nothing but conditions"):
+            agent.merge(STATUS, {"status": status})
     others = [one | {"status": "False"} for one in before["conditions"]]
-    assert "no condition but ArchiveMissing" in patched(acting, {"conditions": others}).stderr
+    with pytest.raises(ApiError, match="no condition but ArchiveMissing"):
+        agent.merge(STATUS, {"status": {"conditions": others}})
     assert world.get("beside")["status"] == before
     missing = {
         "type": "ArchiveMissing", "status": "False", "reason": "Found", "message": "it is there",
         "lastTransitionTime": "2024-01-01T00:00:00Z",
     }  # fmt: skip
-    done = patched(acting, {"conditions": [*before["conditions"], missing]})
-    assert done.returncode == 0, done
+    agent.merge(STATUS, {"status": {"conditions": [*before["conditions"], missing]}})
+    assert any(one["type"] == "ArchiveMissing" for one in world.get("beside")["status"]["conditions"])
 
 
-def test_an_operator_makes_no_pod_and_no_job_of_others(world, acting):
+def test_an_operator_makes_no_pod_and_no_job_of_others(acting):
     """With its account nobody gets at the Secrets and accounts of a namespace by a pod of their own."""
-    pod = yaml.safe_dump(worker("own", "none"))
-    done = acting("dynamo-entry-operator", "create", "-f", "-", stdin=pod)
-    assert "the operator creates no pod" in done.stderr, done
+    operator, pod = acting("dynamo-entry-operator"), worker("own", "none")
+    with pytest.raises(ApiError, match="the operator creates no pod"):
+        operator.create(f"/api/v1/namespaces/{NAMESPACE}/pods", pod)
     job = {
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "own"},
-        "spec": {"template": {"spec": worker("own", "none")["spec"]}},
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "own"}, "spec": {"template": {"spec": pod["spec"]}},
     }  # fmt: skip
-    done = acting("dynamo-entry-operator", "create", "-f", "-", stdin=yaml.safe_dump(job))
-    assert "Jobs of DynamoCheckpoints only" in done.stderr, done
+    with pytest.raises(ApiError, match="Jobs of DynamoCheckpoints only"):
+        operator.create(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs", job)

@@ -36,7 +36,7 @@ NO_DISK = (
 
 def assert_serves_cold(container):
     assert container.json("/health", port=container.port) == {"status": "ok"}
-    assert "tiny: listening" in container.stdout, "started here, not restored"
+    container.wait_for_text("tiny: listening")  # started here, not restored
     assert "Traceback" not in container.stderr
 
 

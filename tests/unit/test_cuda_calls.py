@@ -191,10 +191,10 @@ def test_calls_run_side_by_side(node, start, session, host):
     node.more = (f"host {host}",)
     node.write()
     engine = start(RANKS=4, GPU_MIB=1)
-    node.faults("checkpoint * delay_ms=600")
+    node.faults("checkpoint * delay_ms=2000")
     began = time.monotonic()
     with frozen(session(), engine):
-        assert time.monotonic() - began < 4 * 0.6
+        assert time.monotonic() - began < 4 * 2
 
 
 def test_processes_of_a_launch_job_are_handled_one_after_another(node, start, session, tmp_path):

@@ -89,6 +89,8 @@ class _TimeIsUp:
         self._progress = progress
         self._done = progress()
         self._since = time.monotonic()
+        #: Later the phase would end first.
+        self._latest = self._since + policy.limit_s / _SHARE - policy.limit_s
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
         now = time.monotonic()
@@ -96,5 +98,5 @@ class _TimeIsUp:
             self._done, self._since = self._progress(), now
         elif state.attempt_number == 1:
             # An attempt that took longer moved bytes all the time: a large part over a slow line deserves another.
-            self._since = max(self._since, now - self._policy.stall_s)
+            self._since = max(self._since, min(now - self._policy.stall_s, self._latest))
         return now + state.upcoming_sleep > self._since + self._policy.limit_s

@@ -84,6 +84,20 @@ def test_a_large_part_over_a_slow_line_is_sent_again(slept):
     assert slept.count(50) == 2
 
 
+@pytest.mark.parametrize("first_s", [1, 20, 55, 59])
+def test_no_large_part_keeps_the_phase_from_its_report(slept, first_s):
+    """The phase ends what stalls; whatever the first attempt took, the store gives up before."""
+    pauses = iter([first_s])
+
+    def action():
+        time.sleep(next(pauses, 0))
+        raise StorageUnavailable("no")
+
+    with pytest.raises(StorageUnavailable):
+        Retry.within(60).call(action)
+    assert sum(slept) <= 60
+
+
 def test_the_server_is_given_the_time_it_asks_for(slept):
     asked = answered("x", 503, code="SlowDown", retry_after="7")
     assert Retry().call(failing(2, asked)) == 3

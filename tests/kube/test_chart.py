@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from charts import CHART, GCS, GUIDE, OCI, S3, notes, render, run, umbrella
+from dynamo_entry.kube import config
 
 
 def settings(objects):
@@ -184,6 +185,13 @@ def test_the_operators_jobs_run_where_its_pod_does():
     found = settings(render(GUIDE + where))
     assert (found["operator"]["nodeSelector"], found["imagePullPolicy"]) == ({"a": "b"}, "Never")
     assert found["operator"]["tolerations"] == [{"key": "c", "operator": "Exists"}]
+
+
+@pytest.mark.parametrize("name", ["nodeSelector", "tolerations", "imagePullSecrets", "watchNamespaces"])
+def test_a_value_of_null_is_none(name):
+    """As helm has it: null takes a default away. The operator's settings must be readable all the same."""
+    found = settings(render(GUIDE + f"operator: {{{name}: null}}"))
+    assert config.parse(yaml.safe_dump(found))
 
 
 def leaves(values, path=()):

@@ -42,7 +42,8 @@ def checkpoint(**template):
 def test_the_operators_own_jobs_run_where_its_pod_does():
     """Its image is to be had there; elsewhere they might never be scheduled, or pull what is on the node."""
     placed = config.parse(
-        "{image: i, imagePullPolicy: Never, operator: {nodeSelector: {pool: system}, tolerations: [{key: gpu, operator: Exists}]}}"
+        "{image: i, imagePullPolicy: Never, operator: {nodeSelector: {pool: system}, tolerations: [{key: gpu, operator: Exists}]},"
+        " storage: {type: s3, s3: {uri: s3://bucket}}}"
     )
     for job in (jobs.probe(placed, checkpoint(), "h"), jobs.collection(placed, checkpoint(), "h")):
         spec = job["spec"]["template"]["spec"]
@@ -51,6 +52,18 @@ def test_the_operators_own_jobs_run_where_its_pod_does():
         assert spec["containers"][0]["imagePullPolicy"] == "Never"
     default = jobs.probe(config.parse("image: i"), checkpoint(), "h")["spec"]["template"]["spec"]
     assert "imagePullPolicy" not in default["containers"][0]
+
+
+def test_the_operators_own_jobs_run_where_the_claim_can_be_mounted():
+    """It decides which nodes can; the operator's pool may not be among them."""
+    placed = config.parse(
+        "{image: i, operator: {nodeSelector: {pool: system}, tolerations: [{key: gpu, operator: Exists}]}}"
+    )
+    assert placed.storage.type == "pvc"
+    for job in (jobs.probe(placed, checkpoint(), "h"), jobs.collection(placed, checkpoint(), "h")):
+        spec = job["spec"]["template"]["spec"]
+        assert spec["nodeSelector"] == {}
+        assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
 
 
 def test_an_engine_that_has_published_is_not_started_again():

@@ -233,8 +233,9 @@ def _helper(
         "spec": {
             "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
             "volumes": [volume for volume, _ in pairs], "imagePullSecrets": list(config.image_pull_secrets),
-            # Where the operator's own pod runs, so does its image.
-            "nodeSelector": config.operator.node_selector, "tolerations": list(config.operator.tolerations),
+            # Where the operator's own pod runs, so does its image. A claim decides by itself which nodes can mount it.
+            "nodeSelector": {} if config.storage.type == "pvc" else config.operator.node_selector,
+            "tolerations": list(config.operator.tolerations),
         },
     }  # fmt: skip
     name = checkpoint["metadata"]["name"]

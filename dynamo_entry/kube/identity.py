@@ -50,8 +50,11 @@ Object = dict[str, Any]
 #: The options of the three engines, and ``vllm serve MODEL``; the last word of a shell line may end in a quote.
 _MODEL = re.compile(r"(?:^|\s)(?:--model(?:-path)?(?:=|\s+)|vllm\s+serve\s+)['\"]?([^\s'\"=-][^\s'\"]*)")
 
-#: Of an engine's variables: what the command has only the name of.
-_VARIABLE = re.compile(r"\$[({]?(\w+)[)}]?")
+#: Of an engine's variables: what the command has only the name of. The last form is the shell's alone, as in ${X:-y}.
+_VARIABLE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)\}|(\w+)|\{[#!]?(\w+))")
+
+#: What a shell has still to expand.
+_UNKNOWN = re.compile(r"[$}`]")
 
 
 def derived_identity(container: Object) -> Object | None:
@@ -65,7 +68,7 @@ def derived_identity(container: Object) -> Object | None:
     found = _MODEL.search(" ".join(argv))
     framework = engine_of(" ".join(argv).split())
     # A variable of a ConfigMap, or of the image: two deployments may mean two models by it.
-    if not found or not framework or _VARIABLE.search(found[1]):
+    if not found or not framework or _UNKNOWN.search(found[1]):
         return None
     limits = (container.get("resources") or {}).get("limits") or {}
     gpus = {name: str(count) for name, count in limits.items() if "/" in name}
@@ -75,6 +78,13 @@ def derived_identity(container: Object) -> Object | None:
 
 
 def _expanded(word: str, container: Object) -> str:
-    """Expand the variables in a word that the container sets."""
+    """Expand the variables in a word that the container sets; what only a shell can expand gets the value beside it."""
     values = {one["name"]: one["value"] for one in container.get("env") or () if "value" in one}
-    return _VARIABLE.sub(lambda match: values.get(match[1], match[0]), word)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[match.lastindex or 0]
+        if name not in values:
+            return match[0]
+        return f"{match[0]}={values[name]}" if match[4] else values[name]
+
+    return _VARIABLE.sub(value, word)

@@ -279,6 +279,18 @@ def test_the_version_of_graphs_that_is_asked_for(versions, expected):
     assert graphs.served_version({"spec": {"versions": served}}) == expected
 
 
+def test_a_pod_with_the_label_of_another_derivation_is_told():
+    """It is from before an upgrade of the operator, or another webhook changed the pod: what helps differs."""
+    world = World(LATER)
+    world.objects["pods/worker"]["metadata"]["labels"][api.HASH_LABEL] = "0" * 16
+    world.look()
+    ((reason, message),) = world.told
+    assert reason == "InvalidCheckpoint"
+    assert "another webhook" in message
+    assert "upgrade" in message
+    assert not world.made
+
+
 def test_a_graph_of_a_later_version_is_looked_at():
     """Under the path of that version."""
     asked = []

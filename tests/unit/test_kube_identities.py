@@ -22,6 +22,14 @@ from dynamo_entry.kube import identity
         ),
         ({"args": ["python3 -m dynamo.vllm --model ${MODEL:-a/b}"]}, None, None),
         ({"args": ["python3 -m dynamo.vllm --model /models/$NAME"]}, None, None),
+        *(
+            ({"args": [f"python3 -m dynamo.vllm --model {word}"], "env": [{"name": "MODEL", "value": "Q/W"}]}, model, model and "vllm")
+            for word, model in {
+                "$(MODEL)": "Q/W", "${MODEL}": "Q/W", "$MODEL": "Q/W", "/m/$MODEL/v1": "/m/Q/W/v1",
+                "${MODEL:-foo/bar}": None, "${MODEL:-}": None, "${MODEL#*/}": None, "${#MODEL}": None, "${!MODEL}": None,
+                "$(MODEL": None, "${MODEL": None, "$(basename $MODEL)": None, "`basename $MODEL`": None, "${X:-$MODEL}": None,
+            }.items()
+        ),
         ({"command": ["python3", "-m", "dynamo.vllm"]}, None, None),
         ({"command": ["serve", "--model", "x"]}, None, None),
         ({}, None, None),
@@ -52,11 +60,12 @@ def test_what_makes_another_identity(change, is_same):
     assert (identity.derived_identity(engine) == identity.derived_identity(engine | change)) == is_same
 
 
-def test_variables_of_the_command_make_another_identity():
+@pytest.mark.parametrize("word", ["$(HOW)", "${HOW}", "$HOW", "${HOW:-none}", "${HOW#x}", "${X:-${HOW:-y}}"])
+def test_variables_of_the_command_make_another_identity(word):
     """What the engine is started with decides, not how it is written."""
 
     def engine(value):
-        words = {"command": ["python3", "-m", "dynamo.vllm", "--model", "m", "--quantization", "$(HOW)"]}
+        words = {"command": ["python3", "-m", "dynamo.vllm", "--model", "m", "--quantization", word]}
         return words | {"env": [{"name": "HOW", "value": value}]}
 
     first, second = identity.derived_identity(engine("awq")), identity.derived_identity(engine("gptq"))

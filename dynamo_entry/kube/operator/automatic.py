@@ -101,7 +101,8 @@ class Graphs:
         given = (pod["metadata"].get("labels") or {}).get(api.HASH_LABEL)
         if given and want.identity and given != identity_hash(want.identity):
             want = Want(
-                problem="another webhook changed the pod after ours: give an identity or a checkpointRef"
+                problem="the pod's label is from before an upgrade of the operator, or another webhook changed the pod "
+                "after ours: restart the pod; if that does not help, give an identity or a checkpointRef"
             )
         return self._wanted(graph, service, want)
 

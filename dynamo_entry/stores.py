@@ -28,12 +28,11 @@ _DOCKER = frozenset(("config.json", ".dockerconfigjson"))
 def open_store(settings: Settings, location: str) -> storage.Store:
     """Open the store. The only I/O is reading CREDENTIALS_DIR. Raises StorageDenied, SettingsError."""
     is_local = "://" not in location
+    read = partial(read_credentials, "" if is_local else settings.credentials_dir)
     return storage.open_store(
         location,
         storage.Retry.within(settings.stall_timeout),
-        storage.Access(
-            settings.ca_file, {} if is_local else read_credentials(settings.credentials_dir), settings.storage_options
-        ),
+        storage.Access(settings.ca_file, read(), settings.storage_options, read),
         through_fsspec=settings.storage_type == "fsspec" and not is_local,
     )  # fmt: skip
 

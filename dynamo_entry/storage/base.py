@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,13 +27,18 @@ class Access(NamedTuple):
     """How to reach a store, besides its location: credentials, certificates, limits, options.
 
     It is passed as an argument; nothing of it ever enters the environment. ``variables`` are those of a
-    mounted secret and take precedence over the environment. ``options`` go to the library of an fsspec
-    backend unchanged.
+    mounted secret and take precedence over the environment; ``read`` reads them again. ``options`` go to the
+    library of an fsspec backend unchanged.
     """
 
     ca_file: str = ""
     variables: Mapping[str, str] = _NONE
     options: Mapping[str, Any] = _NONE
+    read: Callable[[], Mapping[str, str]] | None = None
+
+    def renewed(self) -> Access:
+        """Return the same with the variables that the secret has now. Raises StorageDenied."""
+        return self._replace(variables=self.read()) if self.read else self
 
     @property
     def environ(self) -> dict[str, str]:

@@ -62,6 +62,10 @@ _PLAIN = "is it https that is spoken at that port? write s3+http:// or oci+http:
 _TLS = "the server, or a proxy before it, must speak TLS 1.2 or newer, and ask for no client certificate"
 
 
+class TooSlow(TimeoutError):
+    """A response that would come to no end; its text says how many bytes came in which time."""
+
+
 def answered(
     what: str, status: int, *, code: str = "", detail: str = "", request_id: str = "", retry_after: str = "",
     hint: str = "", is_transient: bool = False, is_refusal: bool = False,
@@ -109,6 +113,8 @@ def unanswered(what: str, error: Exception) -> StorageError:
             hint="check the location's or endpoint's host name and the pod's DNS",
             reason="HostNotFound",
         )
+    if isinstance(error, TooSlow):
+        return StorageUnavailable(f"{what} was too slow: {error}", reason="Stalled")
     if isinstance(error, (TimeoutError, BlockingIOError)):
         return StorageUnavailable(f"{what} timed out: no data transferred", reason="Stalled")
     if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:

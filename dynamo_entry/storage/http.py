@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, urlsplit
 from dynamo_entry import __version__
 from dynamo_entry.errors import StorageDenied, StorageError
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.storage.failures import ANSWER_BYTES, unanswered
+from dynamo_entry.storage.failures import ANSWER_BYTES, TooSlow, unanswered
 from dynamo_entry.storage.proxies import Proxy, proxy_for
 
 _USER_AGENT = f"dynamo-entry/{__version__}"
@@ -138,9 +138,12 @@ class Connections:
 
     @contextmanager
     def exchange(
-        self, what: str, method: str, target: str, headers: Mapping[str, str], body: Sequence[Bytes] = ()
-    ) -> Iterator[Response]:
+        self, what: str, method: str, target: str, headers: Mapping[str, str], body: Sequence[Bytes] = (),
+        *, is_long: bool = False,
+    ) -> Iterator[Response]:  # fmt: skip
         """Send a request and yield its response; ``what`` names it in errors.
+
+        ``is_long``: the server may work on it for minutes, and send a blank now and then; there is no minimum rate.
 
         Raises StorageUnavailable for every way in which the connection can fail, inside the block too, and
         StorageDenied for a server that cannot be trusted.
@@ -148,6 +151,7 @@ class Connections:
         connection: http.client.HTTPConnection | None = None
         try:
             connection = self._take(what)
+            connection.response_class = http.client.HTTPResponse if is_long else _Answer
             response = self._send(what, connection, method, target, headers=headers, body=body)
             _check_encoding(what, response)
             yield Response(what, response)
@@ -221,9 +225,9 @@ class Connections:
         proxy = self._proxy()
         try:
             connection = self._new(proxy)
-            connection.connect()
+            _connect(connection)
         except OSError as error:
-            if proxy is None or isinstance(error, ssl.SSLError):
+            if proxy is None or isinstance(error, (ssl.SSLError, TooSlow)):
                 raise
             raise proxy.failure(what, error) from error
         except ValueError as error:  # a part of the name has no letters, or too many
@@ -252,7 +256,7 @@ class Connections:
             connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._trusted())
             if proxy:
                 connection.set_tunnel(host, port, proxy.headers)
-        connection.response_class = _Answer
+        connection.response_class = _Answer  # of a proxy, too
         return connection
 
     def _keep(self, connection: http.client.HTTPConnection) -> None:
@@ -306,13 +310,13 @@ class _Paced(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what arrives. Raises TimeoutError if the rate is too low."""
+        """Read what arrives. Raises TooSlow if the rate is too low."""
         count = self._raw.readinto(buffer)
         now = time.monotonic()
         self._moved += count or 0
         if now - self._since > self._window_s:
             if self._moved < self._window_s * _LEAST_BYTES_PER_S:
-                raise TimeoutError
+                raise TooSlow(f"{self._moved} bytes in {now - self._since:.0f} s")
             self._since, self._moved = now, 0
         return count
 
@@ -351,6 +355,15 @@ def _nowhere(what: str, authority: str) -> StorageError:
     )  # fmt: skip
     error.retry = False
     return error
+
+
+def _connect(connection: http.client.HTTPConnection) -> None:
+    """Connect, or leave nothing open: a proxy's answer may fail while its connection stands."""
+    try:
+        connection.connect()
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _is_alive(sock: socket.socket) -> bool:

@@ -7,12 +7,13 @@ import urllib.request
 
 import pytest
 
-from dynamo_entry.errors import StorageUnavailable
+from dynamo_entry.errors import StorageDenied, StorageUnavailable
 from dynamo_entry.kube.agent import objects
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
 from dynamo_entry.kube.metrics import AgentMetrics, serve
 from dynamo_entry.storage import open_store
+from dynamo_entry.storage.local import LocalStore
 
 DAY = 24 * 3600
 
@@ -114,6 +115,31 @@ def test_old_orphans_are_deleted_where_that_is_the_policy(tmp_path, sweeper):
         age(tmp_path / name, days * DAY)
     sweeper(deletes_orphans=True).sweep([])
     assert os.listdir(tmp_path) == ["young.tar"]
+
+
+@pytest.mark.parametrize("kind", [StorageDenied, StorageUnavailable])
+def test_an_orphan_that_cannot_be_deleted_keeps_no_other(tmp_path, sweeper, monkeypatch, kind):
+    """In whichever order they are listed."""
+    for name in ("first.tar", "held.tar", "last.tar"):
+        (tmp_path / name).write_bytes(b"x")
+        age(tmp_path / name, 8 * DAY)
+    delete = LocalStore.delete
+
+    def refused(store):
+        if "held" in store.location:
+            raise kind("no", reason="AccessDenied")
+        delete(store)
+
+    monkeypatch.setattr(LocalStore, "delete", refused)
+    swept = sweeper(deletes_orphans=True)
+    swept.sweep([])
+    assert os.listdir(tmp_path) == ["held.tar"]
+    told = [(event, os.path.basename(fields["location"])) for event, fields in swept._log.lines]
+    assert sorted(told) == [
+        ("orphan archive deleted", "first.tar"),
+        ("orphan archive deleted", "last.tar"),
+        ("orphan archive not deleted", "held.tar"),
+    ]
 
 
 def test_each_namespaces_part_is_looked_through(tmp_path, sweeper):

@@ -267,8 +267,9 @@ class Drops(io.RawIOBase):
 
 def test_how_slow_an_answer_may_be(monkeypatch):
     raw = Drops(monkeypatch)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError) as caught:
         io.BufferedReader(storage_http._Paced(raw, 100)).read(1000)
+    assert unanswered("it", caught.value).message == "it was too slow: 101 bytes in 101 s"
     assert raw.now == 101
     monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1)
     assert len(io.BufferedReader(storage_http._Paced(Drops(monkeypatch), 100)).read(1000)) == 1000
@@ -311,3 +312,24 @@ def test_a_server_that_gives_less_than_it_was_asked_for_is_asked_for_the_rest(mo
         with pytest.raises(Corrupt) as caught:
             ranges.fill(Retry(), "it", offset, view, request)
         assert caught.value.reason == "Truncated"
+
+
+def test_the_answer_of_a_proxy_is_bound_to_end(monkeypatch):
+    """It is read while the connection is made, before any request is sent through it."""
+    monkeypatch.setattr(storage_http, "_STALLS", 1e-9)
+    monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1 << 60)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def answer():
+            with proxy.accept()[0] as accepted:
+                accepted.recv(1 << 16)
+                accepted.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        made = Pool(stall_s=10, ca_file="").to(Server("https", "s3.example.com", 443))
+        with (
+            pytest.raises(StorageUnavailable, match="it was too slow"),
+            made.exchange("it", "GET", "/", {}),
+        ):
+            """Never reached."""

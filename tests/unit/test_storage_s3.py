@@ -10,14 +10,19 @@ from servers.quirks import Bucket, error
 
 from dynamo_entry.errors import (
     CheckpointError,
+    NotFound,
     SettingsError,
     StorageDenied,
     StorageError,
     StorageUnavailable,
 )
+from dynamo_entry.settings import Settings
 from dynamo_entry.storage import Retry
+from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.s3 import S3Store, credentials, direct, location
 from dynamo_entry.storage.s3.client import Client
+from dynamo_entry.storage.s3.upload import Upload
+from dynamo_entry.stores import open_store
 
 MINIO = "https://minio.example.com"
 NAMED = {"AWS_ENDPOINT_URL": "http://minio:9000"}
@@ -292,6 +297,78 @@ def test_a_login_that_is_renewed_while_it_is_used(served, keyless, monkeypatch, 
             store.read_range(0, 7)
         assert caught.value.reason == "ExpiredToken"
         assert len(server.seen) == 1
+
+
+def test_the_files_of_a_login_that_are_renewed_while_it_is_used(served, keyless, monkeypatch, tmp_path):
+    """A secret that is mounted changes under the directory's name."""
+
+    def login(name):
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            (tmp_path / variable).write_text(name)
+
+    def quirk(_server, request):
+        if "Credential=OLD" in request.headers["Authorization"]:
+            login("NEW")
+            return error(400, "ExpiredToken")
+        assert request.headers["X-Amz-Security-Token"] == "NEW"
+        return None
+
+    login("OLD")
+    _, server = served(quirk)
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    settings = Settings(credentials_dir=str(tmp_path), stall_timeout=2)
+    with open_store(settings, f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar") as store:
+        assert bytes(store.read_range(0, 7)) == b"archive"
+
+
+UNREADABLE = [
+    (403, "InvalidObjectState", "The operation is not valid for the object's storage class"),
+    (403, "AccessDenied", "User: x is not authorized to perform: kms:Decrypt on resource: y"),
+    (400, "KMS.DisabledException", "The key is disabled"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message"), UNREADABLE)
+def test_what_cannot_be_read_can_be_deleted(served, keys, status, code, message):
+    """In cold storage, or encrypted by a key that is not this login's."""
+    store, server = served(
+        lambda _, request: error(status, code, message) if request.method == "GET" else None
+    )
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    store.delete()
+    assert server.objects == {}
+
+
+def test_what_may_not_even_be_looked_at_is_not_deleted(served, keys):
+    """Nobody knows whether it is there; the refusal of the read says most."""
+    store, server = served(
+        lambda _, request: error(403, "AccessDenied", "no") if request.method in ("GET", "HEAD") else None
+    )
+    with pytest.raises(StorageDenied) as caught:
+        store.delete()
+    assert caught.value.reason == "AccessDenied"
+    assert "ListBucket" in caught.value.hint
+    assert [request.method for request in server.seen][-1] == "HEAD"
+
+
+def test_what_is_not_there_is_not_deleted(served, keys):
+    store, server = served(lambda *_: None)
+    with pytest.raises(NotFound):
+        store.delete()
+    assert not [request for request in server.seen if request.method == "DELETE"]
+
+
+def test_a_completion_may_answer_as_slowly_as_it_works(served, keys, monkeypatch):
+    """AWS and MinIO begin their answer at once, and send blanks until the object is put together. Of others, no drips."""
+    monkeypatch.setattr(storage_http, "_STALLS", 1e-9)
+    store, server = served(lambda *_: None)
+    upload = Upload(store._client, "p/a.tar")
+    etag = upload.put_part(1, memoryview(b"part"))
+    monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1 << 60)
+    upload.complete([etag], conditional=False)
+    assert server.objects["/bucket/p/a.tar"] == b"part"
+    with pytest.raises(StorageUnavailable, match=r"GetObject was too slow: [0-9]+ bytes in 0 s"):
+        store.stat()
 
 
 def test_a_trial_leaves_nothing_where_uploads_are_refused(served, keys):

@@ -115,9 +115,16 @@ class Sweeper:
             if not self._settings.deletes_orphans:
                 self._log.info("orphan archive found", location=archive.location, size_bytes=archive.size)
                 continue
-            with suppress(NotFound), stores.open_with(os.environ, archive.location) as store:
+            self._delete(archive)
+
+    def _delete(self, orphan: StoredArchive) -> None:
+        try:
+            with suppress(NotFound), stores.open_with(os.environ, orphan.location) as store:
                 store.delete()
-            self._log.warning("orphan archive deleted", location=archive.location, size_bytes=archive.size)
+        except StorageError as error:
+            self._log.warning("orphan archive not deleted", location=orphan.location, message=str(error))
+            return
+        self._log.warning("orphan archive deleted", location=orphan.location, size_bytes=orphan.size)
 
 
 def _is_absent(location: str) -> bool:

@@ -169,7 +169,7 @@ class Client:
     def _session(self) -> Any:
         from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see Direct
 
-        access = self._access
+        access = self._access.renewed()
         return credentials.session(access.environ, access.variables, self.retry.stall_s, access.ca_file)
 
     def _client(self) -> Any:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from dynamo_entry.errors import NotFound, StorageError
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.s3.client import Client, bad_answer, moment
@@ -85,6 +85,19 @@ def find(client: Client) -> Found | None:
         return look(client)
     except NotFound:
         return None
+
+
+def check_exists(client: Client, key: str) -> None:
+    """Check that the location's object exists, even if it is in cold storage, or its key may not be used. Raises as ``look``."""
+    try:
+        look(client)
+    except (NotFound, StorageUnavailable):
+        raise
+    except StorageError as refusal:
+        try:
+            client.call("HeadObject", key)
+        except StorageError:
+            raise refusal from None
 
 
 def put(client: Client, key: str, text: str) -> None:

@@ -110,7 +110,7 @@ class S3Store(Store):
             upload.abort()
 
     def delete(self) -> None:
-        objects.look(self._client)  # S3 deletes what is not there, too
+        objects.check_exists(self._client, self._key)  # S3 deletes what is not there, too
         objects.delete(self._client, self._key)
 
     def leftovers(self) -> Iterator[Leftover]:

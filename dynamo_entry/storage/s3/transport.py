@@ -13,6 +13,9 @@ from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import check_tags
 from dynamo_entry.storage.http import Pool, Response, server_of, target_of
 
+#: AWS and MinIO begin their answer at once, and send blanks until the object is put together.
+_LONG = "CompleteMultipartUpload"
+
 #: What our connections say themselves, or do not do.
 _OURS = {"host", "content-length", "user-agent", "expect"}
 
@@ -62,11 +65,14 @@ class Transport:
         """Handle botocore's event ``before-send``: return the response. Raises StorageError, ValueError."""
         from botocore.awsrequest import AWSResponse  # noqa: PLC0415 - it is there: it made the request
 
-        what = f"{self._what}: {event_name.rpartition('.')[2]}"
+        operation = event_name.rpartition(".")[2]
+        what = f"{self._what}: {operation}"
         kept: Kept | None = getattr(self._thread, "kept", None)
         headers = {name: _text(value) for name, value in request.headers.items() if name.lower() not in _OURS}
         with ExitStack() as stack:
-            exchange = self.exchange(what, request.method, request.url, headers, _body(request.body))
+            exchange = self.exchange(
+                what, request.method, request.url, headers, _body(request.body), is_long=operation == _LONG
+            )
             response = stack.enter_context(exchange)
             if kept is not None and response.status < 300:
                 kept.response, kept.stack = response, stack.pop_all()
@@ -90,11 +96,12 @@ class Transport:
 
     @contextmanager
     def exchange(
-        self, what: str, method: str, url: str, headers: dict[str, str], body: Iterable[Bytes] = ()
-    ) -> Iterator[Response]:
+        self, what: str, method: str, url: str, headers: dict[str, str], body: Iterable[Bytes] = (),
+        *, is_long: bool = False,
+    ) -> Iterator[Response]:  # fmt: skip
         """Send one request unchanged and yield its response. Raises StorageError."""
         connections, target = self._connections.to(server_of(url)), target_of(urlsplit(url))
-        with connections.exchange(what, method, target, headers, tuple(body)) as response:
+        with connections.exchange(what, method, target, headers, tuple(body), is_long=is_long) as response:
             yield response
 
     def begin(self, url: str) -> threading.Thread:

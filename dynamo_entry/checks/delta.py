@@ -21,7 +21,7 @@ def check_delta(
     """
     paths = list(touched)
     for directory, path in {os.path.dirname(path): path for path in paths}.items():
-        if os.statvfs(_existing(directory)).f_flag & os.ST_RDONLY:
+        if os.statvfs(mounts.existing(directory)).f_flag & os.ST_RDONLY:
             volume = mounts.volume_of(path, here, mounts.captured_roots(here))
             raise Incompatible(
                 f"the engine had changed {path}, and {volume or 'the root filesystem'} is read-only here",
@@ -46,14 +46,8 @@ def _check_room(where: str, size: int, free: int) -> None:
 
 
 def _free(directory: str) -> int:
-    status = os.statvfs(_existing(directory))
+    status = os.statvfs(mounts.existing(directory))
     return status.f_bavail * status.f_frsize
-
-
-def _existing(path: str) -> str:
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def _mib(count: int) -> str:

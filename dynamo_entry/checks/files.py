@@ -127,9 +127,7 @@ def _check_build_id(file: Regular, here: list[mounts.Mount]) -> None:
 
 
 def _check_access(file: Regular, here: list[mounts.Mount]) -> None:
-    path = file.path
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
+    path = mounts.existing(file.path)
     if file.is_writable and not os.access(path, os.W_OK, effective_ids=True):
         where = _volume(file, here) or "the root filesystem"
         raise Incompatible(

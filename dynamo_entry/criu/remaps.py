@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 
-from dynamo_entry.linux import proc
+from dynamo_entry.linux import mounts, proc
 
 #: criu: files-reg.c, create_link_remap
 _NAME = re.compile(r"link_remap\.\d+")
@@ -21,7 +21,8 @@ def take_back(pids: Iterable[int]) -> None:
         for number, path in proc.descriptors(pid).items():
             if path.startswith("/") and path.endswith(_DELETED):
                 with suppress(OSError):  # the engine goes on, with one name too many
-                    _remove(os.path.dirname(path), os.stat(f"/proc/{pid}/fd/{number}"))
+                    # where that directory is gone, CRIU takes the next one above it
+                    _remove(mounts.existing(os.path.dirname(path)), os.stat(f"/proc/{pid}/fd/{number}"))
 
 
 def _remove(directory: str, file: os.stat_result) -> None:

@@ -95,6 +95,13 @@ def flags(path: str) -> int:
     return os.statvfs(path or "/").f_flag
 
 
+def existing(path: str) -> str:
+    """The path, or what is nearest above it of what exists."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:
     """The mount point that ``path`` is on, unless one of ``roots`` is nearer; else nothing."""
     above = (point for point in (*(mount.point for mount in mounts), *roots) if is_below(path, (point,)))

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
+from dynamo_entry.linux import mounts
 from dynamo_entry.rootfs.changes import Change
 
 #: With more changes than this a search is made when they are packed, one by one: they would take too much memory.
@@ -18,15 +19,15 @@ _Search = Callable[[dict[str, int]], Iterator[Change]]
 class EarlySearch:
     """``search`` in a thread of its own; ``open_paths`` are those of the frozen tasks' files.
 
-    CRIU gives a file that is open and has lost its name a new one in its directory (``--link-remap``), which changes all
-    of that file's names. Where it did, the search is made again.
+    CRIU gives a file that is open and has lost its name a new one (``--link-remap``), which changes all of that file's names:
+    in its directory, or in the nearest one above it that exists. Where it did, the search is made again.
     """
 
     def __init__(self, search: _Search, open_paths: Callable[[], Iterable[str]]) -> None:
         self._search = search
         self._open_paths = open_paths
         self._thread: threading.Thread | None = None
-        self._before: dict[str, int] = {}
+        self._before: dict[str, tuple[int, int]] = {}
         self._sizes: dict[str, int] = {}
         self._found: list[Change] | None = None
 
@@ -40,14 +41,15 @@ class EarlySearch:
         """The dump is over: every change, as ``search`` yields them. Raises OSError like it."""
         if self._thread is not None:
             self._thread.join()
-        if self._found is None or any(_changed_at(path) != when for path, when in self._before.items()):
+        if self._found is None or any(_state(path) != before for path, before in self._before.items()):
             return self._search(sizes)
         sizes.update(self._sizes)
         return iter(self._found)
 
     def _run(self) -> None:
         try:
-            self._before = {path: _changed_at(path) for path in {*map(os.path.dirname, self._open_paths())}}
+            directories = {*map(os.path.dirname, self._open_paths())}
+            self._before = {path: _state(path) for path in {*map(mounts.existing, directories)}}
             found = []
             for change in self._search(self._sizes):
                 found.append(change)
@@ -58,9 +60,9 @@ class EarlySearch:
             pass
 
 
-def _changed_at(path: str) -> int:
-    """0: it is not there."""
+def _state(directory: str) -> tuple[int, int]:
+    """Its ctime, and how many names it holds: two changes within a tick of the clock have the same ctime."""
     try:
-        return os.lstat(path).st_ctime_ns
+        return os.lstat(directory).st_ctime_ns, len(os.listdir(directory))
     except OSError:
-        return 0
+        return 0, 0

@@ -457,6 +457,20 @@ def test_names_that_a_killed_dump_left_are_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["kept", "link_remap.8", "other"]
 
 
+def test_names_above_a_directory_that_is_gone_are_removed(tmp_path):
+    """CRIU gives the name in the nearest directory that exists."""
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    (place / "deleted").touch()
+    with (place / "deleted").open():
+        os.link(place / "deleted", tmp_path / "link_remap.7")
+        (place / "deleted").unlink()
+        place.rmdir()
+        place.parent.rmdir()
+        remaps.take_back([os.getpid()])
+    assert not os.listdir(tmp_path)
+
+
 def test_a_killed_dump_is_told_from_one_that_failed(tmp_path):
     for script, was_killed in (("kill -9 $$", True), ("exit 1", False)):
         running = dumping(tmp_path, script)

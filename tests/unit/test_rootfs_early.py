@@ -55,6 +55,30 @@ def test_a_name_that_criu_gives_to_an_open_file_is_found(searches):
     assert len(made) == 2
 
 
+def test_a_name_in_the_directory_above_one_that_is_gone_is_found(searches):
+    tree, made, search = searches
+    (tree / "sub").rmdir()
+    search.begin()
+    search._thread.join()
+    os.link(tree / "kept", tree / "link_remap.1")
+    found, _ = told(search)
+    assert str(tree / "link_remap.1") in found
+    assert len(made) == 2
+
+
+def test_a_name_of_the_same_tick_is_found(searches, monkeypatch):
+    """File times come from a clock that steps every few milliseconds."""
+    tree, made, search = searches
+    real, before = os.lstat, os.lstat(tree / "sub")
+    monkeypatch.setattr(os, "lstat", lambda path: before if path == str(tree / "sub") else real(path))
+    search.begin()
+    search._thread.join()
+    os.link(tree / "kept", tree / "sub" / "link_remap.1")
+    found, _ = told(search)
+    assert str(tree / "sub" / "link_remap.1") in found
+    assert len(made) == 2
+
+
 def test_without_a_frozen_task_it_is_searched_at_the_end(searches):
     tree, made, search = searches
     found, _ = told(search)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 from dynamo_entry.errors import CheckpointError
@@ -16,6 +17,9 @@ _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry"
 
 #: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
 _LONGEST_PATH = 80
+
+#: What a STATE_DIR holds: records of failures and attempts (checks/refusals.py), and CRIU's logs (criu/log.py).
+_KEPT = re.compile(r"((refused|attempt)-[0-9a-f]{16}\.json|criu-(dump|restore)\.log)(\.new)?")
 
 #: The largest key, certificate bundle or request.
 GIVEN_LIMIT_BYTES = 1 << 20
@@ -84,10 +88,19 @@ def own_directory(path: str) -> str:
     return f"{path}/dynamo_entry-{os.geteuid()}"
 
 
-def own_directories(settings: Settings) -> tuple[str, ...]:
-    """Return the directories with the launcher's own files, none of which are the engine's. Raises CheckpointError."""
+def own_paths(settings: Settings) -> tuple[str, ...]:
+    """Return the directories and files that are the launcher's own, none of them the engine's. Raises CheckpointError."""
     state = private_directory(settings.state_dir) if settings.state_dir else ""
-    return (work_directory(settings), *filter(None, (state,)))
+    in_state = _kept_files(state) if state == settings.state_dir else (state,)
+    return (work_directory(settings), *filter(None, in_state))
+
+
+def _kept_files(directory: str) -> tuple[str, ...]:
+    """Return the launcher's files in a STATE_DIR that may be the engine's, too."""
+    try:
+        return tuple(f"{directory}/{name}" for name in os.listdir(directory) if _KEPT.fullmatch(name))
+    except OSError:
+        return ()
 
 
 def is_private(path: str) -> bool:

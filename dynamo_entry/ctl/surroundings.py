@@ -14,7 +14,7 @@ from dynamo_entry.engine import handshakes
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
-from dynamo_entry.scratch import own_directories, work_directory
+from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage.node_cache import examine
 from dynamo_entry.stores import open_store
@@ -124,7 +124,7 @@ def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:
     notes = _Notes()
     restore.admit(
         archive, Images(archive), privileges.read(), criu_version,
-        land=restore.land(archive, settings.capture_paths, own_directories(settings)),
+        land=restore.land(archive, settings.capture_paths, own_paths(settings)),
         reopened=settings.reopen_paths, policy=settings.engine_connections, log=notes,
     )  # fmt: skip
     return "; ".join(dict.fromkeys(notes))

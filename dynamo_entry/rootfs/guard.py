@@ -27,7 +27,7 @@ class Land(NamedTuple):
 
     @classmethod
     def here(cls, captured: Iterable[str] = (), scratch: Iterable[str] = ()) -> Land:
-        """``captured`` are further mounts whose files travel, ``scratch`` are directories of the launcher's."""
+        """``captured`` are further mounts whose files travel, ``scratch`` are directories and files of the launcher's."""
         found = mounts.read()
         own = [path for path in scratch if path]
         return cls(

@@ -49,7 +49,7 @@ from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result
 from dynamo_entry.report import timestamp
 from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.rootfs.early import EarlySearch
-from dynamo_entry.scratch import own_directories, work_directory
+from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
 from dynamo_entry.worker import context_file, manifest_head, undo
@@ -467,7 +467,7 @@ class _Creation:
     def _changes(self, sizes: dict[str, int]) -> Iterator[changes.Change]:
         """Find the changed files; ``sizes`` gets the bytes by filesystem."""
         excluded = changes.as_found(self._settings.exclude_paths)
-        own = (*own_directories(self._settings), context_file.directory(self._settings))
+        own = (*own_paths(self._settings), context_file.directory(self._settings))
         ours = changes.as_found((*own, *(self._handshake.files if self._handshake else ())))
         skip = {mount.point for mount in self._prepared.mounts} | excluded | ours
         starts = [

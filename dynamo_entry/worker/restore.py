@@ -22,7 +22,7 @@ from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
-from dynamo_entry.scratch import own_directories, work_directory
+from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage import Store
 from dynamo_entry.stores import node_cache, open_store
@@ -152,7 +152,7 @@ def _attempt(settings: Settings, channel: Channel, digest: str) -> AbstractConte
 
 def _admitted(settings: Settings, channel: Channel, opened: _Opened, archived: Images) -> Admitted:
     """Check everything that can be known before anything is touched. Raises Incompatible, Corrupt."""
-    scratch = (*own_directories(settings), context_file.directory(settings))
+    scratch = (*own_paths(settings), context_file.directory(settings))
     return admit(
         opened.archive, archived, opened.have, opened.criu_version,
         land=land(opened.archive, settings.capture_paths, scratch),

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from dynamo_entry import report, scratch
+from dynamo_entry.checks import refusals
 from dynamo_entry.engine import readiness
 from dynamo_entry.errors import CheckpointError, NotDumpable
 from dynamo_entry.settings import Settings
@@ -34,7 +35,25 @@ def test_what_else_is_in_the_scratch_directory_or_beside_the_state_is_the_engine
     assert scratch.work_directory(Settings(work_dir=str(tmp_path))) == own
     tmp_path.chmod(0o1777)
     both = Settings(work_dir=str(tmp_path), state_dir=str(tmp_path))
-    assert set(scratch.own_directories(both)) == {own}
+    assert set(scratch.own_paths(both)) == {own}
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_in_a_state_directory_of_ones_user_only_the_launchers_files_are_its_own(tmp_path, monkeypatch, mode):
+    """STATE_DIR may be /run or /srv/app: the engine's files there travel, and a delta may change them."""
+    work, state = tmp_path / "work", tmp_path / "state"
+    state.mkdir(mode)
+    settings = Settings(work_dir=str(work), state_dir=str(state))
+    monkeypatch.setattr(scratch, "_LONGEST_PATH", 1000)
+    refused = refusals.place(settings, "d" * 64)
+    kept = {refused, f"{refused}.new", f"{state}/criu-restore.log"}
+    for path in (*kept, f"{state}/criu-log", f"{state}/refused-by-me", f"{state}/engine"):
+        open(path, "w").close()
+    with refusals.attempt(settings, "d" * 64):
+        found = {*scratch.own_paths(settings)}
+    (attempt,) = found - kept - {scratch.work_directory(settings)}
+    assert os.path.basename(attempt).startswith("attempt-")
+    assert found == {scratch.work_directory(settings), attempt, *kept}
 
 
 def test_what_cannot_be_had_is_named_with_a_remedy_that_helps(tmp_path, monkeypatch):

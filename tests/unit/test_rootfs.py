@@ -361,13 +361,64 @@ def test_what_is_gone_before_it_is_packed_is_left_out(tree):
     assert (tree / "another").read_text() == "x"
 
 
-def test_a_file_that_cannot_be_read_to_its_end_is_named(tree):
-    """It got shorter meanwhile; what a descriptor is refused does not say of which file either."""
+@pytest.mark.parametrize("content", [b"x", b"y" * 200_000, b""])
+def test_a_file_is_packed_as_it_is_when_it_is_packed(tree, tmp_path_factory, content):
+    """Another container may write to it, in a directory that both have, while CRIU still dumps."""
     (start,) = changes.mark([str(tree)])
     (tree / "new").write_bytes(b"x" * 100_000)
     found = list(changes.find(start, frozenset()))
-    (tree / "new").write_bytes(b"x")
-    with pytest.raises(OSError, match="end") as caught:
+    (tree / "new").write_bytes(content)
+    (tree / "new").chmod(0o751)
+    os.utime(tree / "new", ns=(1, 1_234_567_890_123_456_789))
+    expected = snapshot(tree)[str(tree / "new")]
+    output = io.BytesIO()
+    index = pack.pack(found, output)
+    output.seek(0)
+    nodes.remove(str(tree / "new"))
+    applied(index, output, str(tmp_path_factory.mktemp("work")))
+    assert snapshot(tree)[str(tree / "new")] == expected
+
+
+def test_a_file_that_gets_shorter_while_it_is_read_ends_in_zeros(tree, tmp_path_factory):
+    class Output(io.BytesIO):
+        def write(self, data):
+            os.truncate(tree / "new", 1000)
+            return super().write(data)
+
+    (start,) = changes.mark([str(tree)])
+    (tree / "new").write_bytes(b"x" * (3 << 20))
+    output = Output()
+    index = pack.pack(changes.find(start, frozenset()), output)
+    output.seek(0)
+    nodes.remove(str(tree / "new"))
+    applied(index, output, str(tmp_path_factory.mktemp("work")))
+    data = (tree / "new").read_bytes()
+    assert len(data) == 3 << 20
+    assert set(data[:1000]) == {ord("x")}
+    assert not any(data[-1000:])
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_a_file_that_became_something_else_is_left_out(tree, kind):
+    (start,) = changes.mark([str(tree)])
+    (tree / "new").write_text("x")
+    found = list(changes.find(start, frozenset()))
+    (tree / "new").unlink()
+    (tree / "new").mkdir() if kind == "directory" else os.mkfifo(tree / "new")
+    assert str(tree / "new") not in pack.pack(found, io.BytesIO()).paths
+
+
+def test_a_file_that_cannot_be_read_is_named(tree, monkeypatch):
+    """What a descriptor is refused does not say of which file."""
+
+    def fails(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (start,) = changes.mark([str(tree)])
+    (tree / "new").write_bytes(b"x" * 100_000)
+    found = list(changes.find(start, frozenset()))
+    monkeypatch.setattr(pack._Padded, "read", fails)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
         pack.pack(found, io.BytesIO())
     assert caught.value.filename == str(tree / "new")
     assert caught.value.strerror

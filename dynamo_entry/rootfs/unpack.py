@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Collection, Iterator
@@ -23,12 +24,16 @@ _COPY_BYTES = 1 << 20
 
 
 def xattr_keyword(name: str) -> str:
-    """The keyword of an extended attribute, as GNU tar writes it: a pax record ends its keyword at the first "="."""
-    return XATTR + name.replace("%", "%25").replace("=", "%3D")
+    """The keyword of an extended attribute, as GNU tar writes it: a pax record ends its keyword at the first "=".
+
+    Keywords are UTF-8, so bytes that are not are written in the same way.
+    """
+    return XATTR + re.sub("[%=\udc80-\udcff]", lambda found: f"%{os.fsencode(found[0]).hex().upper()}", name)
 
 
 def _xattr_name(keyword: str) -> str:
-    return keyword.removeprefix(XATTR).replace("%3D", "=").replace("%25", "%")
+    name = keyword.removeprefix(XATTR)
+    return re.sub("%([0-9A-F]{2})", lambda found: os.fsdecode(bytes.fromhex(found[1])), name)
 
 
 #: The bound of what describes a member: pax records with all its extended attributes, the map of a file with holes.

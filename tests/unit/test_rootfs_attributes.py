@@ -209,16 +209,16 @@ def test_an_attribute_that_cannot_be_read_hides_no_other(place, monkeypatch):
 
 
 def test_the_name_of_an_attribute_may_have_any_character(place):
-    """A record of a pax header ends its keyword at the first "="."""
+    """A record of a pax header ends its keyword at the first "=", and a keyword is UTF-8."""
     root = place / "root"
-    names = ("user.a=b", "user.50%", "user.%3D")
+    names = ("user.a=b", "user.50%", "user.%3D", "user.%FF", "user.\u00fc", os.fsdecode(b"user.\xff%\xc3"))
 
     def change():
         for name in names:
-            os.setxattr(root / "file", name, name.encode())
+            os.setxattr(root / "file", name, os.fsencode(name))
 
     index, tar = delta_of(root, change)
     (root / "file").unlink()
     (root / "file").write_text("of the image")
     apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
-    assert nodes.extended_attributes(str(root / "file")) == {name: name.encode() for name in names}
+    assert nodes.extended_attributes(str(root / "file")) == {name: os.fsencode(name) for name in names}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 
 from dynamo_entry.errors import CheckpointError
@@ -18,8 +17,9 @@ _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry"
 #: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
 _LONGEST_PATH = 80
 
-#: What a STATE_DIR holds: records of failures and attempts (checks/refusals.py), and CRIU's logs (criu/log.py).
-_KEPT = re.compile(r"((refused|attempt)-[0-9a-f]{16}\.json|criu-(dump|restore)\.log)(\.new)?")
+#: What a STATE_DIR holds: records of failures and attempts (checks/refusals.py), and CRIU's logs (criu/log.py). The beginnings and
+#: ends of their names.
+_KEPT = (("refused-", ".json"), ("attempt-", ".json"), ("criu-", ".log"))
 
 #: The largest key, certificate bundle or request.
 GIVEN_LIMIT_BYTES = 1 << 20
@@ -98,9 +98,14 @@ def own_paths(settings: Settings) -> tuple[str, ...]:
 def _kept_files(directory: str) -> tuple[str, ...]:
     """Return the launcher's files in a STATE_DIR that may be the engine's, too."""
     try:
-        return tuple(f"{directory}/{name}" for name in os.listdir(directory) if _KEPT.fullmatch(name))
+        return tuple(f"{directory}/{name}" for name in os.listdir(directory) if _is_kept(name))
     except OSError:
         return ()
+
+
+def _is_kept(name: str) -> bool:
+    name = name.removesuffix(partial_of(""))
+    return any(name.startswith(begin) and name.endswith(end) for begin, end in _KEPT)
 
 
 def is_private(path: str) -> bool:

@@ -4,7 +4,9 @@ Everything that was created, written, renamed, linked, chmod'ed, or given an old
 or after it, which no program can set back. If something was deleted or renamed away, the directory's own ctime shows it,
 and the complete list of names in the directory says what is gone. So nothing has to be walked before the engine starts.
 
-What a renamed directory holds keeps its ctime, so a directory that may have been renamed is taken as a whole.
+What a renamed directory holds keeps its ctime, so a directory that may have been renamed is taken as a whole. One whose
+names have changed since the rename cannot be told from one that was never renamed: to take all of those, such as a cache of
+the image in which a file is new, would be far too much.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import stat
 import time
 
@@ -141,6 +142,17 @@ def test_what_a_renamed_directory_holds_travels_with_it(tree):
     (tree / "dir").rename(tree / "moved")
     names = {os.path.relpath(path, tree) for path in found(tree, start)}
     assert names >= {".", "moved", "moved/deep", "moved/deep/old"}
+
+
+def test_what_a_renamed_directory_holds_is_lost_where_its_names_changed_afterwards(tree):
+    """It looks like any old directory with a new file. A copy has a new time in every file."""
+    (start,) = changes.mark([str(tree)])
+    shutil.copytree(tree / "dir", tree / "copied")
+    (tree / "dir").rename(tree / "moved")
+    for name in ("copied", "moved"):
+        (tree / name / "new").touch()
+    names = {os.path.relpath(path, tree) for path in found(tree, start)}
+    assert names == {".", "moved", "moved/new", "copied", "copied/new", "copied/deep", "copied/deep/old"}
 
 
 def test_a_directory_that_was_not_renamed_is_not_taken_whole(tree):

@@ -128,13 +128,16 @@ def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
         begun = _begun(sources[:1], settings)
         have = privileges.read()
         privileges.check_restore(have)
-        with process.asking_version() as answer:
-            archive = _open_first(sources, settings, channel, begun)
+        with process.asking_version() as answer, ExitStack() as stack:
+            archive = stack.enter_context(_open_first(sources, settings, channel, begun))
             standby = _early_standby(settings, archive)
+            if standby:
+                stack.enter_context(standby)
             # protobuf's C++ ends the process where a signal's exception passes its import
             with channel.deferring():
                 images.message("core", "core_entry")
             version = answer()
+            stack.pop_all()
         phase.fields["location"] = archive.location
     return _Opened(archive, have, version, standby)
 

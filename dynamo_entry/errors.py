@@ -35,6 +35,7 @@ class CheckpointError(Exception):
 
     exit_code = 174
     retry = True
+    default_reason = ""
 
     def __init__(self, message: str, *, hint: str = "", reason: str = "", retry: bool | None = None) -> None:
         super().__init__(message)
@@ -42,7 +43,7 @@ class CheckpointError(Exception):
             self.retry = retry
         self.message = message
         self.hint = hint
-        self.reason = reason or type(self).__name__
+        self.reason = reason or self.default_reason or type(self).__name__
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -58,6 +59,7 @@ class UsageError(CheckpointError):
 class SettingsError(CheckpointError):
     """Invalid settings; the message lists all of them."""
 
+    default_reason = "SettingsInvalid"
     exit_code = 170
     retry = False
 

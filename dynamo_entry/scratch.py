@@ -29,7 +29,7 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def work_directory(settings: Settings) -> str:
-    """Return a private directory for sockets, CRIU's log and the undo journal. Raises CheckpointError.
+    """Return a private directory for sockets, CRIU's log and the undo journal.
 
     None of it is captured: in WORK_DIR, which may hold files of the engine, it is a directory of the launcher's own.
     Raises CheckpointError.

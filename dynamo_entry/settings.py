@@ -316,7 +316,7 @@ VARIABLES: dict[str, Variable] = {
     ),
     "ENGINE_CONNECTIONS": Variable(
         _one_of("close", "refuse"),
-        "TCP connections that a restore cannot keep: close logs and closes them, refuse makes and restores no such archive",
+        "TCP connections that a restore cannot keep: close logs and closes them, refuse makes no archive of such an engine, and restores none that would lose connections inside it",
     ),
     "EXCLUDE_PATHS": Variable(_paths, "paths (a:b) to leave out of the filesystem delta"),
     "CAPTURE_PATHS": Variable(_capturable, "paths (a:b) on other mounts to include in the filesystem delta"),

@@ -1,4 +1,4 @@
-"""Random access to an archive: two small reads open it, then any thread can read any chunk, which is verified first."""
+"""Random access to an archive: a read or two open it, then any thread can read any chunk, which is verified first."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Seal:
             if compare_digest(seal.sign(manifest), signature):
                 return seal
         raise Incompatible(
-            f"the archive was sealed with another key, or forged; {', '.join(map(number, secrets))} known here",
+            f"the archive was sealed with another key, or forged; the known keys are {', '.join(map(number, secrets))}",
             hint="give the creating and the restoring pods the same DYNAMO_CHECKPOINT_KEY_FILE",
             reason="SealMismatch",
         )

@@ -24,8 +24,8 @@ def check(pids: Iterable[int]) -> None:
     for pid in pids:
         if where := next(_found(pid), ""):
             raise NotDumpable(
-                f"process {pid} has breakpoints of the node in {where} (uprobes), of which a restored one would die",
-                hint="create where, or when, no tool of the node looks on at the engine by uprobes (eBPF)",
+                f"process {pid} has breakpoints of the node in {where} (uprobes), which would kill a restored engine",
+                hint="create where, or when, no tool of the node traces the engine by uprobes (eBPF)",
                 reason="Breakpoints",
             )
 

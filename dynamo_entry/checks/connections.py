@@ -29,8 +29,8 @@ _NAMED = 5
 
 #: What to do with an engine that has registered.
 FREEZE_EARLIER = (
-    "what it registered is this pod's, and gone when it is restored: let it be ready before it registers, or PRE_DUMP "
-    "take it off the list"
+    "what it registered is this pod's, and gone when it is restored: let it be ready before it registers, or let "
+    "PRE_DUMP deregister it"
 )
 
 

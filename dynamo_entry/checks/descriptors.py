@@ -87,7 +87,7 @@ def _check_sent(copies: Iterable[int], receiver: str, held: Collection[str]) -> 
             )  # fmt: skip
         if what := _unfit(copy, held):
             raise NotDumpable(
-                f"{what} is in flight (SCM_RIGHTS) to {receiver}, and CRIU restores no such one before it is received",
+                f"{what} is in flight (SCM_RIGHTS) to {receiver}, and CRIU restores such a descriptor only once it was received",
                 hint=_RECEIVE, reason="DescriptorSent",
             )  # fmt: skip
 
@@ -102,7 +102,7 @@ def _leads_on(copy: int, held: Collection[str]) -> bool:
 
 
 def _unfit(copy: int, held: Collection[str]) -> str:
-    """What it is, where it would be restored if it was not on its way; or nothing."""
+    """Return what it is if CRIU does not restore it in flight, else an empty string."""
     target = os.readlink(f"/proc/self/fd/{copy}")
     if target in _LOST or os.isatty(copy):
         return target.removeprefix("anon_inode:").strip("[]")

@@ -129,7 +129,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                 and (theirs := proc.pidfd_target(pid, descriptor)) >= 0
                 and theirs not in pids
             ):
-                what = f"a pidfd of {theirs or 'a process'}, a thread or a process outside of the engine,"
+                what = f"a pidfd of {theirs or 'a process'}, which is a thread or is outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")
         check_maps(pid, proc.maps(pid))
         _check_status(pid, effective)
@@ -146,7 +146,7 @@ def _check_openness(pid: int) -> None:
             raise NotDumpable(
                 f"process {pid} lets nobody but root look at it (PR_SET_DUMPABLE, or a program with capabilities of its "
                 "file)",
-                hint="let the engine do without, or run the creating pod as root",
+                hint="let the engine do without PR_SET_DUMPABLE and file capabilities, or run the creating pod as root",
                 reason="ProcessHidden",
             ) from None
     except OSError:
@@ -198,7 +198,7 @@ def check_descriptor(pid: int, descriptor: int, target: str) -> None:
             raise _holds(pid, descriptor, name, "IoUring" if name == "io_uring" else "AnonymousInode")
         if target == _EVENTFD and b"eventfd-semaphore: 1" in proc.read(pid, f"fdinfo/{descriptor}"):
             what = "an eventfd that counts one at a time (EFD_SEMAPHORE)"
-            raise _holds(pid, descriptor, what, "EventfdSemaphore", "use a semaphore of POSIX, or a pipe")
+            raise _holds(pid, descriptor, what, "EventfdSemaphore", "use a POSIX semaphore, or a pipe")
     elif target.startswith("socket:"):
         protocol = proc.protocol(path)
         if protocol and protocol not in _PROTOCOLS:
@@ -208,7 +208,11 @@ def check_descriptor(pid: int, descriptor: int, target: str) -> None:
     elif target.startswith("pipe:"):
         if proc.descriptor_state(pid, descriptor)[0] & os.O_DIRECT:
             raise _holds(
-                pid, descriptor, "a pipe of packets (O_DIRECT)", "PacketPipe", "use a socket of packets"
+                pid,
+                descriptor,
+                "a packet pipe (O_DIRECT)",
+                "PacketPipe",
+                "use a packet socket (SOCK_SEQPACKET)",
             )
     elif target == _SECRET:
         raise _holds(pid, descriptor, "secret memory (memfd_secret)", "SecretMemory")

@@ -41,7 +41,7 @@ def explain(text: str) -> tuple[str, str]:
     """(what failed, what to do) of a log. The first error that we know is the cause; later ones follow from it."""
     found = errors(text)
     if not found:
-        return "criu gave no reason", "its log, of which the launcher says where it is, has all that it said"
+        return "criu gave no reason", "read its log: the log line `CRIU log kept` has the path"
     known = ((error, remedy(error)) for error in found)
     return next((pair for pair in known if pair[1]), (found[0], ""))
 

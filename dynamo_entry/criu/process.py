@@ -21,7 +21,7 @@ from dynamo_entry.errors import CheckpointError, PlaceFailed
 from dynamo_entry.linux import proc
 from dynamo_entry.scratch import remove, write_new
 
-#: `--stream` with a restore of inet sockets on current kernels; see the README's requirements.
+#: `--stream` with a restore of inet sockets on current kernels; see the README, Limits.
 OLDEST = (4, 2)
 
 #: CRIU says its version at once, in a few words.
@@ -320,7 +320,7 @@ class Gate:
         write_new(self._pids_file, " ".join(map(str, pids)) + "\n")
 
     def go_on(self, *, yes: bool) -> None:
-        """Give the verdict: yes."""
+        """Give the verdict: yes or no."""
         os.write(self._verdict, b"yes\n" if yes else b"no\n")
 
     def close(self) -> None:

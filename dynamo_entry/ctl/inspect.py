@@ -1,4 +1,4 @@
-"""``inspect``: shows what an archive contains, from two small reads."""
+"""``inspect``: shows what an archive contains, from its last MiB."""
 
 from __future__ import annotations
 

@@ -197,7 +197,8 @@ class Handshake:
     def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
         """Return the URL at which a worker answers 200 once it has registered; empty if that is unknown.
 
-        With FAILOVER_LOCK_PATH it registers only after another engine has ended, which may be never.
+        With FAILOVER_LOCK_PATH it registers only after another engine has ended, which may be never. A host that only the
+        archive names must be loopback.
         """
         del argv
         its = environ if self.release.takes_environment else frozen
@@ -206,7 +207,8 @@ class Handshake:
             return ""
         path = its.get("DYN_SYSTEM_HEALTH_PATH") or "/health"
         url = http.loopback_url(its.get("DYN_SYSTEM_HOST", ""), port, f"/{path.lstrip('/')}")
-        return url if http.is_valid(url) else ""
+        is_known = self.release.takes_environment or http.is_loopback(url)
+        return url if is_known and http.is_valid(url) else ""
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"

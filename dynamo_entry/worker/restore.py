@@ -147,7 +147,7 @@ def _attempt(settings: Settings, channel: Channel, digest: str) -> AbstractConte
     if not refusals.is_usable(settings.state_dir):
         channel.log.warning(
             "failures not remembered", path=settings.state_dir,
-            hint="STATE_DIR must be a directory that only this user may write to: mount an emptyDir there",
+            hint="STATE_DIR must be a directory in which this user can create files: mount an emptyDir there",
         )  # fmt: skip
     refusals.check(settings, digest)
     return refusals.attempt(settings, digest)

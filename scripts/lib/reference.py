@@ -23,7 +23,8 @@ Every name begins with `{PREFIX}`; times are in seconds. `dynamo-entry --help` p
 
 MODES = """
 With `MODE=auto`: if `SIGNAL_FILE` is set, create; else if `PATH` or `LOCATION` is set, restore; else cold. The engine sees
-none of these variables, except `SIGNAL_FILE` during a creation, because its environment becomes part of the archive.
+none of these variables, because its environment becomes part of the archive; except `SIGNAL_FILE` (in a creation, and with
+`MODE=cold`) and, in a creation, `DYNAMO_CHECKPOINT_MODE=cold`, which an engine that is itself a launcher needs.
 
 ## Exit codes
 
@@ -42,7 +43,8 @@ Each comes with a reason; [troubleshooting.md](troubleshooting.md) says what to 
 
 The log goes to standard error: one JSON object a line, or text on a terminal. Each phase ends with one event that has its
 `seconds` and `bytes`; a long phase logs `in progress` every five seconds. One closing line gives the outcome: `Checkpoint published`,
-`Checkpoint exists already`, `Checkpoint not created`, `Restored` or `Falling back to cold start`.
+`Checkpoint exists already`, `Checkpoint not created`, `Restored`, `Falling back to cold start`, `Restore failed` (with
+`ON_FAILURE=fail`) or `Restore called off`.
 
 ## Result object
 

@@ -206,3 +206,14 @@ def test_a_worker_that_takes_no_new_environment_answers_where_it_did(release):
     port = 1 if release.ready == "ready-for-snapshot" else 2
     url = dynamo.Handshake("/c", release).health_url(here, [], frozen)
     assert url == f"http://127.0.0.1:{port}/health"
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 2), ("", 2), ("10.1.2.3", 0), ("metadata.internal", 0)]
+)
+def test_an_archive_does_not_choose_where_a_pod_asks(host, port):
+    """Of releases that keep the environment of the pod that created the archive."""
+    release = next(one for one in dynamo.RELEASES if not one.takes_environment)
+    frozen = {"DYN_SYSTEM_PORT": "2", "DYN_SYSTEM_HOST": host}
+    url = dynamo.Handshake("/c", release).health_url({}, [], frozen)
+    assert url == (f"http://127.0.0.1:{port}/health" if port else "")

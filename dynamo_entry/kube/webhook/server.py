@@ -25,7 +25,7 @@ _VALUES_LIMIT = 100_000
 #: Reviews that are decoded at the same time, and connections that are open; anybody in the cluster can open one.
 _AT_ONCE, _CONNECTIONS = 8, 128
 
-#: Time limit of a request, of a turn, and of an idle connection; the API server waits for 10 s at most.
+#: Time limit of a request, of a turn, and of an idle connection; the API server waits for `webhook.timeoutSeconds` (2 s).
 _REQUEST_S = 10.0
 
 #: The changed object, or None; the reason for it; whether the object is refused.

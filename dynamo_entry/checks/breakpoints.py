@@ -22,6 +22,12 @@ _MAPPED = "[uprobes"
 def check(pids: Iterable[int]) -> None:
     """Raises NotDumpable that names the process and the program or library."""
     for pid in pids:
+        if any(_MAPPED in line and not proc.mapped_file(line) for line in proc.maps(pid)):
+            raise NotDumpable(
+                f"process {pid} has the mapping [uprobes] of a tool of the node that traces it, or did, and CRIU dumps none",
+                hint="start the engine where, or when, no tool of the node traces it by uprobes (eBPF)",
+                reason="Breakpoints",
+            )
         if where := next(_found(pid), ""):
             raise NotDumpable(
                 f"process {pid} has breakpoints of the node in {where} (uprobes), which would kill a restored engine",
@@ -34,9 +40,7 @@ def _found(pid: int) -> Iterator[str]:
     instruction = _INSTRUCTIONS.get(os.uname().machine, b"")
     for line in proc.maps(pid):
         path = proc.mapped_file(line)
-        if _MAPPED in line and not path:
-            yield "its programs"
-        elif instruction and path and line.split(" ", 2)[1].endswith("xp"):
+        if instruction and path and line.split(" ", 2)[1].endswith("xp"):
             try:
                 if _has_any(pid, line, path, instruction):
                     yield path

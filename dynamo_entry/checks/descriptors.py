@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
@@ -24,6 +25,9 @@ _INIT = 1
 
 _RECEIVE = "let the engine, or PRE_DUMP, receive what was sent before the dump"
 
+#: Monitors open such files for a moment, and what is sent is received soon.
+_WAIT_S = 2
+
 #: What CRIU makes where it is received, and fills nowhere else.
 _LOST = ("anon_inode:[timerfd]", "anon_inode:inotify")
 
@@ -32,7 +36,20 @@ _Tables = Mapping[int, Mapping[int, str]]
 
 
 def check(pids: Collection[int]) -> None:
-    """Raises NotDumpable that names the process and the descriptor."""
+    """Raises NotDumpable that names the process and the descriptor, if it is there for a while."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            _check_now(pids)
+        except NotDumpable:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(0.02)
+
+
+def _check_now(pids: Collection[int]) -> None:
     tables = {pid: proc.descriptors(pid) for pid in pids}
     _check_process_files(tables)
     _check_on_their_way(tables)
@@ -58,6 +75,8 @@ def unknown(path: str, pids: Collection[int], *, is_directory_to_work_in: bool) 
     if thread and int(thread) != pid:
         return "and threads are made after files are opened"
     if pid not in pids and os.path.exists(f"/proc/{pid}") and (pid != _INIT or not (thread or rest)):
+        if any(pid in proc.threads(one) for one in pids):
+            return "and threads are made after files are opened"
         return "of a process outside of the engine"
     if is_directory_to_work_in and not thread and not rest.startswith("/"):
         return "which CRIU cannot dump"

@@ -14,6 +14,7 @@ import psutil
 
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, io_uring, proc, sockets
+from dynamo_entry.linux.pages import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,7 @@ _PIDFD, _FANOTIFY, _EVENTFD = "anon_inode:[pidfd]", "anon_inode:[fanotify]", "an
 _MQUEUE_MAGIC = 0x19800202
 
 #: The largest private mapping that CRIU restores, and the digits of an address that has so much behind it.
-_LARGEST_BYTES, _LONG = 8 << 40, 11
+_LARGEST_BYTES, _LONG = PAGE << 31, 11
 
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
@@ -177,7 +178,7 @@ def check_maps(pid: int, lines: list[str]) -> None:
             )
         if _is_too_large(line):
             raise NotDumpable(
-                f"process {pid} has reserved more than 8 TiB of memory at once, and CRIU restores no larger mapping",
+                f"process {pid} has reserved more than {_LARGEST_BYTES >> 40} TiB of memory at once, and CRIU restores no larger mapping",
                 hint="let the engine reserve less, or without the right to write (PROT_NONE); sanitizers reserve as much",
                 reason="MappingTooLarge",
             )

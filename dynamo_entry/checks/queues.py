@@ -77,7 +77,9 @@ def _lies_in(pid: int, descriptor: int) -> str:
 
 def _of_unix(found: socket.socket) -> str:
     first = sockets.first_message(found)
-    if first is None:
+    if first is None or (
+        not first.size and found.type == socket.SOCK_STREAM
+    ):  # none, or the end of the stream
         return ""
     if first.said - {(socket.SOL_SOCKET, socket.SCM_RIGHTS)}:
         return "a unix socket that asks who sends (SO_PASSCRED and the like), and an unread message"

@@ -13,6 +13,9 @@ from dynamo_entry.linux import proc, tasks
 #: A child that is about to run a program shares its parent's memory until then (vfork(2)).
 _VFORK_S = 2
 
+#: A thread that ends is gone after this.
+_ENDS_S = 0.02
+
 
 def check(processes: list[psutil.Process]) -> None:
     """Raises NotDumpable that names the process or the thread."""
@@ -25,10 +28,18 @@ def check(processes: list[psutil.Process]) -> None:
 
 
 def _check_thread(pid: int, thread: int) -> None:
-    if tasks.is_shared(pid, thread, tasks.FILES) is False:
+    if _has_own(pid, thread, tasks.FILES):
         raise _own(pid, thread, "descriptors")
-    if tasks.is_shared(pid, thread, tasks.FS) is False and _place(pid, pid) != _place(pid, thread):
+    if _has_own(pid, thread, tasks.FS) and _is_elsewhere(pid, thread):
         raise _own(pid, thread, "working directory or root")
+
+
+def _has_own(pid: int, thread: int, what: int) -> bool:
+    """Whether a thread does not share it; also a moment later, since one that ends gives up what it shares first."""
+    if tasks.is_shared(pid, thread, what) is not False:
+        return False
+    time.sleep(_ENDS_S)
+    return tasks.is_shared(pid, thread, what) is False and thread in proc.threads(pid)
 
 
 def _own(pid: int, thread: int, what: str) -> NotDumpable:
@@ -39,8 +50,14 @@ def _own(pid: int, thread: int, what: str) -> NotDumpable:
     )
 
 
-def _place(pid: int, thread: int) -> list[str]:
-    return [os.readlink(f"/proc/{pid}/task/{thread}/{name}") for name in ("cwd", "root")]
+def _is_elsewhere(pid: int, thread: int) -> bool:
+    try:
+        return any(
+            os.readlink(f"/proc/{pid}/{name}") != os.readlink(f"/proc/{pid}/task/{thread}/{name}")
+            for name in ("cwd", "root")
+        )
+    except OSError:  # it ended
+        return False
 
 
 def _check_memory(pid: int) -> None:

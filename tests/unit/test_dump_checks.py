@@ -3,13 +3,14 @@
 import os
 import socket
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from dynamo_entry.checks import breakpoints, dump, left_behind, queues
+from dynamo_entry.checks import breakpoints, descriptors, dump, left_behind, queues, sharing
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, mounts
+from dynamo_entry.linux import capabilities, mounts, proc, tasks
 from dynamo_entry.linux.sock_diag import Unix
 
 
@@ -94,6 +95,55 @@ def test_what_lies_in_queues_is_named():
         one.send(bytes(20_000))
         with pytest.raises(NotDumpable, match="larger"):
             queues.check([os.getpid()])
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("end", [socket.socket.close, lambda one: one.shutdown(socket.SHUT_WR)])
+def test_the_end_of_a_stream_is_no_message(end):
+    """With SO_PASSCRED the kernel says of nobody's bytes who sent them."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with one, other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        end(one)
+        queues.check([os.getpid()])
+
+
+def test_a_file_that_is_held_for_a_moment_is_no_obstacle(monkeypatch):
+    """A monitor reads /proc of another process: of the launcher's own worker, for one."""
+    tables = [{3: f"/proc/{os.getpid()}/stat"}, {}]
+    monkeypatch.setattr(proc, "descriptors", lambda _pid: tables.pop(0))
+    descriptors.check([1 << 22])
+    assert not tables
+
+
+def test_a_file_of_a_thread_is_told_as_one(monkeypatch):
+    me = os.getpid()
+    monkeypatch.setattr(proc, "threads", lambda pid: [7, me] if pid == 7 else [])
+    assert "threads" in descriptors.unknown(f"/proc/{me}/stat", [7], is_directory_to_work_in=False)
+    assert "outside" in descriptors.unknown(f"/proc/{me}/stat", [8], is_directory_to_work_in=False)
+
+
+@pytest.mark.parametrize("threads", [[7], [7, 8]])
+def test_a_thread_that_ends_has_nothing_of_its_own(monkeypatch, threads):
+    """It gives up what it shares before it is gone."""
+    seen = [[7, 8], threads]
+    monkeypatch.setattr(proc, "threads", lambda _pid: seen.pop(0))
+    monkeypatch.setattr(tasks, "is_shared", lambda *_how: False)
+    monkeypatch.setattr(sharing, "_parent", lambda _pid: 0)
+    process = SimpleNamespace(pid=7)
+    if 8 not in threads:
+        seen.append(threads)
+        sharing.check([process])
+    else:
+        with pytest.raises(NotDumpable, match="thread 8"):
+            sharing.check([process])
+
+
+def test_a_mapping_that_a_probe_left_is_told_as_one(monkeypatch):
+    """The kernel keeps it after the tool has gone."""
+    monkeypatch.setattr(proc, "maps", lambda _pid: ["7fff0000-7fff1000 --xp 00000000 00:00 0 [uprobes]"])
+    with pytest.raises(NotDumpable, match="mapping"):
+        breakpoints.check([1])
 
 
 def test_what_is_taken_meanwhile_is_no_obstacle(monkeypatch):

@@ -86,7 +86,7 @@ def _walk(roots: list[str]) -> Iterator[tuple[str, os.stat_result]]:
         directory, root = waiting.popleft()
         try:
             yield directory, os.lstat(directory)
-            if directory.startswith(("/proc", "/sys")):
+            if mounts.is_below(directory, ("/proc", "/sys")):
                 continue
             with os.scandir(directory) as found:
                 entries = list(islice(found, left.get(root)))

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dynamo_entry.criu.streamer import listen
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import userfault
+from dynamo_entry.scratch import remove
 
 SOCKET = "lazy-pages.socket"
 
@@ -39,7 +40,8 @@ class Handover:
 
     def __init__(self, directory: str) -> None:
         self.descriptors: dict[int, int] = {}
-        self._listener = listen(f"{directory}/{SOCKET}")
+        self._path = f"{directory}/{SOCKET}"
+        self._listener = listen(self._path)
         self._connection: socket.socket | None = None
         self._is_finished = False
 
@@ -73,12 +75,13 @@ class Handover:
                 userfault.unregister(descriptor, start, end)
 
     def close(self) -> None:
-        """Make the tasks' memory ordinary memory again; what was not filled reads as zeros."""
+        """Make the tasks' memory ordinary memory again; what was not filled reads as zeros. Idempotent."""
         while self.descriptors:
             os.close(self.descriptors.popitem()[1])
         for one in (self._connection, self._listener):
             if one is not None:
                 one.close()
+        remove(self._path)
 
     def _take(self, connection: socket.socket) -> bool:
         """Take one task over; returns whether more will come. Raises OSError, RestoreFailed."""

@@ -257,17 +257,19 @@ class Restoring(_Running):
         if not said:
             what, _ = self.failure()
             os.close(self._stderr)
+            is_limit = "fork" in what
             raise PlaceFailed(
-                f"criu cannot be started: {what}", hint="raise the container's pids limit (podPidsLimit, --pids-limit)",
-                reason="PidsLimit",
-            )  # fmt: skip
+                f"criu cannot be started: {what}",
+                hint="raise the container's pids limit (podPidsLimit, --pids-limit)" if is_limit else "",
+                reason="PidsLimit" if is_limit else "CriuRestoreFailed",
+            )
         self.pid = int(said)
         #: readable once CRIU has ended
         self.exited = _pidfd(self.pid)
 
     def kill(self) -> None:
         """SIGKILL; PID 1 reaps it."""
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # gone, or no pidfd of it
             signal.pidfd_send_signal(self.exited, signal.SIGKILL)
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ _READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHEC
 #: With any of these a worker that starts cold would pause and wait for ever.
 WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *STANDBY_VARIABLES, _READY_VARIABLE)
 
-_SET = re.compile(rf"(?:^|[\s'\";&|(])({'|'.join(WITHHELD_FROM_COLD)})=")
+_SET = re.compile(rf"(?:^|[\s'\";&|(])({'|'.join(WITHHELD_FROM_COLD)})=(?:['\"](?!['\"])|[^\s'\";&|)])")
 
 _CONTEXT, _COMPLETE, _ABANDONED = "restore-context.json", "restore-complete", "snapshot-complete"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _JOB_FILE = "CUDA_CHECKPOINT_JOB_FILE"
 
@@ -89,10 +89,21 @@ def _started(words: list[str]) -> list[str]:
     """Return the programs and modules that a command starts through shells and runners such as ``nsys profile``."""
     names = [word.rpartition("/")[2] for word in words]
     followed = list(zip(words, names, [*words, ""][1:], strict=True))
-    runner = next((number for number, name in enumerate(names) if name.startswith(_RUNNERS)), len(names))
-    modules = [after for word, _, after in followed[runner:] if _is_for_module(word)]
     servers = [name for _, name, after in followed if after == _SERVE or name in _SERVERS]
-    return [*modules, *servers]
+    return [*_modules(followed), *servers]
+
+
+def _modules(words: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield the module that each runner starts; what follows a module or a script are its own options."""
+    is_looked_for = False
+    for word, name, after in words:
+        if name.startswith(_RUNNERS):
+            is_looked_for = True
+        elif is_looked_for and _is_for_module(word):
+            yield after
+            is_looked_for = False
+        elif word.endswith(".py"):
+            is_looked_for = False
 
 
 def _is_for_module(option: str) -> bool:
@@ -107,8 +118,6 @@ def _program(words: list[str]) -> str:
     program = words[0].rpartition("/")[2] if words else ""
     if not program.startswith("python"):
         return program
-    if "-m" in words[:-1]:
-        return words[words.index("-m") + 1]
     return next((word.rpartition("/")[2] for word in words[1:] if not word.startswith("-")), "")
 
 

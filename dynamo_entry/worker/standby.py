@@ -40,6 +40,7 @@ class Standby:
     ) -> None:
         places = options.Places(work, work, RESTORE_LOG)
         self.pid_file = options.pid_file(places)
+        self._log = f"{work}/{places.log}"
         #: what went wrong with serving images
         self.failure: Exception | None = None
         self._images: _Images | None = None
@@ -48,6 +49,8 @@ class Standby:
         by_fault = not pages.become_huge() and userfault.is_allowed()
         self.handover = lazy_pages.Handover(work) if by_fault else None
         with ExitStack() as stack:
+            if self.handover:
+                stack.callback(self.handover.close)
             self.held = stack.enter_context(closing(process.Gate(work, process.PRE_RESUME)))
             remove(self.pid_file)  # of an earlier restore, in a container that was started again
             Serve(work, self._image, self._note_failure)
@@ -58,7 +61,7 @@ class Standby:
             self.criu = stack.enter_context(
                 closing(
                     process.Restoring(
-                        argv, f"{work}/{places.log}", keep=tuple(inherit), extra=self.held.environment,
+                        argv, self._log, keep=tuple(inherit), extra=self.held.environment,
                         before=partial(timens.enter_new, *clock) if clock else None,
                     )
                 )
@@ -74,8 +77,13 @@ class Standby:
         self.close()
 
     def close(self) -> None:
-        """End CRIU, if it has not ended. Idempotent."""
+        """End CRIU, if it has not ended. Idempotent.
+
+        The log of one that got no image says nothing, and must not take the place of one that is kept.
+        """
         self._open.close()
+        if self._images is None:
+            remove(self._log)
 
     def serve(self, images: _Images) -> None:
         """From now on CRIU gets what it asks for, and makes tasks of it."""

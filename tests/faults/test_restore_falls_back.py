@@ -124,11 +124,13 @@ while pid < wanted + 2:
         os.waitpid(pid, 0)
 """
 
-#: CRIU, from under which the first time somebody takes the engine's port.
+#: CRIU, from under which the first time somebody takes the engine's port: after the check, which ends before that file is made.
 TAKING_THE_PORT = """#!/bin/sh
 [ "$1" = restore ] && mkdir /checkpoints/taken || exec /usr/sbin/criu "$@"
 exec python3 -c '
-import socket, subprocess, sys
+import os, socket, subprocess, sys, time
+while not os.path.exists(os.environ["DYNAMO_ENTRY_PIDS"]):
+    time.sleep(0.01)
 held = socket.create_server(("127.0.0.1", 8000))
 sys.exit(subprocess.run(sys.argv[1:], close_fds=False).returncode)' /usr/sbin/criu "$@"
 """

@@ -217,3 +217,16 @@ def test_an_archive_does_not_choose_where_a_pod_asks(host, port):
     frozen = {"DYN_SYSTEM_PORT": "2", "DYN_SYSTEM_HOST": host}
     url = dynamo.Handshake("/c", release).health_url({}, [], frozen)
     assert url == (f"http://127.0.0.1:{port}/health" if port else "")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("DYN_SNAPSHOT_CONTROL_DIR=/c exec python3 -m dynamo.vllm", "DYN_SNAPSHOT_CONTROL_DIR"),
+        ("DYN_SNAPSHOT_CONTROL_DIR='/c' exec python3 -m dynamo.vllm", "DYN_SNAPSHOT_CONTROL_DIR"),
+        ("DYN_SNAPSHOT_CONTROL_DIR= exec python3 -m dynamo.vllm", ""),
+        ('export DYN_SNAPSHOT_CONTROL_DIR=""; python3 -m dynamo.vllm', ""),
+    ],
+)
+def test_a_command_that_clears_the_control_directory_sets_none(line, name):
+    assert dynamo.set_by(["sh", "-c", line]) == name

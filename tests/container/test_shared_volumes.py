@@ -217,7 +217,8 @@ def test_a_directory_of_a_volume_travels_and_a_scratch_directory_stays(container
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("WORK_DIR", "/run"), ("WORK_DIR", "/srv/app"), ("STATE_DIR", "/tmp")]
+    ("name", "place"),
+    [("WORK_DIR", "/run"), ("WORK_DIR", "/srv/app"), ("STATE_DIR", "/tmp"), ("STATE_DIR", "/srv")],
 )
 def test_the_launchers_directories_claim_nothing_of_the_engines(containers, name, place):
     """They may be put where an engine has files, too."""

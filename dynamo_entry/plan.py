@@ -89,7 +89,7 @@ def environment_changes(
 
     The engine's memory is part of the archive, so it must not contain what only the launcher needs.
     ``SIGNAL_FILE`` stays in creation mode, because the engine has to know which file to create. An engine
-    that is itself a launcher is told to act as a plain init, and then passes ``SIGNAL_FILE`` on.
+    that is itself a launcher gets a variable that makes it a plain init, and then passes ``SIGNAL_FILE`` on.
     ``additions`` apply where a variable is unset; ``forced`` always applies, and withholds a variable if its
     value is None.
     """

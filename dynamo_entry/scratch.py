@@ -19,7 +19,8 @@ _LONGEST_PATH = 80
 
 #: What a STATE_DIR holds: records of failures and attempts (checks/refusals.py), and CRIU's logs (criu/log.py). The beginnings and
 #: ends of their names.
-_KEPT = (("refused-", ".json"), ("attempt-", ".json"), ("criu-", ".log"))
+REFUSED, ATTEMPT, KEPT_LOG = "refused-", "attempt-", "criu-"
+_KEPT = ((REFUSED, ".json"), (ATTEMPT, ".json"), (KEPT_LOG, ".log"))
 
 #: The largest key, certificate bundle or request.
 GIVEN_LIMIT_BYTES = 1 << 20

@@ -125,7 +125,7 @@ class Source(Protocol):
 
 
 class OnDemand:
-    """Chunks are read by the caller that takes them. ``store`` is told in advance which DIRECT_AHEAD_BYTES come next."""
+    """The caller that takes a chunk reads it. ``store`` gets the next DIRECT_AHEAD_BYTES announced, so that it can read ahead."""
 
     def __init__(self, store: Store, wanted: Iterable[ChunkRef]) -> None:
         self._store = store

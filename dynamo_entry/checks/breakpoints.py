@@ -22,13 +22,14 @@ _MAPPED = "[uprobes"
 def check(pids: Iterable[int]) -> None:
     """Raises NotDumpable that names the process and the program or library."""
     for pid in pids:
-        if any(_MAPPED in line and not proc.mapped_file(line) for line in proc.maps(pid)):
+        lines = proc.maps(pid)
+        if any(_MAPPED in line and not proc.mapped_file(line) for line in lines):
             raise NotDumpable(
                 f"process {pid} has the mapping [uprobes] of a tool of the node that traces it, or did, and CRIU dumps none",
                 hint="start the engine where, or when, no tool of the node traces it by uprobes (eBPF)",
                 reason="Breakpoints",
             )
-        if where := next(_found(pid), ""):
+        if where := next(_found(pid, lines), ""):
             raise NotDumpable(
                 f"process {pid} has breakpoints of the node in {where} (uprobes), which would kill a restored engine",
                 hint="create where, or when, no tool of the node traces the engine by uprobes (eBPF)",
@@ -36,9 +37,9 @@ def check(pids: Iterable[int]) -> None:
             )
 
 
-def _found(pid: int) -> Iterator[str]:
+def _found(pid: int, lines: Iterable[str]) -> Iterator[str]:
     instruction = _INSTRUCTIONS.get(os.uname().machine, b"")
-    for line in proc.maps(pid):
+    for line in lines:
         path = proc.mapped_file(line)
         if instruction and path and line.split(" ", 2)[1].endswith("xp"):
             try:

@@ -9,7 +9,6 @@ import os
 import re
 import socket
 import stat
-import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
@@ -25,9 +24,6 @@ _INIT = 1
 
 _RECEIVE = "let the engine, or PRE_DUMP, receive what was sent before the dump"
 
-#: Monitors open such files for a moment, and what is sent is received soon.
-_WAIT_S = 2
-
 #: What CRIU makes where it is received, and fills nowhere else.
 _LOST = ("anon_inode:[timerfd]", "anon_inode:inotify")
 
@@ -37,16 +33,7 @@ _Tables = Mapping[int, Mapping[int, str]]
 
 def check(pids: Collection[int]) -> None:
     """Raises NotDumpable that names the process and the descriptor, if it is there for a while."""
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            _check_now(pids)
-        except NotDumpable:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return
-        time.sleep(0.02)
+    dump.if_it_lasts(lambda: _check_now(pids))
 
 
 def _check_now(pids: Collection[int]) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import stat
 import struct
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -94,7 +96,22 @@ _MQUEUE_MAGIC = 0x19800202
 #: The largest private mapping that CRIU restores, and the digits of an address that has so much behind it.
 _LARGEST_BYTES, _LONG = PAGE << 31, 11
 
+#: An engine changes meanwhile: what is there for a moment is no obstacle, what lasts this long is.
+_LASTS_S = 2
+
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def if_it_lasts(check: Callable[[], None]) -> None:
+    """Call ``check`` until it raises no NotDumpable; the last one is raised after two seconds."""
+    deadline = time.monotonic() + _LASTS_S
+    while True:
+        try:
+            return check()
+        except NotDumpable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
@@ -104,13 +121,13 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
     for process in processes:
         pid = process.pid
         _check_openness(pid)
-        if proc.program(pid).startswith("/memfd:"):
+        program = proc.program(pid)
+        if program.startswith("/memfd:"):
             raise NotDumpable(
                 f"the program of process {pid} is a file in memory (memfd), which a restore cannot find",
                 hint="let the engine run it from a file",
                 reason="ProgramInMemory",
             )
-        program = proc.program(pid)
         for descriptor, target in proc.descriptors(pid).items():
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
@@ -357,7 +374,7 @@ def _check_threads(pid: int, effective: frozenset[int]) -> None:
             )
         if text and _UNFILTERED not in text and capabilities.SYS_ADMIN not in effective:
             raise NotDumpable(
-                f"{_shown(pid, thread)} has put itself under a seccomp filter, which nobody may suspend without SYS_ADMIN",
+                f"{_shown(pid, thread)} has put itself under a seccomp filter, which only SYS_ADMIN can suspend",
                 hint="switch the engine's sandbox off, or add SYS_ADMIN to the creating pod's capabilities",
                 reason="SeccompFilter",
             )

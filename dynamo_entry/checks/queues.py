@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import select
 import socket
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 
+from dynamo_entry.checks import dump
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sock_diag, sockets
 from dynamo_entry.linux.sock_diag import Unix
-
-_WAIT_S = 2
 
 #: What CRIU takes for the kernel's part of a buffer (criu: sk-queue.c).
 _HEAD = 32
@@ -26,19 +24,11 @@ _UDP_CORK = 1
 
 def check(pids: Iterable[int]) -> None:
     """Raises NotDumpable that names the process, the descriptor and what lies there."""
-    deadline = time.monotonic() + _WAIT_S
-    while found := _first(list(pids)):
-        if time.monotonic() > deadline:
-            pid, descriptor, what = found
-            raise NotDumpable(
-                f"process {pid} has {what} (descriptor {descriptor}), which CRIU cannot dump",
-                hint="let the engine, or PRE_DUMP, take what was sent to it before the dump",
-                reason="QueueNotEmpty",
-            )
-        time.sleep(0.02)
+    pids = list(pids)
+    dump.if_it_lasts(lambda: _check_now(pids))
 
 
-def _first(pids: list[int]) -> tuple[int, int, str] | None:
+def _check_now(pids: list[int]) -> None:
     try:
         waiting = unaccepted(sock_diag.unix())
     except OSError:
@@ -48,8 +38,11 @@ def _first(pids: list[int]) -> tuple[int, int, str] | None:
             if not target.startswith("socket:["):
                 continue
             if what := waiting.get(int(target[8:-1])) or _lies_in(pid, descriptor):
-                return pid, descriptor, what
-    return None
+                raise NotDumpable(
+                    f"process {pid} has {what} (descriptor {descriptor}), which CRIU cannot dump",
+                    hint="let the engine, or PRE_DUMP, take what was sent to it before the dump",
+                    reason="QueueNotEmpty",
+                )
 
 
 def unaccepted(there: Iterable[Unix]) -> dict[int, str]:

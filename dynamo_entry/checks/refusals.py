@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
 from dynamo_entry.report import timestamp
-from dynamo_entry.scratch import private_directory, write_new
+from dynamo_entry.scratch import ATTEMPT, REFUSED, private_directory, write_new
 from dynamo_entry.settings import Settings
 
 #: The cause may have been the node: after a day an archive gets another chance.
@@ -20,16 +20,13 @@ _EXPIRES_S = 24 * 3600
 #: A container may have been killed for another reason, for example by a failed probe: after this it gets another chance.
 _ATTEMPT_EXPIRES_S = 3600
 
-#: The prefix of the files' names.
-_REFUSED, ATTEMPT = "refused-", "attempt-"
-
 #: A full disk or a missing permission that could not be found out in advance.
 _OF_THIS_PLACE = frozenset(("FileNotRestored", "ContextNotWritten"))
 
 
 def check(settings: Settings, digest: str) -> None:
     """Raises RestoreFailed if this archive has failed with this command before."""
-    for kind, expires_s in ((_REFUSED, _EXPIRES_S), (ATTEMPT, _ATTEMPT_EXPIRES_S)):
+    for kind, expires_s in ((REFUSED, _EXPIRES_S), (ATTEMPT, _ATTEMPT_EXPIRES_S)):
         known = _path(settings, kind, digest)
         try:
             with open(known, encoding="utf-8") as file:
@@ -83,7 +80,7 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
 
 def place(settings: Settings, digest: str) -> str:
     """Where a failure is remembered; nothing if no directory outlives the container."""
-    return _path(settings, _REFUSED, digest)
+    return _path(settings, REFUSED, digest)
 
 
 def _path(settings: Settings, kind: str, digest: str) -> str:

@@ -53,7 +53,7 @@ def admit(
     policy: str,
     log: Any,
 ) -> Admitted:
-    """Check property by property. ``log`` is told of differences that do not matter. Raises Incompatible for one that does."""
+    """Check one property after another. Log differences that do not matter; raise Incompatible for the first that does."""
     head = archive.manifest.head
     here = facts.host_facts(criu_version)
     for note in host.check_host(head.host, here, may_set_gid=capabilities.SETGID in have.effective):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 import psutil
 
+from dynamo_entry.checks import dump
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, tasks
-
-#: A child that is about to run a program shares its parent's memory until then (vfork(2)).
-_VFORK_S = 2
 
 #: A thread that ends is gone after this.
 _ENDS_S = 0.02
@@ -24,7 +23,7 @@ def check(processes: list[psutil.Process]) -> None:
             if thread != process.pid:
                 _check_thread(process.pid, thread)
     for pid in {process.pid for process in processes[1:]}:
-        _check_memory(pid)
+        dump.if_it_lasts(partial(_check_memory, pid))
 
 
 def _check_thread(pid: int, thread: int) -> None:
@@ -61,15 +60,13 @@ def _is_elsewhere(pid: int, thread: int) -> bool:
 
 
 def _check_memory(pid: int) -> None:
-    deadline = time.monotonic() + _VFORK_S
-    while (parent := _parent(pid)) and tasks.is_shared(parent, pid, tasks.VM):
-        if time.monotonic() > deadline:
-            raise NotDumpable(
-                f"process {pid} shares the memory of process {parent}, which CRIU cannot dump",
-                hint="let the engine start its processes by fork or posix_spawn",
-                reason="MemoryShared",
-            )
-        time.sleep(0.02)
+    """A child that is about to run a program shares its parent's memory until then (vfork(2))."""
+    if (parent := _parent(pid)) and tasks.is_shared(parent, pid, tasks.VM):
+        raise NotDumpable(
+            f"process {pid} shares the memory of process {parent}, which CRIU cannot dump",
+            hint="let the engine start its processes by fork or posix_spawn",
+            reason="MemoryShared",
+        )
 
 
 def _parent(pid: int) -> int:

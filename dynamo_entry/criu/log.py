@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from dynamo_entry.scratch import private_directory, write_new
+from dynamo_entry.scratch import KEPT_LOG, private_directory, write_new
 from dynamo_entry.settings import TERMINATION_LOG
 
 _ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)")
@@ -85,7 +85,7 @@ def keep(work: str, name: str, *, state_dir: str, status_file: str, log: Any) ->
     with suppress(OSError):  # the failure itself is the news
         if directory:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            kept = f"{directory}/criu-{name}"
+            kept = f"{directory}/{KEPT_LOG}{name}"
             write_new(kept, text)
             os.unlink(path)
             path = kept

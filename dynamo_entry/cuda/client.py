@@ -28,7 +28,7 @@ _LIBRARY_PATH = "LD_LIBRARY_PATH"
 #: How long attaching to the GPUs may take: seconds, and tens of them where no persistence daemon runs.
 ATTACH_LIMIT_S = 120
 
-#: How often PID 1 is told that the worker is alive while the driver works.
+#: How often the worker reports to PID 1 while the driver works.
 _TICK_S = 0.5
 
 #: How long to wait for a killed helper. One that hangs in the kernel, where no signal reaches it, is reaped by PID 1.

@@ -71,7 +71,7 @@ def _lack(canary: Canary) -> tuple[str, str] | None:
     """Return what is wrong with a request to the engine, and the remedy; None if nothing is."""
     if not canary.compare:
         return "compares nothing", 'name fields in "compare"'
-    if not http.is_valid(canary.url) or http.has_user(canary.url):
+    if not http.is_askable(canary.url):
         return (
             f"asks {canary.url!r:.200}, which is not a valid URL",
             "it looks like http://127.0.0.1:8000/v1/completions",

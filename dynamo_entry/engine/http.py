@@ -72,11 +72,11 @@ def is_valid(url: str) -> bool:
     return is_whole and url.isascii() and url.isprintable() and " " not in url
 
 
-def has_user(url: str) -> bool:
-    """Whether a valid URL names a user, whom no engine has: the host could not be looked up with it."""
+def is_askable(url: str) -> bool:
+    """Return whether an engine can be asked by a URL: no host is looked up together with a user."""
     from urllib.parse import urlsplit  # noqa: PLC0415 - as below
 
-    return "@" in urlsplit(url).netloc
+    return is_valid(url) and "@" not in urlsplit(url).netloc
 
 
 def is_loopback(url: str) -> bool:

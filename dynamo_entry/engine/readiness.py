@@ -37,7 +37,7 @@ def _invalid_signal_file(path: str, error: OSError) -> NotDumpable:
 
 def check(url: str) -> None:
     """Check READY_URL. Raises SettingsError for a URL that can never answer."""
-    if url and (not http.is_valid(url) or http.has_user(url)):
+    if url and not http.is_askable(url):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_READY_URL={url!r:.200} is not a valid URL",
             hint="it looks like http://127.0.0.1:8000/health", reason="SettingsInvalid",

@@ -13,7 +13,7 @@ import os
 import re
 
 from dynamo_entry.engine import http
-from dynamo_entry.engine.dynamo import is_plain
+from dynamo_entry.engine.dynamo import MODULE_OPTION, is_plain
 from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed, SettingsError
 from dynamo_entry.scratch import partial_of, vacate, write_new
@@ -31,7 +31,7 @@ _READY_OPTION, _RELEASE_OPTION = "--ready-file", "--release-file"
 _GAP = r"[\s\0]+"
 
 #: Of a Python, also behind other options of one letter: a module follows.
-_MODULE = r"(?P<option>(?<![\w-])-\w*m|--module)"
+_MODULE = rf"(?P<option>{MODULE_OPTION})"
 
 #: The ways to start vLLM's server: its command, or a module.
 _ORDINARY = re.compile(

@@ -24,7 +24,7 @@ def run(loop: Loop, action: Callable[[], object]) -> int:
     Events that come meanwhile are kept for the next reader of ``loop``.
     """
     try:
-        pid = _start(action)
+        pid = signals.fork(lambda: _become(action))
     except OSError:  # no process is left
         return _outcome(action)
     others: list[Event] = []
@@ -40,18 +40,12 @@ def run(loop: Loop, action: Callable[[], object]) -> int:
     return errno.ETIMEDOUT
 
 
-def _start(action: Callable[[], object]) -> int:
-    signals.block_all()
+def _become(action: Callable[[], object]) -> None:
+    """Run the child's half; never returns."""
     try:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os._exit(_outcome(action))
-            finally:
-                os._exit(errno.EIO)
+        os._exit(_outcome(action))
     finally:
-        signals.restore_mask()
-    return pid
+        os._exit(errno.EIO)
 
 
 def _outcome(action: Callable[[], object]) -> int:

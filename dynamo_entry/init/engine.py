@@ -69,17 +69,13 @@ def start(how: Start) -> int:
         failure_reader, failure_writer = os.pipe2(os.O_CLOEXEC)
     except OSError as error:  # no free descriptor
         raise StartFailed(how.argv[0], error.errno or errno.EMFILE) from None
-    signals.block_all()
     try:
-        pid = os.fork()
-        if pid == 0:
-            _become_engine(how, failure_writer)
+        pid = signals.fork(lambda: _become_engine(how, failure_writer))
     except OSError as error:
         os.close(failure_reader)
         raise StartFailed(how.argv[0], error.errno or errno.EAGAIN) from None
     finally:
         os.close(failure_writer)
-        signals.restore_mask()
     with os.fdopen(failure_reader, "rb") as reader:
         failure = reader.read()
     if failure:

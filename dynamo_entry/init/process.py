@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
@@ -25,30 +29,26 @@ def occupy_closed() -> None:
 
 def keep_private() -> None:
     """Mark all descriptors above 2 close-on-exec: the engine inherits only 0, 1 and 2."""
-    for descriptor in _descriptors():
-        if descriptor > 2:
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                pass
+    _beyond(2, lambda descriptor: os.set_inheritable(descriptor, False))
 
 
 def close_beyond(last: int) -> None:
     """Close every descriptor after ``last``, as an exec would those that are marked."""
-    for descriptor in _descriptors():
+    _beyond(last, os.close)
+
+
+def _beyond(last: int, action: Callable[[int], None]) -> None:
+    """Do something to every open descriptor after ``last``."""
+    try:
+        descriptors = [int(entry) for entry in os.listdir("/proc/self/fd")]
+    except OSError:
+        descriptors = list(range(min(os.sysconf("SC_OPEN_MAX"), 4096)))
+    for descriptor in descriptors:
         if descriptor > last:
             try:
-                os.close(descriptor)
+                action(descriptor)
             except OSError:
                 pass
-
-
-def _descriptors() -> list[int]:
-    """Those that are open, and maybe some that are not."""
-    try:
-        return [int(entry) for entry in os.listdir("/proc/self/fd")]
-    except OSError:
-        return list(range(min(os.sysconf("SC_OPEN_MAX"), 4096)))
 
 
 def show_as(*words: str) -> None:

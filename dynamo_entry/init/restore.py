@@ -12,7 +12,7 @@ from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import KILLED, Worker, not_started
 from dynamo_entry.plan import Restore
 from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources, Taken, Verbs
-from dynamo_entry.scratch import places
+from dynamo_entry.scratch import ATTEMPT, places
 
 #: A worker whose restored engine has ended gets this long for what is left to do.
 _PATIENCE_S = 10.0
@@ -170,7 +170,7 @@ def _forget_attempts(state_dir: str) -> None:
     for directory in places(state_dir):
         try:
             for name in os.listdir(directory):
-                if name.startswith("attempt-"):
+                if name.startswith(ATTEMPT):
                     os.unlink(f"{directory}/{name}")
         except OSError:
             continue

@@ -11,12 +11,13 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
 else:
     import _signal as signal  # `signal` wraps it in enums, which cost a tenth of PID 1's imports
 
 __all__ = [
-    "JOB_CONTROL", "STOPPING", "TERMINATING", "block_all", "catch_all", "clean_for_exec", "forwardable", "ignore", "name",
-    "restore_mask", "signal",
+    "JOB_CONTROL", "STOPPING", "TERMINATING", "block_all", "catch_all", "clean_for_exec", "fork", "forwardable", "ignore",
+    "name", "restore_mask", "signal",
 ]  # fmt: skip
 
 #: Signals that cannot be caught, are about our own children, or mean that this process itself is broken.
@@ -66,13 +67,28 @@ def ignore(*numbers: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def fork(child: Callable[[], object]) -> int:
+    """Fork and return the pid; ``child``, which never returns, runs in the new process. Raises OSError.
+
+    All signals are blocked meanwhile, so that the child takes none that was meant for its parent; it begins with all blocked.
+    """
+    block_all()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            child()
+    finally:
+        restore_mask()
+    return pid
+
+
 def block_all() -> None:
-    """Block all signals around a fork, so that the child takes none that was meant for its parent."""
+    """Block all signals until ``restore_mask``."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def restore_mask() -> None:
-    """Unblock the signals again."""
+    """Unblock all signals."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

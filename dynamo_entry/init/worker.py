@@ -149,7 +149,7 @@ def not_started(message: str, exit_code: int) -> Result:
 
 
 def _limit(seconds: float, otherwise: float) -> float:
-    """A worker's limit; ``otherwise`` where it has none, or one that makes no sense."""
+    """Return a worker's limit, or ``otherwise`` if it is not a positive number."""
     if seconds >= _LONGEST_S:
         return float("inf")
     return seconds if seconds > 0 else otherwise
@@ -169,19 +169,12 @@ def _start(verb: str, events: int, withheld: list[bytes]) -> tuple[int, int]:
 
 
 def _spawn(verb: str, control: int, events: int, withheld: list[bytes]) -> int:
-    """Start the worker with stdin from ``control`` and descriptor 3 to ``events``. Raises OSError."""
-    signals.block_all()
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _become_worker(verb, control, events, withheld)
-    finally:
-        signals.restore_mask()
-    return pid
+    """Start the worker and return its pid. Raises OSError."""
+    return signals.fork(lambda: _become_worker(verb, control, events, withheld))
 
 
 def _become_worker(verb: str, control: int, events: int, withheld: list[bytes]) -> None:
-    """Run the child's half; never returns.
+    """Become the worker, with stdin from ``control`` and descriptor 3 to ``events``; never returns.
 
     A restore needs no new interpreter, which takes 15 ms, if it would be the same as this one.
     """

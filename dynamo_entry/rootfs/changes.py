@@ -96,7 +96,7 @@ def as_found(paths: Iterable[str]) -> frozenset[str]:
 def find_all(
     starts: Iterable[Start], skip: frozenset[str], caches: frozenset[str], sizes: dict[str, int]
 ) -> Iterator[Change]:
-    """Every change below every start. ``sizes`` is told the bytes that changed files take there."""
+    """Yield every change below every start, and add to ``sizes`` the bytes that changed files take below each."""
     for start in starts:
         sizes[start.root] = 0
         for change in find(start, skip, caches):

@@ -77,7 +77,7 @@ def test_what_waits_at_a_unix_socket_is_told_apart():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(queues, "_WAIT_S", 0)
+    monkeypatch.setattr(dump, "_LASTS_S", 0)
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,7 +1,7 @@
 """Connects what led to the old container's stdout and stderr to the new one's (``files.img``, ``fdinfo-*.img``).
 
 Whatever it was (pipe, terminal, file, /dev/null), in the images it becomes a regular file under a name of our own, which
-CRIU is told to inherit. So it does not matter either what it is here.
+CRIU inherits from us. So this container's stdout and stderr may be of any kind, too.
 """
 
 from __future__ import annotations

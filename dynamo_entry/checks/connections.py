@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dynamo_entry.checks import control_planes, socket_names
 from dynamo_entry.checks.control_planes import Plane
@@ -18,9 +18,6 @@ from dynamo_entry.checks.kept_connections import DO_NOT_RECONNECT, KEEP
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
-
-if TYPE_CHECKING:
-    import psutil
 
 _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 
@@ -54,9 +51,9 @@ class Connection(NamedTuple):
     plane: str = ""
 
 
-def check(processes: list[psutil.Process]) -> None:
+def check(tables: proc.Tables) -> None:
     """Raises NotDumpable that names the process and what its connection leads to."""
-    owners = _owners(processes)
+    owners = _owners(tables)
     try:
         there = list(sock_diag.unix())
     except OSError:
@@ -90,13 +87,13 @@ def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | 
     return None
 
 
-def tcp(processes: list[psutil.Process], environ: Mapping[str, str]) -> Tcp:
+def tcp(tables: proc.Tables, environ: Mapping[str, str]) -> Tcp:
     """The engine's connections, in a pod with this environment; none if the kernel cannot list them."""
     try:
         there = list(sock_diag.tcp())
     except OSError:
         return Tcp([], [])
-    return told_apart(there, _owners(processes), control_planes.known(environ))
+    return told_apart(there, _owners(tables), control_planes.known(environ))
 
 
 def told_apart(
@@ -159,12 +156,12 @@ def _address(end: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _owners(processes: list[psutil.Process]) -> dict[int, tuple[int, int]]:
+def _owners(tables: proc.Tables) -> dict[int, tuple[int, int]]:
     """Inode → pid and descriptor of every socket that the processes hold."""
     return {
-        int(target[8:-1]): (process.pid, descriptor)
-        for process in processes
-        for descriptor, target in proc.descriptors(process.pid).items()
+        int(target[8:-1]): (pid, descriptor)
+        for pid, table in tables.items()
+        for descriptor, target in table.items()
         if target.startswith("socket:[")
     }
 
@@ -176,9 +173,9 @@ _LISTINGS = {
 }  # fmt: skip
 
 
-def check_kernel_modules(processes: list[psutil.Process]) -> None:
+def check_kernel_modules(tables: proc.Tables) -> None:
     """Raises NotDumpable that names the modules."""
-    if missing := needed_modules(_protocols(processes), sock_diag.lacking()):
+    if missing := needed_modules(_protocols(tables), sock_diag.lacking()):
         raise NotDumpable(
             f"the kernel of this node lacks {', '.join(missing)}, without which CRIU cannot dump the engine's sockets",
             hint=modules_remedy(missing),
@@ -197,10 +194,10 @@ def modules_remedy(modules: Iterable[str]) -> str:
     return f"load them on the node (modprobe {' '.join(modules)}), or create on a node whose kernel has them"
 
 
-def _protocols(processes: list[psutil.Process]) -> set[str]:
+def _protocols(tables: proc.Tables) -> set[str]:
     return {
-        proc.protocol(f"/proc/{process.pid}/fd/{descriptor}")
-        for process in processes
-        for descriptor, target in proc.descriptors(process.pid).items()
+        proc.protocol(f"/proc/{pid}/fd/{descriptor}")
+        for pid, table in tables.items()
+        for descriptor, target in table.items()
         if target.startswith("socket:")
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
@@ -15,11 +15,11 @@ _NO_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/proc/", "/sys/", "/anon_hugepage
 _CWD = "cwd"
 
 
-def check(pids: Iterable[int]) -> None:
+def check(tables: proc.Tables) -> None:
     """Raises NotDumpable that names the process and the path."""
     here = mounts.read()
-    for pid in pids:
-        for name, path in _held(pid):
+    for pid, table in tables.items():
+        for name, path in _held(pid, table):
             _check(pid, name, path, here)
 
 
@@ -56,10 +56,10 @@ def _has_another_name(path: str) -> bool:
         return False
 
 
-def _held(pid: int) -> Iterator[tuple[str, str]]:
+def _held(pid: int, table: Mapping[int, str]) -> Iterator[tuple[str, str]]:
     """Deleted files that a process has open or mapped, or works in: (entry below /proc/PID, or nothing; path)."""
     found = {_CWD: proc.working_directory(pid)}
-    found |= {f"fd/{number}": path for number, path in proc.descriptors(pid).items()}
+    found |= {f"fd/{number}": path for number, path in table.items()}
     for name, path in (*found.items(), *(("", path) for path in proc.mapped_files([pid]))):
         if not path.startswith("/") or not path.endswith(_DELETED) or path.startswith(_NO_FILES):
             continue

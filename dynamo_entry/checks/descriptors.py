@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from dynamo_entry.checks import dump
@@ -27,9 +27,6 @@ _RECEIVE = "let the engine, or PRE_DUMP, receive what was sent before the dump"
 #: What CRIU makes where it is received, and fills nowhere else.
 _LOST = ("anon_inode:[timerfd]", "anon_inode:inotify")
 
-#: pid → its descriptors, and what each leads to
-_Tables = Mapping[int, Mapping[int, str]]
-
 
 def check(pids: Collection[int]) -> None:
     """Raises NotDumpable that names the process and the descriptor, if it is there for a while."""
@@ -37,12 +34,12 @@ def check(pids: Collection[int]) -> None:
 
 
 def _check_now(pids: Collection[int]) -> None:
-    tables = {pid: proc.descriptors(pid) for pid in pids}
+    tables = proc.tables(pids)
     _check_process_files(tables)
     _check_on_their_way(tables)
 
 
-def _check_process_files(tables: _Tables) -> None:
+def _check_process_files(tables: proc.Tables) -> None:
     for pid, table in tables.items():
         directory = proc.working_directory(pid)
         for path, is_directory_to_work_in in (*((path, False) for path in table.values()), (directory, True)):
@@ -70,7 +67,7 @@ def unknown(path: str, pids: Collection[int], *, is_directory_to_work_in: bool) 
     return ""
 
 
-def _check_on_their_way(tables: _Tables) -> None:
+def _check_on_their_way(tables: proc.Tables) -> None:
     held = {
         target: (pid, descriptor)
         for pid, table in tables.items()

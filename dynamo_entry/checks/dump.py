@@ -8,19 +8,12 @@ import re
 import stat
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
-
-import psutil
 
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, io_uring, proc, sockets
 from dynamo_entry.linux.pages import PAGE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 IO_URING_REMEDY = (
     "an engine that takes one cannot be frozen: start it without --mlock and without the capability IPC_LOCK, so that "
@@ -114,12 +107,10 @@ def if_it_lasts(check: Callable[[], None]) -> None:
         time.sleep(0.02)
 
 
-def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
+def check(tables: proc.Tables, effective: frozenset[int]) -> None:
     """Raises NotDumpable that names the process and what cannot be dumped."""
-    pids = {process.pid for process in processes}
     may_not_override = capabilities.DAC_OVERRIDE not in effective
-    for process in processes:
-        pid = process.pid
+    for pid, table in tables.items():
         _check_openness(pid)
         program = proc.program(pid)
         if program.startswith("/memfd:"):
@@ -128,7 +119,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
                 hint="let the engine run it from a file",
                 reason="ProgramInMemory",
             )
-        for descriptor, target in proc.descriptors(pid).items():
+        for descriptor, target in table.items():
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
             check_descriptor(pid, descriptor, target)
@@ -145,7 +136,7 @@ def check(processes: list[psutil.Process], effective: frozenset[int]) -> None:
             if (
                 target == _PIDFD
                 and (theirs := proc.pidfd_target(pid, descriptor)) >= 0
-                and theirs not in pids
+                and theirs not in tables
             ):
                 what = f"a pidfd of {theirs or 'a process'}, which is a thread or is outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")

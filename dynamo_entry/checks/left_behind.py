@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from dynamo_entry.errors import NotDumpable
@@ -78,9 +78,9 @@ REMEDY = (
 )
 
 
-def find(pids: Iterable[int]) -> list[str]:
+def find(tables: proc.Tables) -> list[str]:
     """A sentence for each thing that a restore will not bring back."""
-    return [f"{thing} of process {pid}" for pid in pids for thing in _of(pid)]
+    return [f"{thing} of process {pid}" for pid, table in tables.items() for thing in _of(pid, table)]
 
 
 def outside(root: int) -> list[str]:
@@ -99,7 +99,7 @@ def mounts_made(before: Iterable[mounts.Mount], now: Iterable[mounts.Mount]) -> 
     return [f"the mount of {mount.kind} at {mount.point}" for mount in now if mount.id not in known]
 
 
-def _of(pid: int) -> list[str]:
+def _of(pid: int, table: Mapping[int, str]) -> list[str]:
     """Asynchronous I/O as it may be under way (io_submit(2)), numa_maps(5), KSM as asked for by prctl(2), landlock(7)."""
     found = []
     if any(line.endswith(("/[aio] (deleted)", "/[aio]")) for line in proc.maps(pid)):
@@ -112,12 +112,12 @@ def _of(pid: int) -> list[str]:
         found.append("the merging of pages (KSM)")
     if _may_be_sandboxed(proc.status(pid), proc.status(os.getpid())):
         found.append("a Landlock sandbox, if there is one (no_new_privs was set),")
-    return [*found, *_asked_for(pid)]
+    return [*found, *_asked_for(pid, table)]
 
 
-def _asked_for(pid: int) -> Iterator[str]:
+def _asked_for(pid: int, table: Mapping[int, str]) -> Iterator[str]:
     """Watches of inotify(7) for a single event, which become permanent; and triggers of pressure (psi(5))."""
-    for descriptor, target in proc.descriptors(pid).items():
+    for descriptor, target in table.items():
         if target == "anon_inode:inotify" and any(
             int(mask, 16) & _ONE_EVENT for mask in _MASK.findall(proc.read(pid, f"fdinfo/{descriptor}"))
         ):

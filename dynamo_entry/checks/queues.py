@@ -33,8 +33,8 @@ def _check_now(pids: list[int]) -> None:
         waiting = unaccepted(sock_diag.unix())
     except OSError:
         waiting = {}  # a kernel without sock_diag for unix sockets
-    for pid in pids:
-        for descriptor, target in proc.descriptors(pid).items():
+    for pid, table in proc.tables(pids).items():
+        for descriptor, target in table.items():
             if not target.startswith("socket:["):
                 continue
             if what := waiting.get(int(target[8:-1])) or _lies_in(pid, descriptor):

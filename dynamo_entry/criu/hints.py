@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-import psutil
-
 from dynamo_entry.criu.options import Hints
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
@@ -20,12 +18,12 @@ _VOLUME_ENTRIES = 20_000
 _WATCH = re.compile(r"inotify wd:\w+ ino:(\w+) sdev:(\w+)")
 
 
-def find(processes: list[psutil.Process], roots: list[str], stdio: dict[str, str]) -> Hints:
+def find(tables: proc.Tables, roots: list[str], stdio: dict[str, str]) -> Hints:
     """The files outside the container that are the engine's stdout and stderr, and the paths of its inotify watches.
 
     Raises NotDumpable if the path of a watch is not found.
     """
-    return Hints(tuple(_external(stdio)), tuple(_watched_paths(processes, roots)))
+    return Hints(tuple(_external(stdio)), tuple(_watched_paths(tables, roots)))
 
 
 def _external(stdio: dict[str, str]) -> Iterator[str]:
@@ -41,13 +39,13 @@ def _external(stdio: dict[str, str]) -> Iterator[str]:
             yield f"file[{mount:x}:{inode:x}]"
 
 
-def _watched_paths(processes: list[psutil.Process], roots: list[str]) -> Iterator[str]:
+def _watched_paths(tables: proc.Tables, roots: list[str]) -> Iterator[str]:
     """CRIU opens watched inodes by handle, which needs CAP_DAC_READ_SEARCH, or by the paths that it is given."""
     wanted: dict[tuple[int, int], int] = {}
-    for process in processes:
-        for descriptor, target in proc.descriptors(process.pid).items():
+    for pid, table in tables.items():
+        for descriptor, target in table.items():
             if target == "anon_inode:inotify":
-                wanted.update(dict.fromkeys(_watches(process.pid, descriptor), process.pid))
+                wanted.update(dict.fromkeys(_watches(pid, descriptor), pid))
     if not wanted:
         return
     for path, status in _walk(roots):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from dynamo_entry.linux import loader
 
 if TYPE_CHECKING:
     import psutil
+
+#: pid → its open descriptors, and what each leads to
+Tables = Mapping[int, Mapping[int, str]]
 
 
 def tree(root: int) -> list[psutil.Process]:
@@ -97,6 +100,11 @@ def descriptors(pid: int) -> dict[int, str]:
     except OSError:
         pass
     return found
+
+
+def tables(pids: Iterable[int]) -> Tables:
+    """The descriptors of several processes."""
+    return {pid: descriptors(pid) for pid in pids}
 
 
 def descriptor_state(pid: int, number: int) -> tuple[int, bool]:

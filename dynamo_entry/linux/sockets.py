@@ -238,13 +238,13 @@ class _Group(NamedTuple):
     address: bytes  # a sockaddr_storage
 
 
-def record_options(pids: Iterable[int]) -> list[dict[str, Any]]:
+def record_options(tables: proc.Tables) -> list[dict[str, Any]]:
     """A row for each of their sockets that has options other than those of a new socket."""
     groups = {family: _groups(family) for family in _LEVELS}
     fresh: dict[tuple[int, ...], dict[str, Any]] = {}
     rows, seen = [], set()
-    for pid in pids:
-        for descriptor, target in proc.descriptors(pid).items():
+    for pid, table in tables.items():
+        for descriptor, target in table.items():
             if not target.startswith("socket:") or target in seen:
                 continue
             seen.add(target)

@@ -57,8 +57,6 @@ from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
 
 if TYPE_CHECKING:
-    import psutil
-
     from dynamo_entry.cuda import NoCreation
     from dynamo_entry.cuda.creation import Creation
 
@@ -336,32 +334,35 @@ class _Creation:
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
             processes = proc.tree(self._pid)
             pids = [process.pid for process in processes]
-            dump_checks.check(processes, self._prepared.have.effective)
-            deleted.check(pids)
+            held = proc.tables(pids)
+            dump_checks.check(held, self._prepared.have.effective)
+            deleted.check(held)
             descriptors.check(pids)
             sharing.check(processes)
             breakpoints.check(pids)
             queues.check(pids)
             left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
-            connections.check_kernel_modules(processes)
+            held = proc.tables(pids)  # some of these checks wait
+            connections.check_kernel_modules(held)
             self._give_back_memlock()
             self._warn_of_secrets(pids)
-            if bound := manifest_head.binding(processes, self._prepared.roots, self._settings.reopen_paths):
+            if bound := manifest_head.binding(held, self._prepared.roots, self._settings.reopen_paths):
                 self._channel.log.warning(
                     "restores will need these files unchanged", paths=bound,
                     hint="keep files that every pod writes to in the container's own filesystem, or list them in REOPEN_PATHS",
                 )  # fmt: skip
             made = left_behind.mounts_made(self._prepared.mounts, mounts.read())
-            if lost := [*left_behind.find(pids), *left_behind.outside(self._pid), *made]:
+            if lost := [*left_behind.find(held), *left_behind.outside(self._pid), *made]:
                 self._channel.log.warning(
                     "restores will not bring these back", things=lost, hint=left_behind.REMEDY
                 )
-            kept = self._check_connections(processes)
-            stdio = manifest_head.container_stdio(pids)
-            found = hints.find(processes, self._prepared.roots, stdio)
+            kept = self._check_connections(held)
+            stdio = manifest_head.container_stdio(held)
+            found = hints.find(held, self._prepared.roots, stdio)
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
-            connections.check(proc.tree(self._pid))  # the GPU's driver may have closed some meanwhile
-            head = self._head(proc.tree(self._pid), stdio, gpu, kept)
+            held = proc.tables(self._pids())  # the GPU's driver may have closed some meanwhile
+            connections.check(held)
+            head = self._head(held, stdio, gpu, kept)
             frozen = Frozen(head, found._replace(keeps_connections=kept["kept"]))
             return self._dump_and_publish(writer, sink, frozen)
 
@@ -372,9 +373,9 @@ class _Creation:
         except PermissionError as error:
             self._channel.log.warning("memlock limit not given back", pid=self._pid, message=str(error))
 
-    def _check_connections(self, processes: list[psutil.Process]) -> dict[str, Any]:
+    def _check_connections(self, held: proc.Tables) -> dict[str, Any]:
         """Return what a restore has to know about connections. Raises NotDumpable if none may be lost."""
-        found = connections.tcp(processes, os.environ)
+        found = connections.tcp(held, os.environ)
         may_keep = capabilities.NET_ADMIN in self._prepared.have.effective
         connections.check_tcp(
             found, self._settings.engine_connections, may_keep=may_keep, log=self._channel.log
@@ -437,10 +438,10 @@ class _Creation:
         return {"shared_ranges": found} if sum(map(len, found.values())) <= _MOST_SHARED else {}
 
     def _head(
-        self, processes: list[Any], stdio: dict[str, str], gpu: dict[str, Any], tcp: dict[str, Any]
+        self, held: proc.Tables, stdio: dict[str, str], gpu: dict[str, Any], tcp: dict[str, Any]
     ) -> Head:
-        pids = [process.pid for process in processes]
-        mapped = proc.mapped_files(pids)
+        processes = proc.tree(self._pid)
+        mapped = proc.mapped_files(held)
         return Head(
             hash=self._settings.hash,
             created_at=timestamp(),
@@ -449,14 +450,14 @@ class _Creation:
             processes=manifest_head.summary(processes),
             stdio=stdio,
             root_pid=self._pid,
-            volume_files=manifest_head.volume_files(processes, mapped, self._prepared.roots),
+            volume_files=manifest_head.volume_files(held, mapped, self._prepared.roots),
             gpu=gpu,
             canary=self._canary,
             facts={
                 "packages": image.packages(mapped),
                 "connections": tcp,
-                "executable": files.executable_directories(pids),
-                "socket_options": sockets.record_options(pids),
+                "executable": files.executable_directories(held),
+                "socket_options": sockets.record_options(held),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
                 **(self._handshake.facts() if self._handshake else {}),

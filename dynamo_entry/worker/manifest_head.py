@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -53,21 +52,22 @@ def needs(processes: list[psutil.Process]) -> dict[str, int]:
     }
 
 
-def container_stdio(pids: Sequence[int]) -> dict[str, str]:
+def container_stdio(tables: proc.Tables) -> dict[str, str]:
     """Return the readlink targets of the engine's "1" and "2", if they are the container's own.
 
-    The first of ``pids`` is the engine's root. An engine that a shell redirected keeps its own targets. A
+    The first of ``tables`` is the engine's root. An engine that a shell redirected keeps its own targets. A
     pipe counts if any of the processes has it.
     """
     found = {}
-    held = {link for pid in pids for link in proc.descriptors(pid).values() if link.startswith("pipe:")}
+    root = next(iter(tables), None)
+    held = {link for table in tables.values() for link in table.values() if link.startswith("pipe:")}
     for number in (1, 2):
         try:
             ours, link = os.fstat(number), os.readlink(f"/proc/self/fd/{number}")
             if link in held:
                 found[str(number)] = link
-            elif pids and _identity(ours) == _identity(os.stat(f"/proc/{pids[0]}/fd/{number}")):
-                found[str(number)] = os.readlink(f"/proc/{pids[0]}/fd/{number}")
+            elif root and _identity(ours) == _identity(os.stat(f"/proc/{root}/fd/{number}")):
+                found[str(number)] = os.readlink(f"/proc/{root}/fd/{number}")
         except OSError:
             continue
     return found
@@ -77,13 +77,11 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_rdev
 
 
-def volume_files(processes: list[psutil.Process], mapped: set[str], roots: list[str]) -> list[dict[str, Any]]:
+def volume_files(tables: proc.Tables, mapped: set[str], roots: list[str]) -> list[dict[str, Any]]:
     """Return files on volumes that the engine holds open or has ``mapped``; a restore needs the same ones."""
     here = mounts.read()
-    written = {path for path, flags, _ in _regular(processes) if _is_writable(flags)}
-    paths = set(mapped)
-    for process in processes:
-        paths.update(proc.descriptors(process.pid).values())
+    written = {path for path, flags, _ in _regular(tables) if _is_writable(flags)}
+    paths = mapped.union(*(table.values() for table in tables.values()))
     found = []
     for path in sorted(path for path in paths if path.startswith("/") and not path.startswith(_KERNELS)):
         volume = mounts.volume_of(path, here, roots)
@@ -101,24 +99,24 @@ def _content(path: str) -> dict[str, Any]:
         return {}
 
 
-def binding(processes: list[psutil.Process], roots: list[str], reopened: tuple[str, ...]) -> list[str]:
+def binding(tables: proc.Tables, roots: list[str], reopened: tuple[str, ...]) -> list[str]:
     """Return files on volumes that a restore needs unchanged: read and written at positions, or locked."""
     here = mounts.read()
     return sorted(
         path
-        for path, flags, is_locked in _regular(processes)
+        for path, flags, is_locked in _regular(tables)
         if mounts.volume_of(path, here, roots)
         and not mounts.is_below(path, reopened)
         and (is_locked or (_is_writable(flags) and not is_log(flags) and os.path.getsize(path)))
     )
 
 
-def _regular(processes: list[psutil.Process]) -> set[tuple[str, int, bool]]:
+def _regular(tables: proc.Tables) -> set[tuple[str, int, bool]]:
     """Return (path, flags, whether it is locked) of open regular files."""
     return {
-        (path, *proc.descriptor_state(process.pid, number))
-        for process in processes
-        for number, path in proc.descriptors(process.pid).items()
+        (path, *proc.descriptor_state(pid, number))
+        for pid, table in tables.items()
+        for number, path in table.items()
         if path.startswith("/") and not path.startswith(_KERNELS) and os.path.isfile(path)
     }
 

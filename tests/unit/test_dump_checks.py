@@ -5,7 +5,6 @@ import socket
 import time
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from dynamo_entry.checks import breakpoints, descriptors, dump, left_behind, queues, sharing
@@ -21,7 +20,7 @@ def test_a_zombie_is_no_obstacle():
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     try:
-        dump.check([psutil.Process(child)], frozenset({capabilities.SYS_ADMIN, capabilities.SYS_RESOURCE}))
+        dump.check(proc.tables([child]), frozenset({capabilities.SYS_ADMIN, capabilities.SYS_RESOURCE}))
     finally:
         os.waitpid(child, 0)
 

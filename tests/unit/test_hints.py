@@ -3,12 +3,11 @@
 import ctypes
 import os
 
-import psutil
 import pytest
 
 from dynamo_entry.criu import hints
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import mounts
+from dynamo_entry.linux import mounts, proc
 
 
 @pytest.fixture
@@ -25,12 +24,12 @@ def watched(tmp_path, monkeypatch):
 
 
 def test_a_watch_deep_in_a_volume_is_found(watched):
-    found = hints.find([psutil.Process()], [], {})
+    found = hints.find(proc.tables([os.getpid()]), [], {})
     assert found.watched == (str(watched),)
 
 
 def test_a_large_volume_is_not_searched_for_ever(watched, monkeypatch):
     monkeypatch.setattr(hints, "_VOLUME_ENTRIES", 2)
     with pytest.raises(NotDumpable) as refused:
-        hints.find([psutil.Process()], [], {})
+        hints.find(proc.tables([os.getpid()]), [], {})
     assert refused.value.reason == "WatchNotFound"

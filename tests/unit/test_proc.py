@@ -67,5 +67,7 @@ def test_a_mapped_file_may_have_any_name(tmp_path, name):
     ) as process:
         assert process.stdout.readline() == b"0\n"
         assert isinstance(proc.shared_mappings(process.pid), list)
-        assert not [thing for thing in left_behind.find([process.pid]) if "memory policy" in thing]
+        assert not [
+            thing for thing in left_behind.find(proc.tables([process.pid])) if "memory policy" in thing
+        ]
         process.stdin.close()

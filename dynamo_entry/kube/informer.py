@@ -40,6 +40,8 @@ class Informer:
         self._log = log
         self._lock = threading.Lock()
         self._objects: dict[tuple[str, str], Object] = {}
+        #: where the watch continues; empty: list first
+        self._version = ""
         self.is_synced = False
         threading.Thread(target=self._follow, name=f"watch {path}", daemon=True).start()
 
@@ -54,27 +56,32 @@ class Informer:
             return self._objects.get((namespace, name))
 
     def _follow(self) -> None:
-        failures, version = 0, ""
+        failures = 0
         while True:
+            before, began = self._version, time.monotonic()
             try:
-                version = version or self._list()
-                began = time.monotonic()
-                before, version = version, self._watch(version)
+                if not self._version:
+                    self._list()
+                before = self._version
+                self._watch()
                 failures = 0
-                if version == before and time.monotonic() - began < _PAUSE_S:
+                if self._version == before and time.monotonic() - began < _PAUSE_S:
                     time.sleep(_PAUSE_S)  # something between here and the server ends watches at once
             except Exception as error:
-                version = ""
-                # The version is too old: list again to find what was missed, at once the first time.
-                is_stale = isinstance(error, ApiError) and error.status == 410
-                if not is_stale or failures:
-                    message = error.message if isinstance(error, ApiError) else repr(error)
-                    message = message.partition("\n")[0]
-                    self._log.warning("watch interrupted", path=self._path, message=message)
-                    time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
+                failures = 0 if self._version != before else failures
+                if not _is_passing(error):
+                    self._version = ""  # list again to find what was missed
+                # A version that is too old is nothing unusual, the first time.
+                if not (isinstance(error, ApiError) and error.status == 410) or failures:
+                    self._pause(error, failures)
                 failures += 1
 
-    def _list(self) -> str:
+    def _pause(self, error: Exception, failures: int) -> None:
+        message = error.message if isinstance(error, ApiError) else repr(error)
+        self._log.warning("watch interrupted", path=self._path, message=message.partition("\n")[0])
+        time.sleep(min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S))
+
+    def _list(self) -> None:
         listed = self._cluster.list(self._path, **self._query)
         kept = ((_key(item), self._kept(item)) for item in listed)
         present = {key: item for key, item in kept if item is not None}
@@ -86,15 +93,15 @@ class Informer:
                 self._changed(item)
         for key in before.keys() - present.keys():
             self._changed(before[key])
-        return listed.version
+        self._version = listed.version
 
-    def _watch(self, version: str) -> str:
-        """Watch until the server ends the watch; returns the version to continue from."""
-        for kind, whole in self._cluster.watch(self._path, _WATCH_S, resourceVersion=version, **self._query):
-            version = whole["metadata"]["resourceVersion"]
+    def _watch(self) -> None:
+        """Watch until the server ends the watch."""
+        query = self._query | {"resourceVersion": self._version}
+        for kind, whole in self._cluster.watch(self._path, _WATCH_S, **query):
             if kind != "BOOKMARK":
                 self._take(_key(whole), self._kept(whole) if kind != "DELETED" else None)
-        return version
+            self._version = whole["metadata"]["resourceVersion"]
 
     def _kept(self, item: Object) -> Object | None:
         """Return what is kept of an object; None if it is malformed, so that the others do not suffer."""
@@ -118,3 +125,8 @@ class Informer:
 
 def _key(item: Object) -> tuple[str, str]:
     return item["metadata"].get("namespace", ""), item["metadata"]["name"]
+
+
+def _is_passing(error: Exception) -> bool:
+    """Return whether a watch can go on from where it was: the server was not reached, or had no time."""
+    return isinstance(error, ApiError) and (error.status in (0, 429) or error.status >= 500)

@@ -14,6 +14,7 @@ import msgspec
 from kubernetes import client, config
 from urllib3.exceptions import HTTPError
 
+from dynamo_entry import __version__
 from dynamo_entry.errors import SettingsError
 
 Object = dict[str, Any]
@@ -30,8 +31,8 @@ _JSON = "application/json"
 #: Accept header for objects without spec and status.
 _METADATA = f"{_JSON};as=PartialObjectMetadata{{}};g=meta.k8s.io;v=v1"
 
-#: Objects in one answer: etcd takes up to 1.5 MiB of each.
-_PAGE = 50
+#: Objects in one answer: etcd takes up to 1.5 MiB of each. Their metadata is a few KiB.
+_PAGE, _METADATA_PAGE = 50, 500
 
 #: Time limits to connect and to get an answer. They apply four times, since the
 #: client library retries.
@@ -73,13 +74,16 @@ class Listed:
 class Cluster:
     """Requests with the pod's service account, or with the kubeconfig outside a cluster. Thread-safe.
 
-    ``answered(method, status)`` is called after each request, with status 0 if there was no response. Raises
-    SettingsError if no configuration names the server.
+    ``name`` is what the server's audit log, and the fields that it manages, call this client. ``answered(method,
+    status)`` is called after each request, with status 0 if there was no response. Raises SettingsError if no
+    configuration names the server.
     """
 
     timeouts_s = _TIMEOUTS_S
 
-    def __init__(self, answered: Callable[[str, int], None] = lambda _method, _status: None) -> None:
+    def __init__(
+        self, name: str = "dynamo-entry", answered: Callable[[str, int], None] = lambda _method, _status: None
+    ) -> None:
         try:
             if "KUBERNETES_SERVICE_HOST" in os.environ:
                 config.load_incluster_config()
@@ -90,6 +94,7 @@ class Cluster:
                 f"the API server's address: {error}", hint="run it in a pod, or set KUBECONFIG"
             ) from None
         self._client = client.ApiClient()
+        self._client.user_agent = f"{name}/{__version__}"
         self.answered = answered
         self.before_write: Callable[[], None] = lambda: None
 
@@ -133,7 +138,7 @@ class Cluster:
             data = response.read()
         except (HTTPError, OSError) as error:
             self.answered(method, 0)
-            raise ApiError(0, f"{method} {path}: {error}") from error
+            raise ApiError(0, f"{method} {path}: {_cause(error)}") from error
         except client.ApiException as error:
             self.answered(method, error.status or 0)
             raise ApiError(error.status or 0, str(error.body or error.reason)) from error
@@ -165,13 +170,13 @@ class Cluster:
 
     def _pages(self, path: str, metadata_only: bool, query: Object) -> Iterator[_Page]:
         headers = {"Accept": _METADATA.format("List") if metadata_only else _JSON, "Content-Type": _JSON}
-        after: Object = {"limit": _PAGE}
+        after: Object = {"limit": _METADATA_PAGE if metadata_only else _PAGE}
         while True:
             page = _page(path, self._answer("GET", path, None, headers, query | after))
             yield page
             if not page.metadata.get("continue"):
                 return
-            after = {"limit": _PAGE, "continue": page.metadata["continue"]}
+            after["continue"] = page.metadata["continue"]
 
     def find(self, path: str) -> Object | None:
         """Return the object, or None if the server says that it does not exist. Raises ApiError."""
@@ -224,7 +229,7 @@ class Cluster:
                         raise ApiError(event["object"].get("code", 0), event["object"].get("message", ""))
                     yield event["type"], event["object"]
         except (HTTPError, OSError) as error:
-            raise ApiError(0, f"watch of {path}: {error}") from error
+            raise ApiError(0, f"watch of {path}: {_cause(error)}") from error
 
 
 def _page(path: str, data: bytes) -> _Page:
@@ -232,6 +237,11 @@ def _page(path: str, data: bytes) -> _Page:
         return msgspec.json.decode(data, type=_Page)
     except msgspec.DecodeError as error:
         raise ApiError(0, f"GET {path}: {error}") from error
+
+
+def _cause(error: Exception) -> object:
+    """Return what happened, without what the library says of its attempts."""
+    return getattr(error, "reason", None) or error
 
 
 def _decode(data: bytes | None) -> Object:

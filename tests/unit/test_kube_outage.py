@@ -1,11 +1,13 @@
 """The API server is away, hangs, or serves other definitions than before: the operator waits, and says so."""
 
 import base64
+import socket
 import threading
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from urllib3.exceptions import HTTPError
 
 from dynamo_entry.errors import SettingsError
@@ -73,6 +75,22 @@ def test_an_outage_ends_no_operator(replicas):
     assert one._log.lines.count("definitions not read") == (2 if replicas == 1 else 0), (
         "nobody works without the lease"
     )
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "graph"])
+def test_a_conflict_is_no_failure(kind):
+    """Whoever changed the object meanwhile wins; it is looked at again, and nobody is alarmed."""
+    one = operator(Away())
+
+    def work(_key):
+        raise ApiError(status, "the object has been modified")
+
+    one._work[kind] = work
+    status = 409
+    assert 0 < one._look((kind, "n", "c")) < 5
+    status = 500
+    with pytest.raises(ApiError):
+        one._look((kind, "n", "c"))
 
 
 def test_a_server_that_hangs_is_no_dead_operator(monkeypatch):
@@ -215,3 +233,22 @@ def test_webhooks_that_somebody_removed():
     served = Certificates(settings, cluster, Log())
     served.refresh()
     assert served.is_loaded
+
+
+def test_a_server_that_is_not_reached_is_told_once(monkeypatch, tmp_path):
+    """The address, and the error of the system: not what the HTTP library makes of its attempts around both."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    kubeconfig = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "x", "users": [{"name": "x", "user": {}}],
+        "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+    }  # fmt: skip
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig")
+    )
+    for question in (lambda cluster: cluster.get("/x"), lambda cluster: next(cluster.watch("/x", 1))):
+        with pytest.raises(ApiError, match=f"/x: .*{port}.*Connection refused") as caught:
+            question(Cluster())
+        assert "retries" not in caught.value.message

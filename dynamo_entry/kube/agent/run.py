@@ -42,7 +42,7 @@ _REACHABLE_S = 60
 def run(settings: AgentSettings, log: Any) -> None:
     """Work until SIGTERM."""
     psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)  # inherited by every thread
-    agent = Agent(settings, Cluster(), log)
+    agent = Agent(settings, Cluster("dynamo-checkpoint-agent"), log)
     server = serve(
         agent.metrics.registry, settings.port, {"/healthz": agent.liveness, "/readyz": agent.readiness}
     )

@@ -247,12 +247,7 @@ class Checkpoints:
                 "metadata": {"resourceVersion": seen.checkpoint["metadata"]["resourceVersion"]},
                 "status": change,
             }
-            try:
-                self._cluster.merge(f"{path}/status", body)
-            except ApiError as error:
-                if error.status == 409:  # it changed meanwhile: decide again
-                    return 0.1
-                raise
+            self._cluster.merge(f"{path}/status", body)
             self._tell(seen, decision)
         for action in decision.after:
             self._act(path, seen, action)

@@ -32,6 +32,9 @@ _RESYNC_S = 300
 #: A main thread without a round for this long hangs.
 _HANGS_S = 100
 
+#: How soon an object is looked at again that somebody changed while it was handled.
+_CONFLICT_S = 1.0
+
 #: How long a pod's review waits until the watch reports the pod's graph; the API server waits for 2 s in total.
 _BEHIND_S = 0.5
 
@@ -45,7 +48,7 @@ def run(config: Config, log: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     metrics = OperatorMetrics()
-    cluster = Cluster(metrics.answered)
+    cluster = Cluster(config.operator.name, metrics.answered)
     questions = {"/healthz": lambda: "", "/readyz": lambda: "the API server has not answered yet"}
     serve(metrics.registry, config.operator.metrics_port, questions)
     reason = insisting(lambda: foreign.problem(cluster), ended, log)
@@ -210,7 +213,12 @@ class Operator:
         return not any(mirror.get(metadata["namespace"], name) for mirror in self._jobs)
 
     def _look(self, key: tuple[str, str, str]) -> float:
-        return self._work[key[0]](key[1:])
+        try:
+            return self._work[key[0]](key[1:])
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return _CONFLICT_S
 
     def _refresh(self) -> None:
         try:

@@ -211,7 +211,6 @@ class _Creation:
             if is_worker_lost:
                 self._release_engine()
             return self._go_on()
-        self._supervisor.end_rest()
         return 0
 
     def _failed(self, result: Result) -> int:
@@ -232,13 +231,11 @@ class _Creation:
         self._supervisor.report(result)
         self._supervisor.log.error("Checkpoint not created", **result.reportable())
         if self._engine_code is not None:
-            self._supervisor.end_rest()
             return self._engine_code if self._called_off or self._start_error else EngineEnded.exit_code
         if self._called_off and not self._supervisor.engine_pid:
             return 128 + self._called_off
         if self._supervisor.settings.after_dump == "continue" or self._called_off:
             return self._go_on()
-        self._supervisor.end_rest()
         return result.exit_code or DumpFailed.exit_code
 
     def _release_engine(self) -> None:
@@ -335,7 +332,6 @@ class _Creation:
     def _go_on(self) -> int:
         """Follow the engine that runs, or start it if the creation ended before that."""
         if self._engine_code is not None:
-            self._supervisor.end_rest()
             return self._engine_code
         if not self._supervisor.engine_pid:
             return _cold(self._supervisor, self._held)

@@ -102,7 +102,6 @@ class _Restoration:
         began = time.monotonic()
         if result.pid in self._ended:  # it ended between the worker's result and the worker's end
             code, end = self._ended[result.pid], began
-            self._supervisor.end_rest()
         else:
             for number in self._held:
                 self._supervisor.forward(number)
@@ -121,10 +120,10 @@ class _Restoration:
             message=f"the engine ended with {code} {seconds:.1f} s after it was restored",
         )  # fmt: skip
         if result.refusal:
-            aside.run(
-                self._supervisor.loop,
+            aside.do(
+                self._supervisor.loop, result.refusal,
                 lambda: refusals.remember(result.refusal, failure.reason, failure.message),
-            )
+            )  # fmt: skip
         self._supervisor.report(failure)
         self._supervisor.log.warning(
             "restored engine ended early", reason=failure.reason, message=failure.message, engine_code=code,
@@ -152,7 +151,7 @@ class _Restoration:
 
     def _forget_attempts(self) -> None:
         if state_dir := self._supervisor.settings.state_dir:
-            aside.run(self._supervisor.loop, lambda: _forget_attempts(state_dir))
+            aside.do(self._supervisor.loop, state_dir, lambda: _forget_attempts(state_dir))
 
     def _clear(self) -> None:
         """Kill the worker, CRIU and all half-restored tasks."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from dynamo_entry.errors import StorageError
@@ -34,9 +33,14 @@ def launch(loop: Loop, argv: list[str]) -> int:
             "orphans of the engine will not be reaped: this is neither PID 1 nor a subreaper", error=lack
         )
     supervisor = Supervisor(loop, log, settings, engine_command(argv))
-    if reading.mistakes:
-        return _with_mistakes(supervisor, reading)
-    may_be_there = kind(settings) == "restore" and _may_be_there(loop, settings.path)
+    code = _with_mistakes(supervisor, reading) if reading.mistakes else _as_planned(supervisor)
+    supervisor.end_rest()
+    return code
+
+
+def _as_planned(supervisor: Supervisor) -> int:
+    settings = supervisor.settings
+    may_be_there = kind(settings) == "restore" and _may_be_there(supervisor.loop, settings.path)
     return _carry_out(supervisor, decide(settings, path_exists=may_be_there))
 
 
@@ -46,7 +50,16 @@ def _may_be_there(loop: Loop, path: str) -> bool:
         return False
     from dynamo_entry.init import aside  # noqa: PLC0415 - a plain cold start looks for nothing
 
-    return aside.run(loop, lambda: os.stat(path)) not in (errno.ENOENT, errno.ENOTDIR)
+    return aside.may_be(loop, lambda: _is_there(path))
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is something, for certain. Raises OSError."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _carry_out(supervisor: Supervisor, plan: Plan) -> int:
@@ -108,9 +121,11 @@ def _with_mistakes(supervisor: Supervisor, reading: Reading) -> int:
 
 def _start_cold(supervisor: Supervisor, failure: Result) -> int:
     """Start cold without a restore, after undoing what an earlier restore left."""
-    from dynamo_entry.scratch import has_leftovers  # noqa: PLC0415 - a plain cold start has nothing to take back
+    from dynamo_entry.init import aside  # noqa: PLC0415 - a plain cold start has nothing to take back
+    from dynamo_entry.scratch import has_leftovers  # noqa: PLC0415 - as above
 
-    if not has_leftovers(supervisor.settings.work_dir):
+    work_dir = supervisor.settings.work_dir
+    if not aside.may_be(supervisor.loop, lambda: has_leftovers(work_dir)):
         return supervisor.fall_back(failure)
     from dynamo_entry.init import undo  # noqa: PLC0415 - a restore was broken off, and the container started again
 

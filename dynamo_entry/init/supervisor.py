@@ -77,7 +77,7 @@ class Supervisor:
         return {**uncoerced_locale(), **changes}
 
     def follow(self) -> int:
-        """Forward signals until the engine ends, then end what it left; returns the engine's code."""
+        """Forward signals until the engine ends; returns its code. What it left is ended by ``end_rest``."""
         while True:
             event = self.loop.next()
             if isinstance(event, Signalled):
@@ -88,7 +88,6 @@ class Supervisor:
                 self.engine_end = time.monotonic()
                 if self._has_terminal:
                     terminal.take_back(self.engine_pid)
-                self.end_rest()
                 return event.code
 
     def forward(self, number: int) -> None:
@@ -119,7 +118,7 @@ class Supervisor:
             self.forward(signal.SIGCONT)
 
     def end_rest(self) -> None:
-        """Send TERM, and after the grace period KILL, to all remaining descendants."""
+        """Send TERM, and after the grace period KILL, to all remaining descendants: the last thing that is done."""
         if not tree.has_children():
             return
         left = tree.descendants(os.getpid())
@@ -154,5 +153,5 @@ class Supervisor:
         from dynamo_entry.init import aside  # noqa: PLC0415 - as above
 
         fields = {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()}
-        if number := aside.run(self.loop, lambda: write_result(path, fields)):
+        if number := aside.do(self.loop, path, lambda: write_result(path, fields)):
             self.log.warning("status not written", path=path, error=os.strerror(number))

@@ -10,6 +10,9 @@ from dynamo_entry.init.signals import signal
 #: How often the processes are read at most until every parent is among them; some may be hidden (proc(5), hidepid).
 _READS = 4
 
+#: Children that may hang in the kernel, with a volume that does not answer, until they are reaped.
+_may_hang: set[int] = set()
+
 
 def become_subreaper() -> str:
     """Become the parent of the engine's orphans if this is not PID 1; returns what went wrong, if anything.
@@ -116,12 +119,32 @@ def reap() -> list[tuple[int, int]]:
             return changed
         if pid == 0:
             return changed
+        if not os.WIFSTOPPED(status):
+            _may_hang.discard(pid)
         changed.append((pid, status))
 
 
+def may_hang(pid: int) -> None:
+    """Note that a child, if it is not reaped yet, may never end. Once it was killed, nobody waits for it."""
+    if is_child(pid):
+        _may_hang.add(pid)
+
+
+def end_hanging(pid: int) -> None:
+    """Kill a child that may hang, if it has not ended."""
+    if pid in _may_hang:
+        send([pid], signal.SIGKILL)
+
+
 def has_children() -> bool:
-    """Return whether any process is left below this one: orphans become our children."""
-    return _is_there(os.P_ALL, 0)
+    """Return whether any process is left below this one to wait for: orphans become our children."""
+    if not _is_there(os.P_ALL, 0):
+        return False
+    return not _may_hang or any(pid not in _may_hang or not is_dying(pid) for pid in _children())
+
+
+def _children() -> list[int]:
+    return _read_tree()[1].get(os.getpid(), [])
 
 
 def is_child(pid: int) -> bool:
@@ -140,7 +163,7 @@ def _is_there(kind: int, pid: int) -> bool:
 def kill_all(limit_s: float = 5) -> None:
     """Kill and reap everything below this process, including new orphans.
 
-    A task that is stuck in the kernel is given up after a while.
+    A task that is stuck in the kernel is given up after a while, for good.
     """
     deadline = time.monotonic() + limit_s
     while has_children() and time.monotonic() < deadline:
@@ -149,6 +172,7 @@ def kill_all(limit_s: float = 5) -> None:
         reap()
         time.sleep(0.005)
     reap()
+    _may_hang.update(_children())
 
 
 def exit_code(status: int) -> int:

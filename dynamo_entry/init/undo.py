@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dynamo_entry.init import signals
+from dynamo_entry.init import aside, signals
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import Worker
@@ -26,7 +26,9 @@ def start_cold(supervisor: Supervisor, failure: Result) -> int:
 
 def take_leftovers_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S) -> int:
     """Call ``take_back`` if there is anything to undo."""
-    return take_back(supervisor, held, limit_s) if has_leftovers(supervisor.settings.work_dir) else 0
+    work_dir = supervisor.settings.work_dir
+    is_needed = aside.may_be(supervisor.loop, lambda: has_leftovers(work_dir))
+    return take_back(supervisor, held, limit_s) if is_needed else 0
 
 
 def called_off(supervisor: Supervisor, result: Result, number: int) -> int:

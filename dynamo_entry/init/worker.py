@@ -8,7 +8,7 @@ import select
 import sys
 import time
 
-from dynamo_entry.init import process, signals
+from dynamo_entry.init import process, signals, tree
 from dynamo_entry.init.signals import signal
 from dynamo_entry.linux import loader
 from dynamo_entry.protocol import Began, Message, Moved, Outcomes, Phases, Result, Verbs
@@ -137,8 +137,9 @@ class Worker:
             pass
 
     def close(self) -> None:
-        """Close our end of the control pipe."""
+        """Close our end of the control pipe. A worker that was killed and is still there is not waited for any more."""
         os.close(self._control)
+        tree.may_hang(self.pid)
 
 
 def not_started(message: str, exit_code: int) -> Result:

@@ -11,8 +11,9 @@ import pytest
 SCRIPT = """
 import errno, os, time
 from types import SimpleNamespace
-from dynamo_entry.init import aside, run, supervisor
-from dynamo_entry.init.loop import Loop
+from dynamo_entry.init import aside, run, supervisor, tree
+aside._LIMIT_S = 0.3
+from dynamo_entry.init.loop import Loop, Signalled
 from dynamo_entry.init.signals import signal
 from dynamo_entry.protocol import Result
 from dynamo_entry.settings import Settings
@@ -28,10 +29,13 @@ numbers = [signal.SIGUSR1, signal.SIGUSR2]
 for number in numbers:
     os.kill(os.getpid(), number)
 {code}
-assert [loop.next().number for _ in numbers] == numbers, "none is lost meanwhile, and none overtakes another"
+found = []
+while len(found) < len(numbers):
+    found += [event.number for event in (loop.next(),) if isinstance(event, Signalled)]
+assert found == numbers, "none is lost meanwhile, and none overtakes another"
 """
 
-NO_PROCESS = "aside._start = refuse\n"
+NO_PROCESS = "aside.signals.fork = refuse\n"
 
 
 def said(code):
@@ -69,7 +73,79 @@ def test_a_result_is_written_or_its_error_told(tmp_path, before):
 
 def test_a_result_that_cannot_be_written_holds_nothing_up(tmp_path):
     code = f"supervisor.write_result = hang; report({str(tmp_path / 'status')!r})"
-    assert said(code) == f"status not written {os.strerror(errno.ETIMEDOUT)}"
+    assert said(code) == f"status not written {os.strerror(errno.EINPROGRESS)}"
+
+
+#: For what takes signals itself.
+AGAIN = "[os.kill(os.getpid(), number) for number in numbers]\n"
+
+#: Writing waits until somebody reads from the fifo, and does not end by a signal: a volume that is slow.
+SLOW = """
+fifo, path = {fifo!r}, {path!r}
+os.mkfifo(fifo)
+for _ in numbers:
+    loop.next()
+write = supervisor.write_result
+def slowly(path, fields):
+    os.write(os.open(fifo, os.O_WRONLY), b"x")
+    write(path, fields)
+supervisor.write_result = slowly
+log = SimpleNamespace(warning=lambda event, **fields: print(event))
+it = supervisor.Supervisor(loop, log, Settings(status_file=path, stop_grace={grace}), [])
+it.report(Result("cold", "start"))
+"""
+
+
+def slow(tmp_path, grace):
+    return SLOW.format(fifo=str(tmp_path / "fifo"), path=str(tmp_path / "status"), grace=grace)
+
+
+def test_a_result_that_is_written_late_is_not_lost(tmp_path):
+    code = f"""{slow(tmp_path, 30)}
+reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+it.end_rest()
+print(tree.has_children())
+{AGAIN}"""
+    assert said(code).split("\n") == ["status not written", "False"]
+    assert '"result": "cold"' in (tmp_path / "status").read_text()
+
+
+def test_a_later_result_takes_the_place_of_one_that_is_late(tmp_path):
+    code = f"""{slow(tmp_path, 30)}
+supervisor.write_result = write
+it.report(Result("failed", "start", exit_code=5))
+it.end_rest()
+print(tree.has_children())
+{AGAIN}"""
+    assert said(code).split("\n") == ["status not written", "False"]
+    assert '"result": "failed"' in (tmp_path / "status").read_text()
+
+
+def test_the_end_waits_for_a_late_result_no_longer_than_for_anything_else(tmp_path):
+    assert said(f"{slow(tmp_path, 0.1)}it.end_rest(); print(tree.has_children()); {AGAIN}").endswith("False")
+    assert not (tmp_path / "status").exists()
+
+
+def test_what_cannot_be_killed_does_not_hold_up_the_end(tmp_path):
+    """A process that is stuck in the kernel: it was killed, and does not end."""
+    code = f"""
+os.stat = hang
+tree.send, send = lambda pids, number: None, tree.send
+tree.is_dying = lambda pid: True
+assert run._may_be_there(loop, "/volume/a.tar")
+(stuck,) = tree._children()
+log = SimpleNamespace(warning=print)
+loop.next = lambda deadline=None: print("waited")
+supervisor.Supervisor(loop, log, Settings(), []).end_rest()
+tree.kill_all(600)
+print(tree.has_children())
+loop = Loop()
+os.kill(stuck, signal.SIGKILL)
+while tree.is_child(stuck):
+    tree.reap()
+print(stuck in tree._may_hang)
+{AGAIN}"""
+    assert said(code).split("\n") == ["False", "False"]
 
 
 def test_who_reads_of_a_failure_in_the_log_finds_the_result(tmp_path):
@@ -81,3 +157,20 @@ settings = Settings(status_file=path, on_failure="fail")
 supervisor.Supervisor(loop, log, settings, []).fall_back(Result("failed", "check", exit_code=5))
 """
     assert said(code) == "Restore failed True"
+
+
+@pytest.mark.parametrize(
+    ("hangs", "said_then"), [("hang", "taken back\ntaken back"), ("lambda _: False", "")]
+)
+def test_a_scratch_directory_that_does_not_answer_is_taken_for_one_with_leftovers(hangs, said_then):
+    """The worker that takes back has a limit."""
+    code = f"""
+from dynamo_entry.init import undo
+os.path.lexists = {hangs}
+undo.take_back = lambda *_: print("taken back") or 0
+settings = Settings(work_dir="/volume", on_failure="fail", status_file="/dev/null")
+log = SimpleNamespace(warning=lambda event, **_: None)
+for start_cold in (run._start_cold, undo.start_cold):
+    assert start_cold(supervisor.Supervisor(loop, log, settings, []), Result("failed", "start", exit_code=5)) == 5
+"""
+    assert said(code) == said_then

@@ -46,7 +46,7 @@ def run(monkeypatch):
             loop=loop, settings=Settings(min_uptime=0), engine_pid=0, engine_end=float("inf"), is_asked_to_end=False,
             log=SimpleNamespace(info=lambda *_, **__: None), report=lambda result: None,
             forward=lambda number: done.append(f"forwarded {number}"), follow=lambda: done.append("followed") or 0,
-            end_rest=lambda: done.append("ended the rest"), fall_back=lambda result, held: done.append(result.message) or 1,
+            fall_back=lambda result, held: done.append(result.message) or 1,
         )  # fmt: skip
         code = restore._Restoration(supervisor, worker).run()
         assert not loop.events
@@ -84,7 +84,7 @@ def test_a_worker_that_stops_does_not_hold_up_the_end_of_its_engine(run):
         done, code = run(*events, Silent(), Ended(WORKER, 137))
         assert run.waited[1] == float("inf")
         assert run.waited[2] <= 10
-        assert (done[-2:], code) == (["worker killed", "ended the rest"], 3)
+        assert (done[-1], code) == ("worker killed", 3)
 
 
 def test_a_worker_that_is_lost_before_costs_the_restore(run):

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple  # noqa: TID251 - a single file, to be copied
 
 #: The launcher writes the file to the first of these that is writable.
 PATHS = tuple(

@@ -6,10 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.storage.base import Bytes, Store
+from dynamo_entry.tuples import NamedTuple
 
 #: A gap up to this size is read and thrown away: a request of its own would take as long as these bytes.
 GAP_BYTES = 256 << 10

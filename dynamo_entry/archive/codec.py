@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import re
 import threading
-from typing import NamedTuple
 
 import zstandard
 from blake3 import blake3
@@ -13,6 +12,7 @@ from blake3 import blake3
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
+from dynamo_entry.tuples import NamedTuple
 
 #: How a chunk's bytes are stored. The numbers are part of the format; SEALED is added to that of an encrypted chunk.
 RAW, ZSTD, PLANES = 0, 1, 4

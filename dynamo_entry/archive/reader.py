@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, groupby
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import ChunkRef, OnDemand, ReadAhead, ReadPool, Source
@@ -23,6 +23,7 @@ from dynamo_entry.archive.streams import Part
 from dynamo_entry.buffers import PRIVATE, Buffers, is_mapped
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.storage.base import Bytes, Store
+from dynamo_entry.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self

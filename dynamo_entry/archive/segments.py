@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import NamedTuple
 
 from dynamo_entry.archive import codec, manifest
 from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.archive.reader import Archive
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.storage.base import Bytes
+from dynamo_entry.tuples import NamedTuple
 
 #: Large enough to make a request's overhead small, and small enough for a few of them to fit into any memory limit.
 SEGMENT_BYTES = 8 << 20

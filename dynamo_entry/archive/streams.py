@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+
+from dynamo_entry.tuples import NamedTuple
 
 #: Before the name of every CRIU image.
 CRIU = "criu/"

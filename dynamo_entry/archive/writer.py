@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
@@ -16,6 +15,7 @@ from dynamo_entry.archive.seal import ANYWHERE, Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.errors import DumpFailed
 from dynamo_entry.storage.base import Bytes, Writer
+from dynamo_entry.tuples import NamedTuple
 
 #: The memory that chunks in flight may take, with everything that compression needs. Fewer threads than asked for do no
 #: harm: at about 10 MiB each, those that remain can take several times what CRIU, which is one thread, delivers.

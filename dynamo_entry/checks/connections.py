@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.checks import control_planes, socket_names
 from dynamo_entry.checks.control_planes import Plane
@@ -18,6 +18,7 @@ from dynamo_entry.checks.kept_connections import DO_NOT_RECONNECT, KEEP
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
+from dynamo_entry.tuples import NamedTuple
 
 _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 

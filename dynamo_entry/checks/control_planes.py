@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
-from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from dynamo_entry.tuples import NamedTuple
 
 ETCD, NATS, KUBERNETES = "etcd", "NATS", "the Kubernetes API"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux.cgroup import Room
+from dynamo_entry.tuples import NamedTuple
 
 #: Facts that may differ, and whose difference is logged.
 _NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image": "build of the image"}

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
+from dynamo_entry.tuples import NamedTuple
 
 #: Kind of object → its file in /proc/sysvipc (proc(5)), and the reason of a refusal.
 _SYSV = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import NamedTuple
 
 from dynamo_entry.criu import options
 from dynamo_entry.errors import NotDumpable, RestoreFailed
 from dynamo_entry.linux import capabilities
+from dynamo_entry.tuples import NamedTuple
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_CLONE3 = 435

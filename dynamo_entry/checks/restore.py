@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.archive import Archive, Head
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR
@@ -29,6 +29,7 @@ from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
 from dynamo_entry.rootfs.guard import Land
+from dynamo_entry.tuples import NamedTuple
 
 
 class Admitted(NamedTuple):

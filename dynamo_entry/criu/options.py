@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from dynamo_entry.criu import process
 from dynamo_entry.linux import capabilities
+from dynamo_entry.tuples import NamedTuple
 
 #: ``--unprivileged`` needs at least these to dump and to restore.
 REQUIRED = {capabilities.SYS_PTRACE: "SYS_PTRACE", capabilities.CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from dynamo_entry.cuda import abi
 from dynamo_entry.cuda.facts import Device
 from dynamo_entry.errors import UsageError
 from dynamo_entry.settings import Settings, from_environment
+from dynamo_entry.tuples import NamedTuple
 
 _STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 

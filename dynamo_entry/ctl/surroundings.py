@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.archive import Archive, read_keys
 from dynamo_entry.checks import facts, files, privileges, restore
@@ -18,6 +18,7 @@ from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage.node_cache import examine
 from dynamo_entry.stores import open_store
+from dynamo_entry.tuples import NamedTuple
 
 
 class Answer(NamedTuple):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from dynamo_entry.cuda.abi import Result
+from dynamo_entry.tuples import NamedTuple
 
 _MEANINGS = {
     "lock": "the process still works on the GPU",

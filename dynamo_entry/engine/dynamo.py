@@ -14,12 +14,13 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.engine import http
 from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
 from dynamo_entry.scratch import partial_of, vacate, write_new
+from dynamo_entry.tuples import NamedTuple
 
 #: The mode of files that the engine reads.
 _READABLE = 0o644

@@ -7,10 +7,11 @@ GiB out of 192 (ai-dynamo/dynamo, docs/blogs/dynamo-snapshot). ``sleep`` sends t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt
+from dynamo_entry.tuples import NamedTuple
 
 
 class Step(NamedTuple):

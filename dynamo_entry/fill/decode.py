@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.criu import images
 from dynamo_entry.fill import ranges
@@ -21,6 +21,7 @@ from dynamo_entry.fill.values import (
     Unlinked,
 )
 from dynamo_entry.linux.pages import PAGE
+from dynamo_entry.tuples import NamedTuple
 
 #: criu/images/fdinfo.proto, enum fd_types; remap-file-path.proto, enum remap_type
 _REG, _MEMFD = 1, 18

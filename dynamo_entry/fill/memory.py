@@ -7,13 +7,13 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.plan import Shared, Task
 from dynamo_entry.linux import userfault
 from dynamo_entry.linux.pages import PAGE, IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
+from dynamo_entry.tuples import NamedTuple
 
 #: What is known about an error, besides that memory may be short.
 _HINTS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from dynamo_entry.fill import ranges, values
 from dynamo_entry.fill.ranges import Range
@@ -23,6 +22,7 @@ from dynamo_entry.fill.values import (
     Tree,
 )
 from dynamo_entry.linux.pages import PAGE
+from dynamo_entry.tuples import NamedTuple
 
 #: It is cheaper to leave a smaller range to CRIU than to write it in a call of its own.
 LEAST_BYTES = 128 << 10

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.kube import api
 from dynamo_entry.kube.api import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
+from dynamo_entry.tuples import NamedTuple
 
 #: Reasons that a person should look at.
 _WARNINGS = frozenset(

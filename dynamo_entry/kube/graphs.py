@@ -6,10 +6,11 @@ Nothing is ever written to a graph: it belongs to Dynamo's operator and to whoev
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.kube import api, podspec
 from dynamo_entry.kube.identity import derived_identity, identity_hash, normalised
+from dynamo_entry.tuples import NamedTuple
 
 Object = dict[str, Any]
 

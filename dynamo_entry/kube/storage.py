@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.kube.config import Config, Remote
+from dynamo_entry.tuples import NamedTuple
 
 Object = dict[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import resource
-from typing import NamedTuple
 
 from dynamo_entry.linux import capabilities
+from dynamo_entry.tuples import NamedTuple
 
 
 class Room(NamedTuple):

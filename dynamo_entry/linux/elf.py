@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import suppress
-from typing import NamedTuple
+
+from dynamo_entry.tuples import NamedTuple
 
 _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from dynamo_entry.tuples import NamedTuple
 
 #: Scratch directories that a container is given for itself, as tmpfs by its runtime or as an emptyDir by its
 #: pod. tmpfs elsewhere are secrets, config maps and the like; an emptyDir elsewhere may hold a model.

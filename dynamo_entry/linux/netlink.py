@@ -6,7 +6,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from dynamo_entry.tuples import NamedTuple
 
 _DONE, _ERROR = 3, 2
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP

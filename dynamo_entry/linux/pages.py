@@ -8,9 +8,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from dynamo_entry.linux import proc
+from dynamo_entry.tuples import NamedTuple
 
 Range = tuple[int, int]
 

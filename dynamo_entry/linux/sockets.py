@@ -14,9 +14,10 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.linux import netlink, proc
+from dynamo_entry.tuples import NamedTuple
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_PIDFD_GETFD = 438

@@ -6,9 +6,9 @@ import ctypes
 import errno
 import os
 import struct
-from typing import NamedTuple
 
 from dynamo_entry.linux.pages import PAGE, last_error, libc
+from dynamo_entry.tuples import NamedTuple
 
 #: asm/unistd.h, by machine
 _NUMBERS = {"x86_64": 323, "aarch64": 282}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.linux import mounts
@@ -12,6 +12,7 @@ from dynamo_entry.rootfs import journal, nodes
 from dynamo_entry.rootfs.guard import Guard, Land
 from dynamo_entry.rootfs.pack import Index
 from dynamo_entry.rootfs.unpack import Expected, member_path, unpack
+from dynamo_entry.tuples import NamedTuple
 
 #: What container runtimes make in the root filesystem.
 _RUNTIME_FILES = {

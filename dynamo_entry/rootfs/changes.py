@@ -17,7 +17,8 @@ import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+
+from dynamo_entry.tuples import NamedTuple
 
 #: linux/time.h: the clock of file times. A mark that is a tick too early costs nothing; one that is too late loses a file.
 _CLOCK_REALTIME_COARSE = 5

@@ -8,10 +8,10 @@ import shutil
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
 
 import dynamo_entry
 from dynamo_entry.linux import mounts, proc
+from dynamo_entry.tuples import NamedTuple
 
 #: Filesystems of the kernel, which hold no files.
 _KERNEL = ("/proc", "/sys", "/dev")

@@ -9,12 +9,13 @@ import stat
 import tarfile
 from collections.abc import Container, Iterable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dynamo_entry.archive.manifest import check_items
 from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.rootfs import nodes, sparse
 from dynamo_entry.rootfs.unpack import xattr_keyword
+from dynamo_entry.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from dynamo_entry.rootfs.changes import Change

@@ -8,11 +8,12 @@ import re
 import struct
 import tarfile
 from collections.abc import Collection, Iterator
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.nodes import Attributes
+from dynamo_entry.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,9 +9,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dynamo_entry.errors import AlreadyExists, Corrupt
+from dynamo_entry.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self

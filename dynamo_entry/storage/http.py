@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from dynamo_entry import __version__
@@ -27,6 +27,7 @@ from dynamo_entry.errors import StorageDenied, StorageError
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import ANSWER_BYTES, TooSlow, unanswered
 from dynamo_entry.storage.proxies import Proxy, proxy_for
+from dynamo_entry.tuples import NamedTuple
 
 _USER_AGENT = f"dynamo-entry/{__version__}"
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import ipaddress

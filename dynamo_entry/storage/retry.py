@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dynamo_entry.errors import StorageUnavailable
+from dynamo_entry.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import tenacity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
@@ -52,6 +52,7 @@ from dynamo_entry.rootfs.early import EarlySearch
 from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
+from dynamo_entry.tuples import NamedTuple
 from dynamo_entry.worker import context_file, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images

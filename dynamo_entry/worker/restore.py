@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dynamo_entry import cuda
 from dynamo_entry.archive import Archive, read_keys
@@ -26,6 +26,7 @@ from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage import Store
 from dynamo_entry.stores import node_cache, open_store
+from dynamo_entry.tuples import NamedTuple
 from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.rebuild import Rebuild

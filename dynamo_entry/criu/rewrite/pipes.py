@@ -10,11 +10,12 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.criu import images
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import sockets
+from dynamo_entry.tuples import NamedTuple
 
 
 class Place(NamedTuple):

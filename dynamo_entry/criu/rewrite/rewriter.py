@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from dynamo_entry.criu import images
 from dynamo_entry.criu.rewrite import files, pipes, sockets, stdio, tasks, unix
+from dynamo_entry.tuples import NamedTuple
 
 
 class Source(NamedTuple):

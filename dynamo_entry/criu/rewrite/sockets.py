@@ -6,9 +6,10 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.errors import Incompatible
+from dynamo_entry.tuples import NamedTuple
 
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.criu import images
+from dynamo_entry.tuples import NamedTuple
 
 #: By descriptor, names that no file has. CRIU omits the leading slash.
 NAMES = {1: "dynamo_entry/stdout", 2: "dynamo_entry/stderr"}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.criu import images
 from dynamo_entry.linux import io_uring
+from dynamo_entry.tuples import NamedTuple
 
 #: CRIU's RLIM_INFINITY.
 _NO_LIMIT = (1 << 64) - 1

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.kube.agent.cache import Cache, Entry
 from dynamo_entry.kube.metrics import AgentMetrics
+from dynamo_entry.tuples import NamedTuple
 
 #: More would only share the same network.
 _AT_A_TIME = 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube.config import Config, interval, seconds, size, size_or_share
+from dynamo_entry.tuples import NamedTuple
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry import stores
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
@@ -17,6 +17,7 @@ from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage import Store, StoredArchive
+from dynamo_entry.tuples import NamedTuple
 
 
 class Named(NamedTuple):

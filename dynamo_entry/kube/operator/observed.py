@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
+
+from dynamo_entry.tuples import NamedTuple
 
 Object = dict[str, Any]
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.kube import api, foreign, graphs, podspec, podtemplate, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.identity import identity_hash, normalised
+from dynamo_entry.tuples import NamedTuple
 
 Object = dict[str, Any]
 

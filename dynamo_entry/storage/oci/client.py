@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
@@ -17,6 +17,7 @@ from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.login import Authorization, find
 from dynamo_entry.storage.retry import Retry
+from dynamo_entry.tuples import NamedTuple
 
 _HINTS = {
     "DENIED": "the login is not allowed to do this: check the registry's permissions for the repository",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.storage.http import PORTS, Server
+from dynamo_entry.tuples import NamedTuple
 
 #: The grammar of the distribution specification, "Pulling manifests".
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")

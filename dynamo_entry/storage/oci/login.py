@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.failures import decoded
+from dynamo_entry.tuples import NamedTuple
 
 _NAMES = ("config.json", ".dockerconfigjson")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.storage.http import server_of
+from dynamo_entry.tuples import NamedTuple
 
 #: AWS's own.
 DEFAULT_REGION = "us-east-1"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.s3.client import Client, bad_answer, moment
+from dynamo_entry.tuples import NamedTuple
 
 #: Whose upload an object came from. The answer to a completion may get lost; this tells who won.
 OWNER = "dynamo-entry-upload"

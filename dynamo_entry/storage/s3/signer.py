@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth
 from botocore.awsrequest import AWSRequest
+
+from dynamo_entry.tuples import NamedTuple
 
 #: The name under which botocore finds ``Signer``.
 NAME = "s3v4-by-the-servers-clock"

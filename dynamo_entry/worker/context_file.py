@@ -35,7 +35,7 @@ def write(settings: Settings, archive_digest: str) -> Written:
         "archive": archive_digest,
         "hostname": os.uname().nodename,
         "addresses": facts.addresses(),
-        "environment": {os.fsdecode(name): os.fsdecode(value) for name, value in _here(settings).items()},
+        "environment": environment(settings),
     }
     path = f"{directory(settings)}/{CONTEXT}"
     remove(settings)
@@ -58,6 +58,11 @@ def changed(settings: Settings, pid: int) -> list[str]:
     return sorted(os.fsdecode(name) for name, value in _here(settings).items() if theirs.get(name) != value)
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that a cold start would give the engine, without the store's credentials."""
+    return {os.fsdecode(name): os.fsdecode(value) for name, value in _here(settings).items()}
+
+
 def directory(settings: Settings) -> str:
     """Return the directory in which engines look for the file, independent of WORK_DIR. Raises CheckpointError.
 
@@ -68,7 +73,6 @@ def directory(settings: Settings) -> str:
 
 
 def _here(settings: Settings) -> dict[bytes, bytes]:
-    """Return the environment that a cold start would give the engine, without the store's credentials."""
     given = dict(proc.environment(os.getppid()))
     dropped = dict.fromkeys(WITHHELD_FROM_COLD)
     changes = environment_changes(given, settings, additions={}, is_create=False, forced=dropped)

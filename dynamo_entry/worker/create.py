@@ -291,7 +291,8 @@ class _Creation:
             self._give_back_memlock()
             if self._handshake:
                 argv = proc.command(os.getppid())
-                handshakes.let_go_or_warn(self._handshake, os.environ, argv, self._pids(), self._channel.log)
+                environ = context_file.environment(settings)
+                handshakes.let_go_or_warn(self._handshake, environ, argv, self._pids(), self._channel.log)
             if not self._is_asleep:
                 return
             try:

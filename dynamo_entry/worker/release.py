@@ -14,6 +14,7 @@ from dynamo_entry.linux import proc
 from dynamo_entry.protocol import Outcomes, Phases, Release, Result
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
+from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel
 
 
@@ -34,7 +35,7 @@ def run(settings: Settings, channel: Channel) -> Result:
     argv = proc.command(os.getppid())
     handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work_directory(settings))
     if handshake:
-        handshakes.let_go_or_warn(handshake, os.environ, argv, pids(), channel.log)
+        handshakes.let_go_or_warn(handshake, context_file.environment(settings), argv, pids(), channel.log)
     if root.may_sleep:
         commands = [proc.command(pid) for pid in pids()]
         hook = sleep.hook(settings.pre_dump, commands, is_paused=handshake is not None)

@@ -328,8 +328,9 @@ class _Restoration:
         """Give a paused engine its new identity, now that the GPU is back, and wait until it serves."""
         pids = [process.pid for process in proc.tree(pid)]
         argv = proc.command(os.getppid())
+        environ = context_file.environment(self._settings)
         try:
-            handshake.let_go(os.environ, argv, pids)
+            handshake.let_go(environ, argv, pids)
         except OSError as error:
             raise RestoreFailed(
                 f"{handshake.directory} cannot be written to: {error.strerror}",
@@ -339,7 +340,7 @@ class _Restoration:
         frozen: dict[str, str] = {}
         with suppress(OSError):  # it ended, which is reported below
             frozen = {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
-        if url := handshake.health_url(os.environ, argv, frozen):
+        if url := handshake.health_url(environ, argv, frozen):
             self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: {handshake.lack}")
 
     def _wait(self, pid: int, condition: Callable[[], bool], lack: str) -> None:

@@ -61,6 +61,15 @@ def test_two_replicas_of_one_paused_worker(start, published, release):
         assert "DYN_NAMESPACE" not in found[0]["env"], "what the new pod has not is cleared"
 
 
+def test_what_a_pod_withholds_from_its_worker_is_not_in_its_new_identity(start, published):
+    published()
+    container = start(RESTORE, env={"POD_UID": "new", "NATS_SERVER": "nats://me:key@n"}, DROP_ENV="NATS_SERVER")
+    container.wait_for_event("Restored")
+    env = identity(container)["env"]
+    assert env["POD_UID"] == "new"
+    assert "NATS_SERVER" not in env
+
+
 @pytest.mark.parametrize("release", ["1.0", "1.1"])
 def test_a_worker_of_an_old_release_is_waited_for_where_it_listens(start, published, release):
     """At the port of the pod that created the archive: it takes no other one."""

@@ -80,6 +80,16 @@ def test_where_no_such_place_can_be_had_it_is_in_the_scratch_directory(tmp_path,
     assert context_file.write(settings, "d").path == f"{own}/context.json"
 
 
+def test_a_restored_engine_is_told_what_a_cold_start_would_get(monkeypatch):
+    """DROP_ENV and the store's credentials are the launcher's alone, also where an engine takes a new identity."""
+    given = {"POD_UID": "u", "NATS_SERVER": "nats://user:key@n", "AWS_SECRET_ACCESS_KEY": "k", "DYNAMO_CHECKPOINT_HASH": "h",
+             "SNAPSHOT_RESTORE_STANDBY": "1", "DYN_NAMESPACE": "n"}  # fmt: skip
+    encoded = [(name.encode(), value.encode()) for name, value in given.items()]
+    monkeypatch.setattr(context_file.proc, "environment", lambda pid: encoded)
+    found = context_file.environment(Settings(drop_env=("NATS_SERVER",)))
+    assert found == {"POD_UID": "u", "DYN_NAMESPACE": "n"}
+
+
 def test_changed_is_what_is_new_or_other_here(tmp_path):
     write(tmp_path / "c", same="1", other="2", new="3")
     found = context.read(str(tmp_path / "c"))

@@ -73,13 +73,15 @@ CONTEXT_NAMES = (
     "DYN_VLLM_GMS_SHADOW_MODE", "DYN_GMS_USE_V1", "MODEL_EXPRESS_URL", "PROMETHEUS_ENDPOINT",
 )  # fmt: skip
 
+_BACKENDS, _MAIN = "vllm|sglang|trtllm", "(?:__main__|main)"
+
 #: Regular expression: what begins a module of Python in a command line, also behind other one-letter options.
 MODULE_OPTION = r"(?<![\w-])-\w*m|--module"
 
-#: ``python -m dynamo.vllm``, or the path of that package or of its main module, anywhere in a command or shell line.
+#: ``python -m dynamo.vllm``, or the path of its main module, anywhere in a command or shell line.
 _WORKER = re.compile(
-    rf"(?:(?:{MODULE_OPTION})[\s=]*['\"]?dynamo\.|(?:^|[\s'\"/])dynamo/)(vllm|sglang|trtllm)"
-    r"(?:[./](?:__main__|main)(?:\.py)?)?(?=$|[\s'\";&|)<>`}])"
+    rf"(?:(?:{MODULE_OPTION})[\s=]*['\"]?dynamo\.(?:{_BACKENDS})(?:\.{_MAIN})?|(?:^|[\s'\"/])dynamo/(?:{_BACKENDS})/{_MAIN}\.py)"
+    r"(?=$|[\s'\";&|)<>`}])"
 )
 
 

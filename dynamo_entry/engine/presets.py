@@ -7,6 +7,8 @@ module.
 
 from __future__ import annotations
 
+import re
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +28,9 @@ _PREFIXES = ("/bin/sh", "-c", "exec", "env", "cuda-checkpoint", "--launch-job", 
 
 #: Programs that run a module: ``python3 -um vllm…``, ``torchrun --module vllm…``.
 _RUNNERS = ("python", "torchrun", "uv", "accelerate")
+
+#: An option that a module follows, in the same word or the next; also behind options of Python without a value.
+_MODULE = re.compile(r"(?:--module(?:=|$)|-[bBdEiIOPqRsSuvx]*m)(.*)")
 
 #: What follows the name of a program that serves; programs whose own name says it.
 _SERVE, _SERVERS = "serve", ("trtllm-serve", "trtllm-llmapi-launch")
@@ -71,7 +76,7 @@ _OPTIONS = {
 
 def engine_of(argv: Sequence[str]) -> str:
     """``vllm``, ``sglang``, ``trtllm``, or nothing: by the program and the module or script it runs."""
-    words = " ".join(argv).replace("--module=", "--module ").split()
+    words = " ".join(argv).split()
     names = (_program(words), *_started([word.strip(_QUOTES) for word in words]))
     return next(filter(None, map(_meant, names)), "")
 
@@ -99,16 +104,11 @@ def _modules(words: Iterable[tuple[str, str, str]]) -> Iterator[str]:
     for word, name, after in words:
         if name.startswith(_RUNNERS):
             is_looked_for = True
-        elif is_looked_for and _is_for_module(word):
-            yield after
+        elif is_looked_for and (found := _MODULE.match(word)):
+            yield found[1] or after
             is_looked_for = False
         elif word.endswith(".py"):
             is_looked_for = False
-
-
-def _is_for_module(option: str) -> bool:
-    """Return whether an option is ``--module``, or ``-m``, also behind other one-letter options."""
-    return option == "--module" or (option[:1] == "-" and option[1:2] != "-" and option[-1:] == "m")
 
 
 def _program(words: list[str]) -> str:

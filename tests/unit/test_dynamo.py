@@ -32,6 +32,14 @@ COMPLETE, CONTEXT = "restore-complete", "restore-context.json"
         ["python3 -m dynamo.vllm>/tmp/log 2>&1"],
         ["nsys", "profile", "python3", "-m", "dynamo.vllm"],
         ["/usr/bin/env", "-S", "python3 -m dynamo.vllm --model m"],
+        ["python3", "-X", "faulthandler", "-W", "ignore", "-OBuEsI", "-m", "dynamo.vllm"],
+        ["tini", "-g", "--", "gosu", "user", "setpriv", "--no-new-privs", "numactl", "-N", "0", "python3", "-m", "dynamo.vllm"],
+        ["conda", "run", "--no-capture-output", "-n", "e", "python", "-m", "dynamo.vllm"],
+        ["/entrypoint.sh", "python3", "-m", "dynamo.vllm"],
+        ["sh", "-c", 'exec "${PYTHON:-python3}" -m dynamo.vllm "$@"', "sh", "--model", "m"],
+        ["mpirun", "-n", "2", "python3", "-m", "dynamo.trtllm"],
+        ["accelerate", "launch", "-m", "dynamo.vllm"],
+        ["bash", "-c", "python3 - <<E\nprint(1)\nE\nexec python3 -m dynamo.vllm"],
     ],
 )
 def test_a_worker_is_known_by_its_command(command):
@@ -50,6 +58,9 @@ def test_a_worker_is_known_by_its_command(command):
         ["python3", "-m", "dynamo_entry"],
         ["python3", "server.py", "--model", "dynamo.vllm"],
         ["serve", "-model", "dynamo.vllm"],
+        ["python3", "x.py", "--model", "dynamo/vllm"],
+        ["vllm", "serve", "/models/dynamo/vllm"],
+        ["python3", "-m", "dynamo.vllm.sidecar"],
         [],
     ],
 )

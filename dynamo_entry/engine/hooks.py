@@ -90,20 +90,27 @@ def wake(
 
 
 def _post(name: str, url: str, limit_s: float, context: Mapping[str, str]) -> None:
-    import urllib.request  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
-    from http.client import HTTPException  # noqa: PLC0415
+    from http.client import HTTPException  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
 
     check(name, url)
     body = json.dumps(dict(context)).encode() if context else b""
-    headers = {"Content-Type": "application/json"} if context else {}
-    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
-    # The engine beside us is asked without a proxy; a hook elsewhere may need one.
-    direct = (urllib.request.ProxyHandler({}),) if http.is_loopback(url) else ()
     try:
-        with urllib.request.build_opener(*direct).open(request, timeout=limit_s):
-            pass
+        if http.is_loopback(url):
+            http.ask(url, method="POST", body=body, limit_s=limit_s)
+        else:
+            _post_elsewhere(url, body, limit_s)
     except (OSError, ValueError, HTTPException) as error:
         raise _failed(f"{name} hook", str(error) or type(error).__name__) from None
+
+
+def _post_elsewhere(url: str, body: bytes, limit_s: float) -> None:
+    """POST to another host, which may need a proxy. Raises OSError, ValueError, HTTPException."""
+    import urllib.request  # noqa: PLC0415 - as above
+
+    headers = {"Content-Type": "application/json"} if body else {}
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    with urllib.request.urlopen(request, timeout=limit_s):
+        pass
 
 
 def _run(name: str, command: str, limit_s: float, context: Mapping[str, str]) -> None:

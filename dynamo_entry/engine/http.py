@@ -1,17 +1,29 @@
-"""HTTP requests to the engine in this pod. They never use a proxy, whatever the environment says."""
+"""HTTP requests to the engine in this pod. They never use a proxy, whatever the environment says.
+
+Certificates are not verified, as by a kubelet's probes: an engine's is not made out to a loopback address.
+"""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
     from http.client import HTTPResponse
+    from urllib.parse import SplitResult
 
 
 #: The longest answer of an engine: a JSON object.
 LIMIT_BYTES = 16 << 20
+
+#: How much of a refusal a message repeats.
+_SAID_BYTES = 200
+
+#: How often one server may send us to another of its paths.
+_MOST_REDIRECTIONS = 5
 
 
 class Refused(OSError):
@@ -27,36 +39,61 @@ def ask(
 ) -> bytes:
     """Return the body of a 2xx answer. Raises Refused, OSError (no answer in time), ValueError (bad URL)."""
     deadline = time.monotonic() + limit_s
-    with _answer(url, method, body, headers or {}, limit_s) as response:
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    with _answer(url, method, body, headers, limit_s) as response:
+        if response.status // 100 != 2:
+            raise Refused(response.status, _said(response))
         return _body(response, deadline)
 
 
-def _body(response: HTTPResponse, deadline: float) -> bytes:
-    """Read the whole body within the limits. Raises OSError."""
+def _said(response: HTTPResponse) -> str:
     import http.client  # noqa: PLC0415 - see below
 
+    with suppress(OSError, http.client.HTTPException):
+        return response.read(_SAID_BYTES).decode("utf-8", "replace").strip()
+    return ""
+
+
+def _body(response: HTTPResponse, deadline: float) -> bytes:
+    """Read the whole body within the limits. Raises OSError, HTTPException."""
     found = bytearray()
-    try:
-        while data := response.read1(1 << 16):
-            found += data
-            if len(found) > LIMIT_BYTES:
-                raise OSError(f"an answer of more than {LIMIT_BYTES >> 20} MiB")
-            if time.monotonic() > deadline:
-                raise TimeoutError("the answer does not end in time")
-        if response.length:
-            raise OSError("the answer ends early")
-    except http.client.HTTPException as error:
-        raise OSError(f"not an HTTP response: {type(error).__name__}") from None
+    while data := response.read1(1 << 16):
+        found += data
+        if len(found) > LIMIT_BYTES:
+            raise OSError(f"an answer of more than {LIMIT_BYTES >> 20} MiB")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer does not end in time")
+    if response.length:
+        raise OSError("the answer ends early")
     return bytes(found)
 
 
-def answers(url: str, *, limit_s: float) -> bool:
-    """Return whether a GET is answered with 200 within ``limit_s``."""
-    try:
-        with _answer(url, "GET", None, {}, limit_s) as response:
-            return response.status == 200
-    except (OSError, ValueError):
-        return False
+def unanswered(url: str, *, limit_s: float) -> str:
+    """Return why a GET is not answered with 200 within ``limit_s``; empty if it is.
+
+    Redirections within the server are followed.
+    """
+    for _ in range(_MOST_REDIRECTIONS):
+        try:
+            with _answer(url, "GET", None, {}, limit_s) as response:
+                if response.status == 200:
+                    return ""
+                moved = _moved(url, response)
+                if not moved:
+                    return f"HTTP status {response.status}"
+        except (OSError, ValueError) as error:
+            return str(getattr(error, "strerror", "") or error) or type(error).__name__
+        url = moved
+    return "redirections without an end"
+
+
+def _moved(url: str, response: HTTPResponse) -> str:
+    """Return where an answer redirects to on the same server, or an empty string."""
+    from urllib.parse import urljoin, urlsplit  # noqa: PLC0415 - as below
+
+    to = urljoin(url, response.headers.get("Location") or "")
+    is_there = response.status in (301, 302, 303, 307, 308) and urlsplit(to)[:2] == urlsplit(url)[:2]
+    return to if is_there and to != url else ""
 
 
 def is_valid(url: str) -> bool:
@@ -104,26 +141,63 @@ def loopback_url(host: str, port: int | str, path: str) -> str:
     return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
 
 
+@contextmanager
 def _answer(
     url: str, method: str, body: bytes | None, headers: dict[str, str], limit_s: float
-) -> HTTPResponse:
-    if not is_valid(url):
-        raise ValueError(f"{url!r:.200} is not a valid http:// or https:// URL")
+) -> Iterator[HTTPResponse]:
+    """Yield the answer to one request. Raises OSError, ValueError."""
+    if not is_askable(url):
+        raise ValueError("not a valid http:// or https:// URL")
     import http.client  # noqa: PLC0415 - 25 ms, which every restore would wait for and few need
-    import urllib.error  # noqa: PLC0415
-    import urllib.request  # noqa: PLC0415
+    from urllib.parse import urlsplit  # noqa: PLC0415
 
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(
-        url, data=body, method=method, headers={"Content-Type": "application/json", **headers}
-    )
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
     try:
-        response: HTTPResponse = direct.open(request, timeout=limit_s)
-    except urllib.error.HTTPError as error:
-        said = ""
-        with error, suppress(OSError, http.client.HTTPException):
-            said = error.read(200).decode("utf-8", "replace").strip()
-        raise Refused(error.code, said) from None
+        connection.sock = _connected(parts, limit_s)
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        connection.request(method, target, body, {"Connection": "close", **headers})
+        with connection.getresponse() as response:
+            yield response
     except http.client.HTTPException as error:
         raise OSError(f"not an HTTP response: {type(error).__name__}") from None
-    return response
+    finally:
+        connection.close()
+
+
+def _connected(parts: SplitResult, limit_s: float) -> socket.socket:
+    """Return a connection to the server of a URL. Raises OSError."""
+    import socket  # noqa: PLC0415 - as above
+
+    host, is_tls = parts.hostname or "", parts.scheme == "https"
+    port = parts.port or (443 if is_tls else 80)
+    try:
+        found = socket.create_connection((host, port), limit_s)
+    except ConnectionRefusedError:
+        if host not in ("127.0.0.1", "localhost") or not (other := _by_ipv6(port, limit_s)):
+            raise
+        found = other
+    return _encrypted(found, host) if is_tls else found
+
+
+def _by_ipv6(port: int, limit_s: float) -> socket.socket | None:
+    """Return a connection to a server on "::", which may take IPv6 alone; None if there is none."""
+    import socket  # noqa: PLC0415 - as above
+
+    with suppress(OSError):
+        return socket.create_connection(("::1", port), limit_s)
+    return None
+
+
+def _encrypted(connection: socket.socket, host: str) -> socket.socket:
+    """Return a connection over TLS. Raises OSError."""
+    import ssl  # noqa: PLC0415 - as above
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        return context.wrap_socket(connection, server_hostname=host)
+    except BaseException:
+        connection.close()
+        raise

@@ -45,18 +45,25 @@ def check(url: str) -> None:
 
 
 def wait_until(
-    is_ready: Callable[[], object], *, expected: str, limit_s: float, pause: Callable[[float], None]
+    is_ready: Callable[[], object],
+    *,
+    expected: str,
+    limit_s: float,
+    pause: Callable[[float], None],
+    why: Callable[[], str] = str,
 ) -> None:
     """Poll until the engine is ready; ``pause`` waits between two polls.
 
-    Raises NotReady with what was ``expected`` of the engine, and whatever ``is_ready`` or ``pause`` raise.
+    Raises NotReady with what was ``expected`` of the engine and ``why`` it was not ready, and whatever ``is_ready`` or
+    ``pause`` raise.
     """
     deadline = time.monotonic() + limit_s
     while not is_ready():
         pause(_POLL_S)
         if time.monotonic() > deadline:
+            last = why()
             raise NotReady(
-                f"the engine was not ready within {limit_s:g} s",
+                f"the engine was not ready within {limit_s:g} s{last and ': '}{last}",
                 hint=f"the engine must {expected}; raise SIGNAL_TIMEOUT if it takes longer",
             )
 
@@ -66,15 +73,27 @@ def expected(ready_url: str, signal_file: str) -> str:
     return f"answer {ready_url} with 200" if ready_url else f"create {signal_file}"
 
 
-def is_ready(ready_url: str, signal_file: str) -> bool:
-    """Return whether the URL answers, or, without a URL, whether the file exists. Raises NotDumpable."""
-    if not ready_url:
-        return os.path.exists(signal_file)
-    if not answers(ready_url):
-        return False
-    if signal_file:
-        _create_signal(signal_file)
-    return True
+class Waiting:
+    """Asks whether an engine without a handshake is ready; ``why`` tells why it was not when it was last asked."""
+
+    def __init__(self, ready_url: str, signal_file: str, log: Any) -> None:
+        self._ready_url = ready_url
+        self._signal_file = signal_file
+        self._log = log
+        self._told: set[str] = set()
+        self.why = ""
+
+    def is_over(self) -> bool:
+        """Return whether the URL answers, or, without a URL, whether the file exists. Raises NotDumpable."""
+        if not self._ready_url:
+            return os.path.exists(self._signal_file)
+        self.why = unanswered(self._ready_url)
+        if self.why and self.why not in self._told:
+            self._told.add(self.why)
+            self._log.info("engine not ready yet", url=self._ready_url, message=self.why)
+        if not self.why and self._signal_file:
+            _create_signal(self._signal_file)
+        return not self.why
 
 
 def _create_signal(path: str) -> None:
@@ -101,6 +120,6 @@ def recorded(facts: Mapping[str, Any]) -> str:
     return str(url)
 
 
-def answers(url: str) -> bool:
-    """Return whether an HTTP GET is answered with 200 right now."""
-    return http.answers(url, limit_s=PROBE_S)
+def unanswered(url: str) -> str:
+    """Return why an HTTP GET is not answered with 200 right now; empty if it is."""
+    return http.unanswered(url, limit_s=PROBE_S)

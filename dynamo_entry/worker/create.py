@@ -239,10 +239,10 @@ class _Creation:
         """Wait until the engine reports that it is ready. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
         settings = self._settings
         if not self._handshake:
+            waiting = readiness.Waiting(settings.ready_url, settings.signal_file, self._channel.log)
             readiness.wait_until(
-                lambda: readiness.is_ready(settings.ready_url, settings.signal_file),
-                expected=readiness.expected(settings.ready_url, settings.signal_file),
-                limit_s=settings.signal_timeout, pause=self._channel.check_engine,
+                waiting.is_over, expected=readiness.expected(settings.ready_url, settings.signal_file),
+                limit_s=settings.signal_timeout, pause=self._channel.check_engine, why=lambda: waiting.why,
             )  # fmt: skip
             return
         handshake = self._handshake

@@ -296,9 +296,9 @@ class _Restoration:
             self._wake(pid, self._handshake)
         self._call_hooks(pid)
         url = self._ready_url
-        self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, "")
+        self._wait(pid, lambda: time.monotonic() > began + _SETTLE_S, str)
         if url:
-            self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}")
+            self._wait_for_answer(pid, url)
         if self._archive.manifest.head.canary:
             from dynamo_entry.engine import canary  # noqa: PLC0415 - few have one
 
@@ -336,14 +336,27 @@ class _Restoration:
                 f"{handshake.directory} cannot be written to: {error.strerror}",
                 reason="ControlDirectoryInvalid",
             ) from None
-        self._wait(pid, handshake.has_reacted, f"does not react to what is written to {handshake.directory}")
+        self._wait(
+            pid, handshake.has_reacted, lambda: f"does not react to what is written to {handshake.directory}"
+        )
         frozen: dict[str, str] = {}
         with suppress(OSError):  # it ended, which is reported below
             frozen = {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
         if url := handshake.health_url(environ, argv, frozen):
-            self._wait(pid, lambda: readiness.answers(url), f"does not answer {url}: {handshake.lack}")
+            self._wait_for_answer(pid, url, handshake.lack)
 
-    def _wait(self, pid: int, condition: Callable[[], bool], lack: str) -> None:
+    def _wait_for_answer(self, pid: int, url: str, lack: str = "") -> None:
+        """Wait until the engine answers. Raises RestoreFailed with the reason why it does not."""
+        why = ""
+
+        def answers() -> bool:
+            nonlocal why
+            why = readiness.unanswered(url)
+            return not why
+
+        self._wait(pid, answers, lambda: ": ".join(filter(None, (f"does not answer {url}", lack, why))))
+
+    def _wait(self, pid: int, condition: Callable[[], bool], lack: Callable[[], str]) -> None:
         """Wait for a condition, for STALL_TIMEOUT at most and only while the engine lives. Raises RestoreFailed."""
         deadline = time.monotonic() + self._settings.stall_timeout
         while not condition():
@@ -352,7 +365,7 @@ class _Restoration:
                     f"the engine (pid {pid}) ended right after it was restored", reason="EngineDied"
                 )
             if time.monotonic() > deadline:
-                raise RestoreFailed(f"the restored engine {lack}", reason="NotReady")
+                raise RestoreFailed(f"the restored engine {lack()}", reason="NotReady")
             time.sleep(0.02)
 
     def result(self, pid: int) -> Result:

@@ -29,7 +29,7 @@ def test_what_is_not_a_url_is_refused_at_once(url):
 @pytest.mark.parametrize("url", ["http://me@h/", "http://me:key@127.0.0.1:8000/health"])
 def test_an_engine_has_no_users(url):
     """It would not be found by such a name, however long its answer is waited for."""
-    assert not http.answers(url, limit_s=1)
+    assert http.unanswered(url, limit_s=1)
     with pytest.raises(SettingsError, match="is not a valid URL"):
         readiness.check(url)
 
@@ -187,6 +187,6 @@ def test_an_answer_without_an_end_is_not_kept(says, monkeypatch):
 @pytest.mark.parametrize("url", [*NO_URLS, "file:///etc/passwd", ""])
 def test_what_is_not_a_url_is_never_answered(url):
     """An archive may record one."""
-    assert not http.answers(url, limit_s=1)
+    assert http.unanswered(url, limit_s=1)
     with pytest.raises(ValueError, match="not a valid"):
         http.ask(url, method="GET", limit_s=1)

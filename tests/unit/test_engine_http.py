@@ -1,0 +1,139 @@
+"""Requests to an engine: however its server listens, and why one is not answered as it should be."""
+
+import socket
+import ssl
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+from servers import tls
+
+from dynamo_entry.engine import hooks, http, readiness
+from dynamo_entry.errors import NotReady
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by the path: ``/STATUS``, or ``/STATUS/to/LOCATION``."""
+
+    def do_GET(self):
+        status, _, location = self.path[1:].partition("/to/")
+        self.send_response(int(status))
+        if location:
+            self.send_header("Location", location.replace("PORT", str(self.server.server_address[1])))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self):
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(address="127.0.0.1", certificate=None):
+    """Yields the port."""
+
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    server = Server((address, 0), Handler, bind_and_activate=False)
+    if ":" in address:
+        server.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.server_bind()
+    server.server_activate()
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate.certificate, certificate.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def port():
+    with serving() as port:
+        yield port
+
+
+def why(url):
+    return http.unanswered(url, limit_s=5)
+
+
+def test_any_certificate_is_taken(tmp_path):
+    """As by a kubelet's probes; an engine's is seldom made out to a loopback address."""
+    with serving(certificate=tls.issue(tmp_path)) as port:
+        assert why(f"https://127.0.0.1:{port}/200") == ""
+        hooks.call("PRE_DUMP", f"https://127.0.0.1:{port}/200", 5)
+        assert why(f"http://127.0.0.1:{port}/200")
+
+
+def test_an_engine_without_tls_is_not_ready_by_https(port):
+    assert "WRONG_VERSION" in why(f"https://127.0.0.1:{port}/200")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_a_server_on_all_addresses_may_take_ipv6_alone(host):
+    """Those of uvicorn do."""
+    with serving("::") as port:
+        assert why(f"http://{host}:{port}/200") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/200", ""),
+        ("/204", "HTTP status 204"),
+        ("/503", "HTTP status 503"),
+        ("/401", "HTTP status 401"),
+        ("/307/to//200", ""),
+        ("/302/to/http://127.0.0.1:PORT/200", ""),
+        ("/302/to/http://127.0.0.1:9/200", "HTTP status 302"),
+        ("/302/to/https://127.0.0.1:PORT/200", "HTTP status 302"),
+        ("/302/to/ftp://127.0.0.1:PORT/200", "HTTP status 302"),
+        ("/302/to/file:///etc/passwd", "HTTP status 302"),
+        ("/302", "HTTP status 302"),
+    ],
+)
+def test_only_200_is_ready_and_a_redirection_stays_with_the_server(port, path, says):
+    assert why(f"http://127.0.0.1:{port}{path}") == says
+
+
+def test_redirections_have_an_end(port, monkeypatch):
+    found = [f"http://127.0.0.1:{port}/302/to//{number}" for number in range(9)]
+    monkeypatch.setattr(http, "_moved", lambda url, response: found.pop())
+    assert why(f"http://127.0.0.1:{port}/302") == "redirections without an end"
+
+
+def test_who_does_not_answer_says_so():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert http.unanswered(f"http://127.0.0.1:{port}/", limit_s=0.1) == "timed out"
+    assert why(f"http://127.0.0.1:{port}/") == "Connection refused"
+
+
+def test_a_creation_tells_each_reason_once_and_names_the_last_one(port):
+    """Nobody waits an hour to learn of a wrong path."""
+    told = []
+    log = SimpleNamespace(info=lambda event, **fields: told.append((event, fields["message"])))
+    waiting = readiness.Waiting(f"http://127.0.0.1:{port}/404", "", log)
+    with pytest.raises(NotReady, match=r"not ready within 0\.5 s: HTTP status 404"):
+        readiness.wait_until(
+            waiting.is_over, expected="x", limit_s=0.5, pause=lambda _: None, why=lambda: waiting.why
+        )
+    assert told == [("engine not ready yet", "HTTP status 404")]
+
+
+def test_an_engine_that_answers_gets_its_signal_file(port, tmp_path):
+    waiting = readiness.Waiting(f"http://127.0.0.1:{port}/200", f"{tmp_path}/d/ready", None)
+    assert waiting.is_over()
+    assert (tmp_path / "d" / "ready").exists()
+    assert not readiness.Waiting("", f"{tmp_path}/none", None).is_over()

@@ -125,7 +125,7 @@ def _check_settings(settings: Settings) -> None:
 
 def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
     """Open the archive while CRIU is asked for its version, and start CRIU."""
-    with channel.phase(Phases.OPEN, stall_s=settings.stall_timeout + settings.wait) as phase:
+    with channel.phase(Phases.OPEN) as phase:
         begun = _begun(sources[:1], settings)
         have = privileges.read()
         privileges.check_restore(have)
@@ -182,7 +182,10 @@ def _begun(sources: list[str], settings: Settings) -> dict[str, Store]:
 
 
 def _open_first(sources: list[str], settings: Settings, channel: Channel, begun: dict[str, Store]) -> Archive:
-    """Open the first source with a valid archive; later ones are tried only if earlier ones fail."""
+    """Open the first source with a valid archive; later ones are tried only if earlier ones fail.
+
+    An answer that there is none counts as progress, so a store that hangs is noticed however long WAIT is.
+    """
     deadline = time.monotonic() + settings.wait
     keys = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
     while True:
@@ -198,6 +201,7 @@ def _open_first(sources: list[str], settings: Settings, channel: Channel, begun:
                 )
             except (StorageError, ArchiveError) as error:
                 failure = error
+                channel.waits()
                 if source != sources[-1]:
                     channel.log.warning(
                         "archive not usable", source=source, reason=error.reason, message=str(error)

@@ -42,6 +42,24 @@ def test_a_lock_that_another_replica_takes(containers):
     assert (event["reason"], event["phase"]) == ("WorkerLost", "restore")
 
 
+#: In place of the shell that starts CRIU.
+SLEEPER = "#!/usr/bin/python3\nimport time\ntime.sleep(600)\n"
+
+
+def test_a_criu_that_does_not_even_start(containers):
+    """It is started early, while an archive may be waited for: WAIT does not count once there is one."""
+    published(containers)
+    sleeper = containers.checkpoints / "sleeper"
+    sleeper.write_text(SLEEPER)
+    sleeper.chmod(0o755)
+    volumes = (f"{sleeper}:/usr/bin/dash:ro",)
+    container = restore(containers, settings={"WAIT": "600", "STALL_TIMEOUT": "1"}, volumes=volumes)
+    event = container.wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == ("WorkerLost", "open")
+    assert container.json("/health", limit_s=10) == {"status": "ok"}
+    container.wait(lambda: len(container.processes()) == 2, "end of everything but launcher and engine", 10)
+
+
 @pytest.fixture
 def silent_port():
     """A server that accepts every connection and never says a word."""

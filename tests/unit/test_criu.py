@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -455,6 +456,18 @@ def test_names_that_a_killed_dump_left_are_removed(tmp_path):
         (tmp_path / "deleted").unlink()
         remaps.take_back([os.getpid()])
     assert sorted(os.listdir(tmp_path)) == ["kept", "link_remap.8", "other"]
+
+
+def test_a_name_of_a_file_that_is_only_mapped_is_removed(tmp_path):
+    """As a program is, and a library."""
+    program = tmp_path / "deleted"
+    shutil.copy(shutil.which("sleep"), program)
+    with subprocess.Popen([program, "60"]) as running:
+        os.link(program, tmp_path / "link_remap.7")
+        program.unlink()
+        remaps.take_back([running.pid])
+        running.kill()
+    assert not os.listdir(tmp_path)
 
 
 def test_names_above_a_directory_that_is_gone_are_removed(tmp_path):

@@ -277,10 +277,12 @@ class Restoring(_Running):
         os.close(self.exited)
         os.close(self._stderr)
 
-    def steps(self) -> int:
-        """A number that changes as long as CRIU, or a task that it makes, makes progress."""
-        siblings = [pid for pid in proc.children(os.getppid()) if pid != os.getpid()]
-        return proc.steps(siblings) + log.size(self._log_path)
+    def steps(self, root: int) -> int:
+        """A number that changes as long as CRIU, or a task that it makes, makes progress. ``root`` is the first of those.
+
+        PID 1 may have other children, which go on whatever becomes of CRIU: a shell that executed the launcher made them.
+        """
+        return proc.steps([self.pid, root]) + log.size(self._log_path)
 
 
 def _pidfd(pid: int) -> int:

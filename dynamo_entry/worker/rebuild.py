@@ -105,10 +105,11 @@ class Rebuild:
 
     def _wait_until_held(self, criu: process.Restoring, reached: int, phase: Phase) -> None:
         """Wait until CRIU holds all tasks, our side fails, or CRIU's restorer fails and would wait for ever."""
+        root = self._archive.manifest.head.root_pid
         while reached not in (ready := _readable(reached, criu.exited, *self._watched())):
             if self._handover:
                 self._handover.handle(ready)
-            phase.progress(self._served_bytes, steps=criu.steps)
+            phase.progress(self._served_bytes, steps=lambda: criu.steps(root))
             self._filler.wait(0)
             if self._standby.failure is not None:
                 raise self._standby.failure

@@ -9,6 +9,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -482,6 +483,40 @@ def test_names_above_a_directory_that_is_gone_are_removed(tmp_path):
         place.parent.rmdir()
         remaps.take_back([os.getpid()])
     assert not os.listdir(tmp_path)
+
+
+#: A launcher with a child that is busy with other things, and its worker, whose CRIU and root sleep.
+BUSY_LAUNCHER = """
+import subprocess, sys
+busy = subprocess.Popen(["sh", "-c", "while :; do read line </etc/passwd; done"])
+try:
+    sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)
+finally:
+    busy.kill()
+"""
+WORKER = """
+import subprocess, time
+from dynamo_entry.criu import process
+criu, root = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+restoring = process.Restoring.__new__(process.Restoring)
+restoring.pid, restoring._log_path = criu.pid, "/nowhere"
+def changes():
+    before = restoring.steps(root.pid)
+    time.sleep(0.1)
+    return restoring.steps(root.pid) != before
+deadline = time.monotonic() + 20
+while changes():  # they are starting
+    assert time.monotonic() < deadline
+before = restoring.steps(root.pid)
+root.kill()
+root.wait()
+assert restoring.steps(root.pid) != before
+criu.kill()
+"""
+
+
+def test_what_else_a_launcher_started_is_no_progress_of_a_restore():
+    subprocess.run([sys.executable, "-c", BUSY_LAUNCHER, WORKER], check=True, timeout=60)
 
 
 def test_a_killed_dump_is_told_from_one_that_failed(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from containers import CREATE, LEAST, ROOT
+from gate import RESTORE_PHASES, begin, hold, release
 from launcher import create, published, restore, restored
 
 #: By which call private memory is filled → what allows it, or withholds it.
@@ -152,20 +153,22 @@ while True:
 """
 
 
+def is_to_stop(pid):
+    pending = Path(f"/proc/{pid}/status").read_text().partition("ShdPnd:")[2].split()[0]
+    return int(pending, 16) & 1 << signal.SIGSTOP - 1
+
+
 def test_tasks_would_stop_if_criu_died_and_nobody_is_told_that_they_did_not(containers):
     """While memory is filled a stop signal is pending; afterwards it is gone without a trace."""
     command = ("python3", "-c", TOLD.replace("bytearray(200 << 20)", "b'text' * (200 << 20)"))
     published(containers, command=command)
-    container = restore(containers, command=command, settings={"CONCURRENCY": "1"})
-    container.wait_for_event("restore")
-    stop = 1 << signal.SIGSTOP - 1
+    container = begin(containers, restore, RESTORE_PHASES["rebuilt"], command=command, CONCURRENCY="1")
+    hold(container, containers, RESTORE_PHASES["rebuilt"])
     tasks = [pid for pid, line in container.processes().items() if line.startswith("python3 -c")]
-    pending = [
-        int(Path(f"/proc/{pid}/status").read_text().partition("ShdPnd:")[2].split()[0], 16) & stop
-        for pid in tasks
-    ]
-    assert not container.event("fill"), "filled before it could be looked at"
-    assert pending == [stop] * 2
+    assert len(tasks) == 2
+    release(containers)
+    while not all(map(is_to_stop, tasks)):
+        assert not container.event("fill"), "no stop signal is pending while memory is filled"
     container.wait_for_event("Restored")
     container.wait_for_text("told")
     assert "told 1" not in container.stdout
@@ -197,8 +200,9 @@ def test_a_handler_for_sigcont_is_not_called_by_a_restore(containers):
 def test_whoever_dies_while_memory_is_filled_costs_a_cold_start(containers, victim, way):
     """And nothing of the half-filled engine is left or was seen running."""
     created(containers, {"BALLAST_MIB": "1000", "BALLAST_FILL": "text"})
-    container = restore(containers, settings={"CONCURRENCY": "1"}, options=WAYS[way])
-    container.wait_for_event("restore")
+    phase = RESTORE_PHASES["rebuilt"]
+    container = begin(containers, restore, phase, options=WAYS[way], CONCURRENCY="1")
+    hold(container, containers, phase)
     names = {"worker": "dynamo_entry.worker", "criu": "criu restore", "root": "python3 /tiny.py"}
     victims = [
         pid
@@ -206,6 +210,8 @@ def test_whoever_dies_while_memory_is_filled_costs_a_cold_start(containers, vict
         if names[victim] in line and "-m dynamo_entry" not in line
     ]
     assert len(victims) == 1, container.processes()
+    release(containers)
+    container.wait_for_event("restore")
     os.kill(victims[0], signal.SIGKILL)
     event = container.wait_for_event("Falling back to cold start")
     assert event["phase"] == "fill"

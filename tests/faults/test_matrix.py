@@ -86,9 +86,9 @@ def test_a_signal_ends_a_restore(side_by_side, archive, phase):
 @pytest.mark.parametrize("phase", CREATE_PHASES)
 def test_an_engine_goes_on_when_its_creation_fails(side_by_side, phase):
     """The one that was started, or a new one where the creation failed before that."""
-    started = held(side_by_side(*faults(phase)), create, CREATE_PHASES[phase], AFTER_DUMP="continue")
-    for fault, _, container in started:
-        kill(container, fault)
+    started = held(
+        side_by_side(*faults(phase)), create, CREATE_PHASES[phase], then=kill, AFTER_DUMP="continue"
+    )
     for fault, containers, container in started:
         container.wait_for_text("Checkpoint ", limit_s=30)
         assert container.json("/health", limit_s=10) == {"status": "ok"}, container.output()
@@ -112,9 +112,7 @@ def test_an_engine_goes_on_when_its_creation_fails(side_by_side, phase):
 
 @pytest.mark.parametrize("phase", RESTORE_PHASES)
 def test_a_restore_that_fails_is_a_cold_start(side_by_side, archive, phase):
-    started = held(side_by_side(*faults(phase)), restore, RESTORE_PHASES[phase], archive)
-    for fault, _, container in started:
-        kill(container, fault)
+    started = held(side_by_side(*faults(phase)), restore, RESTORE_PHASES[phase], archive, then=kill)
     for _, _, container in started:
         container.wait_for_event(FALLBACK, limit_s=30)
         container.wait_for_text(

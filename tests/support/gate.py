@@ -37,11 +37,11 @@ RESTORE_PHASES = {
 TOLD = {"frozen": "dump", "rebuilt": "restore", "filled": "fill"}
 
 
-def begin(containers, start, phase, more=(), command=COMMAND, **settings):
-    """A container, with ``more`` options, whose launcher is going to stand still in that phase."""
+def begin(containers, start, phase, more=(), command=COMMAND, options=(), **settings):
+    """A container, with ``more`` than the usual options or with other ``options``, whose launcher is going to stand still."""
     gate = containers.checkpoints / "gate"
     gate.mkdir()
-    options = (*(CREATE if start is create else RESTORE), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
+    options = (*(options or (CREATE if start is create else RESTORE)), "-v", f"{GATE}/criu:/usr/local/bin/criu:ro",
                "-v", f"{GATE}/at-the-gate:/usr/local/bin/at-the-gate:ro", *more)  # fmt: skip
     return start(
         containers, options=options, env=phase.get("env"), command=command,
@@ -63,8 +63,8 @@ def release(containers):
     gate.write_text("go\n")
 
 
-def held(places, start, phase, archive=None, **settings):
-    """(key, its place, its container), all of them held in that phase."""
+def held(places, start, phase, archive=None, then=lambda _container, _key: None, **settings):
+    """(key, its place, its container), all of them held in that phase. ``then`` is called as soon as one is."""
     started = []
     for key, containers in places.items():
         if archive is not None:
@@ -72,8 +72,9 @@ def held(places, start, phase, archive=None, **settings):
         limits = LIMITS.get(key, {})
         started.append((key, containers, begin(containers, start, phase, **settings, **limits)))
     assert started, "a test of no case shows nothing"
-    for _, containers, container in started:
+    for key, containers, container in started:
         hold(container, containers, phase)
+        then(container, key)
     return started
 
 
@@ -110,24 +111,26 @@ def kill(container, victim):
         assert hit
 
 
-#: What ends a phase in which nothing happens any more: the one limit that is set.
+#: What ends a phase in which nothing happens any more: the one limit that is set. A worker that is to be stopped must not have
+#: given up before.
 LIMITS = {
     "hangs": {"STALL_TIMEOUT": "1"},
-    "stops": {"STALL_TIMEOUT": "1"},
+    "stops": {"STALL_TIMEOUT": "5"},
     "deadline": {"RESTORE_TIMEOUT": "2", "DUMP_TIMEOUT": "2"},
 }
 
 
 def faults(phase):
-    """``criu`` runs in no phase before the dump; readiness and PRE_DUMP have limits of their own.
+    """What may happen in a phase; first what must happen soon.
 
-    A deadline is that of a whole dump or restore, not of what comes before and after.
+    ``criu`` runs in no phase before the dump; readiness and PRE_DUMP have limits of their own. A deadline is that of a whole
+    dump or restore, not of what comes before and after.
     """
     found = {
         "wait-ready": ["worker"],
         "pre-dump": ["worker"],
-        "settle": ["worker", "hangs", "stops"],
-    }.get(phase, ["criu", "worker", "hangs", "stops"])
+        "settle": ["stops", "worker", "hangs"],
+    }.get(phase, ["stops", "criu", "worker", "hangs"])
     return [*found, "deadline"] if phase in ("dump", "frozen", "restore", "rebuilt", "filled") else found
 
 

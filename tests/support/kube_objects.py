@@ -71,13 +71,14 @@ def pod(container=None, labels=None, annotations=None, **spec):
     }
 
 
-def known(graphs_=None, checkpoints=()):
+def known(graphs_=None, checkpoints=(), *, admits=True):
     """As the operator's watches have them."""
     by_name = {one["metadata"]["name"]: checkpoints_.known(one) for one in checkpoints}
     return Known(
         lambda namespace, name: graphs_,
         lambda namespace, name: by_name.get(name),
         lambda key: next(iter(by_name.values()), None),
+        lambda namespace: admits,
     )
 
 

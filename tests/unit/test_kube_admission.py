@@ -42,6 +42,8 @@ from dynamo_entry.kube.webhook.admission import mutate, validate
         ("s3, not Ready: it may become so", pod(), known(AUTO), S3, "injected"),
         ("Failed", pod(), known(REF, [checkpoint(status={"phase": "Failed"})]), S3, "failed"),
         ("its Job's pod is refused here", pod(), known(REF, [REFUSED]), S3, "not-admitted"),
+        ("pods with privileges are refused here", pod(), known(REF, [READY], admits=False), S3, "not-admitted"),
+        ("and nobody made one yet", pod(), known(AUTO, admits=False), S3, "not-admitted"),
         ("it was refused, and is no more", pod(), known(REF, [READY]), S3, "injected"),
         ("no such graph", pod(), known(), PVC, "unknown"),
         ("checkpointing is off", pod(), known(graph(enabled=False)), PVC, "unknown"),

@@ -23,6 +23,7 @@ from dynamo_entry.kube.operator.workqueue import WorkQueue
 from dynamo_entry.kube.webhook import admission
 from dynamo_entry.kube.webhook.certificates import Certificates
 from dynamo_entry.kube.webhook.server import Server
+from dynamo_entry.kube.webhook.standards import Standards
 
 _WORKERS = 4
 
@@ -85,6 +86,7 @@ class Operator:
         self._ticked_at = time.monotonic()
         self._resync_at = self._refresh_at = 0.0  # now
         self._ticking = cluster.with_short_deadline(self._ticked)
+        self._standards = Standards(config, cluster)
         self._certificates = Certificates(config, self._ticking, log)
         self._lease = _lease(config, self._ticking)
         acting = cluster.guarded(self._lease.check) if self._lease else cluster
@@ -344,7 +346,11 @@ class Operator:
 
     def _review_pod(self, request: Object) -> tuple[Object | None, str, bool]:
         known = admission.Known(
-            self._graph_of_pod, self._checkpoint, self._sharing, self._served.has_snapshots
+            self._graph_of_pod,
+            self._checkpoint,
+            self._sharing,
+            self._standards.admit,
+            self._served.has_snapshots,
         )
         pod, reason, message = admission.mutate(self._config, request["object"], request["namespace"], known)
         metadata = request["object"]["metadata"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from dynamo_entry.archive.manifest import Chunk
+from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Store
 from dynamo_entry.tuples import NamedTuple
 
@@ -108,7 +108,7 @@ class ReadPool:
 
     def __init__(self, store: Store, limit_bytes: int) -> None:
         self.threads = store.parallel_reads if store.read_bytes else 0
-        self.pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="archive-read")
+        self.pool = Pool(max(1, self.threads), "archive-read")
         self.budget = Budget(limit_bytes)
 
 

@@ -8,7 +8,6 @@ import threading
 from bisect import bisect_right
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, groupby
 from types import TracebackType
@@ -22,6 +21,7 @@ from dynamo_entry.archive.seal import ANYWHERE, Seal
 from dynamo_entry.archive.streams import Part
 from dynamo_entry.buffers import PRIVATE, Buffers, is_mapped
 from dynamo_entry.errors import Corrupt, Incompatible
+from dynamo_entry.pool import Pool, Promise
 from dynamo_entry.storage.base import Bytes, Store
 from dynamo_entry.tuples import NamedTuple
 
@@ -90,7 +90,7 @@ class Archive:
         self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
         self._recent = _Recent(content)
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="archive")
+        self._pool = Pool(self._threads, "archive")
         # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
         self._in_order_lane, self._fetch_lane = (
             ReadPool(store, _IN_ORDER_BYTES),
@@ -161,7 +161,7 @@ class Archive:
         if self.near:
             self.near.stop_waiting()
         for pool in (self._pool, self._in_order_lane.pool, self._fetch_lane.pool):
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel=True)
 
     def __enter__(self) -> Self:
         return self
@@ -297,7 +297,7 @@ class Archive:
 
     def _in_order(self, jobs: Iterator[tuple[str, int]], ahead: int) -> Iterator[Bytes]:
         source = self._source(jobs, self._in_order_lane)
-        ready: deque[tuple[ChunkRef, Future[Bytes]]] = deque()
+        ready: deque[tuple[ChunkRef, Promise[Bytes]]] = deque()
         try:
             while True:
                 while len(ready) <= ahead and (not ready or source.is_ready()):
@@ -419,11 +419,11 @@ class _Recent:
             if not isinstance(entry, int)
         )
         self._shared = {offset for offset, count in places.items() if count > 1}
-        self._kept: OrderedDict[int, Future[Bytes]] = OrderedDict()
+        self._kept: OrderedDict[int, Promise[Bytes]] = OrderedDict()
         self._verified: set[int] = set()
         self._lock = threading.Lock()
 
-    def get(self, wanted: ChunkRef, begin: Callable[[], Future[Bytes]]) -> Future[Bytes]:
+    def get(self, wanted: ChunkRef, begin: Callable[[], Promise[Bytes]]) -> Promise[Bytes]:
         """The chunk if it is kept here, else the one that ``begin`` starts to read."""
         if wanted.chunk is None or not self.is_shared(wanted):
             return begin()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
@@ -14,6 +13,7 @@ from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signa
 from dynamo_entry.archive.seal import ANYWHERE, Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.errors import DumpFailed
+from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Writer
 from dynamo_entry.tuples import NamedTuple
 
@@ -85,7 +85,7 @@ class ArchiveWriter:
         threads = max(1, min(threads, _WORKING_BYTES // each))
         self._encoder = codec.Encoder(compression)
         self._buffers = Buffers(chunk_size, keep=threads + 2)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="archive")
+        self._pool = Pool(threads, "archive")
         # One chunk more than threads, so that no thread is idle while the next chunk is handed over.
         self._slots = threading.Semaphore(threads + 1)
         self._streams: dict[str, StreamWriter] = {}

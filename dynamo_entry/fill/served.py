@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -15,6 +14,7 @@ from dynamo_entry.archive.streams import CRIU
 from dynamo_entry.fill.decode import Source, encode_pagemap
 from dynamo_entry.fill.plan import Plan
 from dynamo_entry.fill.ranges import Range
+from dynamo_entry.pool import Promise
 from dynamo_entry.storage.base import Bytes
 
 #: Images that are read piece by piece. All others are small, and those that a restore has to decode are among them.
@@ -90,12 +90,12 @@ class Skeleton:
         names = (name[len(CRIU) :] for name in archive.names() if name.startswith(f"{CRIU}pages-"))
         self._pages = {name: [(0, archive.size_of(CRIU + name))] for name in names}
         self._pages |= {rest.pagemap.pages: rest.page_ranges() for rest in plan.remainders}
-        self._early: dict[str, Future[bytearray]] = {}
+        self._early: dict[str, Promise[bytearray]] = {}
 
     def fetch_early(self) -> None:
         """Fetch pages before CRIU asks for them: it asks for one image, waits for that, and then asks for the next."""
         wanted = {CRIU + name: self._pages[name] for name in _that_fit(self._pages)}
-        self._early = {stream: Future() for stream in wanted}
+        self._early = {stream: Promise() for stream in wanted}
         pieces = self._archive.ranges_of(wanted, ahead=_EARLY_AHEAD)
         threading.Thread(target=_fetch, args=(pieces, dict(self._early)), name="early", daemon=True).start()
 
@@ -122,17 +122,17 @@ def _that_fit(pages: dict[str, list[Range]]) -> Iterator[str]:
             yield name
 
 
-def _fetch(pieces: Iterator[tuple[str, Bytes]], images: dict[str, Future[bytearray]]) -> None:
+def _fetch(pieces: Iterator[tuple[str, Bytes]], images: dict[str, Promise[bytearray]]) -> None:
     try:
         for stream, group in groupby(pieces, key=itemgetter(0)):
             image = bytearray()
             for _, piece in group:
                 image += piece
-            images.pop(stream).set_result(image)
+            images.pop(stream).give(image)
     except BaseException as error:  # a thread's outermost frame: whoever takes one of the rest gets it
         for awaited in images.values():
-            awaited.set_exception(error)
+            awaited.fail(error)
 
 
-def _when_there(image: Future[bytearray]) -> Iterator[Bytes]:
+def _when_there(image: Promise[bytearray]) -> Iterator[Bytes]:
     yield image.result()

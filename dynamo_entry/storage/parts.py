@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import StorageError
+from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Writer
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ class PartWriter(Writer, Generic[T]):
 
     def __init__(self, name: str, *, first_bytes: int, most: int) -> None:
         self._buffers = Buffers(first_bytes, keep=most)
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
+        self._pool = Pool(most, name)
         self._changed = threading.Condition()
         self._in_flight = 0
         self._count = self._size = 0
@@ -59,7 +59,7 @@ class PartWriter(Writer, Generic[T]):
 
     def abort(self) -> None:
         self._fail(StorageError("the upload was aborted", reason="Aborted"))
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel=True)
         self._buffer = None
 
     def _space(self) -> memoryview:

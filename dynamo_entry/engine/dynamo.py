@@ -14,6 +14,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.engine import http
@@ -113,9 +114,13 @@ class Handshake:
     needs = ""
     early = "ai-dynamo 1.0 will wait for ever: send SIGCONT to its process once it has paused; later releases go on"
 
-    def __init__(self, directory: str, release: Release = RELEASES[0]) -> None:
+    def __init__(
+        self, directory: str, release: Release = RELEASES[0], sets: frozenset[str] | None = None
+    ) -> None:
+        """Take the names of the context that the engine's command sets itself; None: its processes show them."""
         self.directory = directory
         self.release = release
+        self._set = sets
 
     @property
     def expected(self) -> str:
@@ -133,9 +138,10 @@ class Handshake:
         names = [self._path(name) for name in _NAMES]
         return (*names, *map(partial_of, names))
 
-    def facts(self) -> dict[str, dict[str, str]]:
-        """Return the facts that an archive records."""
-        return {"dynamo": {"directory": self.directory, "ready": self.release.ready}}
+    def facts(self, environ: Mapping[str, str], pids: Iterable[int]) -> dict[str, dict[str, Any]]:
+        """Return the facts that an archive records of the tree ``pids``, which was started with ``environ``."""
+        told = {"directory": self.directory, "ready": self.release.ready}
+        return {"dynamo": {**told, "sets": sorted(self._sets(environ, _environment(pids)))}}
 
     def environment(self) -> dict[str, str | None]:
         """Return the variables for an engine that is going to be frozen; None withholds a variable."""
@@ -187,7 +193,10 @@ class Handshake:
     def let_go(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> None:
         """Write a paused engine's new identity and let it continue; ``pids`` is its tree. Raises OSError."""
         del argv
-        self._write(_CONTEXT, json.dumps({"env": {name: environ.get(name) for name in CONTEXT_NAMES}}))
+        pids = list(pids)
+        kept = self._sets(environ, _environment(pids))
+        env = {name: environ.get(name) for name in CONTEXT_NAMES if name not in kept}
+        self._write(_CONTEXT, json.dumps({"env": env}))
         self._write(_COMPLETE, "done\n")
         if self.release.is_signalled:
             from dynamo_entry.linux import proc  # noqa: PLC0415 - PID 1 imports this module for its names alone
@@ -200,21 +209,33 @@ class Handshake:
         """Return whether the engine has noticed that it may continue."""
         return not os.path.exists(self._path(self.release.ready))
 
-    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> str:
         """Return the URL at which a worker answers 200 once it has registered; empty if that is unknown.
 
         With FAILOVER_LOCK_PATH it registers only after another engine has ended, which may be never. A host that only the
         archive names must be loopback.
         """
         del argv
-        its = environ if self.release.takes_environment else frozen
-        port = its.get("DYN_SYSTEM_PORT", "")
-        if not is_port(port) or its.get("FAILOVER_LOCK_PATH"):
+        frozen = _environment(pids)
+        kept = self._sets(environ, frozen) if self.release.takes_environment else CONTEXT_NAMES
+        its = {name: (frozen if name in kept else environ).get(name, "") for name in CONTEXT_NAMES}
+        port = its["DYN_SYSTEM_PORT"]
+        if not is_port(port) or its["FAILOVER_LOCK_PATH"]:
             return ""
-        path = its.get("DYN_SYSTEM_HEALTH_PATH") or "/health"
-        url = http.loopback_url(its.get("DYN_SYSTEM_HOST", ""), port, f"/{path.lstrip('/')}")
-        is_known = self.release.takes_environment or http.is_loopback(url)
+        path = its["DYN_SYSTEM_HEALTH_PATH"] or "/health"
+        url = http.loopback_url(its["DYN_SYSTEM_HOST"], port, f"/{path.lstrip('/')}")
+        is_known = "DYN_SYSTEM_HOST" not in kept or http.is_loopback(url)
         return url if is_known and http.is_valid(url) else ""
+
+    def _sets(self, environ: Mapping[str, str], its: Mapping[str, str]) -> frozenset[str]:
+        """Return the names that the engine's command sets, or unsets, itself: a cold start would have them, too."""
+        if self._set is not None:
+            return self._set
+        return (
+            frozenset(name for name in CONTEXT_NAMES if its.get(name) != environ.get(name))
+            if its
+            else frozenset()
+        )
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"
@@ -229,6 +250,19 @@ class Handshake:
         write_new(self._path(name), text, _READABLE)
 
 
+def _environment(pids: Iterable[int]) -> dict[str, str]:
+    """Return the environment in which a worker of the tree ``pids`` was started; that of the root if none is known."""
+    from dynamo_entry.linux import proc  # noqa: PLC0415 - PID 1 imports this module for its names alone
+
+    pids = list(pids)
+    workers = [pid for pid in pids if is_worker(proc.command(pid))]
+    found: dict[str, str] = {}
+    for pid in workers or pids[:1]:  # a shell that starts it comes before it
+        with suppress(OSError):
+            found |= {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
+    return found
+
+
 def recorded(facts: Mapping[str, Any]) -> Handshake | None:
     """Return the handshake that an archive's ``facts`` record; None for another engine. Raises Corrupt."""
     if not (found := facts.get("dynamo")):
@@ -236,8 +270,9 @@ def recorded(facts: Mapping[str, Any]) -> Handshake | None:
     try:
         directory, ready = str(found["directory"]), found["ready"]
         release = next(release for release in RELEASES if release.ready == ready)
-    except (TypeError, KeyError, StopIteration):
+        sets = frozenset(map(str, found.get("sets", ())))
+    except (TypeError, KeyError, AttributeError, StopIteration):
         raise Corrupt(f"the archive's record of the Dynamo handshake is invalid: {found!r:.200}") from None
     if not is_plain(directory):
         raise Corrupt(f"the archive names an invalid control directory: {directory!r:.200}")
-    return Handshake(directory, release)
+    return Handshake(directory, release, sets)

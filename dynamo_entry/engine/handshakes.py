@@ -39,8 +39,8 @@ class Handshake(Protocol):
     def files(self) -> tuple[str, ...]:
         """The files of the handshake; the archive contains none of them."""
 
-    def facts(self) -> dict[str, dict[str, str]]:
-        """Return the facts that an archive records."""
+    def facts(self, environ: Mapping[str, str], pids: Iterable[int]) -> dict[str, dict[str, Any]]:
+        """Return the facts that an archive records of the tree ``pids``, which was started with ``environ``."""
 
     def environment(self) -> dict[str, str | None]:
         """Return the variables for an engine that is going to be frozen; None withholds a variable."""
@@ -60,11 +60,10 @@ class Handshake(Protocol):
     def has_reacted(self) -> bool:
         """Return whether the engine has noticed that it may continue."""
 
-    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> str:
         """Return the URL that answers 200 once the engine serves; empty if that is unknown.
 
-        ``environ`` and ``argv`` are this pod's; ``frozen`` is the environment that the engine was started
-        with.
+        ``environ`` and ``argv`` are this pod's; ``pids`` is the engine's tree.
         """
 
 

@@ -135,8 +135,9 @@ class Handshake:
         """The files of the handshake; the archive contains none of them."""
         return self._ready, self._release, partial_of(self._release)
 
-    def facts(self) -> dict[str, dict[str, str]]:
+    def facts(self, environ: Mapping[str, str], pids: Iterable[int]) -> dict[str, dict[str, Any]]:
         """Return the facts that an archive records."""
+        del environ, pids
         return {"vllm_snapshot": {"ready": self._ready, "release": self._release}}
 
     def environment(self) -> dict[str, str | None]:
@@ -177,9 +178,9 @@ class Handshake:
         """Return True: the server shows nothing before it serves."""
         return True
 
-    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], frozen: Mapping[str, str]) -> str:
+    def health_url(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> str:
         """Return the URL that answers 200 once the weights are back; empty without plain HTTP."""
-        del frozen
+        del pids
         if _OTHERWISE.search("\0".join(argv)):
             return ""
         host, port = _listener(argv, environ)

@@ -462,10 +462,15 @@ class _Creation:
                 "socket_options": sockets.record_options(held),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
-                **(self._handshake.facts() if self._handshake else {}),
+                **self._handshake_facts(self._pids()),
             },
             needs=manifest_head.needs(processes),
         )
+
+    def _handshake_facts(self, pids: Sequence[int]) -> dict[str, Any]:
+        if not self._handshake:
+            return {}
+        return self._handshake.facts(context_file.environment(self._settings), pids)
 
     def _changes(self, sizes: dict[str, int]) -> Iterator[changes.Change]:
         """Find the changed files; ``sizes`` gets the bytes by filesystem."""

@@ -343,10 +343,7 @@ class _Restoration:
         self._wait(
             pid, handshake.has_reacted, lambda: f"does not react to what is written to {handshake.directory}"
         )
-        frozen: dict[str, str] = {}
-        with suppress(OSError):  # it ended, which is reported below
-            frozen = {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
-        if url := handshake.health_url(environ, argv, frozen):
+        if url := handshake.health_url(environ, argv, pids):
             self._wait_for_answer(pid, url, handshake.lack)
 
     def _wait_for_answer(self, pid: int, url: str, lack: str = "") -> None:

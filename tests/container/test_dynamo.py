@@ -72,6 +72,20 @@ def test_what_a_pod_withholds_from_its_worker_is_not_in_its_new_identity(start, 
     assert "NATS_SERVER" not in env
 
 
+def test_what_a_workers_command_sets_itself_stays(start, published):
+    """As at a cold start, and as NVIDIA's own scripts do it; the pod knows nothing of it."""
+    command = (
+        "sh",
+        "-c",
+        "DYN_NAMESPACE=mine DYN_SYSTEM_PORT=9090 PYTHONPATH=/double python3 -m dynamo.vllm; true",
+    )
+    published(command=command, env={"DYN_SYSTEM_PORT": "1"})
+    container = start(RESTORE, command=command, env={"DYN_SYSTEM_PORT": "2", "POD_UID": "new"})
+    container.wait_for_event("Restored")
+    env = identity(container)["env"]
+    assert (env["DYN_NAMESPACE"], env["DYN_SYSTEM_PORT"], env["POD_UID"]) == ("mine", "9090", "new")
+
+
 @pytest.mark.parametrize("release", ["1.0", "1.1"])
 def test_a_worker_of_an_old_release_is_waited_for_where_it_listens(start, published, release):
     """At the port of the pod that created the archive: it takes no other one."""

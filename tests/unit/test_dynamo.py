@@ -181,7 +181,7 @@ def test_a_directory_that_cannot_be_used_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("release", dynamo.RELEASES, ids=lambda release: release.ready)
 def test_an_archive_records_directory_and_release(release):
-    found = dynamo.recorded(dynamo.Handshake("/c", release).facts())
+    found = dynamo.recorded(dynamo.Handshake("/c", release).facts({}, ()))
     assert found is not None
     assert (found.directory, found.release) == ("/c", release)
     assert dynamo.recorded({}) is None
@@ -195,6 +195,8 @@ def test_an_archive_records_directory_and_release(release):
         "text",
         {"directory": "c", "ready": "ready"},
         {"directory": "/c/../etc", "ready": "ready"},
+        {"directory": "/c", "ready": "ready", "sets": 1},
+        ["directory", "ready"],
     ],
 )
 def test_a_record_that_makes_no_sense_is_corrupt(record):
@@ -220,26 +222,78 @@ def test_a_record_that_makes_no_sense_is_corrupt(record):
     ],
 )
 def test_a_registered_worker_answers_on_its_system_port(environ, url):
-    assert dynamo.Handshake("/c").health_url(environ, [], {}) == url
+    assert dynamo.Handshake("/c").health_url(environ, [], ()) == url
+
+
+@pytest.fixture
+def started():
+    """Starts a process whose command is a worker's; returns the pids of a tree with it."""
+    processes = []
+
+    def started(environ):
+        command = [
+            sys.executable,
+            "-c",
+            "import time; print(flush=True); time.sleep(60)",
+            "-m",
+            "dynamo.vllm",
+        ]
+        processes.append(subprocess.Popen(command, env=environ, stdout=subprocess.PIPE))
+        processes[-1].stdout.readline()
+        return [os.getpid(), processes[-1].pid]
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def context(handshake):
+    with open(f"{handshake.directory}/{CONTEXT}", encoding="utf-8") as file:
+        return json.load(file)["env"]
+
+
+def test_what_a_command_sets_itself_stays_as_at_a_cold_start(handshake, started):
+    """DYN_SYSTEM_PORT=9091 exec python3 -m dynamo.vllm: the pod knows nothing of it."""
+    pod = {"DYN_NAMESPACE": "n", "NATS_SERVER": "x", "POD_UID": "u"}
+    pids = started({"DYN_NAMESPACE": "mine", "DYN_SYSTEM_PORT": "9091", "POD_UID": "u", "OTHER": "o"})
+    sets = {"DYN_NAMESPACE", "DYN_SYSTEM_PORT", "NATS_SERVER"}
+    facts = handshake.facts(pod, pids)
+    assert set(facts["dynamo"]["sets"]) == sets
+    handshake.let_go(pod, [], pids)
+    assert set(context(handshake)) == {*dynamo.CONTEXT_NAMES} - sets, "it goes on in the same pod"
+    restored = dynamo.recorded({"dynamo": {**facts["dynamo"], "directory": handshake.directory}})
+    restored.let_go({**pod, "POD_UID": "another", "DYN_SYSTEM_PORT": "1"}, [], pids)
+    assert not sets & {*context(restored)}
+    assert context(restored)["POD_UID"] == "another"
+    assert restored.health_url({**pod, "DYN_SYSTEM_PORT": "1"}, [], pids) == "http://127.0.0.1:9091/health"
+
+
+def test_a_command_that_sets_nothing_takes_all_of_the_new_pod(handshake, started):
+    pod = {"DYN_NAMESPACE": "n", "POD_UID": "u"}
+    assert handshake.facts(pod, started({**pod, "PATH": "/"}))["dynamo"]["sets"] == []
+    assert handshake.facts(pod, [])["dynamo"]["sets"] == [], "its processes are gone"
 
 
 @pytest.mark.parametrize("release", dynamo.RELEASES)
-def test_a_worker_that_takes_no_new_environment_answers_where_it_did(release):
+def test_a_worker_that_takes_no_new_environment_answers_where_it_did(release, started):
     """1.0 to 1.2 keep the port of the pod that created the archive."""
-    here, frozen = {"DYN_SYSTEM_PORT": "1"}, {"DYN_SYSTEM_PORT": "2"}
+    here, pids = {"DYN_SYSTEM_PORT": "1"}, started({"DYN_SYSTEM_PORT": "2"})
     port = 1 if release.ready == "ready-for-snapshot" else 2
-    url = dynamo.Handshake("/c", release).health_url(here, [], frozen)
+    url = dynamo.Handshake("/c", release, frozenset()).health_url(here, [], pids)
     assert url == f"http://127.0.0.1:{port}/health"
 
 
 @pytest.mark.parametrize(
     ("host", "port"), [("127.0.0.1", 2), ("", 2), ("10.1.2.3", 0), ("metadata.internal", 0)]
 )
-def test_an_archive_does_not_choose_where_a_pod_asks(host, port):
-    """Of releases that keep the environment of the pod that created the archive."""
-    release = next(one for one in dynamo.RELEASES if not one.takes_environment)
-    frozen = {"DYN_SYSTEM_PORT": "2", "DYN_SYSTEM_HOST": host}
-    url = dynamo.Handshake("/c", release).health_url({}, [], frozen)
+@pytest.mark.parametrize("release", dynamo.RELEASES)
+def test_an_archive_does_not_choose_where_a_pod_asks(release, host, port, started):
+    """Of releases that keep the environment of the pod that created the archive, or where the command sets the host."""
+    sets = frozenset(("DYN_SYSTEM_HOST", "DYN_SYSTEM_PORT"))
+    pids = started({"DYN_SYSTEM_PORT": "2", "DYN_SYSTEM_HOST": host})
+    url = dynamo.Handshake("/c", release, sets).health_url({}, [], pids)
     assert url == (f"http://127.0.0.1:{port}/health" if port else "")
 
 

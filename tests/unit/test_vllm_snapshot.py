@@ -142,7 +142,7 @@ def test_a_replica_listens_where_its_own_command_says(handshake, command, marker
     with open(f"{handshake.directory}/release", encoding="utf-8") as file:
         assert json.load(file) == {"release": True, "host": marker[0], "port": marker[1]}
     assert os.listdir(handshake.directory) == ["release"]
-    assert handshake.health_url(environ, command, {}) == url
+    assert handshake.health_url(environ, command, ()) == url
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,18 @@ def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scrat
     return None
 
 
+def offered(protocol: str, scratch: str) -> Handshake | None:
+    """Return the handshake for an engine whose command shows none; None if it is not to have one.
+
+    A worker that a script starts takes it up; others do not notice it.
+    """
+    if protocol != "auto":
+        return None
+    found = dynamo.Handshake(f"{scratch}/control")
+    found.early = ""  # most likely it is no worker
+    return found
+
+
 def _directory(environ: Mapping[str, str]) -> str:
     """Return the pod's directory for the handshake. Raises SettingsError for one that a restore could not find."""
     name = next((name for name in dynamo.DIRECTORY_VARIABLES if environ.get(name)), "")

@@ -82,6 +82,7 @@ class Prepared(NamedTuple):
     roots: list[str]
     starts: list[changes.Start]
     handshake: handshakes.Handshake | None
+    offered: handshakes.Handshake | None
     objects: frozenset[left_behind.Object]
 
 
@@ -103,7 +104,9 @@ def run(settings: Settings, channel: Channel) -> Result:
             except NotFound:
                 pass
         prepared = _prepare(settings, channel, store, keys)
-    creation = _Creation(settings, channel, prepared, _start_engine(channel, prepared.handshake))
+    creation = _Creation(
+        settings, channel, prepared, _start_engine(channel, prepared.handshake or prepared.offered)
+    )
     try:
         with channel.phase(Phases.WAIT_READY, stall_s=settings.signal_timeout + readiness.PROBE_S):
             prepared.gpu.check()  # its driver was attached while the engine started
@@ -179,14 +182,15 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     if store.not_exclusive:
         channel.log.warning("exclusive publication not guaranteed", message=store.not_exclusive)
     readiness.remove_stale_signal(settings.signal_file)
-    if handshake:
-        handshake.prepare_creation()
+    offered = None if handshake else handshakes.offered(settings.protocol, work)
+    if paused := handshake or offered:
+        paused.prepare_creation()
     here = mounts.read()
     roots = mounts.captured_roots(here, map(os.path.realpath, settings.capture_paths))
     places = options.Places(work, work, DUMP_LOG)
     return Prepared(
         store, keys, have, gpu, criu_version, places, here, roots,
-        changes.mark(roots, mounts.without_renames(here)), handshake,
+        changes.mark(roots, mounts.without_renames(here)), handshake, offered,
         left_behind.ipc_objects(),
     )  # fmt: skip
 
@@ -205,7 +209,7 @@ def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) 
         raise SettingsError(
             "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
             hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) and vLLM's snapshot server report by "
-            "themselves that they are ready",
+            "themselves that they are ready; set DYNAMO_CHECKPOINT_PROTOCOL=dynamo for a script that starts such a worker",
             reason="SettingsInvalid",
         )
 
@@ -237,22 +241,33 @@ class _Creation:
 
     def wait_until_ready(self) -> None:
         """Wait until the engine reports that it is ready. Raises NotReady, NotDumpable, EngineEnded, CalledOff."""
-        settings = self._settings
-        if not self._handshake:
-            waiting = readiness.Waiting(settings.ready_url, settings.signal_file, self._channel.log)
-            readiness.wait_until(
-                waiting.is_over, expected=readiness.expected(settings.ready_url, settings.signal_file),
-                limit_s=settings.signal_timeout, pause=self._channel.check_engine, why=lambda: waiting.why,
-            )  # fmt: skip
-            return
-        handshake = self._handshake
+        settings, handshake = self._settings, self._handshake
+        waiting = readiness.Waiting(settings.ready_url, settings.signal_file, self._channel.log)
+        expected = readiness.expected(settings.ready_url, settings.signal_file)
         readiness.wait_until(
-            lambda: handshake.ready(self._open_files), expected=handshake.expected,
-            limit_s=settings.signal_timeout, pause=self._channel.check_engine,
+            self._has_paused if handshake else lambda: self._has_paused() or waiting.is_over(),
+            expected=handshake.expected if handshake else expected,
+            limit_s=settings.signal_timeout, pause=self._channel.check_engine, why=lambda: waiting.why,
         )  # fmt: skip
+
+    def _has_paused(self) -> bool:
+        """Return whether the engine paused by itself, which it may do although its command did not show it.
+
+        Raises SettingsError if that does not fit the settings.
+        """
+        settings, offered = self._settings, self._prepared.offered
+        handshake = self._handshake or offered
+        if not (handshake and handshake.ready(self._open_files)):
+            return False
+        if offered:
+            handshakes.check_settings(
+                offered.who, ready_url="", canary=settings.canary, pre_dump=settings.pre_dump
+            )
+        self._handshake = handshake
         told = {"hint": handshake.needs} if handshake.needs else {}
         event = f"{handshake.who} paused"
         self._channel.log.info(event, **told)
+        return True
 
     def _open_files(self) -> set[str]:
         return {path for pid in self._pids() for path in proc.descriptors(pid).values()}
@@ -289,10 +304,10 @@ class _Creation:
             return
         with self._channel.aftermath(Phases.WAKE, stall_s=2 * settings.stall_timeout):
             self._give_back_memlock()
-            if self._handshake:
+            if paused := self._handshake or self._prepared.offered:
                 argv = proc.command(os.getppid())
                 environ = context_file.environment(settings)
-                handshakes.let_go_or_warn(self._handshake, environ, argv, self._pids(), self._channel.log)
+                handshakes.let_go_or_warn(paused, environ, argv, self._pids(), self._channel.log)
             if not self._is_asleep:
                 return
             try:

@@ -33,9 +33,10 @@ def run(settings: Settings, channel: Channel) -> Result:
     if cuda.is_present():
         cuda.for_creation(channel, settings.gpu_timeout).recover(pids)
     argv = proc.command(os.getppid())
-    handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work_directory(settings))
-    if handshake:
-        handshakes.let_go_or_warn(handshake, context_file.environment(settings), argv, pids(), channel.log)
+    work = work_directory(settings)
+    handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work)
+    if paused := handshake or handshakes.offered(settings.protocol, work):
+        handshakes.let_go_or_warn(paused, context_file.environment(settings), argv, pids(), channel.log)
     if root.may_sleep:
         commands = [proc.command(pid) for pid in pids()]
         hook = sleep.hook(settings.pre_dump, commands, is_paused=handshake is not None)

@@ -9,6 +9,8 @@ from launcher import FALLBACK, NAME, SETTINGS, worker_of
 
 DOUBLE = ROOT / "tests" / "support" / "dynamo_double"
 COMMAND = ("env", "PYTHONPATH=/double", "python3", "-m", "dynamo.vllm", "--model", "none")
+#: As in a script: nobody can tell by the command.
+HIDDEN = ("sh", "-c", 'what=dynamo.vllm; PYTHONPATH=/double python3 -m "$what" --model none; true')
 CONTROL = "/run/dynamo_entry/control"
 PORT = 9090
 
@@ -100,8 +102,30 @@ def test_the_signal_file_of_nvidias_guide_does_no_harm(published):
     published(SIGNAL_FILE="/tmp/ready")
 
 
-def test_a_worker_that_is_to_serve_on_is_let_go(start):
-    container = start(CREATE, MODE="create", AFTER_DUMP="continue")
+@pytest.mark.parametrize("release", ["1.0", "1.1", "1.6"])
+def test_a_worker_behind_a_script_pauses_as_any_other(start, published, release):
+    """Its command shows nothing, but it takes up the handshake; else it would register, and nobody would say that it is ready."""
+    published(command=HIDDEN, SIGNAL_FILE="/tmp/ready", env={"RELEASE": release})
+    container = start(RESTORE, command=HIDDEN, env={"RELEASE": release})
+    container.wait_for_event("Restored")
+    assert identity(container)["was_paused"]
+
+
+def test_a_worker_behind_a_script_has_no_server_to_ask_either(start, tmp_path):
+    (tmp_path / "canary").write_text('{"url": "http://127.0.0.1:9090/identity", "compare": ["nonce"]}')
+    container = start(
+        CREATE, MODE="create", command=HIDDEN, SIGNAL_FILE="/tmp/ready", CANARY="/canary",
+        volumes=(f"{tmp_path}/canary:/canary:ro",),
+    )  # fmt: skip
+    assert container.exit_code() == 170
+    assert "CANARY" in container.event("Checkpoint not created")["message"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"command": HIDDEN, "SIGNAL_FILE": "/tmp/ready"}], ids=["shown", "hidden"]
+)
+def test_a_worker_that_is_to_serve_on_is_let_go(start, settings):
+    container = start(CREATE, MODE="create", AFTER_DUMP="continue", **settings)
     container.wait_for_event("Checkpoint published")
     assert identity(container)["env"]["POD_UID"] == "the-creator"
 
@@ -112,8 +136,11 @@ def test_a_worker_whose_creation_fails_is_let_go(start):
     assert identity(container)["was_paused"]
 
 
-def test_a_worker_is_let_go_although_the_launchers_helper_is_lost(start):
-    container = start(CREATE, MODE="create", AFTER_DUMP="continue", PRE_DUMP="sleep 60")
+@pytest.mark.parametrize(
+    "settings", [{}, {"command": HIDDEN, "SIGNAL_FILE": "/tmp/ready"}], ids=["shown", "hidden"]
+)
+def test_a_worker_is_let_go_although_the_launchers_helper_is_lost(start, settings):
+    container = start(CREATE, MODE="create", AFTER_DUMP="continue", PRE_DUMP="sleep 60", **settings)
     container.wait_for_event("dynamo worker paused")
     os.kill(worker_of(container), signal.SIGKILL)
     container.wait_for_event("Checkpoint not created")

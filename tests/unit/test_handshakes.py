@@ -36,6 +36,16 @@ def test_whom_the_launcher_waits_for(protocol, argv, environ, kind):
         assert handshakes.pauses(argv, protocol)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "directory"), [("auto", "/run/x/control"), ("none", ""), ("dynamo", ""), ("vllm-sleep", "")]
+)
+def test_an_engine_whose_command_shows_no_handshake_is_offered_one(protocol, directory):
+    """A worker behind a script takes it up; for others nothing is lost, nor told."""
+    found = handshakes.offered(protocol, "/run/x")
+    assert (found.directory if found else "") == directory
+    assert not (found and found.early)
+
+
 def test_the_pods_directory_comes_before_the_launchers_own():
     assert handshakes.of_pod("dynamo", WORKER, THEIRS, "/run/x").directory == "/snapshot-control"
     assert handshakes.of_pod("vllm-snapshot", SERVE, THEIRS, "/run/x").directory == "/snapshot-control"

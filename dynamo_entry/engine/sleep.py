@@ -34,15 +34,30 @@ def hook(pre_dump: str, commands: Sequence[Sequence[str]], *, is_paused: bool) -
 def offered(commands: Sequence[Sequence[str]]) -> str:
     """Return the hook that an engine with these command lines offers to be put to sleep, or an empty string."""
     for protocol in PROTOCOLS:
-        if not protocol.offer or protocol.offer.engine not in map(presets.engine_of, commands):
+        servers = _servers(protocol.engine, commands)
+        if not protocol.offer or not any(protocol.offer.option in _options(argv) for argv in servers):
             continue
-        if not any(protocol.offer.option in (word.replace("_", "-") for word in argv) for argv in commands):
-            continue
-        given = option(("--port",), commands)
+        given = option(("--port",), servers)
         port = int(given) if is_port(given) else protocol.port
-        if _has_route(f"http://127.0.0.1:{port}{protocol.offer.route}"):
+        if _has_route(f"{_base(servers, port)}{protocol.offer.route}"):
             return f"{protocol.sleep}:{port}"
     return ""
+
+
+def _servers(engine: str, commands: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return the command lines that start an engine, among those of other processes."""
+    return [argv for argv in commands if presets.engine_of(argv) == engine]
+
+
+def _options(argv: Sequence[str]) -> list[str]:
+    """Return the words of a command line as vLLM reads options."""
+    return [word.replace("_", "-") for word in argv]
+
+
+def _base(servers: Sequence[Sequence[str]], port: int) -> str:
+    """Return the beginning of a server's URLs."""
+    is_tls = option(("--ssl-certfile", "--ssl-keyfile"), servers)
+    return f"{'https' if is_tls else 'http'}://127.0.0.1:{port}"
 
 
 def run(call: Call, limit_s: float, commands: Sequence[Sequence[str]] = ()) -> None:
@@ -51,13 +66,15 @@ def run(call: Call, limit_s: float, commands: Sequence[Sequence[str]] = ()) -> N
     Raises OSError or ValueError if it refuses or does not answer within ``limit_s``. An engine that could not
     be put to sleep is woken again.
     """
-    key = option(call.protocol.keys, commands)
+    servers = _servers(call.protocol.engine, commands) or commands
+    key = option(call.protocol.keys, servers)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    base = _base(servers, call.port)
 
     def ask(step: Step, until: float) -> bytes:
         body = step.body.encode() if step.method == "POST" else None
         return http.ask(
-            f"http://127.0.0.1:{call.port}{step.path}", method=step.method, body=body, headers=headers,
+            f"{base}{step.path}", method=step.method, body=body, headers=headers,
             limit_s=max(0.1, until - time.monotonic()),
         )  # fmt: skip
 

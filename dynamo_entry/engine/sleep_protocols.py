@@ -31,9 +31,8 @@ class Stage(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """How an engine shows that it offers a protocol: its name, an option of its command, and a route of its server."""
+    """How an engine shows that it offers a protocol: an option of its command, and a route of its server."""
 
-    engine: str
     option: str
     route: str
 
@@ -41,6 +40,7 @@ class Offer(NamedTuple):
 class Protocol(NamedTuple):
     """An engine's requests to sleep and wake. ``keys``: command options that may hold its API key, best first."""
 
+    engine: str
     sleep: str
     wake: str
     port: int
@@ -63,7 +63,7 @@ PROTOCOLS = (
     # vLLM 0.31 and newer, with the same needs as sleep mode: the weights stay where they are, the KV cache is dropped,
     # and communicators between its processes are taken down.
     Protocol(
-        "vllm-checkpoint", "vllm-resume", 8000,
+        "vllm", "vllm-checkpoint", "vllm-resume", 8000,
         (
             Stage((Step("/pause?mode=wait"),), (Step("/resume"),)),
             Stage((Step("/release_kv_cache_memory"),), (Step("/wake_up"),)),
@@ -72,12 +72,12 @@ PROTOCOLS = (
                 (Step("/collective_rpc", '{"method": "checkpoint_restore"}'),),
             ),
         ),
-        offer=Offer("vllm", "--enable-sleep-mode", "/release_kv_cache_memory"),
+        offer=Offer("--enable-sleep-mode", "/release_kv_cache_memory"),
     ),
     # vLLM, sleep mode: needs --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1. Level 1 moves the weights to host
     # memory and drops the KV cache. The answer to /sleep may come before it is done; /is_sleeping tells.
     Protocol(
-        "vllm-sleep", "vllm-wake", 8000,
+        "vllm", "vllm-sleep", "vllm-wake", 8000,
         (
             Stage(
                 (Step("/sleep?level=1"), Step("/is_sleeping", method="GET", answer=("is_sleeping", True))),
@@ -89,7 +89,7 @@ PROTOCOLS = (
     # resumed by other tags than were released. "abort" lets requests end, "retract" the batch that lingers after them.
     # Only the KV cache: released weights would be lost, unless the server has --enable-weights-cpu-backup.
     Protocol(
-        "sglang-release", "sglang-resume", 30000,
+        "sglang", "sglang-release", "sglang-resume", 30000,
         (
             Stage((Step("/pause_generation", '{"mode": "abort"}'),), (Step("/continue_generation", "{}"),)),
             Stage((Step("/pause_generation", '{"mode": "retract"}'),)),
@@ -142,12 +142,14 @@ def recorded(facts: Mapping[str, Any]) -> str:
 
 
 def option(names: Sequence[str], commands: Sequence[Sequence[str]]) -> str:
-    """Return the value of the first of ``names`` that any command line has."""
+    """Return the last value of the first of ``names`` that any command line has; vLLM takes ``_`` for ``-``."""
     for name in names:
+        found = ""
         for argv in commands:
-            for number, word in enumerate(argv):
-                if word == name and number + 1 < len(argv):
-                    return argv[number + 1]
-                if word.startswith(f"{name}="):
-                    return word.partition("=")[2]
+            for word, after in zip(argv, [*argv[1:], ""], strict=True):
+                option, equals, value = word.partition("=")
+                if option.replace("_", "-") == name:
+                    found = value if equals else after
+        if found:
+            return found
     return ""

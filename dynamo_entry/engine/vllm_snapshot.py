@@ -40,8 +40,10 @@ _ORDINARY = re.compile(
 )
 _SNAPSHOT = re.compile(rf"{_MODULE}{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
 
-#: Options of servers that do not speak plain HTTP.
-_OTHERWISE = re.compile(r"[\s\0]--(?:ssl-certfile|ssl-keyfile|uds)(?=[=\s\0])")
+#: Options of servers that speak TLS, or have no port.
+_TLS, _UNIX = (
+    re.compile(rf"[\s\0]--(?:{names})(?=[=\s\0])") for names in ("ssl-certfile|ssl-keyfile", "uds")
+)
 
 #: A variable in a shell line.
 _VARIABLE = re.compile(r"\$(?:(?=\w)|\{(?=\w+\}))(\w+)\}?")
@@ -179,12 +181,14 @@ class Handshake:
         return True
 
     def health_url(self, environ: Mapping[str, str], argv: Sequence[str], pids: Iterable[int]) -> str:
-        """Return the URL that answers 200 once the weights are back; empty without plain HTTP."""
+        """Return the URL that answers 200 once the weights are back; empty for a unix socket."""
         del pids
-        if _OTHERWISE.search("\0".join(argv)):
+        line = "\0".join(argv)
+        if _UNIX.search(line):
             return ""
         host, port = _listener(argv, environ)
-        return http.loopback_url(host or "", port, "/health")
+        url = http.loopback_url(host or "", port, "/health")
+        return url.replace("http:", "https:", 1) if _TLS.search(line) else url
 
     @property
     def lack(self) -> str:

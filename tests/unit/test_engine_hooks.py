@@ -1,6 +1,7 @@
 """PRE_DUMP and POST_RESTORE by name: what vLLM and SGLang are asked, in which order, and when it counts as done."""
 
 import pytest
+from servers import tls
 from servers.engines import VLLM, SGLang
 
 from dynamo_entry.engine import hooks, http, sleep_protocols
@@ -79,6 +80,22 @@ def test_a_vllm_without_the_routes_offers_nothing():
         assert asleep.offered([[*SERVE, f"--port={engine.port}"]]) == ""
         port = engine.port
     assert asleep.offered([[*SERVE, f"--port={port}"]]) == ""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_port_is_that_of_the_engines_own_command(vllm, order):
+    """Not that of another process beside it; the last one counts, as for vLLM."""
+    commands = [["nginx-exporter", "--port", "9"], [*SERVE, "--port=9", "--port", str(vllm.port)]]
+    assert asleep.offered(commands[::order]) == f"vllm-checkpoint:{vllm.port}"
+
+
+def test_an_engine_with_tls_is_asked_over_tls(tmp_path):
+    certificate = tls.issue(tmp_path)
+    with VLLM().serving(certificate=certificate) as engine:
+        command = [*SERVE, "--port", str(engine.port), "--ssl_keyfile", "k", "--ssl-certfile", "c"]
+        assert asleep.offered([command]) == f"vllm-checkpoint:{engine.port}"
+        sleep(engine, "vllm-checkpoint", commands=[["nginx", "--port", "9"], command])
+        assert engine.is_prepared
 
 
 def test_sglang_is_paused_before_it_releases_and_goes_on_after_it_has_resumed(sglang):

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from servers import tls
 
 
 class Refusal(Exception):
@@ -32,7 +37,7 @@ class Engine:
         raise NotImplementedError
 
     @contextmanager
-    def serving(self, port: int = 0) -> Iterator[Engine]:
+    def serving(self, port: int = 0, certificate: tls.Certificate | None = None) -> Iterator[Engine]:
         engine = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,6 +71,10 @@ class Engine:
                 pass
 
         server = HTTPServer(("127.0.0.1", port), Handler)
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate.certificate, certificate.key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         self.port = server.server_port
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

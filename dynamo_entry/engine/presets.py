@@ -38,6 +38,12 @@ _SERVE, _SERVERS = "serve", ("trtllm-serve", "trtllm-llmapi-launch")
 #: What a shell line puts around words.
 _QUOTES = "'\"`();&|{}"
 
+#: What to do about an engine on GPUs whose command does not show it.
+UNKNOWN = (
+    "it gets no variables that make it fit for a checkpoint of its GPUs: set DYNAMO_CHECKPOINT_PRESET to vllm, sglang or trtllm if "
+    "it is one of them, else to none"
+)
+
 _COMMON = {
     "NCCL_NVLS_ENABLE": "0",
     "NCCL_CUMEM_ENABLE": "0",

@@ -105,7 +105,9 @@ def _create_signal(path: str) -> None:
 
 
 def recordable(ready_url: str) -> str:
-    """Return READY_URL for the archive; empty for another host, which ``recorded`` would refuse."""
+    """Return READY_URL for the archive, by loopback; empty for another host, which ``recorded`` would refuse."""
+    for everywhere in ("//0.0.0.0", "//[::]"):
+        ready_url = ready_url.replace(everywhere, "//127.0.0.1", 1)
     return ready_url if http.is_loopback(ready_url) else ""
 
 

@@ -87,7 +87,8 @@ PROTOCOLS = (
     ),
     # SGLang: needs --enable-memory-saver. Its scheduler ends where memory is released while a batch is under way, or is
     # resumed by other tags than were released. "abort" lets requests end, "retract" the batch that lingers after them.
-    # Only the KV cache: released weights would be lost, unless the server has --enable-weights-cpu-backup.
+    # Only the KV cache: released weights would be lost, unless the server has --enable-weights-cpu-backup. Its /health generates a
+    # token and takes a second, unless SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION is 0.
     Protocol(
         "sglang", "sglang-release", "sglang-resume", 30000,
         (

@@ -167,6 +167,8 @@ class _Creation:
         name = supervisor.settings.preset
         if name == "auto":
             name = presets.engine_of(supervisor.argv) if gpus else ""
+            if gpus and not name:
+                supervisor.log.warning("engine not recognised", hint=presets.UNKNOWN)
         found = presets.environment(
             name, supervisor.argv, os.environ, gpus=gpus, pre_dump=supervisor.settings.pre_dump
         )

@@ -166,6 +166,11 @@ def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: K
     argv = proc.command(os.getppid())
     handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work)
     _check_settings(settings, handshake)
+    if settings.ready_url and not readiness.recordable(settings.ready_url):
+        channel.log.warning(
+            "READY_URL not recorded",
+            hint="it is no loopback address: each restoring pod needs a READY_URL of its own",
+        )
     if dump_checks.may_get_io_uring(argv):
         channel.log.warning("io_uring not withheld", hint=dump_checks.IO_URING_REMEDY)
     gpu = cuda.for_creation(channel, settings.gpu_timeout)

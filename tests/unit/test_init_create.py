@@ -33,6 +33,29 @@ def test_a_request_to_end_is_not_kept_waiting(events, is_short):
     assert not loop.events
 
 
+@pytest.mark.parametrize(
+    ("argv", "preset", "gpus", "told"),
+    [
+        (["/entrypoint.sh"], "auto", 1, ["engine not recognised"]),
+        (["/entrypoint.sh"], "auto", 0, []),
+        (["/entrypoint.sh"], "none", 1, []),
+        (["/entrypoint.sh"], "sglang", 1, ["environment preset"]),
+        (["vllm", "serve"], "auto", 1, ["environment preset"]),
+    ],
+)
+def test_an_engine_on_gpus_that_nobody_knows_is_told_of(monkeypatch, argv, preset, gpus, told):
+    """It would fail in the driver, after minutes."""
+    events = []
+    monkeypatch.setattr(create, "_gpus", lambda: gpus)
+    log = SimpleNamespace(**dict.fromkeys(("info", "warning"), lambda event, **_: events.append(event)))
+    settings = SimpleNamespace(preset=preset, pre_dump="")
+    loop = SimpleNamespace(listen=lambda _: None)
+    supervisor = SimpleNamespace(loop=loop, log=log, settings=settings, argv=argv)
+    creation = create._Creation(supervisor, SimpleNamespace(events=-1))
+    assert bool(creation._preset()) == ("environment preset" in told)
+    assert events == told
+
+
 def test_a_worker_that_cannot_even_be_killed_is_not_waited_for(monkeypatch):
     """A volume that does not answer may keep it in the kernel for ever; the engine is frozen meanwhile."""
     loop, killed = GivenEvents(Silent(), Silent(), Silent()), []

@@ -18,6 +18,18 @@ def test_the_engine_beside_us_is_asked(url):
     assert readiness.recorded({"ready_url": url}) == url
 
 
+@pytest.mark.parametrize(
+    ("url", "recorded"),
+    [
+        ("http://0.0.0.0:8000/health", "http://127.0.0.1:8000/health"),
+        ("https://[::]/", "https://127.0.0.1/"),
+        ("http://0.0.0.0.example.com/", ""),
+    ],
+)
+def test_all_addresses_are_loopback_to_who_asks(url, recorded):
+    assert readiness.recordable(url) == recorded
+
+
 @pytest.mark.parametrize("url", ELSEWHERE)
 def test_an_archive_does_not_choose_whom_a_pod_asks(url):
     with pytest.raises(Corrupt, match="not the engine in this pod") as caught:

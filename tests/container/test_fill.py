@@ -238,4 +238,4 @@ def test_damage_that_shows_while_memory_is_filled_costs_a_cold_start(containers,
     container = restore(containers, options=WAYS[way])
     event = container.wait_for_event("Falling back to cold start")
     assert event["reason"] == "ChunkDigestMismatch", json.dumps(event)
-    assert container.json("/state")["nonce"] in container.stderr
+    container.wait_for_text(container.json("/state")["nonce"])

@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from dynamo_entry.errors import StorageDenied, StorageUnavailable
+from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.kube.agent import objects
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
@@ -140,6 +140,40 @@ def test_an_orphan_that_cannot_be_deleted_keeps_no_other(tmp_path, sweeper, monk
         ("orphan archive deleted", "last.tar"),
         ("orphan archive not deleted", "held.tar"),
     ]
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(StorageDenied, "AccessDenied"), (StorageError, "BadAnswer")])
+def test_a_place_that_cannot_be_listed_keeps_no_other(tmp_path, sweeper, monkeypatch, kind, reason):
+    """In whichever order; what was listed before the refusal is no basis for a deletion."""
+    for name in ("first", "held", "last"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "orphan.tar").write_bytes(b"x")
+        age(tmp_path / name / "orphan.tar", 8 * DAY)
+    for method in ("archives", "leftovers"):
+        monkeypatch.setattr(LocalStore, method, listed_but_held(getattr(LocalStore, method), kind, reason))
+    swept = sweeper(deletes_orphans=True, is_claim=False, isolates_namespaces=True)
+    swept.sweep([], ["first", "held", "last"])
+    assert [name for name in ("first", "held", "last") if os.listdir(tmp_path / name)] == ["held"]
+    refused = [
+        (event, fields["reason"], os.path.relpath(os.path.dirname(fields["place"]), tmp_path))
+        for event, fields in swept._log.lines
+        if event.endswith("not listed")
+    ]
+    assert refused == [
+        ("leftovers not listed", reason, "held"),
+        ("archives not listed", reason, "held"),
+    ]
+
+
+def listed_but_held(method, kind, reason):
+    """A listing that breaks off in one place."""
+
+    def listed(store):
+        yield from method(store)
+        if "held" in store.location:
+            raise kind("no", reason=reason)
+
+    return listed
 
 
 def test_each_namespaces_part_is_looked_through(tmp_path, sweeper):

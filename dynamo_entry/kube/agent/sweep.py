@@ -7,12 +7,12 @@ DynamoCheckpoint names is ever deleted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dynamo_entry import stores
-from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
@@ -76,11 +76,22 @@ class Sweeper:
 
     def _leftovers(self, _named: list[Named]) -> None:
         for place in sorted(self._places):
-            try:
-                with stores.open_with(os.environ, place) as store:
-                    self._remove_leftovers(store)
-            except StorageDenied as error:  # other namespaces may be accessible
-                self._log.warning("leftovers not listed", place=place, message=str(error))
+            with self._opened(place, "leftovers not listed") as store:
+                self._remove_leftovers(store)
+
+    @contextmanager
+    def _opened(self, place: str, refusal: str) -> Iterator[Store]:
+        """Open the store of a place. What it refuses is logged: other namespaces may be accessible.
+
+        Raises StorageUnavailable: the store will not answer for the other places either.
+        """
+        try:
+            with stores.open_with(os.environ, place) as store:
+                yield store
+        except StorageUnavailable:
+            raise
+        except StorageError as error:
+            self._log.warning(refusal, place=place, reason=error.reason, message=str(error))
 
     def _remove_leftovers(self, store: Store) -> None:
         if store.out_of_reach and not self._has_told:
@@ -107,8 +118,9 @@ class Sweeper:
     def _orphans(self, named: list[Named]) -> None:
         archives: list[StoredArchive] = []
         for place in sorted(self._places):
-            with suppress(NotFound), stores.open_with(os.environ, place) as store:
-                archives += store.archives()
+            with self._opened(place, "archives not listed") as store, suppress(NotFound):
+                # All or nothing: without its first tag, another tag of a named archive would count as an orphan.
+                archives += list(store.archives())
         found = orphans(archives, named, self._settings.orphan_grace_s)
         self._metrics.orphan_archives.set(len(found.all))
         self._metrics.orphan_bytes.set(sum(archive.size for archive in found.all))

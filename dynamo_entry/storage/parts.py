@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 from dynamo_entry.buffers import Buffers
-from dynamo_entry.errors import StorageError
-from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Writer
 
 T = TypeVar("T")
@@ -19,12 +17,10 @@ class PartWriter(Writer, Generic[T]):
 
     def __init__(self, name: str, *, first_bytes: int, most: int) -> None:
         self._buffers = Buffers(first_bytes, keep=most)
-        self._pool = Pool(most, name)
-        self._changed = threading.Condition()
-        self._in_flight = 0
-        self._count = self._size = 0
-        self._put: dict[int, T] = {}
-        self._failure: BaseException | None = None
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
+        self._sent: list[Future[T]] = []
+        self._in_flight: set[Future[T]] = set()
+        self._size = 0
         self._buffer: memoryview | None = None
         self._filled = 0
 
@@ -50,54 +46,37 @@ class PartWriter(Writer, Generic[T]):
 
     def parts(self, *, least: int) -> list[T]:
         """Send the remainder (an empty part if there are fewer than ``least``) and wait. Raises what failed."""
-        if self._filled or self._count < least:
+        if self._filled or len(self._sent) < least:
             self._space()
             self._send()
-        self._pool.shutdown()
-        self._check()
-        return [self._put[number] for number in range(1, self._count + 1)]
+        return [part.result() for part in self._sent]
 
     def abort(self) -> None:
-        self._fail(StorageError("the upload was aborted", reason="Aborted"))
-        self._pool.shutdown(cancel=True)
+        self._pool.shutdown(cancel_futures=True)
         self._buffer = None
 
     def _space(self) -> memoryview:
         """Return the free space of the current part; waits for memory."""
         if self._buffer is None:
-            size, most = self.next_part(self._count, self._size)
-            with self._changed:
-                self._changed.wait_for(lambda: self._failure or self._in_flight < most)
-                self._check()
-                self._in_flight += 1
+            size, most = self.next_part(len(self._sent), self._size)
+            self._wait_for_fewer(most)
             self._buffer = self._buffers.take(size)
         return self._buffer[self._filled :]
+
+    def _wait_for_fewer(self, most: int) -> None:
+        """Wait until fewer than ``most`` parts are in flight. Raises what failed."""
+        is_full = True
+        while is_full:
+            is_full = len(self._in_flight) >= most
+            done, self._in_flight = wait(self._in_flight, None if is_full else 0, FIRST_COMPLETED)
+            for part in done:
+                part.result()
 
     def _send(self) -> None:
         assert self._buffer is not None
         part, self._buffer = self._buffer[: self._filled], None
         self._filled = 0
         self._size += len(part)
-        self._count += 1
-        self._pool.submit(self._run, self._count, part)
-
-    def _run(self, number: int, part: memoryview) -> None:
-        try:
-            if self._failure is None:
-                self._put[number] = self.put(number, part)
-        except BaseException as error:  # a thread's outermost frame: whoever appends next gets it
-            self._fail(error)
-        finally:
-            del part
-            with self._changed:
-                self._in_flight -= 1
-                self._changed.notify_all()
-
-    def _fail(self, error: BaseException) -> None:
-        with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        sent = self._pool.submit(self.put, len(self._sent) + 1, part)
+        self._sent.append(sent)
+        self._in_flight.add(sent)

@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -27,6 +26,7 @@ from dynamo_entry.errors import StorageDenied, StorageError
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import ANSWER_BYTES, TooSlow, unanswered
 from dynamo_entry.storage.proxies import Proxy, proxy_for
+from dynamo_entry.storage.trust import Trust
 from dynamo_entry.tuples import NamedTuple
 
 _USER_AGENT = f"dynamo-entry/{__version__}"
@@ -131,10 +131,10 @@ class Response:
 class Connections:
     """Any number of connections to one server. ``stall_s``: a connection that moves no byte for this long is dead."""
 
-    def __init__(self, server: Server, *, stall_s: float, trusted: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, server: Server, *, stall_s: float, trust: Trust) -> None:
         self.server = server
         self._stall_s = stall_s
-        self._trusted = trusted
+        self._trust = trust
         self._idle: deque[http.client.HTTPConnection] = deque()
 
     @contextmanager
@@ -225,8 +225,7 @@ class Connections:
     def _connected(self, what: str) -> http.client.HTTPConnection:
         proxy = self._proxy()
         try:
-            connection = self._new(proxy)
-            _connect(connection)
+            connection = self._opened(proxy)
         except OSError as error:
             if proxy is None or isinstance(error, (ssl.SSLError, TooSlow)):
                 raise
@@ -247,14 +246,27 @@ class Connections:
         scheme, host, port = self.server
         return proxy_for(host, port, os.environ) if scheme == "https" else None
 
-    def _new(self, proxy: Proxy | None) -> http.client.HTTPConnection:
-        scheme, host, port = self.server
+    def _opened(self, proxy: Proxy | None) -> http.client.HTTPConnection:
+        """Connect, or leave nothing open: a proxy's answer may fail while its connection stands."""
+        context = self._trust.context() if self.server.scheme == "https" else None
+        connection = self._new(proxy, context)
+        try:
+            connection.connect()
+        except BaseException as error:
+            connection.close()
+            if context and isinstance(error, ssl.SSLCertVerificationError) and self._trust.widen(context):
+                return self._opened(proxy)
+            raise
+        return connection
+
+    def _new(self, proxy: Proxy | None, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
+        _, host, port = self.server
         connection: http.client.HTTPConnection
-        if scheme == "http":
+        if context is None:
             connection = http.client.HTTPConnection(host, port, timeout=self._stall_s)
         else:
             at = (proxy.host, proxy.port) if proxy else (host, port)
-            connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=self._trusted())
+            connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=context)
             if proxy:
                 connection.set_tunnel(host, port, proxy.headers)
         connection.response_class = _Answer  # of a proxy, too
@@ -272,8 +284,8 @@ class Pool:
 
     def __init__(self, *, stall_s: float, ca_file: str) -> None:
         self._stall_s = stall_s
-        # Read the authorities once: a registry, its token server and its blob store are several servers.
-        self._trusted = cache(lambda: authorities(ca_file))
+        # Of all servers: a registry, its token server and its blob store are several.
+        self._trust = Trust(ca_file)
         self._to: dict[Server, Connections] = {}
         self._lock = threading.Lock()
 
@@ -281,7 +293,7 @@ class Pool:
         """Return the connections to one server; they are made on the first call."""
         with self._lock:
             if server not in self._to:
-                self._to[server] = Connections(server, stall_s=self._stall_s, trusted=self._trusted)
+                self._to[server] = Connections(server, stall_s=self._stall_s, trust=self._trust)
             return self._to[server]
 
     def close(self) -> None:
@@ -358,15 +370,6 @@ def _nowhere(what: str, authority: str) -> StorageError:
     return error
 
 
-def _connect(connection: http.client.HTTPConnection) -> None:
-    """Connect, or leave nothing open: a proxy's answer may fail while its connection stands."""
-    try:
-        connection.connect()
-    except BaseException:
-        connection.close()
-        raise
-
-
 def _is_alive(sock: socket.socket) -> bool:
     """Return whether an idle connection can be used.
 
@@ -399,18 +402,3 @@ def _send_all(connection: http.client.HTTPConnection, view: memoryview) -> None:
     # sendall() would have to send everything within one time limit.
     while view:
         view = view[connection.sock.send(view[:_PIECE_BYTES]) :]
-
-
-def authorities(ca_file: str) -> ssl.SSLContext:
-    """Return a context that trusts the authorities in a file, or the system's. Raises StorageDenied."""
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:  # ssl.SSLError is one
-        raise StorageDenied(
-            f"the certificate authorities in {ca_file} cannot be read: {error.strerror or error}",
-            hint="mount a file with the PEM certificates of the authorities that signed the storage server's certificate",
-            reason="CertificateNotTrusted",
-        ) from None
-    # Since 3.13 Python refuses private authorities that lack an extension of RFC 5280; other programs accept them.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context

@@ -19,7 +19,7 @@ from dynamo_entry.errors import Corrupt, StorageDenied, StorageError, StorageUna
 from dynamo_entry.storage import Retry, ranges
 from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.failures import unanswered
-from dynamo_entry.storage.http import Pool, Server, authorities
+from dynamo_entry.storage.http import Pool, Server
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,33 +77,6 @@ def test_a_connections_own_port_can_be_listened_on(connections, monkeypatch):
     with connections.exchange("test", "GET", "/", {}) as response:
         response.read()
     assert ports
-
-
-def test_private_authorities_are_not_refused_for_a_missing_extension(monkeypatch):
-    """Python 3.13 and later are strict unless told otherwise, and every store asks this for its context."""
-    default = ssl.create_default_context
-
-    def strict(**arguments):
-        context = default(**arguments)
-        context.verify_flags |= ssl.VERIFY_X509_STRICT
-        return context
-
-    monkeypatch.setattr(ssl, "create_default_context", strict)
-    context = authorities("")
-    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
-    assert context.verify_mode is ssl.CERT_REQUIRED
-    assert context.check_hostname
-
-
-def test_authorities_are_read_once_for_all_servers(monkeypatch):
-    """A registry, its server of tokens and its store of blobs: the file takes longer to read than a request."""
-    read = []
-    monkeypatch.setattr(
-        storage_http, "authorities", lambda ca_file: read.append(ca_file) or ssl.create_default_context()
-    )
-    pool = Pool(stall_s=10, ca_file="")
-    contexts = {pool.to(Server("https", f"{name}.example.com", 443))._new(None)._context for name in "abc"}
-    assert len(contexts) == len(read) == 1
 
 
 class Counting(http.server.ThreadingHTTPServer):

@@ -14,8 +14,8 @@ from fsspec.registry import known_implementations, registry
 from dynamo_entry.errors import SettingsError, StorageDenied
 from dynamo_entry.storage.base import Access
 from dynamo_entry.storage.fsspec import failures
-from dynamo_entry.storage.http import authorities
 from dynamo_entry.storage.retry import Retry
+from dynamo_entry.storage.trust import authorities
 
 GOOGLE = frozenset(("gs", "gcs"))
 AZURE = frozenset(("az", "abfs", "abfss", "adl"))

@@ -78,6 +78,31 @@ def test_a_listing_that_is_none(bucket, listing):
     assert caught.value.reason == "BadAnswer"
 
 
+def entries(kind, *keys):
+    item = {
+        "Contents": "<Size>5</Size><LastModified>2024-01-01T00:00:00Z</LastModified>",
+        "Upload": "<UploadId>u</UploadId><Initiated>2024-01-01T00:00:00Z</Initiated>",
+    }[kind]
+    return f"<R>{''.join(f'<{kind}><Key>{key}</Key>{item}</{kind}>' for key in keys)}</R>".encode()
+
+
+def test_a_listing_of_more_than_was_asked_for(bucket):
+    """Nobody else's archive counts as an orphan, and nobody else's upload is aborted, where a server ignores the prefix."""
+    claim = "a.tar.claims/00000001-0123456789abcdef"
+    parts = {
+        "objects": entries(
+            "Contents", "b.tar", "p/a.tar", "p/deeper/c.tar", "zz.tar", f"p/{claim}", f"q/{claim}"
+        ),
+        "uploads": entries("Upload", "b.tar", "p/a.tar", "q/d.tar"),
+        "parts": b"<R></R>",
+    }
+    said = {"list-type": [200, {"Date": "Thu, 01 Feb 2024 00:00:00 GMT"}, "objects"]}
+    said |= {"?uploads": [200, {}, "uploads"], "uploadId": [200, {}, "parts"]}
+    with bucket(parts, **said) as store:
+        assert [archive.location.partition("/bucket/")[2] for archive in store.archives()] == ["p/a.tar"]
+        assert [leftover.name for leftover in store.leftovers()] == ["p/a.tar?uploadId=u", f"p/{claim}"]
+
+
 def test_a_listing_that_repeats_itself_ends(bucket):
     again = LISTED.replace("false", "true").replace(
         "<Contents>", "<NextContinuationToken>t</NextContinuationToken><Contents>"

@@ -51,7 +51,8 @@ def _uploads(client: Client, prefix: str) -> Iterator[tuple[str, str, float]]:
                     (item["Key"], item["UploadId"], objects.age(page, item["Initiated"]))
                     for item in page.get("Uploads", ())
                 ]
-            yield from found
+            # A server may ignore the prefix: what else it lists is somebody else's.
+            yield from (upload for upload in found if upload[0].startswith(prefix))
     except NotFound:
         return  # rclone says so when there was no upload yet; a bucket that is missing is StorageDenied
 

@@ -121,14 +121,20 @@ def delete(client: Client, key: str) -> None:
 
 
 def under(client: Client, prefix: str, *, delimiter: str = "") -> Iterator[Entry]:
-    """Yield all objects whose key begins with ``prefix`` and has no ``delimiter`` after it."""
+    """Yield all objects whose key begins with ``prefix`` and has no ``delimiter`` after it.
+
+    A server may ignore both: what else it lists belongs to somebody else.
+    """
     for page in pages(client, "ListObjectsV2", Prefix=prefix, Delimiter=delimiter):
         with understood(client, "ListObjectsV2"):
             found = [
                 Entry(item["Key"], item["Size"], age(page, item["LastModified"]))
                 for item in page.get("Contents", ())
             ]
-        yield from found
+        for entry in found:
+            below = entry.key.removeprefix(prefix)
+            if entry.key.startswith(prefix) and not (delimiter and delimiter in below):
+                yield entry
 
 
 def pages(client: Client, operation: str, key: str = "", **parameters: Any) -> Iterator[dict[str, Any]]:

@@ -150,6 +150,7 @@ class Connections:
         StorageDenied for a server that cannot be trusted.
         """
         connection: http.client.HTTPConnection | None = None
+        response: http.client.HTTPResponse | None = None
         try:
             connection = self._take(what)
             connection.response_class = http.client.HTTPResponse if is_long else _Answer
@@ -166,6 +167,8 @@ class Connections:
         finally:
             if connection is not None:
                 connection.close()
+            if response is not None:
+                response.close()  # of a connection that ends with it, it has the socket
 
     def begin(self) -> threading.Thread:
         """Open a connection for the next exchange, in a thread. The exchange reports what fails."""

@@ -19,7 +19,7 @@ from dynamo_entry.errors import (
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage import Retry
 from dynamo_entry.storage import http as storage_http
-from dynamo_entry.storage.s3 import S3Store, credentials, direct, location
+from dynamo_entry.storage.s3 import S3Store, credentials, direct, location, objects
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import Upload
 from dynamo_entry.stores import open_store
@@ -319,6 +319,51 @@ def test_the_files_of_a_login_that_are_renewed_while_it_is_used(served, keyless,
     settings = Settings(credentials_dir=str(tmp_path), stall_timeout=2)
     with open_store(settings, f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar") as store:
         assert bytes(store.read_range(0, 7)) == b"archive"
+
+
+@pytest.fixture(params=["signed by us", "by botocore's client"])
+def signed(request, keys, monkeypatch):
+    """Who makes the requests of a read: with a configuration file, or a role, botocore's client."""
+    if request.param != "signed by us":
+        monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+
+
+def broken(piece):
+    """A server whose answers to reads break off after ``piece`` bytes."""
+
+    def quirk(server, request):
+        if request.method != "GET":
+            return None
+        status, data, headers = server.reply(request)
+        told = {**headers, "Content-Length": str(len(data)), "Connection": "close"}
+        return status, data[:piece], told
+
+    return quirk
+
+
+def test_a_read_goes_on_where_it_broke_off(served, signed):
+    store, server = served(broken(3))
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    assert bytes(store.read_range(0, 7)) == b"archive"
+    assert [request.headers["Range"] for request in server.seen] == ["bytes=0-6", "bytes=3-6", "bytes=6-6"]
+
+
+@pytest.mark.parametrize("read", [lambda store: store.read_range(0, 7), lambda store: store.read_end(7)])
+def test_a_read_that_gets_nowhere_is_a_lost_connection(served, signed, read):
+    store, server = served(broken(0))
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    with pytest.raises(StorageUnavailable) as caught:
+        read(store)
+    assert caught.value.reason == "ConnectionLost"
+    assert len(server.seen) > 1
+
+
+def test_a_small_object_is_read_again(served, signed):
+    """A claim, whose owner's upload is aborted by its content."""
+    store, server = served(lambda server, request: broken(2 * len(server.seen) ** 2)(server, request))
+    server.objects["/bucket/p/claim"], server.metadata["/bucket/p/claim"] = b"upload", {}
+    assert objects.get(store._client, "p/claim") == "upload"
+    assert len(server.seen) == 2
 
 
 UNREADABLE = [

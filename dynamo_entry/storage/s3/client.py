@@ -20,7 +20,7 @@ from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import Retry
 from dynamo_entry.storage.s3.direct import Direct
 from dynamo_entry.storage.s3.location import DEFAULT_REGION, Location
-from dynamo_entry.storage.s3.transport import Transport
+from dynamo_entry.storage.s3.transport import READ, Transport
 
 _HINTS = {
     "AccessDenied": "allow s3:GetObject, PutObject, AbortMultipartUpload, DeleteObject and ListBucket; "
@@ -114,10 +114,14 @@ class Client:
             if response is not None:
                 yield response
                 return
-        with self._transport.keeping() as kept:
-            self._once("GetObject", self._location.key, {"Range": range_})
-            assert kept.response is not None
-            yield kept.response
+        with self.reading(self._location.key, Range=range_) as response:
+            yield response
+
+    @contextmanager
+    def reading(self, key: str, **parameters: Any) -> Iterator[Response]:
+        """Make one attempt to read an object by botocore's client, and yield the response. Raises StorageError."""
+        with self._once(READ, key, parameters)["Body"] as unread, unread.exchange:
+            yield unread.response
 
     def close(self) -> None:
         """Close idle connections; they are opened again when needed."""

@@ -108,8 +108,12 @@ def put(client: Client, key: str, text: str) -> None:
 
 def get(client: Client, key: str) -> str:
     """Read a small object."""
-    body: bytes = client.call("GetObject", key)["Body"].read()
-    return body.decode("utf-8", "replace")
+
+    def attempt() -> bytes:
+        with client.reading(key) as response:
+            return response.read()
+
+    return client.retry.call(attempt).decode("utf-8", "replace")
 
 
 def delete(client: Client, key: str) -> None:

@@ -16,6 +16,9 @@ from dynamo_entry.storage.http import Pool, Response, server_of, target_of
 #: AWS and MinIO begin their answer at once, and send blanks until the object is put together.
 _LONG = "CompleteMultipartUpload"
 
+#: Its response has a body that botocore passes on unread.
+READ = "GetObject"
+
 #: What our connections say themselves, or do not do.
 _OURS = {"host", "content-length", "user-agent", "expect"}
 
@@ -45,12 +48,19 @@ class Part:
         return self._at
 
 
-class Kept:
-    """A response whose body is still to be read."""
+class Unread:
+    """A response whose body is still to be read, in the form that botocore passes on.
 
-    def __init__(self) -> None:
-        self.stack = ExitStack()
-        self.response: Response | None = None
+    Whoever reads it does so inside ``exchange``, which ends its exchange, and learns what fails.
+    """
+
+    def __init__(self, response: Response, exchange: ExitStack) -> None:
+        self.response = response
+        self.exchange = exchange
+
+    def close(self) -> None:
+        """End the exchange."""
+        self.exchange.close()
 
 
 class Transport:
@@ -59,7 +69,6 @@ class Transport:
     def __init__(self, what: str, *, stall_s: float, ca_file: str) -> None:
         self._what = what
         self._connections = Pool(stall_s=stall_s, ca_file=ca_file)
-        self._thread = threading.local()
 
     def __call__(self, request: Any, event_name: str, **_: Any) -> Any:
         """Handle botocore's event ``before-send``: return the response. Raises StorageError, ValueError."""
@@ -67,32 +76,22 @@ class Transport:
 
         operation = event_name.rpartition(".")[2]
         what = f"{self._what}: {operation}"
-        kept: Kept | None = getattr(self._thread, "kept", None)
         headers = {name: _text(value) for name, value in request.headers.items() if name.lower() not in _OURS}
         with ExitStack() as stack:
             exchange = self.exchange(
                 what, request.method, request.url, headers, _body(request.body), is_long=operation == _LONG
             )
             response = stack.enter_context(exchange)
-            if kept is not None and response.status < 300:
-                kept.response, kept.stack = response, stack.pop_all()
-                content = b""
+            raw: Unread | _Raw
+            if operation == READ and response.status < 300:
+                raw = Unread(response, stack.pop_all())
             else:
                 content = b"" if request.method == "HEAD" else response.read()
                 check_tags(content)
                 if ".List" in event_name and response.status < 300 and not content.lstrip().startswith(b"<"):
                     raise ValueError("it is no XML")  # botocore takes nothing for an empty listing
-            return AWSResponse(request.url, response.status, response.headers(), _Raw(content))
-
-    @contextmanager
-    def keeping(self) -> Iterator[Kept]:
-        """Leave the body of a successful response of this thread unread inside the block."""
-        kept = self._thread.kept = Kept()
-        try:
-            yield kept
-        finally:
-            self._thread.kept = None
-            kept.stack.close()
+                raw = _Raw(content)
+            return AWSResponse(request.url, response.status, response.headers(), raw)
 
     @contextmanager
     def exchange(

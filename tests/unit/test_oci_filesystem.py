@@ -84,6 +84,22 @@ def test_what_is_complete_is_published(stored):
     assert stored.read_bytes() == b"after a failure"
 
 
+@pytest.mark.parametrize("later", [b"", b"short", b"something longer"])
+def test_a_file_that_is_read_stays_the_one_that_was_opened(stored, later):
+    """Its tag may be moved to another artifact meanwhile; a mixture of both is none."""
+    stored.write_bytes(b"first archive")
+    with opened_by_filesystem("rb") as file:
+        other = stored.with_name("other")
+        other.write_bytes(later)
+        other.replace(stored)
+        assert file.read() == b"first archive"
+
+
+def test_what_is_not_there_cannot_be_opened(stored):
+    with pytest.raises(FileNotFoundError):
+        opened_by_filesystem("rb")
+
+
 def test_exclusive_creation(stored):
     """``xb``, and what fsspec makes of it, refuse at once where something is, and at the end where it came meanwhile."""
     with opened_by_filesystem("xb") as file:

@@ -76,6 +76,9 @@ class OciFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if mode == "xb" and self.exists(path):
             raise FileExistsError(path)
         store = self._store(self._strip_protocol(path))
+        if mode == "rb":  # of what will be read, even if the tag is moved
+            with _translated():
+                options["size"] = store.stat().size
         return _File(self, path, mode, block_size or _BLOCK_BYTES, store=store, **options)
 
     def _store(self, name: str) -> Store:

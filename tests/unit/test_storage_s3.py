@@ -366,6 +366,33 @@ def test_a_small_object_is_read_again(served, signed):
     assert len(server.seen) == 2
 
 
+@pytest.mark.parametrize("own", [{}, {"AWS_SESSION_TOKEN": "ours"}, {"AWS_SECURITY_TOKEN": "ours"}])
+@pytest.mark.parametrize("theirs", ["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"])
+def test_keys_of_a_secret_do_not_come_with_the_engine_s_token(
+    served, signed, monkeypatch, tmp_path, own, theirs
+):
+    """The pod's environment may have the temporary keys by which the engine reads its model."""
+    monkeypatch.setenv(theirs, "the engine's")
+    for name, value in {"AWS_ACCESS_KEY_ID": "OURS", "AWS_SECRET_ACCESS_KEY": "x", **own}.items():
+        (tmp_path / name).write_text(value)
+    _, server = served(lambda *_: None)
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    settings = Settings(credentials_dir=str(tmp_path), stall_timeout=2)
+    with open_store(settings, f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar") as store:
+        assert bytes(store.read_range(0, 7)) == b"archive"
+    (request,) = server.seen
+    assert "Credential=OURS" in request.headers["Authorization"]
+    assert request.headers.get("X-Amz-Security-Token", "") == ("ours" if own else "")
+
+
+def test_keys_of_the_environment_come_with_its_token(served, signed, monkeypatch):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "theirs")
+    store, server = served(lambda *_: None)
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    assert bytes(store.read_range(0, 7)) == b"archive"
+    assert server.seen[0].headers["X-Amz-Security-Token"] == "theirs"
+
+
 UNREADABLE = [
     (403, "InvalidObjectState", "The operation is not valid for the object's storage class"),
     (403, "AccessDenied", "User: x is not authorized to perform: kms:Decrypt on resource: y"),

@@ -41,6 +41,9 @@ _HINTS = {
     ),
 }
 
+#: The token of temporary keys, by its name and its old one.
+_TOKENS = {"AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"}
+
 #: The bucket must be in the host name (Alibaba's store).
 _VIRTUAL = {"SecondLevelDomainForbidden", "VirtualHostDomainRequired"}
 
@@ -83,7 +86,7 @@ class Client:
         self._access = access
         ca_file = access.ca_file or access.environ.get("AWS_CA_BUNDLE", "")
         self._transport = Transport(name, stall_s=retry.stall_s, ca_file=ca_file)
-        self._direct = Direct(location, name, self._transport, access.environ)
+        self._direct = Direct(location, name, self._transport, _environ(access))
         self._shared = _Made()
 
     def with_short_deadline(self) -> Client:
@@ -174,7 +177,7 @@ class Client:
         from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see Direct
 
         access = self._access.renewed()
-        return credentials.session(access.environ, access.variables, self.retry.stall_s, access.ca_file)
+        return credentials.session(_environ(access), access.variables, self.retry.stall_s, access.ca_file)
 
     def _client(self) -> Any:
         return self._client_and_session()[0]
@@ -269,6 +272,15 @@ class _Made:
                 return False
             self.is_virtual, self.client = True, None
             return True
+
+
+def _environ(access: Access) -> dict[str, str]:
+    """Return the environment with the secret's variables; keys of the secret have its token, or none.
+
+    A token of the process's environment belongs to the keys there, which may be the engine's own.
+    """
+    theirs = _TOKENS - access.variables.keys() if access.variables.get("AWS_ACCESS_KEY_ID") else set()
+    return {name: value for name, value in access.environ.items() if name not in theirs}
 
 
 def _stay(request_dict: dict[str, Any], **_: Any) -> None:

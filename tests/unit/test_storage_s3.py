@@ -385,6 +385,30 @@ def test_keys_of_a_secret_do_not_come_with_the_engine_s_token(
     assert request.headers.get("X-Amz-Security-Token", "") == ("ours" if own else "")
 
 
+@pytest.mark.parametrize("variable", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_keys_of_a_secret_need_no_profile(served, keyless, monkeypatch, tmp_path, variable, is_there):
+    """The engine's may be in files that it makes, or has elsewhere; where it is there, it says the region, for example."""
+    monkeypatch.setenv(variable, "engine")
+    if is_there:
+        (tmp_path / "config").write_text(
+            "[profile engine]\nregion = eu-central-1\naws_access_key_id = THEIRS\n"
+        )
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        (tmp_path / name).write_text("OURS")
+    _, server = served(lambda *_: None)
+    server.objects["/bucket/p/a.tar"], server.metadata["/bucket/p/a.tar"] = b"archive", {}
+    settings = Settings(credentials_dir=str(tmp_path), stall_timeout=2)
+    with open_store(settings, f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar") as store:
+        assert bytes(store.read_range(0, 7)) == b"archive"
+    region = "eu-central-1" if is_there else "us-east-1"
+    assert [
+        request.headers["Authorization"].partition("Credential=OURS/")[2].split("/")[1]
+        for request in server.seen
+    ] == [region]
+
+
 def test_keys_of_the_environment_come_with_its_token(served, signed, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "theirs")
     store, server = served(lambda *_: None)

@@ -409,6 +409,31 @@ def test_keys_of_a_secret_need_no_profile(served, keyless, monkeypatch, tmp_path
     ] == [region]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[profile x\n",
+        b"\xff\xfe\x00",
+        b"[default]\ns3 =\n  addressing_style = x\n",
+        b"[default]\nregion = a\n b!\n",
+    ],
+)
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_a_configuration_that_cannot_be_used_is_told(
+    served, keyless, monkeypatch, tmp_path, content, has_keys
+):
+    """In one line, which names the file or the value."""
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if has_keys else ():
+        monkeypatch.setenv(name, "x")
+    store, _ = served(lambda *_: None)
+    with pytest.raises((SettingsError, StorageDenied)) as caught:
+        store.stat()
+    assert caught.value.hint
+    assert caught.value.message.isprintable()
+
+
 def test_keys_of_the_environment_come_with_its_token(served, signed, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "theirs")
     store, server = served(lambda *_: None)

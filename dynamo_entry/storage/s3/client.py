@@ -15,7 +15,7 @@ from typing import Any
 
 from dynamo_entry.errors import CheckpointError, SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import NOTHING, Access
-from dynamo_entry.storage.failures import answered
+from dynamo_entry.storage.failures import answered, words
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import Retry
 from dynamo_entry.storage.s3.direct import Direct
@@ -189,40 +189,48 @@ class Client:
             return self._shared.client, self._shared.session
 
     def _make(self) -> None:
-        from botocore.config import Config  # noqa: PLC0415 - see Direct
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - see Direct
 
         from dynamo_entry.storage.s3 import credentials, signer  # noqa: PLC0415
 
         made = self._shared
-        environ = self._access.environ
         made.session = made.session or self._session()
         credentials.check(made.session, self.name)
-        endpoint = self._location.endpoint
-        is_plain = endpoint.startswith("http:")
-        own = {
-            # Without TLS the signature covers the body: the server refuses what was damaged on the way.
-            "s3": {"payload_signing_enabled": is_plain, **({"addressing_style": "virtual"} if made.is_virtual else {})},
-            # Checksums of AWS's own, which other servers do not know, where they are asked for.
-            **{name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
-               if not (environ.get(f"AWS_{name.upper()}") or made.session.get_scoped_config().get(name))},
-        }  # fmt: skip
         try:
-            made.client = made.session.create_client(
-                "s3",
-                region_name=environ.get("AWS_REGION") or made.session.get_config_variable("region") or DEFAULT_REGION,
-                endpoint_url=endpoint or None,
-                config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, **own),
-            )  # fmt: skip
+            made.client = self._created(made.session, is_virtual=made.is_virtual)
         except (BotoCoreError, ValueError) as error:
-            hint = "correct the location's host or the AWS_… variable: host names have letters, digits, hyphens and dots"
-            raise SettingsError(f"{self.name}: {error}", hint=hint) from None
+            hint = (
+                "correct the location's host, AWS_CONFIG_FILE or the AWS_… variable: host names have letters, "
+                "digits, hyphens and dots"
+            )
+            raise SettingsError(f"{self.name}: {words(str(error))}", hint=hint) from None
         events = made.client.meta.events
         events.register("before-send.s3", self._transport)
         events.register("needs-retry.s3.HeadBucket", _stay)
         events.register(
             "choose-signer.s3", lambda signature_version, **_: signer.NAME if signature_version == "s3v4" else None
         )  # fmt: skip
+
+    def _created(self, session: Any, *, is_virtual: bool) -> Any:
+        """Return botocore's client of the bucket's endpoint. Raises BotoCoreError, ValueError."""
+        from botocore.config import Config  # noqa: PLC0415 - see Direct
+
+        environ, endpoint, config = self._access.environ, self._location.endpoint, session.get_scoped_config()
+        # Checksums of AWS's own, which other servers do not know, where they are asked for.
+        own = {
+            name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
+            if not (environ.get(f"AWS_{name.upper()}") or config.get(name))
+        }  # fmt: skip
+        # Without TLS the signature covers the body: the server refuses what was damaged on the way.
+        s3: dict[str, Any] = {"payload_signing_enabled": endpoint.startswith("http:")}
+        if is_virtual:
+            s3["addressing_style"] = "virtual"
+        return session.create_client(
+            "s3",
+            region_name=environ.get("AWS_REGION") or session.get_config_variable("region") or DEFAULT_REGION,
+            endpoint_url=endpoint or None,
+            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, s3=s3, **own),
+        )
 
     def _failure(self, operation: str, response: Mapping[str, Any]) -> StorageError:
         """Return the error for a response; facts that help the next attempt are remembered."""

@@ -46,10 +46,15 @@ def session(
     if ca_file and (environ.get("AWS_ENDPOINT_URL_STS") or environ.get("AWS_ENDPOINT_URL")):
         made.set_config_variable("ca_bundle", ca_file)
     has_keys = variables.get("AWS_ACCESS_KEY_ID") and variables.get("AWS_SECRET_ACCESS_KEY")
-    if has_keys and made.get_config_variable("profile") not in made.available_profiles:
-        made.session_var_map["profile"] = (None, None, None, None)  # the engine's, whose files are not here
-    # Now, and no earlier: it reads the configuration that the variables lead to.
-    with suppress(exceptions.ProfileNotFound):  # ``check`` tells
+    # Now, and no earlier: it reads the configuration that the variables lead to. Whoever uses it tells what is wrong.
+    with suppress(exceptions.ProfileNotFound, exceptions.ConfigParseError):
+        if has_keys and made.get_config_variable("profile") not in made.available_profiles:
+            made.session_var_map["profile"] = (
+                None,
+                None,
+                None,
+                None,
+            )  # the engine's, whose files are not here
         made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
     if has_keys:
         token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN")

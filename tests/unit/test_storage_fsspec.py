@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
+from answers import Answers
 from fsspec.implementations.memory import MemoryFileSystem
 from store_contract import StoreContract, publish
 
@@ -345,3 +346,25 @@ def test_a_signature_in_an_exception_s_words_is_not_shown():
     )
     assert "sesame" not in str(found)
     assert "https://h/c/a.tar" in found.message
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (404, NotFound), (410, NotFound), (400, StorageError), (401, StorageDenied), (403, StorageDenied), (429, StorageUnavailable),
+        (500, StorageUnavailable), (503, StorageUnavailable),
+    ],
+)  # fmt: skip
+def test_only_what_is_not_there_is_absent(status, kind):
+    """fsspec's http says FileNotFoundError whatever the server answers. An agent would take the archive for lost."""
+    server = Answers()
+    server.case = {"answers.json": json.dumps({"": [status, {}, ""]}).encode()}
+    with pytest.raises(StorageError) as caught:
+        open_store(f"http://127.0.0.1:{server.port}/p/a.tar", RETRY).stat()
+    assert type(caught.value) is kind
+
+
+def test_a_server_that_is_not_there_proves_no_absence():
+    with pytest.raises(StorageUnavailable) as caught:
+        open_store("http://127.0.0.1:1/p/a.tar", RETRY).stat()
+    assert caught.value.reason in ("ConnectionRefused", "ConnectionLost")

@@ -26,6 +26,9 @@ _BROKEN = {
 #: Names of exceptions for a missing or refused login.
 _LOGIN = {"GoogleAuthError", "ClientAuthenticationError", "AuthenticationException", "NonRetryableError"}
 
+#: Statuses of what is not there; 0 where nothing is known.
+_ABSENT = (0, 404, 410)
+
 #: How deep libraries wrap exceptions.
 _DEPTH = 6
 
@@ -71,7 +74,7 @@ def storage_error(what: str, error: Exception) -> StorageError:
 
 def _of_python(what: str, error: Exception) -> StorageError | None:
     if isinstance(error, FileNotFoundError):
-        return NotFound(f"{what}: not found")
+        return _other_failure(what, error.__cause__) or NotFound(f"{what}: not found")
     if isinstance(error, FileExistsError):
         return already_there(f"{what}: it")
     if isinstance(error, ConnectionError):
@@ -81,6 +84,15 @@ def _of_python(what: str, error: Exception) -> StorageError | None:
     if isinstance(error, OSError) and error.errno and error.strerror and type(error).__module__ == "builtins":
         return posix.storage_error(error, what)
     return None
+
+
+def _other_failure(what: str, cause: BaseException | None) -> StorageError | None:
+    """Return the error for a cause that proves no absence: fsspec's http takes every failure for one."""
+    found = storage_error(what, cause) if isinstance(cause, Exception) else None
+    is_other = isinstance(found, (StorageDenied, StorageUnavailable)) or (
+        found and found.status not in _ABSENT
+    )
+    return found if is_other else None
 
 
 def _refused(what: str, error: Exception) -> StorageDenied:

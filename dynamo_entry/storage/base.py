@@ -100,9 +100,6 @@ class Store(ABC):
     def check_manifest(self, document: bytes) -> None:  # noqa: B027 - most locations pin nothing
         """Check that ``document``, the archive's manifest, is the one that the location pins. Raises Corrupt."""
 
-    def begin(self) -> None:  # noqa: B027 - a volume is there
-        """Prepare for reading: connect and log in, in a thread, and return. The read reports what fails."""
-
     @abstractmethod
     def stat(self) -> ObjectStat:
         """Return size and version of the published object.

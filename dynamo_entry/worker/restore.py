@@ -20,11 +20,11 @@ from dynamo_entry.engine import readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
+from dynamo_entry.pool import Pool
 from dynamo_entry.protocol import Outcomes, Phases, Result, Sources
 from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.storage import Store
 from dynamo_entry.stores import node_cache, open_store
 from dynamo_entry.tuples import NamedTuple
 from dynamo_entry.worker import context_file
@@ -171,34 +171,39 @@ def _sources(channel: Channel) -> list[str]:
     return said.locations
 
 
-def _begun(sources: list[str], settings: Settings) -> dict[str, Store]:
-    """Open stores early, so that they connect while this host is checked."""
-    begun = {}
-    for source in sources:
-        with suppress(CheckpointError):  # Archive.open reports it
-            begun[source] = store = open_store(settings, source)
-            store.begin()
-    return begun
+def _begun(sources: list[str], settings: Settings) -> dict[str, Callable[[], Archive]]:
+    """Begin to open remote archives while this host is checked; returns for each what waits for it."""
+    return {
+        source: Pool(1, "open").submit(_opened, source, settings).result
+        for source in sources
+        if "://" in source
+    }
 
 
-def _open_first(sources: list[str], settings: Settings, channel: Channel, begun: dict[str, Store]) -> Archive:
+def _opened(source: str, settings: Settings) -> Archive:
+    """Open the archive of a source. Raises as ``Archive.open``."""
+    return Archive.open(
+        open_store(settings, source),
+        expected_hash=settings.hash,
+        expected_digest=settings.digest,
+        key=read_keys(settings.key_file, verify_key_file=settings.verify_key_file),
+        near=node_cache(settings, source),
+    )
+
+
+def _open_first(
+    sources: list[str], settings: Settings, channel: Channel, begun: dict[str, Callable[[], Archive]]
+) -> Archive:
     """Open the first source with a valid archive; later ones are tried only if earlier ones fail.
 
     An answer that there is none counts as progress, so a store that hangs is noticed however long WAIT is.
     """
     deadline = time.monotonic() + settings.wait
-    keys = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
     while True:
         failure: CheckpointError = NotFound("no source for the archive is given")
         for source in sources:
             try:
-                return Archive.open(
-                    begun.pop(source) if source in begun else open_store(settings, source),
-                    expected_hash=settings.hash,
-                    expected_digest=settings.digest,
-                    key=keys,
-                    near=node_cache(settings, source),
-                )
+                return begun.pop(source)() if source in begun else _opened(source, settings)
             except (StorageError, ArchiveError) as error:
                 failure = error
                 channel.waits()

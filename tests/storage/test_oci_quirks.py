@@ -1,7 +1,6 @@
 """What registries, and what stands before them, do otherwise than the one that is tested with: one test a kind."""
 
 import json
-import threading
 import time
 
 import pytest
@@ -131,35 +130,3 @@ def test_an_answer_without_end_is_not_read_to_its_end(registry, store, path):
         store("reader").stat()
     assert caught.value.reason in ("BadAnswer", "LoginFailed")
     assert "bytes" in caught.value.message
-
-
-def test_a_login_that_was_begun_is_the_reads(registry, store):
-    """The manifest is then asked for with its token at once, over the connection that is there."""
-    publish(store("writer"), b"content")
-    reader = store("reader")
-    registry.seen.clear()
-    reader.begin()
-    ended(threads("login"))
-    assert [method for method, *_ in registry.seen] == ["HEAD", "GET", "HEAD"]
-    registry.seen.clear()
-    assert reader.stat().size == 7
-    assert [method for method, *_ in registry.seen] == ["GET"]
-
-
-def test_a_login_that_fails_is_the_reads_to_tell(registry, store):
-    registry.rights = {}
-    reader = store("a stranger")
-    reader.begin()
-    ended(threads("login"))
-    with pytest.raises(StorageDenied):
-        reader.stat()
-
-
-def threads(name):
-    return [thread for thread in threading.enumerate() if thread.name == name]
-
-
-def ended(begun):
-    for thread in begun:
-        thread.join(10)
-        assert not thread.is_alive()

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import threading
 
 import pytest
 from servers.aws import AwsServices
@@ -189,52 +188,18 @@ def test_keys_of_a_profile_win_over_those_of_the_environment(monkeypatch, variab
     assert not direct._says_all({**environ, variable: "ours"})
 
 
-def joined(*names):
-    for thread in threading.enumerate():
-        if thread.name in names:
-            thread.join(10)
-
-
-def test_what_was_begun_is_used(monkeypatch, keyless):
-    """The connection, where the location and the environment say all."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    server = Bucket()
+def test_the_first_read_uses_the_connection_that_was_opened_meanwhile(served, keys, monkeypatch):
+    """Its signer is loaded while the connection is opened."""
+    store, server = served(lambda *_: None, key="a.tar")
     server.objects["/bucket/a.tar"], server.metadata["/bucket/a.tar"] = b"content", {}
-    try:
-        store = S3Store(f"s3+http://127.0.0.1:{server.port}/bucket/a.tar")
-        opened = []
-        connect = http.client.HTTPConnection.connect
-        monkeypatch.setattr(
-            http.client.HTTPConnection, "connect", lambda self: opened.append(self) or connect(self)
-        )
-        store.begin()
-        joined("connect")
-        assert len(opened) == 1
-        assert not server.seen
-        assert store.stat().size == 7
-        assert len(opened) == 1
-    finally:
-        server.stop()
-
-
-def test_credentials_are_fetched_ahead(services, keyless, monkeypatch, tmp_path):
-    web_identity(monkeypatch, services, tmp_path)
-    store = S3Store("s3+http://127.0.0.1:1/bucket/a.tar")
-    store.begin()
-    joined("s3-client")
-    asked = len(services.asked)
-    assert asked
-    assert store._client._client()
-    assert len(services.asked) == asked
-
-
-def test_credentials_that_cannot_be_fetched_ahead_are_the_reads_to_tell(keyless):
-    store = S3Store("s3+http://127.0.0.1:1/bucket/a.tar")
-    store.begin()
-    joined("s3-client")
-    with pytest.raises(StorageDenied):
-        store.stat()
+    opened = []
+    connect = http.client.HTTPConnection.connect
+    monkeypatch.setattr(
+        http.client.HTTPConnection, "connect", lambda self: opened.append(self) or connect(self)
+    )
+    assert store.stat().size == 7
+    assert store.stat().size == 7
+    assert (len(opened), len(server.seen)) == (1, 2)
 
 
 def test_a_second_store_parses_no_documents_of_botocores(keyless, monkeypatch):

@@ -1,89 +1,72 @@
-"""A restore looks for its archive, for as long as WAIT says; what hangs meanwhile is noticed all the same."""
+"""A restore opens its archive while it looks at its host."""
 
-from contextlib import contextmanager
+import time
 from types import SimpleNamespace
 
 import pytest
+from archive_store import build, noise
+from servers.quirks import Bucket
 
 from dynamo_entry.errors import NotFound
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import restore
 
-#: What is asked for is there from the third look on.
-LOOKS = 3
-
-
-class Channel(SimpleNamespace):
-    """Records what PID 1 is told."""
-
-    def __init__(self):
-        super().__init__(told=[], log=SimpleNamespace(warning=lambda *_, **__: None))
-
-    @contextmanager
-    def phase(self, name, *, stall_s=0):
-        self.told.append((name, stall_s))
-        yield SimpleNamespace(fields={})
-
-    @contextmanager
-    def deferring(self):
-        yield
-
-    def waits(self):
-        self.told.append("progress")
-
-    def receive(self, _limit_s):
-        self.told.append("pause")
-
-
-class Opened(SimpleNamespace):
-    """An archive."""
-
-    def __init__(self, location):
-        super().__init__(location=location)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+SETTINGS = Settings(stall_timeout=2)
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What PID 1 is told while an archive is opened."""
-    looks = []
-
-    def open_archive(source, **_how):
-        looks.append(source)
-        if len(looks) < 2 * LOOKS:
-            raise NotFound(f"nothing at {source}")
-        return Opened(source)
-
-    @contextmanager
-    def asking_version():
-        yield lambda: "4.2"
-
-    monkeypatch.setattr(restore.Archive, "open", open_archive)
-    monkeypatch.setattr(restore, "open_store", lambda _settings, source: source)
-    monkeypatch.setattr(restore, "_begun", lambda *_: {})
-    monkeypatch.setattr(restore.privileges, "check_restore", lambda _have: None)
-    monkeypatch.setattr(restore.process, "asking_version", asking_version)
-    monkeypatch.setattr(restore, "_early_standby", lambda *_: None)
-    monkeypatch.setattr(restore.images, "message", lambda *_: None)
-
-    def run(**settings):
-        channel = Channel()
-        restore._open(["a", "b"], Settings(**settings), channel)
-        return channel.told
-
-    return run
+def server(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    made = Bucket()
+    yield made
+    made.stop()
 
 
-def test_every_look_is_progress_and_a_hang_is_noticed_as_without_wait(told):
-    round_of_two = ["progress", "progress", "pause"]
-    assert told(wait=600) == [("open", 0), *round_of_two, *round_of_two, "progress"]
+@pytest.fixture
+def source(server):
+    return f"s3+http://127.0.0.1:{server.port}/bucket/a.tar"
 
 
-def test_without_wait_it_is_looked_for_once(told):
+class Channel:
+    def __init__(self):
+        self.warned = []
+        self.waits = lambda: None
+        self.log = SimpleNamespace(
+            warning=lambda event, **fields: self.warned.append((event, fields["source"]))
+        )
+
+
+def publish(server):
+    server.objects["/bucket/a.tar"], server.metadata["/bucket/a.tar"] = build({"s": noise(5000)}), {}
+
+
+def test_the_archive_is_read_before_anybody_waits_for_it(server, source):
+    publish(server)
+    begun = restore._begun([source], SETTINGS)
+    deadline = time.monotonic() + 10
+    while not server.seen:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with restore._open_first([source], SETTINGS, Channel(), begun) as archive:
+        assert archive.read("s") == noise(5000)
+    assert begun == {}
+
+
+def test_what_failed_meanwhile_is_told_to_whoever_waits(server, source, tmp_path):
+    """As if it had failed then: the next source is tried, and without another one, the error is raised."""
+    near = tmp_path / "a.tar"
+    near.write_bytes(build({"s": noise(5000)}))
+    channel = Channel()
+    begun = restore._begun([source], SETTINGS)
+    with restore._open_first([source, str(near)], SETTINGS, channel, begun) as archive:
+        assert archive.location == str(near)
+    assert channel.warned == [("archive not usable", source)]
     with pytest.raises(NotFound):
-        told()
+        restore._open_first([source], SETTINGS, channel, restore._begun([source], SETTINGS))
+
+
+def test_a_volume_is_not_opened_ahead(tmp_path):
+    """A thread would cost more than it could save."""
+    assert restore._begun([str(tmp_path / "a.tar")], SETTINGS) == {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -86,15 +85,6 @@ class Client:
             return Answer(
                 response.status, response.header("Location"), response.header("Link"), response.read()
             )
-
-    def begin(self, reference: str) -> None:
-        """Connect and log in, in a thread, as for the manifest."""
-
-        def attempt() -> None:
-            with suppress(StorageError):
-                self.once("login", "HEAD", f"manifests/{reference}", {"Accept": MANIFEST_TYPE})
-
-        threading.Thread(target=attempt, name="login", daemon=True).start()
 
     def manifest(self, reference: str) -> bytes:
         """Return the manifest of a tag or a digest."""

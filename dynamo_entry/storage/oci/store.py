@@ -47,9 +47,6 @@ class OciStore(Store):
         self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
         self._found: tuple[Artifact, Layers] | None = None
 
-    def begin(self) -> None:
-        self._client.begin(self._place.reference)
-
     def stat(self) -> ObjectStat:
         self._found = None
         found, _ = self._resolved()

@@ -10,10 +10,10 @@ import copy
 import email.utils
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from dynamo_entry.errors import CheckpointError, SettingsError, StorageError, StorageUnavailable
+from dynamo_entry.errors import SettingsError, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import NOTHING, Access
 from dynamo_entry.storage.failures import answered, words
 from dynamo_entry.storage.http import Response
@@ -105,11 +105,6 @@ class Client:
         """Return the response to a request, repeated as the policy says. Raises StorageError."""
         return self.retry.call(lambda: self._once(operation, key, parameters))
 
-    def begin(self) -> None:
-        """Prepare in threads what the first request needs; that request waits for them."""
-        if not self._direct.begin():
-            threading.Thread(target=self._prepare, name="s3-client", daemon=True).start()
-
     @contextmanager
     def exchange(self, range_: str) -> Iterator[Response]:
         """Make one attempt to read the location's object, and yield the response. Raises StorageError."""
@@ -129,10 +124,6 @@ class Client:
     def close(self) -> None:
         """Close idle connections; they are opened again when needed."""
         self._transport.close()
-
-    def _prepare(self) -> None:
-        with suppress(CheckpointError):
-            self._client()
 
     def _once(self, operation: str, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         client, session = self._client_and_session()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,6 @@ from dynamo_entry.storage.s3.transport import Transport
 #: Nobody waits longer for a connection that was opened ahead.
 _CONNECT_S = 1.0
 
-_SIGNER = "dynamo_entry.storage.s3.signer"
-
 
 class Direct:
     """One object of a server that the location names, if the environment has all that botocore would look for."""
@@ -32,13 +29,6 @@ class Direct:
         self._url = f"{location.endpoint}/{location.bucket}/{quote(location.key, safe='/-._~')}"
         self._connecting: threading.Thread | None = None
         self._is_open = bool(location.endpoint) and _says_all(environ)
-
-    def begin(self) -> bool:
-        """Connect, and load the signer, in two threads; returns False if the first request is not made here."""
-        if self._is_open and self._connecting is None:
-            self._connecting = self._transport.begin(self._url)
-            threading.Thread(target=importlib.import_module, args=(_SIGNER,), daemon=True).start()
-        return self._is_open
 
     @contextmanager
     def exchange(self, range_: str) -> Iterator[Response | None]:
@@ -57,12 +47,11 @@ class Direct:
         yield None
 
     def _signed(self, headers: Mapping[str, str]) -> dict[str, str]:
-        self.begin()
+        if self._connecting is None:
+            self._connecting = self._transport.begin(self._url)
         from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415 - 50 ms, while it connects
 
-        if self._connecting is not None:
-            self._connecting.join(_CONNECT_S)
-
+        self._connecting.join(_CONNECT_S)
         environ = self._environ
         credentials = Credentials(
             environ["AWS_ACCESS_KEY_ID"],

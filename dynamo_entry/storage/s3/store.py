@@ -45,9 +45,6 @@ class S3Store(Store):
         self._buffers = Buffers(self.read_bytes, keep=self.parallel_reads)
         self._version = ""
 
-    def begin(self) -> None:
-        self._client.begin()
-
     def stat(self) -> ObjectStat:
         stat = objects.look(self._client).stat
         self._version = stat.version

@@ -55,6 +55,11 @@ def open_store(
             f"the location of scheme {location.partition('://')[0]} holds a password, which logs would show",
             hint="put the password into a file of CREDENTIALS_DIR, or into DYNAMO_CHECKPOINT_STORAGE_OPTIONS",
         )
+    if "://" in location and not location.isprintable():
+        raise SettingsError(
+            f"the location {location!a} has a character that no location may have",
+            hint="is there a line break in it?",
+        )
     scheme = location.split("://", 1)[0].split("+", maxsplit=1)[0] if "://" in location else "file"
     backend = _FSSPEC if through_fsspec else _BACKENDS.get(scheme, _FSSPEC)
     module, name = backend.split(":")

@@ -151,6 +151,15 @@ def test_a_scheme_that_nobody_knows_is_refused(location):
         open_store(location)
 
 
+@pytest.mark.parametrize("scheme", ["s3", "oci", "sftp", "https"])
+@pytest.mark.parametrize("odd", ["a\r\nX: y", "\udc80", "\x1b[2J"])
+def test_a_location_that_cannot_be_printed_is_refused(scheme, odd):
+    """It would get into requests and logs. A volume may have such names."""
+    with pytest.raises(SettingsError) as caught:
+        open_store(f"{scheme}://host/{odd}.tar", RETRY)
+    assert caught.value.message.isprintable()
+
+
 @pytest.mark.parametrize("scheme", ["sftp", "s3", "s3+http", "oci", "oci+http", "az", "unknown"])
 @pytest.mark.parametrize("user", ["me", ""])
 def test_a_password_in_a_location_is_refused_without_showing_it(scheme, user):

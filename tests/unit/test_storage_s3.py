@@ -444,6 +444,29 @@ def test_what_is_not_there_is_not_deleted(served, keys):
     assert not [request for request in server.seen if request.method == "DELETE"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"Bucket": "x"},
+        {"Key": "x"},
+        {"Metadata": 5},
+        {"Metadata": {"a": 5}},
+        {"Metadata": {"a": "b\n"}},
+        {"Nope": "x"},
+    ],
+)
+def test_options_that_no_upload_takes_are_the_settings_fault(keys, served, options):
+    _, server = served(lambda *_: None)
+    location = f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar"
+    with (
+        open_store(Settings(storage_options=options), location) as store,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        store.check_writable()
+    assert "STORAGE_OPTIONS" in str(caught.value)
+    assert server.uploads == {}
+
+
 def test_a_completion_may_answer_as_slowly_as_it_works(served, keys, monkeypatch):
     """AWS and MinIO begin their answer at once, and send blanks until the object is put together. Of others, no drips."""
     monkeypatch.setattr(storage_http, "_STALLS", 1e-9)

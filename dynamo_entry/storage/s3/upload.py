@@ -7,9 +7,10 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from dynamo_entry.errors import NotFound, StorageError
+from dynamo_entry.errors import NotFound, SettingsError, StorageError
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.parts import PartWriter
 from dynamo_entry.storage.s3.client import Client
@@ -62,8 +63,8 @@ class Upload:
         self.key = key
         self.owner = secrets.token_hex(8)
         told = {"ContentType": "application/x-tar", **client.options}
-        told["Metadata"] = {**told.get("Metadata", {}), OWNER: self.owner}
-        self.id: str = client.call("CreateMultipartUpload", key, **told)["UploadId"]
+        metadata = {**_metadata(client.options), OWNER: self.owner}
+        self.id: str = client.call("CreateMultipartUpload", key, **{**told, "Metadata": metadata})["UploadId"]
         self._is_open = True
 
     def put_part(self, number: int, part: memoryview) -> str:
@@ -91,6 +92,18 @@ class Upload:
             abort(self._client.with_short_deadline(), self.key, self.id)
         except StorageError:
             pass
+
+
+def _metadata(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the user's own metadata. Raises SettingsError for options of which botocore would not say what is wrong."""
+    found: Any = options.get("Metadata", {})
+    is_text = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    if not is_text or {"Bucket", "Key"} & options.keys():
+        raise SettingsError(
+            "DYNAMO_CHECKPOINT_STORAGE_OPTIONS has a Bucket, a Key, or a Metadata that is no object of strings",
+            hint='name bucket and key in the location, and give Metadata as {"name": "value"}',
+        )
+    return dict(found)
 
 
 def abort(client: Client, key: str, upload_id: str) -> None:

@@ -96,6 +96,7 @@ class LocalStore(Store):
 
     def delete(self) -> None:
         with posix.translated(self.location):
+            _check_regular(self.location, os.stat(self.location))
             os.unlink(self.location)
             posix.sync_directory(self._directory)
 
@@ -139,6 +140,11 @@ class LocalStore(Store):
         self._file = self._seen = None
 
 
+def _check_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not a regular file", reason="NotAFile")
+
+
 class _File:
     """An open file, closed when the last reading thread releases it."""
 
@@ -155,8 +161,7 @@ class _File:
     def stat(self) -> ObjectStat:
         with posix.translated(self._path):
             status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise StorageError(f"{self._path} is not a regular file", reason="NotAFile")
+        _check_regular(self._path, status)
         return posix.object_stat(status)
 
     def will_read(self, offset: int, length: int) -> None:

@@ -164,6 +164,18 @@ def test_something_else_in_its_place(path, make):
     assert caught.value.reason == "NotAFile"
 
 
+def test_only_files_are_deleted(tmp_path):
+    """Not a device that a location names by mistake; of a link, the link."""
+    os.mkfifo(tmp_path / "fifo.tar")
+    with pytest.raises(StorageError) as caught:
+        LocalStore(str(tmp_path / "fifo.tar")).delete()
+    assert caught.value.reason == "NotAFile"
+    (tmp_path / "a.tar").write_bytes(b"x")
+    (tmp_path / "link.tar").symlink_to("a.tar")
+    LocalStore(str(tmp_path / "link.tar")).delete()
+    assert sorted(os.listdir(tmp_path)) == ["a.tar", "fifo.tar"]
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "reason"),
     [

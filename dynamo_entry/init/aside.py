@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+import select
 
 from dynamo_entry.init import process, signals, tree
-from dynamo_entry.init.loop import Ended, Event, Loop, Silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,20 +19,20 @@ _LIMIT_S = 2.0
 _late: dict[str, int] = {}
 
 
-def may_be(loop: Loop, question: Callable[[], bool]) -> bool:
+def may_be(question: Callable[[], bool]) -> bool:
     """Whether the answer is yes, or is not known: ``question`` raised an error, or did not end in time."""
 
     def ask() -> None:
         if not question():
             raise FileNotFoundError(errno.ENOENT, "")
 
-    number, pid = _run(loop, ask)
+    number, pid = _run(ask)
     if pid:
         tree.end_hanging(pid)
     return number != errno.ENOENT
 
 
-def do(loop: Loop, path: str, action: Callable[[], object]) -> int:
+def do(path: str, action: Callable[[], object]) -> int:
     """0, or the number of the error that ``action``, which writes to ``path``, raised; EINPROGRESS if it takes long.
 
     Then it goes on beside the engine, until PID 1 ends what the engine left. A later action for the same path takes its
@@ -41,41 +40,46 @@ def do(loop: Loop, path: str, action: Callable[[], object]) -> int:
     """
     if late := _late.pop(path, 0):
         tree.end_hanging(late)
-    number, pid = _run(loop, action)
+    number, pid = _run(action)
     if pid:
         _late[path] = pid
     return number
 
 
-def _run(loop: Loop, action: Callable[[], object]) -> tuple[int, int]:
+def _run(action: Callable[[], object]) -> tuple[int, int]:
     """(the number of the error or 0, 0), or (EINPROGRESS, the process that has not ended). Its changes to memory are lost.
 
-    Events that come meanwhile are kept for the next reader of ``loop``.
+    The process is reaped like any other child, later.
     """
     try:
-        pid = signals.fork(lambda: _become(action))
-    except OSError:  # no process is left
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+    except OSError:  # no free descriptor
         return _outcome(action), 0
-    others: list[Event] = []
-    deadline = time.monotonic() + _LIMIT_S
-    while not isinstance(event := loop.next(deadline), Silent):
-        if isinstance(event, Ended) and event.pid == pid:
-            break
-        others.append(event)
-    loop.put_back(others)
-    if isinstance(event, Ended):
-        return event.code, 0
+    try:
+        try:
+            pid = signals.fork(lambda: _become(action, writer))
+        except OSError:  # no process is left
+            return _outcome(action), 0
+        finally:
+            os.close(writer)
+        answered = select.poll()
+        answered.register(reader, select.POLLIN)
+        if answered.poll(_LIMIT_S * 1000):
+            return next(iter(os.read(reader, 1)), errno.EIO), 0
+    finally:
+        os.close(reader)
     tree.may_hang(pid)
     return errno.EINPROGRESS, pid
 
 
-def _become(action: Callable[[], object]) -> None:
-    """Run the child's half; never returns. It keeps nothing of ours open, and no signal but SIGKILL ends it."""
+def _become(action: Callable[[], object], answer: int) -> None:
+    """Run the child's half; never returns. It keeps nothing else of ours open, and no signal but SIGKILL ends it."""
     try:
-        process.close_beyond(-1)
-        os._exit(_outcome(action))
+        os.dup2(answer, 0)
+        process.close_beyond(0)
+        os.write(0, bytes([_outcome(action)]))
     finally:
-        os._exit(errno.EIO)
+        os._exit(0)
 
 
 def _outcome(action: Callable[[], object]) -> int:

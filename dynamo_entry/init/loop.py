@@ -13,8 +13,6 @@ from dynamo_entry.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dynamo_entry.protocol import Message
 
 
@@ -53,6 +51,9 @@ Event = Signalled | Ended | Stopped | Said | Silent
 #: A longer line from a worker is garbage.
 LINE_LIMIT_BYTES = 1 << 16
 
+#: How many signals are read at once; the pipe holds many more.
+_READ_BYTES = 4096
+
 #: poll(2) takes an int.
 _LONGEST_WAIT_MS = 0x7FFF_FFFF
 
@@ -83,10 +84,6 @@ class Loop:
             os.close(self._worker)
             self._worker = -1
 
-    def put_back(self, events: Iterable[Event]) -> None:
-        """Return taken events to the front, in this order, for another reader."""
-        self._ready.extendleft(reversed([*events]))
-
     def next(self, deadline: float | None = None) -> Event:
         """Return the next event; Silent once ``deadline`` (monotonic clock; None or inf: never) has passed.
 
@@ -112,11 +109,12 @@ class Loop:
 
     def _read_signals(self) -> None:
         try:
-            numbers = os.read(self._signals, 4096)
+            numbers = os.read(self._signals, _READ_BYTES)
         except BlockingIOError:
             return
         self._ready.extend(Signalled(number) for number in numbers if number != signal.SIGCHLD)
-        self._is_reaping_due |= signal.SIGCHLD in numbers
+        # Of so many that the pipe may have been full one was perhaps lost.
+        self._is_reaping_due |= signal.SIGCHLD in numbers or len(numbers) == _READ_BYTES
 
     def _reap(self) -> None:
         self._is_reaping_due = False

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from dynamo_entry.init import signals
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,10 +106,11 @@ def raise_pids_above(last_pid: int) -> None:
 
 
 def _use_up_pids(last_pid: int) -> None:
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        return
+    os.waitpid(signals.fork(lambda: _take_pids(last_pid)), 0)
+
+
+def _take_pids(last_pid: int) -> None:
+    """Run the child's half; never returns."""
     try:
         import _thread  # noqa: PLC0415 - only the child that needs threads loads them
 

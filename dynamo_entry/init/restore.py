@@ -121,7 +121,7 @@ class _Restoration:
         )  # fmt: skip
         if result.refusal:
             aside.do(
-                self._supervisor.loop, result.refusal,
+                result.refusal,
                 lambda: refusals.remember(result.refusal, failure.reason, failure.message),
             )  # fmt: skip
         self._supervisor.report(failure)
@@ -151,7 +151,7 @@ class _Restoration:
 
     def _forget_attempts(self) -> None:
         if state_dir := self._supervisor.settings.state_dir:
-            aside.do(self._supervisor.loop, state_dir, lambda: _forget_attempts(state_dir))
+            aside.do(state_dir, lambda: _forget_attempts(state_dir))
 
     def _clear(self) -> None:
         """Kill the worker, CRIU and all half-restored tasks."""

@@ -40,17 +40,17 @@ def launch(loop: Loop, argv: list[str]) -> int:
 
 def _as_planned(supervisor: Supervisor) -> int:
     settings = supervisor.settings
-    may_be_there = kind(settings) == "restore" and _may_be_there(supervisor.loop, settings.path)
+    may_be_there = kind(settings) == "restore" and _may_be_there(settings.path)
     return _carry_out(supervisor, decide(settings, path_exists=may_be_there))
 
 
-def _may_be_there(loop: Loop, path: str) -> bool:
+def _may_be_there(path: str) -> bool:
     """Whether the worker is to look there: not where nothing is, for certain."""
     if not path:
         return False
     from dynamo_entry.init import aside  # noqa: PLC0415 - a plain cold start looks for nothing
 
-    return aside.may_be(loop, lambda: _is_there(path))
+    return aside.may_be(lambda: _is_there(path))
 
 
 def _is_there(path: str) -> bool:
@@ -125,7 +125,7 @@ def _start_cold(supervisor: Supervisor, failure: Result) -> int:
     from dynamo_entry.scratch import has_leftovers  # noqa: PLC0415 - as above
 
     work_dir = supervisor.settings.work_dir
-    if not aside.may_be(supervisor.loop, lambda: has_leftovers(work_dir)):
+    if not aside.may_be(lambda: has_leftovers(work_dir)):
         return supervisor.fall_back(failure)
     from dynamo_entry.init import undo  # noqa: PLC0415 - a restore was broken off, and the container started again
 

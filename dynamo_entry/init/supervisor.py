@@ -153,5 +153,5 @@ class Supervisor:
         from dynamo_entry.init import aside  # noqa: PLC0415 - as above
 
         fields = {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()}
-        if number := aside.do(self.loop, path, lambda: write_result(path, fields)):
+        if number := aside.do(path, lambda: write_result(path, fields)):
             self.log.warning("status not written", path=path, error=os.strerror(number))

@@ -27,7 +27,7 @@ def start_cold(supervisor: Supervisor, failure: Result) -> int:
 def take_leftovers_back(supervisor: Supervisor, held: list[int], limit_s: float = LIMIT_S) -> int:
     """Call ``take_back`` if there is anything to undo."""
     work_dir = supervisor.settings.work_dir
-    is_needed = aside.may_be(supervisor.loop, lambda: has_leftovers(work_dir))
+    is_needed = aside.may_be(lambda: has_leftovers(work_dir))
     return take_back(supervisor, held, limit_s) if is_needed else 0
 
 

@@ -54,13 +54,13 @@ def said(code):
     ("path", "may"), [("/etc", True), ("/none/a.tar", False), ("/etc/passwd/a.tar", False), ("", False)]
 )
 def test_an_archive_is_looked_for(before, path, may):
-    assert said(f"{before}print(run._may_be_there(loop, {path!r}))") == str(may)
+    assert said(f"{before}print(run._may_be_there({path!r}))") == str(may)
 
 
 @pytest.mark.parametrize("why", ["hang", "refuse"])
 def test_what_a_volume_does_not_say_the_worker_finds_out(why):
     """It has a limit, and names the error."""
-    assert said(f"os.stat = {why}; print(run._may_be_there(loop, '/volume/a.tar'))") == "True"
+    assert said(f"os.stat = {why}; print(run._may_be_there('/volume/a.tar'))") == "True"
 
 
 @pytest.mark.parametrize("before", ["", NO_PROCESS])
@@ -132,7 +132,7 @@ def test_what_cannot_be_killed_does_not_hold_up_the_end(tmp_path):
 os.stat = hang
 tree.send, send = lambda pids, number: None, tree.send
 tree.is_dying = lambda pid: True
-assert run._may_be_there(loop, "/volume/a.tar")
+assert run._may_be_there("/volume/a.tar")
 (stuck,) = tree._children()
 log = SimpleNamespace(warning=print)
 loop.next = lambda deadline=None: print("waited")

@@ -38,9 +38,6 @@ CALL_OFF_S = 3.0
 THAW_CALLED_OFF_S = (0.7, 0.7, 0.3)
 THAW_S = (5.0, 1.0, 1.0)
 
-#: The kernel takes about 0.1 s to free a GiB.
-DYING_S = 60.0
-
 
 def create(supervisor: Supervisor) -> int:
     """Run a creation to its end; returns the exit code."""
@@ -312,7 +309,7 @@ class _Creation:
         """Wait for a dying engine: CRIU fails when the engine dies, often before the engine's own end is reported."""
         while self._take_event(time.monotonic()):
             pass
-        deadline = time.monotonic() + DYING_S
+        deadline = time.monotonic() + tree.DYING_S
         while self._engine_code is None and tree.is_dying(self._supervisor.engine_pid):
             if time.monotonic() > deadline:
                 return

@@ -78,7 +78,9 @@ class _Restoration:
         if self._worker.is_garbled:
             return "sent malformed messages"
         if isinstance(message, Result) and message.result == Outcomes.RESTORED:
-            if message.pid not in self._ended and not tree.is_child(message.pid):
+            if tree.is_child(message.pid):
+                self._ended.pop(message.pid, None)  # another one had that pid before
+            elif message.pid not in self._ended:
                 return "reported an engine that is not there"
             self._is_taken = True
             self._supervisor.engine_pid = message.pid
@@ -145,9 +147,22 @@ class _Restoration:
 
     def _failed(self, result: Result) -> int:
         self._clear()
-        if number := undo.take_back(self._supervisor, self._held):
+        asked = self._wait_for_dying()
+        limit_s = undo.CALLED_OFF_S if asked else undo.LIMIT_S
+        if number := undo.take_back(self._supervisor, self._held, limit_s) or asked:
             return self._report_called_off(number)
         return self._supervisor.fall_back(result, self._held)
+
+    def _wait_for_dying(self) -> int:
+        """Wait until killed tasks have given back what the next engine needs; returns a signal that asks for the end, or 0."""
+        deadline = time.monotonic() + tree.DYING_S
+        while tree.are_working() and time.monotonic() < deadline:
+            event = self._supervisor.loop.next(time.monotonic() + 0.02)
+            if isinstance(event, Signalled):
+                self._held.append(event.number)
+                if event.number in signals.TERMINATING:
+                    return event.number
+        return 0
 
     def _forget_attempts(self) -> None:
         if state_dir := self._supervisor.settings.state_dir:

@@ -10,6 +10,9 @@ from dynamo_entry.init.signals import signal
 #: How often the processes are read at most until every parent is among them; some may be hidden (proc(5), hidepid).
 _READS = 4
 
+#: Within this time the memory of a killed process is free; the kernel takes about 0.1 s for a GiB.
+DYING_S = 60.0
+
 #: Children that may hang in the kernel, with a volume that does not answer, until they are reaped.
 _may_hang: set[int] = set()
 
@@ -72,7 +75,7 @@ def _pids() -> list[int]:
         return []
 
 
-def _state(pid: int) -> tuple[bytes, int] | None:
+def _state(pid: int | str) -> tuple[bytes, int] | None:
     """Return (state, parent); None if the process is gone."""
     try:
         state, parent = _stat(pid)[:2]
@@ -81,7 +84,7 @@ def _state(pid: int) -> tuple[bytes, int] | None:
     return state, int(parent)
 
 
-def _stat(pid: int) -> list[bytes]:
+def _stat(pid: int | str) -> list[bytes]:
     """Return the fields of proc(5)'s ``stat`` from the third one (the state) on."""
     with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         return file.read().rpartition(b")")[2].split()
@@ -98,6 +101,23 @@ def is_dying(pid: int) -> bool:
         return bool(int(fields[6]) & 0x204 or int(fields[28]) & 1 << (signal.SIGKILL - 1))
     except (OSError, ValueError, IndexError):
         return False
+
+
+def are_working() -> bool:
+    """Return whether a child runs, rather than waits for something.
+
+    One that was killed is then giving back its memory, and keeps its ports and GPUs until that is done. Its first thread may be
+    a zombie already.
+    """
+    states = (_state(f"{pid}/task/{thread}") for pid in _children() for thread in _threads(pid))
+    return any(found is not None and found[0] == b"R" for found in states)
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
 
 
 def send(pids: list[int], number: int) -> None:

@@ -21,6 +21,9 @@ from dynamo_entry.worker.channel import CalledOff, Channel
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+#: Much more than the result object has room for.
+_MESSAGE_CHARS = 4000
+
 #: Errors with which a full or restricted system may answer any call; they are no defects.
 _REFUSALS = {
     errno.EACCES: "PermissionDenied", errno.EPERM: "PermissionDenied", errno.EROFS: "ReadOnly",
@@ -121,9 +124,14 @@ def _failed(channel: Channel, verb: str, error: CheckpointError) -> Result:
     is_plain = type(error) is CheckpointError
     code = RestoreFailed.exit_code if is_plain and verb == Verbs.RESTORE else error.exit_code
     return Result(
-        Outcomes.FAILED, channel.phase_name, reason=error.reason, message=str(error), retry=error.retry,
+        Outcomes.FAILED, channel.phase_name, reason=error.reason, message=_shown(str(error)), retry=error.retry,
         exit_code=code, seconds=channel.seconds,
     )  # fmt: skip
+
+
+def _shown(message: str) -> str:
+    """Return a message of which a line, with its escapes, is no longer than PID 1 takes."""
+    return message if len(message) <= _MESSAGE_CHARS else message[:_MESSAGE_CHARS] + "…"
 
 
 if __name__ == "__main__":

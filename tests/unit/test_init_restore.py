@@ -8,7 +8,7 @@ from given_events import GivenEvents
 from dynamo_entry.init import restore
 from dynamo_entry.init.loop import Ended, Said, Signalled, Silent
 from dynamo_entry.init.signals import signal
-from dynamo_entry.protocol import Result, Taken
+from dynamo_entry.protocol import ChildGone, Result, Taken
 from dynamo_entry.settings import Settings
 
 WORKER, ENGINE = 7, 1000
@@ -20,7 +20,8 @@ TERM = Signalled(signal.SIGTERM)
 def run(monkeypatch):
     """How a restore with these events ended: (what was done, in order; how many events were not taken)."""
     done = []
-    monkeypatch.setattr(restore.tree, "is_child", lambda pid: pid == ENGINE)
+    monkeypatch.setattr(restore.tree, "is_child", lambda pid: pid == ENGINE and run.is_there)
+    monkeypatch.setattr(restore.tree, "are_working", lambda: run.working.pop(0) if run.working else False)
     monkeypatch.setattr(restore.tree, "kill_all", lambda: done.append("all killed"))
     monkeypatch.setattr(restore.undo, "take_leftovers_back", lambda *_: done.append("undone") or 0)
     monkeypatch.setattr(restore.undo, "take_back", lambda *_: done.append("undone") or 0)
@@ -53,6 +54,7 @@ def run(monkeypatch):
         run.waited = loop.waited
         return done, code
 
+    run.is_there, run.working = True, []
     return run
 
 
@@ -81,6 +83,7 @@ def test_a_worker_that_is_lost_then_costs_nothing(run, ends):
 
 def test_a_worker_that_stops_does_not_hold_up_the_end_of_its_engine(run):
     for events in ((RESTORED, Ended(ENGINE, 3)), (Ended(ENGINE, 3), RESTORED)):
+        run.is_there = events[0] is RESTORED
         done, code = run(*events, Silent(), Ended(WORKER, 137))
         assert run.waited[1] == float("inf")
         assert run.waited[2] <= 10
@@ -96,3 +99,19 @@ def test_an_engine_that_is_not_there_is_not_taken(run):
     done, _ = run(Said(Result("restored", "settle", pid=ENGINE + 1)))
     assert done[-1] == "reported an engine that is not there"
     assert Taken not in done
+
+
+def test_a_process_that_had_the_engines_pid_before_is_not_taken_for_it(run):
+    assert run(Ended(ENGINE, 3), RESTORED, Ended(WORKER, 0)) == ([ChildGone, Taken, "followed"], 0)
+
+
+def test_killed_tasks_give_back_their_memory_and_ports_before_a_cold_start(run):
+    run.working = [True, True, False]
+    done, code = run(Ended(WORKER, 137), Silent(), Ended(ENGINE, 137))
+    assert (done, code) == (["worker killed", "all killed", "undone", "ended with 137"], 1)
+
+
+def test_nobody_waits_for_them_who_is_to_end(run):
+    run.working = [True] * 9
+    done, code = run(Ended(WORKER, 137), TERM)
+    assert (done, code) == (["worker killed", "all killed", "undone"], 143)

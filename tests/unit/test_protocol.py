@@ -1,9 +1,12 @@
 """What PID 1 and the worker say to each other: whole messages, or nothing."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 
+from dynamo_entry.errors import CheckpointError
+from dynamo_entry.init.loop import LINE_LIMIT_BYTES
 from dynamo_entry.protocol import (
     Began,
     ChildGone,
@@ -18,6 +21,7 @@ from dynamo_entry.protocol import (
     Verbs,
     decode,
 )
+from dynamo_entry.worker.__main__ import _failed
 
 MESSAGES = [
     Began("dump", 3, 4.5),
@@ -72,3 +76,12 @@ def test_a_result_object_holds_what_is_known_and_nothing_private():
         "result": "failed", "phase": "check", "reason": "Corrupt", "message": "m", "retry": False
     }  # fmt: skip
     assert "pid" not in Result("restored", "settle", pid=7).reportable()
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{GRINNING FACE}"])
+def test_a_long_message_is_told_and_not_taken_for_garbage(letter):
+    channel = SimpleNamespace(phase_name="restore", seconds={"open": 0.1})
+    for length in (1, 1 << 20):
+        line = _failed(channel, Verbs.RESTORE, CheckpointError(letter * length)).encode()
+        assert len(line) < LINE_LIMIT_BYTES
+        assert decode(line).message.startswith(letter)

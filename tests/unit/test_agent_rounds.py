@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.errors import Corrupt, Incompatible, NotFound, SettingsError
+from dynamo_entry.errors import Corrupt, Incompatible, NotFound, SettingsError, StorageDenied
 from dynamo_entry.kube.agent import objects, run
 from dynamo_entry.kube.agent.cache import Cache, Entry
 from dynamo_entry.kube.agent.settings import AgentSettings
@@ -157,3 +157,20 @@ def test_a_damaged_status_costs_no_other_its_copy(tmp_path, status):
         {"metadata": {"namespace": "n", "name": "c", "uid": "u"}, "status": one} for one in (status, whole)
     ]
     assert [one.name for one in objects.wanted(settings(tmp_path), checkpoints)] == [USED]
+
+
+def test_readiness_tells_nobody_what_the_store_said(tmp_path, monkeypatch):
+    """Anybody may ask for it; the log has the words."""
+    words = "the account 4711 may not read the bucket secret-models"
+
+    def refuse(*_):
+        raise StorageDenied(words)
+
+    monkeypatch.setattr(run.stores, "open_with", refuse)
+    made = agent(tmp_path)
+    said = []
+    monkeypatch.setattr(made._log, "warning", lambda event, **fields: said.append(fields["message"]))
+    made._ask_storage([])
+    assert made.readiness()
+    assert words not in made.readiness()
+    assert said == [words]

@@ -279,3 +279,25 @@ def test_an_archive_that_goes_with_another_checkpoint_is_not_adopted(
     assert (phase, reason) == ("Pending", "Cleaning" if waits else "Probing")
     assert ("n/other" in world.checkpoint["status"]["message"]) == waits
     assert world.created == ([] if waits else ["probe"])
+
+
+def ended(uid, owner, answer):
+    status = {"state": {"terminated": {"exitCode": 0, "finishedAt": "", "message": json.dumps(answer)}}}
+    return {
+        "metadata": {"uid": uid, "ownerReferences": [{"uid": owner}]},
+        "status": {"containerStatuses": [status], "conditions": [{"type": "Complete", "status": "True"}]},
+    }
+
+
+@pytest.mark.parametrize("who", ["the Job is another's", "the pod is another's", "both are its own"])
+def test_an_answer_counts_if_job_and_pod_are_the_checkpoints_own(who):
+    """Anybody who may create Jobs, or pods, in a namespace can give them these names and labels."""
+    answer = {"exists": True, "digest": "forged"}
+    job = ended("job", "stranger" if who == "the Job is another's" else "u", {})
+    job["metadata"] |= {"namespace": "n", "name": "probe-c"}
+    pod = ended("pod", "stranger" if who == "the pod is another's" else "job", answer)
+    world = World(checkpoint({}), {})
+    world.operator._job = lambda *_: job
+    world.list = lambda *_, **__: [pod]
+    told = world.operator._helper("probe", "n", "c", "u")[1]
+    assert (told == answer) == (who == "both are its own")

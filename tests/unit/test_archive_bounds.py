@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from archive_store import build, forge, noise, open_bytes, with_body
 
 from dynamo_entry.archive.streams import CRIU, DELTA_INDEX
+from dynamo_entry.checks.delta import check_delta
+from dynamo_entry.errors import Corrupt, Incompatible
+from dynamo_entry.linux import mounts
 
 _MIB = 1 << 20
 
@@ -210,3 +214,16 @@ def test_few_large_chunks_are_made_ready(monkeypatch, chunk_size, most):
         next(chunks)
         assert len(begun) == most
         chunks.close()
+
+
+def test_more_streams_than_any_archive_has_are_refused(monkeypatch):
+    data = build({f"s{number}": b"x" for number in range(4)})
+    monkeypatch.setattr("dynamo_entry.archive.manifest._STREAMS_LIMIT", 3)
+    with pytest.raises(Corrupt, match="4 streams, at most 3 are taken"):
+        open_bytes(data)
+
+
+def test_a_delta_that_says_less_than_it_holds_needs_the_room_for_what_it_holds():
+    for data_bytes, is_taken in ((1, True), (1 << 60, False)):
+        with nullcontext() if is_taken else pytest.raises(Incompatible):
+            check_delta(["/tmp/a"], {"/": 0}, mounts.read(), data_bytes=data_bytes)

@@ -98,3 +98,14 @@ def test_a_zombie_has_no_bounding_set():
     core = Core(HERE)
     del core.thread_core.creds
     assert not tasks.widened([core], tasks.Grants(frozenset(), ALL, {}, attainable=HERE))
+
+
+@pytest.mark.parametrize("name", ["cap_inh", "cap_prm", "cap_eff", "cap_amb"])
+def test_a_task_gets_no_capability_that_this_container_does_not_have(name):
+    core = Core(HERE)
+    wanted = Core({1, 7, 40}).thread_core.creds.cap_bnd
+    setattr(core.thread_core.creds, name, wanted)
+    tasks.grant(
+        [core], tasks.Grants(frozenset({7, 21}), ALL, {}, None), is_root=False, our_filters=frozenset()
+    )
+    assert tasks._numbers(getattr(core.thread_core.creds, name)) == {7}

@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -479,3 +480,27 @@ def test_a_header_for_all_members_is_refused(place):
         tar.addfile(member(path)[0])
     output.seek(0)
     assert transact(place, pack.Index([path], {}), output).reason == "BadDelta"
+
+
+def test_removal_stops_at_another_filesystem(place, monkeypatch):
+    """One that was mounted after the mounts were read."""
+    status_of = os.stat
+
+    def stat(path, **how):
+        status = status_of(path, **how)
+        if path != "models":
+            return status
+        return SimpleNamespace(st_mode=status.st_mode, st_dev=status.st_dev + 1)
+
+    monkeypatch.setattr(os, "stat", stat)
+    nodes.remove(str(place / "volume"))
+    monkeypatch.undo()
+    assert (place / "volume" / "models" / "weights").read_text() == "precious"
+
+
+def test_what_runtimes_make_is_not_taken_for_deleted():
+    """Every new container has them, and no image does."""
+    theirs = {"hosts", "hostname", "resolv.conf"} & {*os.listdir("/etc")}
+    assert theirs
+    index = pack.Index(["/etc"], {"/etc": sorted({*os.listdir("/etc")} - theirs)})
+    assert apply.plan(index, OPEN).doomed == ()

@@ -157,7 +157,8 @@ def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[
     mounts = list(container.get("volumeMounts", ()))
     for volume, mount in zip(wiring.volumes, wiring.mounts, strict=True):
         source = {key: value for key, value in volume.items() if key != "name"}
-        same = next((one for one in volumes if _is_same(one, source)), None)
+        writes = not mount.get("readOnly")
+        same = next((one for one in volumes if _is_same(one, source, writes=writes)), None)
         name = same["name"] if same else _free_name(volume["name"], volumes)
         if same is None:
             volumes.append({"name": name} | source)
@@ -166,20 +167,29 @@ def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[
         )
         if taken is None:
             mounts.append(mount | {"name": name})
-        elif taken["name"] != name:
-            raise Unfit(
-                "StorageMountConflict",
-                f"{mount['mountPath']} is the mount of volume {taken['name']!r} already",
-            )
+        elif problem := _conflict(taken, name, writes=writes):
+            raise Unfit("StorageMountConflict", f"{mount['mountPath']} is the mount of {problem}")
     return volumes, container | {"volumeMounts": mounts}
 
 
-def _is_same(volume: Object, source: Object) -> bool:
+def _conflict(taken: Object, name: str, *, writes: bool) -> str:
+    """Return what is wrong with a container's own mount at the place of ours, or an empty string."""
+    if taken["name"] != name:
+        return f"volume {taken['name']!r} already"
+    if taken.get("subPath") or taken.get("subPathExpr"):
+        return f"a part of volume {name!r}, and archives are in its root: remove the subPath"
+    return (
+        f"volume {name!r} read-only, and a creation writes there" if writes and taken.get("readOnly") else ""
+    )
+
+
+def _is_same(volume: Object, source: Object, *, writes: bool) -> bool:
     if "emptyDir" in source:
         return False  # each emptyDir is a separate directory
     if "persistentVolumeClaim" in source:
-        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
-        return bool(claim == source["persistentVolumeClaim"]["claimName"])
+        claim = volume.get("persistentVolumeClaim", {})
+        is_usable = not (writes and claim.get("readOnly"))
+        return bool(claim.get("claimName") == source["persistentVolumeClaim"]["claimName"] and is_usable)
     return {key: value for key, value in volume.items() if key != "name"} == source
 
 

@@ -30,6 +30,9 @@ class _Port(_Part, frozen=True):
 class _Mount(_Part, frozen=True):
     name: str
     mount_path: str
+    read_only: bool = False
+    sub_path: str = ""
+    sub_path_expr: str = ""
 
 
 class _Get(_Part, frozen=True):
@@ -66,6 +69,7 @@ class _Container(_Part, frozen=True):
 
 class _Claim(_Part, frozen=True):
     claim_name: str
+    read_only: bool = False
 
 
 class _Volume(_Part, frozen=True):

@@ -5,6 +5,7 @@ Nothing is ever written to a graph: it belongs to Dynamo's operator and to whoev
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -103,7 +104,9 @@ def settled(want: Want, pod: Object) -> Want:
     """Return a want with the identity of what the pod runs, if the graph gives none. Raises Unfit."""
     if not want.is_open or want.problem:
         return want
-    identity = derived_identity(podspec.target(_as_it_came(pod)["containers"], want.container))
+    spec = _as_it_came(pod)
+    container = podspec.target(spec["containers"], want.container)
+    identity = derived_identity(container, spec.get("resourceClaims") or ())
     if identity is None:
         problem = "neither checkpointRef nor an identity is given, and the engine's command names no model"
         return want._replace(problem=problem, is_open=False)
@@ -171,6 +174,7 @@ def template(pod: Object, owned: Object | None, target: str = "") -> Object:
     for name in _DECIDED:
         spec.pop(name, None)
     container = _clean(podspec.target(spec["containers"], target))
+    _refuse_shared_claims(container, spec.get("resourceClaims") or ())
     spec["containers"] = [container]
     spec["initContainers"] = [_clean(one) for one in spec.get("initContainers", ()) if not _is_sidecar(one)]
     spec["volumes"] = [one for one in spec.get("volumes", ()) if not one["name"].startswith(_TOKENS)]
@@ -180,6 +184,18 @@ def template(pod: Object, owned: Object | None, target: str = "") -> Object:
     kept = {key: value for key, value in annotations.items() if key.startswith("dynamo-entry/")}
     labels = {"nvidia.com/dynamo-discovery-enabled": "false"}
     return {"metadata": {"labels": labels, "annotations": kept}, "spec": spec}
+
+
+def _refuse_shared_claims(container: Object, claims: Iterable[Object]) -> None:
+    """Refuse an engine whose GPUs are a claim by name: the Job's would be the very ones that the running pod fills."""
+    used = {one["name"] for one in (container.get("resources") or {}).get("claims") or ()}
+    for claim in claims:
+        if claim["name"] in used and "resourceClaimName" in claim:
+            raise podspec.Unfit(
+                "ClaimShared",
+                f"resourceClaimName {claim['resourceClaimName']!r} is the running pod's: use a resourceClaimTemplateName, or "
+                "refer to a DynamoCheckpoint",
+            )
 
 
 def _clean(container: Object) -> Object:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamo_entry.engine.presets import engine_of
@@ -57,9 +57,10 @@ _VARIABLE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)\}|(\w+)|\{[#!]?(\w+))")
 _UNKNOWN = re.compile(r"[$}`]")
 
 
-def derived_identity(container: Object) -> Object | None:
+def derived_identity(container: Object, claims: Iterable[Object] = ()) -> Object | None:
     """Return model, framework, and a digest of image, command and GPUs; None if the command lacks the first two.
 
+    GPUs are limits, or resource claims, of which the pod has ``claims``.
     Variables are part of it where the command names them; of the others Dynamo's operator gives each deployment its own.
     """
     argv = [
@@ -70,9 +71,13 @@ def derived_identity(container: Object) -> Object | None:
     # A variable of a ConfigMap, or of the image: two deployments may mean two models by it.
     if not found or not framework or _UNKNOWN.search(found[1]):
         return None
-    limits = (container.get("resources") or {}).get("limits") or {}
-    gpus = {name: str(count) for name, count in limits.items() if "/" in name}
-    text = json.dumps([container.get("image"), argv, found[1], sorted(gpus.items())])
+    resources = container.get("resources") or {}
+    gpus = {name: str(count) for name, count in (resources.get("limits") or {}).items() if "/" in name}
+    said = [container.get("image"), argv, found[1], sorted(gpus.items())]
+    if claimed := resources.get("claims"):
+        sources = {one["name"]: one for one in claims}
+        said.append([[one, sources.get(one["name"])] for one in claimed])
+    text = json.dumps(said, sort_keys=True)
     parameters = {"container": hashlib.sha256(text.encode()).hexdigest()[:16]}
     return {"model": found[1], "framework": framework, "extraParameters": parameters}
 

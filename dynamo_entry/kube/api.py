@@ -40,6 +40,15 @@ WAIT_SECONDS = "dynamo-entry/wait-seconds"
 CREATED_FOR = "dynamo-entry/created-for"
 INJECTED = "dynamo-entry/injected"
 
+#: Everything that is ever written to the status of a checkpoint; the chart's definition has the same.
+STATUS = frozenset(
+    [
+        "phase", "identityHash", "checkpointID", "location", "storageType", "claimName", "jobDigest", "jobName", "message",
+        "observedGeneration", "conditions", "retryToken", "recreateToken", "createdAt", "digest", "sizeBytes", "imageID",
+        "attempts",
+    ]
+)  # fmt: skip
+
 FINALIZER = "nvidia.com/checkpoint-archive"
 
 #: Set by the node agent: the archive of a Ready checkpoint was absent in two sweeps.

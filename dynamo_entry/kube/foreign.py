@@ -75,6 +75,23 @@ def problem(cluster: Cluster) -> str:
     )
 
 
+def outdated(cluster: Cluster, storage_type: str) -> str:
+    """Return what the definition lacks, which is then from an older chart, or an empty string. Raises ApiError."""
+    found = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
+    known = _schema(found or {}, ("status",)).get("properties", {})
+    if found is None or not known:
+        return ""
+    lacking = [f"status.{name}" for name in sorted(api.STATUS - known.keys())]
+    types = known.get("storageType", {}).get("enum", [storage_type])
+    lacking += [] if storage_type in types else [f"storageType {storage_type}"]
+    if not lacking:
+        return ""
+    return (
+        f"the CustomResourceDefinition {api.CHECKPOINT_CRD} is older than this operator and lacks {', '.join(lacking)}: "
+        "apply that of this chart's version (crds.install: true)"
+    )
+
+
 def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any) -> None:
     """Log the reason and do nothing until SIGTERM; restart once the definition is ours."""
     log.error("operator on standby", message=reason)
@@ -90,10 +107,15 @@ def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any)
 
 
 def _has_our_schema(definition: Object) -> bool:
-    for version in definition["spec"]["versions"]:
+    return bool(_schema(definition, _OURS))
+
+
+def _schema(definition: Object, path: tuple[str, ...]) -> Object:
+    """Return the schema of the field at a path, empty if there is none."""
+    for version in definition.get("spec", {}).get("versions", ()):
         if version["name"] == api.VERSION:
-            schema = version.get("schema", {}).get("openAPIV3Schema", {})
-            for name in _OURS:
+            schema: Object = version.get("schema", {}).get("openAPIV3Schema", {})
+            for name in path:
                 schema = schema.get("properties", {}).get(name, {})
-            return bool(schema)
-    return False
+            return schema
+    return {}

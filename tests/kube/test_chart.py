@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from charts import CHART, GCS, GUIDE, OCI, S3, notes, render, run, umbrella
-from dynamo_entry.kube import config
+from dynamo_entry.kube import api, config
 
 
 def settings(objects):
@@ -183,7 +183,8 @@ def test_the_operators_jobs_run_where_its_pod_does():
     """By the same selector, tolerations and pull policy."""
     where = "operator: {nodeSelector: {a: b}, tolerations: [{key: c, operator: Exists}], image: {pullPolicy: Never}}"
     found = settings(render(GUIDE + where))
-    assert (found["operator"]["nodeSelector"], found["imagePullPolicy"]) == ({"a": "b"}, "Never")
+    assert found["operator"]["nodeSelector"] == {"kubernetes.io/os": "linux", "a": "b"}
+    assert found["imagePullPolicy"] == "Never"
     assert found["operator"]["tolerations"] == [{"key": "c", "operator": "Exists"}]
 
 
@@ -219,7 +220,8 @@ def test_every_value_has_a_type(part):
                 yield (*path, name)
 
     def shortened(path):
-        return path[: path.index("resources") + 1] if "resources" in path else path
+        """Without what Kubernetes itself describes."""
+        return path[:2] if path[1:2] in (("resources",), ("nodeSelector",)) else path
 
     open_ = {("dynamo-operator",), ("webhook", "namespaceSelector")}
     assert {shortened(path) for path in leaves(found)} - open_ == set(typed(known)) - open_
@@ -366,6 +368,35 @@ def test_one_namespace_at_a_time():
         for kind, name in objects
         if kind == "ClusterRole" and name == "dynamo-entry-operator-dynamo-system"
     ]
+
+
+def test_replicas_are_apart_and_never_all_gone():
+    """By a drain of two nodes, say. One alone may be moved: pods start cold meanwhile."""
+    alone, pair = render(GUIDE), render(GUIDE + "operator: {replicas: 2}", "--kube-version", "1.30.0")
+    budget = pair["PodDisruptionBudget", "dynamo-entry-operator"]
+    pod = pair["Deployment", "dynamo-entry-operator"]["spec"]["template"]
+    (spread,) = pod["spec"]["topologySpreadConstraints"]
+    for selector in (budget["spec"]["selector"], spread["labelSelector"]):
+        assert selector["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert budget["apiVersion"] == "policy/v1"
+    assert ("PodDisruptionBudget", "dynamo-entry-operator") not in alone
+
+
+@pytest.mark.parametrize(
+    "values", [GUIDE, GUIDE + "operator: {nodeSelector: {a: b}}\nagent: {nodeSelector: {a: b}}"]
+)
+def test_nothing_runs_on_windows_nodes(values):
+    """A DaemonSet would be on each of them; what the user selects by comes besides."""
+    objects = render(values)
+    for kind, name in (("Deployment", "dynamo-entry-operator"), ("DaemonSet", "dynamo-checkpoint-agent")):
+        selector = objects[kind, name]["spec"]["template"]["spec"]["nodeSelector"]
+        assert selector == {"kubernetes.io/os": "linux"} | ({"a": "b"} if "a: b" in values else {})
+
+
+def test_the_definition_has_all_that_the_operator_writes():
+    """What it lacks the API server drops, without a word."""
+    found = render(GUIDE)["CustomResourceDefinition", "dynamocheckpoints.nvidia.com"]["spec"]["versions"][0]
+    assert found["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"].keys() == api.STATUS
 
 
 def test_the_webhook_can_refuse_nothing():

@@ -3,11 +3,25 @@
 import json
 
 import pytest
-from kube_objects import HASH, OCI, PVC, S3, SNAPSHOT, SNAPSHOT_SERVER, checkpoint, created, environ
+from kube_objects import (
+    HASH,
+    OCI,
+    PVC,
+    READY,
+    S3,
+    SNAPSHOT,
+    SNAPSHOT_SERVER,
+    checkpoint,
+    created,
+    environ,
+    known,
+    pod,
+)
 
 from dynamo_entry.kube import api, config, podspec
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.podspec import Unfit
+from dynamo_entry.kube.webhook.admission import mutate
 
 
 def test_the_job_of_the_guide():
@@ -94,6 +108,24 @@ def test_probes_of_the_engine():
     assert "readinessProbe" in main
 
 
+@pytest.mark.parametrize("field", ["restartPolicy", "restartPolicyRules", "resizePolicy"])
+def test_nothing_starts_the_engine_again(field):
+    """Each attempt is a pod of its own; the API server refuses pods that are never restarted and say how, or to resize by it."""
+    _, _, main = created(checkpoint({field: [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}))
+    assert field not in main
+
+
+def test_nobody_empties_a_node_under_a_creation():
+    """Neither autoscaler moves its pod; the user's own annotations stay."""
+    made = checkpoint()
+    made["spec"]["job"]["podTemplateSpec"]["metadata"] = {"annotations": {"mine": "x"}}
+    _, pod, _ = created(made)
+    annotations = pod["metadata"]["annotations"]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+    assert annotations["mine"] == "x"
+
+
 def test_a_worker_of_dynamo_is_not_asked_by_its_probe():
     """It succeeds when the worker has registered: too late to be frozen. The worker says by itself when it has paused."""
     get = {"httpGet": {"path": "/health", "port": 9090}}
@@ -164,6 +196,48 @@ def test_a_volume_of_the_same_claim_is_used_a_taken_path_is_refused():
     spec["containers"][0]["volumeMounts"] = [{"name": "other", "mountPath": "/checkpoints/"}]
     with pytest.raises(Unfit, match="/checkpoints"):
         created(made)
+
+
+@pytest.mark.parametrize(
+    ("mount", "volume", "complaint"),
+    [
+        ({"subPath": "models"}, {}, "subPath"),
+        ({"subPathExpr": "$(X)"}, {}, "subPath"),
+        ({"readOnly": True}, {}, "read-only"),
+        ({}, {"readOnly": True}, "already"),
+        ({}, {}, ""),
+    ],
+)
+def test_a_mount_of_the_claim_that_is_not_ours(mount, volume, complaint):
+    """In a part of it nobody else would find the archive; read-only nothing can be written. A restore may read."""
+    claim = {"persistentVolumeClaim": {"claimName": "checkpoint-storage"} | volume}
+    container = {"volumeMounts": [{"name": "mine", "mountPath": "/checkpoints"} | mount]}
+    made = checkpoint(container)
+    made["spec"]["job"]["podTemplateSpec"]["spec"]["volumes"] = [{"name": "mine"} | claim]
+    labels = {"nvidia.com/checkpoint-name": "model"}
+    restored = mutate(
+        PVC, pod(container, labels=labels, volumes=[{"name": "mine"} | claim]), "n", known(None, [READY])
+    )
+    assert (restored.reason == "injected") == (complaint != "subPath"), restored
+    if complaint:
+        with pytest.raises(Unfit, match=complaint) as caught:
+            created(made)
+        assert caught.value.reason == "StorageMountConflict"
+    else:
+        created(made)
+
+
+def test_a_volume_that_is_read_only_is_not_written_to():
+    """The same claim as a volume of its own, for the engine's model: the creation gets another one."""
+    made = checkpoint({"volumeMounts": [{"name": "mine", "mountPath": "/models"}]})
+    claim = {"claimName": "checkpoint-storage", "readOnly": True}
+    made["spec"]["job"]["podTemplateSpec"]["spec"]["volumes"] = [
+        {"name": "mine", "persistentVolumeClaim": claim}
+    ]
+    _, creating, main = created(made)
+    (name,) = (one["name"] for one in main["volumeMounts"] if one["mountPath"] == "/checkpoints")
+    (volume,) = (one for one in creating["spec"]["volumes"] if one["name"] == name)
+    assert volume["persistentVolumeClaim"] == {"claimName": "checkpoint-storage"}
 
 
 @pytest.mark.parametrize(

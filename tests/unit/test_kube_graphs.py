@@ -291,6 +291,25 @@ def test_a_pod_with_the_label_of_another_derivation_is_told():
     assert not world.made
 
 
+@pytest.mark.parametrize("name", ["resourceClaimName", "resourceClaimTemplateName"])
+def test_gpus_that_the_running_pod_holds_are_not_for_the_job(name):
+    """A claim by name is one set of devices, which the service's engine has filled; a template makes a set for each pod."""
+    engine = VLLM | {"resources": {"claims": [{"name": "gpu"}]}}
+    world = World(LATER, engine)
+    world.objects["pods/worker"]["spec"]["resourceClaims"] = [{"name": "gpu", name: "h100"}]
+    world.look()
+    if name == "resourceClaimTemplateName":
+        (made,) = world.made
+        assert made["spec"]["job"]["podTemplateSpec"]["spec"]["resourceClaims"] == [
+            {"name": "gpu", name: "h100"}
+        ]
+    else:
+        assert not world.made
+        ((reason, message),) = world.told
+        assert reason == "InvalidCheckpoint"
+        assert "'h100'" in message
+
+
 def test_a_graph_of_a_later_version_is_looked_at():
     """Under the path of that version."""
     asked = []

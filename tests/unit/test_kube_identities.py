@@ -60,6 +60,31 @@ def test_what_makes_another_identity(change, is_same):
     assert (identity.derived_identity(engine) == identity.derived_identity(engine | change)) == is_same
 
 
+@pytest.mark.parametrize(
+    ("used", "claims", "is_same"),
+    [
+        ([{"name": "gpu"}], [{"name": "gpu", "resourceClaimTemplateName": "one-h100"}], True),
+        ([{"name": "gpu"}], [{"name": "gpu", "resourceClaimTemplateName": "two-h100"}], False),
+        ([{"name": "gpu", "request": "big"}], [{"name": "gpu", "resourceClaimTemplateName": "one-h100"}], False),
+        (
+            [{"name": "gpu"}],
+            [{"name": "nic", "resourceClaimTemplateName": "x"}, {"name": "gpu", "resourceClaimTemplateName": "one-h100"}],
+            True,
+        ),
+        ([], [{"name": "gpu", "resourceClaimTemplateName": "one-h100"}], False),
+    ],
+)  # fmt: skip
+def test_gpus_by_resource_claims_make_another_identity(used, claims, is_same):
+    """DRA: which claim the container uses, and what it is of; not what other containers use."""
+
+    def found(used, claims):
+        engine = {"image": "i", "command": ["vllm", "serve", "m"], "resources": {"claims": used}}
+        return identity.derived_identity(engine, claims)
+
+    first = found([{"name": "gpu"}], [{"name": "gpu", "resourceClaimTemplateName": "one-h100"}])
+    assert (found(used, claims) == first) == is_same
+
+
 @pytest.mark.parametrize("word", ["$(HOW)", "${HOW}", "$HOW", "${HOW:-none}", "${HOW#x}", "${X:-${HOW:-y}}"])
 def test_variables_of_the_command_make_another_identity(word):
     """What the engine is started with decides, not how it is written."""

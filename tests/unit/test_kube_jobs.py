@@ -47,7 +47,7 @@ def test_the_operators_own_jobs_run_where_its_pod_does():
     )
     for job in (jobs.probe(placed, checkpoint(), "h"), jobs.collection(placed, checkpoint(), "h")):
         spec = job["spec"]["template"]["spec"]
-        assert spec["nodeSelector"] == {"pool": "system"}
+        assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "system"}
         assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
         assert spec["containers"][0]["imagePullPolicy"] == "Never"
     default = jobs.probe(config.parse("image: i"), checkpoint(), "h")["spec"]["template"]["spec"]
@@ -62,7 +62,7 @@ def test_the_operators_own_jobs_run_where_the_claim_can_be_mounted():
     assert placed.storage.type == "pvc"
     for job in (jobs.probe(placed, checkpoint(), "h"), jobs.collection(placed, checkpoint(), "h")):
         spec = job["spec"]["template"]["spec"]
-        assert spec["nodeSelector"] == {}
+        assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
         assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
 
 

@@ -6,10 +6,10 @@ from datetime import datetime, timezone
 
 import pytest
 
-from dynamo_entry.kube.api import command_digest
+from dynamo_entry.kube.api import STATUS, command_digest, moment
 from dynamo_entry.kube.operator.conditions import new_status
 from dynamo_entry.kube.operator.lifecycle import decide
-from dynamo_entry.kube.operator.observed import Action, Decision, Leader, Observed, Verdict
+from dynamo_entry.kube.operator.observed import Action, Decision, Leader, Observed, Verdict, settled_at
 
 HASH, LOCATION = "h" * 16, "/checkpoints/hhh.tar"
 NOW = 1_700_000_000.0
@@ -456,9 +456,38 @@ def test_a_status_is_written_once(case, seen, phase, reason):
     decision = decide(seen)
     change = new_status(seen, decision, "2024-01-01T00:00:00Z")
     assert '""' not in json.dumps(change)
+    assert change.keys() <= STATUS
     written = {**(seen.checkpoint["status"] or {}), **change}
     again = dataclasses.replace(seen, checkpoint=seen.checkpoint | {"status": written})
     assert new_status(again, decision, "2025-01-01T00:00:00Z").keys() <= {"createdAt"}
+
+
+def test_a_condition_says_since_when_it_is_so():
+    """Not since when there is another reason for it: what waits for long has waited for long. And of which edit it knows."""
+    first = new_status(see(PENDING), Decision("Pending", "Probing"), "2024-01-01T00:00:00Z")
+    later = see(PENDING | first, metadata={"generation": 2})
+    second = new_status(later, Decision("Creating", "JobCreated"), "2024-01-01T00:01:00Z")
+    ready = {one["type"]: one for one in second["conditions"]}["Ready"]
+    assert (ready["reason"], ready["lastTransitionTime"]) == ("JobCreated", "2024-01-01T00:00:00Z")
+    assert ready["observedGeneration"] == 2
+    done = see(PENDING | first | second)
+    third = new_status(done, Decision("Failed", "NotReady"), "2024-01-01T00:02:00Z")
+    times = {one["type"]: one["lastTransitionTime"] for one in third["conditions"]}
+    assert (times["Ready"], times["Progressing"]) == ("2024-01-01T00:00:00Z", "2024-01-01T00:02:00Z")
+    assert settled_at(third) == moment("2024-01-01T00:02:00Z")
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("NotReady", "NotReady"), ("no such file!", "nosuchfile"), ("9 lives", "lives"), ("???", "Failed"), ("x" * 999, "x" * 128)],
+)  # fmt: skip
+def test_a_reason_is_a_word(reason, told):
+    """A container may write anything as its reason; tools of the cluster go by the API's conventions."""
+    change = new_status(see(CREATING), Decision("Failed", reason, "why"), "2024-01-01T00:00:00Z")
+    assert {one["reason"] for one in change["conditions"] if one["type"] in ("Ready", "Progressing")} == {
+        told
+    }
+    assert change["message"] == f"{told}: why"
 
 
 def test_a_status_says_what_it_was_made_of():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +13,15 @@ Object = dict[str, Any]
 
 _MESSAGE_LIMIT = 1024
 
-#: Of a word for machines, which may be a container's own.
-_REASON_LIMIT = 128
+#: The least and the most that the API's conventions allow in a reason, which may be a container's own.
+_NO_WORD, _REASON_LIMIT = re.compile(r"^[^A-Za-z]+|[^A-Za-z0-9_]"), 128
 
 
 def new_status(seen: Observed, decision: Decision, now: str) -> Object:
     """Return the changed fields of the status, none if nothing changes; the value None removes a field."""
     metadata, old = seen.checkpoint["metadata"], seen.checkpoint.get("status") or {}
-    decision = replace(decision, reason=decision.reason[:_REASON_LIMIT])
+    reason = _NO_WORD.sub("", decision.reason)[:_REASON_LIMIT] or decision.phase
+    decision = replace(decision, reason=reason)
     message = decision.message[:_MESSAGE_LIMIT]
     new: Object = {
         "phase": decision.phase,
@@ -62,9 +64,10 @@ def _conditions(seen: Observed, decision: Decision, old: list[Object], now: str)
     for kind, (fact, reason, message) in wanted.items():
         condition = {
             "type": kind, "status": str(fact), "reason": reason, "message": message[:_MESSAGE_LIMIT] or reason,
+            "observedGeneration": seen.checkpoint["metadata"].get("generation"),
         }  # fmt: skip
         before = previous.get(kind, {})
-        is_same = before.get("status") == condition["status"] and before.get("reason") == reason
+        is_same = before.get("status") == condition["status"]
         condition["lastTransitionTime"] = before["lastTransitionTime"] if is_same else now
         kept.append(condition)
     return kept

@@ -21,10 +21,17 @@ _NO_MESH = {
     "kuma.io/sidecar-injection": "disabled",
 }
 
+#: Whoever empties nodes to save money would throw away the work of minutes.
+_UNDISTURBED = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
 _SIGNAL_VOLUME, _SIGNAL_PATH = "checkpoint-signal", "/checkpoint-signal"
 
 #: A frozen engine answers nobody, and would be killed in the middle of its dump; one that has published ends.
-_LEFT_OUT = ("livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules")
+#: Pods that are never restarted may not ask to be resized by a restart.
+_LEFT_OUT = ("livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules", "resizePolicy")
 
 #: A container that fails without a message has at least the end of its log told.
 _LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
@@ -38,6 +45,9 @@ _POINTLESS = [2, 126, 127, 170, 171, 176]
 #: Only files on a claim have owners, and root without capabilities reads only its own. Other Jobs run as the operator does.
 _ROOT = {"runAsUser": 0}
 _NOBODY = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532}
+
+#: A cluster may have Windows nodes, too.
+_LINUX = {"kubernetes.io/os": "linux"}
 
 #: The fields of a security context that decide whose files a pod may delete.
 _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
@@ -80,64 +90,79 @@ def creation(config: Config, checkpoint: Object, hash_: str, *, force: bool) -> 
 def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int, *, force: bool) -> Object:
     metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
     template = podtemplate.checked(job)
-    spec = template["spec"]
-    if found := foreign.snapshot_mark(template.get("metadata") or {}):
+    spec, marks = template["spec"], template.get("metadata") or {}
+    if found := foreign.snapshot_mark(marks):
         raise Unfit(
             "TemplateInvalid",
             f"{found} belongs to NVIDIA's snapshots: remove it from spec.job.podTemplateSpec",
         )
     container = podspec.target(spec["containers"], job.get("targetContainerName", ""))
-    wired = storage.wiring(config, hash_, metadata["namespace"], creates=True)
-    wired = storage.with_signing(wired, config)
-    signal = {
+    pauses = podspec.pauses(container)
+    wired = _wired(config, hash_, metadata["namespace"], pauses=pauses)
+    env = [*wired.env, *_handshake(config, checkpoint, hash_, container, deadline=deadline, force=force)]
+    _refuse_two_truths(container, env)
+    container = podspec.with_env(podspec.without_storage_credentials(container, wired), env)
+    container = _without_restarts(container)
+    known = podspec.entrypoint(container, marks.get("annotations"), metadata.get("annotations"))
+    container = podspec.wrap(container, config, guard=False, entrypoint=known)
+    container = podspec.with_privileges(container, config, creates=True)
+    volumes, container = podspec.with_volumes(spec, container, wired)
+    volumes, container = podspec.with_shared_memory(volumes, container, job.get("sharedMemory") or {})
+    spec = _spec(spec, podspec.replaced(spec["containers"], container), volumes)
+    annotations = (marks.get("annotations") or {}) | _UNDISTURBED | _NO_MESH
+    return template | {"metadata": marks | {"annotations": annotations}, "spec": spec}
+
+
+def _wired(config: Config, hash_: str, namespace: str, *, pauses: bool) -> storage.Wiring:
+    """Return what a creating container needs, with an emptyDir for the signal file: none of an earlier attempt is there."""
+    wired = storage.with_signing(storage.wiring(config, hash_, namespace, creates=True), config)
+    if pauses:
+        wired = storage.with_control(wired)
+    volume = {"name": _SIGNAL_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    mount = {"name": _SIGNAL_VOLUME, "mountPath": _SIGNAL_PATH}
+    return wired._replace(volumes=(*wired.volumes, volume), mounts=(*wired.mounts, mount))
+
+
+def _handshake(
+    config: Config, checkpoint: Object, hash_: str, container: Object, *, deadline: int, force: bool
+) -> list[Object]:
+    """Return the variables by which the launcher learns when the engine is ready, and tells how the creation ended."""
+    settings = {
         "SIGNAL_FILE": f"{_SIGNAL_PATH}/{hash_}.ready",
         "SIGNAL_TIMEOUT": str(max(deadline - _RESERVE_S, deadline // 2)),
         "STATUS_FILE": "/dev/termination-log",
     }
     pauses = podspec.pauses(container)
     if url := _ready_url(config, checkpoint, container, pauses=pauses):
-        signal["READY_URL"] = url
+        settings["READY_URL"] = url
     if force:
-        signal["FORCE"] = "1"
-    env = [
-        *wired.env,
-        *({"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in signal.items()),
-    ]
-    if pauses:
-        wired = storage.with_control(wired)
-        env.append({"name": DIRECTORY_VARIABLES[0], "value": storage.CONTROL_PATH})
-    _refuse_two_truths(container, env)
-    container = podspec.without_storage_credentials(container, wired)
-    container = podspec.with_env(container, env)
-    container = {key: value for key, value in container.items() if key not in _LEFT_OUT}
-    if "exec" not in container.get("readinessProbe", {"exec": {}}):
-        del container["readinessProbe"]
-    container["terminationMessagePolicy"] = _LAST_WORDS["terminationMessagePolicy"]
-    annotations = (template.get("metadata") or {}).get("annotations")
-    known = podspec.entrypoint(container, annotations, metadata.get("annotations"))
-    container = podspec.wrap(container, config, guard=False, entrypoint=known)
-    container = podspec.with_privileges(container, config, creates=True)
-    spec["volumes"], container = podspec.with_volumes(spec, container, _with_signal(wired))
-    spec["volumes"], container = podspec.with_shared_memory(
-        spec["volumes"], container, job.get("sharedMemory") or {}
+        settings["FORCE"] = "1"
+    ours = [{"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in settings.items()]
+    control = {"name": DIRECTORY_VARIABLES[0], "value": storage.CONTROL_PATH}
+    return [*ours, control] if pauses else ours
+
+
+def _without_restarts(container: Object) -> Object:
+    """Return the engine's container without what ends it while it is frozen, or starts it again."""
+    kept = {key: value for key, value in container.items() if key not in _LEFT_OUT}
+    if "exec" not in kept.get("readinessProbe", {"exec": {}}):
+        del kept["readinessProbe"]
+    return kept | {"terminationMessagePolicy": _LAST_WORDS["terminationMessagePolicy"]}
+
+
+def _spec(spec: Object, containers: list[Object], volumes: list[Object]) -> Object:
+    """Return a template's specification for one attempt."""
+    steps = (
+        {"initContainers": [_LAST_WORDS | one for one in spec["initContainers"]]}
+        if spec.get("initContainers")
+        else {}
     )
-    for kind in ("initContainers", "containers"):
-        if kind in spec:
-            spec[kind] = [_LAST_WORDS | one for one in spec[kind]]
-    spec["containers"] = podspec.replaced(spec["containers"], container)
-    spec["restartPolicy"] = "Never"
-    spec["terminationGracePeriodSeconds"] = max(spec.get("terminationGracePeriodSeconds", 0), 60)
-    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"} | _NO_MESH
-    template.setdefault("metadata", {})
-    template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | annotations
-    return template
-
-
-def _with_signal(wired: storage.Wiring) -> storage.Wiring:
-    """Mount an emptyDir for the signal file, so that none of an earlier attempt is there."""
-    volume = {"name": _SIGNAL_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
-    mount = {"name": _SIGNAL_VOLUME, "mountPath": _SIGNAL_PATH}
-    return wired._replace(volumes=(*wired.volumes, volume), mounts=(*wired.mounts, mount))
+    return spec | steps | {
+        "containers": [_LAST_WORDS | one for one in containers],
+        "volumes": volumes,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": max(spec.get("terminationGracePeriodSeconds", 0), 60),
+    }  # fmt: skip
 
 
 def _refuse_two_truths(container: Object, env: list[Object]) -> None:
@@ -234,7 +259,7 @@ def _helper(
             "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
             "volumes": [volume for volume, _ in pairs], "imagePullSecrets": list(config.image_pull_secrets),
             # Where the operator's own pod runs, so does its image. A claim decides by itself which nodes can mount it.
-            "nodeSelector": {} if config.storage.type == "pvc" else config.operator.node_selector,
+            "nodeSelector": _LINUX | ({} if config.storage.type == "pvc" else config.operator.node_selector),
             "tolerations": list(config.operator.tolerations),
         },
     }  # fmt: skip

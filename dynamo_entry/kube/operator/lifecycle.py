@@ -28,6 +28,7 @@ from dynamo_entry.kube.operator.observed import (
     Observed,
     last_message,
     ready_condition,
+    settled_at,
     true_conditions,
 )
 from dynamo_entry.kube.operator.pods import (
@@ -303,7 +304,7 @@ def _failed(seen: Observed) -> Decision:
     status, same = seen.checkpoint["status"], _same(seen)
     if not _is_automatic(seen) or not 0 < status.get("attempts", 0) < _AUTO_ATTEMPTS:
         return same
-    left_s = _AUTO_PAUSE_S - (seen.now - moment(ready_condition(status).get("lastTransitionTime")))
+    left_s = _AUTO_PAUSE_S - (seen.now - settled_at(status))
     if left_s > 0:
         return replace(same, again_s=min(same.again_s or left_s, left_s))
     return Decision(PENDING, "Retrying", before=(Action.DELETE_JOB, Action.DELETE_PROBE), again_s=SOON_S)
@@ -323,7 +324,7 @@ def _same(seen: Observed) -> Decision:
     if seen.job is None or "deletionTimestamp" in seen.job["metadata"]:
         return same
     keep_s = seen.job_ttl_s if status["phase"] == READY else max(seen.job_ttl_s, 86400)
-    left_s = keep_s - (seen.now - moment(ready.get("lastTransitionTime")))
+    left_s = keep_s - (seen.now - settled_at(status))
     if left_s <= 0:
         return replace(same, after=(*same.after, Action.DELETE_JOB))
     return replace(same, after=(*same.after, *_stopped(seen)), again_s=left_s)

@@ -9,7 +9,12 @@ from typing import Any
 
 from dynamo_entry.tuples import NamedTuple
 
+from dynamo_entry.kube.api import moment
+
 Object = dict[str, Any]
+
+#: The conditions that a change of phase changes.
+_PHASES = ("Ready", "Progressing")
 
 #: Seconds until unfinished work is looked at again.
 SOON_S = 2.0
@@ -105,6 +110,12 @@ class Decision:
 def ready_condition(status: Object) -> Object:
     """Return the condition Ready, or an empty dict."""
     return next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+
+
+def settled_at(status: Object) -> float:
+    """Return when a checkpoint became Ready or Failed, in Unix seconds."""
+    times = (one.get("lastTransitionTime") for one in status.get("conditions", ()) if one["type"] in _PHASES)
+    return max(map(moment, times), default=0)
 
 
 def last_message(status: Object) -> str:

@@ -57,6 +57,8 @@ def run(config: Config, log: Any) -> None:
         questions["/readyz"] = lambda: reason
         foreign.stand_aside(cluster, reason, ended, log)
         return
+    if lacks := insisting(lambda: foreign.outdated(cluster, config.storage.type), ended, log):
+        log.warning("definition outdated", message=lacks)
     served = insisting(lambda: foreign.served(cluster), ended, log)
     if served is None:
         return
@@ -280,9 +282,10 @@ class Operator:
                 )
 
     def _job_pod_changed(self, pod: Object) -> None:
-        name = pod["metadata"]["labels"].get(api.NAME_LABEL, "")
-        if self._checkpoint(pod["metadata"]["namespace"], name) is not None:
-            self._add("checkpoint", {"metadata": {"namespace": pod["metadata"]["namespace"], "name": name}})
+        for owner in pod["metadata"].get("ownerReferences", ()):
+            for mirror in self._jobs:
+                if job := mirror.get(pod["metadata"]["namespace"], owner["name"]):
+                    self._job_changed(job)
 
     def _claim_changed(self, claim: Object) -> None:
         for one in self._all_checkpoints():

@@ -111,6 +111,11 @@ class Operator(_Section, frozen=True):
     node_selector: dict[str, str] = {}
     tolerations: tuple[Any, ...] = ()
 
+    @property
+    def scopes(self) -> list[str]:
+        """The parts of a list's path, one for each watched namespace, or the one for all of them."""
+        return [f"namespaces/{name}/" for name in self.watch_namespaces] or [""]
+
 
 class Certificates(_Section, frozen=True):
     """Where the webhook's certificate comes from."""

@@ -37,7 +37,8 @@ _AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_
 
 
 #: emptyDirs of the engine's container.
-CONTROL_PATH, _STATE_PATH = "/checkpoint-control", "/checkpoint-state"
+CONTROL_PATH, SIGNAL_PATH, _STATE_PATH = "/checkpoint-control", "/checkpoint-signal", "/checkpoint-state"
+_SMALL = {"emptyDir": {"sizeLimit": "16Mi"}}
 
 
 class Wiring(NamedTuple):
@@ -51,27 +52,28 @@ class Wiring(NamedTuple):
 
 def with_control(wiring: Wiring) -> Wiring:
     """Add the directory of a handshake, at a path that the frozen engine remembers."""
-    return _with_directory(wiring, "checkpoint-control", CONTROL_PATH)
+    return _with_mount(wiring, "control", CONTROL_PATH, _SMALL, writes=True)
 
 
 def with_state(wiring: Wiring) -> Wiring:
     """Add a directory that outlives the container, where failed restores are remembered."""
-    made = _with_directory(wiring, "checkpoint-state", _STATE_PATH)
-    return made._replace(env=(*made.env, {"name": "DYNAMO_CHECKPOINT_STATE_DIR", "value": _STATE_PATH}))
+    return _with_variable(
+        _with_mount(wiring, "state", _STATE_PATH, _SMALL, writes=True), "STATE_DIR", _STATE_PATH
+    )
 
 
 def with_signing(wiring: Wiring, config: Config) -> Wiring:
     """Add the signing key: for the creating container and nobody else."""
     if not config.storage.sign_key_secret_ref:
         return wiring
-    secret = _secret(config.storage.sign_key_secret_ref)
-    return _with_variable(wiring, "SIGN_KEY_FILE", _SIGN_KEY_PATH)._replace(
-        volumes=(*wiring.volumes, {"name": "checkpoint-sign-key"} | secret),
-        mounts=(
-            *wiring.mounts,
-            {"name": "checkpoint-sign-key", "mountPath": _SIGN_KEY_PATH, "readOnly": True},
-        ),
-    )
+    wired = _with_mount(wiring, "sign-key", _SIGN_KEY_PATH, _secret(config.storage.sign_key_secret_ref))
+    return _with_variable(wired, "SIGN_KEY_FILE", _SIGN_KEY_PATH)
+
+
+def with_signal(wiring: Wiring) -> Wiring:
+    """Add an empty directory for the signal file: none of an earlier attempt is there."""
+    memory = {"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    return _with_mount(wiring, "signal", SIGNAL_PATH, memory, writes=True)
 
 
 def with_digest(wiring: Wiring, digest: str) -> Wiring:
@@ -90,10 +92,10 @@ def _with_variable(wiring: Wiring, name: str, value: str) -> Wiring:
     return wiring._replace(env=(*wiring.env, {"name": f"DYNAMO_CHECKPOINT_{name}", "value": value}))
 
 
-def _with_directory(wiring: Wiring, name: str, path: str) -> Wiring:
+def _with_mount(wiring: Wiring, name: str, path: str, source: Object, *, writes: bool = False) -> Wiring:
+    mount = {"name": f"checkpoint-{name}", "mountPath": path} | ({} if writes else {"readOnly": True})
     return wiring._replace(
-        volumes=(*wiring.volumes, {"name": name, "emptyDir": {"sizeLimit": "16Mi"}}),
-        mounts=(*wiring.mounts, {"name": name, "mountPath": path}),
+        volumes=(*wiring.volumes, {"name": f"checkpoint-{name}"} | source), mounts=(*wiring.mounts, mount)
     )
 
 
@@ -149,51 +151,66 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
     Every reference is optional: a missing Secret causes a cold start, not a pod that never starts.
     """
     where = location(config, hash_, namespace)
-    settings = {"STORAGE_TYPE": config.storage.type, "LOCATION": where, "HASH": hash_}
-    env: list[Object] = []
-    volumes: list[Object] = []
-    mounts: list[Object] = []
-
-    def mount(name: str, path: str, source: Object, *, read_only: bool = True) -> None:
-        volumes.append({"name": name} | source)
-        mounts.append({"name": name, "mountPath": path} | ({"readOnly": True} if read_only else {}))
-
+    wired = Wiring(where, (), (), ())
+    for name, value in {"STORAGE_TYPE": config.storage.type, "LOCATION": where, "HASH": hash_}.items():
+        wired = _with_variable(wired, name, value)
     if config.storage.type == "pvc":
-        settings["PATH"] = where
         claim: Object = {"persistentVolumeClaim": {"claimName": config.storage.pvc.pvc_name}}
-        mount("checkpoint-storage", config.storage.pvc.base_path, claim, read_only=not creates)
-    elif config.agent.enabled and config.agent.cache.enabled and not creates:
-        settings["PATH"] = f"{CACHE_PATH}/{hash_}.tar"
-        mount("checkpoint-cache", CACHE_PATH, _on_the_node(config, config.agent.cache.host_path, namespace))
-    if config.storage.type != "pvc" and config.storage.node_cache.host_path and not creates:
-        settings["NODE_CACHE_DIR"] = _NODE_CACHE_PATH
-        shared = _on_the_node(config, config.storage.node_cache.host_path, namespace)
-        mount("checkpoint-node-cache", _NODE_CACHE_PATH, shared, read_only=False)
-    if config.storage.type == "s3":
-        env += _aws(config.storage.s3, creates=creates)
-    if config.storage.type == "oci" and (login := _credentials(config.storage.oci, creates=creates)):
+        place = config.storage.pvc.base_path
+        wired = _with_mount(_with_variable(wired, "PATH", where), "storage", place, claim, writes=creates)
+    elif not creates:
+        wired = _with_copies(wired, config, hash_, namespace)
+    return _with_keys(_with_login(wired, config, creates=creates), config)
+
+
+def _with_copies(wired: Wiring, config: Config, hash_: str, namespace: str) -> Wiring:
+    """Add the node's copies: the agent's, and those that its pods share."""
+    cache, shared = config.agent.cache, config.storage.node_cache.host_path
+    if config.agent.enabled and cache.enabled:
+        wired = _with_variable(wired, "PATH", f"{CACHE_PATH}/{hash_}.tar")
+        wired = _with_mount(wired, "cache", CACHE_PATH, _on_the_node(config, cache.host_path, namespace))
+    if shared:
+        wired = _with_variable(wired, "NODE_CACHE_DIR", _NODE_CACHE_PATH)
+        directory = _on_the_node(config, shared, namespace)
+        wired = _with_mount(wired, "node-cache", _NODE_CACHE_PATH, directory, writes=True)
+    return wired
+
+
+def _with_login(wired: Wiring, config: Config, *, creates: bool) -> Wiring:
+    """Add the credentials of the storage, and what else its library needs."""
+    storage = config.storage
+    if storage.type == "pvc":
+        return wired
+    remote: Remote = getattr(storage, storage.type)
+    login = _credentials(remote, creates=creates)
+    if storage.type == "s3":
+        return wired._replace(env=(*wired.env, *_aws(remote, login)))
+    if storage.type == "oci":
+        if not login:
+            return wired
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
-        mount("checkpoint-docker", _DOCKER_PATH, _secret(login, items))
-        env.append({"name": "DOCKER_CONFIG", "value": _DOCKER_PATH})
-    if config.storage.is_fsspec:
-        remote: Remote = getattr(config.storage, config.storage.type)
-        if login := _credentials(remote, creates=creates):
-            mount("checkpoint-credentials", _CREDENTIALS_PATH, _secret(login))
-            settings["CREDENTIALS_DIR"] = _CREDENTIALS_PATH
-        if remote.options:
-            settings["STORAGE_OPTIONS"] = json.dumps(remote.options)
-    if config.storage.key_secret_ref:
-        mount("checkpoint-key", _KEY_PATH, _secret(config.storage.key_secret_ref))
-        settings["KEY_FILE"] = _KEY_PATH
-    if config.storage.verify_key_secret_ref:
-        mount("checkpoint-verify-key", _VERIFY_KEY_PATH, _secret(config.storage.verify_key_secret_ref))
-        settings["VERIFY_KEY_FILE"] = _VERIFY_KEY_PATH
-    if config.storage.ca_secret_ref:
+        wired = _with_mount(wired, "docker", _DOCKER_PATH, _secret(login, items))
+        return wired._replace(env=(*wired.env, {"name": "DOCKER_CONFIG", "value": _DOCKER_PATH}))
+    if login:
+        wired = _with_mount(wired, "credentials", _CREDENTIALS_PATH, _secret(login))
+        wired = _with_variable(wired, "CREDENTIALS_DIR", _CREDENTIALS_PATH)
+    return _with_variable(wired, "STORAGE_OPTIONS", json.dumps(remote.options)) if remote.options else wired
+
+
+def _with_keys(wired: Wiring, config: Config) -> Wiring:
+    """Add the keys that seal and verify archives, and the authority of the storage's certificate."""
+    storage = config.storage
+    if storage.key_secret_ref:
+        wired = _with_mount(wired, "key", _KEY_PATH, _secret(storage.key_secret_ref))
+        wired = _with_variable(wired, "KEY_FILE", _KEY_PATH)
+    if storage.verify_key_secret_ref:
+        wired = _with_mount(wired, "verify-key", _VERIFY_KEY_PATH, _secret(storage.verify_key_secret_ref))
+        wired = _with_variable(wired, "VERIFY_KEY_FILE", _VERIFY_KEY_PATH)
+    if storage.ca_secret_ref:
         items = [{"key": "ca.crt", "path": "ca.crt"}]
-        mount("checkpoint-ca", _CA_PATH, _secret(config.storage.ca_secret_ref, items))
-        settings["CA_FILE"] = f"{_CA_PATH}/ca.crt"
-    ours = [{"name": f"DYNAMO_CHECKPOINT_{name}", "value": value} for name, value in settings.items()]
-    return Wiring(where, (*ours, *env), tuple(volumes), tuple(mounts))
+        wired = _with_mount(wired, "ca", _CA_PATH, _secret(storage.ca_secret_ref, items))
+        wired = _with_variable(wired, "CA_FILE", f"{_CA_PATH}/ca.crt")
+    return wired
 
 
 def _on_the_node(config: Config, path: str, namespace: str) -> Object:
@@ -211,15 +228,12 @@ def _credentials(remote: Remote, *, creates: bool) -> str:
     return remote.credentials_secret_ref if creates else restoring
 
 
-def _aws(s3: Remote, *, creates: bool) -> list[Object]:
-    env: list[Object] = []
-    if s3.endpoint_url:
-        env.append({"name": "AWS_ENDPOINT_URL", "value": s3.endpoint_url})
-    if secret := _credentials(s3, creates=creates):
-        for name in _AWS:
-            reference: Object = {"name": secret, "key": name, "optional": True}
-            if not (name == "AWS_ENDPOINT_URL" and s3.endpoint_url):
-                env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+def _aws(s3: Remote, login: str) -> list[Object]:
+    env: list[Object] = [{"name": "AWS_ENDPOINT_URL", "value": s3.endpoint_url}] if s3.endpoint_url else []
+    for name in _AWS if login else ():
+        reference: Object = {"name": login, "key": name, "optional": True}
+        if not (name == "AWS_ENDPOINT_URL" and s3.endpoint_url):
+            env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
     return env
 
 

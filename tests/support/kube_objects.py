@@ -8,7 +8,7 @@ from dynamo_entry.kube import api, config, podspec
 from dynamo_entry.kube.operator import checkpoints as checkpoints_
 from dynamo_entry.kube.operator import jobs
 from dynamo_entry.kube.operator.automatic import Graphs
-from dynamo_entry.kube.operator.run import _pod_marks
+from dynamo_entry.kube.operator.watches import pod_marks
 from dynamo_entry.kube.webhook.admission import Known
 
 HASH = "d936422b4f953f99"
@@ -135,7 +135,7 @@ class World:
         )
         log = SimpleNamespace(info=lambda *_, **__: None)
         self.graphs = Graphs(
-            settings, self, recorder, log, pods=lambda *_: [_pod_marks(one)], sharing=lambda _key: found,
+            settings, self, recorder, log, pods=lambda *_: [pod_marks(one)], sharing=lambda _key: found,
             are_snapshots_served=is_served,
         )  # fmt: skip
 

@@ -96,18 +96,18 @@ def test_a_conflict_is_no_failure(kind):
 @pytest.mark.parametrize("name", ["short", "long-" * 30 + "name"])
 def test_a_change_of_a_pod_is_one_of_its_checkpoint(name):
     """By its owners: a label has no room for a long name, and anybody may give a pod any label."""
-    one = operator(Away())
+    watches = operator(Away())._watches
     added = []
-    one._add = lambda kind, item: added.append((kind, item["metadata"]["name"]))
+    watches._add = lambda *key: added.append(key)
     job = api.job_name(name)
     owner = {"kind": api.CHECKPOINT_KIND, "name": name}
     found = {"metadata": {"namespace": "n", "name": job, "ownerReferences": [owner]}}
-    one._jobs[0]._take(("n", job), found)
-    assert added.pop() == ("checkpoint", name)
+    watches._jobs[0]._take(("n", job), found)
+    assert added.pop() == ("checkpoint", "n", name)
     pod = {"namespace": "n", "name": "p", "labels": {}, "ownerReferences": [{"kind": "Job", "name": job}]}
-    one._job_pods[0]._take(("n", "p"), {"metadata": pod})
-    assert added == [("checkpoint", name)]
-    one._job_pods[0]._take(("n", "q"), {"metadata": pod | {"ownerReferences": []}})
+    watches._job_pod_changed({"metadata": pod})
+    assert added == [("checkpoint", "n", name)]
+    watches._job_pod_changed({"metadata": pod | {"ownerReferences": []}})
     assert len(added) == 1
 
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import config
 from dynamo_entry.kube.cluster import ApiError, Cluster
-from dynamo_entry.kube.operator.run import Operator
+from dynamo_entry.kube.operator.watches import Watches
 from dynamo_entry.kube.operator.workqueue import WorkQueue
 from dynamo_entry.kube.webhook.certificates import self_signed
 from dynamo_entry.kube.webhook.server import answer, difference
@@ -140,10 +140,10 @@ def test_looking_again_when_asked_for():
 def test_a_pod_that_is_faster_than_the_watch_still_restores():
     """The first pods of a graph come as soon as the graph: its review waits a little, but not for ever."""
     answers = iter([None, None, {"metadata": {"name": "g"}}])
-    late = SimpleNamespace(_graph=lambda *_: next(answers))
-    assert Operator._graph_of_pod(late, "n", "g") == {"metadata": {"name": "g"}}
+    late = SimpleNamespace(graph=lambda *_: next(answers))
+    assert Watches.graph_of_pod(late, "n", "g") == {"metadata": {"name": "g"}}
     began = time.monotonic()
-    assert Operator._graph_of_pod(SimpleNamespace(_graph=lambda *_: None), "n", "g") is None
+    assert Watches.graph_of_pod(SimpleNamespace(graph=lambda *_: None), "n", "g") is None
     assert time.monotonic() - began < 2
 
 

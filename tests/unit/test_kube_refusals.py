@@ -12,7 +12,7 @@ from dynamo_entry.kube.cluster import ApiError
 from dynamo_entry.kube.identity import identity_hash
 from dynamo_entry.kube.operator import pods
 from dynamo_entry.kube.operator.checkpoints import Checkpoints
-from dynamo_entry.kube.operator.run import Operator
+from dynamo_entry.kube.operator.watches import Watches
 
 S3 = "storage: {type: s3, s3: {uri: 's3://bucket'}}"
 
@@ -222,11 +222,11 @@ def test_a_recreated_archive_is_told_to_all_who_share_it(phase, digest, is_queue
     other = checkpoint({"phase": phase, "digest": digest}, "other", labels={api.HASH_LABEL: "h"})
     stranger = checkpoint({"phase": phase, "digest": digest}, "stranger", labels={api.HASH_LABEL: "x"})
     queued = []
-    operator = SimpleNamespace(
-        _add=lambda _kind, one: queued.append(one["metadata"]["name"]),
-        _all_checkpoints=lambda: [changed, other, stranger], _graph_objects=lambda: (),
+    watches = SimpleNamespace(
+        _add=lambda _kind, _namespace, name: queued.append(name),
+        checkpoints=lambda: [changed, other, stranger], graphs=lambda: (),
     )  # fmt: skip
-    Operator._checkpoint_changed(operator, changed)
+    Watches._checkpoint_changed(watches, changed)
     assert queued == ["changed"] + ["other"] * is_queued
 
 
@@ -238,10 +238,10 @@ def test_pods_restore_the_latest_archive_of_those_who_share_it():
         )
         for phase, day, name in (("Ready", 1, "old"), ("Ready", 2, "new"), ("Failed", 3, "failed"))
     )
-    operator = SimpleNamespace(_config=config.parse(S3), _all_checkpoints=lambda: [old, new, failed])
-    found = Operator._sharing(operator, ("s3", "s3://bucket/n/h.tar"))
+    watches = SimpleNamespace(_config=config.parse(S3), checkpoints=lambda: [old, new, failed])
+    found = Watches.sharing(watches, ("s3", "s3://bucket/n/h.tar"))
     assert found["metadata"]["name"] == "new"
-    assert Operator._sharing(operator, ("s3", "s3://bucket/m/h.tar")) is None
+    assert Watches.sharing(watches, ("s3", "s3://bucket/m/h.tar")) is None
 
 
 def other(**fields):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
-
-import msgspec
+from typing import Any
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube.config import Config, interval, seconds, size, size_or_share
 from dynamo_entry.tuples import NamedTuple
-
-_T = TypeVar("_T")
 
 
 class AgentSettings(NamedTuple):
@@ -53,50 +50,59 @@ def place(settings: AgentSettings, namespace: str) -> str:
     return f"{uri[:-1]}/{namespace}{uri[-1]}any{end}"
 
 
+#: Values with units: the setting's name here, its place in the file, and how it is read.
+_MEASURES: dict[str, tuple[str, Callable[[str | int], float]]] = {
+    "cache_limit": ("agent.cache.sizeLimit", size),
+    "min_free": ("agent.cache.minFree", size_or_share),
+    "rate_limit": ("agent.rateLimit", size),
+    "sweep_every_s": ("agent.sweepInterval", interval),
+    "verify_every_s": ("agent.verifyInterval", interval),
+    "grace_s": ("gc.grace", seconds),
+    "orphan_grace_s": ("gc.orphanGrace", seconds),
+}
+
+
 def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
     """Return the agent's settings; ``NODE_NAME`` and ``POD_NAMESPACE`` come from the pod.
 
     Raises SettingsError that lists every mistake.
     """
     mistakes = [f"{name} is not set" for name in ("NODE_NAME", "POD_NAMESPACE") if not environ.get(name)]
-
-    def value(path: str, parse: Callable[[str | int], _T], section: msgspec.Struct, name: str) -> _T | None:
-        """Parse a value; an empty text, which a chart's empty value becomes, means the default."""
-        text = getattr(section, name)
+    measures: dict[str, Any] = {}
+    for name, (path, parse) in _MEASURES.items():
         try:
-            return parse(getattr(type(section)(), name) if text == "" else text)
+            measures[name] = parse(_value(config, path))
         except ValueError as error:
             mistakes.append(f"{path}: {error}")
-            return None
-
-    agent, cache, gc = config.agent, config.agent.cache, config.gc
-    is_claim = config.storage.type == "pvc"
-    keeps_copies = cache.enabled and (not is_claim or cache.pvc)
-    measures = {
-        "cache_limit": value("agent.cache.sizeLimit", size, cache, "size_limit"),
-        "min_free": value("agent.cache.minFree", size_or_share, cache, "min_free"),
-        "rate_limit": value("agent.rateLimit", size, agent, "rate_limit"),
-        "sweep_every_s": value("agent.sweepInterval", interval, agent, "sweep_interval"),
-        "verify_every_s": value("agent.verifyInterval", interval, agent, "verify_interval"),
-        "grace_s": value("gc.grace", seconds, gc, "grace"),
-        "orphan_grace_s": value("gc.orphanGrace", seconds, gc, "orphan_grace"),
-    }
     if mistakes:
         raise SettingsError("; ".join(mistakes), hint="correct the settings file or the DaemonSet")
+    agent, cache = config.agent, config.agent.cache
+    is_claim = config.storage.type == "pvc"
     return AgentSettings(
         node=environ["NODE_NAME"],
         namespace=environ["POD_NAMESPACE"],
-        cache_directory=cache.directory if keeps_copies else "",
+        cache_directory=cache.directory if cache.enabled and (not is_claim or cache.pvc) else "",
         storage=_any_archive(config),
         is_claim=is_claim,
         isolates_namespaces=config.storage.is_isolated,
         watch_namespaces=config.operator.watch_namespaces,
-        deletes_orphans=gc.orphans == "Delete",
+        deletes_orphans=config.gc.orphans == "Delete",
         key_file=agent.key_file,
         verify_key_file=agent.verify_key_file,
         port=agent.port,
-        **measures,  # type: ignore[arg-type]
+        **measures,
     )
+
+
+def _value(config: Config, path: str) -> str | int:
+    """Return a value of the file; an empty text, which a chart's empty value becomes, means the default."""
+    section: Any = config
+    *sections, name = re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", path).split(".")
+    for one in sections:
+        section = getattr(section, one)
+    text: str | int = getattr(section, name)
+    default: str | int = getattr(type(section)(), name)
+    return default if text == "" else text
 
 
 def _any_archive(config: Config) -> str:

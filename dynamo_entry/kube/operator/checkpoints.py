@@ -161,8 +161,9 @@ class Checkpoints:
 
     def _listed(self) -> list[Object]:
         """Return all checkpoints, from the API server itself."""
-        scopes = [f"namespaces/{name}/" for name in self._config.operator.watch_namespaces] or [""]
-        paths = [f"/apis/{api.API_VERSION}/{scope}{api.CHECKPOINTS}" for scope in scopes]
+        paths = [
+            f"/apis/{api.API_VERSION}/{scope}{api.CHECKPOINTS}" for scope in self._config.operator.scopes
+        ]
         return [known(one) for path in paths for one in self._cluster.list(path)]
 
     def _sharing(

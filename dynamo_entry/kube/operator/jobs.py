@@ -27,8 +27,6 @@ _UNDISTURBED = {
     "karpenter.sh/do-not-disrupt": "true",
 }
 
-_SIGNAL_VOLUME, _SIGNAL_PATH = "checkpoint-signal", "/checkpoint-signal"
-
 #: A frozen engine answers nobody, and would be killed in the middle of its dump; one that has published ends.
 #: Pods that are never restarted may not ask to be resized by a restart.
 _LEFT_OUT = ("livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules", "resizePolicy")
@@ -114,13 +112,9 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
 
 
 def _wired(config: Config, hash_: str, namespace: str, *, pauses: bool) -> storage.Wiring:
-    """Return what a creating container needs, with an emptyDir for the signal file: none of an earlier attempt is there."""
+    """Return what a creating container needs."""
     wired = storage.with_signing(storage.wiring(config, hash_, namespace, creates=True), config)
-    if pauses:
-        wired = storage.with_control(wired)
-    volume = {"name": _SIGNAL_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
-    mount = {"name": _SIGNAL_VOLUME, "mountPath": _SIGNAL_PATH}
-    return wired._replace(volumes=(*wired.volumes, volume), mounts=(*wired.mounts, mount))
+    return storage.with_signal(storage.with_control(wired) if pauses else wired)
 
 
 def _handshake(
@@ -128,7 +122,7 @@ def _handshake(
 ) -> list[Object]:
     """Return the variables by which the launcher learns when the engine is ready, and tells how the creation ended."""
     settings = {
-        "SIGNAL_FILE": f"{_SIGNAL_PATH}/{hash_}.ready",
+        "SIGNAL_FILE": f"{storage.SIGNAL_PATH}/{hash_}.ready",
         "SIGNAL_TIMEOUT": str(max(deadline - _RESERVE_S, deadline // 2)),
         "STATUS_FILE": "/dev/termination-log",
     }

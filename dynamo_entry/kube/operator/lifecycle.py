@@ -125,34 +125,56 @@ def _recreates(seen: Observed) -> bool:
 
 
 def _pending(seen: Observed) -> Decision:
-    attempts = seen.checkpoint["status"].get("attempts", 0)
-    job = f"Job {job_name(seen.checkpoint['metadata']['name'])}"
     if seen.leader is not None and not _recreates(seen):
         return _shared(seen, seen.leader)
     if seen.unfit is not None:
         return Decision(FAILED, *seen.unfit)
+    if (waits := _obstacle(seen)) is not None:
+        return waits
+    if seen.job is not None:
+        attempts = max(seen.checkpoint["status"].get("attempts", 0), 1)
+        return Decision(CREATING, "JobCreated", _job(seen), fields={"attempts": attempts}, again_s=SOON_S)
+    if seen.is_probing and not _recreates(seen) and (known := _looked(seen)) is not None:
+        return known
+    return _begun(seen)
+
+
+def _job(seen: Observed) -> str:
+    return f"Job {job_name(seen.checkpoint['metadata']['name'])}"
+
+
+def _obstacle(seen: Observed) -> Decision | None:
+    """Return what has to go before anything can begin."""
     if seen.unusable is not None:
         return Decision(PENDING, *seen.unusable, again_s=_LATER_S)
     if seen.is_job_foreign:
-        message = f"{job} belongs to another object: delete it, or use another name"
+        message = f"{_job(seen)} belongs to another object: delete it, or use another name"
         return Decision(PENDING, "JobNameTaken", message, again_s=10)
     if seen.leaving and seen.job is None:
         message = f"DynamoCheckpoint {seen.leaving} is being deleted with this archive"
         return Decision(PENDING, "Cleaning", message, again_s=SOON_S)
     if seen.job is not None and "deletionTimestamp" in seen.job["metadata"]:
         return Decision(PENDING, "Cleaning", "an earlier Job is being deleted", again_s=SOON_S)
-    if seen.job is not None:
-        return Decision(CREATING, "JobCreated", job, fields={"attempts": max(attempts, 1)}, again_s=SOON_S)
-    if seen.is_probing and not _recreates(seen):
-        if seen.found is None:
-            return Decision(
-                PENDING, "Probing", "looking for an existing archive", before=(Action.PROBE,), again_s=SOON_S
-            )
-        if seen.found.get("exists") and seen.found.get("hash") in ("", None, seen.hash):
-            return _adopted(seen, seen.found)
-        if seen.found.get("taken"):
-            message = f"{seen.location} cannot be used: {seen.found.get('message')}; dynamo-entry/recreate replaces it"
-            return Decision(FAILED, "LocationTaken", message, after=(Action.DELETE_PROBE,))
+    return None
+
+
+def _looked(seen: Observed) -> Decision | None:
+    """Look for an existing archive; returns None once it is known that there is none."""
+    found = seen.found
+    if found is None:
+        message = "looking for an existing archive"
+        return Decision(PENDING, "Probing", message, before=(Action.PROBE,), again_s=SOON_S)
+    if found.get("exists") and found.get("hash") in ("", None, seen.hash):
+        return _adopted(seen, found)
+    if found.get("taken"):
+        message = f"{seen.location} cannot be used: {found.get('message')}; dynamo-entry/recreate replaces it"
+        return Decision(FAILED, "LocationTaken", message, after=(Action.DELETE_PROBE,))
+    return None
+
+
+def _begun(seen: Observed) -> Decision:
+    """Create the Job, if the API server takes it."""
+    attempts = seen.checkpoint["status"].get("attempts", 0)
     if attempts >= _ATTEMPTS:
         message = f"somebody deleted the Job {attempts} times; dynamo-entry/retry tries again"
         return Decision(FAILED, "JobLost", message, after=(Action.DELETE_PROBE,))
@@ -168,7 +190,7 @@ def _pending(seen: Observed) -> Decision:
         create = Action.CREATE_FORCED
         fields["recreateToken"] = seen.checkpoint["metadata"]["annotations"].get(RECREATE) or None
     return Decision(
-        CREATING, "JobCreated", job, before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=SOON_S
+        CREATING, "JobCreated", _job(seen), before=(create,), after=(Action.DELETE_PROBE,), fields=fields, again_s=SOON_S,
     )  # fmt: skip
 
 

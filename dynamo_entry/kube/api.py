@@ -70,7 +70,9 @@ def command_digest(argv: Sequence[str]) -> str:
 def job_name(checkpoint: str) -> str:
     """Return the name of a checkpoint's Job: readable, and short enough for a label."""
     name = f"checkpoint-{checkpoint}"
-    return name if len(name) <= _LABEL_LIMIT else f"checkpoint-{checkpoint[:43]}-{_digest(checkpoint)}"
+    if len(name) <= _LABEL_LIMIT:
+        return name
+    return f"checkpoint-{checkpoint[:43].rstrip('.-')}-{_digest(checkpoint)}"
 
 
 def helper_name(kind: str, checkpoint: str) -> str:

@@ -1,6 +1,7 @@
 """The Job that creates: what becomes of the user's template."""
 
 import json
+import re
 
 import pytest
 from kube_objects import (
@@ -262,3 +263,10 @@ def test_names_fit_into_labels():
     assert api.job_name("short") == "checkpoint-short"
     assert len(api.job_name("x" * 200)) <= 63
     assert api.job_name("x" * 199) != api.job_name("x" * 200)
+
+
+@pytest.mark.parametrize("end", ["", ".", "-", ".-."])
+def test_a_long_name_is_not_cut_into_an_invalid_one(end):
+    """No part of a name between dots begins or ends with a hyphen."""
+    name = api.job_name("x" * (43 - len(end)) + end + "y" * 60)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name)

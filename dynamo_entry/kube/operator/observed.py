@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from dynamo_entry.tuples import NamedTuple
-
 from dynamo_entry.kube.api import moment
+from dynamo_entry.tuples import NamedTuple
 
 Object = dict[str, Any]
 

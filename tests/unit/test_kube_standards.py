@@ -64,6 +64,7 @@ def test_the_api_server_is_asked_with_the_capabilities_and_nothing_else_once_a_w
     assert container["securityContext"] == {"capabilities": {"add": ["CHECKPOINT_RESTORE", "SYS_PTRACE"]}}
     monkeypatch.setattr(standards, "_VALID_S", -1)
     assert it.admit("a")
+    it._asked["a"][1].result(60)
     assert len(asked) == 3
 
 
@@ -74,6 +75,38 @@ def test_what_is_not_known_in_time_is_a_cold_start_and_known_later(monkeypatch):
     assert not it.admit("ns")
     may_answer.set()
     monkeypatch.setattr(standards, "_PATIENCE_S", 60)
+    assert it.admit("ns")
+    assert len(asked) == 1
+
+
+def test_a_pod_does_not_wait_for_an_answer_that_is_made_again(monkeypatch):
+    """The last one counts meanwhile: a dry run goes through all webhooks of the cluster."""
+    may_answer, answers = threading.Event(), iter([dict, refusal(503, "busy"), refusal(403, POD_SECURITY)])
+
+    def answer():
+        found = next(answers)
+        assert found is dict or may_answer.wait(60)
+        return found()
+
+    it, _ = asking(answer)
+    assert it.admit("ns")
+    monkeypatch.setattr(standards, "_VALID_S", -1)
+    assert it.admit("ns"), "while it is asked again"
+    may_answer.set()
+    it._asked["ns"][1].exception(60)
+    monkeypatch.setattr(standards, "_VALID_S", 300)
+    assert it.admit("ns"), "a server that is busy has not said otherwise"
+    it.learn("ns")
+    it._asked["ns"][1].result(60)
+    assert not it.admit("ns")
+
+
+def test_a_namespace_is_asked_about_before_its_first_pod(monkeypatch):
+    """As soon as something in it is known that pods restore from."""
+    it, asked = asking(dict)
+    it.learn("ns")
+    it._asked["ns"][1].result(60)
+    monkeypatch.setattr(standards, "_PATIENCE_S", 0)
     assert it.admit("ns")
     assert len(asked) == 1
 

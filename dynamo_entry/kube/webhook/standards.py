@@ -27,19 +27,29 @@ class Standards:
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="standards")
         self._lock = threading.Lock()
         self._asked: dict[str, tuple[float, Future[bool]]] = {}
+        #: the last answers, which count while the next one is awaited
+        self._known: dict[str, bool] = {}
 
     def admit(self, namespace: str) -> bool:
-        """Return whether a restoring pod may start there; false if that is not known in time. True without `dryRun`."""
+        """Return whether a restoring pod may start there, as far as known; false if it never was. True without `dryRun`."""
         if not self._config.dry_run or self._config.security.profile == "none":
             return True
+        answer = self._answer(namespace)
+        if not answer.done() and namespace in self._known:
+            return self._known[namespace]
         try:
-            return self._answer(namespace).result(_PATIENCE_S)
+            return answer.result(_PATIENCE_S)
         except NotYet:
             return False
         except ApiError:
             with self._lock:
                 self._asked.pop(namespace, None)
-            return False
+            return self._known.get(namespace, False)
+
+    def learn(self, namespace: str) -> None:
+        """Ask before a pod's review has to wait: other webhooks of the cluster may take their time for a dry run."""
+        if self._config.dry_run and self._config.security.profile != "none":
+            self._answer(namespace)
 
     def _answer(self, namespace: str) -> Future[bool]:
         now = time.monotonic()
@@ -57,8 +67,10 @@ class Standards:
         except ApiError as error:
             if not 400 <= error.status < 500:
                 raise
-            return _REFUSAL not in error.message
-        return True
+            self._known[namespace] = _REFUSAL not in error.message
+        else:
+            self._known[namespace] = True
+        return self._known[namespace]
 
     def _pod(self) -> Object:
         container = podspec.with_privileges(

@@ -33,10 +33,10 @@ _GAP = r"[\s\0]+"
 #: Of a Python, also behind other options of one letter: a module follows.
 _MODULE = rf"(?P<option>{MODULE_OPTION})"
 
-#: The ways to start vLLM's server: its command, or a module.
+#: The ways to start vLLM's server: its command, or a module; the last one is new in 0.32.
 _ORDINARY = re.compile(
     rf"(?:(?<![^\s\0;&|(])(?P<program>[^\s\0]*/)?vllm{_GAP}serve"
-    rf"|{_MODULE}{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server))(?=[\s\0]|$)"
+    rf"|{_MODULE}{_GAP}vllm\.entrypoints\.(?:cli\.main{_GAP}serve|openai\.api_server|launchers\.api_server\.entry))(?=[\s\0]|$)"
 )
 _SNAPSHOT = re.compile(rf"{_MODULE}{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
 

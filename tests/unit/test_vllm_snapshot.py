@@ -25,6 +25,7 @@ def path(tmp_path):
         (["env", "A=b", "vllm", "serve"], ["env", "A=b", "/opt/engine/bin/python", "-m", "vllm.snapshot.server", *FILES]),
         (["python3", "-m", "vllm.entrypoints.cli.main", "serve", "/m"], ["python3", "-m", "vllm.snapshot.server", *FILES, "/m"]),
         (["python3", "-m", "vllm.entrypoints.openai.api_server", "--model", "/m"], ["python3", "-m", "vllm.snapshot.server", *FILES, "--model", "/m"]),
+        (["python3", "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", "/m"], ["python3", "-m", "vllm.snapshot.server", *FILES, "--model", "/m"]),
         (["/bin/sh", "-c", "exec vllm serve $M --x 'a b'"], ["/bin/sh", "-c", f"exec /opt/engine/bin/python -m vllm.snapshot.server {' '.join(FILES)} $M --x 'a b'"]),
         (["sh", "-c", "cd /x;vllm serve m && echo"], ["sh", "-c", f"cd /x;/opt/engine/bin/python -m vllm.snapshot.server {' '.join(FILES)} m && echo"]),
         (["python3", "-um", "vllm.entrypoints.openai.api_server"], ["python3", "-um", "vllm.snapshot.server", *FILES]),

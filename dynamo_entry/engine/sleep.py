@@ -20,6 +20,11 @@ _NOT_THE_METHOD = 405
 #: Bytes of an unexpected answer that an error message quotes.
 _SHOWN = 100
 
+#: About an engine on GPUs that offers nothing.
+AS_IT_IS = (
+    "a cache in it becomes part of the archive: name a PRE_DUMP that releases it (docs/gpu.md), or none"
+)
+
 #: PRE_DUMP: the engine is dumped as it is, whatever it offers.
 _NO_HOOK = "none"
 

@@ -282,6 +282,8 @@ class _Creation:
         hook = sleep.hook(self._settings.pre_dump, self._commands(), is_paused=self._handshake is not None)
         if hook and not self._settings.pre_dump:
             self._channel.log.info("engine is prepared for the dump", hook=hook)
+        elif not (hook or self._settings.pre_dump or self._handshake) and self._prepared.gpu.used_bytes():
+            self._channel.log.info("GPU memory is dumped as it is", hint=sleep.AS_IT_IS)
         return hook
 
     def call_pre_dump(self, hook: str) -> None:

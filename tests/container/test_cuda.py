@@ -48,6 +48,7 @@ def test_gpu_memory_comes_back_on_other_gpus(containers, nodes, ranks, host):
     creator = create(containers, here, env=env, settings={"AFTER_DUMP": "continue"})
     creator.wait_for_event("Checkpoint published")
     creator.wait_for_event("GPU given back")
+    assert "cache" in creator.event("GPU memory is dumped as it is")["hint"]
     before = creator.json("/digest")
     assert creator.json("/work") == [1] * ranks, "the engine that was frozen goes on"
     assert [action for action, _, _ in here.actions()] == [
@@ -115,6 +116,7 @@ def test_an_engine_sleeps_through_its_checkpoint_and_is_woken(containers, nodes,
     creator.wait(lambda: not creator.json("/is_sleeping")["is_sleeping"], "engine that is woken")
     answer = creator.json("/generate", body=b'{"prompt": "?"}')
     assert sum(device["used_bytes"] for device in manifest(containers)["devices"]) == 8 << 20
+    assert not creator.event("GPU memory is dumped as it is")
     creator.kill()
 
     container = restored(containers, there, settings=hooks)

@@ -143,14 +143,14 @@ def recorded(facts: Mapping[str, Any]) -> str:
 
 
 def option(names: Sequence[str], commands: Sequence[Sequence[str]]) -> str:
-    """Return the last value of the first of ``names`` that any command line has; vLLM takes ``_`` for ``-``."""
+    """Return the value of the first of ``names`` that any command line has: the last one there; vLLM takes ``_`` for ``-``."""
     for name in names:
-        found = ""
         for argv in commands:
+            found = ""
             for word, after in zip(argv, [*argv[1:], ""], strict=True):
-                option, equals, value = word.partition("=")
-                if option.replace("_", "-") == name:
+                given, equals, value = word.partition("=")
+                if given.replace("_", "-") == name:
                     found = value if equals else after
-        if found:
-            return found
+            if found:
+                return found
     return ""

@@ -84,9 +84,10 @@ def test_a_vllm_without_the_routes_offers_nothing():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_port_is_that_of_the_engines_own_command(vllm, order):
-    """Not that of another process beside it; the last one counts, as for vLLM."""
-    commands = [["nginx-exporter", "--port", "9"], [*SERVE, "--port=9", "--port", str(vllm.port)]]
-    assert asleep.offered(commands[::order]) == f"vllm-checkpoint:{vllm.port}"
+    """The first process's, not that of another program; the last one in its command counts, as for vLLM."""
+    own = [[*SERVE, "--port=9", "--port", str(vllm.port)], [*SERVE, "--port", "9"]]
+    commands = [["nginx-exporter", "--port", "9"], ["sh", "-c", f"exec {' '.join(own[1])}"]][::order]
+    assert asleep.offered([*commands, *own]) == f"vllm-checkpoint:{vllm.port}"
 
 
 def test_an_engine_with_tls_is_asked_over_tls(tmp_path):

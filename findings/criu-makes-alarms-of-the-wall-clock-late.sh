@@ -64,4 +64,4 @@ for _ in {1..400}; do ! grep -q after "$folder/out" || break; sleep 0.1; done
 cat "$folder/out"
 read -r _ first second < <(grep after "$folder/out")
 ((${first%.*} >= 4 && ${second%.*} >= 4))
-! grep -h Warn "$folder"/images/*.log
+! grep -hE 'Warn.*timer' "$folder"/images/*.log

@@ -5,85 +5,47 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import structs
 
-from dynamo_entry import __version__, cuda, storage
+from dynamo_entry import __version__, storage
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
-from dynamo_entry.checks import (
-    breakpoints,
-    connections,
-    deleted,
-    descriptors,
-    files,
-    image,
-    kept_connections,
-    left_behind,
-    privileges,
-    queues,
-    secrets,
-    sharing,
-)
-from dynamo_entry.checks import dump as dump_checks
+from dynamo_entry.checks import connections, files, image
 from dynamo_entry.checks.facts import host_facts
-from dynamo_entry.checks.privileges import Privileges
-from dynamo_entry.criu import hints, images, options, process
 from dynamo_entry.criu import log as criu_log
+from dynamo_entry.criu import options
 from dynamo_entry.engine import canary, handshakes, hooks, readiness, sleep, sleep_protocols
 from dynamo_entry.errors import (
     AlreadyExists,
     ArchiveError,
     CheckpointError,
     DumpFailed,
-    NotDumpable,
     NotFound,
     RestoreFailed,
-    SettingsError,
 )
 from dynamo_entry.fill import ranges
-from dynamo_entry.linux import capabilities, io_uring, mounts, proc, sockets, tasks
+from dynamo_entry.linux import mounts, proc, sockets, tasks
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report import timestamp
 from dynamo_entry.rootfs import changes, pack
 from dynamo_entry.rootfs.early import EarlySearch
-from dynamo_entry.scratch import own_paths, work_directory
+from dynamo_entry.scratch import own_paths
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
 from dynamo_entry.tuples import NamedTuple
-from dynamo_entry.worker import context_file, manifest_head, undo
+from dynamo_entry.worker import context_file, freeze, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
-
-if TYPE_CHECKING:
-    from dynamo_entry.cuda import NoCreation
-    from dynamo_entry.cuda.creation import Creation
+from dynamo_entry.worker.prepare import Prepared, prepare
 
 #: One call without progress makes an archive durable: fsync(2), or a bucket that assembles parts.
 _PUBLISH_STALLS = 10
 
-
 #: How many ranges of shared memory are recorded. More of them would be most of a manifest's head.
 _MOST_SHARED = 50_000
-
-
-class Prepared(NamedTuple):
-    """The state before the engine is started: facts, open objects and helpers."""
-
-    store: storage.Store
-    keys: Keys
-    have: Privileges
-    gpu: Creation | NoCreation
-    criu_version: str
-    places: options.Places
-    mounts: list[mounts.Mount]
-    roots: list[str]
-    starts: list[changes.Start]
-    handshake: handshakes.Handshake | None
-    offered: handshakes.Handshake | None
-    objects: frozenset[left_behind.Object]
 
 
 class Frozen(NamedTuple):
@@ -103,7 +65,7 @@ def run(settings: Settings, channel: Channel) -> Result:
                 return _existing(channel, store, settings.hash, keys)
             except NotFound:
                 pass
-        prepared = _prepare(settings, channel, store, keys)
+        prepared = prepare(settings, channel, store, keys)
     creation = _Creation(
         settings, channel, prepared, _start_engine(channel, prepared.handshake or prepared.offered)
     )
@@ -156,67 +118,6 @@ def _result(channel: Channel, outcome: str, location: str, size: int, digest: st
         size_bytes=size,
         seconds=channel.seconds,
     )
-
-
-def _prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Keys) -> Prepared:
-    """Check everything that can be refused, before minutes are spent on the engine's start."""
-    have = privileges.read()
-    privileges.check_dump(have)
-    work = work_directory(settings)
-    argv = proc.command(os.getppid())
-    handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work)
-    _check_settings(settings, handshake)
-    if settings.ready_url and not readiness.recordable(settings.ready_url):
-        channel.log.warning(
-            "READY_URL not recorded",
-            hint="it is no loopback address: each restoring pod needs a READY_URL of its own",
-        )
-    if dump_checks.may_get_io_uring(argv):
-        channel.log.warning("io_uring not withheld", hint=dump_checks.IO_URING_REMEDY)
-    gpu = cuda.for_creation(channel, settings.gpu_timeout)
-    if settings.canary:
-        canary.load(settings.canary)
-    try:
-        criu_version = process.version()
-        # protobuf's C++ ends the process where a signal's exception passes its import
-        with channel.deferring():
-            images.message("core", "core_entry")
-    except CheckpointError as error:
-        raise NotDumpable(error.message, hint=error.hint, reason=error.reason) from None
-    store.check_writable()
-    if store.not_exclusive:
-        channel.log.warning("exclusive publication not guaranteed", message=store.not_exclusive)
-    readiness.remove_stale_signal(settings.signal_file)
-    offered = None if handshake else handshakes.offered(settings.protocol, work)
-    if paused := handshake or offered:
-        paused.prepare_creation()
-    here = mounts.read()
-    roots = mounts.captured_roots(here, map(os.path.realpath, settings.capture_paths))
-    places = options.Places(work, work, DUMP_LOG)
-    return Prepared(
-        store, keys, have, gpu, criu_version, places, here, roots,
-        changes.mark(roots, mounts.without_renames(here)), handshake, offered,
-        left_behind.ipc_objects(),
-    )  # fmt: skip
-
-
-def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) -> None:
-    """Check the settings that PID 1 cannot check. Raises SettingsError."""
-    Compression.parse(settings.compression)
-    readiness.check(settings.ready_url)
-    hooks.check("PRE_DUMP", settings.pre_dump)
-    hooks.check("POST_RESTORE", settings.post_restore)
-    if handshake:
-        handshakes.check_settings(
-            handshake.who, ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump
-        )
-    elif not (settings.signal_file or settings.ready_url):
-        raise SettingsError(
-            "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
-            hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) and vLLM's snapshot server report by "
-            "themselves that they are ready; set DYNAMO_CHECKPOINT_PROTOCOL=dynamo for a script that starts such a worker",
-            reason="SettingsInvalid",
-        )
 
 
 def _start_engine(channel: Channel, handshake: handshakes.Handshake | None) -> int:
@@ -310,7 +211,7 @@ class _Creation:
         if settings.after_dump != "continue" or not proc.tree(self._pid):
             return
         with self._channel.aftermath(Phases.WAKE, stall_s=2 * settings.stall_timeout):
-            self._give_back_memlock()
+            freeze.give_back_memlock(self._pids(), self._channel.log)
             if paused := self._handshake or self._prepared.offered:
                 argv = proc.command(os.getppid())
                 environ = context_file.environment(settings)
@@ -356,68 +257,12 @@ class _Creation:
         stall_s = self._settings.stall_timeout
         self._channel.limit(self._settings.dump_timeout)
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
-            processes = proc.tree(self._pid)
-            pids = [process.pid for process in processes]
-            held = proc.tables(pids)
-            dump_checks.check(held, self._prepared.have.effective)
-            deleted.check(held)
-            descriptors.check(pids)
-            sharing.check(processes)
-            breakpoints.check(pids)
-            queues.check(pids)
-            left_behind.check_ipc(self._prepared.objects, left_behind.ipc_objects())
-            held = proc.tables(pids)  # some of these checks wait
-            connections.check_kernel_modules(held)
-            self._give_back_memlock()
-            self._warn_of_secrets(pids)
-            if bound := manifest_head.binding(held, self._prepared.roots, self._settings.reopen_paths):
-                self._channel.log.warning(
-                    "restores will need these files unchanged", paths=bound,
-                    hint="keep files that every pod writes to in the container's own filesystem, or list them in REOPEN_PATHS",
-                )  # fmt: skip
-            made = left_behind.mounts_made(self._prepared.mounts, mounts.read())
-            if lost := [*left_behind.find(held), *left_behind.outside(self._pid), *made]:
-                self._channel.log.warning(
-                    "restores will not bring these back", things=lost, hint=left_behind.REMEDY
-                )
-            kept = self._check_connections(held)
-            stdio = manifest_head.container_stdio(held)
-            found = hints.find(held, self._prepared.roots, stdio)
+            seen = freeze.look(self._settings, self._prepared, self._pid, self._channel.log)
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             held = proc.tables(self._pids())  # the GPU's driver may have closed some meanwhile
             connections.check(held)
-            head = self._head(held, stdio, gpu, kept)
-            frozen = Frozen(head, found._replace(keeps_connections=kept["kept"]))
-            return self._dump_and_publish(writer, sink, frozen)
-
-    def _give_back_memlock(self) -> None:
-        """Give back the memlock limit, which was withheld at the start to keep the engine off io_uring."""
-        try:
-            io_uring.give_back_memory(self._pids())
-        except PermissionError as error:
-            self._channel.log.warning("memlock limit not given back", pid=self._pid, message=str(error))
-
-    def _check_connections(self, held: proc.Tables) -> dict[str, Any]:
-        """Return what a restore has to know about connections. Raises NotDumpable if none may be lost."""
-        found = connections.tcp(held, os.environ)
-        may_keep = capabilities.NET_ADMIN in self._prepared.have.effective
-        connections.check_tcp(
-            found, self._settings.engine_connections, may_keep=may_keep, log=self._channel.log
-        )
-        return kept_connections.record(found, kept=may_keep and bool(found.inside))
-
-    def _warn_of_secrets(self, pids: Sequence[int]) -> None:
-        """Warn about secrets in environments and command lines, which an unsealed archive will contain."""
-        if self._prepared.keys.secrets:
-            return
-        names = secrets.in_environments(pids)
-        options = sorted({name for pid in pids for name in secrets.in_command(proc.command(pid))})
-        if names or options:
-            self._channel.log.warning(
-                "secrets in the archive", names=names, options=options,
-                hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
-                "elsewhere, KEY_FILE seals the archive",
-            )  # fmt: skip
+            head = self._head(held, seen, gpu)
+            return self._dump_and_publish(writer, sink, Frozen(head, seen.hints))
 
     def _commands(self) -> list[list[str]]:
         return [proc.command(pid) for pid in self._pids()]
@@ -461,9 +306,7 @@ class _Creation:
         found = {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
         return {"shared_ranges": found} if sum(map(len, found.values())) <= _MOST_SHARED else {}
 
-    def _head(
-        self, held: proc.Tables, stdio: dict[str, str], gpu: dict[str, Any], tcp: dict[str, Any]
-    ) -> Head:
+    def _head(self, held: proc.Tables, seen: freeze.Seen, gpu: dict[str, Any]) -> Head:
         processes = proc.tree(self._pid)
         mapped = proc.mapped_files(held)
         return Head(
@@ -472,14 +315,14 @@ class _Creation:
             argv=processes[0].cmdline() if processes else [],
             host=host_facts(self._prepared.criu_version),
             processes=manifest_head.summary(processes),
-            stdio=stdio,
+            stdio=seen.stdio,
             root_pid=self._pid,
             volume_files=manifest_head.volume_files(held, mapped, self._prepared.roots),
             gpu=gpu,
             canary=self._canary,
             facts={
                 "packages": image.packages(mapped),
-                "connections": tcp,
+                "connections": seen.connections,
                 "executable": files.executable_directories(held),
                 "socket_options": sockets.record_options(held),
                 "ready_url": readiness.recordable(self._settings.ready_url),

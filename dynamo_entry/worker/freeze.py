@@ -1,0 +1,99 @@
+"""Looks at an engine right before its dump: what CRIU cannot dump is refused, what a restore loses is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from dynamo_entry.archive import Keys
+from dynamo_entry.checks import (
+    breakpoints,
+    connections,
+    deleted,
+    descriptors,
+    kept_connections,
+    left_behind,
+    queues,
+    secrets,
+    sharing,
+)
+from dynamo_entry.checks import dump as dump_checks
+from dynamo_entry.criu import hints, options
+from dynamo_entry.linux import capabilities, io_uring, mounts, proc
+from dynamo_entry.settings import Settings
+from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.worker import manifest_head
+from dynamo_entry.worker.prepare import Prepared
+
+
+class Seen(NamedTuple):
+    """What a dump has to know: the engine's output, its connections, and the hints for CRIU."""
+
+    stdio: dict[str, str]
+    connections: dict[str, Any]
+    hints: options.Hints
+
+
+def look(settings: Settings, prepared: Prepared, root: int, log: Any) -> Seen:
+    """Check the engine whose first process is ``root``, and log what will be lost. Raises NotDumpable."""
+    processes = proc.tree(root)
+    pids = [process.pid for process in processes]
+    held = proc.tables(pids)
+    dump_checks.check(held, prepared.have.effective)
+    deleted.check(held)
+    descriptors.check(pids)
+    sharing.check(processes)
+    breakpoints.check(pids)
+    queues.check(pids)
+    left_behind.check_ipc(prepared.objects, left_behind.ipc_objects())
+    held = proc.tables(pids)  # some of these checks wait
+    connections.check_kernel_modules(held)
+    give_back_memlock(pids, log)
+    _warn_of_secrets(prepared.keys, pids, log)
+    _warn_of_losses(settings, prepared, root, held, log)
+    kept = _check_connections(settings, prepared, held, log)
+    stdio = manifest_head.container_stdio(held)
+    found = hints.find(held, prepared.roots, stdio)
+    return Seen(stdio, kept, found._replace(keeps_connections=kept["kept"]))
+
+
+def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: proc.Tables, log: Any) -> None:
+    if bound := manifest_head.binding(held, prepared.roots, settings.reopen_paths):
+        log.warning(
+            "restores will need these files unchanged", paths=bound,
+            hint="keep files that every pod writes to in the container's own filesystem, or list them in REOPEN_PATHS",
+        )  # fmt: skip
+    made = left_behind.mounts_made(prepared.mounts, mounts.read())
+    if lost := [*left_behind.find(held), *left_behind.outside(root), *made]:
+        log.warning("restores will not bring these back", things=lost, hint=left_behind.REMEDY)
+
+
+def _check_connections(settings: Settings, prepared: Prepared, held: proc.Tables, log: Any) -> dict[str, Any]:
+    """Return what a restore has to know about connections. Raises NotDumpable if none may be lost."""
+    found = connections.tcp(held, os.environ)
+    may_keep = capabilities.NET_ADMIN in prepared.have.effective
+    connections.check_tcp(found, settings.engine_connections, may_keep=may_keep, log=log)
+    return kept_connections.record(found, kept=may_keep and bool(found.inside))
+
+
+def _warn_of_secrets(keys: Keys, pids: Sequence[int], log: Any) -> None:
+    """Warn about secrets in environments and command lines, which an unsealed archive will contain."""
+    if keys.secrets:
+        return
+    names = secrets.in_environments(pids)
+    options = sorted({name for pid in pids for name in secrets.in_command(proc.command(pid))})
+    if names or options:
+        log.warning(
+            "secrets in the archive", names=names, options=options,
+            hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
+            "elsewhere, KEY_FILE seals the archive",
+        )  # fmt: skip
+
+
+def give_back_memlock(pids: Sequence[int], log: Any) -> None:
+    """Give back the memlock limit, which was withheld at the start to keep the engine off io_uring."""
+    try:
+        io_uring.give_back_memory(pids)
+    except PermissionError as error:
+        log.warning("memlock limit not given back", pids=list(pids), message=str(error))

@@ -19,8 +19,13 @@ class Parts(PartWriter):
         super().__init__("parts", first_bytes=PART, most=MOST)
         self.broken = broken
         self.may_send = threading.Event()
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.begun = []
+
+    def wait_for(self, count):
+        """Until so many parts are on their way."""
+        with self.lock:
+            assert self.lock.wait_for(lambda: len(self.begun) >= count, 10)
 
     def next_part(self, count, size):
         assert size == count * PART
@@ -29,6 +34,7 @@ class Parts(PartWriter):
     def put(self, number, part):
         with self.lock:
             self.begun.append(number)
+            self.lock.notify_all()
         assert self.may_send.wait(10)
         if number == self.broken:
             raise StorageUnavailable(f"part {number} broke")
@@ -61,7 +67,8 @@ def test_memory_is_bounded():
     writer = Parts()
     appending = threading.Thread(target=writer.append, args=(content(10 * PART),))
     appending.start()
-    appending.join(0.2)
+    writer.wait_for(MOST)
+    appending.join(0.1)
     assert appending.is_alive()
     assert sorted(writer.begun) == [1, 2, 3]
     writer.may_send.set()
@@ -96,6 +103,7 @@ def test_the_last_part_may_fail():
 def test_an_object_that_is_discarded_sends_nothing_more():
     writer = Parts()
     writer.append(content(2 * PART + 1))
+    writer.wait_for(2)
     aborting = threading.Thread(target=writer.abort)
     aborting.start()
     writer.may_send.set()

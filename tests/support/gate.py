@@ -134,9 +134,11 @@ def faults(phase):
     return [*found, "deadline"] if phase in ("dump", "frozen", "restore", "rebuilt", "filled") else found
 
 
-#: Scratch files that say nothing to a later attempt: it makes its own in their place. CRIU's logs stay for people.
+#: Scratch files that say nothing to a later attempt: it makes its own in their place. CRIU's logs stay for people, and so does
+#: what lets a worker go that a script may start later.
 SCRATCH = {"reached", "verdict", "held", "streamer-capture.sock", "streamer-serve.sock", "root.pid", "stats-dump",
-           "stats-restore", "dump.log", "restore.log"}  # fmt: skip
+           "stats-restore", "dump.log", "restore.log",
+           "control", "control/restore-complete", "control/restore-context.json"}  # fmt: skip
 
 #: All that may be left in files, one path a line.
 LEFT = (

@@ -18,7 +18,7 @@ from dynamo_entry.init.signals import signal
 from dynamo_entry.protocol import Result
 from dynamo_entry.settings import Settings
 def hang(*_):
-    time.sleep(600)
+    time.sleep(90)  # longer than the test waits
 def refuse(*_):
     raise BlockingIOError
 def report(path):

@@ -1,6 +1,6 @@
 """What CRIU's error messages mean to somebody who runs an engine, and what to do about them.
 
-Every pattern is part of a message of CRIU 4.2 (its sources: pr_err, pr_perror), after its ``inet: ``-like prefix;
+Every pattern is part of a message of CRIU 4.2 or 4.3 (its sources: pr_err, pr_perror), after its ``inet: ``-like prefix;
 ``tests/container/test_criu_log.py`` looks for them in the program itself.
 """
 
@@ -139,7 +139,7 @@ _RESTORE = (
         "another process, maybe on another node, holds a file lock that the engine had on a shared volume",
     ),
     (
-        "Can't create inotify for|Can't add watch for",
+        "Can't create inotify (fd )?for|Can't add (inotify )?watch for",
         "the node's fs.inotify.max_user_instances or max_user_watches is used up, or a watched path is not here",
     ),
     (
@@ -189,7 +189,7 @@ _RESTORE = (
 #: What passes with time, or differs from place to place: a name, a lock or a pid that is taken, space, permissions.
 _OF_THIS_PLACE = re.compile(
     r"Address already in use|Can't fork for \d+: (File exists|Resource temporarily unavailable)|Pid \d+ do not match"
-    r"|Unable to create a thread: -11|Can not set (flock|posix lock|ofd lock)|Can't create inotify for"
+    r"|Unable to create a thread: -11|Can not set (flock|posix lock|ofd lock)|Can't create inotify (fd )?for"
     r"|killed by signal 9|Cannot allocate memory|No space left|Operation not permitted|Permission denied"
 )
 

@@ -1,4 +1,4 @@
-"""Errors as CRIU 4.2 prints them: its format, what it is filled with, and words of the remedy that is given."""
+"""Errors as CRIU 4.2 and 4.3 print them: its format, what it is filled with, and words of the remedy that is given."""
 
 from __future__ import annotations
 
@@ -92,6 +92,16 @@ MESSAGES = [
         (5, 1, "No space left on device"),
         "max_user_watches",
     ),
+    (
+        "fsnotify: Can't create inotify fd for id %#08x (flags %#x): %s",
+        (0x1F, 0, "Too many open files"),
+        "max_user_instances",
+    ),
+    (
+        "fsnotify: Can't add inotify watch for fd %d wd %#x (dev %#x ino %#lx mask %#x): %s",
+        (5, 1, 0x801, 0x11, 2, "No space left on device"),
+        "max_user_watches",
+    ),
     ("Can't open file %s: %s", ("data/x", "No such file or directory"), "missing or differs"),
     ("File %s has bad size %lu (expect %lu)", ("data/x", 1, 2), "missing or differs"),
     ("File %s has bad build-ID", ("usr/lib/libc.so.6",), "missing or differs"),
@@ -111,6 +121,14 @@ MESSAGES = [
     ("Can't fixup vdso VMAs (pid: %d)", (1000,), "newer CRIU"),
     ("vdso: Can't find vDSO/VVAR bounds", (), "newer CRIU"),
 ]
+
+#: How 4.3 prints what 4.2 prints otherwise.
+SINCE_4_3 = {
+    "fsnotify: Can't create inotify for %#08x: %s": "fsnotify: Can't create inotify fd for id %#08x (flags %#x): %s",
+    "fsnotify: Can't add watch for 0x%x with 0x%x: %s": (
+        "fsnotify: Can't add inotify watch for fd %d wd %#x (dev %#x ino %#lx mask %#x): %s"
+    ),
+}
 
 
 def printed(text: str, values: tuple[object, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from dynamo_entry.fill import ranges, values
@@ -117,13 +118,14 @@ def make(
         large = [(start, end) for start, end in wanted if end - start >= LEAST_BYTES]
         _leave_out(plan, process.pagemap, large, _tasks(process))
         plan.huge[process.pid] = [(one.start, one.end) for one in process.mappings if _is_huge(one)]
+    all_paths = _paths(tree.processes)
     for memory in tree.shared:
-        paths = _paths(tree, memory.inode)
+        paths = tuple(all_paths[memory.inode])
         if paths and not memory.seals & WRITE_SEALS and not memory.is_hugetlb:
             inside = ranges.intersection(_having(memory.pagemap, PRESENT), [(0, memory.size)])
             _leave_out(plan, memory.pagemap, inside, _whole(Shared(paths)))
     for file in tree.unlinked:
-        paths = _paths(tree, file.inode)
+        paths = tuple(all_paths[file.inode])
         if paths and may_write(file.owner):
             plan.heads[file.image] = file.head_bytes
             plan.extents.extend(
@@ -157,36 +159,40 @@ def _common(
     These are mappings of the same program that begin and end at the same addresses.
     """
     by_pid = {process.pid: process for process in tree.processes}
+    may_be = fillable
+    if shared is not None:
+        may_be = {
+            pid: ranges.intersection(fillable[pid], ranges.union(shared.get(str(pid), ()))) for pid in by_pid
+        }
+    areas = {
+        pid: {(mapping.start, mapping.end) for mapping in by_pid[pid].mappings}
+        for pid in by_pid
+        if may_be[pid]
+    }
     found: dict[int, list[Range]] = {pid: [] for pid in by_pid}
     for child in tree.processes:
         parent = by_pid.get(child.parent)
         if parent is None or parent.program != child.program:
             continue
-        same = set(_areas(parent)) & set(_areas(child))
-        common = ranges.intersection(fillable[parent.pid], fillable[child.pid])
-        common = ranges.intersection(common, ranges.union(same))
+        common = ranges.intersection(may_be[parent.pid], may_be[child.pid])
+        if common:
+            common = ranges.intersection(common, ranges.union(areas[parent.pid] & areas[child.pid]))
         for pid in (parent.pid, child.pid):
-            known = common if shared is None else ranges.union(shared.get(str(pid), ()))
-            common = ranges.intersection(common, known)
-        for pid in (parent.pid, child.pid):
-            found[pid] = ranges.union(found[pid] + common)
-    return found
+            found[pid] += common
+    return {pid: ranges.union(some) for pid, some in found.items()}
 
 
-def _areas(process: Process) -> list[Range]:
-    return [(mapping.start, mapping.end) for mapping in process.mappings]
-
-
-def _paths(tree: Tree, inode: int) -> tuple[str, ...]:
-    """Every path through /proc to a shared memory (map_files needs CAP_CHECKPOINT_RESTORE)."""
-    found = []
-    for process in tree.processes:
+def _paths(processes: Iterable[Process]) -> defaultdict[int, list[str]]:
+    """By inode, every path through /proc to a shared memory (map_files needs CAP_CHECKPOINT_RESTORE)."""
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for process in processes:
         at = f"/proc/{process.pid}"
-        found += [
-            f"{at}/map_files/{one.start:x}-{one.end:x}" for one in process.mappings if one.inode == inode
-        ]
-        found += [f"{at}/fd/{number}" for number, other in process.descriptors if other == inode]
-    return tuple(found)
+        for one in process.mappings:
+            if one.inode:
+                found[one.inode].append(f"{at}/map_files/{one.start:x}-{one.end:x}")
+        for number, inode in process.descriptors:
+            found[inode].append(f"{at}/fd/{number}")
+    return found
 
 
 def _whole(target: Shared) -> _Cut:
@@ -218,8 +224,13 @@ def _is_huge(mapping: values.Mapping) -> bool:
 
 def _leave_out(plan: Plan, pagemap: Pagemap, wanted: list[Range], cut: _Cut) -> None:
     rest: list[Run] = []
+    starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
     for run in pagemap.runs:
-        mine = ranges.intersection([(run.start, run.end)], wanted)
+        near = wanted[bisect_right(ends, run.start) : bisect_left(starts, run.end)]
+        if not near:
+            rest.append(run)
+            continue
+        mine = ranges.intersection([(run.start, run.end)], near)
         for start, end in mine:
             for first, last, target in cut(start, end):
                 offset = run.offset + first - run.start

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_entry.fill import plan
+from dynamo_entry.fill import plan, ranges
 from dynamo_entry.fill.plan import LEAST_BYTES, Extent, Shared, Task
 from dynamo_entry.fill.values import (
     LAZY,
@@ -196,6 +196,36 @@ def test_shared_memory_is_filled_once_through_whoever_has_it():
 def test_shared_memory_that_cannot_be_written_stays_with_criu(changes):
     one = process(runs=[], mappings=[Mapping(AT, AT + BIG, PROT_WRITE, MAP_SHARED, inode=1)])
     assert not made(one, memory=[memory(**changes)]).extents
+
+
+class Counted(list):
+    """Mappings that count how often somebody looks through them."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_the_work_of_a_plan_grows_with_the_number_of_mappings_and_not_with_its_square(monkeypatch):
+    count, compared, intersection = 2000, 0, ranges.intersection
+
+    def counted(first, second):
+        nonlocal compared
+        compared += len(first) + len(second)
+        return intersection(first, second)
+
+    monkeypatch.setattr(ranges, "intersection", counted)
+    starts = [AT + number * 4 * BIG for number in range(count)]
+    runs = [Run(at, at + BIG, PRESENT | LAZY, number * BIG) for number, at in enumerate(starts)]
+    mappings = Counted(Mapping(at, at + BIG, PROT_WRITE, PRIVATE) for at in starts)
+    memories = [memory(inode=1 + number) for number in range(100)]
+    one = process(runs=runs, mappings=mappings, descriptors=[(number, 1 + number) for number in range(100)])
+    found = made(one, memory=memories, known={})
+    assert len(found.extents) == count + 100
+    assert compared < 20 * count
+    assert mappings.passes < 10
 
 
 def test_smaps_tells_what_is_shared():

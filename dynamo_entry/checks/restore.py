@@ -24,7 +24,7 @@ from dynamo_entry.checks import (
     taken,
 )
 from dynamo_entry.checks.privileges import Privileges
-from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
+from dynamo_entry.criu.rewrite import Rewriter, sockets, tasks
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
@@ -107,7 +107,7 @@ def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str])
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
     head = archive.manifest.head
-    return Rewriter(Source(images.read, images.source.names, head.root_pid, head.stdio), _grants(have))
+    return Rewriter(images.decoded, head.root_pid, head.stdio, _grants(have))
 
 
 def _grants(have: Privileges) -> tasks.Grants:

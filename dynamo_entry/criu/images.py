@@ -16,10 +16,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from dynamo_entry.criu import density
 from dynamo_entry.errors import CheckpointError, Corrupt
+from dynamo_entry.tuples import NamedTuple
 
 _LENGTH = struct.Struct("<I")
 
@@ -28,31 +30,73 @@ _COMMON, _SERVICE = 0x54564319, 0x55105940
 
 
 class Server(Enum):
-    """What gives CRIU an image at a restore if it is not served as it is in the archive."""
+    """What gives CRIU an image at a restore."""
 
+    ARCHIVE = "as it is in the archive"
     REWRITER = "criu/rewrite: it says what is called otherwise here"
     SKELETON = "fill/served: without what we fill ourselves"
 
 
-#: Name of an image, or the prefix of a kind of images → what serves it; any other is served as it is in the archive.
-SERVERS = {
-    "core-": Server.REWRITER,
-    "fdinfo-": Server.REWRITER,
-    "fifo-data.img": Server.REWRITER,
-    "files.img": Server.REWRITER,
-    "ghost-file-": Server.SKELETON,
-    "mm-": Server.REWRITER,
-    "pagemap-": Server.SKELETON,
-    "pages-": Server.SKELETON,
-    "pipes-data.img": Server.REWRITER,
+class Kind(NamedTuple):
+    """A kind of images: what serves it, and of which of pycriu's messages its records are (module, class).
+
+    ``extra`` is the field that says how many raw bytes follow a record. Images of the SKELETON have several classes.
+    """
+
+    server: Server
+    module: str = ""
+    message: str = ""
+    extra: str = ""
+
+
+#: Name of an image, or the prefix of a kind of images. Any other is served as it is in the archive, and never decoded.
+KINDS = {
+    #: a task or a thread
+    "core-": Kind(Server.REWRITER, "core", "core_entry"),
+    #: the descriptors of a task
+    "fdinfo-": Kind(Server.REWRITER, "fdinfo", "fdinfo_entry"),
+    #: what was in named pipes, not read yet
+    "fifo-data.img": Kind(Server.REWRITER, "pipe_data", "pipe_data_entry", "bytes"),
+    #: every lock on a file, by the descriptor that holds it
+    "filelocks.img": Kind(Server.ARCHIVE, "file_lock", "file_lock_entry"),
+    #: every open file description, and every mapped file
+    "files.img": Kind(Server.REWRITER, "fdinfo", "file_entry"),
+    "ghost-file-": Kind(Server.SKELETON),
+    #: which descriptor table a task has, among others
+    "ids-": Kind(Server.ARCHIVE, "core", "task_kobj_ids_entry"),
+    #: shared memory: memfds, and what has no name
+    "memfd.img": Kind(Server.ARCHIVE, "memfd", "memfd_inode_entry"),
+    #: the mappings of a task
+    "mm-": Kind(Server.REWRITER, "mm", "mm_entry"),
+    "pagemap-": Kind(Server.SKELETON),
+    "pages-": Kind(Server.SKELETON),
+    #: what was in pipes, not read yet
+    "pipes-data.img": Kind(Server.REWRITER, "pipe_data", "pipe_data_entry", "bytes"),
+    #: the tasks, their groups, sessions and threads
+    "pstree.img": Kind(Server.ARCHIVE, "pstree", "pstree_entry"),
+    #: open files that have lost the name by which they were opened
+    "remap-fpath.img": Kind(Server.ARCHIVE, "remap_file_path", "remap_file_path_entry"),
+    #: one message with every seccomp filter of the tree, each naming the one below it
+    "seccomp.img": Kind(Server.ARCHIVE, "seccomp", "seccomp_entry"),
+    #: messages in unix sockets that were not received yet
+    "sk-queues.img": Kind(Server.ARCHIVE, "sk_packet", "sk_packet_entry", "length"),
+    #: what the engine's clocks said when it was frozen
+    "timens-0.img": Kind(Server.ARCHIVE, "timens", "timens_entry"),
 }
 
 
 def kind(name: str) -> str:
-    """The key of SERVERS that an image belongs to; an empty string if there is none."""
-    return next((key for key in SERVERS if name.startswith(key)), "")
+    """The key of KINDS that an image belongs to; an empty string if there is none."""
+    return next((key for key in KINDS if name.startswith(key)), "")
 
 
+def server(name: str) -> Server:
+    """What gives CRIU an image of that name."""
+    key = kind(name)
+    return KINDS[key].server if key else Server.ARCHIVE
+
+
+@cache
 def message(module: str, name: str) -> Any:
     """A message class of pycriu's, e.g. ``message("pagemap", "pagemap_entry")``.
 
@@ -104,11 +148,13 @@ def record(data: bytes, at: int) -> tuple[bytes, int]:
 
 def split(image: bytes) -> tuple[bytes, list[bytes]]:
     """The magic numbers, and each record's message. Raises ValueError if the data is not such an image."""
-    at = head_length(image)
-    head, found = image[:at], []
-    while at < len(image):
-        message, at = record(image, at)
-        found.append(message)
+    at, end = head_length(image), len(image)
+    head, found, length = image[:at], [], _LENGTH.unpack_from
+    while at < end:  # ``record``, in place: there may be a hundred thousand of them
+        begin = at + _LENGTH.size
+        if begin > end or (at := begin + length(image, at)[0]) > end:
+            raise ValueError("an image ends inside a record")
+        found.append(image[begin:at])
     return head, found
 
 
@@ -120,8 +166,8 @@ def join(head: bytes, records: list[bytes]) -> bytes:
 class Image:
     """One image: its messages, and for each the raw bytes that follow it in some kinds of image."""
 
-    def __init__(self, data: bytes, message: Any, extra: Callable[[Any], int] = lambda _: 0) -> None:
-        """``message`` is the class; ``extra`` gives the number of raw bytes that follow a message.
+    def __init__(self, data: bytes, message: Any, extra: str = "") -> None:
+        """``message`` is the class; ``extra`` is the field with the number of raw bytes that follow a message.
 
         Raises ValueError if the data is not such an image.
         """
@@ -131,7 +177,7 @@ class Image:
         while at < len(data):
             body, at = record(data, at)
             (entry,) = parse(message, [body])
-            end = at + extra(entry)
+            end = at + (getattr(entry, extra) if extra else 0)
             if end > len(data):
                 raise ValueError("an image ends inside what follows a record")
             self.entries.append((entry, data[at:end]))
@@ -155,7 +201,8 @@ def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
     """Records as messages of that class. Raises ValueError for one that is not, or would take far more memory."""
     records = list(records)
     for one in records:
-        density.check(message, one)
+        if len(one) > density.FREE_BYTES:
+            density.check(message, one)
     try:
         found = list(map(message.FromString, records))
     except Exception as error:  # protobuf's own hierarchy, which is not ours to import
@@ -166,61 +213,25 @@ def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
     return found
 
 
-def core(data: bytes) -> Image:
-    """A ``core-*.img``: a task or a thread."""
-    return Image(data, message("core", "core_entry"))
+class Decoded:
+    """The images of a checkpoint, each of which is decoded once, for whoever asks first.
 
+    All who ask get the same messages: a change is a change for all of them, and for CRIU.
+    """
 
-def memory(data: bytes) -> Image:
-    """A ``mm-*.img``: the mappings of a task."""
-    return Image(data, message("mm", "mm_entry"))
+    def __init__(self, names: frozenset[str], read: Callable[[str], bytes]) -> None:
+        """``read`` returns an image as a whole; it raises KeyError for a name that is not among ``names``."""
+        self.names = names
+        self.read = read
+        self._images: dict[str, Image] = {}
 
+    def image(self, name: str) -> Image:
+        """An image of a kind that has a message. Raises KeyError if it is missing, ValueError if it is no such image."""
+        if name not in self._images:
+            of = KINDS[kind(name)]
+            self._images[name] = Image(self.read(name), message(of.module, of.message), of.extra)
+        return self._images[name]
 
-def files(data: bytes) -> Image:
-    """``files.img``: every open file description, and every mapped file."""
-    return Image(data, message("fdinfo", "file_entry"))
-
-
-def descriptors(data: bytes) -> Image:
-    """A ``fdinfo-*.img``: the descriptors of a task."""
-    return Image(data, message("fdinfo", "fdinfo_entry"))
-
-
-def object_ids(data: bytes) -> Image:
-    """An ``ids-*.img``: which descriptor table a task has, among others."""
-    return Image(data, message("core", "task_kobj_ids_entry"))
-
-
-def tree(data: bytes) -> Image:
-    """``pstree.img``: the tasks, their groups, sessions and threads."""
-    return Image(data, message("pstree", "pstree_entry"))
-
-
-def remaps(data: bytes) -> Image:
-    """``remap-fpath.img``: open files that have lost the name by which they were opened."""
-    return Image(data, message("remap_file_path", "remap_file_path_entry"))
-
-
-def filters(data: bytes) -> Image:
-    """``seccomp.img``: one message with every seccomp filter of the tree, each naming the one below it."""
-    return Image(data, message("seccomp", "seccomp_entry"))
-
-
-def clocks(data: bytes) -> Image:
-    """``timens-0.img``: what the engine's clocks said when it was frozen."""
-    return Image(data, message("timens", "timens_entry"))
-
-
-def locks(data: bytes) -> Image:
-    """``filelocks.img``: every lock on a file, by the descriptor that holds it."""
-    return Image(data, message("file_lock", "file_lock_entry"))
-
-
-def packets(data: bytes) -> Image:
-    """``sk-queues.img``: messages in unix sockets that were not received yet."""
-    return Image(data, message("sk_packet", "sk_packet_entry"), lambda entry: int(entry.length))
-
-
-def pipe_data(data: bytes) -> Image:
-    """``pipes-data.img`` or ``fifo-data.img``: what was in the pipes, not read yet."""
-    return Image(data, message("pipe_data", "pipe_data_entry"), lambda entry: int(entry.bytes))
+    def messages(self, name: str) -> list[Any]:
+        """The messages of an image; none if it is missing. Raises ValueError."""
+        return self.image(name).messages if name in self.names else []

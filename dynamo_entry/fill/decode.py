@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from dynamo_entry.criu import images
+from dynamo_entry.criu.images import Decoded
 from dynamo_entry.fill import ranges
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
@@ -43,69 +44,60 @@ class Source(NamedTuple):
     ``most_runs`` is how many runs of data all unlinked files together may have.
     """
 
-    names: frozenset[str]
-    read: Callable[[str], bytes]
+    decoded: Decoded
     piece: Callable[[str, int, int], bytes]
     most_runs: int
-
-    def all(self, name: str, module: str, kind: str) -> Iterator[Any]:
-        """Every record of an image, as the message ``kind`` of ``module``; none if the image is missing."""
-        if name in self.names:
-            yield from images.parse(images.message(module, kind), images.split(self.read(name))[1])
 
 
 def read(source: Source) -> Tree:
     """The tree that the images describe. Raises ValueError if images contradict each other."""
     inodes = _inodes(source)
-    tasks = list(source.all("pstree.img", "pstree", "pstree_entry"))
+    tasks = source.decoded.messages("pstree.img")
     threads = [thread for task in tasks for thread in task.threads]
     if len({*threads}) < len(threads):
         raise ValueError("a thread of two tasks, or twice of one")
     processes = [
         _process(source, task, inodes)
         for task in tasks
-        if f"pagemap-{task.pid}.img" in source.names  # a zombie has no memory
+        if f"pagemap-{task.pid}.img" in source.decoded.names  # a zombie has no memory
     ]
     return Tree(processes, list(_shared(source)), list(_unlinked(source, inodes)))
 
 
 def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
     """A pagemap image with ``runs`` in place of its own. None of them is lazy."""
-    head, (first, *_) = images.split(image)
-    entry = images.message("pagemap", "pagemap_entry")
-    entries = [
-        entry(
-            vaddr=run.start,
-            compat_nr_pages=0,
-            flags=run.flags & ~LAZY,
-            nr_pages=(run.end - run.start) // PAGE,
-        )
-        for run in runs
-    ]
-    return images.join(head, [first, *(one.SerializeToString() for one in entries)])
+    head = images.head_length(image)
+    first, _ = images.record(image, head)
+    entry = images.message("pagemap", "pagemap_entry")(compat_nr_pages=0)
+    records = [first]
+    for run in runs:  # one message for all, since making one takes as long as encoding it
+        entry.vaddr, entry.flags, entry.nr_pages = run.start, run.flags & ~LAZY, (run.end - run.start) // PAGE
+        records.append(entry.SerializeToString())
+    return images.join(image[:head], records)
 
 
 def _inodes(source: Source) -> dict[int, int]:
     """Id of a file in the images → inode of the shared memory behind it."""
     found, regular = {}, set()
-    for file in source.all("files.img", "fdinfo", "file_entry"):
+    for file in source.decoded.messages("files.img"):
         if file.type == _MEMFD:
             found[file.id] = file.memfd.inode_id
         elif file.type == _REG:
             regular.add(file.id)
-    for row in source.all("remap-fpath.img", "remap_file_path", "remap_file_path_entry"):
+    for row in source.decoded.messages("remap-fpath.img"):
         if row.remap_type == _GHOST and row.orig_id in regular:
             found[row.orig_id] = _FIRST_UNLINKED + row.remap_id
     return found
 
 
 def _process(source: Source, task: Any, inodes: dict[int, int]) -> Process:
-    (memory,) = source.all(f"mm-{task.pid}.img", "mm", "mm_entry")
-    (core,) = source.all(f"core-{task.pid}.img", "core", "core_entry")
+    decoded = source.decoded
+    (memory,) = decoded.messages(f"mm-{task.pid}.img")
+    (core,) = decoded.messages(f"core-{task.pid}.img")
     return Process(
         task.pid,
         task.ppid,
-        _pagemap(source, f"pagemap-{task.pid}.img"),
+        _pagemap(decoded, f"pagemap-{task.pid}.img"),
         [
             Mapping(vma.start, vma.end, vma.prot, vma.flags, _inode(vma, inodes), vma.madv)
             for vma in memory.vmas
@@ -113,20 +105,20 @@ def _process(source: Source, task: Any, inodes: dict[int, int]) -> Process:
         ],
         [
             (descriptor.fd, inodes[descriptor.id])
-            for ids in source.all(f"ids-{task.pid}.img", "core", "task_kobj_ids_entry")
-            for descriptor in source.all(f"fdinfo-{ids.files_id}.img", "fdinfo", "fdinfo_entry")
+            for ids in decoded.messages(f"ids-{task.pid}.img")
+            for descriptor in decoded.messages(f"fdinfo-{ids.files_id}.img")
             if descriptor.id in inodes
         ],
-        reserved=ranges.union(_reserved(source, task.threads)),
+        reserved=ranges.union(_reserved(decoded, task.threads)),
         program=memory.exe_file_id,
         is_stopped=core.tc.task_state == _STOPPED,
     )
 
 
-def _reserved(source: Source, threads: Iterable[int]) -> Iterator[Range]:
+def _reserved(decoded: Decoded, threads: Iterable[int]) -> Iterator[Range]:
     """The pages that must stay with CRIU, which writes rseq_cs into them last (rseq(2))."""
     for thread in threads:
-        for core in source.all(f"core-{thread}.img", "core", "core_entry"):
+        for core in decoded.messages(f"core-{thread}.img"):
             rseq = core.thread_core.rseq_entry
             if rseq.rseq_cs_pointer:
                 first = rseq.rseq_abi_pointer // PAGE
@@ -135,11 +127,15 @@ def _reserved(source: Source, threads: Iterable[int]) -> Iterator[Range]:
 
 
 def _shared(source: Source) -> Iterator[SharedMemory]:
-    for inode in source.all("memfd.img", "memfd", "memfd_inode_entry"):
+    for inode in source.decoded.messages("memfd.img"):
         name = f"pagemap-shmem-{inode.shmid}.img"
-        if name in source.names:
+        if name in source.decoded.names:
             yield SharedMemory(
-                inode.inode_id, inode.seals, bool(inode.hugetlb_flag), _pagemap(source, name), inode.size
+                inode.inode_id,
+                inode.seals,
+                bool(inode.hugetlb_flag),
+                _pagemap(source.decoded, name),
+                inode.size,
             )
 
 
@@ -151,7 +147,7 @@ def _unlinked(source: Source, inodes: dict[int, int]) -> Iterator[Unlinked]:
         def piece(offset: int, length: int, name: str = name) -> bytes:
             return source.piece(name, offset, length)
 
-        found = _read_unlinked(name, inode, piece, left) if name in source.names else None
+        found = _read_unlinked(name, inode, piece, left) if name in source.decoded.names else None
         if found is not None:
             left -= len(found.runs)
             yield found
@@ -162,8 +158,8 @@ def _inode(vma: Any, inodes: dict[int, int]) -> int:
     return inodes.get(vma.shmid, 0) if vma.flags & 1 else 0
 
 
-def _pagemap(source: Source, name: str) -> Pagemap:
-    _, (first, *rest) = images.split(source.read(name))
+def _pagemap(decoded: Decoded, name: str) -> Pagemap:
+    _, (first, *rest) = images.split(decoded.read(name))
     (head,) = images.parse(images.message("pagemap", "pagemap_head"), [first])
     runs: list[Run] = []
     offset = 0

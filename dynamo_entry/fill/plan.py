@@ -230,7 +230,7 @@ def _leave_out(plan: Plan, pagemap: Pagemap, wanted: list[Range], cut: _Cut) -> 
         if not near:
             rest.append(run)
             continue
-        mine = ranges.intersection([(run.start, run.end)], near)
+        mine = [(max(start, run.start), min(end, run.end)) for start, end in near]
         for start, end in mine:
             for first, last, target in cut(start, end):
                 offset = run.offset + first - run.start

@@ -11,6 +11,7 @@ from typing import Any
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import CRIU
+from dynamo_entry.criu.images import Decoded
 from dynamo_entry.fill.decode import Source, encode_pagemap
 from dynamo_entry.fill.plan import Plan
 from dynamo_entry.fill.ranges import Range
@@ -29,12 +30,13 @@ _BASE_RUNS, _BYTES_A_RUN = 100_000, 4
 
 
 class Images:
-    """Reads images by the names that CRIU gave them."""
+    """Reads images by the names that CRIU gave them. ``decoded`` is for all who need what they say."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._names = [name for name in archive.names() if name.startswith(CRIU)]
         self._chunk = lru_cache(maxsize=1)(archive.chunk)
+        self.decoded = Decoded(frozenset(name[len(CRIU) :] for name in self._names), self.read)
 
     @cached_property
     def _small(self) -> dict[str, bytes]:
@@ -46,9 +48,8 @@ class Images:
     @property
     def source(self) -> Source:
         """The images, for the plan."""
-        names = frozenset(name[len(CRIU) :] for name in self._names)
         most_runs = _BASE_RUNS + self._archive.size // _BYTES_A_RUN
-        return Source(names, self.read, self._piece, most_runs)
+        return Source(self.decoded, self._piece, most_runs)
 
     def read(self, name: str) -> bytes:
         """A small image. Raises KeyError if there is none of that name."""
@@ -84,7 +85,7 @@ class Skeleton:
         self._source = source
         self._heads = plan.heads
         self._pagemaps = {
-            rest.pagemap.name: encode_pagemap(source.read(rest.pagemap.name), rest.runs)
+            rest.pagemap.name: encode_pagemap(source.decoded.read(rest.pagemap.name), rest.runs)
             for rest in plan.remainders
         }
         names = (name[len(CRIU) :] for name in archive.names() if name.startswith(f"{CRIU}pages-"))

@@ -223,7 +223,7 @@ class Rebuild:
         return None
 
     def _image(self, name: str) -> Iterable[Any] | None:
-        server = images.SERVERS.get(images.kind(name))
+        server = images.server(name)
         found: Iterable[Any] | None = None
         if server is images.Server.REWRITER:
             with images.decoding(self._archive.location):

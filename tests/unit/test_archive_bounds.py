@@ -101,7 +101,7 @@ def read(path):
     try:
         with Archive.open(open_store(path)) as archive:
             pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
-            for name in Images(archive).source.names:
+            for name in Images(archive).decoded.names:
                 Images(archive).read(name)
     except ArchiveError as error:
         return error.reason

@@ -18,6 +18,7 @@ class Message(bytes):
 
     FromString = classmethod(lambda cls, data: cls(data))
     SerializeToString = bytes
+    length = property(int)
 
     def IsInitialized(self):  # noqa: N802 - protobuf's name
         return self != b"lacking"
@@ -41,9 +42,9 @@ def test_a_cut_record_is_refused(decode, cut):
 
 def test_cut_bytes_behind_a_record_are_refused():
     image = images.join(MAGIC, [b"3"])
-    assert images.Image(image + b"abc", Message, int).entries == [(b"3", b"abc")]
+    assert images.Image(image + b"abc", Message, "length").entries == [(b"3", b"abc")]
     with pytest.raises(ValueError, match="follows a record"):
-        images.Image(image + b"ab", Message, int)
+        images.Image(image + b"ab", Message, "length")
 
 
 @pytest.mark.parametrize("image", [b"", b"\0" * 7])
@@ -82,10 +83,10 @@ def test_whatever_images_lead_to_is_the_archives_fault(error):
 
 def test_every_image_has_one_who_serves_it():
     """The table is complete: who rewrites does so for each of its rows and no other; no name is of two kinds."""
-    of = {server: {key for key, who in images.SERVERS.items() if who is server} for server in images.Server}
-    assert set(Rewriter.REWRITES) == of[images.Server.REWRITER]
+    rewritten = {key for key, one in images.KINDS.items() if one.server is images.Server.REWRITER}
+    assert set(Rewriter.REWRITES) == rewritten
     assert not [
-        key for key in images.SERVERS for other in images.SERVERS if key != other and key.startswith(other)
+        key for key in images.KINDS for other in images.KINDS if key != other and key.startswith(other)
     ]
     assert {name: images.kind(name) for name in ("core-17.img", "fifo.img", "inventory.img")} == {
         "core-17.img": "core-", "fifo.img": "", "inventory.img": "",

@@ -10,6 +10,7 @@ from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.criu import images
+from dynamo_entry.criu.images import Decoded
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill import decode
 from dynamo_entry.fill.decode import Source
@@ -18,7 +19,7 @@ from dynamo_entry.fill.served import Skeleton
 from dynamo_entry.fill.values import PRESENT, Pagemap, Run
 
 PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
-SOURCE = Source(frozenset(), {}.__getitem__, lambda name, offset, length: b"", 0)
+SOURCE = Source(Decoded(frozenset(), {}.__getitem__), lambda name, offset, length: b"", 0)
 NOTHING = Plan([], [], [], [], {}, {})
 
 
@@ -113,12 +114,12 @@ def test_what_is_served_instead_of_an_image_is_so_by_the_table_of_images(monkeyp
         ],
         heads={"ghost-file-1.img": 4},
     )
-    source = SOURCE._replace(read=lambda _: b"")
+    source = SOURCE._replace(decoded=Decoded(frozenset(), lambda _: b""))
     archive = Archive.open(MemoryStore(bytes(build(PAGES, compression="none"))))
     skeleton = Skeleton(archive, plan, source)
     mine = {*skeleton._pagemaps, *skeleton._heads, *skeleton._pages}
     assert {images.kind(name) for name in mine} == {
-        key for key, server in images.SERVERS.items() if server is images.Server.SKELETON
+        key for key, one in images.KINDS.items() if one.server is images.Server.SKELETON
     }
 
 

@@ -5,6 +5,6 @@ unix sockets, pipes and stdio. All except ``pipes.refill``, ``sockets.is_reachab
 ``Rewriter`` puts them together.
 """
 
-from dynamo_entry.criu.rewrite.rewriter import Rewriter, Source
+from dynamo_entry.criu.rewrite.rewriter import Rewriter
 
-__all__ = ["Rewriter", "Source"]
+__all__ = ["Rewriter"]

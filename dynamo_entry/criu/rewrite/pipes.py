@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from dynamo_entry.criu import images
+from dynamo_entry.criu.images import Image
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import sockets
 from dynamo_entry.tuples import NamedTuple
@@ -44,7 +44,7 @@ def sent(packets: Iterable[Any]) -> dict[int, list[int]]:
 
 
 def places(
-    entries: Iterable[Any], tables: Mapping[int, images.Image], sent: Mapping[int, Sequence[int]]
+    entries: Iterable[Any], tables: Mapping[int, Iterable[Any]], sent: Mapping[int, Sequence[int]]
 ) -> dict[int, Place]:
     """Pipe id → where the pipe is found, from files.img, each task's fdinfo, and descriptors in flight."""
     pipes = {entry.id: entry.pipe.pipe_id for entry in entries if entry.HasField("pipe")}
@@ -52,7 +52,7 @@ def places(
     found: dict[int, Place] = {}
     on_their_way: dict[int, Place] = {}
     for pid, table in tables.items():
-        for row in table.messages:
+        for row in table:
             if row.id in pipes:
                 found.setdefault(pipes[row.id], Place(pid, row.fd))
             for position, number in enumerate(sent.get(row.id, ())):
@@ -61,13 +61,12 @@ def places(
     return on_their_way | found
 
 
-def drained(data: bytes, places: Mapping[int, Place], dropped: frozenset[int]) -> tuple[bytes, list[Refill]]:
-    """The image without the bytes that we put back, and those bytes.
+def drain(image: Image, places: Mapping[int, Place], dropped: frozenset[int]) -> list[Refill]:
+    """Take the bytes that we put back out of an image, and return them.
 
     ``dropped`` are pipes whose other end is outside: what was in them was for the old container's log. A pipe that is
     found nowhere is left to CRIU.
     """
-    image = images.pipe_data(data)
     refills: list[Refill] = []
     kept: list[tuple[Any, bytes]] = []
     for entry, content in image.entries:
@@ -79,7 +78,7 @@ def drained(data: bytes, places: Mapping[int, Place], dropped: frozenset[int]) -
             entry.bytes, content = 0, b""  # noqa: PLW2901 - CRIU still sets the pipe's size
         kept.append((entry, content))
     image.entries = kept
-    return image.encode(), refills
+    return refills
 
 
 def refill(refills: Iterable[Refill]) -> None:

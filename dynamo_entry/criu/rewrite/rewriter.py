@@ -6,29 +6,23 @@ from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 from dynamo_entry.criu import images
+from dynamo_entry.criu.images import Decoded
 from dynamo_entry.criu.rewrite import files, pipes, sockets, stdio, tasks, unix
-from dynamo_entry.tuples import NamedTuple
-
-
-class Source(NamedTuple):
-    """An archive's images: ``names`` lists them, ``read`` returns one as a whole."""
-
-    read: Callable[[str], bytes]
-    names: frozenset[str]
-    root_pid: int
-    stdio: dict[str, str]
 
 
 class Rewriter:
-    """Serves rewritten images. Its constructor decodes those that decide whether a restore can work at all."""
+    """Changes images, and serves them. Its constructor decodes those that decide whether a restore can work at all."""
 
-    def __init__(self, source: Source, grants: tasks.Grants) -> None:
-        self._source = source
+    def __init__(self, decoded: Decoded, root_pid: int, links: dict[str, str], grants: tasks.Grants) -> None:
+        """``root_pid`` and ``links``, where stdout and stderr led ("1" and "2"), are the creator's."""
+        self._decoded = decoded
+        self._root_pid = root_pid
+        self._links = links
         self._grants = grants
-        self._files = images.files(source.read("files.img"))
-        self._stdio = stdio.find(self._files.messages, self._table(source.root_pid), source.stdio)
-        self._our_filters = self._find_our_filters()
-        self._tasks = images.tree(source.read("pstree.img")).messages
+        self._files = decoded.image("files.img")
+        self._stdio = stdio.find(self._files.messages, self._table(root_pid), links)
+        self._our_filters = tasks.our_filters(decoded.messages("seccomp.img"))
+        self._tasks = decoded.image("pstree.img").messages
         self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
         self._widened: frozenset[int] = frozenset()
@@ -45,7 +39,7 @@ class Rewriter:
 
     def clocks(self) -> dict[str, float]:
         """What the engine's clocks said when it was frozen, in seconds."""
-        read = images.clocks(self._source.read("timens-0.img")).messages[0]
+        read = self._decoded.image("timens-0.img").messages[0]
         return {
             f"{name}_s": clock.tv_sec + clock.tv_nsec / 1e9
             for name, clock in (("monotonic", read.monotonic), ("boottime", read.boottime))
@@ -65,9 +59,7 @@ class Rewriter:
         return files.traces(self._files.messages, self._remaps())
 
     def _remaps(self) -> list[Any]:
-        if "remap-fpath.img" not in self._source.names:
-            return []
-        return images.remaps(self._source.read("remap-fpath.img")).messages
+        return self._decoded.messages("remap-fpath.img")
 
     def continue_logs(self, sizes: dict[str, int]) -> None:
         """See ``files.continue_logs``."""
@@ -103,9 +95,7 @@ class Rewriter:
 
     def locks(self) -> list[files.Lock]:
         """See ``files.locks``."""
-        if "filelocks.img" not in self._source.names:
-            return []
-        entries = images.locks(self._source.read("filelocks.img")).messages
+        entries = self._decoded.messages("filelocks.img")
         paths = {
             file.reg.id: files.text(file.reg.name) for file in self._files.messages if file.HasField("reg")
         }
@@ -114,7 +104,7 @@ class Rewriter:
             {
                 (pid, row.fd): paths[row.id]
                 for pid in {entry.pid for entry in entries}
-                for row in self._table(pid).messages
+                for row in self._table(pid)
                 if row.id in paths
             },
         )
@@ -136,51 +126,49 @@ class Rewriter:
         return self._files.encode()
 
     def _memory(self, name: str) -> bytes | None:
-        if name not in self._source.names:
+        if name not in self._decoded.names:
             return None  # a zombie has none, and CRIU asks all the same
-        return tasks.unreserved(self._source.read(name))
+        image = self._decoded.image(name)
+        tasks.unreserve(image.messages)
+        return image.encode()
 
     def _descriptors(self, name: str) -> bytes | None:
-        return stdio.replugged(self._source.read(name), self._stdio) if self._stdio.ids else None
+        if not self._stdio.ids:
+            return None
+        image = self._decoded.image(name)
+        stdio.replug_table(image.messages, self._stdio)
+        return image.encode()
 
     def _core(self, name: str) -> bytes:
         pid = int(name[5:-4])
-        image = images.core(self._source.read(name))
+        image = self._decoded.image(name)
         self._widened |= tasks.widened(image.messages, self._grants)
         tasks.grant(
             image.messages, self._grants,
-            is_root=pid == self._source.root_pid, our_filters=self._our_filters,
+            is_root=pid == self._root_pid, our_filters=self._our_filters,
         )  # fmt: skip
         for entry in image.messages:
             if entry.HasField("tc"):
                 tasks.drop_of_ended_threads(entry.tc, self._threads.get(pid, ()))
         return image.encode()
 
-    def _find_our_filters(self) -> frozenset[int]:
-        if "seccomp.img" not in self._source.names:
-            return frozenset()
-        return tasks.our_filters(self._source.read("seccomp.img"))
-
     def _without_pipe_data(self, name: str) -> bytes | None:
-        if name not in self._source.names:
+        if name not in self._decoded.names:
             return None
-        pids = [int(other[4:-4]) for other in self._source.names if other.startswith("ids-")]
-        tables = {pid: self._table(pid) for pid in pids}
-        places = pipes.places(self._files.messages, tables, pipes.sent(self._packets()))
-        outside = stdio.pipe_ids(self._source.stdio.values())
-        data, self._refills[name] = pipes.drained(self._source.read(name), places, outside)
-        return data
+        image = self._decoded.image(name)
+        if name not in self._refills:  # CRIU may ask again
+            pids = [int(other[4:-4]) for other in self._decoded.names if other.startswith("ids-")]
+            tables = {pid: self._table(pid) for pid in pids}
+            sent = pipes.sent(self._decoded.messages("sk-queues.img"))
+            places = pipes.places(self._files.messages, tables, sent)
+            self._refills[name] = pipes.drain(image, places, stdio.pipe_ids(self._links.values()))
+        return image.encode()
 
-    def _packets(self) -> list[Any]:
-        if "sk-queues.img" not in self._source.names:
-            return []
-        return images.packets(self._source.read("sk-queues.img")).messages
+    def _table(self, pid: int) -> list[Any]:
+        ids = self._decoded.image(f"ids-{pid}.img").messages[0]
+        return self._decoded.image(f"fdinfo-{ids.files_id}.img").messages
 
-    def _table(self, pid: int) -> images.Image:
-        ids = images.object_ids(self._source.read(f"ids-{pid}.img")).messages[0]
-        return images.descriptors(self._source.read(f"fdinfo-{ids.files_id}.img"))
-
-    #: By kind of image, see ``images.SERVERS``.
+    #: By kind of image, see ``images.KINDS``.
     REWRITES: ClassVar[dict[str, Callable[[Rewriter, str], bytes | None]]] = {
         "core-": _core,
         "fdinfo-": _descriptors,

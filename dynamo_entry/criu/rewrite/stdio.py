@@ -27,7 +27,7 @@ class Stdio(NamedTuple):
     split: dict[int, int]
 
 
-def find(entries: list[Any], root_table: images.Image, stdio: dict[str, str]) -> Stdio:
+def find(entries: list[Any], root_table: list[Any], stdio: dict[str, str]) -> Stdio:
     """The descriptions in files.img that led outside, given the root task's descriptors and what the creator recorded.
 
     ``stdio`` maps "1" and "2" to what readlink said about the container's own, if the engine's root had the same.
@@ -44,12 +44,12 @@ def find(entries: list[Any], root_table: images.Image, stdio: dict[str, str]) ->
     return Stdio(ids | dict.fromkeys(split.values(), 2), split)
 
 
-def _ids(entries: list[Any], root_table: images.Image, number: int, link: str) -> list[int]:
+def _ids(entries: list[Any], root_table: list[Any], number: int, link: str) -> list[int]:
     if not link:
         return []
     if pipe := re.fullmatch(r"pipe:\[(\d+)\]", link):
         return [e.id for e in entries if e.HasField("pipe") and e.pipe.pipe_id == int(pipe[1]) & 0xFFFFFFFF]
-    own = next((row.id for row in root_table.messages if row.fd == number), None)
+    own = next((row.id for row in root_table if row.fd == number), None)
     mine = next((entry for entry in entries if entry.id == own), None)
     if mine is None:
         return []
@@ -82,16 +82,14 @@ def _owner(entry: Any) -> Any:
     return getattr(entry, kind).fown
 
 
-def replugged(table: bytes, stdio: Stdio) -> bytes:
-    """A ``fdinfo-*.img`` that leads to those files."""
-    image = images.descriptors(table)
-    for row in image.messages:
+def replug_table(table: Iterable[Any], stdio: Stdio) -> None:
+    """Let the rows of a ``fdinfo-*.img`` lead to those files."""
+    for row in table:
         if row.id not in stdio.ids:
             continue
         row.type = 1  # fd_types.REG
         if row.fd == 2:
             row.id = stdio.split.get(row.id, row.id)
-    return image.encode()
 
 
 def pipe_ids(stdio: Iterable[str]) -> frozenset[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from dynamo_entry.criu import images
 from dynamo_entry.linux import io_uring
 from dynamo_entry.tuples import NamedTuple
 
@@ -31,12 +30,12 @@ class Grants(NamedTuple):
     secure_bits: int = 0
 
 
-def our_filters(seccomp: bytes) -> frozenset[int]:
+def our_filters(entries: Iterable[Any]) -> frozenset[int]:
     """The numbers, in ``seccomp.img``, of the filters that kept an engine from io_uring (linux/io_uring.py), and stand alone."""
     ours = {io_uring.filter_rules(machine) for machine in io_uring.MACHINES}
     return frozenset(
         number
-        for entry in images.filters(seccomp).messages
+        for entry in entries
         for number, one in enumerate(entry.seccomp_filters)
         if one.filter in ours and not one.HasField("prev")
     )
@@ -145,14 +144,12 @@ _PROT_WRITE, _MAP_NORESERVE = 2, 0x4000
 _ANON_PRIVATE = 1 << 9
 
 
-def unreserved(mm: bytes) -> bytes:
+def unreserve(entries: Iterable[Any]) -> None:
     """Give private mappings that are not writable MAP_NORESERVE: the kernel did not account for them either.
 
     CRIU makes every mapping writable first, and the kernel grants only as much of those as there is memory.
     """
-    image = images.memory(mm)
-    for entry in image.messages:
+    for entry in entries:
         for area in entry.vmas:
             if area.status & _ANON_PRIVATE and not area.prot & _PROT_WRITE:
                 area.flags |= _MAP_NORESERVE
-    return image.encode()

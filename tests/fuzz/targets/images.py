@@ -3,7 +3,7 @@
 import struct
 
 from dynamo_entry.criu import images
-from dynamo_entry.criu.rewrite import Rewriter, Source, sockets, tasks
+from dynamo_entry.criu.rewrite import Rewriter, sockets, tasks
 from dynamo_entry.fill import decode, plan
 
 #: What a restore takes for images that cannot be decoded (checks/restore.py, worker/rebuild.py).
@@ -75,10 +75,8 @@ SEEDS = [_seed()]
 
 def feed(case, _place):
     """Everything that a restore asks of them before CRIU gets them."""
-    rewriter = Rewriter(
-        Source(case.__getitem__, frozenset(case), 100, {}),
-        tasks.Grants(frozenset(), frozenset(range(41)), {}, None),
-    )
+    decoded = images.Decoded(frozenset(case), case.__getitem__)
+    rewriter = Rewriter(decoded, 100, {}, tasks.Grants(frozenset(), frozenset(range(41)), {}, None))
     rewriter.pids()
     rewriter.clocks()
     rewriter.regular_files()
@@ -90,11 +88,9 @@ def feed(case, _place):
     rewriter.move_sockets(sockets.Network({}, frozenset(), frozenset({"lo"}), lambda _: False))
     rewriter.own_sockets(0, {0}, may_give_away=True)
     rewriter.close_what_leads_out()
-    for name in case:
-        rewriter.image(name)
-    source = decode.Source(
-        frozenset(case), case.__getitem__, lambda name, at, length: case[name][at : at + length], 1000
-    )
+    source = decode.Source(decoded, lambda name, at, length: case[name][at : at + length], 1000)
     made = plan.make(decode.read(source), None)
     for rest in made.remainders:
         decode.encode_pagemap(case[rest.pagemap.name], rest.runs)
+    for name in case:
+        rewriter.image(name)

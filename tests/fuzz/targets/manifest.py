@@ -25,7 +25,7 @@ def feed(case, _place):
     with open_bytes(with_body(_INTACT, case["manifest.json"]), threads=1) as archive:
         pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
         images = Images(archive)
-        for name in images.source.names:
+        for name in images.decoded.names:
             if not name.startswith("pages-"):
                 images.read(name)
         archive.verify()

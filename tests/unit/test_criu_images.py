@@ -47,6 +47,23 @@ def test_cut_bytes_behind_a_record_are_refused():
         images.Image(image + b"ab", Message, "length")
 
 
+def test_an_image_is_decoded_once_for_all_who_read_it(monkeypatch):
+    monkeypatch.setattr(images, "message", lambda *_: Message)
+    reads = []
+
+    def read(name):
+        reads.append(name)
+        return {"core-7.img": images.join(MAGIC, [b"1"])}[name]
+
+    decoded = images.Decoded(frozenset({"core-7.img"}), read)
+    assert decoded.image("core-7.img") is decoded.image("core-7.img")
+    assert decoded.messages("core-7.img") == [b"1"]
+    assert decoded.messages("core-8.img") == []
+    assert reads == ["core-7.img"]
+    with pytest.raises(KeyError):
+        decoded.image("core-8.img")
+
+
 @pytest.mark.parametrize("image", [b"", b"\0" * 7])
 def test_what_is_too_short_for_an_image_is_refused(image):
     with pytest.raises(ValueError, match="too short"):

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.criu.rewrite import sockets, stdio, tasks
+from dynamo_entry.criu.rewrite import Rewriter, sockets, stdio, tasks
+from dynamo_entry.criu.rewrite.pipes import Place, Refill
 from dynamo_entry.criu.rewrite.sockets import Address
 
 
@@ -109,3 +110,44 @@ def test_a_task_gets_no_capability_that_this_container_does_not_have(name):
         [core], tasks.Grants(frozenset({7, 21}), ALL, {}, None), is_root=False, our_filters=frozenset()
     )
     assert tasks._numbers(getattr(core.thread_core.creds, name)) == {7}
+
+
+class Message(SimpleNamespace):
+    """A message of pycriu's with the fields that it was made with; any other is empty."""
+
+    def __getattr__(self, _name):
+        return Message()
+
+    def HasField(self, name):  # noqa: N802 - protobuf's name
+        return name in vars(self)
+
+
+class Image:
+    """A decoded image: (message, the bytes that follow it)."""
+
+    def __init__(self, *entries):
+        self.entries = list(entries)
+
+    messages = property(lambda self: [message for message, _ in self.entries])
+
+    def encode(self):
+        return repr(self.entries).encode()
+
+
+def test_what_criu_asks_for_twice_is_the_same_and_what_was_in_a_pipe_is_still_put_back():
+    pipe = Message(id=7, pipe=Message(pipe_id=70))
+    found = {
+        "files.img": Image((pipe, b"")),
+        "pstree.img": Image(),
+        "ids-100.img": Image((Message(files_id=1), b"")),
+        "fdinfo-1.img": Image((Message(id=7, fd=5), b"")),
+        "pipes-data.img": Image((Message(pipe_id=70, bytes=5), b"hello")),
+    }
+    decoded = SimpleNamespace(
+        names=frozenset(found),
+        image=found.__getitem__,
+        messages=lambda name: found[name].messages if name in found else [],
+    )
+    rewriter = Rewriter(decoded, 100, {}, tasks.Grants(frozenset(), frozenset(), {}))
+    assert rewriter.image("pipes-data.img") == rewriter.image("pipes-data.img")
+    assert rewriter.refills() == [Refill(Place(100, 5), b"hello")]

@@ -100,7 +100,7 @@ class Handover:
         if number == _FINISHED:
             return False
         if number > 0:
-            _, received, _, _ = socket.recv_fds(connection, 1, 1)
+            _, received, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
             if not received:
                 return False
             self.descriptors[number] = received[0]

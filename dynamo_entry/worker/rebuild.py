@@ -177,10 +177,11 @@ class Rebuild:
             if not self._plan.has_faults:
                 self._handover.close()
         self._filler.open_gate()
+        size = self._plan.size
         while not self._filler.wait(_FILL_POLL_S):
             if self._handover:
                 self._handover.answer()
-            phase.progress(self._filler.done_bytes, self._plan.size)
+            phase.progress(self._filler.done_bytes, size)
             if _readable(exited, limit_s=0):
                 raise RestoreFailed("criu ended while it held the tasks", reason="CriuRestoreFailed")
         phase.fields["bytes"] = self._filler.done_bytes

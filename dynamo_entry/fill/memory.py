@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
-from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.errors import PlaceFailed, RestoreFailed
 from dynamo_entry.fill.plan import Shared, Task
 from dynamo_entry.linux import userfault
 from dynamo_entry.linux.pages import PAGE, IoVec, address_of, last_error, libc
@@ -145,6 +145,12 @@ def _failed(target: Task | Shared, why: str, number: int = 0) -> RestoreFailed:
     what = (
         f"memory of process {target.pid}" if isinstance(target, Task) else f"shared memory {target.paths[0]}"
     )
+    if number == errno.ENOSPC:
+        return PlaceFailed(
+            f"{what} cannot be filled: {why}",
+            hint="give /dev/shm, or where else the engine had the file, the size that it had at creation",
+            reason="NotEnoughSpace",
+        )
     return RestoreFailed(
         f"{what} cannot be filled: {why}",
         hint=_HINTS.get(number, "is the container's memory limit what it was at creation?"),

@@ -10,7 +10,7 @@ import pytest
 from archive_store import CHUNK, MemoryWriter, build, noise, open_bytes, text
 
 from dynamo_entry.archive import ArchiveWriter, Compression, Head
-from dynamo_entry.errors import Corrupt, RestoreFailed
+from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
 from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Extent, Plan, Shared, Task
@@ -182,6 +182,13 @@ def test_memory_that_is_not_there_is_a_short_write(child):
 def test_shared_memory_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(RestoreFailed, match="absent cannot be filled: No such file"):
         Writer({}).write(Shared((f"{tmp_path}/absent",)), b"x", [Piece(0, 1, 0)])
+
+
+def test_a_filesystem_that_is_full_is_the_places_fault():
+    """As /dev/shm is where a pod gives it less than at creation: another pod may restore the same archive."""
+    with pytest.raises(PlaceFailed, match="No space left on device") as caught:
+        Writer({}).write(Shared(("/dev/full",)), b"x", [Piece(0, 1, 0)])
+    assert "/dev/shm" in caught.value.hint
 
 
 @pytest.mark.parametrize(("asked", "started"), [(2, 2), (500, 4)])

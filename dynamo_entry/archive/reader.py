@@ -5,20 +5,20 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from bisect import bisect_right
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.ahead import ChunkRef, OnDemand, ReadAhead, ReadPool, Source
 from dynamo_entry.archive.keys import Keys
-from dynamo_entry.archive.manifest import Chunk, Head, Manifest, Stream
+from dynamo_entry.archive.manifest import Head, Manifest
 from dynamo_entry.archive.seal import ANYWHERE, Seal
 from dynamo_entry.archive.streams import Part
+from dynamo_entry.archive.tables import Recent, Table
 from dynamo_entry.buffers import PRIVATE, Buffers, is_mapped
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.pool import Pool, Promise
@@ -39,9 +39,6 @@ _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
 #: The decompressed chunks of one reader that wait. Chunks of other creators may be larger than ours.
 _READY_BYTES = 32 << 20
-
-#: How many chunks that are used in several places are kept: the next use comes at about the same time.
-_RECENT_CHUNKS = 8
 
 #: The bound of streams that are read as a whole, and not chunk by chunk: far more than all small images together.
 READ_BYTES = 256 << 20
@@ -87,8 +84,8 @@ class Archive:
         self._end = end
         self._seal = seal
         self._is_signed = is_signed
-        self._tables = {name: _Table(stream, content.chunk_size) for name, stream in content.streams.items()}
-        self._recent = _Recent(content)
+        self._tables = {name: Table(stream, content.chunk_size) for name, stream in content.streams.items()}
+        self._recent = Recent(content)
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = Pool(self._threads, "archive")
         # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
@@ -368,7 +365,7 @@ class Archive:
         own[:] = mapped
         return own
 
-    def _table(self, name: str) -> _Table:
+    def _table(self, name: str) -> Table:
         try:
             return self._tables[name]
         except KeyError:
@@ -405,73 +402,6 @@ class _End(NamedTuple):
         """Bytes of the archive; None if they are not in its end."""
         start = offset - (self.size - len(self.data))
         return memoryview(self.data)[start : start + length] if start >= 0 else None
-
-
-class _Recent:
-    """Chunks that are used in several places: verified and decompressed once for all that want them soon. Thread-safe."""
-
-    def __init__(self, content: Manifest) -> None:
-        places = Counter(
-            entry.offset
-            for stream in content.streams.values()
-            if stream.sizes
-            for entry in stream.chunks
-            if not isinstance(entry, int)
-        )
-        self._shared = {offset for offset, count in places.items() if count > 1}
-        self._kept: OrderedDict[int, Promise[Bytes]] = OrderedDict()
-        self._verified: set[int] = set()
-        self._lock = threading.Lock()
-
-    def get(self, wanted: ChunkRef, begin: Callable[[], Promise[Bytes]]) -> Promise[Bytes]:
-        """The chunk if it is kept here, else the one that ``begin`` starts to read."""
-        if wanted.chunk is None or not self.is_shared(wanted):
-            return begin()
-        offset = wanted.chunk.offset
-        with self._lock:
-            if offset not in self._kept:
-                self._kept[offset] = begin()
-                if len(self._kept) > _RECENT_CHUNKS:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(offset)
-            return self._kept[offset]
-
-    def note_verified(self, wanted: ChunkRef) -> None:
-        """Note that the chunk is mapped from the archive's file, which does not change: it need not be verified again."""
-        if wanted.chunk is not None and self.is_shared(wanted):
-            self._verified.add(wanted.chunk.offset)
-
-    def is_verified(self, wanted: ChunkRef) -> bool:
-        """Whether that was noted."""
-        return wanted.chunk is not None and wanted.chunk.offset in self._verified
-
-    def is_shared(self, wanted: ChunkRef) -> bool:
-        """Whether the chunk is used in several places."""
-        return wanted.chunk is not None and wanted.chunk.offset in self._shared
-
-
-class _Table:
-    """The chunks of one stream by index; runs of zeros are not expanded."""
-
-    def __init__(self, stream: Stream, chunk_size: int) -> None:
-        self.size = stream.size
-        self.layout = stream.layout(chunk_size)
-        self.count = self.layout.count
-        self.is_cut = bool(stream.sizes)
-        self._entries = stream.chunks
-        lengths = (entry if isinstance(entry, int) else 1 for entry in stream.chunks)
-        self._starts = list(accumulate(lengths, initial=0))
-
-    def find(self, index: int) -> Chunk | None:
-        if not 0 <= index < self.count:
-            raise IndexError(f"chunk {index} of {self.count}")
-        entry = self._entries[bisect_right(self._starts, index) - 1]
-        return None if isinstance(entry, int) else entry
-
-    def stored(self) -> Iterator[tuple[int, Chunk]]:
-        for start, entry in zip(self._starts, self._entries, strict=False):
-            if not isinstance(entry, int):
-                yield start, entry
 
 
 def _no_trailer(store: Store, size: int) -> Corrupt:

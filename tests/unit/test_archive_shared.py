@@ -9,7 +9,7 @@ from archive_store import CHUNK, MemoryWriter, build, contents, forge, manifest_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, codec, reader
+from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, codec, reader, tables
 from dynamo_entry.archive.segments import check, segments
 from dynamo_entry.archive.streams import Layout
 from dynamo_entry.errors import ArchiveError
@@ -137,7 +137,7 @@ def test_a_shared_chunk_of_a_mapped_file_is_verified_once(monkeypatch, tmp_path,
     (tmp_path / "made.tar").write_bytes(made)
     found = []
     digest = codec.digest
-    monkeypatch.setattr(reader, "_RECENT_CHUNKS", 1)
+    monkeypatch.setattr(tables, "_RECENT_CHUNKS", 1)
     monkeypatch.setattr(reader, "_TAIL_BYTES", PAGE)
     monkeypatch.setattr(local, "_MAP_BYTES", 1)
     monkeypatch.setattr(codec, "digest", lambda stored: found.append(1) or digest(stored))

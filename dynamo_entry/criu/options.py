@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dynamo_entry.criu import process
+from dynamo_entry.criu import gate
 from dynamo_entry.linux import capabilities
 from dynamo_entry.tuples import NamedTuple
 
@@ -86,6 +86,6 @@ def restore(
 def _base(verb: str, places: Places, *, keeps_connections: bool) -> list[str]:
     return [
         "criu", verb, "--stream", "--images-dir", places.images, "--work-dir", places.work,
-        "--log-file", places.log, "-v2", "--no-default-config", "--action-script", process.SCRIPT,
+        "--log-file", places.log, "-v2", "--no-default-config", "--action-script", gate.SCRIPT,
         *_COMMON, *(_KEEP if keeps_connections else _CLOSE), _SHELL_JOB,
     ]  # fmt: skip

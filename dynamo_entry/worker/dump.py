@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dynamo_entry.archive import CHUNK_SIZE, ArchiveWriter, StreamWriter
 from dynamo_entry.archive.streams import CRIU
-from dynamo_entry.criu import options, process, remaps
+from dynamo_entry.criu import gate, options, remaps
 from dynamo_entry.criu.process import Dumping
 from dynamo_entry.criu.streamer import Capture, Sink
 from dynamo_entry.errors import DumpFailed
@@ -39,7 +39,7 @@ class Dump:
         self._capture = Capture(places.images, open_sink)
         self._is_frozen = False
         self._has_exited = False
-        self._gate = process.Gate(places.work, process.POST_DUMP)
+        self._gate = gate.Gate(places.work, gate.POST_DUMP)
         self._criu = Dumping(
             options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._gate.environment,
             before=(lambda: timens.enter(pid)) if timens.is_another(pid) else None,

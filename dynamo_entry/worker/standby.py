@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_entry.archive.streams import RESTORE_LOG
 from dynamo_entry.checks import host, kept_connections
-from dynamo_entry.criu import lazy_pages, options, process
+from dynamo_entry.criu import gate, lazy_pages, options, process
 from dynamo_entry.criu.rewrite import stdio
 from dynamo_entry.criu.streamer import Serve
 from dynamo_entry.linux import pages, tasks, timens, userfault
@@ -51,7 +51,7 @@ class Standby:
         with ExitStack() as stack:
             if self.handover:
                 stack.callback(self.handover.close)
-            self.held = stack.enter_context(closing(process.Gate(work, process.PRE_RESUME)))
+            self.held = stack.enter_context(closing(gate.Gate(work, gate.PRE_RESUME)))
             remove(self.pid_file)  # of an earlier restore, in a container that was started again
             Serve(work, self._image, self._note_failure)
             inherit = _own_stdio()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_entry.criu import log, options, process, remaps, streamer
+from dynamo_entry.criu import gate, log, options, process, remaps, streamer
 from dynamo_entry.criu.remedies import REMEDIES
 from dynamo_entry.errors import CheckpointError, PlaceFailed
 from dynamo_entry.linux import pages
@@ -538,13 +538,13 @@ def test_a_killed_dump_is_told_from_one_that_failed(tmp_path):
 )
 def test_held_tasks_go_on_only_after_a_yes(tmp_path, stage, action, verdict, code, lives):
     """Where nobody says anything any more, tasks that a dump has frozen go on, and half-filled ones end."""
-    held = process.Gate(str(tmp_path), stage)
+    held = gate.Gate(str(tmp_path), stage)
     tasks = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
     try:
-        if stage == process.PRE_RESUME:
+        if stage == gate.PRE_RESUME:
             held.end_otherwise(task.pid for task in tasks)
         script = subprocess.Popen(
-            ["/bin/sh", process.SCRIPT],
+            ["/bin/sh", gate.SCRIPT],
             env={**os.environ, **held.environment, "CRTOOLS_SCRIPT_ACTION": action},
         )
         while stage == action and not _listens(script.pid):

@@ -117,13 +117,16 @@ def classify(start: int, states: bytes) -> Pages:
 
 
 def private_areas(maps: list[str]) -> list[Range]:
-    """Mappings that are not shared memory, and not the kernel's own (proc_pid_maps(5))."""
-    found = []
+    """Mappings that are not shared memory, and not the kernel's own (proc_pid_maps(5)); those that touch are joined."""
+    found: list[Range] = []
     for line in maps:
         fields = line.split(maxsplit=5)
         if fields[1].endswith("p") and not (len(fields) > 5 and fields[5] in ("[vvar]", "[vsyscall]")):
             start, _, end = fields[0].partition("-")
-            found.append((int(start, 16), int(end, 16)))
+            first, last = int(start, 16), int(end, 16)
+            if found and found[-1][1] == first:
+                first, _ = found.pop()
+            found.append((first, last))
     return found
 
 

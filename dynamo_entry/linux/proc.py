@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -190,25 +191,25 @@ def shared_mappings(pid: int) -> list[tuple[int, int]]:
     If that cannot be read, the process is taken to share nothing: its memory becomes its own in a restore, which is
     correct and only takes more memory.
     """
-    return parse_shared(read(pid, "smaps").decode("utf-8", "replace").split("\n")[:-1])
+    return parse_shared(read(pid, "smaps"))
 
 
-def parse_shared(lines: Iterable[str]) -> list[tuple[int, int]]:
-    """The ranges of such mappings in a smaps file.
+#: Of a mapping in a smaps file: that it has such pages, and what follows its first line.
+_SHARED, _SIZE = re.compile(rb"\nShared_(?:Clean|Dirty): +[1-9]"), b"\nSize:"
+
+
+def parse_shared(smaps: bytes) -> list[tuple[int, int]]:
+    """The ranges of such mappings in a smaps file. It has 35 MB for 50 000 mappings, so only what counts is looked at.
 
     Shared_* also counts pages of files and of shared memory, which a plan does not use.
     """
-    found: list[tuple[int, int]] = []
-    current = (0, 0)
-    for line in lines:
-        field, _, rest = line.partition(" ")
-        if field in ("Shared_Clean:", "Shared_Dirty:"):
-            if not rest.strip().startswith("0 ") and current not in found[-1:]:
-                found.append(current)
-        elif not field.endswith(":"):
-            start, _, end = field.partition("-")
-            current = (int(start, 16), int(end, 16))
-    return found
+    found: dict[tuple[int, int], None] = {}
+    for one in _SHARED.finditer(smaps):
+        end = smaps.rfind(_SIZE, 0, one.start())
+        area, _, _ = smaps[smaps.rfind(b"\n", 0, end) + 1 : end].partition(b" ")
+        first, _, last = area.partition(b"-")
+        found[int(first, 16), int(last, 16)] = None
+    return list(found)
 
 
 def protocol(path: str) -> str:

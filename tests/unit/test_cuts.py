@@ -97,8 +97,9 @@ def test_private_mappings_are_told_from_shared_ones():
     lines = [
         "1000-3000 rw-p 00000000 00:00 0 ", "4000-5000 rw-s 00000000 00:01 7 /dev/zero (deleted)",
         "6000-7000 r--p 00000000 00:00 0 [vvar]", "8000-9000 r-xp 00000000 08:01 3 /usr/lib/with a blank.so",
+        "9000-a000 r--p 00001000 08:01 3 /usr/lib/with a blank.so", "a000-b000 rw-p 00000000 00:00 0 ",
     ]  # fmt: skip
-    assert pages.private_areas(lines) == [(0x1000, 0x3000), (0x8000, 0x9000)]
+    assert pages.private_areas(lines) == [(0x1000, 0x3000), (0x8000, 0xB000)]
 
 
 def test_pages_of_a_parent_and_its_child():

@@ -24,7 +24,6 @@ from dynamo_entry.fill.values import (
     Tree,
     Unlinked,
 )
-from dynamo_entry.linux import proc
 from dynamo_entry.linux.pages import PAGE
 
 BIG = 4 * LEAST_BYTES
@@ -226,18 +225,3 @@ def test_the_work_of_a_plan_grows_with_the_number_of_mappings_and_not_with_its_s
     assert len(found.extents) == count + 100
     assert compared < 20 * count
     assert mappings.passes < 10
-
-
-def test_smaps_tells_what_is_shared():
-    lines = """\
-7f0000000000-7f0000100000 rw-p 00000000 00:00 0
-Size:               1024 kB
-Shared_Clean:          0 kB
-Shared_Dirty:        512 kB
-7f0000100000-7f0000200000 rw-p 00000000 00:00 0                          [heap]
-Shared_Clean:          0 kB
-Shared_Dirty:          0 kB
-Private_Dirty:      1024 kB
-VmFlags: rd wr mr mw me ac sd
-""".splitlines()
-    assert proc.parse_shared(lines) == [(0x7F0000000000, 0x7F0000100000)]

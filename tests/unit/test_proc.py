@@ -71,3 +71,43 @@ def test_a_mapped_file_may_have_any_name(tmp_path, name):
             thing for thing in left_behind.find(proc.tables([process.pid])) if "memory policy" in thing
         ]
         process.stdin.close()
+
+
+def test_smaps_tells_what_is_shared():
+    text = b"""\
+7f0000000000-7f0000100000 rw-p 00000000 00:00 0
+Size:               1024 kB
+Shared_Clean:         12 kB
+Shared_Dirty:        512 kB
+Shared_Hugetlb:        0 kB
+VmFlags: rd wr mr mw me ac sd
+7f0000100000-7f0000200000 rw-p 00000000 00:00 0                          [heap]
+Size:               1024 kB
+Shared_Clean:          0 kB
+Shared_Dirty:          0 kB
+Shared_Hugetlb:     2048 kB
+VmFlags: rd wr mr mw me ac sd
+7f0000200000-7f0000300000 r--p 00000000 08:01 7                          /a file
+Size:               1024 kB
+Shared_Clean:          4 kB
+Shared_Dirty:          0 kB
+VmFlags: rd mr mw me sd
+"""
+    assert proc.parse_shared(text) == [(0x7F0000000000, 0x7F0000100000), (0x7F0000200000, 0x7F0000300000)]
+    assert proc.parse_shared(b"") == []
+
+
+def test_smaps_is_read_as_this_kernel_writes_it():
+    """Every mapping and its fields one after another: our libraries are shared with whoever else has them."""
+    text = proc.read(os.getpid(), "smaps")
+    found, area = [], ""
+    for line in text.decode("utf-8", "replace").splitlines():
+        name, *values = line.split()
+        if not name.endswith(":"):
+            area = name
+        elif name in ("Shared_Clean:", "Shared_Dirty:") and values[0] != "0" and area not in found[-1:]:
+            found.append(area)
+    assert found
+    assert [f"{start:x}-{end:x}" for start, end in proc.parse_shared(text)] == [
+        "-".join(f"{int(edge, 16):x}" for edge in area.split("-")) for area in found
+    ]

@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
-from dynamo_entry.criu.streamer import listen
+from dynamo_entry.criu.streamer import HungUpError, listen, receive_descriptor
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import userfault
 from dynamo_entry.scratch import remove
@@ -100,8 +100,8 @@ class Handover:
         if number == _FINISHED:
             return False
         if number > 0:
-            _, received, _, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
-            if not received:
+            try:
+                self.descriptors[number] = receive_descriptor(connection)
+            except HungUpError:
                 return False
-            self.descriptors[number] = received[0]
         return True

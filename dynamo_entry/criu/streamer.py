@@ -9,7 +9,6 @@ then ``img_streamer_request_entry { required string filename = 1 }``. A restore 
 
 from __future__ import annotations
 
-import array
 import errno
 import mmap
 import os
@@ -136,7 +135,7 @@ class Capture:
             connection.close()
 
     def _open(self, name: str, connection: socket.socket) -> None:
-        pipe = receive_pipe(connection)
+        pipe = receive_descriptor(connection)
         _widen(pipe)
         sink = self._open_sink(name)
         self._open_images += 1
@@ -222,7 +221,7 @@ class Serve:
         with _telling_hang_ups():
             connection.sendall(struct.pack("=I", len(reply)) + reply)
         if data is not None:
-            pipe = receive_pipe(connection)
+            pipe = receive_descriptor(connection)
             os.set_blocking(pipe, False)
             push = _Push(pipe, data)
             if push.turn():
@@ -314,18 +313,17 @@ def parse_request(body: bytes) -> str:
         raise ProtocolError(f"not a request: {body[:32]!r}") from None
 
 
-def receive_pipe(connection: socket.socket) -> int:
-    """The end of a pipe that CRIU passes next. Raises ProtocolError, HungUpError."""
-    size = array.array("i", [0]).itemsize
+def receive_descriptor(connection: socket.socket) -> int:
+    """The descriptor that CRIU passes next. Raises ProtocolError, HungUpError, and OSError if too many are open here."""
     with _telling_hang_ups():
-        data, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+        data, received, flags, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
     if not data:
         raise HungUpError
-    for level, kind, rights in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptor: int = array.array("i", rights[:size])[0]
-            return descriptor
-    raise ProtocolError("no pipe was passed")
+    if flags & socket.MSG_CTRUNC:  # the kernel drops what there is no room for
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    if not received:
+        raise ProtocolError("no descriptor was passed")
+    return received[0]
 
 
 def _widen(pipe: int) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 import select
 import socket
 import struct
@@ -177,6 +178,24 @@ def test_a_criu_that_breaks_off_is_waited_for_no_longer(handover, tmp_path, said
 def test_a_criu_that_never_came_is_no_reason_to_wait(handover):
     handover.finish({})
     assert not handover.descriptors
+
+
+def test_a_descriptor_for_which_there_is_no_room_is_a_failure(handover, tmp_path):
+    """Whoever wrote to that task's memory another way would wait for an answer that nobody gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{tmp_path}/{lazy_pages.SOCKET}")
+        handle(handover)
+        connection.send(struct.pack("=i", 1000))
+        socket.send_fds(connection, [b"\0"], [0])
+        first_free = os.dup(0)
+        os.close(first_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                handover.finish({})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_descriptors_are_told_from_the_end(handover, tmp_path):

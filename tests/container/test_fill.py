@@ -113,6 +113,7 @@ libc.madvise(ctypes.c_void_p(at + 7 * size), ctypes.c_size_t(size), 4)
 fresh = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for _ in range(16):
     threading.Thread(target=lambda: [time.sleep(0.01) for _ in iter(int, 1)], daemon=True).start()
+print("digest", hashlib.sha256(held[:]).hexdigest(), flush=True)
 pathlib.Path(os.environ["DYNAMO_CHECKPOINT_SIGNAL_FILE"]).touch()
 while True:
     print("digest", hashlib.sha256(held[:]).hexdigest(), flush=True)

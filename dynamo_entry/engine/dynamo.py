@@ -54,7 +54,7 @@ _READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHEC
 #: With any of these a worker that starts cold would pause and wait for ever.
 WITHHELD_FROM_COLD = (*DIRECTORY_VARIABLES, *STANDBY_VARIABLES, _READY_VARIABLE)
 
-_SET = re.compile(rf"(?:^|[\s'\";&|(])({'|'.join(WITHHELD_FROM_COLD)})=(?:['\"](?!['\"])|[^\s'\";&|)])")
+_SET = rf"(?:^|[\s'\";&|(])({'|'.join(WITHHELD_FROM_COLD)})=(?:['\"](?!['\"])|[^\s'\";&|)])"
 
 _CONTEXT, _COMPLETE, _ABANDONED = "restore-context.json", "restore-complete", "snapshot-complete"
 
@@ -80,7 +80,7 @@ _BACKENDS, _MAIN = "vllm|sglang|trtllm", "(?:__main__|main)"
 MODULE_OPTION = r"(?<![\w-])-\w*m|--module"
 
 #: ``python -m dynamo.vllm``, or the path of its main module, anywhere in a command or shell line.
-_WORKER = re.compile(
+_WORKER = (
     rf"(?:(?:{MODULE_OPTION})[\s=]*['\"]?dynamo\.(?:{_BACKENDS})(?:\.{_MAIN})?|(?:^|[\s'\"/])dynamo/(?:{_BACKENDS})/{_MAIN}\.py)"
     r"(?=$|[\s'\";&|)<>`}])"
 )
@@ -88,7 +88,7 @@ _WORKER = re.compile(
 
 def is_worker(argv: Sequence[str]) -> bool:
     """Return whether a command starts a Dynamo worker that can be checkpointed: vLLM, SGLang or TensorRT-LLM."""
-    return bool(_WORKER.search(" ".join(argv)))
+    return bool(re.search(_WORKER, " ".join(argv)))
 
 
 def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -103,7 +103,7 @@ def is_plain(path: str) -> bool:
 
 def set_by(argv: Sequence[str]) -> str:
     """Return the control variable that a command itself sets, which a cold start could not withhold; usually empty."""
-    found = _SET.search(" ".join(argv))
+    found = re.search(_SET, " ".join(argv))
     return found[1] if found else ""
 
 

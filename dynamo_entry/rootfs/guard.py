@@ -81,11 +81,15 @@ def _launcher() -> set[str]:
     found = {
         os.path.dirname(os.path.abspath(dynamo_entry.__file__)), _LIBRARY, sys.executable,
         *((sys.prefix,) if sys.prefix != sys.base_prefix else ()),
-        *(path for path in proc.mapped_files([os.getpid()]) if path.startswith("/") and not path.startswith("/dev/")),
         *((criu,) if criu else ()),
         *((pycriu.submodule_search_locations or ()) if pycriu else ()),
     }  # fmt: skip
-    return found | {os.path.realpath(path) for path in found}
+    mapped = proc.mapped_files([os.getpid()])  # these paths have no links in them
+    return {
+        *found,
+        *map(os.path.realpath, found),
+        *(path for path in mapped if path.startswith("/") and not path.startswith("/dev/")),
+    }
 
 
 def _nearest(path: str, points: frozenset[str]) -> str:

@@ -47,10 +47,10 @@ _Job = tuple[Promise[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class Pool:
-    """Up to ``most`` threads, which run what is submitted in that order. Each of the first submissions starts one."""
+    """``threads`` threads, which run what is submitted in that order. Each of the first submissions starts one of them."""
 
-    def __init__(self, most: int, name: str) -> None:
-        self._most = most
+    def __init__(self, threads: int, name: str) -> None:
+        self._count = threads
         self._name = name
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -63,13 +63,21 @@ class Pool:
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("the pool is shut down")
-            if len(self._threads) < self._most:
-                name = f"{self._name}-{len(self._threads)}"
-                thread = threading.Thread(target=self._run, name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            self._start(1)
             self._jobs.put((promise, call, arguments))
         return promise
+
+    def start(self) -> None:
+        """Start all threads now. Raises RuntimeError."""
+        with self._lock:
+            self._start(self._count)
+
+    def _start(self, most: int) -> None:
+        for _ in range(min(most, self._count - len(self._threads))):
+            name = f"{self._name}-{len(self._threads)}"
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def shutdown(self, *, cancel: bool = False) -> None:
         """Wait for all that was submitted; with ``cancel``, only for what was begun: the rest fails. Idempotent."""

@@ -108,7 +108,7 @@ class ReadPool:
 
     def __init__(self, store: Store, limit_bytes: int) -> None:
         self.threads = store.parallel_reads if store.read_bytes else 0
-        self.pool = Pool(max(1, self.threads), "archive-read")
+        self.pool = Pool(self.threads, "archive-read")
         self.budget = Budget(limit_bytes)
 
 

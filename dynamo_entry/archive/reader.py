@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,6 +94,8 @@ class Archive:
             ReadPool(store, _FETCH_BYTES),
         )
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
+        self._early: dict[int, Promise[Bytes]] = {}
+        self._is_early = True
         # Memory that is never touched, and so takes none: every chunk of zeros is a view of it.
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
 
@@ -155,6 +157,7 @@ class Archive:
         self._store.close()
 
     def _shut_down(self) -> None:
+        self._is_early = False
         if self.near:
             self.near.stop_waiting()
         for pool in (self._pool, self._in_order_lane.pool, self._fetch_lane.pool):
@@ -256,16 +259,38 @@ class Archive:
 
     def fetch(self, chunks: Iterable[tuple[str, int]]) -> Fetch:
         """Read chunks, given as (name, index), in about that order, for any number of threads to take."""
+        self._is_early = False
         return Fetch(self._source(chunks, self._fetch_lane), self._raw)
 
     def start_threads(self) -> None:
         """Start all threads now, instead of one by one when there is something to read."""
-        lanes = [(lane.pool, lane.threads) for lane in (self._in_order_lane, self._fetch_lane)]
-        for pool, count in [(self._pool, self._threads), *lanes]:
-            barrier = threading.Barrier(count + 1)
-            for _ in range(count):
-                pool.submit(barrier.wait)
-            barrier.wait()
+        for pool in (self._pool, self._in_order_lane.pool, self._fetch_lane.pool):
+            pool.start()
+
+    def verify_early(self, prefix: str, most_bytes: int) -> None:
+        """Let a thread verify chunks of the streams with that prefix, ``most_bytes`` at most, until ``fetch`` is called.
+
+        This is only for an archive that is mapped. Of a store the first chunks would delay what is needed before them.
+        """
+        if not self._store.read_bytes and not self.near:
+            wanted = (
+                ChunkRef(name, number, chunk)
+                for name, table in self._tables.items()
+                if name.startswith(prefix)
+                for number, chunk in table.stored()
+            )
+            source = OnDemand(self._store, islice(wanted, most_bytes // self.manifest.chunk_size))
+            self._pool.submit(self._verify_early, source)
+
+    def _verify_early(self, source: Source) -> None:
+        while self._is_early and (arrival := source.take(in_order=True)):
+            wanted, stored = arrival
+            assert wanted.chunk is not None
+            promise = self._early[wanted.chunk.offset] = Promise()
+            try:
+                promise.give(self._verified(wanted, stored))
+            except BaseException as error:  # whoever takes it gets it
+                promise.fail(error)
 
     def place_of(self, name: str, index: int) -> int | None:
         """Where chunk ``index`` of a stream is in the archive; None for a chunk of zeros."""
@@ -328,6 +353,10 @@ class Archive:
 
     def _raw(self, wanted: ChunkRef, stored: Bytes | None) -> Bytes:
         """The chunk, verified and decompressed; read here if it was not read yet. Raises Corrupt, StorageError."""
+        early = self._early.pop(wanted.chunk.offset, None) if wanted.chunk else None
+        return early.result() if early else self._verified(wanted, stored)
+
+    def _verified(self, wanted: ChunkRef, stored: Bytes | None) -> Bytes:
         name, index, chunk = wanted
         table = self._table(name)
         length = table.layout.part(index).length

@@ -1,0 +1,94 @@
+"""Chunks that are verified before anybody asks for them."""
+
+import threading
+
+import pytest
+from archive_store import CHUNK, MemoryStore, build, manifest_of, noise
+
+from dynamo_entry.archive import Archive
+from dynamo_entry.errors import Corrupt
+
+pytestmark = pytest.mark.usefixtures("short_tail")
+
+DATA = {
+    "other": noise(3 * CHUNK, seed=1),
+    "pages-1": noise(3 * CHUNK, seed=2),
+    "pages-2": noise(3 * CHUNK, seed=3),
+}
+PLACES = [(name, number) for name in DATA for number in range(3)]
+
+
+class CountingStore(MemoryStore):
+    """Tells when as many reads as a test expects were made."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.expected, self.seen = 0, threading.Event()
+
+    def expect(self, reads):
+        self.reads.clear()
+        self.expected = reads
+        self.seen.clear()
+
+    def read_range(self, offset, length):
+        found = super().read_range(offset, length)
+        if len(self.reads) == self.expected:
+            self.seen.set()
+        return found
+
+
+class RemoteStore(CountingStore):
+    parallel_reads, read_bytes = 2, 10 * CHUNK
+
+
+def opened(data, kind=CountingStore):
+    archive = Archive.open(kind(data))
+    archive._store.expect(4)
+    return archive, archive._store
+
+
+def taken(archive):
+    fetch = archive.fetch(PLACES)
+    found = {}
+    while (one := fetch.take()) is not None:
+        name, number, data = one
+        found[name, number] = bytes(data)
+    return found
+
+
+def test_each_is_read_once():
+    archive, store = opened(build(DATA))
+    with archive:
+        archive.verify_early("pages-", 4 * CHUNK)
+        assert store.seen.wait(10)
+        found = taken(archive)
+        assert {name: b"".join(found[name, number] for number in range(3)) for name in DATA} == DATA
+        assert len(store.reads) == len({*store.reads}) == len(PLACES), "what was verified is not read again"
+        assert archive.chunk(*PLACES[-1]) == DATA["pages-2"][-CHUNK:], "and can be read again"
+
+
+def test_a_damaged_one_is_refused_when_it_is_asked_for():
+    made = bytearray(build(DATA))
+    made[manifest_of(bytes(made))["streams"]["pages-1"]["chunks"][1][0]] ^= 1
+    archive, store = opened(bytes(made))
+    with archive:
+        archive.verify_early("pages-", 4 * CHUNK)
+        assert store.seen.wait(10)
+        assert archive.chunk("pages-1", 0) == DATA["pages-1"][:CHUNK]
+        with pytest.raises(Corrupt, match=r"chunk 1 of pages-1 .* differs from its digest"):
+            archive.chunk("pages-1", 1)
+
+
+def test_it_stops_where_the_chunks_are_fetched():
+    archive, store = opened(build(DATA))
+    with archive:
+        archive.fetch(PLACES)
+        archive.verify_early("pages-", 1 << 30)
+    assert store.reads == []
+
+
+def test_a_store_that_answers_requests_is_not_read():
+    archive, store = opened(build(DATA), RemoteStore)
+    with archive:
+        archive.verify_early("pages-", 1 << 30)
+    assert store.reads == []

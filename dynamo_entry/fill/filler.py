@@ -17,6 +17,9 @@ from dynamo_entry.tuples import NamedTuple
 #: How many verified bytes may wait for the tasks: the worker is to stay below 300 MiB.
 WINDOW_BYTES = 96 << 20
 
+#: How often it is tried whether a task that is being rebuilt takes pages already.
+_EARLY_S = 0.001
+
 
 #: The pieces of a chunk, and where they go.
 _Uses = list[tuple[Task | Shared, Piece]]
@@ -32,8 +35,8 @@ class _Ready(NamedTuple):
 class Filler:
     """Fills from ``archive`` what ``plan`` says, with up to ``threads`` threads, all of which are started here.
 
-    They begin at once, and hold up to WINDOW_BYTES of verified chunks until ``open_gate`` says that the tasks can be
-    written to. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several
+    They begin at once. What cannot be written before ``open_gate`` says that the tasks are held waits, up to WINDOW_BYTES
+    of verified chunks. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several
     places have the same bytes. Chunks of zeros cost nothing: memory that was never touched reads as zeros.
     """
 
@@ -95,14 +98,29 @@ class Filler:
             self._ended.set()
 
     def _write(self, ready: list[_Ready]) -> None:
-        self._gate.wait()
         while ready and self._failure is None:
             data, uses = ready.pop()
-            for target, group in groupby(uses, key=itemgetter(0)):
-                pieces = [piece for _, piece in group]
-                self._writer.write(target, data, pieces)
-                with self._lock:
-                    self.done_bytes += sum(piece.length for piece in pieces)
+            rest = self._put(data, uses)
+            if rest:
+                ready.insert(0, _Ready(data, rest))
+            if rest == uses:
+                self._gate.wait(_EARLY_S)
+
+    def _put(self, data: Bytes, uses: _Uses) -> _Uses:
+        """Write what can be written now; returns the rest, of tasks that are not held yet."""
+        write = self._writer.write if self._gate.is_set() else self._writer.write_early
+        rest: _Uses = []
+        for target, group in groupby(uses, key=itemgetter(0)):
+            pieces = [piece for _, piece in group]
+            left = write(target, data, pieces)
+            rest += ((target, piece) for piece in left)
+            with self._lock:
+                self.done_bytes += _length(pieces) - _length(left)
+        return rest
+
+
+def _length(pieces: list[Piece]) -> int:
+    return sum(piece.length for piece in pieces)
 
 
 def _by_place(archive: Archive, plan: Plan) -> dict[int, tuple[tuple[str, int], _Uses]]:

@@ -53,8 +53,26 @@ class Writer:
         self._files: dict[Shared, tuple[int, os.stat_result]] = {}
         self._lock = threading.Lock()
 
-    def write(self, target: Task | Shared, data: Bytes, pieces: Sequence[Piece]) -> None:
-        """Write ``pieces`` of ``data``. Raises RestoreFailed unless every byte was taken."""
+    def write_early(self, target: Task | Shared, data: Bytes, pieces: list[Piece]) -> list[Piece]:
+        """Write what a task takes that CRIU still rebuilds: once its memory is mapped, through its userfaultfd.
+
+        Returns the rest. Errors are left to ``write``: CRIU may be about to fail, and its log says more.
+        """
+        descriptor = self._by_fault(target)
+        if descriptor is None:
+            return pieces
+        try:
+            with address_of(data) as address:
+                return [left for piece in pieces for left in _put(descriptor, address, piece)]
+        except OSError:
+            return pieces
+
+    def _by_fault(self, target: Task | Shared) -> int | None:
+        """The userfaultfd by which a target is filled, if it is."""
+        return self._userfaults.get(target.pid) if isinstance(target, Task) and target.by_fault else None
+
+    def write(self, target: Task | Shared, data: Bytes, pieces: list[Piece]) -> list[Piece]:
+        """Write ``pieces`` of ``data``; nothing is left. Raises RestoreFailed unless every byte was taken."""
         try:
             if isinstance(target, Task):
                 written = self._into_task(target, data, pieces)
@@ -64,6 +82,7 @@ class Writer:
             raise _failed(target, f"{error.strerror} at {pieces[0].position:#x}", error.errno or 0) from None
         if written != sum(piece.length for piece in pieces):
             raise _failed(target, f"only {written} bytes were taken at {pieces[0].position:#x}")
+        return []
 
     def close(self) -> None:
         """Close the files."""
@@ -83,8 +102,8 @@ class Writer:
             return self._files[target][0]
 
     def _into_task(self, target: Task, data: Bytes, pieces: Sequence[Piece]) -> int:
-        descriptor = self._userfaults.get(target.pid)
-        if descriptor is None or not target.by_fault:
+        descriptor = self._by_fault(target)
+        if descriptor is None:
             return _write(target.pid, data, pieces)
         with address_of(data) as address:
             missed = [left for piece in pieces for left in _put(descriptor, address, piece)]

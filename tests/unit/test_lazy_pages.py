@@ -8,13 +8,16 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
+from archive_store import build, open_bytes
 
 from dynamo_entry.criu import lazy_pages
 from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.fill.filler import Filler
 from dynamo_entry.fill.memory import Piece, Writer
-from dynamo_entry.fill.plan import Task
+from dynamo_entry.fill.plan import Extent, Plan, Task
 from dynamo_entry.linux import pages, userfault
 from dynamo_entry.linux.pages import PAGE
 
@@ -130,6 +133,52 @@ def test_who_waits_for_a_page_before_it_is_filled_gets_zeros_and_the_page_is_fil
     handover.close()
     subject.tell("all")
     assert subject.said() == hashlib.sha256(DATA).hexdigest()
+
+
+@needs_userfaultfd
+def test_a_task_that_is_still_rebuilt_takes_what_it_can(handover, subject):
+    """The first page exists, what follows the mapping is not registered: both are left for later, and nothing else."""
+    subject.tell("look")
+    handle(handover)
+    assert subject.said() == "0"
+    task, writer = Task(subject.pid, by_fault=True), Writer(handover.descriptors)
+    inside, beyond = Piece(0, SIZE, subject.address), Piece(0, PAGE, PAGE)
+    assert writer.write_early(Task(subject.pid), DATA, [inside]) == [inside], "not through a userfaultfd"
+    assert writer.write_early(Task(subject.pid + 1, by_fault=True), DATA, [inside]) == [inside], (
+        "it is not there"
+    )
+    left = writer.write_early(task, DATA, [inside, beyond])
+    assert left == [Piece(0, PAGE, subject.address), beyond]
+    finish(handover, subject)
+    writer.write(task, DATA, left[:1])
+    handover.close()
+    subject.tell("all")
+    assert subject.said() == hashlib.sha256(DATA).hexdigest()
+
+
+@needs_userfaultfd
+def test_a_task_that_ended_while_it_was_rebuilt_is_left_to_those_who_know_why(handover, subject):
+    subject.process.kill()
+    subject.process.wait()
+    pieces = [Piece(0, SIZE, subject.address)]
+    task = Task(subject.pid, by_fault=True)
+    assert Writer(handover.descriptors).write_early(task, DATA, pieces) == pieces
+
+
+@needs_userfaultfd
+def test_the_threads_fill_what_is_mapped_before_the_tasks_are_held(handover, subject):
+    with open_bytes(build({"criu/pages-1.img": DATA})) as archive:
+        extent = Extent("pages-1.img", 0, SIZE, Task(subject.pid, by_fault=True), subject.address)
+        late = Extent("pages-1.img", 0, PAGE, Task(os.getpid(), by_fault=True), PAGE)
+        filler = Filler(archive, Plan([], [], [extent, late], [], {}, {}), 2, handover.descriptors)
+        deadline = time.monotonic() + 20
+        while filler.done_bytes < SIZE and time.monotonic() < deadline:
+            assert not filler.wait(0.001)
+        assert filler.done_bytes == SIZE, "and not what is late"
+        handover.close()
+        subject.tell("all")
+        assert subject.said() == hashlib.sha256(DATA).hexdigest()
+        filler.close()
 
 
 @needs_userfaultfd

@@ -14,6 +14,8 @@ BALLAST_MIB      private memory; SHARED_MIB: anonymous shared memory; MEMFD_MIB:
 BALLAST_FILL     random; text, which compresses well; half, which is both in turn; zero (random)
 CHILDREN         forked processes that share the ballast and each change a part of it (0)
 PROCESSES        processes among which all that memory is divided, like the ranks of an engine (1)
+MAPPINGS         mappings of one page each, in every process (0)
+WRITTEN          files that are written below /root/.cache, and closed (0)
 FILES, REMOVE    paths to write and keep open, paths to delete; separated by colons
 """
 
@@ -119,13 +121,33 @@ def filled_memory() -> dict[str, mmap.mmap]:
     return memory
 
 
+def many_mappings() -> list[mmap.mmap]:
+    """Each of a page, and every other one read-only, so that the kernel keeps them apart."""
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    held = [
+        mmap.mmap(-1, mmap.PAGESIZE, flags=kind, prot=mmap.PROT_READ | (mmap.PROT_WRITE if at % 2 else 0))
+        for at in range(int(number("MAPPINGS")))
+    ]
+    for one in held[1::2]:
+        one[0] = 1
+    return held
+
+
+def write_files(count: int) -> None:
+    """A hundred in each directory, as compilers leave them."""
+    for at in range(count):
+        path = Path(f"/root/.cache/tiny/{at // 100}/{at}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{at}\n" * 100)
+
+
 def start_ranks() -> None:
     """All processes but this one; returns when each of them has filled its memory."""
     ready, told = os.pipe()
     count = int(number("PROCESSES", 1)) - 1
     for _ in range(count):
         if os.fork() == 0:
-            held = filled_memory()
+            held = filled_memory(), many_mappings()
             os.close(ready)
             os.write(told, b".")
             os.close(told)
@@ -142,6 +164,8 @@ class Engine:
         self.count = 0
         start_ranks()
         self.memory = filled_memory()
+        self.mappings = many_mappings()
+        write_files(int(number("WRITTEN")))
         self.files = {path: self._create(path) for path in paths("FILES")}
         for path in paths("REMOVE"):
             path.unlink()

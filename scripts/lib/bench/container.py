@@ -31,6 +31,8 @@ def parser(description, sides):
     made.add_argument("--content", choices=("random", "half", "text", "zero"), default="random")
     made.add_argument("--children", type=int, default=0, help="processes that share it copy on write (0)")
     made.add_argument("--processes", type=int, default=1, help="processes among which it is divided (1)")
+    made.add_argument("--mappings", type=int, default=0, help="mappings of a page in every process (0)")
+    made.add_argument("--files", type=int, default=0, help="files that it has written (0)")
     made.add_argument("--compression", default="auto")
     made.add_argument("--concurrency", type=int, default=0, help="threads (one a core)")
     made.add_argument("--cold", action="store_true", help="what is read is not in the page cache")
@@ -86,7 +88,8 @@ def run(part, options, *arguments):
     variables = {
         "SIZE_MIB": options.size, "ROUNDS": options.rounds, "SIDES": options.sides,
         "COMPRESSION": options.compression, MEMORY[options.memory]: options.size, "BALLAST_FILL": options.content,
-        "COLD": int(options.cold), "CHILDREN": options.children, "PROCESSES": options.processes, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
+        "COLD": int(options.cold), "CHILDREN": options.children, "PROCESSES": options.processes,
+        "MAPPINGS": options.mappings, "WRITTEN": options.files, "DYNAMO_CHECKPOINT_CONCURRENCY": options.concurrency,
         "DYNAMO_CHECKPOINT_LOG_FORMAT": "json", "SHM_SIZE": shm_size,
     }  # fmt: skip
     argv = [

@@ -70,12 +70,14 @@ class _Info(tarfile.TarInfo):
         name, mode, uid, gid, size, mtime, checksum, kind, link, magic, *device, prefix = _USTAR.unpack(block)
         if magic != _MAGIC or kind not in _PLAIN_TYPES or any(one not in _NO_DEVICE for one in device):
             raise ValueError
+        if not b"".join((mode, uid, gid, size, mtime, checksum)).translate(None, b" \0").isdigit():
+            raise ValueError
         found = cls()
-        found.chksum = _octal(checksum)
+        found.chksum = int(checksum.rstrip(b" \0"), 8)
         if found.chksum != sum(block) - sum(checksum) + 8 * ord(" "):
             raise ValueError
-        found.mode, found.uid, found.gid = _octal(mode), _octal(uid), _octal(gid)
-        found.size, found.mtime, found.type = _octal(size), _octal(mtime), kind
+        found.mode, found.uid, found.gid = int(mode[:-1], 8), int(uid[:-1], 8), int(gid[:-1], 8)
+        found.size, found.mtime, found.type = int(size[:-1], 8), int(mtime[:-1], 8), kind
         found.linkname = link.partition(b"\0")[0].decode(encoding, errors)
         path = name.partition(b"\0")[0]
         if kind == tarfile.DIRTYPE:
@@ -84,13 +86,6 @@ class _Info(tarfile.TarInfo):
             path = prefix.partition(b"\0")[0] + b"/" + path
         found.name = path.decode(encoding, errors)
         return found
-
-
-def _octal(field: bytes) -> int:
-    digits = field.rstrip(b" \0")
-    if not digits.isdigit():
-        raise ValueError
-    return int(digits, 8)
 
 
 class Members:
@@ -224,7 +219,8 @@ class _Unpacking:
             self._note(path, nodes.set_on_directory(path, self._directories[path]))
 
     def _note(self, path: str, lost: list[str]) -> None:
-        self.lost = {**dict.fromkeys(lost, path), **self.lost}
+        for name in lost:
+            self.lost.setdefault(name, path)
 
     def _make(self, info: tarfile.TarInfo, path: str) -> None:
         if info.islnk():

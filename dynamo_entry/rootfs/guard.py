@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from functools import lru_cache
 
 import dynamo_entry
 from dynamo_entry.linux import mounts, proc
@@ -43,24 +42,24 @@ class Guard:
 
     def __init__(self, land: Land) -> None:
         self._land = land
-        self._marked = land.reserved | land.exempt
+        self._nearest_mount = _Nearest(land.points | land.roots)
+        self._nearest_point = _Nearest(land.points)
+        self._nearest_mark = _Nearest(land.reserved | land.exempt)
         self._above_points = _above(land.points)
         self._above_reserved = _above(land.reserved)
-        self.volume_of = lru_cache(maxsize=1024)(self._volume_of)
-        self.is_reserved = lru_cache(maxsize=1024)(self._is_reserved)
 
-    def _volume_of(self, directory: str) -> str:
+    def volume_of(self, directory: str) -> str:
         """The mount on which the content of ``directory`` is, if its files do not travel."""
-        nearest = _nearest(directory, self._land.points | self._land.roots)
+        nearest = self._nearest_mount.to(directory)
         return "" if not nearest or nearest in self._land.roots else nearest
 
     def holds_mount(self, path: str) -> bool:
         """Whether there is a mount at that path or below it, so that it cannot be replaced."""
         return path in self._land.points or path in self._above_points
 
-    def _is_reserved(self, path: str) -> bool:
+    def is_reserved(self, path: str) -> bool:
         """Whether a path belongs to the launcher or to the kernel."""
-        return _nearest(path, self._marked) in self._land.reserved
+        return self._nearest_mark.to(path) in self._land.reserved
 
     def holds_reserved(self, path: str) -> bool:
         """Whether something of the launcher's is at that path or below it."""
@@ -68,7 +67,7 @@ class Guard:
 
     def is_mounted(self, directory: str) -> bool:
         """Whether a path is on another filesystem than the root."""
-        return _nearest(directory, self._land.points) != ""
+        return self._nearest_point.to(directory) != ""
 
 
 _LIBRARY = os.path.dirname(os.__file__)
@@ -92,13 +91,21 @@ def _launcher() -> set[str]:
     }
 
 
-def _nearest(path: str, points: frozenset[str]) -> str:
-    """The longest of ``points`` that is ``path`` or is above it."""
-    while path != "/":
-        if path in points:
-            return path
-        path = os.path.dirname(path)
-    return ""
+class _Nearest:
+    """The longest of ``points`` that is a path or is above it. What was found is remembered: a delta has many paths."""
+
+    def __init__(self, points: frozenset[str]) -> None:
+        self._known = {point: point for point in points} | {"/": ""}
+
+    def to(self, path: str) -> str:
+        """That of ``path``; nothing if there is none but the root."""
+        passed = []
+        while path not in self._known:
+            passed.append(path)
+            path = os.path.dirname(path)
+        found = self._known[path]
+        self._known.update(dict.fromkeys(passed, found))
+        return found
 
 
 def _above(paths: Iterable[str]) -> set[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import stat
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from dynamo_entry.errors import NotDumpable
@@ -123,8 +124,6 @@ def check(tables: proc.Tables, effective: frozenset[int]) -> None:
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
             check_descriptor(pid, descriptor, target)
-            if may_not_override:
-                check_reopening(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(
                     pid,
@@ -140,7 +139,11 @@ def check(tables: proc.Tables, effective: frozenset[int]) -> None:
             ):
                 what = f"a pidfd of {theirs or 'a process'}, which is a thread or is outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")
-        check_maps(pid, proc.maps(pid))
+        lines = proc.maps(pid)
+        check_maps(pid, lines)
+        if may_not_override:
+            for entry, target in _files(table, lines):
+                check_reopening(pid, entry, target)
         _check_status(pid, effective)
         _check_threads(pid, effective)
         _check_namespaces(pid)
@@ -267,29 +270,43 @@ def _is_too_large(line: str) -> bool:
     return len(end) >= _LONG and permissions[1::2] == "wp" and int(end, 16) - int(start, 16) > _LARGEST_BYTES
 
 
-#: How a file was opened → how it may be opened again.
-_RIGHTS = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK | os.W_OK}
+def _files(table: Mapping[int, str], lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Files that a process has open or mapped: (entry below /proc/PID, path)."""
+    for descriptor, target in table.items():
+        if target.startswith("/"):
+            yield f"fd/{descriptor}", target
+    for line in lines:
+        if path := proc.mapped_file(line):
+            yield f"map_files/{line.partition(' ')[0]}", path
 
 
-def check_reopening(pid: int, descriptor: int, target: str) -> None:
-    """Who makes a file has it open in any way; a restore opens it as its mode says (``O_CREAT`` with mode 0400, say).
+def check_reopening(pid: int, entry: str, target: str) -> None:
+    """Who makes a file has it open in any way; a restore opens it as its mode, and those of its directories, say.
 
     Raises NotDumpable. The container's own output is not opened again.
     """
-    path = f"/proc/{pid}/fd/{descriptor}"
-    if not target.startswith("/") or not os.path.isfile(path):
+    path = f"/proc/{pid}/{entry}"
+    if not os.path.isfile(path):
         return
     with suppress(OSError):  # it was closed
         if any(os.path.samestat(os.stat(path), own) for own in _own_output()):
             return
-    flags, _ = proc.descriptor_state(pid, descriptor)
-    right = _RIGHTS.get(flags & os.O_ACCMODE, os.F_OK)
-    if not flags & os.O_PATH and not os.access(path, right, effective_ids=True):
-        raise NotDumpable(
-            f"process {pid} holds {target} (descriptor {descriptor}), which this user may not open again as it is open",
-            hint="let the engine give its owner the right (chmod u+rw), or add DAC_OVERRIDE to both pods",
-            reason="FileForbidden",
-        )
+        right = os.lstat(path).st_mode >> 6 & (os.R_OK | os.W_OK)  # proc_pid_fd(5): how it is open
+        if right and (_is_out_of_reach(target) or not os.access(path, right, effective_ids=True)):
+            raise NotDumpable(
+                f"process {pid} holds {target} ({entry}), which this user may not open again as it is open",
+                hint="let the engine give its owner the right (chmod u+rw), or add DAC_OVERRIDE to both pods",
+                reason="FileForbidden",
+            )
+
+
+def _is_out_of_reach(path: str) -> bool:
+    """Whether one of the directories on the way may not be searched."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return False
 
 
 def _own_output() -> list[os.stat_result]:

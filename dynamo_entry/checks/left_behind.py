@@ -96,7 +96,11 @@ def outside(root: int) -> list[str]:
 def mounts_made(before: Iterable[mounts.Mount], now: Iterable[mounts.Mount]) -> list[str]:
     """Return a phrase for each mount that the engine itself has made. Pure."""
     known = {mount.id for mount in before}
-    return [f"the mount of {mount.kind} at {mount.point}" for mount in now if mount.id not in known]
+    return [
+        f"the mount of {mount.kind} at {mount.point}"
+        for mount in now
+        if mount.id not in known and not mount.is_slave
+    ]
 
 
 def _of(pid: int, table: Mapping[int, str]) -> list[str]:

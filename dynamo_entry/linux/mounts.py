@@ -25,6 +25,7 @@ class Mount(NamedTuple):
     kind: str
     source: str
     options: str = ""  # of the filesystem, not of the mount
+    is_slave: bool = False  # it came by propagation (mount_namespaces(7)), or is a copy of one that did
 
     @property
     def is_private(self) -> bool:
@@ -43,10 +44,13 @@ def parse(text: str) -> list[Mount]:
     mounts = []
     for line in text.split("\n")[:-1]:
         before, _, after = line.partition(" - ")
-        number, _, _, root, point = before.split(" ")[:5]
+        number, _, _, root, point, _, *propagation = before.split(" ")
         kind, source, options = after.split(" ", 2)
+        is_slave = any(field.startswith("master:") for field in propagation)
         mounts.append(
-            Mount(int(number), _unescaped(root), _unescaped(point), kind, _unescaped(source), options)
+            Mount(
+                int(number), _unescaped(root), _unescaped(point), kind, _unescaped(source), options, is_slave
+            )
         )
     return mounts
 

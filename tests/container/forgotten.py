@@ -796,6 +796,21 @@ def file_that_its_owner_may_not_open() -> None:
     kept.append(os.open("/tmp/key", os.O_RDWR | os.O_CREAT, 0o400))
 
 
+def mapped_file_that_its_owner_may_not_open() -> None:
+    """And that is not open any more."""
+    descriptor = os.open("/dev/shm/key", os.O_RDWR | os.O_CREAT, 0o400)
+    os.ftruncate(descriptor, 4096)
+    kept.append(libc.mmap(None, 4096, 3, mmap.MAP_SHARED, descriptor, 0))
+    os.close(descriptor)
+
+
+def file_in_a_directory_that_was_shut() -> None:
+    directory = Path("/tmp/shut")
+    directory.mkdir()
+    kept.append((directory / "file").open("w"))
+    directory.chmod(0)
+
+
 def pid_namespace_for_children() -> None:
     checked(libc.unshare(0x20000000))  # CLONE_NEWPID
 

@@ -110,6 +110,8 @@ HELD = {
     "socket_with_two_names": ("SocketNameLost", "another name"),
     "memory_reserved_beyond_eight_tib": ("MappingTooLarge", "8 TiB"),
     "file_that_its_owner_may_not_open": ("FileForbidden", "/tmp/key"),
+    "mapped_file_that_its_owner_may_not_open": ("FileForbidden", "/dev/shm/key"),
+    "file_in_a_directory_that_was_shut": ("FileForbidden", "/tmp/shut/file"),
     "filter_of_a_thread": ("SeccompFilter", "thread"),
     "device_outside_of_dev": ("DeviceOpen", "/tmp/fuse"),
     "breakpoint_in_a_library": ("Breakpoints", "libc.so"),
@@ -140,6 +142,8 @@ OTHERWISE = {
     "device_outside_of_dev": ("--device", "/dev/fuse"),
     "process_that_hides": ("--user", "1000:1000"),
     "file_that_its_owner_may_not_open": ("--user", "1000:1000"),
+    "mapped_file_that_its_owner_may_not_open": ("--user", "1000:1000"),
+    "file_in_a_directory_that_was_shut": ("--user", "1000:1000"),
 }
 
 

@@ -1,5 +1,6 @@
 """What may be dumped."""
 
+import mmap
 import os
 import socket
 import time
@@ -155,9 +156,14 @@ def test_what_is_taken_meanwhile_is_no_obstacle(monkeypatch):
 
 
 def test_what_the_engine_has_mounted_is_known():
-    lines = ("1 0 0:1 / / rw - overlay overlay rw", "9 1 0:9 / /data rw - tmpfs tmpfs rw")
-    root, made = mounts.parse("\n".join(lines) + "\n")
-    assert left_behind.mounts_made([root], [root, made]) == ["the mount of tmpfs at /data"]
+    """One that the node has added since (mountPropagation: HostToContainer) is none of the engine's."""
+    lines = (
+        "1 0 0:1 / / rw - overlay overlay rw",
+        "9 1 0:9 / /data rw - tmpfs tmpfs rw",
+        "10 2 0:10 / /nfs/one rw shared:8 master:7 - nfs server:/one rw",
+    )
+    root, made, propagated = mounts.parse("\n".join(lines) + "\n")
+    assert left_behind.mounts_made([root], [root, made, propagated]) == ["the mount of tmpfs at /data"]
     assert left_behind.mounts_made([root, made], [root]) == []
 
 
@@ -165,7 +171,26 @@ def test_only_the_containers_own_output_need_not_be_opened_again(tmp_path, monke
     monkeypatch.setattr(os, "access", lambda *_how, **_ids: False)
     with (tmp_path / "log").open("w") as file:
         with pytest.raises(NotDumpable) as refused:
-            dump.check_reopening(os.getpid(), file.fileno(), file.name)
+            dump.check_reopening(os.getpid(), f"fd/{file.fileno()}", file.name)
         assert refused.value.reason == "FileForbidden"
         monkeypatch.setattr(dump, "_own_output", lambda: [os.fstat(file.fileno())])
-        dump.check_reopening(os.getpid(), file.fileno(), file.name)
+        dump.check_reopening(os.getpid(), f"fd/{file.fileno()}", file.name)
+
+
+def test_files_are_opened_again_as_they_were(tmp_path, monkeypatch):
+    """Of one that is only named (O_PATH) nothing is asked."""
+    asked = []
+    monkeypatch.setattr(os, "access", lambda _path, right, **_ids: not asked.append(right))
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4096))
+    for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_PATH):
+        descriptor = os.open(path, flags)
+        dump.check_reopening(os.getpid(), f"fd/{descriptor}", str(path))
+        os.close(descriptor)
+    with path.open("r+b") as file:
+        area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    held = [one for one in dump._files({}, proc.maps(os.getpid())) if one[1] == str(path)]
+    assert [entry.startswith("map_files/") for entry, _ in held] == [True]
+    dump.check_reopening(os.getpid(), *held[0])
+    area.close()
+    assert asked == [os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK]

@@ -70,8 +70,8 @@ _TERMINALS = frozenset((4, 5, *range(128, 144)))
 #: A CUDA process gives these up when its GPU memory is checkpointed.
 _GPU = "/dev/nvidia"
 
-#: Below /dev, what CRIU may find mapped.
-_MAPPED = ("/dev/zero", "/dev/shm/", _GPU)
+#: The device that CRIU may find mapped: /dev/zero.
+_ZERO = os.makedev(1, 5)
 
 #: What to do about kinds of files that engines are known to use.
 _REMEDIES = {
@@ -166,7 +166,7 @@ def _check_openness(pid: int) -> None:
 
 
 def check_maps(pid: int, lines: list[str]) -> None:
-    """Raises NotDumpable for a mapping among ``lines`` of maps. Pure except for devices."""
+    """Raises NotDumpable for a mapping among ``lines`` of maps."""
     for line in lines:
         path = proc.mapped_file(line)
         if path == _SECRET:
@@ -193,12 +193,24 @@ def check_maps(pid: int, lines: list[str]) -> None:
                 hint="let the engine reserve less, or without the right to write (PROT_NONE); sanitizers reserve as much",
                 reason="MappingTooLarge",
             )
-        if path.startswith("/dev/") and not path.startswith(_MAPPED) and _is_device(path):
+        if what := _unknown_object(pid, line):
             raise NotDumpable(
-                f"process {pid} maps {path}, which CRIU cannot dump",
+                f"process {pid} maps {what}, which CRIU cannot dump",
                 hint="let the engine, or PRE_DUMP, give it up before the dump",
-                reason="DeviceOpen",
+                reason="DeviceOpen" if what.startswith("/") else "AnonymousInode",
             )
+
+
+def _unknown_object(pid: int, line: str) -> str:
+    """Return what a line of maps shows if it is neither memory nor a file, and CRIU does not know it; else an empty string."""
+    fields = line.split(None, 5)
+    if fields[4] == "0" or len(fields) < 6 or fields[5].startswith((_GPU, "/[aio]")):
+        return ""
+    with suppress(OSError):  # it is gone
+        status = os.stat(f"/proc/{pid}/{proc.map_entry(line)}")
+        is_known = stat.S_ISREG(status.st_mode) or stat.S_ISSOCK(status.st_mode) or status.st_rdev == _ZERO
+        return "" if is_known else fields[5]
+    return ""
 
 
 def check_descriptor(pid: int, descriptor: int, target: str) -> None:
@@ -277,7 +289,7 @@ def _files(table: Mapping[int, str], lines: Iterable[str]) -> Iterator[tuple[str
             yield f"fd/{descriptor}", target
     for line in lines:
         if path := proc.mapped_file(line):
-            yield f"map_files/{line.partition(' ')[0]}", path
+            yield proc.map_entry(line), path
 
 
 def check_reopening(pid: int, entry: str, target: str) -> None:
@@ -294,7 +306,7 @@ def check_reopening(pid: int, entry: str, target: str) -> None:
         right = os.lstat(path).st_mode >> 6 & (os.R_OK | os.W_OK)  # proc_pid_fd(5): how it is open
         if right and (_is_out_of_reach(target) or not os.access(path, right, effective_ids=True)):
             raise NotDumpable(
-                f"process {pid} holds {target} ({entry}), which this user may not open again as it is open",
+                f"process {pid} has {target} open or mapped, and this user may not open it again in that way",
                 hint="let the engine give its owner the right (chmod u+rw), or add DAC_OVERRIDE to both pods",
                 reason="FileForbidden",
             )
@@ -315,14 +327,6 @@ def _own_output() -> list[os.stat_result]:
         with suppress(OSError):
             found.append(os.fstat(number))
     return found
-
-
-def _is_device(path: str) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def _is_known(device: int) -> bool:

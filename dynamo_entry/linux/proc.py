@@ -126,6 +126,12 @@ def mapped_file(line: str) -> str:
     return f"/{path}" if path else ""
 
 
+def map_entry(line: str) -> str:
+    """The entry below /proc/PID of what a line of ``maps`` shows (proc_pid_map_files(5)), without the leading zeros of maps."""
+    start, end = line.partition(" ")[0].split("-")
+    return f"map_files/{int(start, 16):x}-{int(end, 16):x}"
+
+
 def mapped_files(pids: Iterable[int]) -> set[str]:
     """Files and devices that are mapped into processes."""
     return {path for pid in pids for line in maps(pid) if (path := mapped_file(line))}

@@ -2,7 +2,9 @@
 
 import mmap
 import os
+import re
 import socket
+import stat
 import time
 from types import SimpleNamespace
 
@@ -36,7 +38,6 @@ def mapped(path, permissions="rw-s"):
         (mapped("/SYSV00005153 (deleted)"), "SysvShm"),
         (mapped("/secretmem (deleted)"), "SecretMemory"),
         (mapped("/anon_hugepage (deleted)", "rw-p"), "HugePages"),
-        (mapped("/dev/null"), "DeviceOpen"),
     ],
 )
 def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
@@ -50,11 +51,44 @@ def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
     [
         mapped("/opt/SYSV/lib.so"), mapped("/SYSVfile (deleted)"), mapped("/opt/secretmem/lib.so"),
         mapped("/secretmem"), mapped("/data/anon_hugepage", "rw-p"), mapped("/anon_hugepage (deleted)"),
-        mapped("/dev/zero"), mapped("/dev/shm/x"), mapped("/dev/nvidia0"), mapped("[heap]"),
+        mapped("/dev/shm/x"), mapped("/dev/nvidia0"), "7f0000000000-7f0000001000 rw-p 00000000 00:00 0   [heap]",
+        "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ",
     ],
 )  # fmt: skip
 def test_files_that_are_called_alike_are_no_obstacle(line):
     dump.check_maps(1, [line])
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "device", "reason"),
+    [
+        ("/dev/null", stat.S_IFCHR, os.makedev(1, 3), "DeviceOpen"),
+        ("/tmp/fuse", stat.S_IFCHR, os.makedev(10, 229), "DeviceOpen"),
+        ("/dmabuf:", 0, 0, "DeviceOpen"),
+        ("anon_inode:[perf_event]", 0, 0, "AnonymousInode"),
+        ("/dev/zero", stat.S_IFCHR, os.makedev(1, 5), ""),
+        ("/dev/nvidia0", stat.S_IFCHR, os.makedev(195, 0), ""),
+        ("/[aio] (deleted)", 0, 0, ""),
+        ("socket:[7]", stat.S_IFSOCK, 0, ""),
+        ("/dev/zero (deleted)", stat.S_IFREG, 0, ""),
+    ],
+)
+def test_mappings_of_other_kinds_are_known_by_what_is_mapped(monkeypatch, name, mode, device, reason):
+    """Whether it is still open or not; the kernel's names of entries have no leading zeros."""
+    found = {"/proc/1/map_files/1000-2000": SimpleNamespace(st_mode=mode, st_rdev=device)}
+    monkeypatch.setattr(os, "stat", found.__getitem__)
+    line = f"00001000-00002000 rw-s 00000000 00:01 7                  {name}"
+    if not reason:
+        dump.check_maps(1, [line])
+        return
+    with pytest.raises(NotDumpable, match=re.escape(name)) as refused:
+        dump.check_maps(1, [line])
+    assert refused.value.reason == reason
+
+
+def test_own_mappings_are_found_below_proc():
+    lines = [line for line in proc.maps(os.getpid()) if proc.mapped_file(line)]
+    assert lines and all(os.path.exists(f"/proc/self/{proc.map_entry(line)}") for line in lines)
 
 
 def test_a_breakpoint_of_the_node_is_told_from_code_that_changed_itself():

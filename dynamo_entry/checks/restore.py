@@ -64,20 +64,18 @@ def admit(
     rewriter = _rewriter(archive, images, have)
     offsets = host.clock_offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     taken.check_pids(rewriter.pids())
-    travelling = frozenset(index.paths)
-    logs = files.check_files(rewriter.regular_files(), travelling, mounts.read(), reopened)
-    files.check_watches(rewriter.watched(), travelling, mounts.read())
-    files.check_deleted(rewriter.deleted_files(), mounts.read())
+    travelling, mounted = frozenset(index.paths), mounts.read()
+    logs = files.check_files(rewriter.regular_files(), travelling, mounted, reopened)
+    files.check_watches(rewriter.watched(), travelling, mounted)
+    files.check_deleted(rewriter.deleted_files(), mounted)
     paths = [os.fsdecode(name.name) for name in rewriter.names() if not name.is_abstract]
-    files.check_sockets(paths, travelling, mounts.read())
+    files.check_sockets(paths, travelling, mounted)
     for path in files.check_content(head.volume_files, reopened):
         log.warning("volume file has another time", path=path)
     taken.check_locks(rewriter.locks(), travelling)
     changes = apply.plan(index, land)
     data_bytes = archive.size_of(DELTA_TAR)
-    delta.check_delta(
-        changes.touched(), head.facts.get("delta_bytes", {}), mounts.read(), data_bytes=data_bytes
-    )
+    delta.check_delta(changes.touched(), head.facts.get("delta_bytes", {}), mounted, data_bytes=data_bytes)
     files.check_executable(head.facts.get("executable", ()))
     image.check_packages(head.facts.get("packages", {}), travelling)
     rewriter.continue_logs(logs)

@@ -70,6 +70,9 @@ _TERMINALS = frozenset((4, 5, *range(128, 144)))
 #: A CUDA process gives these up when its GPU memory is checkpointed.
 _GPU = "/dev/nvidia"
 
+#: What a pseudo terminal's master leads to (ptmx(4)).
+_MASTERS = frozenset(("/dev/ptmx", "/dev/pts/ptmx"))
+
 #: The device that CRIU may find mapped: /dev/zero.
 _ZERO = os.makedev(1, 5)
 
@@ -111,6 +114,7 @@ def if_it_lasts(check: Callable[[], None]) -> None:
 def check(tables: proc.Tables, effective: frozenset[int]) -> None:
     """Raises NotDumpable that names the process and what cannot be dumped."""
     may_not_override = capabilities.DAC_OVERRIDE not in effective
+    masters = {pid for pid, table in tables.items() if not _MASTERS.isdisjoint(table.values())}
     for pid, table in tables.items():
         _check_openness(pid)
         program = proc.program(pid)
@@ -123,6 +127,11 @@ def check(tables: proc.Tables, effective: frozenset[int]) -> None:
         for descriptor, target in table.items():
             if target == program and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
                 raise _holds(pid, descriptor, f"its own program {target} by O_PATH", "ProgramHeld")
+            if target == "/dev/tty" and masters - {pid}:
+                what = "/dev/tty, and another process the other side of a terminal,"
+                raise _holds(
+                    pid, descriptor, what, "DeviceOpen", "open the terminal by its own name (ttyname)"
+                )
             check_descriptor(pid, descriptor, target)
             if target == _FANOTIFY and capabilities.SYS_ADMIN not in effective:
                 raise _holds(
@@ -229,6 +238,9 @@ def check_descriptor(pid: int, descriptor: int, target: str) -> None:
             raise _holds(pid, descriptor, f"{protocol} socket", "SocketKind", _REMEDIES.get(protocol, ""))
         if protocol == "NETLINK" and (what := _netlink(pid, descriptor)):
             raise _holds(pid, descriptor, what, "SocketKind")
+        if protocol in ("UDPv6", "UDPLITEv6") and _has_a_groups_address(pid, descriptor):
+            what = "a socket bound to a multicast address of one link"
+            raise _holds(pid, descriptor, what, "SocketKind", "bind it to [::], and join the group")
     elif target.startswith("pipe:"):
         if proc.descriptor_state(pid, descriptor)[0] & os.O_DIRECT:
             raise _holds(
@@ -261,18 +273,29 @@ def _netlink(pid: int, descriptor: int) -> str:
     return ""
 
 
+def _has_a_groups_address(pid: int, descriptor: int) -> bool:
+    """Whether a socket is bound to an address whose interface CRIU does not note: ff02::fb%eth0, for example."""
+    with suppress(OSError), sockets.of_process(pid, descriptor) as found:
+        address, _, _, scope = found.getsockname()
+        return bool(scope) and address.startswith("ff")
+    return False
+
+
 def _check_file(pid: int, descriptor: int, target: str) -> None:
-    """A device, wherever it lies; or what CRIU takes for what it names: a socket's file or a fifo by O_PATH."""
+    """A device, wherever it lies; or what CRIU takes for what it names: a socket's file, a fifo or a memfd by O_PATH."""
     try:
         status = os.stat(f"/proc/{pid}/fd/{descriptor}")
     except OSError:
         return
     if stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not _is_known(status.st_rdev)):
         raise _holds(pid, descriptor, target, "DeviceOpen")
-    is_socket = stat.S_ISSOCK(status.st_mode)
-    if (is_socket or stat.S_ISFIFO(status.st_mode)) and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
-        what = f"the {'socket' if is_socket else 'fifo'} {target} by O_PATH"
-        raise _holds(pid, descriptor, what, "PathHeld", "open its directory instead")
+    kind, remedy = "", "open its directory instead"
+    if stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode):
+        kind = "socket" if stat.S_ISSOCK(status.st_mode) else "fifo"
+    elif target.startswith("/memfd:"):
+        kind, remedy = "file in memory", "open it for reading"
+    if kind and proc.descriptor_state(pid, descriptor)[0] & os.O_PATH:
+        raise _holds(pid, descriptor, f"the {kind} {target} by O_PATH", "PathHeld", remedy)
 
 
 def _is_too_large(line: str) -> bool:
@@ -298,10 +321,10 @@ def check_reopening(pid: int, entry: str, target: str) -> None:
     Raises NotDumpable. The container's own output is not opened again.
     """
     path = f"/proc/{pid}/{entry}"
-    if not os.path.isfile(path):
-        return
     with suppress(OSError):  # it was closed
-        if any(os.path.samestat(os.stat(path), own) for own in _own_output()):
+        status = os.stat(path)
+        is_opened_by_name = stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)
+        if not is_opened_by_name or any(os.path.samestat(status, own) for own in _own_output()):
             return
         right = os.lstat(path).st_mode >> 6 & (os.R_OK | os.W_OK)  # proc_pid_fd(5): how it is open
         if right and (_is_out_of_reach(target) or not os.access(path, right, effective_ids=True)):

@@ -13,6 +13,11 @@ from dynamo_entry.criu.rewrite.files import KERNELS, Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
 
+#: The pod's own files, which differ from pod to pod: what is here is taken.
+_PODS_OWN = (
+    "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/secrets/kubernetes.io", "/var/run/secrets/kubernetes.io",
+)  # fmt: skip
+
 
 def check_files(
     files: Iterable[Regular],
@@ -23,9 +28,10 @@ def check_files(
     """The sizes here of files whose size may differ (path → bytes; 0 for one that will be created). Raises Incompatible.
 
     ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, except for files
-    that the engine only appends to, and files at or below ``reopened`` paths.
+    that the engine only appends to, files at or below ``reopened`` paths, and the pod's own.
     """
     logs: dict[str, int] = {}
+    reopened = (*reopened, *_PODS_OWN)
     for file in files:
         if file.path in travelling:
             continue
@@ -183,6 +189,7 @@ def sample(path: str) -> str:
 def check_content(recorded: Iterable[dict[str, Any]], reopened: tuple[str, ...]) -> list[str]:
     """The paths whose times differ although their samples are equal. Raises Incompatible for a file with other content."""
     noted = []
+    reopened = (*reopened, *_PODS_OWN)
     for file in recorded:
         path = file["path"]
         if "sample" not in file or mounts.is_below(path, reopened):

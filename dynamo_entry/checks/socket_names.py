@@ -33,7 +33,7 @@ def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
         return f"a name of {len(os.fsencode(name))} bytes, which is one more than CRIU takes"
     if not name.startswith("/"):
         is_there = any(_is_socket(f"/proc/{one}/cwd/{name}") for one in set(pids))
-        return "" if is_there else "in a directory that the process has left"
+        return "" if is_there else "and is not in the process's directory any more"
     if name.startswith("/proc/self/"):
         is_there = _is_socket(f"/proc/{pid}/{name.removeprefix('/proc/self/')}")
         return "by way of a descriptor of its own" if is_there else ""

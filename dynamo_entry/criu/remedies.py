@@ -77,7 +77,10 @@ _DUMP = (
     ),
     (
         "A session leader of|ctty inheritance detected|Found dangling tty",
-        "the engine belongs to a terminal outside of it: run the container without one (tty: false)",
+        (
+            "the engine belongs to a terminal outside of it, or one session has another's terminal open: run the container "
+            "without one (tty: false), and let a child's terminal be open in its session alone"
+        ),
     ),
     (
         "can't get /proc/self/cgroup fd",

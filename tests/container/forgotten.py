@@ -404,6 +404,36 @@ def fifo_by_its_path() -> None:
     kept.append(os.open("/tmp/fifo", os.O_PATH))
 
 
+def terminal_of_a_session() -> None:
+    """That of a child, which has it open as /dev/tty."""
+    master, slave = os.openpty()
+    kept.append(master)
+    if not os.fork():
+        os.setsid()
+        terminal = os.open(os.ttyname(slave), os.O_RDWR)
+        kept.extend((terminal, os.open("/dev/tty", os.O_RDWR)))
+        os.close(master)
+        time.sleep(1e6)
+    os.close(slave)
+
+
+def fifo_that_its_owner_may_not_open() -> None:
+    os.mkfifo("/tmp/fifo", 0o600)
+    kept.append(os.open("/tmp/fifo", os.O_RDWR))
+    os.chmod("/tmp/fifo", 0o400)
+
+
+def file_in_memory_by_its_path() -> None:
+    descriptor = os.memfd_create("memory")
+    kept.append(os.open(f"/proc/self/fd/{descriptor}", os.O_PATH))
+
+
+def socket_bound_to_a_group() -> None:
+    """On one link, as mDNS has it."""
+    kept.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    kept[-1].bind(("ff02::fb", 5353, 0, socket.if_nametoindex("lo")))
+
+
 def socket_with_a_name_from_elsewhere() -> None:
     os.chdir("/tmp")
     kept.append(socket.create_server("listening", family=socket.AF_UNIX))
@@ -657,17 +687,20 @@ def ping_socket() -> Check:
     return check
 
 
-def waits_with_a_limit() -> Check:
-    """As a C library makes them: Python's own go on."""
+def waits_that_end_early() -> Check:
+    """As a C library makes them: Python's own go on. The last two have no limit."""
     ended: dict[str, str] = {}
     reader, writer = socket.socketpair()
     reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("qq", 1000, 0))
+    events, signals = select.epoll(), ctypes.create_string_buffer(struct.pack("Q", 1 << 62), 128)
     kept.extend((reader, writer))
     second = struct.pack("qq", 1000, 0)
     waits: dict[str, Callable[[], int]] = {
         "poll": lambda: libc.poll(None, 0, 1_000_000),
         "nanosleep": lambda: libc.nanosleep(ctypes.create_string_buffer(second), None),
         "recv": lambda: libc.recv(reader.fileno(), ctypes.create_string_buffer(1), 1, 0),
+        "epoll_wait": lambda: libc.epoll_wait(events.fileno(), ctypes.create_string_buffer(12), 1, -1),
+        "sigwaitinfo": lambda: libc.sigwaitinfo(signals, None),
     }
 
     def wait(name: str) -> None:
@@ -1024,6 +1057,60 @@ def key_and_seal() -> Check:
         found = libc.syscall(request_key, b"user", b"mine", None, -3) > 0
         sealed = libc.mprotect(ctypes.c_void_p(address), 4096, mmap.PROT_READ) != 0
         return {"key": found, "seal": sealed}
+
+    return check
+
+
+def what_is_asked_for_later() -> Check:
+    """Memory is locked when it is mapped, or first used; a watch ends for what is deleted."""
+    checked(libc.mlockall(2))  # MCL_FUTURE
+    once_used = libc.mmap(None, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    checked(libc.mlock2(ctypes.c_void_p(once_used), ctypes.c_size_t(4096), 1))  # MLOCK_ONFAULT
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(watch, b"/var/tmp", 0x04000100)  # IN_EXCL_UNLINK | IN_CREATE
+
+    def flags_of(address: int) -> list[str]:
+        lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+        next(line for line in lines if line.startswith(f"{address:x}-"))
+        return next(line for line in lines if line.startswith("VmFlags:")).split()
+
+    def check() -> dict[str, bool]:
+        new = libc.mmap(None, 1 << 16, 3, mmap.MAP_SHARED | MAP_ANONYMOUS, -1, 0)
+        return {
+            "mapped": "lo" in flags_of(new),
+            "used": "lf" in flags_of(once_used),
+            "watch": "mask:4000100" in Path(f"/proc/self/fdinfo/{watch}").read_text(),
+        }
+
+    return check
+
+
+def identities() -> Check:
+    """Of a file: number, device, time of the last change, flags (chattr); a link in /dev; the signal at a child's end."""
+    made = Path("/var/tmp/made")
+    made.write_text("text")
+    os.symlink("/var/tmp", "/dev/made")
+    file = made.open()
+    before = os.stat(made)
+    no_dump = 0x40
+    fcntl.ioctl(file, 0x40086602, struct.pack("q", no_dump))  # FS_IOC_SETFLAGS
+    changed = os.stat(made).st_ctime_ns
+    clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+    child = libc.syscall(clone, signal.SIGUSR1, 0, 0, 0, 0)
+    if child == 0:
+        time.sleep(1e6)
+
+    def check() -> dict[str, bool]:
+        now = os.stat(made)
+        flags = struct.unpack("q", fcntl.ioctl(file, 0x80086601, bytes(8)))[0]
+        at_end = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[35]
+        return {
+            "number": (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev),
+            "time of the last change": now.st_ctime_ns == changed,
+            "flags": bool(flags & no_dump),
+            "link in /dev": os.path.lexists("/dev/made"),
+            "signal": int(at_end) == signal.SIGUSR1,
+        }
 
     return check
 

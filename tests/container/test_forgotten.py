@@ -81,6 +81,10 @@ HELD = {
     "counter_of_single_steps": ("EventfdSemaphore", "EFD_SEMAPHORE"),
     "socket_by_its_path": ("PathHeld", "the socket /tmp/listening by O_PATH"),
     "fifo_by_its_path": ("PathHeld", "the fifo /tmp/fifo by O_PATH"),
+    "terminal_of_a_session": ("DeviceOpen", "/dev/tty"),
+    "fifo_that_its_owner_may_not_open": ("FileForbidden", "/tmp/fifo"),
+    "file_in_memory_by_its_path": ("PathHeld", "memfd:memory"),
+    "socket_bound_to_a_group": ("SocketKind", "multicast address"),
     "socket_with_a_name_from_elsewhere": ("SocketNameLost", "listening"),
     "socket_that_was_renamed": ("SocketNameLost", "bound as /tmp/new, and renamed to /tmp/listening"),
     "socket_by_way_of_a_descriptor": ("SocketNameLost", "a descriptor of its own"),
@@ -142,6 +146,7 @@ OTHERWISE = {
     "device_outside_of_dev": ("--device", "/dev/fuse"),
     "process_that_hides": ("--user", "1000:1000"),
     "file_that_its_owner_may_not_open": ("--user", "1000:1000"),
+    "fifo_that_its_owner_may_not_open": ("--user", "1000:1000"),
     "mapped_file_that_its_owner_may_not_open": ("--user", "1000:1000"),
     "file_in_a_directory_that_was_shut": ("--user", "1000:1000"),
 }
@@ -234,6 +239,21 @@ def test_attributes_that_the_kernel_keeps_to_itself_are_lost(containers):
     before, after = both(containers, "attributes")
     kept = {name for name in before if before[name] == after[name]}
     assert kept <= {"KSM", "MDWE", "memory policy", "time slice"}  # where the kernel has none of these
+
+
+def test_files_and_children_are_others_by_number_flags_and_signal(containers):
+    before, after = both(containers, "identities")
+    assert all(before.values()), before
+    assert not any(after.values()), after
+
+
+def test_what_is_asked_for_later_is_lost(containers):
+    arguments, right = command("what_is_asked_for_later"), ("--cap-add", "IPC_LOCK")
+    creator = published(containers, command=arguments, volumes=VOLUMES, options=(*CREATE, *right))
+    container = restore(containers, command=arguments, volumes=VOLUMES, options=(*RESTORE, *right))
+    before, after = said(creator, "before"), said(container, "after")
+    assert all(before.values()), before
+    assert not any(after.values()), after
 
 
 def test_keys_and_seals_are_lost(containers):
@@ -355,10 +375,11 @@ def test_what_took_a_capability_is_refused_by_name_where_it_is_not(containers, t
     assert said(container, "after") == said(creator, "before"), container.output()
 
 
-def test_waits_with_a_limit_end_early(containers):
+def test_waits_end_early(containers):
     """As they do when a process is stopped and goes on (signal(7))."""
-    before, after = both(containers, "waits_with_a_limit")
-    assert (before, after) == ({}, dict.fromkeys(("nanosleep", "poll", "recv"), "EINTR"))
+    before, after = both(containers, "waits_that_end_early")
+    waits = ("nanosleep", "poll", "recv", "epoll_wait", "sigwaitinfo")
+    assert (before, after) == ({}, dict.fromkeys(waits, "EINTR"))
 
 
 @pytest.mark.parametrize(

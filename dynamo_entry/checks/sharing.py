@@ -23,7 +23,7 @@ def check(processes: list[psutil.Process]) -> None:
             if thread != process.pid:
                 _check_thread(process.pid, thread)
     for pid in {process.pid for process in processes[1:]}:
-        dump.if_it_lasts(partial(_check_memory, pid))
+        dump.if_it_lasts(partial(_check_process, pid))
 
 
 def _check_thread(pid: int, thread: int) -> None:
@@ -59,14 +59,16 @@ def _is_elsewhere(pid: int, thread: int) -> bool:
         return False
 
 
-def _check_memory(pid: int) -> None:
+def _check_process(pid: int) -> None:
     """A child that is about to run a program shares its parent's memory until then (vfork(2))."""
-    if (parent := _parent(pid)) and tasks.is_shared(parent, pid, tasks.VM):
-        raise NotDumpable(
-            f"process {pid} shares the memory of process {parent}, which CRIU cannot dump",
-            hint="let the engine start its processes by fork or posix_spawn",
-            reason="MemoryShared",
-        )
+    parent = _parent(pid)
+    for kind, what in ((tasks.VM, "memory"), (tasks.FS, "working directory")):
+        if parent and tasks.is_shared(parent, pid, kind):
+            raise NotDumpable(
+                f"process {pid} shares the {what} of process {parent}, which CRIU cannot dump",
+                hint="let the engine start its processes by fork or posix_spawn",
+                reason="MemoryShared",
+            )
 
 
 def _parent(pid: int) -> int:

@@ -158,6 +158,15 @@ def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):
     )
 
 
+def test_the_pods_own_files_may_hold_anything():
+    """Every pod has its own; an engine that has one open finds the new one."""
+    size = os.path.getsize("/etc/hosts")
+    token = "/run/secrets/kubernetes.io/serviceaccount/..2026_11_28_10_00_00.111/token"
+    assert files.check_files([Regular("/etc/hosts", READ, size + 1)], (), []) == {"/etc/hosts": size}
+    recorded = [{"path": path, "mount": path, "mtime_ns": 1, "sample": ""} for path in ("/etc/hosts", token)]
+    assert files.check_content(recorded, ()) == []
+
+
 def library(directory, text):
     """A library whose contents are others, and whose size is the same, with another text."""
     (directory / "a.c").write_text(f'const char *told(void) {{ return "{text}"; }}')

@@ -228,6 +228,8 @@ _NUMBERS = {
     "NETLINK_EXT_ACK": (_NETLINK, 11),
     "NETLINK_GET_STRICT_CHK": (_NETLINK, 12),
 }
+#: Shown by connections, and refused when it is set; the interface for multicast is so, too.
+_SHOWN_ONLY = {(socket.SOCK_STREAM, name) for name in ("IP_MULTICAST_TTL", "IPV6_MULTICAST_HOPS")}
 _CONGESTION = 13
 
 #: SO_TXTIME: struct sock_txtime of linux/net_tstamp.h.
@@ -300,7 +302,7 @@ def _of(
 def _values(found: socket.socket) -> Iterator[tuple[str, Any]]:
     few = _FEW.get(socket.AddressFamily(found.family))
     for name, (level, number) in _NUMBERS.items():
-        if few is not None and level not in few:
+        if (few is not None and level not in few) or (found.type, name) in _SHOWN_ONLY:
             continue
         with suppress(OSError):
             yield name, found.getsockopt(level, number)
@@ -314,8 +316,9 @@ def _values(found: socket.socket) -> Iterator[tuple[str, Any]]:
             )
     with suppress(OSError):
         yield "SO_TXTIME", found.getsockopt(*_SEND_TIMES, _SEND_TIMES_BYTES).hex()
-    with suppress(OSError):
-        yield "multicast interface", _interface(found)
+    if found.type != socket.SOCK_STREAM:
+        with suppress(OSError):
+            yield "multicast interface", _interface(found)
 
 
 def _interface(found: socket.socket) -> str:

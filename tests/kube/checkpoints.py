@@ -54,6 +54,7 @@ def installed(cluster, helm_install, namespace, values):
     logs = cluster.run("kubectl", "logs", "deployment/dynamo-entry-operator", "-n", namespace, check=False)
     print(logs.stdout)  # shown on failure
     cluster.run("helm", "uninstall", "dynamo-entry", "-n", namespace)
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")  # and the engines, which take memory
 
 
 class World:
@@ -79,7 +80,7 @@ class World:
         deadline = time.monotonic() + limit_s
         while not (found := condition()):
             assert time.monotonic() < deadline, self.kubectl("get", "dckpt,jobs,pods", "-o", "wide")
-            time.sleep(0.2)
+            time.sleep(0.1)
         return found
 
     def until(self, name, phase, reason=None, limit_s=60):
@@ -89,6 +90,12 @@ class World:
             return status if status.get("phase") == phase and reason in (None, ready.get("reason")) else None
 
         return self.wait(there, limit_s)
+
+    def has_ended(self, name):
+        """Nothing of the Job runs, or will. Servers before 1.26, without podFailurePolicy, do not call that Failed."""
+        job = self.cluster.get("job", f"checkpoint-{name}", self.namespace)
+        is_over = any(one["type"] == "Failed" for one in job["status"].get("conditions", ()))
+        return not job["status"].get("active") and (is_over or job["spec"]["parallelism"] == 0)
 
     def delete_claim(self):
         """Although pods have it mounted."""

@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import real
 
 import images
 from cluster.control_plane import LIFE_S, ControlPlane, NotInstalled
@@ -34,16 +35,23 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def node(cluster, tmp_path_factory):
+def node(cluster, request, tmp_path_factory):
     """A Node that runs the pods of the cluster."""
     if subprocess.run(["podman", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("needs podman: scripts/test kube")
     images.need(images.MACHINE, images.SANDBOX, *images.ON_THE_NODE)
+    is_real = any("test_real_worker" in item.nodeid for item in request.session.items)
     with Node(
         cluster, tmp_path_factory.mktemp("node"), machine=images.MACHINE, sandbox=images.SANDBOX,
-        images=images.ON_THE_NODE, mirrors=images.GUIDE,
+        images=[*images.ON_THE_NODE, *([real.IMAGE] if is_real else [])], mirrors=images.GUIDE,
     ) as running:  # fmt: skip
         yield running
+
+
+@pytest.fixture(scope="session")
+def engine_image(node):
+    """The stand-in's image is on the node: no test's time runs while it is copied."""
+    node.await_image(images.DYNAMO)
 
 
 @pytest.fixture(scope="session")
@@ -68,9 +76,9 @@ def install(cluster, namespace, values):
     repository, _, tag = images.OPERATOR.rpartition(":")
     done = cluster.run(
         "helm", "install", "dynamo-entry", images.ROOT / "charts" / "dynamo-entry", "-n", namespace,
-        "--wait", "--timeout", "1m", "-f", "-",
+        "--wait", "--timeout", "4m", "-f", "-",
         "--set", f"operator.image.repository={repository},operator.image.tag={tag}",
-        stdin=values, limit_s=150, check=False,
+        stdin=values, limit_s=300, check=False,
     )  # fmt: skip
     if done.returncode:
         logs = cluster.run(

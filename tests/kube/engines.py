@@ -19,11 +19,6 @@ def post(address: str, body: Any) -> Any:
         return json.load(answer)
 
 
-def get(address: str, path: str) -> Any:
-    with urllib.request.urlopen(f"http://{address}:9090{path}", timeout=30) as answer:
-        return json.load(answer)
-
-
 class Pods:
     """The pods of one service of a graph."""
 
@@ -36,10 +31,8 @@ class Pods:
 
     def all(self) -> list[Any]:
         """Those that are not being deleted, the oldest first."""
-        listed = self._cluster.kubectl(
-            "get", "pods", "-n", self.namespace, "-l", self._selector, "-o", "json"
-        )
-        pods = [pod for pod in json.loads(listed)["items"] if "deletionTimestamp" not in pod["metadata"]]
+        listed = self._cluster.get("pods", namespace=self.namespace, selector=self._selector)
+        pods = [pod for pod in listed["items"] if "deletionTimestamp" not in pod["metadata"]]
         return sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def ready(self, count: int, limit_s: float = 120) -> list[Any]:
@@ -48,11 +41,11 @@ class Pods:
         while len(pods := self.all()) != count or not all(is_ready(pod) for pod in pods):
             if time.monotonic() > deadline:
                 raise AssertionError(json.dumps([pod["status"] for pod in pods], indent=1))
-            time.sleep(0.2)
+            time.sleep(0.1)
         return pods
 
     def log(self, pod: Any) -> str:
-        return str(self._cluster.kubectl("logs", pod["metadata"]["name"], "-c", "main", "-n", self.namespace))
+        return str(self._cluster.pod_log(pod["metadata"]["name"], self.namespace))
 
     def events(self, pod: Any) -> list[dict[str, Any]]:
         """The launcher's log lines."""
@@ -66,7 +59,7 @@ class Pods:
         deadline = time.monotonic() + 30
         while (found := self.event(pod, name)) is None:
             assert time.monotonic() < deadline, self.log(pod)
-            time.sleep(0.2)
+            time.sleep(0.1)
         return found
 
 

@@ -59,8 +59,8 @@ class Pods:
         }  # fmt: skip
 
     def _events(self):
-        done = self._cluster.run("kubectl", "logs", "engine", "-n", self.namespace, check=False)
-        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        log = self._cluster.pod_log("engine", self.namespace)
+        return [json.loads(line) for line in log.splitlines() if line.startswith("{")]
 
     def _until(self, context, settings, env, *last):
         """Run a pod until one of these events; that event. The pod is gone then."""
@@ -75,7 +75,7 @@ class Pods:
                 if time.monotonic() > deadline:
                     status = self._cluster.get("pod", "engine", self.namespace)["status"]
                     raise AssertionError(json.dumps([events, status], indent=1))
-                time.sleep(0.2)
+                time.sleep(0.1)
         finally:
             self._cluster.kubectl(
                 "delete", "pod", "engine", "--grace-period=0", "--force", "-n", self.namespace
@@ -92,7 +92,7 @@ class Pods:
 
 
 @pytest.fixture(scope="module")
-def pods(cluster, node):
+def pods(cluster, engine_image):
     name = "contexts"
     cluster.kubectl("create", "namespace", name)
     cluster.kubectl("create", "configmap", "engine", f"--from-file={ENGINE}", "-n", name)

@@ -5,7 +5,6 @@ import os
 import pytest
 import yaml
 
-import images
 from archives import publish
 from checkpoints import LAUNCHER, PUBLISHES, World, checkpoint, claim
 from dynamo_entry.kube.identity import identity_hash
@@ -23,7 +22,6 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def world(cluster, node, helm_install):
-    images.need(images.BASE)
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.apply(claim(), namespace=NAMESPACE)
     helm_install(cluster, NAMESPACE, yaml.safe_dump(VALUES))

@@ -17,8 +17,7 @@ VALUES = {
 
 
 @pytest.fixture(scope="module")
-def world(cluster, node, dynamo, helm_install):
-    images.need(images.DYNAMO)
+def world(cluster, engine_image, dynamo, helm_install):
     with installed(cluster, helm_install, NAMESPACE, VALUES) as world:
         yield world
 

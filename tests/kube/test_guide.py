@@ -46,9 +46,8 @@ def told(request, said=[""]):  # noqa: B006 - what was said last
 
 
 @pytest.fixture(scope="module")
-def world(cluster, node, dynamo, helm_install):
+def world(cluster, node, engine_image, dynamo, helm_install):
     """The chart installed with the guide's values."""
-    images.need(images.DYNAMO)
     cluster.kubectl("create", "namespace", NAMESPACE)
     (claim,) = guide.objects("1. Enable Checkpointing 2")
     token = {

@@ -49,8 +49,7 @@ def endpoint(cluster, node, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def world(cluster, endpoint, helm_install, tmp_path_factory):
-    images.need(images.DYNAMO)
+def world(cluster, engine_image, endpoint, helm_install, tmp_path_factory):
     url, (access, secret), client = endpoint
     cluster.kubectl("create", "namespace", NAMESPACE)
     login = {
@@ -114,7 +113,7 @@ def worker(name):
 
 
 def events(cluster, pod):
-    lines = cluster.kubectl("logs", pod, "-n", NAMESPACE).splitlines()
+    lines = cluster.pod_log(pod, NAMESPACE).splitlines()
     return {event["event"]: event for event in (json.loads(line) for line in lines if line.startswith("{"))}
 
 
@@ -128,8 +127,8 @@ def restored_from(cluster, pod):
     """Where it was restored from; its engine answers a moment before the launcher says so."""
     deadline = time.monotonic() + 30
     while "Restored" not in (said := events(cluster, pod)):
-        assert time.monotonic() < deadline, cluster.kubectl("logs", pod, "-n", NAMESPACE)
-        time.sleep(0.2)
+        assert time.monotonic() < deadline, cluster.pod_log(pod, NAMESPACE)
+        time.sleep(0.1)
     return said["Restored"]["location"]
 
 
@@ -165,7 +164,7 @@ def test_through_a_bucket(world):
     deadline = time.monotonic() + 60
     while not copy.exists():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.1)
     assert copy.stat().st_size == status["sizeBytes"]
     listing = cluster.kubectl(
         "-n", NAMESPACE, "exec", "daemonset/dynamo-checkpoint-agent", "--", "ls", "-laR", "/checkpoints"
@@ -237,10 +236,9 @@ def test_the_object_goes_with_its_last_checkpoint(world):
     cluster.kubectl("delete", "dckpt", "other", "--timeout=20s", "-n", NAMESPACE)
     assert "Contents" in client.list_objects_v2(Bucket=BUCKET)
     cluster.apply(MADE | {"spec": other["spec"]}, namespace=NAMESPACE)
-    finalizers = "-o=jsonpath={.metadata.finalizers}"
     deadline = time.monotonic() + 30
-    while "checkpoint-archive" not in cluster.kubectl("get", "dckpt", "model", finalizers, "-n", NAMESPACE):
+    while "finalizers" not in cluster.get("dckpt", "model", NAMESPACE)["metadata"]:
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.1)
     cluster.kubectl("delete", "dckpt", "model", "--timeout=60s", "-n", NAMESPACE)
     assert "Contents" not in client.list_objects_v2(Bucket=BUCKET)

@@ -140,10 +140,9 @@ def test_a_pointless_retry_is_not_made(world):
     world.apply(checkpoint("pointless", script, job={"backoffLimit": 3}))
     status = world.until("pointless", "Failed", "NotDumpable")
     assert "io_uring" in status["message"]
-    time.sleep(12)  # the Job's first pause is 10 s
-    labels = {"nvidia.com/checkpoint-name": "pointless"}.items()
-    everything = world.cluster.get("pods", namespace=NAMESPACE)["items"]
-    pods = [one for one in everything if labels <= one["metadata"].get("labels", {}).items()]
+    world.wait(lambda: world.has_ended("pointless"))  # nothing of it starts any more
+    selector = "nvidia.com/checkpoint-name=pointless"
+    pods = world.cluster.get("pods", namespace=NAMESPACE, selector=selector)["items"]
     assert 1 <= len(pods) <= 2
     # A busy node takes its time to delete a pod that it has not started yet.
     assert all(one["status"]["phase"] == "Failed" or "deletionTimestamp" in one["metadata"] for one in pods)

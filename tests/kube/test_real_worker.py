@@ -17,7 +17,7 @@ import images
 
 NAMESPACE = "real-worker"
 MAIN = {
-    "name": "main", "image": real.IMAGE, "imagePullPolicy": "Never", "command": list(real.WORKER),
+    "name": "main", "image": real.IMAGE, "command": list(real.WORKER),
     "readinessProbe": {"httpGet": {"path": "/health", "port": 9090}, "periodSeconds": 1, "failureThreshold": 300},
 }  # fmt: skip
 #: What vLLM needs of /dev/shm.
@@ -34,7 +34,7 @@ def variables(**more):
 @pytest.fixture(scope="module")
 def world(cluster, node, helm_install):
     images.need(real.IMAGE)
-    node.load(real.IMAGE, limit_s=LIMIT_S)
+    node.await_image(real.IMAGE)
     values = guide.values("1. Enable Checkpointing")
     with checkpoints.installed(cluster, helm_install, NAMESPACE, values) as world:
         yield world
@@ -44,7 +44,7 @@ def world(cluster, node, helm_install):
 def frontend(world):
     """The address of a pod with etcd and Dynamo's frontend."""
     plane = {
-        "name": "plane", "image": real.IMAGE, "imagePullPolicy": "Never", "command": ["sh", "-c", real.PLANE],
+        "name": "plane", "image": real.IMAGE, "command": ["sh", "-c", real.PLANE],
         "env": variables(), "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1},
     }  # fmt: skip
     world.apply(pod("plane", plane))

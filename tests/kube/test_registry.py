@@ -89,9 +89,8 @@ def is_there(registry, tag):
 
 
 @pytest.fixture(scope="module")
-def world(cluster, server, helm_install, tmp_path_factory):
+def world(cluster, engine_image, server, helm_install, tmp_path_factory):
     """The chart, installed; where the node keeps its copies."""
-    images.need(images.DYNAMO)
     registry, reachable = server
     login = json.loads((registry.docker_config(tmp_path_factory.mktemp("login")) / "config.json").read_text())
     login["auths"][reachable.name] = login["auths"].pop(registry.name)
@@ -137,7 +136,7 @@ def await_copy(path, newer_than=0):
     deadline = time.monotonic() + 60
     while not path.exists() or path.stat().st_mtime_ns <= newer_than:
         assert time.monotonic() < deadline, list(path.parent.iterdir())
-        time.sleep(0.2)
+        time.sleep(0.1)
     return path
 
 
@@ -156,14 +155,14 @@ def restored(cluster, name, limit_s=10):
     """An engine answers a moment before the launcher says so."""
     deadline = time.monotonic() + limit_s
     while True:
-        log = cluster.kubectl("logs", name, "-n", NAMESPACE)
+        log = cluster.pod_log(name, NAMESPACE)
         said = {
             one["event"]: one for one in (json.loads(line) for line in log.splitlines() if line[:1] == "{")
         }
         if "Restored" in said:
             return said["Restored"]
         assert time.monotonic() < deadline, log
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def metric(cluster, name):
@@ -193,7 +192,7 @@ def test_an_archive_that_is_there_is_adopted_and_copied(world, server, monkeypat
     deadline = time.monotonic() + 30
     while metric(cluster, "cache_archives") != 1:
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.1)
     listing = cluster.kubectl("exec", AGENT, "-n", NAMESPACE, "--", "ls", "/checkpoints")
     assert copy.name in listing.split()
 

@@ -1,7 +1,5 @@
 """A release through its life, as a part of another chart: what users made outlives upgrade and uninstall."""
 
-import time
-
 import yaml
 
 import archives
@@ -23,7 +21,6 @@ CHECKPOINT = {
 
 def test_what_users_made_outlives_the_release(cluster, node, namespace, tmp_path):
     """The resource, a checkpoint, its claim and archive: through upgrade, uninstall and another install."""
-    images.need(images.OPERATOR)
     cluster.kubectl("delete", *CRD, "--ignore-not-found")  # of another test's release
     repository, _, tag = images.OPERATOR.rpartition(":")
     storage = {"type": "pvc", "pvc": {"pvcName": CLAIM, "create": True, "size": "1Gi"}}
@@ -64,10 +61,7 @@ def test_what_users_made_outlives_the_release(cluster, node, namespace, tmp_path
     assert kept() == before
 
     helm("uninstall", "--wait")
-    deadline = time.monotonic() + 30
-    while cluster.get("pods", namespace=namespace)["items"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    cluster.kubectl("wait", "pods", "--all", "--for=delete", "--timeout=90s", "-n", namespace)
     assert not cluster.get(*role, check=False)
     for kind in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
         assert not cluster.get(kind, f"dynamo-entry-{namespace}", check=False)

@@ -95,11 +95,15 @@ class Runtime:
 class Pod:
     """A pod of one container, as a kubelet asks for it; it is gone when the block ends."""
 
-    def __init__(self, runtime: Runtime, *, host_network: bool = False, user_namespace: bool = False) -> None:
+    def __init__(
+        self, runtime: Runtime, *, host_network: bool = False, user_namespace: bool = False, shared_pids: bool = False
+    ) -> None:  # fmt: skip
         self._runtime = runtime
         self._name = f"pod-{uuid.uuid4().hex[:8]}"
         self._namespaces = cri.NamespaceOption(
-            network=cri.NODE if host_network else cri.POD, pid=cri.CONTAINER, ipc=cri.POD
+            network=cri.NODE if host_network else cri.POD,
+            pid=cri.POD if shared_pids else cri.CONTAINER,
+            ipc=cri.POD,
         )
         if user_namespace:
             users = cri.UserNamespace(mode=cri.POD, uids=[USERS], gids=[USERS])

@@ -91,6 +91,7 @@ RESTORES = {
     "the profile of ours": ({"seccomp": seccomp("Localhost", "/profiles/restore.json")}, {}),
     "the runtime's profile, SYS_ADMIN": ({"seccomp": seccomp("RuntimeDefault"), "add": (*LEAST, "SYS_ADMIN")}, {}),
     "the node's network": (UNCONFINED, {"host_network": True}),
+    "processes shared with other containers": (UNCONFINED, {"shared_pids": True}),
     "unmasked /proc": (UNCONFINED | {"masked_paths": (), "readonly_paths": ()}, {}),
     "a read-only root": (UNCONFINED | {"readonly_rootfs": True}, {}),
 }  # fmt: skip
@@ -172,4 +173,14 @@ def test_a_user_namespace_whose_mounts_are_mapped(engine, created, runtime):
     assert made["event"] == "Checkpoint published", made
     for pod in (MAPPED, {}):
         found = engine.restore(pod=pod, volume="mapped")
+        assert found["event"] == "Restored", found
+
+
+def test_processes_that_a_pod_shares(engine, created):
+    """shareProcessNamespace: the pause container is PID 1 there. It creates; what it created is restored with and without."""
+    shared = {"shared_pids": True}
+    made = engine.create(pod=shared, volume="shared")
+    assert made["event"] == "Checkpoint published", made
+    for pod in (shared, {}):
+        found = engine.restore(pod=pod, volume="shared")
         assert found["event"] == "Restored", found

@@ -6,7 +6,6 @@ itself after LIFE_S. Tokens are random; RBAC is on; the API server refuses privi
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -21,6 +20,7 @@ import yaml
 from typing_extensions import Self
 
 from cluster import versions
+from cluster.reader import Reader
 
 #: What any of the processes lives at most.
 LIFE_S = 3 * 3600
@@ -104,11 +104,12 @@ class ControlPlane:
         )  # fmt: skip
         self._await_ready(certificates / "apiserver.crt")
         self.write_kubeconfig(self.kubeconfig, self._token)
+        self._reader = Reader(f"https://127.0.0.1:{self.port}", certificates / "apiserver.crt", self._token)
         self._spawn(
             "kube-controller-manager", self.bin / "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}", f"--service-account-private-key-file={key}",
             f"--root-ca-file={certificates}/apiserver.crt", "--leader-elect=false",
-            "--secure-port=0", f"--cert-dir={self.directory}/kcm",
+            "--kube-api-qps=200", "--kube-api-burst=400", "--secure-port=0", f"--cert-dir={self.directory}/kcm",
             *versions.without_plain_http(self.minor), *versions.gate_flags(self.minor),
         )  # fmt: skip
         self._spawn(
@@ -211,12 +212,18 @@ class ControlPlane:
         """kubectl apply."""
         self.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump_all(documents))
 
-    def get(self, kind: str, name: str = "", namespace: str = "default", *, check: bool = True) -> Any:
+    def get(
+        self, kind: str, name: str = "", namespace: str = "default", *, selector: str = "", check: bool = True
+    ) -> Any:
         """An object, or a list; an empty dict for an absent one without ``check``."""
-        done = self.run(
-            "kubectl", "get", kind, *([name] if name else []), "-n", namespace, "-o", "json", check=check
-        )
-        return json.loads(done.stdout) if done.returncode == 0 else {}
+        query = {"labelSelector": selector} if selector else {}
+        found = self._reader.get(kind, name, namespace, **query)
+        assert found is not None or not check, f"no {kind} {name!r} in {namespace!r}"
+        return found or {}
+
+    def pod_log(self, pod: str, namespace: str, container: str = "main") -> str:
+        """What a container wrote so far."""
+        return self._reader.log(pod, namespace, container)
 
     def close(self) -> None:
         """End the processes, the servers before their store."""

@@ -45,7 +45,7 @@ class Guide:
             assert time.monotonic() < deadline, yaml.safe_dump(status) + self.kubectl(
                 "get", "jobs,pods", "-o", "wide"
             )
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def replicas(self, count):
         """Scale the graph; seconds until every pod is ready, and the pods."""

@@ -29,14 +29,16 @@ async def advertise(api: Api, name: str, gpus: int) -> None:
     await api.merge(f"/api/v1/nodes/{name}/status", {"status": {"capacity": room, "allocatable": room}})
 
 
-async def until(ended: asyncio.Event, *loops: asyncio.Task[Any]) -> None:
-    """Wait; raise what ended a loop."""
+async def until(ended: asyncio.Event, *tasks: asyncio.Task[Any]) -> None:
+    """Wait; raise what a task failed with."""
     stop = asyncio.create_task(ended.wait())
-    await asyncio.wait([*loops, stop], return_when=asyncio.FIRST_COMPLETED)
-    for loop in loops:
-        if loop.done():
-            loop.result()
-        loop.cancel()
+    left = {stop, *tasks}
+    while stop in left:
+        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    for task in left:
+        task.cancel()
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -49,16 +51,15 @@ async def main(options: argparse.Namespace) -> None:
         )
         machine.configure(options.kubeconfig, f"http://{network.gateway}:{PORT}")
         await machine.start(options.name, options.life)
-        registry = Registry(machine)
+        mirrors = dict(pair.split("=", 1) for pair in options.mirror)
+        registry = Registry(machine, options.image, mirrors)
         runner = await registry.serve(network.gateway)
         provisioner = asyncio.create_task(volumes.provide(api, options.state / "claims"))
-        mirrors = dict(pair.split("=", 1) for pair in options.mirror)
-        await asyncio.gather(
-            registry.load([options.sandbox, *options.image], mirrors), ready(api, options.name)
-        )
+        await asyncio.gather(machine.load([options.sandbox]), ready(api, options.name))
+        copies = asyncio.create_task(registry.copy())
         await advertise(api, options.name, options.gpus)
         print(network.name, flush=True)
-        await until(ended, provisioner)
+        await until(ended, provisioner, copies)
         await runner.cleanup()
 
 

@@ -27,7 +27,10 @@ def kubelet(address: str, minor: int) -> dict[str, Any]:
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs", "failSwapOn": False, "oomScoreAdj": 0, "makeIPTablesUtilChains": False,
-        "resolvConf": "", "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
+        # Tests wait for what it tells: its defaults are for clusters of thousands of nodes.
+        "kubeAPIQPS": 100, "kubeAPIBurst": 200, "eventRecordQPS": 100, "eventBurst": 200,
+        # Nobody answers there, at once: without an address each pod gets a warning.
+        "resolvConf": "", "clusterDNS": ["127.0.0.1"], "maxPods": 100, "readOnlyPort": 0, "healthzPort": 0,
         # The machine is shared: neither its disk nor its memory is the node's alone.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "200Mi", "imagefs.available": "200Mi"},
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,

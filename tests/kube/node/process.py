@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _SET_BY_KUBELETS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oop
 
 
 class Node:
-    """A running node of a control plane. ``images`` of podman are on it; ``mirrors``: another name → one of them."""
+    """A running node of a control plane. ``images`` of podman come onto it, in this order; ``mirrors``: another name → one of them."""
 
     def __init__(
         self,
@@ -65,13 +66,12 @@ class Node:
         )  # fmt: skip
         return done.stdout
 
-    def load(self, image: str, limit_s: float) -> None:
-        """One more image of this machine's podman."""
-        script = 'podman save "$2" | podman exec --interactive "$1" ctr -n k8s.io images import -'
-        subprocess.run(
-            ["bash", "-o", "pipefail", "-c", script, "bash", self._container, image],
-            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=limit_s,
-        )  # fmt: skip
+    def await_image(self, image: str, limit_s: float = 900) -> None:
+        """Wait until an image has come onto the node."""
+        deadline = time.monotonic() + limit_s
+        while image not in self.run("ctr", "-n", "k8s.io", "images", "list", "-q").split():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(1)
 
     def claim(self, namespace: str, name: str) -> Path:
         """The directory behind a claim."""

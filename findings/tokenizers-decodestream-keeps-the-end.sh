@@ -3,8 +3,8 @@
 #
 # Expected: all pieces together are the text that decode() makes of the same ids, at the latest when the stream is at its end.
 # Seen: what ends with U+FFFD is held back, since it may be half of a character, and no call says that no more will come. Of ids
-# that a limit cuts off inside "€" the stream lacks what decode() shows; a real U+FFFD at the end is lost, too, and of a text of three
-# of them nothing is ever given out.
+# that a limit cuts off inside a character the stream lacks what decode() shows; a real U+FFFD at the end is lost, too, and of a
+# text of three of them nothing is ever given out.
 # Who meets it: servers that stream: what is streamed is shorter than what is returned whole, and tokens seem to be missing.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -10,7 +10,7 @@ from typing import Protocol
 from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Store
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: A gap up to this size is read and thrown away: a request of its own would take as long as these bytes.
 GAP_BYTES = 256 << 10

@@ -12,7 +12,7 @@ from blake3 import blake3
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import Corrupt, SettingsError
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: How a chunk's bytes are stored. The numbers are part of the format; SEALED is added to that of an encrypted chunk.
 RAW, ZSTD, PLANES = 0, 1, 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dynamo_entry.errors import Incompatible, SettingsError
 from dynamo_entry.scratch import read_given
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

@@ -22,7 +22,7 @@ from dynamo_entry.buffers import PRIVATE, Buffers, is_mapped
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.pool import Pool, Promise
 from dynamo_entry.storage.base import Bytes, Store
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -14,7 +14,7 @@ from dynamo_entry.archive.manifest import Chunk
 from dynamo_entry.archive.reader import Archive
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Large enough to make a request's overhead small, and small enough for a few of them to fit into any memory limit.
 SEGMENT_BYTES = 8 << 20

@@ -15,7 +15,7 @@ from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.errors import DumpFailed
 from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Writer
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: The memory that chunks in flight may take, with everything that compression needs. Fewer threads than asked for do no
 #: harm: at about 10 MiB each, those that remain can take several times what CRIU, which is one thread, delivers.

@@ -18,7 +18,7 @@ from dynamo_entry.checks.kept_connections import DO_NOT_RECONNECT, KEEP
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _CONNECTED = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux.cgroup import Room
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Facts that may differ, and whose difference is logged.
 _NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image": "build of the image"}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Kind of object → its file in /proc/sysvipc (proc(5)), and the reason of a refusal.
 _SYSV = {

@@ -9,7 +9,7 @@ import os
 from dynamo_entry.criu import options
 from dynamo_entry.errors import NotDumpable, RestoreFailed
 from dynamo_entry.linux import capabilities
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_CLONE3 = 435

@@ -29,7 +29,7 @@ from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
 from dynamo_entry.rootfs import apply, pack
 from dynamo_entry.rootfs.guard import Land
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class Admitted(NamedTuple):

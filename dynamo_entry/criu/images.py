@@ -21,7 +21,7 @@ from typing import Any
 
 from dynamo_entry.criu import density
 from dynamo_entry.errors import CheckpointError, Corrupt
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _LENGTH = struct.Struct("<I")
 

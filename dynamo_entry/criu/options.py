@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dynamo_entry.criu import gate
 from dynamo_entry.linux import capabilities
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: ``--unprivileged`` needs at least these to dump and to restore.
 REQUIRED = {capabilities.SYS_PTRACE: "SYS_PTRACE", capabilities.CHECKPOINT_RESTORE: "CHECKPOINT_RESTORE"}

@@ -7,7 +7,7 @@ from dynamo_entry.checks.privileges import lack
 from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import capabilities
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 CREATE, RESTORE = "create", "restore"
 

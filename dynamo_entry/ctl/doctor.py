@@ -18,7 +18,7 @@ from dynamo_entry.cuda import abi
 from dynamo_entry.cuda.facts import Device
 from dynamo_entry.errors import UsageError
 from dynamo_entry.settings import Settings, from_environment
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 

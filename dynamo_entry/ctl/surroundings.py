@@ -18,7 +18,7 @@ from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.storage.node_cache import examine
 from dynamo_entry.stores import open_store
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class Answer(NamedTuple):

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.linux import proc
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Isolated from the engine's PYTHON* variables, but with our package.
 _BOOT = "import sys; sys.path.append(sys.argv.pop(1)); from dynamo_entry.cuda.helper import main; main()"

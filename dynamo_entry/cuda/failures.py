@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamo_entry.cuda.abi import Result
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _MEANINGS = {
     "lock": "the process still works on the GPU",

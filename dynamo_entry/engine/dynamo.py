@@ -21,7 +21,7 @@ from dynamo_entry.engine import http
 from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt, NotDumpable, RestoreFailed
 from dynamo_entry.scratch import partial_of, vacate, write_new
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: The mode of files that the engine reads.
 _READABLE = 0o644

@@ -11,7 +11,7 @@ from typing import Any
 
 from dynamo_entry.engine.http import is_port
 from dynamo_entry.errors import Corrupt
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class Step(NamedTuple):

@@ -22,7 +22,7 @@ from dynamo_entry.fill.values import (
     Unlinked,
 )
 from dynamo_entry.linux.pages import PAGE
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: criu/images/fdinfo.proto, enum fd_types; remap-file-path.proto, enum remap_type
 _REG, _MEMFD = 1, 18

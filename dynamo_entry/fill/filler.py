@@ -12,7 +12,7 @@ from dynamo_entry.archive.streams import CRIU
 from dynamo_entry.fill.memory import Piece, Writer
 from dynamo_entry.fill.plan import Plan, Shared, Task
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: How many verified bytes may wait for the tasks: the worker is to stay below 300 MiB.
 WINDOW_BYTES = 96 << 20

@@ -13,7 +13,7 @@ from dynamo_entry.fill.plan import Shared, Task
 from dynamo_entry.linux import userfault
 from dynamo_entry.linux.pages import PAGE, IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: What is known about an error, besides that memory may be short.
 _HINTS = {

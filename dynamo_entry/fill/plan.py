@@ -23,7 +23,7 @@ from dynamo_entry.fill.values import (
     Tree,
 )
 from dynamo_entry.linux.pages import PAGE
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: It is cheaper to leave a smaller range to CRIU than to write it in a call of its own.
 LEAST_BYTES = 128 << 10

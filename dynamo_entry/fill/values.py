@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynamo_entry.fill.ranges import Range
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: criu/include/pagemap.h: PE_PRESENT; and PE_LAZY for what a userfaultfd could bring in later: pages of private
 #: anonymous memory that nothing needs before the task runs.

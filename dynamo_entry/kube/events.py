@@ -10,7 +10,7 @@ from typing import Any
 from dynamo_entry.kube import api
 from dynamo_entry.kube.api import now
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Reasons that a person should look at.
 _WARNINGS = frozenset(

@@ -13,7 +13,7 @@ from typing import Any
 from dynamo_entry.engine.dynamo import STANDBY_VARIABLES
 from dynamo_entry.kube import api, graphs
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Marks of pods that NVIDIA's node agent restores, or will get from NVIDIA's webhook, which may run after ours; and of
 #: pods that it captures.

@@ -11,7 +11,7 @@ from typing import Any
 
 from dynamo_entry.kube import api, podspec
 from dynamo_entry.kube.identity import derived_identity, identity_hash, normalised
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 Object = dict[str, Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynamo_entry.kube.config import Config, Remote
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 Object = dict[str, Any]
 

@@ -7,7 +7,7 @@ import os
 import resource
 
 from dynamo_entry.linux import capabilities
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class Room(NamedTuple):

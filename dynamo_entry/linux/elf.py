@@ -10,7 +10,7 @@ import os
 import struct
 from contextlib import suppress
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _PT_NOTE, _NT_GNU_BUILD_ID = 4, 3
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Scratch directories that a container is given for itself, as tmpfs by its runtime or as an emptyDir by its
 #: pod. tmpfs elsewhere are secrets, config maps and the like; an emptyDir elsewhere may hold a model.

@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _DONE, _ERROR = 3, 2
 _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 from dynamo_entry.linux import netlink
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _SHOW = 0x1 | 0x2 | 0x4 | 0x8 | 0x10  # linux/unix_diag.h: name, file, peer, who waits, lengths of queues

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dynamo_entry.linux import netlink, proc
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: asm-generic/unistd.h; the same on x86-64 and arm64.
 _SYS_PIDFD_GETFD = 438

@@ -8,7 +8,7 @@ import os
 import struct
 
 from dynamo_entry.linux.pages import PAGE, last_error, libc
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: asm/unistd.h, by machine
 _NUMBERS = {"x86_64": 323, "aarch64": 282}

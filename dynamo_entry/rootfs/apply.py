@@ -12,7 +12,7 @@ from dynamo_entry.rootfs import journal, nodes
 from dynamo_entry.rootfs.guard import Guard, Land
 from dynamo_entry.rootfs.pack import Index
 from dynamo_entry.rootfs.unpack import Expected, member_path, unpack
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: What container runtimes make in the root filesystem.
 _RUNTIME_FILES = {

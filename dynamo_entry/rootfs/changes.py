@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: linux/time.h: the clock of file times. A mark that is a tick too early costs nothing; one that is too late loses a file.
 _CLOCK_REALTIME_COARSE = 5

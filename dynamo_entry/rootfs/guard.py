@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import dynamo_entry
 from dynamo_entry.linux import mounts, proc
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Filesystems of the kernel, which hold no files.
 _KERNEL = ("/proc", "/sys", "/dev")

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Neither recorded nor set: they say what a file is on its own host (SELinux's labels differ from pod to pod, IMA and
 #: EVM sign with the host's key), or belong to a filesystem's own bookkeeping.

@@ -15,7 +15,7 @@ from dynamo_entry.archive.manifest import check_items
 from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.rootfs import nodes, sparse
 from dynamo_entry.rootfs.unpack import xattr_keyword
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 if TYPE_CHECKING:
     from dynamo_entry.rootfs.changes import Change

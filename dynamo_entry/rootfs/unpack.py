@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 from dynamo_entry.errors import Corrupt
 from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.nodes import Attributes
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -12,7 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dynamo_entry.errors import AlreadyExists, Corrupt
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 if TYPE_CHECKING:
     from typing_extensions import Self

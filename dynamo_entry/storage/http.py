@@ -27,7 +27,7 @@ from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import ANSWER_BYTES, TooSlow, unanswered
 from dynamo_entry.storage.proxies import Proxy, proxy_for
 from dynamo_entry.storage.trust import Trust
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _USER_AGENT = f"dynamo-entry/{__version__}"
 

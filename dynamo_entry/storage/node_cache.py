@@ -18,7 +18,7 @@ from itertools import islice
 from dynamo_entry.buffers import Buffers
 from dynamo_entry.storage.base import REQUEST_BYTES, Bytes, Store
 from dynamo_entry.storage.shared_file import BLOCK_BYTES, NAME, SharedFile, file_name, runs
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: The share of the filesystem that stays free. A kubelet begins to remove images when less than 15 % is free.
 _FREE_SHARE = 0.2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from dynamo_entry.errors import StorageUnavailable
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 if TYPE_CHECKING:
     import tenacity

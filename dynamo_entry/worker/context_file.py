@@ -13,7 +13,7 @@ from dynamo_entry.plan import environment_changes
 from dynamo_entry.report import timestamp
 from dynamo_entry.scratch import CONTEXT, is_private, is_usable, partial_of, work_directory, write_new
 from dynamo_entry.settings import Settings
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: The launcher's own storage credentials; an engine gets its credentials elsewhere.
 _CREDENTIALS = (b"AWS_ACCESS_KEY_ID", b"AWS_SECRET_ACCESS_KEY", b"AWS_SESSION_TOKEN")

@@ -35,7 +35,7 @@ from dynamo_entry.rootfs.early import EarlySearch
 from dynamo_entry.scratch import own_paths
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import open_store
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import context_file, freeze, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images

@@ -22,7 +22,7 @@ from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.criu import hints, options
 from dynamo_entry.linux import capabilities, io_uring, mounts, proc
 from dynamo_entry.settings import Settings
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import manifest_head
 from dynamo_entry.worker.prepare import Prepared
 

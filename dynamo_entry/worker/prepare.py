@@ -18,7 +18,7 @@ from dynamo_entry.linux import mounts, proc
 from dynamo_entry.rootfs import changes
 from dynamo_entry.scratch import work_directory
 from dynamo_entry.settings import Settings
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker.channel import Channel
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from dynamo_entry.rootfs import apply
 from dynamo_entry.scratch import own_paths, work_directory
 from dynamo_entry.settings import Settings
 from dynamo_entry.stores import node_cache, open_store
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import context_file
 from dynamo_entry.worker.channel import Channel, Phase
 from dynamo_entry.worker.rebuild import Rebuild

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo_entry.criu.rewrite.unix import NOT_BOUND, path_of
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
 _LEFT_OUT = re.compile(r"/dev/(pts/|tty|console|ptmx|shm/)|/proc/\d")

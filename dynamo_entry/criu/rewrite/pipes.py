@@ -15,7 +15,7 @@ from typing import Any
 from dynamo_entry.criu.images import Image
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import sockets
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class Place(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dynamo_entry.errors import Incompatible
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 

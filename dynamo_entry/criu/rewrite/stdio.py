@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo_entry.criu import images
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: By descriptor, names that no file has. CRIU omits the leading slash.
 NAMES = {1: "dynamo_entry/stdout", 2: "dynamo_entry/stderr"}

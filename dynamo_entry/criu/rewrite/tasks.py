@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from dynamo_entry.linux import io_uring
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: CRIU's RLIM_INFINITY.
 _NO_LIMIT = (1 << 64) - 1

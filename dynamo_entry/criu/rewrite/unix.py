@@ -7,7 +7,7 @@ import stat
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: criu/images/sk-unix.proto and linux/tcp_states.h: types and states of sockets that others can reach.
 _LISTEN, _CLOSE = 10, 7

@@ -11,7 +11,7 @@ from typing import Any
 from dynamo_entry.errors import CheckpointError
 from dynamo_entry.kube.agent.cache import Cache, Entry
 from dynamo_entry.kube.metrics import AgentMetrics
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: More would only share the same network.
 _AT_A_TIME = 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube.config import Config, interval, seconds, size, size_or_share
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class AgentSettings(NamedTuple):

@@ -17,7 +17,7 @@ from dynamo_entry.kube.agent import settings
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.metrics import AgentMetrics
 from dynamo_entry.storage import Store, StoredArchive
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 
 class Named(NamedTuple):

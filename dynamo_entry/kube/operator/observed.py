@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from dynamo_entry.kube.api import moment
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 Object = dict[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 from dynamo_entry.kube import api, foreign, graphs, podspec, podtemplate, storage
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.identity import identity_hash, normalised
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 Object = dict[str, Any]
 

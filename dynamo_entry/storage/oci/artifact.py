@@ -16,7 +16,7 @@ from dynamo_entry.errors import Corrupt
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import decoded
 from dynamo_entry.storage.oci.location import DIGEST
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"

@@ -16,7 +16,7 @@ from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.login import Authorization, find
 from dynamo_entry.storage.retry import Retry
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _HINTS = {
     "DENIED": "the login is not allowed to do this: check the registry's permissions for the repository",

@@ -12,7 +12,7 @@ from dynamo_entry.errors import Corrupt, StorageError
 from dynamo_entry.storage import ranges
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Client
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: How many whole layers are kept if a registry has no ranges, since several chunks are read from each. Ours have 32 MiB,
 #: or more in an archive of more than 125 GiB.

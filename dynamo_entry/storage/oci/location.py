@@ -6,7 +6,7 @@ import re
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.storage.http import PORTS, Server
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: The grammar of the distribution specification, "Pulling manifests".
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")

@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 
 from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.failures import decoded
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 _NAMES = ("config.json", ".dockerconfigjson")
 

@@ -21,7 +21,7 @@ from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.s3 import objects
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import abort
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: A claim is renewed three times before it is taken for abandoned.
 STALE_S, RENEWAL_S = 60.0, 15.0

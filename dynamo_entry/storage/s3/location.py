@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.storage.http import server_of
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: AWS's own.
 DEFAULT_REGION = "us-east-1"

@@ -11,7 +11,7 @@ from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.s3.client import Client, bad_answer, moment
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: Whose upload an object came from. The answer to a completion may get lost; this tells who won.
 OWNER = "dynamo-entry-upload"

@@ -10,7 +10,7 @@ from typing import Any
 from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-from dynamo_entry.tuples import NamedTuple
+from dynamo_entry.value import NamedTuple
 
 #: The name under which botocore finds ``Signer``.
 NAME = "s3v4-by-the-servers-clock"

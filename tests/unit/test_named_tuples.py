@@ -6,10 +6,10 @@ import typing
 
 import pytest
 
-from dynamo_entry import tuples
+from dynamo_entry.value import NamedTuple
 
 
-class Ours(tuples.NamedTuple):
+class Ours(NamedTuple):
     """A range."""
 
     start: int

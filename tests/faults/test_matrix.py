@@ -114,7 +114,7 @@ def test_an_engine_goes_on_when_its_creation_fails(side_by_side, phase):
 def test_a_restore_that_fails_is_a_cold_start(side_by_side, archive, phase):
     started = held(side_by_side(*faults(phase)), restore, RESTORE_PHASES[phase], archive, then=kill)
     for _, _, container in started:
-        container.wait_for_event(FALLBACK, limit_s=30)
+        container.wait_for_event(FALLBACK, limit_s=60)  # settle has five times STALL_TIMEOUT
         container.wait_for_text(
             container.json("/state", limit_s=10)["nonce"]
         )  # the engine that was started cold

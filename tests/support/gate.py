@@ -115,7 +115,7 @@ def kill(container, victim):
 #: given up before.
 LIMITS = {
     "hangs": {"STALL_TIMEOUT": "1"},
-    "stops": {"STALL_TIMEOUT": "5"},
+    "stops": {"STALL_TIMEOUT": "3"},
     "deadline": {"RESTORE_TIMEOUT": "2", "DUMP_TIMEOUT": "2"},
 }
 

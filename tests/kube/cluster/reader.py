@@ -42,8 +42,8 @@ class Reader:
 
     def _ask(self, path: str, **query: str) -> bytes | None:
         answer = self._pool.request("GET", f"{self._server}{path}", fields=query, timeout=30)
-        # 400: a log that is not there yet
-        if answer.status in (400, 404):
+        # 204: a log without a line; 400, 500: one that is not there yet, or no more
+        if answer.status in (204, 400, 404) or (answer.status == 500 and path.endswith("/log")):
             return None
         assert answer.status == 200, f"{path}: {answer.status} {answer.data.decode(errors='replace')}"
         return answer.data

@@ -435,6 +435,24 @@ def file_in_memory_by_its_path() -> None:
     kept.append(os.open(f"/proc/self/fd/{descriptor}", os.O_PATH))
 
 
+def socket_on_a_link() -> Check:
+    """Bound to an address that is one only together with its interface."""
+    rows = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    address, name = next((row[0], row[5]) for row in rows if row[3] == "20")
+    listening = socket.socket(socket.AF_INET6)
+    text = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+    listening.bind((text, 8003, 0, socket.if_nametoindex(name)))
+    listening.listen()
+
+    def check() -> str:
+        with socket.socket(socket.AF_INET6) as client:
+            client.connect(listening.getsockname())
+            listening.accept()[0].close()
+        return name
+
+    return check
+
+
 def socket_bound_to_a_group() -> None:
     """On one link, as mDNS has it."""
     kept.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))

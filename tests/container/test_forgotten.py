@@ -345,6 +345,14 @@ def test_a_file_of_an_interface_that_is_not_here_is_refused_by_name(containers):
     assert "/mtu" in event["message"]
 
 
+def test_a_socket_on_a_link_is_bound_to_the_new_pods_address(containers):
+    arguments = command("socket_on_a_link")
+    with network() as bridge:
+        creator = published(containers, command=arguments, volumes=VOLUMES, network=bridge)
+        container = restore(containers, command=arguments, volumes=VOLUMES, network=bridge)
+        assert said(container, "after") == said(creator, "before")
+
+
 #: What an engine has by a capability, or by a setting of its pod → what that takes, the reason where it is not, and words.
 BY_RIGHT = {
     "locked_memory": (("--cap-add", "IPC_LOCK"), "MemlockLimit", "65536 KiB"),

@@ -93,6 +93,8 @@ def _move(isk: Any, network: Network) -> None:
                 hint="attach the same networks to the pod",
                 reason="InterfaceMissing",
             )
+    if isk.ifname and isk.ifname == isk.opts.so_bound_dev:
+        isk.opts.ClearField("so_bound_dev")  # the address ties it already, and a second time takes NET_RAW
     source, peer = _decoded(isk.src_addr), _decoded(isk.dst_addr)
     if isk.proto == _UDP and isk.state == _ESTABLISHED:
         peer = network.addresses.get(peer, peer) if peer else peer

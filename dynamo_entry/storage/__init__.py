@@ -57,8 +57,8 @@ def open_store(
         )
     if "://" in location and not location.isprintable():
         raise SettingsError(
-            f"the location {location!a} has a character that no location may have",
-            hint="is there a line break in it?",
+            f"the location {location!a} has a character that does not print",
+            hint="a line break, a tab or a special space was copied along: remove it",
         )
     scheme = location.split("://", 1)[0].split("+", maxsplit=1)[0] if "://" in location else "file"
     backend = _FSSPEC if through_fsspec else _BACKENDS.get(scheme, _FSSPEC)

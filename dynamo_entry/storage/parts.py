@@ -49,6 +49,8 @@ class PartWriter(Writer, Generic[T]):
         if self._filled or len(self._sent) < least:
             self._space()
             self._send()
+        self._wait_for_fewer(1)
+        self._pool.shutdown()
         return [part.result() for part in self._sent]
 
     def abort(self) -> None:

@@ -110,3 +110,12 @@ def test_an_object_that_is_discarded_sends_nothing_more():
     aborting.join(10)
     assert not aborting.is_alive()
     assert sorted(writer.begun) == [1, 2]
+
+
+def test_a_finished_object_leaves_no_thread():
+    before = threading.active_count()
+    writer = Parts()
+    writer.may_send.set()
+    writer.append(content(5 * PART))
+    writer.parts(least=1)
+    assert threading.active_count() == before

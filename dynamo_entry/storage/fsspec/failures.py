@@ -74,7 +74,9 @@ def storage_error(what: str, error: Exception) -> StorageError:
 
 def _of_python(what: str, error: Exception) -> StorageError | None:
     if isinstance(error, FileNotFoundError):
-        return _other_failure(what, error.__cause__) or NotFound(f"{what}: not found")
+        # fsspec's http takes every failure for an absence.
+        other = _other_failure(what, error.__cause__) if what.startswith(("http:", "https:")) else None
+        return other or NotFound(f"{what}: not found")
     if isinstance(error, FileExistsError):
         return already_there(f"{what}: it")
     if isinstance(error, ConnectionError):
@@ -87,7 +89,7 @@ def _of_python(what: str, error: Exception) -> StorageError | None:
 
 
 def _other_failure(what: str, cause: BaseException | None) -> StorageError | None:
-    """Return the error for a cause that proves no absence: fsspec's http takes every failure for one."""
+    """Return the error for a cause that proves no absence."""
     found = storage_error(what, cause) if isinstance(cause, Exception) else None
     is_other = isinstance(found, (StorageDenied, StorageUnavailable)) or (
         found and found.status not in _ABSENT

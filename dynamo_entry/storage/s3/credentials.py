@@ -49,12 +49,7 @@ def session(
     # Now, and no earlier: it reads the configuration that the variables lead to. Whoever uses it tells what is wrong.
     with suppress(exceptions.ProfileNotFound, exceptions.ConfigParseError):
         if has_keys and made.get_config_variable("profile") not in made.available_profiles:
-            made.session_var_map["profile"] = (
-                None,
-                None,
-                None,
-                None,
-            )  # the engine's, whose files are not here
+            made.session_var_map["profile"] = (None,) * 4  # the engine's, whose files are not here
         made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
     if has_keys:
         token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN")

@@ -226,7 +226,7 @@ class Cluster:
                 for line in lines:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
-                        raise ApiError(event["object"].get("code", 0), event["object"].get("message", ""))
+                        raise ApiError(event["object"].get("code") or 500, event["object"].get("message", ""))
                     yield event["type"], event["object"]
         except (HTTPError, OSError) as error:
             raise ApiError(0, f"watch of {path}: {_cause(error)}") from error

@@ -128,5 +128,8 @@ def _key(item: Object) -> tuple[str, str]:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Return whether a watch can go on from where it was: the server was not reached, or had no time."""
-    return isinstance(error, ApiError) and (error.status in (0, 429) or error.status >= 500)
+    """Return whether a watch can go on from where it was: the server was not reached, or had no time.
+
+    After any other error the same request may fail for ever.
+    """
+    return isinstance(error, ApiError) and error.status in (0, 429)

@@ -3,11 +3,12 @@
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from dynamo_entry.kube.cluster import ApiError, Listed
+from dynamo_entry.kube.cluster import ApiError, Cluster, Listed
 from dynamo_entry.kube.cluster import _Page as Page
 from dynamo_entry.kube.informer import Informer
 
@@ -110,9 +111,11 @@ EMPTY = "empty"
 @pytest.mark.parametrize(
     ("ends", "pauses", "lists"),
     [
-        ([500, 0, 429, 503], [1, 2, 4, 8], 1),
-        ([500] * 8, [1, 2, 4, 8, 16, 32, 60, 60], 1),
-        ([500, 500, None, 500], [1, 2, 1], 1),
+        ([0, 429, 0], [1, 2, 4], 1),
+        ([0] * 8, [1, 2, 4, 8, 16, 32, 60, 60], 1),
+        ([0, 0, None, 0], [1, 2, 1], 1),
+        ([500, 503, 504], [1, 2, 4], 4),
+        ([500, None, 0], [1, 1], 2),
         ([0, 410, None], [1, 2], 2),
         ([403, 404, 400], [1, 2, 4], 4),
         ([None, None, None], [], 1),
@@ -123,7 +126,10 @@ EMPTY = "empty"
     ],
 )
 def test_a_watch_that_always_fails_costs_little(monkeypatch, ends, pauses, lists):
-    """A restarted API server makes nobody list thousands of objects: the watch continues where it was, if it may."""
+    """One that could not connect continues where it was, so that a restart makes nobody list thousands of objects.
+
+    A server that answers with an error may never continue from there.
+    """
     seen, done, sleep = [], threading.Event(), time.sleep
 
     def pause(seconds):
@@ -145,3 +151,18 @@ def test_a_watch_that_always_fails_costs_little(monkeypatch, ends, pauses, lists
     Informer(api, "/broken", changed=lambda _: None, log=Log())
     assert done.wait(10)
     assert (seen, api.lists) == (pauses, lists)
+
+
+@pytest.mark.parametrize(
+    ("event", "status"), [({"code": 410}, 410), ({}, 500), ({"code": 0}, 500), ({"code": None}, 500)]
+)
+def test_an_error_within_a_watch_is_an_answer(event, status):
+    """Status 0 would mean that the server was not reached, and the watch would continue where it was."""
+    line = json.dumps({"type": "ERROR", "object": event}).encode() + b"\n"
+    stream = SimpleNamespace(status=200, stream=lambda _size: [line])
+    cluster = object.__new__(Cluster)
+    cluster.answered = lambda _method, _status: None
+    cluster._send = lambda *_, **__: SimpleNamespace(response=stream)
+    with pytest.raises(ApiError) as caught:
+        next(cluster.watch("/x", 1))
+    assert caught.value.status == status

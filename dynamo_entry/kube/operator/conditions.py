@@ -13,8 +13,11 @@ Object = dict[str, Any]
 
 _MESSAGE_LIMIT = 1024
 
-#: The least and the most that the API's conventions allow in a reason, which may be a container's own.
-_NO_WORD, _REASON_LIMIT = re.compile(r"^[^A-Za-z]+|[^A-Za-z0-9_]"), 128
+#: What a reason must not contain by the API's conventions: anything before its first letter, and whatever is no
+#: letter, digit or underscore. A container may give its own reason.
+_NO_WORD = re.compile(r"^[^A-Za-z]+|[^A-Za-z0-9_]")
+
+_REASON_LIMIT = 128
 
 
 def new_status(seen: Observed, decision: Decision, now: str) -> Object:

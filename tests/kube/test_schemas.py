@@ -163,7 +163,7 @@ def test_what_the_operator_builds(kind, profile):
     # Schemas before 1.29 call it required; the servers never did, and Kubernetes' own examples leave it out.
     for rule in made[0]["spec"]["podFailurePolicy"]["rules"]:
         rule.setdefault("onPodConditions", [])
-    known = Known(lambda *_: None, lambda *_: CHECKPOINT, lambda *_: CHECKPOINT, lambda _: True)
+    known = Known(lambda *_: None, lambda *_: CHECKPOINT, lambda *_: CHECKPOINT, lambda *_: True)
     answer = mutate(parsed, POD, "n", known)
     assert answer.reason == "injected"
     assert complaints([*made, json.loads(json.dumps(answer.pod))]) == []

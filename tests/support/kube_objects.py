@@ -78,7 +78,7 @@ def known(graphs_=None, checkpoints=(), *, admits=True):
         lambda namespace, name: graphs_,
         lambda namespace, name: by_name.get(name),
         lambda key: next(iter(by_name.values()), None),
-        lambda namespace: admits,
+        lambda namespace, runtime_class: admits,
     )
 
 

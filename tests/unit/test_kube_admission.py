@@ -72,6 +72,18 @@ def test_which_pods_are_wired(case, made, what, settings, reason):
     assert (answer.pod is not None) == (reason == "injected")
 
 
+@pytest.mark.parametrize(
+    ("spec", "name"), [({}, ""), ({"runtimeClassName": None}, ""), ({"runtimeClassName": "gpu"}, "gpu")]
+)
+def test_pod_security_is_asked_about_the_pods_runtime_class(spec, name):
+    """Which it may exempt."""
+    asked = []
+    what = known(REF, [READY])._replace(admits=lambda *place: asked.append(place))
+    answer = mutate(S3, pod(**spec), "n", what)
+    assert answer == (None, "not-admitted", "pod security in n refuses what a restore needs")
+    assert asked == [("n", name)]
+
+
 @pytest.mark.parametrize(("marks", "container"), THEIRS)
 @pytest.mark.parametrize("labels", [None, {"nvidia.com/checkpoint-name": "model"}])
 def test_pods_of_nvidias_own_snapshots_are_left_alone(marks, container, labels):

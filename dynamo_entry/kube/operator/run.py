@@ -200,7 +200,7 @@ class Operator:
         return ""
 
     def _add(self, kind: str, namespace: str, name: str) -> None:
-        if self._config.webhook.enabled:
+        if kind == "checkpoint" and self._config.webhook.enabled:
             self._standards.learn(namespace)
         if self._queue is not None:
             self._queue.add((kind, namespace, name))

@@ -25,13 +25,13 @@ _PROBES = ("startupProbe", "readinessProbe")
 class Known(NamedTuple):
     """What the watches hold: graphs and checkpoints by namespace and name, and the best checkpoint of a storage key.
 
-    ``admits`` says whether a namespace takes pods with what a restore needs.
+    ``admits`` says whether a namespace takes pods of a runtime class with what a restore needs.
     """
 
     graph: Callable[[str, str], Object | None]
     checkpoint: Callable[[str, str], Object | None]
     sharing: Callable[[tuple[str, ...]], Object | None]
-    admits: Callable[[str], bool]
+    admits: Callable[[str, str], bool]
     #: whether NVIDIA's own snapshots are served; then a graph without an identity means those
     are_snapshots_served: bool = False
 
@@ -65,9 +65,8 @@ def mutate(config: Config, pod: Object, namespace: str, known: Known) -> Answer:
         container = podspec.target(pod["spec"]["containers"], found.container)
         if _is_configured(container):
             return Answer(None, "configured")
-        if not known.admits(namespace):
-            message = f"pod security in {namespace} refuses what a restore needs, or that is not known yet"
-            return Answer(None, "not-admitted", message)
+        if not known.admits(namespace, pod["spec"].get("runtimeClassName") or ""):
+            return Answer(None, "not-admitted", f"pod security in {namespace} refuses what a restore needs")
         wired = storage.wiring(config, found.hash, namespace, creates=False)
         if phase == api.READY:
             wired = storage.with_digest(wired, status.get("digest") or "")

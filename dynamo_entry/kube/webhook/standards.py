@@ -2,81 +2,76 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import ThreadPoolExecutor
 
 from dynamo_entry.kube import podspec
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.config import Config
 
-#: How long an answer counts, and how long a pod's review waits for one.
-_VALID_S, _PATIENCE_S = 300, 0.5
+#: How long an answer counts, and how soon one that says nothing is asked for again.
+_VALID_S, _AGAIN_S = 300, 30
 
-#: How pod security refuses. Quotas, and policies of others, say nothing about privileges.
+#: Places that are asked about. No cluster has so many, but whoever reaches the webhook can make up names.
+_MOST = 10_000
+
+#: How pod security refuses. Whatever else refuses a pod, or the request, says nothing about privileges.
 _REFUSAL = "violates PodSecurity"
 
 
 class Standards:
-    """Asks by a dry run, once for each namespace and a while, with a pod that has nothing but the privileges."""
+    """Asks by dry runs in the background, with a pod that has nothing but the privileges. Nobody waits for an answer.
+
+    A place is a namespace with a runtime class: pod security may exempt pods of a class.
+    """
 
     def __init__(self, config: Config, cluster: Cluster) -> None:
         self._config = config
-        self._cluster = cluster
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="standards")
-        self._lock = threading.Lock()
-        self._asked: dict[str, tuple[float, Future[bool]]] = {}
-        #: the last answers, which count while the next one is awaited
-        self._known: dict[str, bool] = {}
+        self._cluster = cluster.with_short_deadline(lambda: None)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="standards")
+        #: when each place is asked about again
+        self._due: dict[tuple[str, str], float] = {}
+        self._refusing: set[tuple[str, str]] = set()
 
-    def admit(self, namespace: str) -> bool:
-        """Return whether a restoring pod may start there, as far as known; false if it never was. True without `dryRun`."""
-        if not self._config.dry_run or self._config.security.profile == "none":
-            return True
-        answer = self._answer(namespace)
-        if not answer.done() and namespace in self._known:
-            return self._known[namespace]
-        try:
-            return answer.result(_PATIENCE_S)
-        except NotYet:
-            return False
-        except ApiError:
-            with self._lock:
-                self._asked.pop(namespace, None)
-            return self._known.get(namespace, False)
+    def admit(self, namespace: str, runtime_class: str) -> bool:
+        """Return whether a restoring pod may start there: yes unless the last answer was a refusal."""
+        place = namespace, runtime_class
+        self._learn(place)
+        return place not in self._refusing
 
     def learn(self, namespace: str) -> None:
-        """Ask before a pod's review has to wait: other webhooks of the cluster may take their time for a dry run."""
-        if self._config.dry_run and self._config.security.profile != "none":
-            self._answer(namespace)
+        """Ask before the first pod comes."""
+        self._learn((namespace, ""))
 
-    def _answer(self, namespace: str) -> Future[bool]:
+    def _learn(self, place: tuple[str, str]) -> None:
+        """Ask unless that was done lately. Two threads may ask twice, which does no harm."""
+        if not self._config.dry_run or self._config.security.profile == "none":
+            return
         now = time.monotonic()
-        with self._lock:
-            at, answer = self._asked.get(namespace, (0.0, None))
-            if answer is None or (answer.done() and now - at > _VALID_S):
-                answer = self._pool.submit(self._ask, namespace)
-                self._asked[namespace] = now, answer
-        return answer
+        if now < self._due.get(place, now) or (place not in self._due and len(self._due) >= _MOST):
+            return
+        self._due[place] = now + _VALID_S
+        self._pool.submit(self._ask, place)
 
-    def _ask(self, namespace: str) -> bool:
-        """Raises ApiError if the API server does not answer."""
+    def _ask(self, place: tuple[str, str]) -> None:
+        namespace, runtime_class = place
         try:
-            self._cluster.create(f"/api/v1/namespaces/{namespace}/pods", self._pod(), dryRun="All")
+            self._cluster.create(
+                f"/api/v1/namespaces/{namespace}/pods", self._pod(runtime_class), dryRun="All"
+            )
         except ApiError as error:
-            if not 400 <= error.status < 500:
-                raise
-            self._known[namespace] = _REFUSAL not in error.message
+            if _REFUSAL in error.message:
+                self._refusing.add(place)
+            else:
+                self._due[place] = time.monotonic() + _AGAIN_S
         else:
-            self._known[namespace] = True
-        return self._known[namespace]
+            self._refusing.discard(place)
 
-    def _pod(self) -> Object:
+    def _pod(self, runtime_class: str) -> Object:
         container = podspec.with_privileges(
             {"name": "engine", "image": "engine"}, self._config, creates=False
         )
         return {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "dynamo-entry-"},
-            "spec": {"containers": [container]},
+            "spec": {"containers": [container]} | ({"runtimeClassName": runtime_class} if runtime_class else {}),
         }  # fmt: skip

@@ -48,7 +48,7 @@ def feed(case, _place):
     """The pod is admitted, as it is or with a patch that applies."""
     review = json.loads(case["review.json"])
     checkpoint = json.loads(case.get("checkpoint.json", b"null"))
-    known = Known(lambda *_: None, lambda *_: checkpoint, lambda *_: checkpoint, lambda _: True)
+    known = Known(lambda *_: None, lambda *_: checkpoint, lambda *_: checkpoint, lambda *_: True)
 
     def reviewer(request):
         if "checkpoint.json" in case:

@@ -47,15 +47,24 @@ _OURS = ("spec", "identity", "framework")
 
 
 class Served(NamedTuple):
-    """The served version of graphs (empty: none), and whether NVIDIA's own snapshots are served."""
+    """The served version of graphs (empty: none), and whether NVIDIA's own snapshots are served.
+
+    ``storage_types`` are those that the status of a DynamoCheckpoint may name (empty: any).
+    """
 
     graph_version: str
     has_snapshots: bool
+    storage_types: tuple[str, ...] = ()
 
 
 def served(cluster: Cluster) -> Served:
     """Return what the cluster serves now. Raises ApiError."""
-    return Served(_version(cluster, api.GRAPH_CRD), _version(cluster, api.SNAPSHOT_CRD) != "")
+    checkpoints = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
+    return Served(
+        _version(cluster, api.GRAPH_CRD),
+        _version(cluster, api.SNAPSHOT_CRD) != "",
+        _storage_types(checkpoints or {}),
+    )
 
 
 def _version(cluster: Cluster, kind: str) -> str:
@@ -82,14 +91,18 @@ def outdated(cluster: Cluster, storage_type: str) -> str:
     if found is None or not known:
         return ""
     lacking = [f"status.{name}" for name in sorted(api.STATUS - known.keys())]
-    types = known.get("storageType", {}).get("enum", [storage_type])
-    lacking += [] if storage_type in types else [f"storageType {storage_type}"]
+    if (types := _storage_types(found)) and storage_type not in types:
+        lacking.append(f"storageType {storage_type}")
     if not lacking:
         return ""
     return (
         f"the CustomResourceDefinition {api.CHECKPOINT_CRD} is older than this operator and lacks {', '.join(lacking)}: "
         "apply that of this chart's version (crds.install: true)"
     )
+
+
+def _storage_types(definition: Object) -> tuple[str, ...]:
+    return tuple(_schema(definition, ("status", "storageType")).get("enum", ()))
 
 
 def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any) -> None:

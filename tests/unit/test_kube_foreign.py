@@ -1,6 +1,7 @@
 """A definition of DynamoCheckpoints that somebody else installed."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,6 +71,20 @@ def test_a_definition_of_an_older_chart_is_told_in_one_line(found, lacks):
     """Helm upgrades both together; where others apply the definition, they may forget it."""
     assert lacks in foreign.outdated(Cluster(found), "s3")
     assert bool(foreign.outdated(Cluster(found), "s3")) == bool(lacks)
+
+
+@pytest.mark.parametrize(
+    ("found", "types"),
+    [
+        (with_status(api.STATUS, types=["pvc", "oci"]), ("pvc", "oci")),
+        (None, ()),
+        (definition("framework"), ()),
+    ],
+)
+def test_the_operator_knows_what_a_status_may_name(found, types):
+    """It begins anew once the definition takes more."""
+    cluster = SimpleNamespace(find=lambda path: found if path.endswith(api.CHECKPOINT_CRD) else None)
+    assert foreign.served(cluster) == foreign.Served("", False, types)
 
 
 class Log:

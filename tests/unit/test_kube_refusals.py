@@ -35,12 +35,12 @@ def checkpoint(status=None, name="c", **metadata):
 class World:
     """An API server with one checkpoint, which refuses some Jobs."""
 
-    def __init__(self, made, refuses, settings=S3, words=""):
+    def __init__(self, made, refuses, settings=S3, words="", **options):
         self.checkpoint, self.refuses, self.words = made, refuses, words
         self.told, self.created = [], []
         recorder = SimpleNamespace(event=lambda _one, reason, message: self.told.append((reason, message)))
         log = SimpleNamespace(info=lambda *_, **__: None)
-        self.operator = Checkpoints(config.parse(settings), self, recorder, log, lambda: ())
+        self.operator = Checkpoints(config.parse(settings), self, recorder, log, lambda: (), **options)
 
     def find(self, path):
         if path.endswith(f"{api.CHECKPOINTS}/c"):
@@ -301,3 +301,12 @@ def test_an_answer_counts_if_job_and_pod_are_the_checkpoints_own(who):
     world.list = lambda *_, **__: [pod]
     told = world.operator._helper("probe", "n", "c", "u")[1]
     assert (told == answer) == (who == "both are its own")
+
+
+@pytest.mark.parametrize(("types", "named"), [((), "s3"), (("pvc", "s3"), "s3"), (("pvc", "oci"), None)])
+def test_a_definition_that_does_not_know_the_storages_type(types, named):
+    """It is of an older chart. The API server would refuse every status that names the type."""
+    world = World(checkpoint(), {}, storage_types=types)
+    world.look()
+    assert world.checkpoint["status"].get("storageType") == named
+    assert world.checkpoint["status"]["location"].startswith("s3://bucket")

@@ -42,7 +42,10 @@ class _Refused(Exception):
 
 
 class Checkpoints:
-    """Reconciles checkpoints. ``others`` lists all of them as known now, each in the form of ``known``."""
+    """Reconciles checkpoints. ``others`` lists all of them as known now, each in the form of ``known``.
+
+    ``storage_types`` are those that a status may name (empty: any); any other is left out of it.
+    """
 
     def __init__(
         self,
@@ -51,12 +54,15 @@ class Checkpoints:
         recorder: Recorder,
         log: Any,
         others: Callable[[], Iterable[Object]],
+        *,
+        storage_types: tuple[str, ...] = (),
     ) -> None:
         self._config = config
         self._cluster = cluster
         self._recorder = recorder
         self._log = log
         self._others = others
+        self._names_type = not storage_types or config.storage.type in storage_types
 
     def reconcile(self, key: tuple[str, str]) -> float:
         """Bring one checkpoint a step further; returns the seconds until its next turn. Raises ApiError."""
@@ -118,7 +124,7 @@ class Checkpoints:
         others = self._listed() if is_deleted and api.FINALIZER in metadata.get("finalizers", ()) else None
         return Observed(
             checkpoint=checkpoint, hash=hash_, location=storage.location(self._config, hash_, namespace),
-            storage_type=self._config.storage.type, now=time.time(), target=target, unfit=unfit,
+            storage_type=self._config.storage.type, names_type=self._names_type, now=time.time(), target=target, unfit=unfit,
             claim=self._config.storage.pvc.pvc_name if self._config.storage.type == "pvc" else "",
             job_digest=jobs.digest(checkpoint),
             unusable=storage.unusable(self._config, namespace, claim),

@@ -31,7 +31,7 @@ def new_status(seen: Observed, decision: Decision, now: str) -> Object:
         "identityHash": old.get("identityHash") or seen.hash,
         "checkpointID": old.get("identityHash") or seen.hash,
         "location": seen.location,
-        "storageType": seen.storage_type,
+        "storageType": seen.storage_type if seen.names_type else None,
         "claimName": seen.claim or None,
         "jobDigest": seen.job_digest or None,
         "jobName": api.job_name(metadata["name"]),

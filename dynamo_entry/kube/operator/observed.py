@@ -58,6 +58,8 @@ class Observed:
     location: str
     storage_type: str
     now: float
+    #: the status may name the storage's type: an older definition may not know it
+    names_type: bool = True
     #: the claim that holds the archive, if any
     claim: str = ""
     #: the digest of what the Job is made from

@@ -90,7 +90,9 @@ class Operator:
         recorder = Recorder(acting, log)
         self._queue: WorkQueue[tuple[str, str, str]] | None = None
         self._watches = watches = Watches(config, cluster, served, log, self._add)
-        everything = Checkpoints(config, acting, recorder, log, watches.checkpoints)
+        everything = Checkpoints(
+            config, acting, recorder, log, watches.checkpoints, storage_types=served.storage_types
+        )
         wanting = Graphs(
             config, acting, recorder, log, pods=watches.pods_of, sharing=watches.sharing,
             version=served.graph_version, are_snapshots_served=served.has_snapshots,
@@ -176,7 +178,10 @@ class Operator:
             self._refresh_at = time.monotonic() + (60 if self._certificates.is_loaded else _RETRY_S)
 
     def _notice_dynamo(self) -> None:
-        """Restart if Dynamo was installed or upgraded after us, to watch its graphs and know its snapshots."""
+        """Restart if Dynamo, or our own definition, was installed or upgraded after us.
+
+        Then there are graphs to watch, snapshots, or types that a status may name.
+        """
         try:
             served = foreign.served(self._ticking)
         except ApiError as error:

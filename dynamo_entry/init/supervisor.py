@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -153,5 +154,8 @@ class Supervisor:
         from dynamo_entry.init import aside  # noqa: PLC0415 - as above
 
         fields = {"elapsed_s": round(time.monotonic() - self._began, 3), **result.reportable()}
-        if number := aside.do(path, lambda: write_result(path, fields)):
+        number = aside.do(path, lambda: write_result(path, fields))
+        if number == errno.EINPROGRESS:
+            self.log.warning("status is written late", path=path)
+        elif number:
             self.log.warning("status not written", path=path, error=os.strerror(number))

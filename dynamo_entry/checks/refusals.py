@@ -58,7 +58,10 @@ def attempt(settings: Settings, digest: str) -> Iterator[None]:
     A worker that is killed leaves the record behind. PID 1 removes it if the end was requested.
     """
     begun = _path(settings, ATTEMPT, digest)
-    remember(begun, "Interrupted", "the container or the worker was killed while the restore was under way")
+    with suppress(OSError):  # the restore does without
+        remember(
+            begun, "Interrupted", "the container or the worker was killed while the restore was under way"
+        )
     try:
         yield
     finally:
@@ -74,7 +77,8 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
         yield
     except (RestoreFailed, Corrupt) as error:
         if not isinstance(error, PlaceFailed) and error.reason not in _OF_THIS_PLACE:
-            remember(place(settings, digest), error.reason, error.message)
+            with suppress(OSError):  # what is to be remembered is the news
+                remember(place(settings, digest), error.reason, error.message)
         raise
 
 
@@ -96,7 +100,6 @@ def _path(settings: Settings, kind: str, digest: str) -> str:
 
 
 def remember(path: str, reason: str, message: str) -> None:
-    """Write down that a restore failed, if there is a path for that."""
+    """Write down that a restore failed, if there is a path for that. Raises OSError."""
     if path:
-        with suppress(OSError):  # what is to be remembered is the news
-            write_new(path, json.dumps({"reason": reason, "message": message, "at": timestamp()}))
+        write_new(path, json.dumps({"reason": reason, "message": message, "at": timestamp()}))

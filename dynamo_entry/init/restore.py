@@ -121,15 +121,14 @@ class _Restoration:
             result=Outcomes.FAILED, reason="EngineDied", engine_code=code, retry=True,
             message=f"the engine ended with {code} {seconds:.1f} s after it was restored",
         )  # fmt: skip
-        if result.refusal:
-            aside.do(
-                result.refusal,
-                lambda: refusals.remember(result.refusal, failure.reason, failure.message),
-            )  # fmt: skip
+        path = result.refusal
+        is_remembered = path and not aside.do(
+            path, lambda: refusals.remember(path, failure.reason, failure.message)
+        )
         self._supervisor.report(failure)
         self._supervisor.log.warning(
             "restored engine ended early", reason=failure.reason, message=failure.message, engine_code=code,
-            remembered=result.refusal,
+            remembered=path if is_remembered else "",
         )  # fmt: skip
 
     def _lost(self, what: str) -> Result:

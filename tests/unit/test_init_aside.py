@@ -172,3 +172,22 @@ for start_cold in (run._start_cold, undo.start_cold):
     assert start_cold(supervisor.Supervisor(loop, log, settings, []), Result("failed", "start", exit_code=5)) == 5
 """
     assert said(code) == said_then
+
+
+@pytest.mark.parametrize(
+    ("before", "place", "is_remembered"),
+    [("", "refused", True), ("", "none/refused", False), ("refusals.write_new = hang", "refused", False)],
+)
+def test_only_what_was_written_counts_as_remembered(tmp_path, before, place, is_remembered):
+    """The log names no file that is not there."""
+    path = tmp_path / place
+    code = f"""
+from dynamo_entry.checks import refusals
+from dynamo_entry.init.restore import _Restoration
+{before}
+log = SimpleNamespace(warning=lambda event, **fields: print(event, fields["remembered"]))
+it = SimpleNamespace(_supervisor=supervisor.Supervisor(loop, log, Settings(status_file="/dev/null"), []))
+_Restoration._ended_early(it, Result("restored", "settle", refusal={str(path)!r}), 3, 0.5)
+"""
+    assert said(code) == f"restored engine ended early {path if is_remembered else ''}".strip()
+    assert path.exists() == is_remembered

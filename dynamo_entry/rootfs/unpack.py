@@ -76,8 +76,9 @@ class _Info(tarfile.TarInfo):
         found.chksum = int(checksum.rstrip(b" \0"), 8)
         if found.chksum != sum(block) - sum(checksum) + 8 * ord(" "):
             raise ValueError
-        found.mode, found.uid, found.gid = int(mode[:-1], 8), int(uid[:-1], 8), int(gid[:-1], 8)
-        found.size, found.mtime, found.type = int(size[:-1], 8), int(mtime[:-1], 8), kind
+        numbers = [int(field.rstrip(b" \0"), 8) for field in (mode, uid, gid, size, mtime)]
+        found.mode, found.uid, found.gid, found.size, found.mtime = numbers
+        found.type = kind
         found.linkname = link.partition(b"\0")[0].decode(encoding, errors)
         path = name.partition(b"\0")[0]
         if kind == tarfile.DIRTYPE:

@@ -2,6 +2,7 @@
 
 import tarfile
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -52,3 +53,13 @@ def test_a_header_says_what_tarfile_reads_in_it(name, link, mode, number, size, 
         if is_mended:
             block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]
         assert read_by(unpack._Info, bytes(block)) == read_by(tarfile.TarInfo, bytes(block))
+
+
+@pytest.mark.parametrize("digits", ["17", "17 ", "17\0", "17 \0", "17\0 ", " 17", ""])
+@pytest.mark.parametrize(("at", "length"), [(100, 8), (108, 8), (116, 8), (124, 12), (136, 12)])
+def test_a_number_may_fill_its_field(digits, at, length):
+    """POSIX wants a space or a NUL behind it; not all who write archives leave room for one."""
+    block = bytearray(tarfile.TarInfo("a").tobuf(tarfile.USTAR_FORMAT))
+    block[at : at + length] = digits.rjust(length, "0").encode()
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]
+    assert read_by(unpack._Info, bytes(block)) == read_by(tarfile.TarInfo, bytes(block))

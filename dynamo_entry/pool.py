@@ -31,7 +31,7 @@ class Promise(Generic[T]):
         self._latch.release()
 
     def cancel(self) -> None:
-        """Nobody waits for it: a pool that has not begun with it will not."""
+        """Nobody needs it: a pool that has not begun with it fails it."""
         self.is_cancelled = True
 
     def result(self) -> T:
@@ -101,6 +101,7 @@ class Pool:
 
 def _do(promise: Promise[Any], call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     if promise.is_cancelled:
+        promise.fail(RuntimeError("it was cancelled"))
         return
     try:
         value = call(*arguments)

@@ -55,12 +55,24 @@ def test_several_wait_for_one(pool, held):
     assert seen == [3, 3, 3]
 
 
-def test_cancelled_work_does_not_run(pool, held):
-    seen = []
-    pool.submit(seen.append, 1).cancel()
+def test_cancelled_work_does_not_run_and_nobody_waits_for_it(pool, held):
+    seen, failures = [], []
+    cancelled = pool.submit(seen.append, 1)
+
+    def wait():
+        try:
+            cancelled.result()
+        except RuntimeError as error:
+            failures.append(str(error))
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    cancelled.cancel()
     held.set()
     pool.submit(seen.append, 2).result()
     assert seen == [2]
+    waiting.join(20)
+    assert failures == ["it was cancelled"]
 
 
 @pytest.mark.parametrize("cancel", [False, True])

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from dynamo_entry import cuda
-from dynamo_entry.archive import Archive, read_keys
+from dynamo_entry.archive import Archive, Keys, read_keys
 from dynamo_entry.archive.streams import CRIU, DELTA_TAR
 from dynamo_entry.checks import privileges, refusals
 from dynamo_entry.checks.restore import Admitted, admit, land
@@ -127,11 +127,12 @@ def _check_settings(settings: Settings) -> None:
 def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
     """Open the archive while CRIU is asked for its version, and start CRIU."""
     with channel.phase(Phases.OPEN) as phase:
-        begun = _begun(sources[:1], settings)
+        keys = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
+        begun = _begun(sources[:1], settings, keys)
         have = privileges.read()
         privileges.check_restore(have)
         with process.asking_version() as answer, ExitStack() as stack:
-            archive = stack.enter_context(_open_first(sources, settings, channel, begun))
+            archive = stack.enter_context(_open_first(sources, settings, keys, channel, begun))
             archive.verify_early(f"{CRIU}pages-", WINDOW_BYTES)
             standby = _early_standby(settings, archive)
             if standby:
@@ -173,28 +174,32 @@ def _sources(channel: Channel) -> list[str]:
     return said.locations
 
 
-def _begun(sources: list[str], settings: Settings) -> dict[str, Callable[[], Archive]]:
+def _begun(sources: list[str], settings: Settings, keys: Keys) -> dict[str, Callable[[], Archive]]:
     """Begin to open remote archives while this host is checked; returns for each what waits for it."""
     return {
-        source: Pool(1, "open").submit(_opened, source, settings).result
+        source: Pool(1, "open").submit(_opened, source, settings, keys).result
         for source in sources
         if "://" in source
     }
 
 
-def _opened(source: str, settings: Settings) -> Archive:
+def _opened(source: str, settings: Settings, keys: Keys) -> Archive:
     """Open the archive of a source. Raises as ``Archive.open``."""
     return Archive.open(
         open_store(settings, source),
         expected_hash=settings.hash,
         expected_digest=settings.digest,
-        key=read_keys(settings.key_file, verify_key_file=settings.verify_key_file),
+        key=keys,
         near=node_cache(settings, source),
     )
 
 
 def _open_first(
-    sources: list[str], settings: Settings, channel: Channel, begun: dict[str, Callable[[], Archive]]
+    sources: list[str],
+    settings: Settings,
+    keys: Keys,
+    channel: Channel,
+    begun: dict[str, Callable[[], Archive]],
 ) -> Archive:
     """Open the first source with a valid archive; later ones are tried only if earlier ones fail.
 
@@ -205,7 +210,7 @@ def _open_first(
         failure: CheckpointError = NotFound("no source for the archive is given")
         for source in sources:
             try:
-                return begun.pop(source)() if source in begun else _opened(source, settings)
+                return begun.pop(source)() if source in begun else _opened(source, settings, keys)
             except (StorageError, ArchiveError) as error:
                 failure = error
                 channel.waits()

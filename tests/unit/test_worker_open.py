@@ -1,13 +1,15 @@
 """A restore opens its archive while it looks at its host."""
 
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 from archive_store import build, noise
 from servers.quirks import Bucket
 
-from dynamo_entry.errors import NotFound
+from dynamo_entry.archive import Keys
+from dynamo_entry.errors import NotFound, SettingsError
 from dynamo_entry.settings import Settings
 from dynamo_entry.worker import restore
 
@@ -33,6 +35,7 @@ class Channel:
     def __init__(self):
         self.warned = []
         self.waits = lambda: None
+        self.phase = lambda _: nullcontext(SimpleNamespace(fields={}))
         self.log = SimpleNamespace(
             warning=lambda event, **fields: self.warned.append((event, fields["source"]))
         )
@@ -44,12 +47,12 @@ def publish(server):
 
 def test_the_archive_is_read_before_anybody_waits_for_it(server, source):
     publish(server)
-    begun = restore._begun([source], SETTINGS)
+    begun = restore._begun([source], SETTINGS, Keys())
     deadline = time.monotonic() + 10
     while not server.seen:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with restore._open_first([source], SETTINGS, Channel(), begun) as archive:
+    with restore._open_first([source], SETTINGS, Keys(), Channel(), begun) as archive:
         assert archive.read("s") == noise(5000)
     assert begun == {}
 
@@ -59,14 +62,23 @@ def test_what_failed_meanwhile_is_told_to_whoever_waits(server, source, tmp_path
     near = tmp_path / "a.tar"
     near.write_bytes(build({"s": noise(5000)}))
     channel = Channel()
-    begun = restore._begun([source], SETTINGS)
-    with restore._open_first([source, str(near)], SETTINGS, channel, begun) as archive:
+    begun = restore._begun([source], SETTINGS, Keys())
+    with restore._open_first([source, str(near)], SETTINGS, Keys(), channel, begun) as archive:
         assert archive.location == str(near)
     assert channel.warned == [("archive not usable", source)]
     with pytest.raises(NotFound):
-        restore._open_first([source], SETTINGS, channel, restore._begun([source], SETTINGS))
+        restore._open_first([source], SETTINGS, Keys(), channel, restore._begun([source], SETTINGS, Keys()))
 
 
 def test_a_volume_is_not_opened_ahead(tmp_path):
     """A thread would cost more than it could save."""
-    assert restore._begun([str(tmp_path / "a.tar")], SETTINGS) == {}
+    assert restore._begun([str(tmp_path / "a.tar")], SETTINGS, Keys()) == {}
+
+
+def test_keys_are_read_before_any_store_is_opened(monkeypatch):
+    """No store is left open then, and none is read in vain."""
+    opened = []
+    monkeypatch.setattr(restore, "open_store", lambda _, source: opened.append(source))
+    with pytest.raises(SettingsError, match="/nowhere"):
+        restore._open(["s3://bucket/a.tar"], Settings(key_file="/nowhere"), Channel())
+    assert not opened

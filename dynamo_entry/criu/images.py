@@ -226,9 +226,11 @@ class Decoded:
         self._images: dict[str, Image] = {}
 
     def image(self, name: str) -> Image:
-        """An image of a kind that has a message. Raises KeyError if it is missing, ValueError if it is no such image."""
+        """An image of a kind that has a message. Raises KeyError for any other, ValueError if it is no such image."""
         if name not in self._images:
             of = KINDS[kind(name)]
+            if not of.module:
+                raise KeyError(name)
             self._images[name] = Image(self.read(name), message(of.module, of.message), of.extra)
         return self._images[name]
 

@@ -64,6 +64,15 @@ def test_an_image_is_decoded_once_for_all_who_read_it(monkeypatch):
         decoded.image("core-8.img")
 
 
+@pytest.mark.parametrize(
+    "name", [*(key for key, one in images.KINDS.items() if not one.module), "inventory.img"]
+)
+def test_what_has_no_message_is_no_image_to_decode(name):
+    """An archive that has one where another is expected is to blame, not the installation."""
+    with pytest.raises(KeyError):
+        images.Decoded(frozenset({name}), lambda _: MAGIC).image(name)
+
+
 @pytest.mark.parametrize("image", [b"", b"\0" * 7])
 def test_what_is_too_short_for_an_image_is_refused(image):
     with pytest.raises(ValueError, match="too short"):

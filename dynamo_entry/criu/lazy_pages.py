@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
-from dynamo_entry.criu.streamer import HungUpError, listen, receive_descriptor
+from dynamo_entry.criu.streamer import HungUpError, ProtocolError, listen, receive_descriptor
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.linux import userfault
 from dynamo_entry.scratch import remove
@@ -90,6 +90,10 @@ class Handover:
         except TimeoutError:
             raise RestoreFailed(
                 f"criu did not hand over the memory of a task within {_TAKES_S} s", reason="CriuRestoreFailed"
+            ) from None
+        except ProtocolError as error:
+            raise RestoreFailed(
+                f"criu did not hand over the memory of a task: {error}", reason="CriuRestoreFailed"
             ) from None
 
     def _take_next(self, connection: socket.socket) -> bool:

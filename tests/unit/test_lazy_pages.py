@@ -224,6 +224,16 @@ def test_a_criu_that_breaks_off_is_waited_for_no_longer(handover, tmp_path, said
     assert handover.watched == []
 
 
+def test_a_task_that_passes_no_descriptor_is_a_failure(handover, tmp_path):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{tmp_path}/{lazy_pages.SOCKET}")
+        handle(handover)
+        connection.send(struct.pack("=i", 1000) + b"\0")
+        with pytest.raises(RestoreFailed, match="no descriptor was passed") as failed:
+            handover.finish({})
+    assert failed.value.reason == "CriuRestoreFailed"
+
+
 def test_a_criu_that_never_came_is_no_reason_to_wait(handover):
     handover.finish({})
     assert not handover.descriptors

@@ -14,15 +14,23 @@ _NAME = re.compile(r"link_remap\.\d+")
 
 _DELETED = " (deleted)"
 
+#: Memory that no directory holds a name of: memfds, anonymous shared memory, SysV segments.
+_NAMELESS = ("/memfd:", "/dev/zero", "/SYSV")
+
 
 def take_back(pids: Iterable[int]) -> None:
     """Remove the names of files that these processes have open or mapped and that were deleted before the dump."""
+    files: dict[str, set[tuple[int, int]]] = {}
     for pid in pids:
         for link, path in (*_links(f"/proc/{pid}/fd"), *_links(f"/proc/{pid}/map_files")):
-            if path.startswith("/") and path.endswith(_DELETED):
-                with suppress(OSError):  # the engine goes on, with one name too many
+            if path.startswith("/") and path.endswith(_DELETED) and not path.startswith(_NAMELESS):
+                with suppress(OSError):
                     # where that directory is gone, CRIU takes the next one above it
-                    _remove(mounts.existing(os.path.dirname(path)), os.stat(link))
+                    directory = mounts.existing(os.path.dirname(path))
+                    files.setdefault(directory, set()).add(_identity(os.stat(link)))
+    for directory, deleted in files.items():
+        with suppress(OSError):  # the engine goes on, with one name too many
+            _remove(directory, deleted)
 
 
 def _links(directory: str) -> Iterator[tuple[str, str]]:
@@ -33,8 +41,12 @@ def _links(directory: str) -> Iterator[tuple[str, str]]:
                 yield f"{directory}/{entry}", os.readlink(f"{directory}/{entry}")
 
 
-def _remove(directory: str, file: os.stat_result) -> None:
-    for name in os.listdir(directory):
-        path = f"{directory}/{name}"
-        if _NAME.fullmatch(name) and os.path.samestat(os.lstat(path), file):
-            os.unlink(path)
+def _identity(file: os.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino
+
+
+def _remove(directory: str, files: set[tuple[int, int]]) -> None:
+    for name in filter(_NAME.fullmatch, os.listdir(directory)):
+        with suppress(OSError):  # as above
+            if _identity(os.lstat(f"{directory}/{name}")) in files:
+                os.unlink(f"{directory}/{name}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import criu_messages
@@ -482,6 +483,29 @@ def test_names_above_a_directory_that_is_gone_are_removed(tmp_path):
         place.rmdir()
         place.parent.rmdir()
         remaps.take_back([os.getpid()])
+    assert not os.listdir(tmp_path)
+
+
+def test_each_directory_is_listed_once_and_none_for_memory(tmp_path, monkeypatch):
+    """An engine may have thousands of mappings of one deleted file, and of memory that no directory holds."""
+    listed = []
+    monkeypatch.setattr(
+        remaps.os, "listdir", lambda path, list_=os.listdir: listed.append(path) or list_(path)
+    )
+    with ExitStack() as stack:
+        for number in range(3):
+            file = stack.enter_context((tmp_path / f"{number}").open("w+b"))
+            file.truncate(4096)
+            os.link(file.name, tmp_path / f"link_remap.{number}")
+            os.unlink(file.name)
+            stack.enter_context(mmap.mmap(file.fileno(), 4096))
+            memory = stack.enter_context(os.fdopen(os.memfd_create("shared"), "w+b"))
+            memory.truncate(4096)
+            stack.enter_context(mmap.mmap(memory.fileno(), 4096))
+            stack.enter_context(mmap.mmap(-1, 4096))
+        remaps.take_back([os.getpid()])
+    assert listed.count(str(tmp_path)) == 1
+    assert "/" not in listed
     assert not os.listdir(tmp_path)
 
 

@@ -27,6 +27,8 @@ else:
         """Makes a class with annotations one whose instances are tuples of these fields."""
 
         def __new__(cls, name, bases, body):  # noqa: ANN001, ANN204
+            if any(getattr(base, "_fields", ()) for base in bases):
+                raise TypeError(f"{name}: a named tuple with fields has no subclasses")
             fields = tuple(body.get("__annotations__", ()))
             defaults = {field: body[field] for field in fields if field in body}
             getters = {field: property(itemgetter(at)) for at, field in enumerate(fields)}

@@ -77,3 +77,10 @@ def test_wrong_fields_are_refused(kind, given, named):
 def test_immutable(kind, name):
     with pytest.raises(AttributeError):
         setattr(kind(1, 2), name, 3)
+
+
+def test_a_subclass_which_would_have_other_fields_is_refused():
+    with pytest.raises(TypeError, match="Further"):
+
+        class Further(Ours):
+            pass

@@ -142,7 +142,7 @@ RESTORE_FAULTS = {
     },
     "fill": {
         "no right to write memory": Fault("FillFailed", 180, worker("process_vm_writev", "-", errno.EPERM)),
-        "no room for shared memory": Fault("FillFailed", 180, worker("pwrite", "memfd", errno.ENOSPC)),
+        "no room for shared memory": Fault("NotEnoughSpace", 180, worker("pwrite", "memfd", errno.ENOSPC)),
     },
     "settle": {
         "a hook that may not be executed": Fault("HookFailed", 180, settings={"POST_RESTORE": "/etc/hostname"}),

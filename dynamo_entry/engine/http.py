@@ -25,6 +25,9 @@ _SAID_BYTES = 200
 #: How often one server may send us to another of its paths.
 _MOST_REDIRECTIONS = 5
 
+#: The status that sends the client of a POST to where a GET tells the outcome.
+_SEE_OTHER = 303
+
 
 class Refused(OSError):
     """The engine answered with a status other than 2xx."""
@@ -39,8 +42,7 @@ def ask(
 ) -> bytes:
     """Return the body of a 2xx answer. Raises Refused, OSError (no answer in time), ValueError (bad URL)."""
     deadline = time.monotonic() + limit_s
-    headers = {"Content-Type": "application/json", **(headers or {})}
-    with _answer(url, method, body, headers, limit_s) as response:
+    with _answer(url, method, body, headers or {}, limit_s) as response:
         if response.status // 100 != 2:
             raise Refused(response.status, _said(response))
         return _body(response, deadline)
@@ -69,31 +71,12 @@ def _body(response: HTTPResponse, deadline: float) -> bytes:
 
 
 def unanswered(url: str, *, limit_s: float) -> str:
-    """Return why a GET is not answered with 200 within ``limit_s``; empty if it is.
-
-    Redirections within the server are followed.
-    """
-    for _ in range(_MOST_REDIRECTIONS):
-        try:
-            with _answer(url, "GET", None, {}, limit_s) as response:
-                if response.status == 200:
-                    return ""
-                moved = _moved(url, response)
-                if not moved:
-                    return f"HTTP status {response.status}"
-        except (OSError, ValueError) as error:
-            return str(getattr(error, "strerror", "") or error) or type(error).__name__
-        url = moved
-    return "redirections without an end"
-
-
-def _moved(url: str, response: HTTPResponse) -> str:
-    """Return where an answer redirects to on the same server, or an empty string."""
-    from urllib.parse import urljoin, urlsplit  # noqa: PLC0415 - as below
-
-    to = urljoin(url, response.headers.get("Location") or "")
-    is_there = response.status in (301, 302, 303, 307, 308) and urlsplit(to)[:2] == urlsplit(url)[:2]
-    return to if is_there and to != url else ""
+    """Return why a GET is not answered with 200 within ``limit_s``; empty if it is."""
+    try:
+        with _answer(url, "GET", None, {}, limit_s) as response:
+            return "" if response.status == 200 else f"HTTP status {response.status}"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", "") or error) or type(error).__name__
 
 
 def is_valid(url: str) -> bool:
@@ -145,6 +128,34 @@ def loopback_url(host: str, port: int | str, path: str) -> str:
 def _answer(
     url: str, method: str, body: bytes | None, headers: dict[str, str], limit_s: float
 ) -> Iterator[HTTPResponse]:
+    """Yield the answer to a request. Redirections within the server are followed. Raises OSError, ValueError."""
+    deadline = time.monotonic() + limit_s
+    for _ in range(_MOST_REDIRECTIONS):
+        with _answer_once(url, method, body, headers, max(0.1, deadline - time.monotonic())) as response:
+            if not (moved := _moved(url, method, response)):
+                yield response
+                return
+            if response.status == _SEE_OTHER:
+                method, body = "GET", None
+        url = moved
+    raise OSError("redirections without an end")
+
+
+def _moved(url: str, method: str, response: HTTPResponse) -> str:
+    """Return where an answer redirects to on the same server, or an empty string."""
+    from urllib.parse import urljoin, urlsplit  # noqa: PLC0415 - as below
+
+    location = response.headers.get("Location") or ""
+    to = urljoin(url, location)
+    followed = (301, 302, 303, 307, 308) if method == "GET" else (_SEE_OTHER, 307, 308)
+    is_there = response.status in followed and urlsplit(to)[:2] == urlsplit(url)[:2]
+    return to if location and is_there else ""
+
+
+@contextmanager
+def _answer_once(
+    url: str, method: str, body: bytes | None, headers: dict[str, str], limit_s: float
+) -> Iterator[HTTPResponse]:
     """Yield the answer to one request. Raises OSError, ValueError."""
     if not is_askable(url):
         raise ValueError("not a valid http:// or https:// URL")
@@ -156,6 +167,7 @@ def _answer(
     try:
         connection.sock = _connected(parts, limit_s)
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        headers = {"Content-Type": "application/json", **headers}
         connection.request(method, target, body, {"Connection": "close", **headers})
         with connection.getresponse() as response:
             yield response

@@ -1,5 +1,6 @@
 """Requests to an engine: however its server listens, and why one is not answered as it should be."""
 
+import json
 import socket
 import ssl
 import threading
@@ -15,15 +16,19 @@ from dynamo_entry.errors import NotReady
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers by the path: ``/STATUS``, or ``/STATUS/to/LOCATION``."""
+    """Answers by the path: ``/STATUS``, or ``/STATUS/to/LOCATION``; a 200 repeats the request."""
 
     def do_GET(self):
         status, _, location = self.path[1:].partition("/to/")
         self.send_response(int(status))
         if location:
             self.send_header("Location", location.replace("PORT", str(self.server.server_address[1])))
-        self.send_header("Content-Length", "0")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        said = json.dumps({"method": self.command, "body": body, "headers": dict(self.headers)}).encode()
+        said = said if self.path == "/200" else b""
+        self.send_header("Content-Length", str(len(said)))
         self.end_headers()
+        self.wfile.write(said)
 
     def do_POST(self):
         self.do_GET()
@@ -107,9 +112,42 @@ def test_only_200_is_ready_and_a_redirection_stays_with_the_server(port, path, s
     assert why(f"http://127.0.0.1:{port}{path}") == says
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "arrives"),
+    [
+        *(("GET", status, ("GET", "")) for status in (301, 302, 303, 307, 308)),
+        ("POST", 303, ("GET", "")),
+        ("POST", 307, ("POST", "{}")),
+        ("POST", 308, ("POST", "{}")),
+    ],
+)
+def test_a_question_follows_redirections_within_the_server(port, method, status, arrives):
+    """As an engine sends /v1 to /v1/, and a POST to where its outcome is told."""
+    body = b"{}" if method == "POST" else None
+    said = json.loads(
+        http.ask(f"http://127.0.0.1:{port}/{status}/to//200", method=method, body=body, limit_s=5)
+    )
+    assert (said["method"], said["body"]) == arrives
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/307/to/http://127.0.0.1:9/200"),
+        ("POST", "/303/to/http://127.0.0.1:9/200"),
+        ("POST", "/303"),
+        ("POST", "/301/to//200"),
+        ("POST", "/302/to//200"),
+    ],
+)
+def test_a_question_goes_to_no_other_server_and_does_not_become_another(port, method, path):
+    with pytest.raises(http.Refused, match=path[1:4]):
+        http.ask(f"http://127.0.0.1:{port}{path}", method=method, limit_s=5)
+
+
 def test_redirections_have_an_end(port, monkeypatch):
     found = [f"http://127.0.0.1:{port}/302/to//{number}" for number in range(9)]
-    monkeypatch.setattr(http, "_moved", lambda url, response: found.pop())
+    monkeypatch.setattr(http, "_moved", lambda *_: found.pop())
     assert why(f"http://127.0.0.1:{port}/302") == "redirections without an end"
 
 

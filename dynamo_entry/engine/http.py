@@ -1,6 +1,7 @@
-"""HTTP requests to the engine in this pod. They never use a proxy, whatever the environment says.
+"""HTTP requests to the engine. They never use a proxy, whatever the environment says.
 
-Certificates are not verified, as by a kubelet's probes: an engine's is not made out to a loopback address.
+In this pod certificates are not verified, as by a kubelet's probes: an engine's is not made out to a loopback address. A
+server at any other address, which READY_URL may name, needs one that the system's authorities, or SSL_CERT_FILE's, vouch for.
 """
 
 from __future__ import annotations
@@ -205,11 +206,22 @@ def _encrypted(connection: socket.socket, host: str) -> socket.socket:
     """Return a connection over TLS. Raises OSError."""
     import ssl  # noqa: PLC0415 - as above
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
         return context.wrap_socket(connection, server_hostname=host)
     except BaseException:
         connection.close()
         raise
+        if is_to_this_pod(connection):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            context = ssl.create_default_context()
+
+
+def is_to_this_pod(connection: socket.socket) -> bool:
+    """Return whether a connection leads to an address of this pod's own, loopback or not."""
+    from ipaddress import ip_address  # noqa: PLC0415 - as above
+
+    peer = connection.getpeername()[0]
+    return peer == connection.getsockname()[0] or ip_address(peer).is_loopback

@@ -73,12 +73,41 @@ def why(url):
     return http.unanswered(url, limit_s=5)
 
 
-def test_any_certificate_is_taken(tmp_path):
+def test_any_certificate_is_taken_in_this_pod(tmp_path):
     """As by a kubelet's probes; an engine's is seldom made out to a loopback address."""
     with serving(certificate=tls.issue(tmp_path)) as port:
         assert why(f"https://127.0.0.1:{port}/200") == ""
         hooks.call("PRE_DUMP", f"https://127.0.0.1:{port}/200", 5)
         assert why(f"http://127.0.0.1:{port}/200")
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "is_ours"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("fd00::3", "fd00::3", True),
+        ("10.1.2.4", "10.1.2.3", False),
+        ("fe80::1%eth0", "fe80::2%eth0", False),
+    ],
+)
+def test_the_pods_own_address_is_where_a_connection_leads_back(peer, own, is_ours):
+    found = SimpleNamespace(getpeername=lambda: (peer, 8000), getsockname=lambda: (own, 40000))
+    assert http.is_to_this_pod(found) is is_ours
+
+
+def test_a_server_elsewhere_needs_a_certificate_that_is_trusted(tmp_path, monkeypatch):
+    """Whoever answers in its place could say when an engine is frozen."""
+    monkeypatch.setattr(http, "is_to_this_pod", lambda connection: False)
+    issued = tls.issue(tmp_path)
+    with serving(certificate=issued) as port:
+        assert "CERTIFICATE_VERIFY_FAILED" in why(f"https://127.0.0.1:{port}/200")
+        monkeypatch.setenv("SSL_CERT_FILE", str(issued.ca))
+        assert why(f"https://127.0.0.1:{port}/200") == ""
+    with serving("127.0.0.2", certificate=issued) as port:
+        assert "CERTIFICATE_VERIFY_FAILED" in why(f"https://127.0.0.2:{port}/200"), "it has another name"
 
 
 def test_an_engine_without_tls_is_not_ready_by_https(port):

@@ -6,6 +6,8 @@ server at any other address, which READY_URL may name, needs one that the system
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from contextlib import contextmanager, suppress
 
@@ -164,33 +166,42 @@ def _answer_once(
     from urllib.parse import urlsplit  # noqa: PLC0415
 
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    usual = 443 if parts.scheme == "https" else 80
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or usual)
+    connection.default_port = usual  # any other is named in Host
     try:
-        connection.sock = _connected(parts, limit_s)
+        connection.sock = _connected(parts, connection.port, limit_s)
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-        headers = {"Content-Type": "application/json", **headers}
-        connection.request(method, target, body, {"Connection": "close", **headers})
+        headers = {"Connection": "close", **_type_of(body, headers), **headers}
+        connection.request(method, target, body, headers)
         with connection.getresponse() as response:
             yield response
+    except http.client.RemoteDisconnected:
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
     except http.client.HTTPException as error:
         raise OSError(f"not an HTTP response: {type(error).__name__}") from None
     finally:
         connection.close()
 
 
-def _connected(parts: SplitResult, limit_s: float) -> socket.socket:
+def _type_of(body: bytes | None, headers: dict[str, str]) -> dict[str, str]:
+    """Return the header that says what a body is, if there is one and ``headers`` do not say it."""
+    is_told = "content-type" in map(str.lower, headers)
+    return {"Content-Type": "application/json"} if body and not is_told else {}
+
+
+def _connected(parts: SplitResult, port: int, limit_s: float) -> socket.socket:
     """Return a connection to the server of a URL. Raises OSError."""
     import socket  # noqa: PLC0415 - as above
 
-    host, is_tls = parts.hostname or "", parts.scheme == "https"
-    port = parts.port or (443 if is_tls else 80)
+    host = parts.hostname or ""
     try:
         found = socket.create_connection((host, port), limit_s)
     except ConnectionRefusedError:
         if host not in ("127.0.0.1", "localhost") or not (other := _by_ipv6(port, limit_s)):
             raise
         found = other
-    return _encrypted(found, host) if is_tls else found
+    return _encrypted(found, host) if parts.scheme == "https" else found
 
 
 def _by_ipv6(port: int, limit_s: float) -> socket.socket | None:
@@ -207,16 +218,16 @@ def _encrypted(connection: socket.socket, host: str) -> socket.socket:
     import ssl  # noqa: PLC0415 - as above
 
     try:
-        return context.wrap_socket(connection, server_hostname=host)
-    except BaseException:
-        connection.close()
-        raise
         if is_to_this_pod(connection):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         else:
             context = ssl.create_default_context()
+        return context.wrap_socket(connection, server_hostname=host)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def is_to_this_pod(connection: socket.socket) -> bool:

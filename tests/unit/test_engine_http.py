@@ -199,6 +199,66 @@ def test_a_creation_tells_each_reason_once_and_names_the_last_one(port):
     assert told == [("engine not ready yet", "HTTP status 404")]
 
 
+def test_a_server_that_closes_without_an_answer_has_reset_the_connection():
+    """As those of asyncio do with TLS, when they are asked without."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def close():
+            with server.accept()[0] as connection:
+                connection.recv(65536)
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        assert why(f"http://127.0.0.1:{server.getsockname()[1]}/") == "Connection reset by peer"
+        thread.join()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_an_engine_is_asked_by_the_host_and_port_of_its_url(address):
+    host = f"[{address}]" if ":" in address else address
+    with serving(address) as port:
+        said = json.loads(http.ask(f"http://{host}:{port}/200", method="GET", limit_s=5))
+    assert said["headers"]["Host"] == f"{host}:{port}"
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "usual"),
+    [
+        ("http://[::1]/200", "[::1]", 80),
+        ("http://localhost/200", "localhost", 80),
+        ("https://[::1]/200", "[::1]", 443),
+        ("https://[::1]:80/200", "[::1]:80", 80),
+    ],
+)
+def test_a_url_without_a_port_means_the_schemes(port, monkeypatch, url, host, usual):
+    """The usual port is not named to the server either."""
+    asked = []
+
+    def connected(parts, its_port, limit_s):
+        asked.append(its_port)
+        return socket.create_connection(("127.0.0.1", port), limit_s)
+
+    monkeypatch.setattr(http, "_connected", connected)
+    said = json.loads(http.ask(url, method="GET", limit_s=5))
+    assert (said["headers"]["Host"], asked) == (host, [usual])
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "told"),
+    [
+        (None, {}, None),
+        (b"", {}, None),
+        (b"{}", {}, "application/json"),
+        (b"x", {"content-type": "text/plain"}, "text/plain"),
+    ],
+)
+def test_only_a_body_has_a_type(port, body, headers, told):
+    """Frameworks refuse a request of type JSON that has none in it."""
+    url = f"http://127.0.0.1:{port}/200"
+    said = json.loads(http.ask(url, method="POST", body=body, headers=headers, limit_s=5))
+    assert {name.lower(): value for name, value in said["headers"].items()}.get("content-type") == told
+
+
 def test_an_engine_that_answers_gets_its_signal_file(port, tmp_path):
     waiting = readiness.Waiting(f"http://127.0.0.1:{port}/200", f"{tmp_path}/d/ready", None)
     assert waiting.is_over()

@@ -42,12 +42,16 @@ def check(name: str, hook: str) -> None:
             f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: expected a port from 1 to 65535 after the colon",
             hint="without a port it is the engine's usual one", reason="SettingsInvalid",
         )  # fmt: skip
-    if hook.startswith(_URLS) and not http.is_valid(hook):
+    if hook.startswith(_URLS) and not _can_be_posted_to(hook):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name} is not a valid URL",
             hint="it looks like http://127.0.0.1:8000/path; blanks are written as %20",
             reason="SettingsInvalid",
         )
+
+
+def _can_be_posted_to(url: str) -> bool:
+    return http.is_askable(url) if http.is_loopback(url) else http.is_valid(url)
 
 
 def call(

@@ -197,9 +197,7 @@ def test_anything_else_is_a_command(tmp_path):
     assert (tmp_path / "done").exists()
 
 
-@pytest.mark.parametrize(
-    "hook", ["exit 3 # sk-secret", "http://user:sk-secret@127.0.0.1:1/x?token=sk-secret"]
-)
+@pytest.mark.parametrize("hook", ["exit 3 # sk-secret", "http://127.0.0.1:1/x?token=sk-secret"])
 def test_what_a_hook_is_is_not_shown(hook):
     """A command or a URL may have a token in it; the variable's name says which it is."""
     with pytest.raises(CheckpointError) as caught:

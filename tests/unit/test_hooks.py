@@ -34,6 +34,13 @@ def test_an_engine_has_no_users(url):
         readiness.check(url)
 
 
+def test_a_hooks_user_is_refused_before_the_engine_is_loaded():
+    """Another host's may be one that a proxy knows."""
+    with pytest.raises(SettingsError, match="is not a valid URL"):
+        hooks.check("PRE_DUMP", "http://me:key@127.0.0.1:8000/sleep")
+    hooks.check("PRE_DUMP", "http://me:key@hooks.example.com/sleep")
+
+
 @pytest.mark.parametrize("hook", ["vllm-sleep:x", "vllm-wake:0", "sglang-release:65536", "vllm-sleep:٣"])
 def test_a_protocol_at_what_is_no_port_is_refused_at_once(hook):
     with pytest.raises(SettingsError, match="port from 1 to 65535"):

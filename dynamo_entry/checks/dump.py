@@ -216,7 +216,10 @@ def _unknown_object(pid: int, line: str) -> str:
     if fields[4] == "0" or len(fields) < 6 or fields[5].startswith((_GPU, "/[aio]")):
         return ""
     with suppress(OSError):  # it is gone
-        status = os.stat(f"/proc/{pid}/{proc.map_entry(line)}")
+        try:
+            status = os.stat(f"/proc/{pid}/{proc.map_entry(line)}")
+        except PermissionError:  # before Linux 5.9 without SYS_ADMIN
+            status = os.stat(proc.mapped_file(line))
         is_known = stat.S_ISREG(status.st_mode) or stat.S_ISSOCK(status.st_mode) or status.st_rdev == _ZERO
         return "" if is_known else fields[5]
     return ""

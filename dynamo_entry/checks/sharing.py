@@ -62,12 +62,15 @@ def _is_elsewhere(pid: int, thread: int) -> bool:
 def _check_process(pid: int) -> None:
     """A child that is about to run a program shares its parent's memory until then (vfork(2))."""
     parent = _parent(pid)
-    for kind, what in ((tasks.VM, "memory"), (tasks.FS, "working directory")):
+    for kind, what, reason in (
+        (tasks.VM, "memory", "MemoryShared"),
+        (tasks.FS, "working directory", "DirectoryShared"),
+    ):
         if parent and tasks.is_shared(parent, pid, kind):
             raise NotDumpable(
                 f"process {pid} shares the {what} of process {parent}, which CRIU cannot dump",
                 hint="let the engine start its processes by fork or posix_spawn",
-                reason="MemoryShared",
+                reason=reason,
             )
 
 

@@ -77,7 +77,7 @@ HELD = {
     "thread_with_its_own_directory": ("ThreadUnshared", "working directory"),
     "thread_with_its_own_descriptors": ("ThreadUnshared", "descriptors"),
     "child_in_the_same_memory": ("MemoryShared", "shares the memory"),
-    "child_in_the_same_directory": ("MemoryShared", "shares the working directory"),
+    "child_in_the_same_directory": ("DirectoryShared", "shares the working directory"),
     "descriptor_of_a_process_outside": ("PidfdOutside", "pidfd of 1"),
     "descriptor_of_a_thread": ("PidfdOutside", "a thread"),
     "counter_of_single_steps": ("EventfdSemaphore", "EFD_SEMAPHORE"),

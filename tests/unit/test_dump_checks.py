@@ -173,6 +173,42 @@ def test_a_thread_that_ends_has_nothing_of_its_own(monkeypatch, threads):
             sharing.check([process])
 
 
+@pytest.mark.parametrize(
+    ("kind", "reason", "says"),
+    [(tasks.VM, "MemoryShared", "the memory of"), (tasks.FS, "DirectoryShared", "the working directory of")],
+)
+def test_what_a_process_shares_with_its_parent_is_told_apart(monkeypatch, kind, reason, says):
+    monkeypatch.setattr(proc, "threads", lambda _pid: [])
+    monkeypatch.setattr(tasks, "is_shared", lambda _parent, _pid, asked: asked == kind)
+    monkeypatch.setattr(sharing, "_parent", lambda _pid: 7)
+    monkeypatch.setattr(dump, "_LASTS_S", 0)
+    with pytest.raises(NotDumpable, match=f"process 8 shares {says} process 7") as refused:
+        sharing.check([SimpleNamespace(pid=7), SimpleNamespace(pid=8)])
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("is_device", [True, False])
+def test_a_mapping_whose_file_the_kernel_does_not_show_is_known_by_its_path(monkeypatch, is_device):
+    """Kernels before 5.9 show it to SYS_ADMIN alone."""
+
+    def look(path, **_how):
+        if "map_files" in path:
+            raise PermissionError(1, "Operation not permitted")
+        if path != "/tmp/fu se":
+            raise FileNotFoundError(2, "No such file or directory")
+        kind = stat.S_IFCHR if is_device else stat.S_IFREG
+        return SimpleNamespace(st_mode=kind, st_rdev=os.makedev(10, 229) if is_device else 0)
+
+    monkeypatch.setattr(os, "stat", look)
+    dump.check_maps(1, [mapped("socket:[7]"), mapped("/dev/shm/x (deleted)")])
+    if not is_device:
+        dump.check_maps(1, [mapped("/tmp/fu se")])
+        return
+    with pytest.raises(NotDumpable, match="/tmp/fu se") as refused:
+        dump.check_maps(1, [mapped("/tmp/fu se")])
+    assert refused.value.reason == "DeviceOpen"
+
+
 def test_a_mapping_that_a_probe_left_is_told_as_one(monkeypatch):
     """The kernel keeps it after the tool has gone."""
     monkeypatch.setattr(proc, "maps", lambda _pid: ["7fff0000-7fff1000 --xp 00000000 00:00 0 [uprobes]"])

@@ -79,9 +79,11 @@ _BACKENDS, _MAIN = "vllm|sglang|trtllm", "(?:__main__|main)"
 #: Regular expression: what begins a module of Python in a command line, also behind other one-letter options.
 MODULE_OPTION = r"(?<![\w-])-\w*m|--module"
 
-#: ``python -m dynamo.vllm``, or the path of its main module, anywhere in a command or shell line.
+#: ``python -m dynamo.vllm``, the path of its main module, or ``python`` and that of the package, anywhere in a command or
+#: shell line.
 _WORKER = (
-    rf"(?:(?:{MODULE_OPTION})[\s=]*['\"]?dynamo\.(?:{_BACKENDS})(?:\.{_MAIN})?|(?:^|[\s'\"/])dynamo/(?:{_BACKENDS})/{_MAIN}\.py)"
+    rf"(?:(?:{MODULE_OPTION})[\s=]*['\"]?dynamo\.(?:{_BACKENDS})(?:\.{_MAIN})?|(?:^|[\s'\"/])dynamo/(?:{_BACKENDS})/{_MAIN}\.py"
+    rf"|(?:^|[\s'\"/])python[\d.]*(?:\s-[bBdEiIOPqsSuv]+)*\s['\"]?(?:[^\s'\"]*/)?dynamo/(?:{_BACKENDS})/?)"
     r"(?=$|[\s'\";&|)<>`}])"
 )
 

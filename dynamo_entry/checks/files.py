@@ -14,9 +14,7 @@ from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
 
 #: The pod's own files, which differ from pod to pod: what is here is taken.
-_PODS_OWN = (
-    "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/secrets/kubernetes.io", "/var/run/secrets/kubernetes.io",
-)  # fmt: skip
+_PODS_OWN = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/secrets", "/var/run/secrets")
 
 
 def check_files(

@@ -163,7 +163,14 @@ def test_the_pods_own_files_may_hold_anything():
     size = os.path.getsize("/etc/hosts")
     token = "/run/secrets/kubernetes.io/serviceaccount/..2026_11_28_10_00_00.111/token"
     assert files.check_files([Regular("/etc/hosts", READ, size + 1)], (), []) == {"/etc/hosts": size}
-    recorded = [{"path": path, "mount": path, "mtime_ns": 1, "sample": ""} for path in ("/etc/hosts", token)]
+    secrets = (
+        token,
+        "/run/secrets/registry/password",
+        "/var/run/secrets/eks.amazonaws.com/serviceaccount/token",
+    )
+    recorded = [
+        {"path": path, "mount": path, "mtime_ns": 1, "sample": ""} for path in ("/etc/hosts", *secrets)
+    ]
     assert files.check_content(recorded, ()) == []
 
 

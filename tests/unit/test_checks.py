@@ -161,17 +161,32 @@ def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):
 def test_the_pods_own_files_may_hold_anything():
     """Every pod has its own; an engine that has one open finds the new one."""
     size = os.path.getsize("/etc/hosts")
-    token = "/run/secrets/kubernetes.io/serviceaccount/..2026_11_28_10_00_00.111/token"
     assert files.check_files([Regular("/etc/hosts", READ, size + 1)], (), []) == {"/etc/hosts": size}
-    secrets = (
-        token,
-        "/run/secrets/registry/password",
-        "/var/run/secrets/eks.amazonaws.com/serviceaccount/token",
-    )
-    recorded = [
-        {"path": path, "mount": path, "mtime_ns": 1, "sample": ""} for path in ("/etc/hosts", *secrets)
-    ]
-    assert files.check_content(recorded, ()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "is_the_pods"),
+    [
+        ("/etc/hosts", True),
+        ("/run/secrets/kubernetes.io/serviceaccount/..2026_11_28_10_00_00.111/token", True),
+        ("/run/secrets/registry/password", True),
+        ("/var/run/secrets/eks.amazonaws.com/serviceaccount/token", True),
+        ("/run/secrets-of-others", False),
+        ("/config/settings", False),
+    ],
+)
+def test_what_is_the_pods_own_is_not_compared(monkeypatch, path, is_the_pods):
+    """A secret elsewhere, too, is a file on a volume, which REOPEN_PATHS may name."""
+
+    def look(at, real=os.stat, **how):
+        return SimpleNamespace(st_mtime_ns=2) if at == path else real(at, **how)
+
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(files, "sample", lambda _path: "another")
+    recorded = [{"path": path, "mount": "/config", "mtime_ns": 1, "sample": "one"}]
+    if not is_the_pods:
+        assert refused(files.check_content, recorded, ()).reason == "VolumeDiffers"
+    assert files.check_content(recorded, () if is_the_pods else (path,)) == []
 
 
 def library(directory, text):

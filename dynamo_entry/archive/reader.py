@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -279,7 +280,10 @@ class Archive:
                 for number, chunk in table.stored()
             )
             source = OnDemand(self._store, islice(wanted, most_bytes // self.manifest.chunk_size))
-            self._pool.submit(self._verify_early, source)
+            # None of the pool's: ``close`` waits for those, and this one may be in a read of a volume that hangs.
+            threading.Thread(
+                target=self._verify_early, args=(source,), name="verify-early", daemon=True
+            ).start()
 
     def _verify_early(self, source: Source) -> None:
         while self._is_early and (arrival := source.take(in_order=True)):

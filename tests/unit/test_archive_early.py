@@ -47,6 +47,12 @@ def opened(data, kind=CountingStore):
     return archive, archive._store
 
 
+def wait_for_the_thread():
+    for thread in threading.enumerate():
+        if thread.name == "verify-early":
+            thread.join(10)
+
+
 def taken(archive):
     fetch = archive.fetch(PLACES)
     found = {}
@@ -84,6 +90,7 @@ def test_it_stops_where_the_chunks_are_fetched():
     with archive:
         archive.fetch(PLACES)
         archive.verify_early("pages-", 1 << 30)
+        wait_for_the_thread()
     assert store.reads == []
 
 
@@ -91,4 +98,40 @@ def test_a_store_that_answers_requests_is_not_read():
     archive, store = opened(build(DATA), RemoteStore)
     with archive:
         archive.verify_early("pages-", 1 << 30)
+        wait_for_the_thread()
     assert store.reads == []
+
+
+class HangingStore(MemoryStore):
+    """A volume that hangs once it was opened."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.asked, self.goes_on = threading.Event(), threading.Event()
+        self.goes_on.set()
+
+    def hang(self):
+        self.reads.clear()
+        self.asked.clear()
+        self.goes_on.clear()
+
+    def read_range(self, offset, length):
+        self.asked.set()
+        assert self.goes_on.wait(20)
+        return super().read_range(offset, length)
+
+
+def test_who_closes_a_refused_archive_does_not_wait_for_a_volume_that_hangs():
+    store = HangingStore(build(DATA))
+    archive = Archive.open(store)
+    store.hang()
+    archive.verify_early("pages-", 1 << 30)
+    assert store.asked.wait(10)
+    closing = threading.Thread(target=archive.close)
+    closing.start()
+    closing.join(5)
+    has_closed = not closing.is_alive()
+    store.goes_on.set()
+    assert has_closed
+    wait_for_the_thread()
+    assert len(store.reads) == 1, "nor does the thread go on"

@@ -43,6 +43,9 @@ _LEAST_BYTES, _PAUSE_S = 128 << 10, 0.0002
 #: How often ``until`` is called while CRIU sends nothing.
 _ASK_S = 1.0
 
+#: Room for one descriptor, a C int.
+_ONE_DESCRIPTOR = socket.CMSG_LEN(4)
+
 #: protobuf: field 1, varint, true or false
 _EXISTS = b"\x08\x01"
 _ABSENT = b"\x08\x00"
@@ -316,14 +319,15 @@ def parse_request(body: bytes) -> str:
 def receive_descriptor(connection: socket.socket) -> int:
     """The descriptor that CRIU passes next. Raises ProtocolError, HungUpError, and OSError if too many are open here."""
     with _telling_hang_ups():
-        data, received, flags, _ = socket.recv_fds(connection, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        # socket.recv_fds drops its flags (CPython 3.11)
+        data, received, flags, _ = connection.recvmsg(1, _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC)
     if not data:
         raise HungUpError
     if flags & socket.MSG_CTRUNC:  # the kernel drops what there is no room for
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if not received:
         raise ProtocolError("no descriptor was passed")
-    return received[0]
+    return int(*struct.unpack("=i", received[0][2]))
 
 
 def _widen(pipe: int) -> bool:

@@ -270,6 +270,7 @@ def test_descriptors_are_told_from_the_end(handover, tmp_path):
         handle(handover)
         handover.finish({})
     assert list(handover.descriptors) == [1000, 1003]
+    assert not any(map(os.get_inheritable, handover.descriptors.values()))
     os.write(handover.descriptors[1003], b"x")
     assert os.read(handover.descriptors[1000], 1) == b"x"
     os.close(reader)

@@ -84,8 +84,8 @@ class Rebuild:
         stall_s = self._settings.stall_timeout
         with ExitStack() as guard:
             with ExitStack() as stack:
-                stack.callback(self._filler.close)
                 stack.enter_context(self._standby)
+                stack.callback(self._filler.close)  # before the userfaultfds are closed
                 criu, held = self._standby.criu, self._standby.held
                 with self._channel.phase(Phases.REBUILD, stall_s=stall_s) as phase:
                     held.end_otherwise(self._plan.pids)

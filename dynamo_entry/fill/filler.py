@@ -1,4 +1,4 @@
-"""The threads that fill memory: they fetch and verify early, and write once the tasks exist."""
+"""The threads that fill memory: they fetch and verify early, and write what a task takes, the rest once all are held."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ WINDOW_BYTES = 96 << 20
 #: How often it is tried whether a task that is being rebuilt takes pages already.
 _EARLY_S = 0.001
 
-
 #: The pieces of a chunk, and where they go.
 _Uses = list[tuple[Task | Shared, Piece]]
 
@@ -38,9 +37,13 @@ class Filler:
     They begin at once. What cannot be written before ``open_gate`` says that the tasks are held waits, up to WINDOW_BYTES
     of verified chunks. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several
     places have the same bytes. Chunks of zeros cost nothing: memory that was never touched reads as zeros.
+
+    ``userfaults`` is the ``Writer``'s.
     """
 
-    def __init__(self, archive: Archive, plan: Plan, threads: int, userfaults: Mapping[int, int]) -> None:
+    def __init__(
+        self, archive: Archive, plan: Plan, threads: int, userfaults: Mapping[int, int] | None
+    ) -> None:
         wanted = _by_place(archive, plan)
         self._uses = dict(wanted.values())
         self._chunks = archive.fetch(wanted[place][0] for place in sorted(wanted))
@@ -48,9 +51,8 @@ class Filler:
         self._lock = threading.Lock()
         self._gate = threading.Event()
         self._ended = threading.Event()
-        most = (
-            WINDOW_BYTES // archive.manifest.chunk_size
-        )  # on the largest machines a chunk a thread is too much
+        # On the largest machines a chunk a thread is too much.
+        most = WINDOW_BYTES // archive.manifest.chunk_size
         threads = max(1, min(threads, most))
         self._running = threads
         self._window = max(1, most // threads)
@@ -98,25 +100,34 @@ class Filler:
             self._ended.set()
 
     def _write(self, ready: list[_Ready]) -> None:
-        while ready and self._failure is None:
+        late: list[_Ready] = []  # waits for the gate
+        while (ready or late) and self._failure is None:
+            if not ready:
+                self._gate.wait()
+                ready += late
+                late.clear()
             data, uses = ready.pop()
-            rest = self._put(data, uses)
-            if rest:
-                ready.insert(0, _Ready(data, rest))
-            if rest == uses:
+            soon, held = self._put(data, uses)
+            if soon:
+                ready.insert(0, _Ready(data, soon))
+            if held:
+                late.append(_Ready(data, held))
+            if soon == uses:
                 self._gate.wait(_EARLY_S)
 
-    def _put(self, data: Bytes, uses: _Uses) -> _Uses:
-        """Write what can be written now; returns the rest, of tasks that are not held yet."""
+    def _put(self, data: Bytes, uses: _Uses) -> tuple[_Uses, _Uses]:
+        """Write what can be written now; returns what may be soon, and what can be only once the tasks are held."""
         write = self._writer.write if self._gate.is_set() else self._writer.write_early
-        rest: _Uses = []
+        soon: _Uses = []
+        held: _Uses = []
         for target, group in groupby(uses, key=itemgetter(0)):
             pieces = [piece for _, piece in group]
             left = write(target, data, pieces)
-            rest += ((target, piece) for piece in left)
+            soon += ((target, piece) for piece in left.soon)
+            held += ((target, piece) for piece in left.late)
             with self._lock:
-                self.done_bytes += _length(pieces) - _length(left)
-        return rest
+                self.done_bytes += _length(pieces) - _length(left.soon) - _length(left.late)
+        return soon, held
 
 
 def _length(pieces: list[Piece]) -> int:

@@ -1,4 +1,8 @@
-"""Writes into the memory of tasks that are held, and into shared memory that they map."""
+"""Writes into the memory of tasks that are held or still rebuilt, and into shared memory that they map.
+
+Private memory takes pages through its userfaultfd while CRIU's restorer still runs in the task. This is safe: CRIU registers
+a mapping only in its final place, and for page faults alone. A page that the restorer made before is left for later.
+"""
 
 from __future__ import annotations
 
@@ -42,36 +46,42 @@ class Piece(NamedTuple):
     position: int
 
 
+class Left(NamedTuple):
+    """Pieces that were not written: those to try again ``soon``, and those that wait until the tasks are held."""
+
+    soon: list[Piece]
+    late: list[Piece]
+
+
 class Writer:
     """Writes pieces of chunks into targets. Files are opened once, and keep their times. Thread-safe.
 
-    ``userfaults``: pid → userfaultfd, for the tasks that have one.
+    ``userfaults``: pid → userfaultfd, for the tasks that have handed one over; None if none will.
     """
 
-    def __init__(self, userfaults: Mapping[int, int]) -> None:
+    def __init__(self, userfaults: Mapping[int, int] | None) -> None:
         self._userfaults = userfaults
         self._files: dict[Shared, tuple[int, os.stat_result]] = {}
         self._lock = threading.Lock()
 
-    def write_early(self, target: Task | Shared, data: Bytes, pieces: list[Piece]) -> list[Piece]:
+    def write_early(self, target: Task | Shared, data: Bytes, pieces: list[Piece]) -> Left:
         """Write what a task takes that CRIU still rebuilds: once its memory is mapped, through its userfaultfd.
 
-        Returns the rest. Errors are left to ``write``: CRIU may be about to fail, and its log says more.
+        Errors are left to ``write``: CRIU may be about to fail, and its log says more.
         """
+        if self._userfaults is None or not isinstance(target, Task) or not target.by_fault:
+            return Left([], pieces)
         descriptor = self._by_fault(target)
         if descriptor is None:
-            return pieces
-        try:
-            with address_of(data) as address:
-                return [left for piece in pieces for left in _put(descriptor, address, piece)]
-        except OSError:
-            return pieces
+            return Left(pieces, [])
+        left = Left([], [])
+        with address_of(data) as address:
+            for piece in pieces:
+                for rest, error in _put(descriptor, address, piece):
+                    (left.soon if error == errno.ENOENT else left.late).append(rest)
+        return left
 
-    def _by_fault(self, target: Task | Shared) -> int | None:
-        """The userfaultfd by which a target is filled, if it is."""
-        return self._userfaults.get(target.pid) if isinstance(target, Task) and target.by_fault else None
-
-    def write(self, target: Task | Shared, data: Bytes, pieces: list[Piece]) -> list[Piece]:
+    def write(self, target: Task | Shared, data: Bytes, pieces: list[Piece]) -> Left:
         """Write ``pieces`` of ``data``; nothing is left. Raises RestoreFailed unless every byte was taken."""
         try:
             if isinstance(target, Task):
@@ -82,7 +92,7 @@ class Writer:
             raise _failed(target, f"{error.strerror} at {pieces[0].position:#x}", error.errno or 0) from None
         if written != sum(piece.length for piece in pieces):
             raise _failed(target, f"only {written} bytes were taken at {pieces[0].position:#x}")
-        return []
+        return Left([], [])
 
     def close(self) -> None:
         """Close the files."""
@@ -105,10 +115,19 @@ class Writer:
         descriptor = self._by_fault(target)
         if descriptor is None:
             return _write(target.pid, data, pieces)
+        missed: list[Piece] = []
         with address_of(data) as address:
-            missed = [left for piece in pieces for left in _put(descriptor, address, piece)]
+            for piece in pieces:
+                for left, error in _put(descriptor, address, piece):
+                    if error not in _MISSED:
+                        raise OSError(error, os.strerror(error))
+                    missed.append(left)
         done = sum(piece.length for piece in pieces) - sum(piece.length for piece in missed)
         return done + _write(target.pid, data, missed)
+
+    def _by_fault(self, target: Task) -> int | None:
+        """The userfaultfd by which a task is filled, if it is."""
+        return self._userfaults.get(target.pid) if self._userfaults and target.by_fault else None
 
     def _into_file(self, target: Shared, data: Bytes, pieces: Sequence[Piece]) -> int:
         descriptor = self._open(target)
@@ -130,19 +149,20 @@ def _open_any(paths: Sequence[str]) -> int:
     raise failure
 
 
-def _put(descriptor: int, address: int, piece: Piece) -> Iterator[Piece]:
-    """Write through a userfaultfd. Yields the pieces whose pages exist already or are not registered. Raises OSError."""
+def _put(descriptor: int, address: int, piece: Piece) -> Iterator[tuple[Piece, int]]:
+    """Write through a userfaultfd. Yields what was not taken, and why: the number of an error.
+
+    After a page that exists already it goes on; other errors are those of the rest of the piece.
+    """
     at = 0
     while at < piece.length:
         left = piece.length - at
         done, error = userfault.copy(descriptor, piece.position + at, address + piece.start + at, left)
         at += done
-        if error in _MISSED:
+        if error:
             missed = min(PAGE, piece.length - at) if error == errno.EEXIST else piece.length - at
-            yield Piece(piece.start + at, missed, piece.position + at)
+            yield Piece(piece.start + at, missed, piece.position + at), error
             at += missed
-        elif error:
-            raise OSError(error, os.strerror(error))
 
 
 def _write(pid: int, data: Bytes, pieces: Sequence[Piece]) -> int:

@@ -63,7 +63,7 @@ class Rebuild:
         self._skeleton = Skeleton(archive, self._plan, self._images.source)
         # No thread is started later: in a container without clone3 it could take a pid that CRIU is about to use.
         archive.start_threads()
-        userfaults = self._handover.descriptors if self._handover else {}
+        userfaults = self._handover.descriptors if self._handover else None
         self._filler = Filler(archive, self._plan, settings.concurrency or cores(), userfaults)
 
     def _make_plan(self) -> plan.Plan:

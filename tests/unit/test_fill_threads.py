@@ -155,6 +155,30 @@ def test_nothing_is_written_before_the_tasks_are_there_and_fetching_ahead_is_bou
     assert child.digest() == sha256(data.ljust(64 * CHUNK, b"\0"))
 
 
+@pytest.mark.parametrize(
+    ("userfaults", "by_fault"), [(None, True), ({}, False)], ids=["no handover", "a locked mapping"]
+)
+def test_what_takes_nothing_early_is_tried_once(child, monkeypatch, userfaults, by_fault):
+    """Threads that wake again and again keep the one from its work that gives CRIU its images."""
+    tried = threading.Semaphore(0)
+    write_early = Writer.write_early
+
+    def counted(*arguments):
+        tried.release()
+        return write_early(*arguments)
+
+    monkeypatch.setattr(Writer, "write_early", counted)
+    data = noise(2 * CHUNK)
+    with open_bytes(build({"criu/pages-1.img": data}, compression="none")) as archive:
+        extent = Extent("pages-1.img", 0, len(data), Task(child.pid, by_fault), child.address)
+        filler = Filler(archive, Plan([], [], [extent], [], {}, {}), 2, userfaults)
+        assert all(tried.acquire(timeout=5) for _ in range(2))
+        assert not tried.acquire(timeout=0.2)
+        filler.open_gate()
+        assert filler.wait(20)
+    assert child.digest() == sha256(data.ljust(64 * CHUNK, b"\0"))
+
+
 def test_a_damaged_chunk_ends_the_fill(child):
     data = noise(60 * CHUNK)
     damaged = bytearray(build({"criu/pages-1.img": data}, compression="none"))

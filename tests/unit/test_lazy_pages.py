@@ -1,5 +1,6 @@
 """Memory filled by userfaultfds that are handed over as CRIU's tasks do it, in real processes."""
 
+import errno
 import hashlib
 import os
 import resource
@@ -16,7 +17,7 @@ from archive_store import build, open_bytes
 from dynamo_entry.criu import lazy_pages
 from dynamo_entry.errors import RestoreFailed
 from dynamo_entry.fill.filler import Filler
-from dynamo_entry.fill.memory import Piece, Writer
+from dynamo_entry.fill.memory import Left, Piece, Writer
 from dynamo_entry.fill.plan import Extent, Plan, Task
 from dynamo_entry.linux import pages, userfault
 from dynamo_entry.linux.pages import PAGE
@@ -137,20 +138,21 @@ def test_who_waits_for_a_page_before_it_is_filled_gets_zeros_and_the_page_is_fil
 
 @needs_userfaultfd
 def test_a_task_that_is_still_rebuilt_takes_what_it_can(handover, subject):
-    """The first page exists, what follows the mapping is not registered: both are left for later, and nothing else."""
+    """The first page exists, other memory is not registered yet: both are left, and nothing else."""
     subject.tell("look")
     handle(handover)
     assert subject.said() == "0"
     task, writer = Task(subject.pid, by_fault=True), Writer(handover.descriptors)
     inside, beyond = Piece(0, SIZE, subject.address), Piece(0, PAGE, PAGE)
-    assert writer.write_early(Task(subject.pid), DATA, [inside]) == [inside], "not through a userfaultfd"
-    assert writer.write_early(Task(subject.pid + 1, by_fault=True), DATA, [inside]) == [inside], (
-        "it is not there"
+    assert writer.write_early(Task(subject.pid), DATA, [inside]) == Left([], [inside]), (
+        "not through a userfaultfd"
     )
+    absent = Task(subject.pid + 1, by_fault=True)
+    assert writer.write_early(absent, DATA, [inside]) == Left([inside], []), "it is not there"
     left = writer.write_early(task, DATA, [inside, beyond])
-    assert left == [Piece(0, PAGE, subject.address), beyond]
+    assert left == Left([beyond], [Piece(0, PAGE, subject.address)])
     finish(handover, subject)
-    writer.write(task, DATA, left[:1])
+    writer.write(task, DATA, left.late)
     handover.close()
     subject.tell("all")
     assert subject.said() == hashlib.sha256(DATA).hexdigest()
@@ -162,7 +164,17 @@ def test_a_task_that_ended_while_it_was_rebuilt_is_left_to_those_who_know_why(ha
     subject.process.wait()
     pieces = [Piece(0, SIZE, subject.address)]
     task = Task(subject.pid, by_fault=True)
-    assert Writer(handover.descriptors).write_early(task, DATA, pieces) == pieces
+    assert Writer(handover.descriptors).write_early(task, DATA, pieces) == Left([], pieces)
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EFAULT])
+def test_what_was_written_before_an_error_is_not_written_again(monkeypatch, number):
+    """The rest waits until the tasks are held, when an error is told."""
+    copied = iter([(PAGE, 0), (PAGE, number), (0, number)])
+    monkeypatch.setattr(userfault, "copy", lambda *_: next(copied))
+    pieces = [Piece(0, PAGE, 0), Piece(PAGE, 3 * PAGE, PAGE), Piece(4 * PAGE, PAGE, 9 * PAGE)]
+    left = Writer({1000: 0}).write_early(Task(1000, by_fault=True), DATA, pieces)
+    assert left == Left([], [Piece(2 * PAGE, 2 * PAGE, 2 * PAGE), pieces[2]])
 
 
 @needs_userfaultfd

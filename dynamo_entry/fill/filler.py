@@ -17,6 +17,9 @@ from dynamo_entry.value import NamedTuple
 #: How many verified bytes may wait for the tasks: the worker is to stay below 300 MiB.
 WINDOW_BYTES = 96 << 20
 
+#: How many more may be verified before the plan says which are needed.
+EARLY_BYTES = WINDOW_BYTES // 3
+
 #: How often it is tried whether a task that is being rebuilt takes pages already.
 _EARLY_S = 0.001
 

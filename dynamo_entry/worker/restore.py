@@ -18,7 +18,7 @@ from dynamo_entry.checks.restore import Admitted, admit, land
 from dynamo_entry.criu import images, process
 from dynamo_entry.engine import readiness
 from dynamo_entry.errors import ArchiveError, CheckpointError, NotFound, RestoreFailed, StorageError
-from dynamo_entry.fill.filler import WINDOW_BYTES
+from dynamo_entry.fill.filler import EARLY_BYTES
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import proc
 from dynamo_entry.pool import Pool
@@ -133,7 +133,7 @@ def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
         privileges.check_restore(have)
         with process.asking_version() as answer, ExitStack() as stack:
             archive = stack.enter_context(_open_first(sources, settings, keys, channel, begun))
-            archive.verify_early(f"{CRIU}pages-", WINDOW_BYTES)
+            archive.verify_early(f"{CRIU}pages-", EARLY_BYTES)
             standby = _early_standby(settings, archive)
             if standby:
                 stack.enter_context(standby)

@@ -30,6 +30,15 @@ class Promise(Generic[T]):
         self._error = error
         self._latch.release()
 
+    def settle(self, call: Callable[..., T], *arguments: Any) -> None:
+        """Call it in this thread, and give what it returns or fail with what it raises."""
+        try:
+            value = call(*arguments)
+        except BaseException as error:  # a thread's outermost frame: whoever waits gets it
+            self.fail(error)
+        else:
+            self.give(value)
+
     def cancel(self) -> None:
         """Nobody needs it: a pool that has not begun with it fails it."""
         self.is_cancelled = True
@@ -102,10 +111,5 @@ class Pool:
 def _do(promise: Promise[Any], call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     if promise.is_cancelled:
         promise.fail(RuntimeError("it was cancelled"))
-        return
-    try:
-        value = call(*arguments)
-    except BaseException as error:  # a thread's outermost frame: whoever waits gets it
-        promise.fail(error)
     else:
-        promise.give(value)
+        promise.settle(call, *arguments)

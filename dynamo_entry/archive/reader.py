@@ -290,10 +290,7 @@ class Archive:
             wanted, stored = arrival
             assert wanted.chunk is not None
             promise = self._early[wanted.chunk.offset] = Promise()
-            try:
-                promise.give(self._verified(wanted, stored))
-            except BaseException as error:  # whoever takes it gets it
-                promise.fail(error)
+            promise.settle(self._verified, wanted, stored)
 
     def place_of(self, name: str, index: int) -> int | None:
         """Where chunk ``index`` of a stream is in the archive; None for a chunk of zeros."""

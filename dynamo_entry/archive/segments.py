@@ -1,7 +1,7 @@
 """An archive in segments that can be fetched in any order, and checked one by one, to make an exact copy of it.
 
 Used by the node agent: chunks are checked as they are stored, and not decompressed. A restore checks the chunks that it
-reads in ``Archive._raw`` (reader.py).
+reads in ``Archive._verified`` (reader.py).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import re
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from dynamo_entry.errors import NotDumpable
@@ -151,7 +151,7 @@ def check(tables: proc.Tables, effective: frozenset[int]) -> None:
         lines = proc.maps(pid)
         check_maps(pid, lines)
         if may_not_override:
-            for entry, target in _files(table, lines):
+            for entry, target in proc.files(table, lines):
                 check_reopening(pid, entry, target)
         _check_status(pid, effective)
         _check_threads(pid, effective)
@@ -306,16 +306,6 @@ def _is_too_large(line: str) -> bool:
     area, permissions, _ = line.split(" ", 2)
     start, _, end = area.partition("-")
     return len(end) >= _LONG and permissions[1::2] == "wp" and int(end, 16) - int(start, 16) > _LARGEST_BYTES
-
-
-def _files(table: Mapping[int, str], lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Files that a process has open or mapped: (entry below /proc/PID, path)."""
-    for descriptor, target in table.items():
-        if target.startswith("/"):
-            yield f"fd/{descriptor}", target
-    for line in lines:
-        if path := proc.mapped_file(line):
-            yield proc.map_entry(line), path
 
 
 def check_reopening(pid: int, entry: str, target: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 
-from dynamo_entry.linux import mounts
+from dynamo_entry.linux import mounts, proc
 
 #: criu: files-reg.c, create_link_remap
 _NAME = re.compile(r"link_remap\.\d+")
@@ -22,23 +22,15 @@ def take_back(pids: Iterable[int]) -> None:
     """Remove the names of files that these processes have open or mapped and that were deleted before the dump."""
     files: dict[str, set[tuple[int, int]]] = {}
     for pid in pids:
-        for link, path in (*_links(f"/proc/{pid}/fd"), *_links(f"/proc/{pid}/map_files")):
-            if path.startswith("/") and path.endswith(_DELETED) and not path.startswith(_NAMELESS):
+        for entry, path in proc.files(proc.descriptors(pid), proc.maps(pid)):
+            if path.endswith(_DELETED) and not path.startswith(_NAMELESS):
                 with suppress(OSError):
                     # where that directory is gone, CRIU takes the next one above it
                     directory = mounts.existing(os.path.dirname(path))
-                    files.setdefault(directory, set()).add(_identity(os.stat(link)))
+                    files.setdefault(directory, set()).add(_identity(os.stat(f"/proc/{pid}/{entry}")))
     for directory, deleted in files.items():
         with suppress(OSError):  # the engine goes on, with one name too many
             _remove(directory, deleted)
-
-
-def _links(directory: str) -> Iterator[tuple[str, str]]:
-    """The links in a directory of a process, and what they lead to."""
-    with suppress(OSError):  # it is gone
-        for entry in os.listdir(directory):
-            with suppress(OSError):
-                yield f"{directory}/{entry}", os.readlink(f"{directory}/{entry}")
 
 
 def _identity(file: os.stat_result) -> tuple[int, int]:

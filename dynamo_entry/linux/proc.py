@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from dynamo_entry.linux import loader
@@ -130,6 +130,16 @@ def map_entry(line: str) -> str:
     """The entry below /proc/PID of what a line of ``maps`` shows (proc_pid_map_files(5)), without the leading zeros of maps."""
     start, end = line.partition(" ")[0].split("-")
     return f"map_files/{int(start, 16):x}-{int(end, 16):x}"
+
+
+def files(table: Mapping[int, str], lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Files that a process has open or mapped, by its descriptors and the lines of ``maps``: (entry below /proc/PID, path)."""
+    for descriptor, target in table.items():
+        if target.startswith("/"):
+            yield f"fd/{descriptor}", target
+    for line in lines:
+        if path := mapped_file(line):
+            yield map_entry(line), path
 
 
 def mapped_files(pids: Iterable[int]) -> set[str]:

@@ -259,7 +259,7 @@ def test_files_are_opened_again_as_they_were(tmp_path, monkeypatch):
         os.close(descriptor)
     with path.open("r+b") as file:
         area = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    held = [one for one in dump._files({}, proc.maps(os.getpid())) if one[1] == str(path)]
+    held = [one for one in proc.files({}, proc.maps(os.getpid())) if one[1] == str(path)]
     assert [entry.startswith("map_files/") for entry, _ in held] == [True]
     dump.check_reopening(os.getpid(), *held[0])
     area.close()

@@ -11,7 +11,6 @@ _BYTES_A_PART = 16
 
 #: The number of parts that a message of any size may have, and the size below which parts are not counted.
 _FREE_PARTS = 256
-FREE_BYTES = _FREE_PARTS * _BYTES_A_PART
 
 _VARINT, _FIXED_64, _DELIMITED, _FIXED_32 = 0, 1, 2, 5
 
@@ -21,7 +20,7 @@ def check(message: Any, body: bytes) -> None:
 
     Counted are the fields that decode to objects of their own; a class without such fields costs as much as its bytes.
     """
-    if len(body) <= FREE_BYTES or not (parts := _parts(message.DESCRIPTOR)):
+    if len(body) <= _FREE_PARTS * _BYTES_A_PART or not (parts := _parts(message.DESCRIPTOR)):
         return
     _count(parts, body, 0, len(body), _FREE_PARTS + len(body) // _BYTES_A_PART)
 

@@ -201,8 +201,7 @@ def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
     """Records as messages of that class. Raises ValueError for one that is not, or would take far more memory."""
     records = list(records)
     for one in records:
-        if len(one) > density.FREE_BYTES:
-            density.check(message, one)
+        density.check(message, one)
     try:
         found = list(map(message.FromString, records))
     except Exception as error:  # protobuf's own hierarchy, which is not ours to import

@@ -327,7 +327,7 @@ class _Creation:
                 "socket_options": sockets.record_options(held),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
-                **self._handshake_facts(self._pids()),
+                **self._handshake_facts(list(held)),
             },
             needs=manifest_head.needs(processes),
         )

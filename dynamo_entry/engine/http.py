@@ -28,7 +28,7 @@ _SAID_BYTES = 200
 #: How often one server may send us to another of its paths.
 _MOST_REDIRECTIONS = 5
 
-#: The status that sends the client of a POST to where a GET tells the outcome.
+#: The status that sends the client of a POST to where a GET returns the outcome.
 _SEE_OTHER = 303
 
 

@@ -1,4 +1,4 @@
-"""Looks at an engine right before its dump: what CRIU cannot dump is refused, what a restore loses is told."""
+"""Looks at an engine right before its dump: refuses what CRIU cannot dump, and logs what a restore will lose."""
 
 from __future__ import annotations
 

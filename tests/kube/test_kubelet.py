@@ -66,4 +66,4 @@ def test_what_went_wrong_is_told(world, asked, phase, told):
         status = world.get(name).get("status", {})
         return status.get("phase") == phase and told in status.get("message", "")
 
-    world.wait(there, 300)  # what is nowhere is told when all images have come onto the node
+    world.wait(there, 300)  # the node reports a missing image only once all images are loaded

@@ -151,7 +151,7 @@ def test_only_200_is_ready_and_a_redirection_stays_with_the_server(port, path, s
     ],
 )
 def test_a_question_follows_redirections_within_the_server(port, method, status, arrives):
-    """As an engine sends /v1 to /v1/, and a POST to where its outcome is told."""
+    """As an engine sends /v1 to /v1/, and a POST to where a GET returns its outcome."""
     body = b"{}" if method == "POST" else None
     said = json.loads(
         http.ask(f"http://127.0.0.1:{port}/{status}/to//200", method=method, body=body, limit_s=5)

@@ -169,7 +169,7 @@ def test_a_task_that_ended_while_it_was_rebuilt_is_left_to_those_who_know_why(ha
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EFAULT])
 def test_what_was_written_before_an_error_is_not_written_again(monkeypatch, number):
-    """The rest waits until the tasks are held, when an error is told."""
+    """The rest waits until the tasks are held; only then is an error reported."""
     copied = iter([(PAGE, 0), (PAGE, number), (0, number)])
     monkeypatch.setattr(userfault, "copy", lambda *_: next(copied))
     pieces = [Piece(0, PAGE, 0), Piece(PAGE, 3 * PAGE, PAGE), Piece(4 * PAGE, PAGE, 9 * PAGE)]

@@ -1,5 +1,6 @@
 """The chart renders what it should from every way of writing its values. helm alone; no server."""
 
+import itertools
 import json
 import re
 
@@ -281,12 +282,19 @@ def test_the_notes_say_where_checkpoints_are(values, place, tmp_path):
     assert re.search(rf"Checkpoints are kept in \w+: {place}(,|\n)", notes(values, tmp_path))
 
 
-def verbs(rules):
-    return {
-        resource: sorted(rule["verbs"])
-        for rule in rules for resource in rule["resources"]
-        if "resourceNames" not in rule
-    }  # fmt: skip
+def rights(objects, account):
+    """What an account may do by all roles that it is bound to: place, API group and resource, names → verbs."""
+    found = {}
+    for (kind, _), binding in objects.items():
+        if not kind.endswith("RoleBinding") or account not in {one["name"] for one in binding["subjects"]}:
+            continue
+        role = objects[binding["roleRef"]["kind"], binding["roleRef"]["name"]]  # no role of others
+        place = "everywhere" if kind == "ClusterRoleBinding" else binding["metadata"]["namespace"]
+        for rule in role["rules"]:
+            for group, resource in itertools.product(rule["apiGroups"], rule["resources"]):
+                key = (place, f"{group}/{resource}".lstrip("/"), *rule.get("resourceNames", ()))
+                found[key] = " ".join(sorted({*found.get(key, "").split(), *rule["verbs"]}))
+    return found
 
 
 def without_names(objects):
@@ -310,27 +318,64 @@ def test_a_part_of_another_chart(tmp_path):
         assert without_names(part) == without_names(render(GUIDE))
 
 
-def test_the_operator_may_do_this_and_nothing_else():
+#: The release's namespace.
+HOME = "dynamo-system"
+#: What the operator needs wherever checkpoints are.
+WORK = {
+    "nvidia.com/dynamocheckpoints": "create delete get list patch watch",
+    "nvidia.com/dynamocheckpoints/status": "patch",
+    "nvidia.com/dynamocheckpoints/finalizers": "update",
+    "nvidia.com/dynamographdeployments": "get list watch",
+    "nvidia.com/podsnapshots": "get",
+    "batch/jobs": "create delete get list patch watch",
+    "pods": "create get list watch",
+    "apps/replicasets": "get",
+    "apps/statefulsets": "get",
+    "persistentvolumeclaims": "get list watch",
+    "events": "create patch",
+    "namespaces": "get",
+}
+#: And by name, or in its own namespace.
+DEFINITIONS = ("dynamocheckpoints.nvidia.com", "dynamographdeployments.nvidia.com", "podsnapshots.nvidia.com")
+OWN = {
+    (HOME, "coordination.k8s.io/leases"): "create",
+    (HOME, "coordination.k8s.io/leases", "dynamo-entry-operator"): "get update",
+    (HOME, "secrets"): "create",
+    (HOME, "secrets", "dynamo-entry-webhook-tls"): "get patch",
+    ("everywhere", "apiextensions.k8s.io/customresourcedefinitions", *DEFINITIONS): "get",
+    **{
+        ("everywhere", f"admissionregistration.k8s.io/{kind}webhookconfigurations", f"dynamo-entry-{HOME}"): "get patch"
+        for kind in ("mutating", "validating")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("watched", "place"), [("", "everywhere"), ("team-a", "team-a")])
+def test_the_operator_may_do_this_and_nothing_else(watched, place):
     """No secrets of users, no exec, no nodes; by name what has no namespace."""
-    objects = render(GUIDE)
-    rules = objects["ClusterRole", "dynamo-entry-operator-dynamo-system"]["rules"]
-    assert verbs(rules) == {
-        "dynamocheckpoints": ["create", "delete", "get", "list", "patch", "watch"],
-        "dynamocheckpoints/status": ["patch"],
-        "dynamocheckpoints/finalizers": ["update"],
-        "dynamographdeployments": ["get", "list", "watch"],
-        "podsnapshots": ["get"],
-        "jobs": ["create", "delete", "get", "list", "patch", "watch"],
-        "pods": ["create", "get", "list", "watch"],
-        "replicasets": ["get"],
-        "statefulsets": ["get"],
-        "persistentvolumeclaims": ["get", "list", "watch"],
-        "events": ["create", "patch"],
-        "namespaces": ["get"],
+    found = rights(render(GUIDE + f"operator: {{watchNamespaces: [{watched}]}}"), "dynamo-entry-operator")
+    assert found == OWN | {(place, what): may for what, may in WORK.items()}
+
+
+def test_an_operator_that_tries_nothing_out_creates_no_pod():
+    found = rights(render(S3.replace("{", "{dryRun: false, ", 1)), "dynamo-entry-operator")
+    assert found["everywhere", "pods"] == "get list watch"
+
+
+def test_users_get_rights_to_checkpoints_alone():
+    """By the roles that everybody has who may edit, or view."""
+    found = {
+        label.rpartition("-")[2]: role["rules"]
+        for (kind, _), role in render(GUIDE).items()
+        if kind == "ClusterRole"
+        for label in role["metadata"]["labels"]
+        if "/aggregate-to-" in label
     }
-    own = objects["Role", "dynamo-entry-operator-own"]["rules"]
-    assert verbs(own) == {"leases": ["create"], "secrets": ["create"]}
-    assert verbs(objects["ClusterRole", "dynamo-entry-operator-cluster-dynamo-system"]["rules"]) == {}
+    checkpoints = {"apiGroups": ["nvidia.com"], "resources": ["dynamocheckpoints"]}
+    edit = [checkpoints | {"verbs": ["create", "update", "patch", "delete", "deletecollection"]}]
+    assert found == {
+        "edit": edit, "admin": edit, "view": [checkpoints | {"verbs": ["get", "list", "watch"]}],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -350,24 +395,14 @@ def test_who_tells_the_api_server_whom_to_trust(mode, announces):
 
 def test_the_agent_may_do_this_and_nothing_else():
     """It reads checkpoints and pods, and writes conditions, events and its lease."""
-    objects = render(GUIDE)
-    assert verbs(objects["ClusterRole", "dynamo-checkpoint-agent-dynamo-system"]["rules"]) == {
-        "dynamocheckpoints": ["get", "list", "watch"],
-        "dynamocheckpoints/status": ["patch"],
-        "pods": ["list", "watch"],
-        "events": ["create", "patch"],
+    assert rights(render(GUIDE), "dynamo-checkpoint-agent") == {
+        ("everywhere", "nvidia.com/dynamocheckpoints"): "get list watch",
+        ("everywhere", "nvidia.com/dynamocheckpoints/status"): "patch",
+        ("everywhere", "pods"): "list watch",
+        ("everywhere", "events"): "create patch",
+        (HOME, "coordination.k8s.io/leases"): "create",
+        (HOME, "coordination.k8s.io/leases", "dynamo-checkpoint-sweep"): "get update",
     }
-
-
-def test_one_namespace_at_a_time():
-    """Without a cluster-wide right to anything but the two resource definitions and the webhook."""
-    objects = render(GUIDE + "operator: {watchNamespaces: [team-a]}")
-    assert ("Role", "dynamo-entry-operator") in objects
-    assert not [
-        name
-        for kind, name in objects
-        if kind == "ClusterRole" and name == "dynamo-entry-operator-dynamo-system"
-    ]
 
 
 def test_replicas_are_apart_and_never_all_gone():

@@ -182,3 +182,25 @@ def test_the_checkpoint_that_the_page_shows_is_admitted_and_makes_a_job():
     hash_ = identity_hash(checkpoint["spec"]["identity"])
     job = jobs.creation(config.parse(""), checkpoint, hash_, force=False)
     assert f"job/{job['metadata']['name']}" in page
+
+
+#: What a reader has to know before trusting an installation, and no other test shows.
+TOLD = {
+    "kubernetes.md": [
+        "whoever may create Jobs can mount any Secret, and use any ServiceAccount, of that namespace",
+        "`operator.watchNamespaces` limits that", "`checkpoint.dryRun: false` takes `pods create` away",
+        "`webhook.certificates.mode: cert-manager` the right to change the webhook's configuration",
+        "holds the storage's credentials, so its nodes are trusted with all archives", "With `admissionPolicies.enabled`",
+    ],
+    "security.md": [
+        "an engine that runs as root has `CHECKPOINT_RESTORE` and `SYS_PTRACE` after a cold start, a creation and a restore",
+        "Without `SETPCAP` a program cannot take a capability away from its children",
+    ],
+}  # fmt: skip
+
+
+def test_what_a_right_implies_is_told():
+    """RBAC and capabilities give more than their names say."""
+    for page, sentences in TOLD.items():
+        text = " ".join((DOCS / page).read_text().split())
+        assert [sentence for sentence in sentences if sentence not in text] == []

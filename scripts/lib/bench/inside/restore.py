@@ -20,6 +20,9 @@ ARCHIVE, BASELINE_ARCHIVE = f"{WORK}/engine.tar", f"{WORK}/baseline.tar"
 IMAGES, TAR, UNTARRED = f"{WORK}/images", f"{WORK}/images.tar", f"{WORK}/untarred"
 CHUNK = 4 << 20
 
+#: Where the engine's files are (WRITTEN), and a directory that it does not touch.
+FILES, ASIDE = "/root/.cache/tiny", "/var"
+
 #: Where the launcher takes the archive from; the peers that have no store take the images from the directory.
 SOURCE = os.environ.get("ARCHIVE_URL", ARCHIVE)
 DOWNLOADED = f"{WORK}/downloaded"
@@ -151,14 +154,20 @@ def nothing():
     return None
 
 
+def as_in_a_new_container():
+    """Without the files of the delta. They are not removed: ext4 would search long for inodes that were not just freed."""
+    if os.path.exists(FILES):
+        os.rename(FILES, f"{ASIDE}/files-{time.monotonic_ns()}")
+
+
 def remove_untarred():
     for path in (UNTARRED, DOWNLOADED):
         run(["rm", "-rf", path])
 
 
 SIDES = {
-    "launcher": (nothing, ours),
-    "baseline": (nothing, theirs),
+    "launcher": (as_in_a_new_container, ours),
+    "baseline": (as_in_a_new_container, theirs),
     "criu": (nothing, raw),
     "untar": (remove_untarred, untar),
     "download": (remove_untarred, download),

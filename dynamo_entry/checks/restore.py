@@ -27,7 +27,7 @@ from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu.rewrite import Rewriter, sockets, tasks
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, mounts, timens
-from dynamo_entry.rootfs import apply, pack
+from dynamo_entry.rootfs import apply, index
 from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.value import NamedTuple
 
@@ -60,11 +60,11 @@ def admit(
     for note in host.check_host(head.host, here, may_set_gid=capabilities.SETGID in have.effective):
         log.warning("host differs", difference=note)
     host.check_room(head.needs, cgroup.room())
-    index = pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
+    listed = index.parse(archive.read(DELTA_INDEX, most=index.INDEX_BYTES))
     rewriter = _rewriter(archive, images, have)
     offsets = host.clock_offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     taken.check_pids(rewriter.pids())
-    travelling, mounted = frozenset(index.paths), mounts.read()
+    travelling, mounted = frozenset(listed.paths), mounts.read()
     logs = files.check_files(rewriter.regular_files(), travelling, mounted, reopened)
     files.check_watches(rewriter.watched(), travelling, mounted)
     files.check_deleted(rewriter.deleted_files(), mounted)
@@ -73,7 +73,7 @@ def admit(
     for path in files.check_content(head.volume_files, reopened):
         log.warning("volume file has another time", path=path)
     taken.check_locks(rewriter.locks(), travelling)
-    changes = apply.plan(index, land)
+    changes = apply.plan(listed, land)
     data_bytes = archive.size_of(DELTA_TAR)
     delta.check_delta(changes.touched(), head.facts.get("delta_bytes", {}), mounted, data_bytes=data_bytes)
     files.check_executable(head.facts.get("executable", ()))

@@ -10,8 +10,9 @@ from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.linux import mounts
 from dynamo_entry.rootfs import journal, nodes
 from dynamo_entry.rootfs.guard import Guard, Land
-from dynamo_entry.rootfs.pack import Index
-from dynamo_entry.rootfs.unpack import Expected, member_path, unpack
+from dynamo_entry.rootfs.index import Index
+from dynamo_entry.rootfs.members import member_path
+from dynamo_entry.rootfs.unpack import Expected, unpack
 from dynamo_entry.value import NamedTuple
 
 #: What container runtimes make in the root filesystem.
@@ -70,9 +71,12 @@ def apply(
     try:
         in_the_way = [*what.doomed, *place.in_the_way]
         new = [*place.new_directories, *place.new_files]
-        changed = {*map(os.path.dirname, (*in_the_way, *new)), *directories}.difference(place.new_directories)
+        topmost = [path for path in new if os.path.dirname(path) not in place.new_directories]
+        changed = {*map(os.path.dirname, (*in_the_way, *topmost)), *directories}.difference(
+            place.new_directories
+        )
         bound, made = _later(others, {*new, *files}, in_the_way)
-        notes.begin([*new, *made], changed)
+        notes.begin([*topmost, *made], changed)
         rewritten = notes.move_aside([*in_the_way, *bound])
         for path in place.new_directories:
             os.mkdir(path)

@@ -2,7 +2,7 @@
 
 The journal has one JSON array a line, each written before the step that it describes:
 
-- ``["made", path]``: nothing was there;
+- ``["made", path]``: nothing was there; what is below it was made, too;
 - ``["moved", path, aside]``: what was there gets another name in its directory;
 - ``["rewritten", path, copy, uid, gid, mode, mtime, {extended attributes}]``: a file that cannot get another name, as in a
   directory of another user: its content was copied;

@@ -1,9 +1,8 @@
-"""Packs changes into a tar and an index."""
+"""Packs changes into a tar."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import tarfile
@@ -11,11 +10,9 @@ from collections.abc import Container, Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dynamo_entry.archive.manifest import check_items
-from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.rootfs import nodes, sparse
-from dynamo_entry.rootfs.unpack import xattr_keyword
-from dynamo_entry.value import NamedTuple
+from dynamo_entry.rootfs.index import Index
+from dynamo_entry.rootfs.members import xattr_keyword
 
 if TYPE_CHECKING:
     from dynamo_entry.rootfs.changes import Change
@@ -26,57 +23,11 @@ _COPY_BYTES = 1 << 20
 _BUFFER_BYTES = 64 << 10
 
 
-#: The bounds of an index: the memory that reading it takes is in proportion.
-INDEX_BYTES = 16 << 20
-_INDEX_ITEMS = 400_000
-
-
-class Index(NamedTuple):
-    """All paths of a delta, and for each directory among them the names that it holds."""
-
-    paths: list[str]
-    directories: dict[str, list[str]]
-
-    def encode(self) -> bytes:
-        """The index as JSON. Raises DumpFailed if it is larger than what a restore reads."""
-        data = json.dumps(self._asdict()).encode("ascii")
-        try:
-            check_items(data, _INDEX_ITEMS)
-            if len(data) > INDEX_BYTES:
-                raise ValueError(f"its index has {len(data)} bytes")
-        except ValueError as error:
-            raise DumpFailed(
-                f"the engine changed {len(self.paths)} files, more than a checkpoint can hold: {error}",
-                hint="leave out with EXCLUDE_PATHS what a restored engine does not need, or keep it on a volume",
-                reason="FileNotCaptured",
-            ) from None
-        return data
-
-
 class Output(Protocol):
     """Where a tar is written to."""
 
     def write(self, data: bytes, /) -> Any:
         """Append the bytes."""
-
-
-def parse(data: bytes) -> Index:
-    """The reverse of ``Index.encode``. Raises Corrupt."""
-    try:
-        check_items(data, _INDEX_ITEMS)
-        fields = json.loads(data)
-        index = Index(fields["paths"], fields["directories"])
-        if not _are_names(index.paths) or not all(map(_are_names, index.directories.values())):
-            raise TypeError("names are no strings")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Corrupt(
-            f"the index of the filesystem delta cannot be read: {error}", reason="BadDelta"
-        ) from None
-    return index
-
-
-def _are_names(names: object) -> bool:
-    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def pack(changes: Iterable[Change], output: Output) -> Index:

@@ -94,13 +94,13 @@ from dynamo_entry.archive import Archive
 from dynamo_entry.archive.streams import DELTA_INDEX
 from dynamo_entry.errors import ArchiveError
 from dynamo_entry.fill.served import Images
-from dynamo_entry.rootfs import pack
+from dynamo_entry.rootfs import index
 from dynamo_entry.storage import open_store
 
 def read(path):
     try:
         with Archive.open(open_store(path)) as archive:
-            pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
+            index.parse(archive.read(DELTA_INDEX, most=index.INDEX_BYTES))
             for name in Images(archive).decoded.names:
                 Images(archive).read(name)
     except ArchiveError as error:

@@ -14,6 +14,7 @@ from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import mounts
 from dynamo_entry.rootfs import apply, changes, nodes, pack
 from dynamo_entry.rootfs.guard import Guard, Land
+from dynamo_entry.rootfs.index import Index
 
 MOUNTINFO = """\
 22 1 0:20 / / rw,relatime - overlay overlay rw,lowerdir=/l
@@ -437,7 +438,7 @@ def test_a_file_that_cannot_be_read_is_named(tree, monkeypatch):
 
 
 def test_an_empty_delta_is_fine(tmp_path, tmp_path_factory):
-    index, tar = pack.Index([], {}), io.BytesIO()
+    index, tar = Index([], {}), io.BytesIO()
     pack.pack([], tar)
     tar.seek(0)
     applied(index, tar, str(tmp_path_factory.mktemp("work")))
@@ -445,16 +446,14 @@ def test_an_empty_delta_is_fine(tmp_path, tmp_path_factory):
 
 def test_what_is_going_to_be_touched_is_known_beforehand(tree):
     """New files, changed ones, directories that are not here; not a directory that is."""
-    index = pack.Index(
-        [str(tree / name) for name in ("new", "kept", "dir", "no")], {str(tree / "dir"): ["deep"]}
-    )
+    index = Index([str(tree / name) for name in ("new", "kept", "dir", "no")], {str(tree / "dir"): ["deep"]})
     index.directories[str(tree / "no")] = []
     assert set(apply.plan(index, LAND).touched()) == {str(tree / name) for name in ("new", "kept", "no")}
     (tree / "dir" / "extra").touch()
     assert str(tree / "dir" / "extra") in set(apply.plan(index, LAND).touched())
     (tree / "link").symlink_to(tree / "dir")
     with pytest.raises(Incompatible):
-        apply.plan(pack.Index([str(tree / "link" / "x")], {}), LAND)
+        apply.plan(Index([str(tree / "link" / "x")], {}), LAND)
 
 
 HOLES = {

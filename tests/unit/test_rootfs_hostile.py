@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from trees import entries
 
 from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible, RestoreFailed
-from dynamo_entry.rootfs import apply, journal, nodes, pack
+from dynamo_entry.rootfs import apply, journal, nodes
 from dynamo_entry.rootfs.guard import Land
-from dynamo_entry.rootfs.unpack import XATTR
+from dynamo_entry.rootfs.index import Index, parse
+from dynamo_entry.rootfs.members import XATTR
 
 OPEN = Land(frozenset(), frozenset({"/"}), frozenset())
 
@@ -81,7 +82,7 @@ def test_a_directory_that_a_volume_is_mounted_at_is_never_replaced(place):
     """The engine had made a link of it; here it is a volume: refused, and nothing on it is touched."""
     volume = str(place / "volume")
     land = Land(frozenset({volume}), frozenset({"/"}), frozenset())
-    index = pack.Index([volume], {})
+    index = Index([volume], {})
     error = transact(place, index, tar_of(member(volume, tarfile.SYMTYPE, linkname="/data")), land)
     assert isinstance(error, Incompatible)
     assert error.reason == "VolumeInTheWay"
@@ -92,7 +93,7 @@ def test_nothing_is_made_or_replaced_on_a_volume(place, below):
     volume = str(place / "volume")
     land = Land(frozenset({volume}), frozenset({"/"}), frozenset())
     path = f"{volume}/{below}"
-    error = transact(place, pack.Index([path], {}), tar_of(member(path, data=b"x")), land)
+    error = transact(place, Index([path], {}), tar_of(member(path, data=b"x")), land)
     assert error is not None
     assert error.reason == "VolumeInTheWay"
 
@@ -101,9 +102,9 @@ def test_what_leads_to_a_volume_is_not_replaced_or_deleted(place):
     point = str(place / "root" / "dir" / "deep")
     land = Land(frozenset({point}), frozenset({"/"}), frozenset())
     above = str(place / "root" / "dir")
-    assert transact(place, pack.Index([above], {}), tar_of(member(above)), land).reason == "VolumeInTheWay"
+    assert transact(place, Index([above], {}), tar_of(member(above)), land).reason == "VolumeInTheWay"
     root = str(place / "root")
-    what = apply.plan(pack.Index([root], {root: ["file", "link"]}), land)
+    what = apply.plan(Index([root], {root: ["file", "link"]}), land)
     assert what.doomed == ()
 
 
@@ -113,7 +114,7 @@ def test_a_directory_on_a_volume_keeps_its_attributes(place):
     land = Land(frozenset({volume}), frozenset({"/"}), frozenset())
     before = picture(volume)
     tar = tar_of(member(volume, tarfile.DIRTYPE, mode=0o700))
-    apply.apply(apply.plan(pack.Index([volume], {volume: []}), land), tar, str(place / "work"))
+    apply.apply(apply.plan(Index([volume], {volume: []}), land), tar, str(place / "work"))
     assert picture(volume) == before
 
 
@@ -121,7 +122,7 @@ def test_a_directory_that_gives_way_comes_back_with_all_it_held(place):
     path = str(place / "root" / "dir")
     before = picture(place / "root")
     tar = tar_of(member(path, tarfile.SYMTYPE, linkname="/elsewhere"))
-    apply.apply(apply.plan(pack.Index([path], {}), OPEN), tar, str(place / "work"))
+    apply.apply(apply.plan(Index([path], {}), OPEN), tar, str(place / "work"))
     assert os.readlink(path) == "/elsewhere"
     assert apply.undo(str(place / "work"))
     assert picture(place / "root") == before
@@ -131,7 +132,7 @@ def test_a_link_that_gives_way_to_a_directory_is_not_followed(place):
     """Not even to see what is in there: all of the new directory's files are new."""
     link, root = place / "root" / "way", place / "root"
     link.symlink_to(place / "volume" / "models")
-    index = pack.Index([str(link), f"{link}/weights"], {str(link): ["weights"]})
+    index = Index([str(link), f"{link}/weights"], {str(link): ["weights"]})
     members = member(str(link), tarfile.DIRTYPE, mode=0o755), member(f"{link}/weights", data=b"other")
     before = picture(root), picture(place / "volume")
     apply.apply(apply.plan(index, OPEN), tar_of(*members), str(place / "work"))
@@ -143,9 +144,7 @@ def test_a_link_that_gives_way_to_a_directory_is_not_followed(place):
 
 def test_what_is_settled_cannot_be_undone_and_leaves_nothing_behind(place):
     path = str(place / "root" / "file")
-    apply.apply(
-        apply.plan(pack.Index([path], {}), OPEN), tar_of(member(path, data=b"new")), str(place / "work")
-    )
+    apply.apply(apply.plan(Index([path], {}), OPEN), tar_of(member(path, data=b"new")), str(place / "work"))
     times = os.stat(place / "root").st_mtime_ns
     apply.settle(str(place / "work"))
     assert not apply.undo(str(place / "work"))
@@ -160,7 +159,7 @@ def test_a_member_that_the_index_does_not_name_is_never_written(place, listed):
     tar = tar_of(
         member(f"{root}/{listed}", data=b"1"), member(f"{root}/ld.so.preload", data=b"evil", mode=0o4755)
     )
-    error = transact(place, pack.Index([f"{root}/{listed}"], {}), tar)
+    error = transact(place, Index([f"{root}/{listed}"], {}), tar)
     assert isinstance(error, Corrupt)
     assert "unannounced" in str(error)
 
@@ -169,20 +168,20 @@ def test_a_path_is_named_once(place):
     """A directory, and then a link in its place, would have the link's target get the directory's mode."""
     path, victim = str(place / "root" / "a"), str(place / "root" / "file")
     twice = tar_of(member(path, tarfile.DIRTYPE, mode=0o777), member(path, tarfile.SYMTYPE, linkname=victim))
-    assert isinstance(transact(place, pack.Index([path], {path: []}), twice), Corrupt)
-    assert isinstance(transact(place, pack.Index([path, path], {path: []}), twice), Corrupt)
+    assert isinstance(transact(place, Index([path], {path: []}), twice), Corrupt)
+    assert isinstance(transact(place, Index([path, path], {path: []}), twice), Corrupt)
 
 
 def test_a_member_that_is_missing_is_an_error(place):
     root = str(place / "root")
-    error = transact(place, pack.Index([f"{root}/x", f"{root}/y"], {}), tar_of(member(f"{root}/x")))
+    error = transact(place, Index([f"{root}/x", f"{root}/y"], {}), tar_of(member(f"{root}/x")))
     assert isinstance(error, Corrupt)
 
 
 @pytest.mark.parametrize("kind", [tarfile.BLKTYPE, tarfile.CHRTYPE, tarfile.CONTTYPE, b"Z", tarfile.DIRTYPE])
 def test_other_kinds_of_members_are_refused(place, kind):
     path = str(place / "root" / "device")
-    error = transact(place, pack.Index([path], {}), tar_of(member(path, kind)))
+    error = transact(place, Index([path], {}), tar_of(member(path, kind)))
     assert isinstance(error, Corrupt) or kind == tarfile.CONTTYPE
 
 
@@ -191,14 +190,14 @@ def test_a_hard_link_names_an_earlier_file_of_the_delta(place, target):
     root = str(place / "root")
     target = target if target.startswith("/") else f"{root}/{target}"
     tar = tar_of(member(f"{root}/hard", tarfile.LNKTYPE, linkname=target[1:]), member(f"{root}/later"))
-    error = transact(place, pack.Index([f"{root}/hard", f"{root}/later"], {}), tar)
+    error = transact(place, Index([f"{root}/hard", f"{root}/later"], {}), tar)
     assert isinstance(error, Corrupt)
 
 
 @pytest.mark.parametrize("path", ["/", "/..", "/a/../b", "/a\0b"])
 def test_paths_that_lead_elsewhere_are_refused(path):
     with pytest.raises(ArchiveError):
-        apply.plan(pack.Index([path], {}), OPEN)
+        apply.plan(Index([path], {}), OPEN)
 
 
 def test_the_launcher_and_the_kernel_have_their_own():
@@ -215,7 +214,7 @@ def test_the_launcher_and_the_kernel_have_their_own():
         "/proc/x", "/sys/x", "/dev/null", "/proc", os.path.dirname(os.path.dirname(dynamo_entry.__file__)),
     ):  # fmt: skip
         with pytest.raises(Incompatible) as caught:
-            apply.plan(pack.Index([path], {}), land)
+            apply.plan(Index([path], {}), land)
         assert caught.value.reason == "PathReserved", path
 
 
@@ -223,7 +222,7 @@ def test_byte_code_that_the_engine_left_in_the_interpreter_is_passed_over(place)
     library = str(place / "root" / "dir")
     cache = f"{library}/__pycache__"
     land = OPEN._replace(reserved=frozenset({library}))
-    index = pack.Index([cache, f"{cache}/x.pyc"], {cache: ["x.pyc"]})
+    index = Index([cache, f"{cache}/x.pyc"], {cache: ["x.pyc"]})
     tar = tar_of(member(cache, tarfile.DIRTYPE), member(f"{cache}/x.pyc", data=b"code"))
     before = picture(library)
     apply.apply(apply.plan(index, land), tar, str(place / "work"))
@@ -232,9 +231,7 @@ def test_byte_code_that_the_engine_left_in_the_interpreter_is_passed_over(place)
 
 def test_dev_shm_is_the_engines(tmp_path):
     land = Land.here()
-    assert apply.plan(pack.Index(["/dev/shm/of-an-engine"], {}), land).expected.files == {
-        "/dev/shm/of-an-engine"
-    }
+    assert apply.plan(Index(["/dev/shm/of-an-engine"], {}), land).expected.files == {"/dev/shm/of-an-engine"}
 
 
 def deep(root, levels):
@@ -246,7 +243,7 @@ def deep(root, levels):
 def test_a_delta_of_any_depth_is_undone(place, levels):
     """Neither Python's stack nor the limit of descriptors ends an undo in the middle."""
     path = deep(place / "root", levels)
-    index = pack.Index([path, f"{path}/x"], {path: ["x"]})
+    index = Index([path, f"{path}/x"], {path: ["x"]})
     tar = tar_of(member(path, tarfile.DIRTYPE, mode=0o755), member(f"{path}/x", data=b"x"))
     assert transact(place, index, tar) is None
 
@@ -287,7 +284,7 @@ def test_removal_stops_at_mount_points(place):
 def test_undo_follows_no_link_that_took_a_directorys_place(place):
     """A restored engine ran for a moment: it may have put links where the delta had made directories."""
     made = place / "root" / "made"
-    index = pack.Index([str(made), f"{made}/models"], {str(made): ["models"]})
+    index = Index([str(made), f"{made}/models"], {str(made): ["models"]})
     tar = tar_of(member(str(made), tarfile.DIRTYPE, mode=0o755), member(f"{made}/models", data=b"x"))
     before = picture(place / "volume")
     apply.apply(apply.plan(index, OPEN), tar, str(place / "work"))
@@ -300,7 +297,7 @@ def test_undo_follows_no_link_that_took_a_directorys_place(place):
 
 def test_undo_gives_up_where_a_directory_of_the_image_became_a_link(place):
     directory = place / "root" / "dir"
-    index = pack.Index([f"{directory}/models"], {})
+    index = Index([f"{directory}/models"], {})
     apply.apply(apply.plan(index, OPEN), tar_of(member(f"{directory}/models")), str(place / "work"))
     directory.rename(place / "root" / "other")
     directory.symlink_to(place / "volume")
@@ -331,7 +328,7 @@ def test_an_apply_and_an_undo_that_break_off_anywhere_are_undone(place, monkeypa
     (root / "dir" / "deep" / "second").write_text("2")
     (root / "dir" / "third").write_text("3")
     before = picture(root)
-    index = pack.Index([str(root), str(root / "link")], {str(root): ["file", "link"]})
+    index = Index([str(root), str(root / "link")], {str(root): ["file", "link"]})
     tar = tar_of(
         member(str(root), tarfile.DIRTYPE, mode=0o700), member(str(root / "link"), data=b"no link any more")
     )
@@ -374,12 +371,12 @@ def test_a_journal_that_is_none_undoes_nothing(tmp_path):
 )  # fmt: skip
 def test_an_index_that_is_none_is_refused(document):
     with pytest.raises(Corrupt):
-        pack.parse(document)
+        parse(document)
 
 
 def test_an_index_of_any_names_comes_back():
-    index = pack.Index(["/a", os.fsdecode(b"/\xff")], {"/a": ["x", os.fsdecode(b"\xfe")]})
-    assert pack.parse(index.encode()) == index
+    index = Index(["/a", os.fsdecode(b"/\xff")], {"/a": ["x", os.fsdecode(b"\xfe")]})
+    assert parse(index.encode()) == index
 
 
 NAMES = st.sampled_from(
@@ -428,7 +425,7 @@ def test_any_delta_is_undone_bit_for_bit(members, extra, names, cut, volume):
         if cut is not None:
             tar = io.BytesIO(tar.getvalue()[:cut])
         points = frozenset({f"{root}/dir/deep"}) if volume else frozenset()
-        transact(place, pack.Index(paths, directories), tar, OPEN._replace(points=points))
+        transact(place, Index(paths, directories), tar, OPEN._replace(points=points))
 
 
 def build(place):
@@ -457,7 +454,7 @@ def test_a_header_is_bounded(place):
     path = str(place / "root" / "x")
     info = member(path)[0]
     info.pax_headers = {"comment": "x" * (2 << 20)}
-    error = transact(place, pack.Index([path], {}), tar_of((info, b"")))
+    error = transact(place, Index([path], {}), tar_of((info, b"")))
     assert isinstance(error, Corrupt)
     assert "header" in str(error)
 
@@ -465,11 +462,11 @@ def test_a_header_is_bounded(place):
 def test_the_index_has_a_bound_that_a_creation_knows(monkeypatch):
     from dynamo_entry.errors import DumpFailed
 
-    index = pack.Index([f"/{number}" for number in range(1000)], {})
-    monkeypatch.setattr(pack, "INDEX_BYTES", 1000)
+    index = Index([f"/{number}" for number in range(1000)], {})
+    monkeypatch.setattr("dynamo_entry.rootfs.index.INDEX_BYTES", 1000)
     with pytest.raises(DumpFailed):
         index.encode()
-    assert json.loads(pack.Index([], {}).encode()) == {"paths": [], "directories": {}}
+    assert json.loads(Index([], {}).encode()) == {"paths": [], "directories": {}}
 
 
 def test_a_header_for_all_members_is_refused(place):
@@ -479,7 +476,7 @@ def test_a_header_for_all_members_is_refused(place):
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"x": "y"}) as tar:
         tar.addfile(member(path)[0])
     output.seek(0)
-    assert transact(place, pack.Index([path], {}), output).reason == "BadDelta"
+    assert transact(place, Index([path], {}), output).reason == "BadDelta"
 
 
 def test_removal_stops_at_another_filesystem(place, monkeypatch):
@@ -502,5 +499,5 @@ def test_what_runtimes_make_is_not_taken_for_deleted():
     """Every new container has them, and no image does."""
     theirs = {"hosts", "hostname", "resolv.conf"} & {*os.listdir("/etc")}
     assert theirs
-    index = pack.Index(["/etc"], {"/etc": sorted({*os.listdir("/etc")} - theirs)})
+    index = Index(["/etc"], {"/etc": sorted({*os.listdir("/etc")} - theirs)})
     assert apply.plan(index, OPEN).doomed == ()

@@ -8,9 +8,10 @@ import tarfile
 from trees import entries
 
 from dynamo_entry.errors import ArchiveError
-from dynamo_entry.rootfs import apply, nodes, pack
+from dynamo_entry.rootfs import apply, nodes
 from dynamo_entry.rootfs.guard import Land
-from dynamo_entry.rootfs.unpack import XATTR
+from dynamo_entry.rootfs.index import parse
+from dynamo_entry.rootfs.members import XATTR
 
 REFUSALS = (ArchiveError, OSError)
 
@@ -59,7 +60,7 @@ def feed(case, place):
     os.mkdir(work)
     land = Land(frozenset({f"{root}/volume"}), frozenset({"/"}), frozenset({f"{root}/launcher"}))
     try:
-        what = apply.plan(pack.parse(case["index.json"].replace(old, new)), land)
+        what = apply.plan(parse(case["index.json"].replace(old, new)), land)
         touched = {*what.expected.files, *what.expected.directories, *what.doomed}
         # What leads out of this folder is not the guard's to refuse: for an engine the whole root is its own.
         if all(path.startswith(f"{root}/") for path in touched):

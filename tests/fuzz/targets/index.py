@@ -3,7 +3,8 @@
 import json
 
 from dynamo_entry.errors import ArchiveError, RestoreFailed
-from dynamo_entry.rootfs import journal, pack
+from dynamo_entry.rootfs import journal
+from dynamo_entry.rootfs.index import parse
 
 REFUSALS = (ArchiveError, RestoreFailed)
 
@@ -25,8 +26,8 @@ SEEDS = [
 def feed(case, place):
     """Read, and no more: what one asks for is the business of delta."""
     if "index.json" in case:
-        index = pack.parse(case["index.json"])
-        assert pack.parse(index.encode()) == index
+        index = parse(case["index.json"])
+        assert parse(index.encode()) == index
     else:
         with open(f"{place}/undo.json", "wb") as file:
             file.write(case["undo"])

@@ -8,7 +8,7 @@ from dynamo_entry.archive import Head
 from dynamo_entry.archive.streams import DELTA_INDEX
 from dynamo_entry.errors import ArchiveError
 from dynamo_entry.fill.served import Images
-from dynamo_entry.rootfs import pack
+from dynamo_entry.rootfs import index
 
 REFUSALS = (ArchiveError,)
 
@@ -23,7 +23,7 @@ SEEDS = [{"manifest.json": json.dumps(manifest_of(_INTACT)).encode()}]
 def feed(case, _place):
     """Opened, and read as a restore does."""
     with open_bytes(with_body(_INTACT, case["manifest.json"]), threads=1) as archive:
-        pack.parse(archive.read(DELTA_INDEX, most=pack.INDEX_BYTES))
+        index.parse(archive.read(DELTA_INDEX, most=index.INDEX_BYTES))
         images = Images(archive)
         for name in images.decoded.names:
             if not name.startswith("pages-"):

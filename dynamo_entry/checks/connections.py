@@ -143,6 +143,12 @@ def check_tcp(found: Tcp, policy: str, *, may_keep: bool, log: Any) -> None:
         log.warning("connections will be closed", count=len(found.outside), connections=listed(found.outside))
 
 
+def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
+    """What a restore has to know about the connections."""
+    ends = [(row.pid, row.descriptor) for row in found.outside]
+    return {"inside": len(found.inside), "kept": kept, "outside": ends}
+
+
 def listed(connections: list[Connection]) -> str:
     """The first few, for a message."""
     shown = ", ".join(

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo_entry.errors import Incompatible
-
-if TYPE_CHECKING:
-    from dynamo_entry.checks.connections import Tcp
 
 #: Which libraries do not reconnect, and what keeps their connections.
 DO_NOT_RECONNECT = (
     "gloo, TCPStore, multiprocessing's managers, Ray and zmq's requests under way do not reconnect"
 )
 KEEP = "add NET_ADMIN to the capabilities of the creating and of the restoring pod"
-
-
-def record(found: Tcp, *, kept: bool) -> dict[str, Any]:
-    """What a restore has to know about the connections."""
-    ends = [(row.pid, row.descriptor) for row in found.outside]
-    return {"inside": len(found.inside), "kept": kept, "outside": ends}
 
 
 def any_inside(recorded: Mapping[str, Any]) -> bool:

@@ -12,7 +12,6 @@ from dynamo_entry.checks import (
     connections,
     deleted,
     descriptors,
-    kept_connections,
     left_behind,
     queues,
     secrets,
@@ -74,7 +73,7 @@ def _check_connections(settings: Settings, prepared: Prepared, held: proc.Tables
     found = connections.tcp(held, os.environ)
     may_keep = capabilities.NET_ADMIN in prepared.have.effective
     connections.check_tcp(found, settings.engine_connections, may_keep=may_keep, log=log)
-    return kept_connections.record(found, kept=may_keep and bool(found.inside))
+    return connections.record(found, kept=may_keep and bool(found.inside))
 
 
 def _warn_of_secrets(keys: Keys, pids: Sequence[int], log: Any) -> None:

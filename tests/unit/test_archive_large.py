@@ -11,7 +11,7 @@ from dynamo_entry.archive.manifest import CHUNK_SIZE
 from dynamo_entry.storage import ObjectStat, Writer
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import SMALLEST_BYTES as LAYER_BYTES
-from dynamo_entry.storage.s3.upload import MOST_PARTS, part_size, parts_in_flight
+from dynamo_entry.storage.s3.writer import MOST_PARTS, part_size, parts_in_flight
 
 MIB, GIB, TB = 1 << 20, 1 << 30, 10**12
 

@@ -32,15 +32,33 @@ def imported(path):
                 yield [*node.module.split(".")[1:], alias.name]
 
 
+def check_order(graph):
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as cycle:
+        pytest.fail(" imports ".join(reversed(cycle.args[1])))
+
+
 def test_no_folder_imports_one_that_imports_it():
     graph = defaultdict(set)
     for path in PACKAGE.rglob("*.py"):
         here = room([part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts])
         graph[here] |= {room(parts) for parts in imported(path)} - {here, "__version__.py"}
-    try:
-        list(TopologicalSorter(graph).static_order())
-    except CycleError as cycle:
-        pytest.fail(" imports ".join(reversed(cycle.args[1])))
+    check_order(graph)
+
+
+def test_no_module_imports_one_that_imports_it():
+    """Nor for its types alone."""
+    files = {}
+    for path in PACKAGE.rglob("*.py"):
+        files[(path.parent if path.stem == "__init__" else path.with_suffix("")).relative_to(PACKAGE)] = path
+    graph = {}
+    for here, path in files.items():
+        named = (Path(*parts) for parts in imported(path))
+        graph[str(here)] = {
+            str(one if one in files else one.parent) for one in named if one in files or one.parent in files
+        }
+    check_order(graph)
 
 
 def test_no_test_module_is_imported():

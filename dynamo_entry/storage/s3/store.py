@@ -27,7 +27,8 @@ from dynamo_entry.storage.s3.client import Client
 
 if TYPE_CHECKING:
     from dynamo_entry.storage.s3.publish import Publisher
-    from dynamo_entry.storage.s3.upload import S3Writer, Upload
+    from dynamo_entry.storage.s3.upload import Upload
+    from dynamo_entry.storage.s3.writer import S3Writer
 
 
 class S3Store(Store):
@@ -87,7 +88,7 @@ class S3Store(Store):
         return done or super().read_end(most)
 
     def open_writer(self, *, replace: bool = False, expected_size: int = 0) -> S3Writer:
-        from dynamo_entry.storage.s3.upload import S3Writer  # noqa: PLC0415 - a restore writes nothing
+        from dynamo_entry.storage.s3.writer import S3Writer  # noqa: PLC0415 - a restore writes nothing
 
         if not replace:
             self._publisher.prepare()
@@ -98,7 +99,7 @@ class S3Store(Store):
 
         Any part shows whether the options, or the bucket's rules, require more than a creation sends.
         """
-        from dynamo_entry.storage.s3.upload import SMALLEST_PART  # noqa: PLC0415 - a restore writes nothing
+        from dynamo_entry.storage.s3.writer import SMALLEST_PART  # noqa: PLC0415 - a restore writes nothing
 
         upload = self._begun()
         try:

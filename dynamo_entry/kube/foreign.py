@@ -57,25 +57,28 @@ class Served(NamedTuple):
     storage_types: tuple[str, ...] = ()
 
 
-def served(cluster: Cluster) -> Served:
-    """Return what the cluster serves now. Raises ApiError."""
-    checkpoints = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
+def definition(cluster: Cluster) -> Object:
+    """Return the definition of DynamoCheckpoints; empty if there is none. Raises ApiError."""
+    return cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}") or {}
+
+
+def served(cluster: Cluster, checkpoints: Object) -> Served:
+    """Return what the cluster serves now, with that definition of DynamoCheckpoints. Raises ApiError."""
     return Served(
         _version(cluster, api.GRAPH_CRD),
         _version(cluster, api.SNAPSHOT_CRD) != "",
-        _storage_types(checkpoints or {}),
+        _storage_types(checkpoints),
     )
 
 
 def _version(cluster: Cluster, kind: str) -> str:
-    definition = cluster.find(f"{api.DEFINITIONS}/{kind}")
-    return graphs.served_version(definition) if definition else ""
+    found = cluster.find(f"{api.DEFINITIONS}/{kind}")
+    return graphs.served_version(found) if found else ""
 
 
-def problem(cluster: Cluster) -> str:
-    """Return why this operator must not touch DynamoCheckpoints, or an empty string. Raises ApiError."""
-    found = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
-    if found is None or _has_our_schema(found):
+def problem(checkpoints: Object) -> str:
+    """Return why this operator must not touch DynamoCheckpoints of that definition, or an empty string."""
+    if not checkpoints or _schema(checkpoints, _OURS):
         return ""
     return (
         f"the CustomResourceDefinition {api.CHECKPOINT_CRD} is not this chart's: {api.VERSION} has no "
@@ -84,14 +87,13 @@ def problem(cluster: Cluster) -> str:
     )
 
 
-def outdated(cluster: Cluster, storage_type: str) -> str:
-    """Return what the definition lacks, which is then from an older chart, or an empty string. Raises ApiError."""
-    found = cluster.find(f"{api.DEFINITIONS}/{api.CHECKPOINT_CRD}")
-    known = _schema(found or {}, ("status",)).get("properties", {})
-    if found is None or not known:
+def outdated(checkpoints: Object, storage_type: str) -> str:
+    """Return what the definition lacks, which is then from an older chart, or an empty string."""
+    known = _schema(checkpoints, ("status",)).get("properties", {})
+    if not known:
         return ""
     lacking = [f"status.{name}" for name in sorted(api.STATUS - known.keys())]
-    if (types := _storage_types(found)) and storage_type not in types:
+    if (types := _storage_types(checkpoints)) and storage_type not in types:
         lacking.append(f"storageType {storage_type}")
     if not lacking:
         return ""
@@ -101,8 +103,8 @@ def outdated(cluster: Cluster, storage_type: str) -> str:
     )
 
 
-def _storage_types(definition: Object) -> tuple[str, ...]:
-    return tuple(_schema(definition, ("status", "storageType")).get("enum", ()))
+def _storage_types(checkpoints: Object) -> tuple[str, ...]:
+    return tuple(_schema(checkpoints, ("status", "storageType")).get("enum", ()))
 
 
 def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any) -> None:
@@ -110,7 +112,7 @@ def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any)
     log.error("operator on standby", message=reason)
     while not ended.wait(_POLL_S):
         try:
-            is_over = not problem(cluster)
+            is_over = not problem(definition(cluster))
         except ApiError as error:
             log.warning("definition not read", message=error.message)
             continue
@@ -119,13 +121,9 @@ def stand_aside(cluster: Cluster, reason: str, ended: threading.Event, log: Any)
             os._exit(0)
 
 
-def _has_our_schema(definition: Object) -> bool:
-    return bool(_schema(definition, _OURS))
-
-
-def _schema(definition: Object, path: tuple[str, ...]) -> Object:
+def _schema(checkpoints: Object, path: tuple[str, ...]) -> Object:
     """Return the schema of the field at a path, empty if there is none."""
-    for version in definition.get("spec", {}).get("versions", ()):
+    for version in checkpoints.get("spec", {}).get("versions", ()):
         if version["name"] == api.VERSION:
             schema: Object = version.get("schema", {}).get("openAPIV3Schema", {})
             for name in path:

@@ -29,9 +29,9 @@ OURS = definition("model", "framework", "backendFramework")
 THEIRS = definition("model", "backendFramework")
 
 
-@pytest.mark.parametrize("found", [OURS, None], ids=["ours", "none yet"])
+@pytest.mark.parametrize("found", [OURS, {}], ids=["ours", "none yet"])
 def test_there_is_no_reason_to_stand_aside(found):
-    assert not foreign.problem(Cluster(found))
+    assert not foreign.problem(found)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_there_is_no_reason_to_stand_aside(found):
     ids=["other fields", "other version", "no schema"],
 )
 def test_a_foreign_definition_is_named_with_what_to_do(found):
-    problem = foreign.problem(Cluster(found))
+    problem = foreign.problem(found)
     assert "dynamocheckpoints.nvidia.com is not this chart's" in problem
     assert "crds.install: true" in problem
 
@@ -63,14 +63,14 @@ def with_status(fields, types=("pvc", "s3")):
             "lacks status.claimName, status.jobDigest: apply",
         ),
         (with_status(api.STATUS, types=["pvc"]), "lacks storageType s3: apply"),
-        (None, ""),
+        ({}, ""),
         (definition("framework"), ""),
     ],
 )
 def test_a_definition_of_an_older_chart_is_told_in_one_line(found, lacks):
     """Helm upgrades both together; where others apply the definition, they may forget it."""
-    assert lacks in foreign.outdated(Cluster(found), "s3")
-    assert bool(foreign.outdated(Cluster(found), "s3")) == bool(lacks)
+    assert lacks in foreign.outdated(found, "s3")
+    assert bool(foreign.outdated(found, "s3")) == bool(lacks)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_definition_of_an_older_chart_is_told_in_one_line(found, lacks):
 def test_the_operator_knows_what_a_status_may_name(found, types):
     """It begins anew once the definition takes more."""
     cluster = SimpleNamespace(find=lambda path: found if path.endswith(api.CHECKPOINT_CRD) else None)
-    assert foreign.served(cluster) == foreign.Served("", False, types)
+    assert foreign.served(cluster, foreign.definition(cluster)) == foreign.Served("", False, types)
 
 
 class Log:

@@ -47,14 +47,16 @@ def run(config: Config, log: Any) -> None:
     cluster = Cluster(config.operator.name, metrics.answered)
     questions = {"/healthz": lambda: "", "/readyz": lambda: "the API server has not answered yet"}
     serve(metrics.registry, config.operator.metrics_port, questions)
-    reason = insisting(lambda: foreign.problem(cluster), ended, log)
-    if reason:
+    checkpoints = insisting(lambda: foreign.definition(cluster), ended, log)
+    if checkpoints is None:
+        return
+    if reason := foreign.problem(checkpoints):
         questions["/readyz"] = lambda: reason
         foreign.stand_aside(cluster, reason, ended, log)
         return
-    if lacks := insisting(lambda: foreign.outdated(cluster, config.storage.type), ended, log):
+    if lacks := foreign.outdated(checkpoints, config.storage.type):
         log.warning("definition outdated", message=lacks)
-    served = insisting(lambda: foreign.served(cluster), ended, log)
+    served = insisting(lambda: foreign.served(cluster, checkpoints), ended, log)
     if served is None:
         return
     operator = Operator(config, cluster, metrics, log, served)
@@ -183,7 +185,7 @@ class Operator:
         Then there are graphs to watch, snapshots, or types that a status may name.
         """
         try:
-            served = foreign.served(self._ticking)
+            served = foreign.served(self._ticking, foreign.definition(self._ticking))
         except ApiError as error:
             self._log.warning("definitions not read", message=error.message)
             return

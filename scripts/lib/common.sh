@@ -42,11 +42,18 @@ choose_engine() {
 
 engine() { command "$CONTAINER_ENGINE" "$@"; }
 
+# require_venv: a Python of this machine that can make environments.
+require_venv() {
+    python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+        require python3=python3 /usr/lib/python3/ensurepip=python3-venv
+}
+
 # provide_uv: sets UV, the version that the images' builds use.
 provide_uv() {
     local tool=$ROOT/.build/uv
     UV=$tool/bin/uv
     ! cmp -s "$ROOT/images/uv.txt" "$tool/pins" || return 0
+    require_venv
     python3 -m venv --clear "$tool"
     "$tool/bin/pip" install -q --require-hashes -r "$ROOT/images/uv.txt"
     cp "$ROOT/images/uv.txt" "$tool/pins"

@@ -15,6 +15,7 @@ from dynamo_entry.archive.keys import Keys
 from dynamo_entry.archive.seal import OVERHEAD_BYTES, SALT_BYTES, Seal
 from dynamo_entry.archive.streams import Layout
 from dynamo_entry.errors import Corrupt, Incompatible
+from dynamo_entry.structs import decodable
 
 MAGIC = "dynamo-entry-archive"
 #: Format versions: of plain archives, and of those whose head is sealed.
@@ -85,6 +86,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         return Layout(self.sizes) if self.sizes else Layout.regular(self.size, chunk_size)
 
 
+@decodable
 class Head(Struct, frozen=True, kw_only=True):
     """What the creator says about the checkpoint. Every field is optional, so that more can be added."""
 
@@ -102,6 +104,7 @@ class Head(Struct, frozen=True, kw_only=True):
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@decodable
 class _Document(Struct, frozen=True, kw_only=True):
     """A manifest with its head not decoded yet."""
 
@@ -147,11 +150,13 @@ class Location(Struct, frozen=True, omit_defaults=True):
     signature: Signed | None = None
 
 
+@decodable
 class _Versioned(Struct, frozen=True):
     magic: str
     version: int
 
 
+@decodable
 class _Trailer(_Versioned, frozen=True):
     manifest: Location
 

@@ -16,6 +16,7 @@ from urllib3.exceptions import HTTPError
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import SettingsError
+from dynamo_entry.structs import decodable
 
 Object = dict[str, Any]
 
@@ -49,6 +50,7 @@ class ApiError(Exception):
         self.reason = reason
 
 
+@decodable
 class _Page(msgspec.Struct):
     """One page of a list whose objects are decoded one at a time: decoding makes ten bytes out of one."""
 

@@ -13,6 +13,7 @@ from dynamo_entry.engine import handshakes
 from dynamo_entry.kube import api
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.storage import Wiring
+from dynamo_entry.structs import decodable
 
 Object = dict[str, Any]
 
@@ -244,6 +245,7 @@ def replaced(containers: Sequence[Object], new: Object) -> list[Object]:
     return [new if one.get("name") == new["name"] else one for one in containers]
 
 
+@decodable
 class _Injected(msgspec.Struct, frozen=True):
     """What the webhook recorded about a pod that it changed."""
 

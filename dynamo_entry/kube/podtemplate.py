@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dynamo_entry.kube.podspec import Unfit, is_quantity
+from dynamo_entry.structs import decodable
 
 Object = dict[str, Any]
 
@@ -89,11 +90,13 @@ class _Metadata(_Part, frozen=True):
     annotations: dict[str, str] = {}
 
 
+@decodable
 class _Template(_Part, frozen=True):
     spec: _Spec
     metadata: _Metadata = _Metadata()
 
 
+@decodable
 class _SharedMemory(_Part, frozen=True):
     disabled: bool = False
     size: str | int = ""

@@ -22,6 +22,7 @@ from dynamo_entry.archive import Archive, Keys
 from dynamo_entry.archive.segments import Segment, check, segments
 from dynamo_entry.errors import ArchiveError, Corrupt, StorageError, UsageError
 from dynamo_entry.storage import posix
+from dynamo_entry.structs import decodable
 
 #: Reads of one archive in flight at a time, 8 MiB each.
 _THREADS = 4
@@ -36,6 +37,7 @@ class Busy(StorageError):
     retry = True
 
 
+@decodable
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A copy: its archive, and when (Unix time) it was last found intact and last used."""
 

@@ -10,10 +10,12 @@ import msgspec
 
 from dynamo_entry.kube.api import moment
 from dynamo_entry.kube.operator.observed import true_conditions
+from dynamo_entry.structs import decodable
 
 Object = dict[str, Any]
 
 
+@decodable
 class _Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """The launcher's result. A container may write anything, but a status accepts only these fields."""
 

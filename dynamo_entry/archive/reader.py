@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import groupby, islice
 from types import TracebackType
@@ -116,38 +117,38 @@ class Archive:
         archive. A store that is not mapped is read by threads of its own, as many as ``Store.parallel_reads`` says.
 
         Raises Incompatible for another format version, key, hash or digest than the expected one, Corrupt for
-        anything that is not a complete archive, StorageError otherwise.
+        anything that is not a complete archive, StorageError otherwise. The store is closed then.
         """
-        found, data = store.read_end(_TAIL_BYTES)
-        size = found.size
-        # A copy: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
-        end = _End(size, bytes(data))
-        location = manifest.find_manifest(end.data[-manifest.TRAILER_BYTES :], size)
-        if location is None:
-            raise _no_trailer(store, size)
-        place = location.offset, location.length
-        _check_digest(location.digest, expected_digest)
-        body = bytes(end.piece(*place) or store.read_range(*place))
-        store.check_manifest(body)
-        keys = Keys.of(key)
-        content, seal = manifest.parse(body, location, keys)
-        _check_hash(content.head, expected_hash)
-        nearer = near(store, location.digest, size) if near else None
-        archive = cls(
-            store, end, content, nearer, digest=location.digest, seal=seal, is_signed=bool(keys.verifiers),
-            threads=threads,
-        )  # fmt: skip
-        if manifest.is_sealed(content):
-            archive._open_head()
+        with ExitStack() as undone:
+            undone.callback(store.close)
+            found, data = store.read_end(_TAIL_BYTES)
+            size = found.size
+            # A copy: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
+            end = _End(size, bytes(data))
+            location = manifest.find_manifest(end.data[-manifest.TRAILER_BYTES :], size)
+            if location is None:
+                raise _no_trailer(store, size)
+            place = location.offset, location.length
+            _check_digest(location.digest, expected_digest)
+            body = bytes(end.piece(*place) or store.read_range(*place))
+            store.check_manifest(body)
+            keys = Keys.of(key)
+            content, seal = manifest.parse(body, location, keys)
+            _check_hash(content.head, expected_hash)
+            nearer = near(store, location.digest, size) if near else None
+            archive = cls(
+                store, end, content, nearer, digest=location.digest, seal=seal, is_signed=bool(keys.verifiers),
+                threads=threads,
+            )  # fmt: skip
+            undone.callback(archive.close)
+            if manifest.is_sealed(content):
+                archive._open_head()
+            undone.pop_all()
         return archive
 
     def _open_head(self) -> None:
-        try:
-            data = self.read(manifest.HEAD_STREAM, most=manifest.HEAD_LIMIT_BYTES)
-            self.manifest = manifest.open_head(self.manifest, data, self.size)
-        except BaseException:
-            self._shut_down()
-            raise
+        data = self.read(manifest.HEAD_STREAM, most=manifest.HEAD_LIMIT_BYTES)
+        self.manifest = manifest.open_head(self.manifest, data, self.size)
 
     def close(self) -> None:
         """Stop reading ahead and close the store."""

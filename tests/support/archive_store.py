@@ -19,6 +19,10 @@ class MemoryStore(Store):
         self.location = "memory"
         self.data = data
         self.reads = []
+        self.is_closed = False
+
+    def close(self):
+        self.is_closed = True
 
     def stat(self):
         if self.data is None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_entry.archive import Archive, Head, codec, manifest, tar
-from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible
+from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible, NotFound
 
 STREAMS = {
     "criu/pages-1.img": noise(2 * CHUNK) + bytes(2 * CHUNK) + text(CHUNK) + noise(100),
@@ -41,6 +41,15 @@ def flipped(offset, bit):
 def test_the_intact_one():
     """What the tests below damage is fine."""
     assert refused(INTACT) is None
+
+
+@pytest.mark.parametrize("data", [None, b"", INTACT[:-1], flipped(MANIFEST_AT, 0)])
+def test_the_store_of_what_is_refused_is_closed(data):
+    """Another source is tried then, and may serve for hours."""
+    store = MemoryStore(data)
+    with pytest.raises((ArchiveError, NotFound)):
+        Archive.open(store)
+    assert store.is_closed
 
 
 @pytest.mark.parametrize("bit", [0, 5, 7])

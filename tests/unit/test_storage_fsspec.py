@@ -368,9 +368,10 @@ def test_only_what_is_not_there_is_absent(status, kind):
     """fsspec's http says FileNotFoundError whatever the server answers. An agent would take the archive for lost."""
     server = Answers()
     server.case = {"answers.json": json.dumps({"": [status, {}, ""]}).encode()}
-    with pytest.raises(StorageError) as caught:
-        open_store(f"http://127.0.0.1:{server.port}/p/a.tar", RETRY).stat()
-    assert type(caught.value) is kind
+    with open_store(f"http://127.0.0.1:{server.port}/p/a.tar", RETRY) as store:
+        with pytest.raises(StorageError) as caught:
+            store.stat()
+        assert type(caught.value) is kind
 
 
 def test_a_server_that_is_not_there_proves_no_absence():

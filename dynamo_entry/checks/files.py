@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
@@ -12,24 +13,34 @@ from blake3 import blake3
 from dynamo_entry.criu.rewrite.files import KERNELS, Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
+from dynamo_entry.rootfs.apply import Lacking
+from dynamo_entry.value import NamedTuple
 
 #: The pod's own files, which differ from pod to pod: what is here is taken.
 _PODS_OWN = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/secrets", "/var/run/secrets")
 
 
+class Free(NamedTuple):
+    """Files that need not be as they were: their sizes here (path → bytes), and those that will be made."""
+
+    sizes: dict[str, int]
+    lacking: tuple[Lacking, ...]
+
+
 def check_files(
-    files: Iterable[Regular],
+    files: list[Regular],
     travelling: Collection[str],
     here: list[mounts.Mount],
     reopened: tuple[str, ...] = (),
-) -> dict[str, int]:
-    """The sizes here of files whose size may differ (path → bytes; 0 for one that will be created). Raises Incompatible.
+) -> Free:
+    """Raises Incompatible for a file that is not what it was, and has to be.
 
     ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, except for files
     that the engine only appends to, files at or below ``reopened`` paths, and the pod's own.
     """
-    logs: dict[str, int] = {}
-    reopened = (*reopened, *_PODS_OWN)
+    sizes: dict[str, int] = {}
+    lacking = []
+    pods_own = (*reopened, *_PODS_OWN)
     for file in files:
         if file.path in travelling:
             continue
@@ -42,8 +53,9 @@ def check_files(
             if not _may_be_created(file):
                 raise _missing(file, error, here) from None
             size = 0
-        if file.is_log or _may_be_created(file) or mounts.is_below(file.path, reopened):
-            logs[file.path] = size
+            lacking.append(Lacking(file.path, stat.S_IMODE(file.mode) or 0o644))
+        if file.is_log or _may_be_created(file) or mounts.is_below(file.path, pods_own):
+            sizes[file.path] = size
         elif file.size is not None and size != file.size:
             raise Incompatible(
                 f"size of {file.path}: {file.size} at creation, {size} here",
@@ -52,7 +64,7 @@ def check_files(
         elif file.build_id:
             _check_build_id(file, here)
         _check_access(file, here)
-    return logs
+    return Free(sizes, tuple(lacking))
 
 
 def _check_kernels(path: str) -> None:

@@ -37,7 +37,7 @@ class Admitted(NamedTuple):
 
     rewriter: Rewriter
     delta: apply.Plan
-    logs: dict[str, int]
+    lacking: tuple[apply.Lacking, ...]
     clock: host.ClockOffsets | None
     may_write: Callable[[int], bool]
     keeps_connections: bool
@@ -65,7 +65,7 @@ def admit(
     offsets = host.clock_offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     taken.check_pids(rewriter.pids())
     travelling, mounted = frozenset(listed.paths), mounts.read()
-    logs = files.check_files(rewriter.regular_files(), travelling, mounted, reopened)
+    free = files.check_files(rewriter.regular_files(), travelling, mounted, reopened)
     files.check_watches(rewriter.watched(), travelling, mounted)
     files.check_deleted(rewriter.deleted_files(), mounted)
     paths = [os.fsdecode(name.name) for name in rewriter.names() if not name.is_abstract]
@@ -78,7 +78,7 @@ def admit(
     delta.check_delta(changes.touched(), head.facts.get("delta_bytes", {}), mounted, data_bytes=data_bytes)
     files.check_executable(head.facts.get("executable", ()))
     image.check_packages(head.facts.get("packages", {}), travelling)
-    rewriter.continue_logs(logs)
+    rewriter.continue_logs(free.sizes)
     keeps_connections = kept_connections.check(
         head.facts.get("connections", {}), policy, may_keep=capabilities.NET_ADMIN in have.effective, log=log
     )
@@ -93,7 +93,7 @@ def admit(
     rewriter.own_sockets(
         os.geteuid(), {os.getegid(), *os.getgroups()}, may_give_away=capabilities.CHOWN in have.effective
     )
-    return Admitted(rewriter, changes, logs, offsets, have.may_write, keeps_connections)
+    return Admitted(rewriter, changes, free.lacking, offsets, have.may_write, keeps_connections)
 
 
 def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str]) -> Land:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import IO
 
 from dynamo_entry.errors import Corrupt, Incompatible
@@ -41,14 +42,22 @@ def plan(index: Index, land: Land) -> Plan:
     return _Planning(index, land).plan()
 
 
+class Lacking(NamedTuple):
+    """A file that is made if there is none: its permissions, and its least size."""
+
+    path: str
+    mode: int
+    size: int = 0
+
+
 class Others(NamedTuple):
     """Files that are not in a delta but are made together with it.
 
-    ``empty`` files are made here if there are none. ``bound`` and ``passing`` are made by CRIU later: sockets, in place
+    ``lacking`` files are made here. ``bound`` and ``passing`` are made by CRIU later: sockets, in place
     of whatever is there, and files that CRIU makes and removes again.
     """
 
-    empty: tuple[str, ...] = ()
+    lacking: tuple[Lacking, ...] = ()
     bound: tuple[str, ...] = ()
     passing: tuple[str, ...] = ()
 
@@ -59,14 +68,13 @@ NOTHING_ELSE = Others()
 def apply(
     what: Plan, tar_file: IO[bytes], work_directory: str, others: Others = NOTHING_ELSE
 ) -> dict[str, str]:
-    """Move aside what is in the way, unpack the delta, and make the empty files of ``others``.
+    """Move aside what is in the way, unpack the delta, and make the lacking files of ``others``.
 
     Returns the extended attributes that could not be set here, each with its path. Raises Corrupt, OSError; ``undo`` then
     takes back what was done so far.
     """
     files, directories, _ = what.expected
     place = _Place(files, directories)
-    lacking = [path for path in map(_resolved, others.empty) if path not in files and place.add_file(path)]
     notes = journal.Journal(work_directory)
     try:
         in_the_way = [*what.doomed, *place.in_the_way]
@@ -81,13 +89,36 @@ def apply(
         for path in place.new_directories:
             os.mkdir(path)
         lost = unpack(tar_file, what.expected, rewritten)
-        for path in lacking:
-            os.close(
-                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            )
+        for file in others.lacking:
+            _make(file, notes)
     finally:
         notes.close()
     return lost
+
+
+def _make(file: Lacking, notes: journal.Journal) -> None:
+    """Make a file, and the directories that lead to it. On a volume another replica may be doing the same."""
+    path = _resolved(file.path)
+    for directory in _missing(os.path.dirname(path)):
+        with suppress(FileExistsError):
+            os.mkdir(directory)
+            notes.added(directory)
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(FileExistsError), open(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
+        notes.added(path, file.size)
+        os.fchmod(made.fileno(), file.mode)
+    if file.size:
+        with open(os.open(path, flags), "wb") as grown:
+            os.posix_fallocate(grown.fileno(), 0, file.size)
+
+
+def _missing(directory: str) -> list[str]:
+    """A directory and those above it that do not exist, the topmost first."""
+    found: list[str] = []
+    while not os.path.lexists(directory):
+        found.insert(0, directory)
+        directory = os.path.dirname(directory)
+    return found
 
 
 def _later(others: Others, known: set[str], in_the_way: list[str]) -> tuple[list[str], list[str]]:
@@ -144,8 +175,10 @@ class _Place:
         for path in directories:
             self._add_directory(path)
         for path in files:
-            if not self.add_file(path):
+            if not self._add_directory(os.path.dirname(path)) and os.path.lexists(path):
                 self.in_the_way.append(path)
+            else:
+                self.new_files.append(path)
 
     def _add_directory(self, path: str) -> bool:
         """Add a directory; returns whether it does not exist yet."""
@@ -163,13 +196,6 @@ class _Place:
             is_new = True
             self.new_directories[below] = None
         return is_new
-
-    def add_file(self, path: str) -> bool:
-        """Add a file, if nothing is there yet; returns whether it was added."""
-        if not self._add_directory(os.path.dirname(path)) and os.path.lexists(path):
-            return False
-        self.new_files.append(path)
-        return True
 
 
 class _Planning:

@@ -1,6 +1,6 @@
 """Keeps what was here before a delta is applied, and writes down where, so that all of it can be brought back.
 
-The journal has one JSON array a line, each written before the step that it describes:
+The journal has one JSON array a line, each but ``added`` written before the step that it describes:
 
 - ``["made", path]``: nothing was there; what is below it was made, too;
 - ``["moved", path, aside]``: what was there gets another name in its directory;
@@ -9,7 +9,9 @@ The journal has one JSON array a line, each written before the step that it desc
 - ``["directory", path, uid, gid, mode, mtime, {extended attributes}]``: a directory: names in it, or its attributes,
   will change;
 - ``["parting", path, …]``: the same, for a directory whose content has to be moved piece by piece;
-- ``["parted", path]``: all of its content was moved.
+- ``["parted", path]``: all of its content was moved;
+- ``["added", path, size]``: a directory, or a file of that size, was made where other pods may use it, too: it is removed
+  if it is still like that.
 """
 
 from __future__ import annotations
@@ -52,6 +54,10 @@ class Journal:
     def begin(self, made: Iterable[str], directories: Iterable[str]) -> None:
         """Write down what will be made, and which existing directories will change."""
         self._write([*(["made", path] for path in made), *map(_row, directories)])
+
+    def added(self, path: str, size: int = 0) -> None:
+        """Write down that a directory, or a file of that size, was made which others may be using."""
+        self._write([["added", path, size]])
 
     def move_aside(self, paths: Iterable[str]) -> frozenset[str]:
         """Give what is at these paths another name. Returns the files for which that is not possible: they were copied."""
@@ -100,6 +106,7 @@ class Record:
 
     def __init__(self, rows: Iterable[list[Any]]) -> None:
         self._made: list[str] = []
+        self._added: dict[str, int] = {}
         self._moved: dict[str, str] = {}
         self._rewritten: dict[str, tuple[str, Attributes]] = {}
         self._parting: dict[str, Attributes] = {}
@@ -112,6 +119,8 @@ class Record:
             raise ValueError(f"it has a path that is none: {path!r:.100}")
         if kind == "made":
             self._made.append(path)
+        elif kind == "added":
+            (self._added[path],) = rest
         elif kind == "moved":
             (self._moved[path],) = rest
         elif kind == "rewritten":
@@ -134,6 +143,8 @@ class Record:
         for path in self._directories:
             if os.path.realpath(path) != path or not nodes.is_directory(path):
                 raise RestoreFailed(f"{path} was a directory before the restore", reason="NotUndone")
+        for path in reversed(self._added):
+            _remove_unused(path, self._added[path])
         for path, aside in self._moved.items():
             if os.path.lexists(aside):
                 self._bring_back(path, aside, keep)
@@ -193,6 +204,17 @@ def read(directory: str) -> Record | None:
 def forget(directory: str) -> None:
     """Remove the journal, whatever it says. Raises OSError."""
     remove(f"{directory}/{JOURNAL}")
+
+
+def _remove_unused(path: str, size: int) -> None:
+    try:
+        if nodes.is_directory(path):
+            os.rmdir(path)
+        elif os.lstat(path).st_size == size:
+            os.unlink(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
 
 
 def _row(path: str, kind: str = "directory") -> list[Any]:

@@ -286,8 +286,7 @@ class _Restoration:
         """Put the engine's files in place. Raises Corrupt, RestoreFailed."""
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
         try:
-            empty = tuple(path for path, size in self._admitted.logs.items() if not size)
-            others = apply.Others(empty, *self._admitted.rewriter.traces())
+            others = apply.Others(self._admitted.lacking, *self._admitted.rewriter.traces())
             lost = apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, others)
         except OSError as error:
             raise RestoreFailed(

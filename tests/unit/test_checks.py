@@ -13,6 +13,7 @@ from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf
 from dynamo_entry.linux.cgroup import Room
 from dynamo_entry.linux.mounts import Mount, flags
+from dynamo_entry.rootfs.apply import Lacking
 
 HERE = {
     "arch": "x86_64",
@@ -127,21 +128,22 @@ def test_files_must_be_as_they_were(tmp_path, mounts):
     (tmp_path / "model").write_bytes(b"12345")
     error = refused(files.check_files, [Regular(path, READ, 4)], (), mounts)
     assert (error.reason, str(tmp_path) in error.hint) == ("VolumeDiffers", True)
-    assert files.check_files([Regular(path, READ, 5)], (), mounts) == {}
-    assert files.check_files([Regular(path, READ, 4)], {path}, mounts) == {}
+    assert files.check_files([Regular(path, READ, 5)], (), mounts).sizes == {}
+    assert files.check_files([Regular(path, READ, 4)], {path}, mounts).sizes == {}
 
 
 def test_a_log_may_be_longer_or_missing(tmp_path, mounts):
     path = str(tmp_path / "new" / "log")
-    assert files.check_files([Regular(path, LOG, 9)], (), mounts) == {path: 0}
+    free = files.check_files([Regular(path, LOG, 9, mode=0o100600)], (), mounts)
+    assert (free.sizes, free.lacking) == ({path: 0}, (Lacking(path, 0o600),))
     (tmp_path / "log").write_bytes(b"1234567890")
     path = str(tmp_path / "log")
-    assert files.check_files([Regular(path, LOG, 3)], (), mounts) == {path: 10}
+    assert files.check_files([Regular(path, LOG, 3)], (), mounts) == ({path: 10}, ())
 
 
 def test_an_empty_file_may_be_missing(tmp_path, mounts):
     path = str(tmp_path / "lock")
-    assert files.check_files([Regular(path, BOTH, 0)], (), mounts) == {path: 0}
+    assert files.check_files([Regular(path, BOTH, 0)], (), mounts).sizes == {path: 0}
     assert refused(files.check_files, [Regular(path, BOTH, 1)], (), mounts).reason == "VolumeMissing"
 
 
@@ -161,7 +163,7 @@ def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):
 def test_the_pods_own_files_may_hold_anything():
     """Every pod has its own; an engine that has one open finds the new one."""
     size = os.path.getsize("/etc/hosts")
-    assert files.check_files([Regular("/etc/hosts", READ, size + 1)], (), []) == {"/etc/hosts": size}
+    assert files.check_files([Regular("/etc/hosts", READ, size + 1)], (), []).sizes == {"/etc/hosts": size}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_another_library_of_the_same_size_is_told_by_its_build_id(tmp_path, moun
     one, another = library(tmp_path, "one"), library(tmp_path, "two")
     recorded = Regular(one, READ, os.path.getsize(one), elf.build_id(one))
     assert len(recorded.build_id) == 20
-    assert files.check_files([recorded], (), mounts) == {}
+    assert files.check_files([recorded], (), mounts).sizes == {}
     shutil.copy(another, one)
     error = refused(files.check_files, [recorded], (), mounts)
     assert (error.reason, recorded.build_id.hex() in error.message) == ("VolumeDiffers", True)

@@ -437,11 +437,8 @@ def test_a_file_that_cannot_be_read_is_named(tree, monkeypatch):
     assert caught.value.strerror
 
 
-def test_an_empty_delta_is_fine(tmp_path, tmp_path_factory):
-    index, tar = Index([], {}), io.BytesIO()
-    pack.pack([], tar)
-    tar.seek(0)
-    applied(index, tar, str(tmp_path_factory.mktemp("work")))
+def test_an_empty_delta_is_fine(tmp_path_factory):
+    apply.apply(*no_change(), str(tmp_path_factory.mktemp("work")))
 
 
 def test_what_is_going_to_be_touched_is_known_beforehand(tree):
@@ -511,3 +508,49 @@ def test_what_is_made_later_is_taken_back_too(tmp_path, tmp_path_factory):
     assert {path: row[3] for path, row in snapshot(tmp_path).items()} == {
         path: row[3] for path, row in before.items()
     }
+
+
+def no_change():
+    """A delta of nothing: its index, its tar file."""
+    tar = io.BytesIO()
+    pack.pack([], tar)
+    tar.seek(0)
+    return apply.plan(Index([], {}), LAND), tar
+
+
+def test_a_missing_log_is_made_with_its_mode_and_taken_back(tmp_path, tmp_path_factory):
+    work = str(tmp_path_factory.mktemp("work"))
+    log, index = str(tmp_path / "logs" / "log"), str(tmp_path / "db-shm")
+    lacking = (apply.Lacking(log, 0o620), apply.Lacking(index, 0o600, 32768))
+    before = snapshot(tmp_path)
+    apply.apply(*no_change(), work, apply.Others(lacking))
+    made = [os.stat(path) for path in (log, index)]
+    assert [(status.st_mode & 0o777, status.st_size) for status in made] == [(0o620, 0), (0o600, 32768)]
+    assert apply.undo(work)
+    assert snapshot(tmp_path).keys() == before.keys()
+
+
+def test_replicas_make_the_same_log_at_once(tmp_path, tmp_path_factory):
+    """On a volume that all of them have, and each with its own files in the same directory."""
+    works = [str(tmp_path_factory.mktemp("work")) for _ in range(2)]
+    shared, own = tmp_path / "logs" / "shared", tmp_path / "logs" / "own"
+
+    class Tar(io.BytesIO):
+        """While one replica unpacks its delta another one does the same."""
+
+        def read(self, *size):
+            if not shared.exists():
+                apply.apply(*no_change(), works[0], apply.Others((apply.Lacking(str(shared), 0o600),)))
+                shared.write_text("a line of the other one's")
+            return super().read(*size)
+
+    plan, tar = no_change()
+    both = (apply.Lacking(str(shared), 0o644), apply.Lacking(str(own), 0o644))
+    apply.apply(plan, Tar(tar.read()), works[1], apply.Others(both))
+    assert own.stat().st_size == 0
+    assert apply.undo(works[1])
+    assert [*shared.parent.iterdir()] == [shared]
+    assert shared.read_text() == "a line of the other one's"
+    shared.rename(own)
+    assert apply.undo(works[0])
+    assert own.exists()

@@ -23,15 +23,25 @@ KERNELS = ("/dev/", "/proc/", "/sys/")
 class Regular(NamedTuple):
     """A file by its path, the flags it was opened with, and its size in bytes (None: CRIU does not compare it).
 
-    ``build_id`` is that of a program or library, padded with zeros to a multiple of four bytes. ``is_fifo``: a named pipe. ``is_device``: a device, wherever it lies.
+    ``build_id`` is that of a program or library, padded with zeros to a multiple of four bytes. ``mode`` is its type and
+    permissions (inode(7)); 0: not known.
     """
 
     path: str
     flags: int
     size: int | None
     build_id: bytes = b""
-    is_fifo: bool = False
-    is_device: bool = False
+    mode: int = 0
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether it is a named pipe."""
+        return stat.S_ISFIFO(self.mode)
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a device, wherever it lies."""
+        return stat.S_ISCHR(self.mode)
 
     @property
     def is_writable(self) -> bool:
@@ -60,9 +70,7 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
         if name.startswith("/") and not _LEFT_OUT.match(name):
             size = reg.size if reg.HasField("size") else None
             build_id = struct.pack(f"={len(reg.build_id)}I", *reg.build_id)
-            file = Regular(
-                name, reg.flags, size, build_id, stat.S_ISFIFO(reg.mode), is_device=stat.S_ISCHR(reg.mode)
-            )
+            file = Regular(name, reg.flags, size, build_id, reg.mode)
             known = found.get(file.path)
             if known is None or (file.is_writable, file.size or 0) > (known.is_writable, known.size or 0):
                 found[file.path] = file

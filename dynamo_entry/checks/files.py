@@ -16,12 +16,19 @@ from dynamo_entry.linux import elf, mounts, proc
 from dynamo_entry.rootfs.apply import Lacking
 from dynamo_entry.value import NamedTuple
 
+#: SQLite removes these files of a database when its last connection ends, and begins anew where they are empty: the log, and
+#: the index of it, which is mapped and so may not be smaller than it was (https://sqlite.org/walformat.html).
+_LOG, _INDEX = "-wal", "-shm"
+
+#: An index that is larger is not made: a log of 128 GiB has one of this size.
+_MOST_BYTES = 1 << 28
+
 #: The pod's own files, which differ from pod to pod: what is here is taken.
 _PODS_OWN = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/secrets", "/var/run/secrets")
 
 
 class Free(NamedTuple):
-    """Files that need not be as they were: their sizes here (path → bytes), and those that will be made."""
+    """Files that need not be as they were: their sizes here (path → bytes), and those that will be made, or enlarged."""
 
     sizes: dict[str, int]
     lacking: tuple[Lacking, ...]
@@ -40,6 +47,12 @@ def check_files(
     """
     sizes: dict[str, int] = {}
     lacking = []
+    remade = {
+        f"{file.path}{suffix}"
+        for file in files
+        for suffix in (_LOG, _INDEX)
+        if mounts.is_below(file.path, reopened)
+    }
     pods_own = (*reopened, *_PODS_OWN)
     for file in files:
         if file.path in travelling:
@@ -47,13 +60,17 @@ def check_files(
         if file.is_device or file.path.startswith(KERNELS):
             _check_kernels(file.path)
             continue
+        is_index = file.path in remade and file.path.endswith(_INDEX)
+        least = min(file.size or 0, _MOST_BYTES) if is_index else 0
         try:
             size = os.stat(file.path).st_size
         except OSError as error:
-            if not _may_be_created(file):
+            if not _may_be_created(file) and file.path not in remade:
                 raise _missing(file, error, here) from None
-            size = 0
-            lacking.append(Lacking(file.path, stat.S_IMODE(file.mode) or 0o644))
+            size = -1
+        if size < least:
+            lacking.append(Lacking(file.path, stat.S_IMODE(file.mode) or 0o644, least))
+            size = least
         if file.is_log or _may_be_created(file) or mounts.is_below(file.path, pods_own):
             sizes[file.path] = size
         elif file.size is not None and size != file.size:

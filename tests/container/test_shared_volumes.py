@@ -123,6 +123,39 @@ def test_what_binds_restores_is_named_and_can_be_reopened(containers, tmp_path, 
     assert container.stdout.count("engine-goes-on") == 2, container.output()
 
 
+CLOSED = """
+import sqlite3
+db = sqlite3.connect("/volume/db.sqlite", isolation_level=None)
+db.execute("pragma journal_mode=wal")
+db.execute("create table if not exists t (x text)")
+def write(text):
+    db.execute("insert into t values (?)", (text + " " * 9000,))
+    assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
+    return [row[0].strip() for row in db.execute("select x from t")]
+write("cold")
+wait()
+rows = write("goes-on")
+db.close()
+done(*rows)
+"""
+
+
+def test_a_database_whose_log_sqlite_has_removed_is_opened_again(containers, tmp_path):
+    """The last connection that ends removes the log and its index, which every restored engine has open and mapped."""
+    engine = Engine(containers, CLOSED)
+    options = ("-v", f"{tmp_path}:/volume")
+    engine.created(options=(*CREATE, *options))
+    reopened = {"REOPEN_PATHS": "/volume"}
+    for count in (1, 2, 3):
+        container = engine.restored(options=(*RESTORE, *options), settings=reopened)
+        rows = container.stdout.split("after ")[1].split("DONE")[0].split()
+        assert rows == ["cold"] + ["goes-on"] * count, container.output()
+        assert not (tmp_path / "db.sqlite-shm").exists()
+    assert engine.refused(options=(*RESTORE, *options))["reason"] in ("VolumeMissing", "VolumeDiffers")
+    (tmp_path / "db.sqlite").unlink()
+    assert engine.refused(options=(*RESTORE, *options), settings=reopened)["reason"] == "VolumeMissing"
+
+
 LOCKS = {
     "flock": "import fcntl; f = open('/volume/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX)",
     "posix": "import fcntl; f = open('/volume/lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)",

@@ -147,6 +147,24 @@ def test_an_empty_file_may_be_missing(tmp_path, mounts):
     assert refused(files.check_files, [Regular(path, BOTH, 1)], (), mounts).reason == "VolumeMissing"
 
 
+def test_what_sqlite_removes_at_its_end_may_be_missing_where_files_are_reopened(tmp_path, mounts):
+    """The log and its index, of a database that is here and that the engine has open."""
+    database = tmp_path / "db"
+    log, index = (Regular(f"{database}{suffix}", BOTH, 32768, mode=0o100660) for suffix in ("-wal", "-shm"))
+    opened = [Regular(str(database), BOTH, 4096), log, index]
+    reopened = (str(tmp_path),)
+    assert refused(files.check_files, opened, (), mounts, reopened).reason == "VolumeMissing"
+    database.write_bytes(bytes(8192))
+    free = files.check_files(opened, (), mounts, reopened)
+    assert free.lacking == (Lacking(log.path, 0o660), Lacking(index.path, 0o660, 32768))
+    assert free.sizes == {str(database): 8192, log.path: 0, index.path: 32768}
+    (tmp_path / "db-shm").write_bytes(b"1")
+    assert files.check_files(opened, (), mounts, reopened) == free
+    assert refused(files.check_files, opened[1:], (), mounts, reopened).reason == "VolumeMissing"
+    database.write_bytes(bytes(4096))
+    assert refused(files.check_files, opened, (), mounts).reason == "VolumeMissing"
+
+
 def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):
     image = [Mount(1, "/", "/", "overlay", "overlay")]
     assert (

@@ -1,4 +1,4 @@
-"""Variables that make programs load other files than those they came with: ld.so(8). Standard library only."""
+"""Variables that make programs load other files than those they came with: ld.so(8), protobuf. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-_OTHERS = frozenset((b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH"))
+#: protobuf ends the program where it does not know the value, and pycriu's is in C++ alone: other values make it slow.
+_PROTOBUF = b"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
+
+_OTHERS = frozenset((b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", _PROTOBUF))
 
 
 def variables(names: Iterable[bytes], kept: Collection[str] = ()) -> list[bytes]:

@@ -47,6 +47,7 @@ def cases(tmp_path):
         "LD_LIBRARY_PATH": ("/theirs", library(tmp_path / "theirs", "libprotobuf-c.so.1")),
         "LD_PRELOAD": ("/theirs/libprotobuf-c.so.1", library(tmp_path / "theirs", "libprotobuf-c.so.1")),
         "LD_BIND_NOW": ("1", ()),
+        "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": ("rust", ()),
         "GLIBC_TUNABLES": ("glibc.malloc.check=3", ()),
     }
 
@@ -54,7 +55,7 @@ def cases(tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONWARNINGS", "PYTHONPLATLIBDIR",
-     "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_BIND_NOW", "GLIBC_TUNABLES"],
+     "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_BIND_NOW", "GLIBC_TUNABLES", "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"],
 )  # fmt: skip
 def test_the_engine_has_it_and_the_launcher_has_not(containers, tmp_path, name):
     value, options = cases(tmp_path)[name]

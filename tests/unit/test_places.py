@@ -37,6 +37,7 @@ def test_capabilities_in_effect_lack_nothing():
 def test_loaders_variables_are_the_engines_unless_they_are_kept():
     given = [b"LD_PRELOAD", b"LD_LIBRARY_PATH", b"GLIBC_TUNABLES", b"PATH", b"OLD_PATH", b"LDX"]
     assert loader.variables(given) == [b"GLIBC_TUNABLES", b"LD_LIBRARY_PATH", b"LD_PRELOAD"]
+    assert loader.variables([b"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"])
     assert loader.variables(given, ("LD_PRELOAD",)) == [b"GLIBC_TUNABLES", b"LD_LIBRARY_PATH"]
 
 

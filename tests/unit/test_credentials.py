@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from dynamo_entry.archive import Keys
 from dynamo_entry.checks import secrets
 from dynamo_entry.engine import hooks
 from dynamo_entry.errors import StorageDenied
@@ -14,6 +16,7 @@ from dynamo_entry.storage import Access
 from dynamo_entry.storage.oci import login
 from dynamo_entry.storage.s3 import S3Store
 from dynamo_entry.stores import open_store, open_with, read_credentials
+from dynamo_entry.worker import freeze
 
 
 @pytest.fixture
@@ -142,3 +145,23 @@ def test_a_configuration_file_of_a_mounted_secret_counts(tmp_path):
     (tmp_path / "config").write_text("[default]\nregion = eu-central-2\n")
     variables = {"AWS_CONFIG_FILE": str(tmp_path / "config")}
     assert credentials.session(variables, variables, 30).get_config_variable("region") == "eu-central-2"
+
+
+def test_a_creation_names_the_options_that_hold_secrets():
+    """Unless the archive is sealed."""
+    said = []
+    log = SimpleNamespace(warning=lambda event, **fields: said.append((event, fields)))
+    child = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()", "--api-key", "sk-SECRET"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={},
+    )  # fmt: skip
+    try:
+        child.stdout.readline()
+        freeze._warn_of_secrets(Keys((b"k",)), [child.pid], log)
+        assert not said
+        freeze._warn_of_secrets(Keys(), [child.pid], log)
+    finally:
+        child.communicate(b"\n")
+    ((event, fields),) = said
+    assert (event, fields["options"]) == ("secrets in the archive", ["--api-key"])
+    assert "SECRET" not in str(fields)

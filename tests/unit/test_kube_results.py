@@ -5,10 +5,13 @@ import json
 import string
 
 import pytest
+from archive_store import MemoryStore, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_entry.kube.operator import pods
+from dynamo_entry.archive import Head
+from dynamo_entry.kube import storage_jobs
+from dynamo_entry.kube.operator import checkpoints, pods
 from dynamo_entry.kube.operator.conditions import new_status
 from dynamo_entry.kube.operator.lifecycle import decide
 from dynamo_entry.kube.operator.observed import Observed
@@ -98,3 +101,42 @@ def test_a_kubelet_that_says_little():
     pod["status"]["containerStatuses"][0]["state"]["terminated"] = {"exitCode": 137}
     assert decide(dataclasses.replace(seen, pods=[pod])).reason == "ContainerFailed"
     assert pods.launcher_result([{"metadata": {}}], "main") == ({}, "")
+
+
+@pytest.fixture
+def look(monkeypatch):
+    """What a probe finds of an archive."""
+
+    def found(data):
+        monkeypatch.setattr(storage_jobs.stores, "open_with", lambda _environ, _location: MemoryStore(data))
+        return storage_jobs.look("s3://bucket/a.tar")
+
+    return found
+
+
+def test_a_probe_tells_nobody_the_engines_command(look):
+    """Whoever may view a checkpoint's status reads what a probe says."""
+    answer = look(build({"s": b"x"}, head=Head(hash="abc", argv=["serve", "--api-key", "sk-SECRET"])))
+    assert (answer["exists"], answer["hash"]) == (True, "abc")
+    assert "SECRET" not in json.dumps(answer)
+
+
+def test_an_archive_of_another_key_is_in_the_way(look, monkeypatch, tmp_path):
+    """No creation replaces it, and nobody here restores it."""
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    monkeypatch.setenv("DYNAMO_CHECKPOINT_KEY_FILE", str(tmp_path / "key"))
+    answer = look(build({"s": b"x"}))
+    assert (answer["exists"], answer["taken"]) == (False, True)
+    assert "taken" not in look(b"damaged")
+
+
+def test_what_is_kept_of_a_checkpoint_has_no_pod_template():
+    """Anybody may make it large; the operator keeps all checkpoints in memory."""
+    template = {"spec": {"containers": [{"name": "main", "command": ["x" * 1000]}]}}
+    one = {
+        "metadata": {"namespace": "n", "name": "c", "managedFields": ["x" * 1000]},
+        "spec": {"identity": {"model": "m"}, "job": {"podTemplateSpec": template, "backoffLimit": 1}},
+    }
+    kept = checkpoints.known(one)
+    assert "x" * 1000 not in json.dumps(kept)
+    assert kept["spec"]["job"]["backoffLimit"] == 1

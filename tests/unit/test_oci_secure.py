@@ -1,6 +1,7 @@
 """What a registry, or somebody in its place, may lead to: https stays https, a pin holds, logins ask for no more."""
 
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from archive_store import build
 from dynamo_entry.archive import Archive
 from dynamo_entry.errors import Corrupt, StorageDenied, StorageError
 from dynamo_entry.storage import Retry
-from dynamo_entry.storage.oci import OciStore, artifact, login
+from dynamo_entry.storage.oci import OciStore, artifact, layers, login
 from dynamo_entry.storage.oci.client import Answer, Client
 from dynamo_entry.storage.oci.location import parse
 from dynamo_entry.storage.oci.login import Credentials
@@ -165,3 +166,50 @@ def test_another_archive_in_the_layers_of_a_pinned_artifact_is_refused(config):
     with pytest.raises(Corrupt, match="pinned") as refused:
         Archive.open(Pinned(data, other))
     assert refused.value.reason == "PinMismatch"
+
+
+def test_another_manifest_than_the_pinned_one_is_refused():
+    body = artifact.encoded(artifact.manifest([artifact.Layer(artifact.digest_of(b"x"), 1)], None, {}))
+    assert artifact.parse(body, "x", artifact.digest_of(body)).size == 1
+    with pytest.raises(Corrupt) as refused:
+        artifact.parse(body, "x", artifact.digest_of(b"the pinned one"))
+    assert refused.value.reason == "ManifestDigestMismatch"
+
+
+def test_who_reads_asks_for_the_right_to_read_alone():
+    made = client()
+    assert made._authorization.default_scope == "repository:team/ck:pull"
+    made.will_write()
+    assert made._authorization.default_scope == "repository:team/ck:pull,push"
+
+
+def test_a_login_is_for_the_registry_alone(monkeypatch):
+    """Not for the store of blobs that it leads to."""
+    seen = []
+
+    def to(server):
+        @contextmanager
+        def exchange(_what, _method, _target, headers, _body):
+            seen.append((server.host, headers.get("Authorization")))
+            there = {"Location": "https://blobs.example.com/x"} if len(seen) == 1 else {}
+            yield SimpleNamespace(
+                status=307 if there else 200, read=bytes, header=lambda name: there.get(name, "")
+            )
+
+        return SimpleNamespace(exchange=exchange)
+
+    made = client()
+    monkeypatch.setattr(made, "_connections", SimpleNamespace(to=to))
+    monkeypatch.setattr(made._authorization, "_header", "Bearer secret")
+    assert made.once("blob", "GET", "blobs/x").status == 200
+    assert seen == [("registry.example.com", "Bearer secret"), ("blobs.example.com", None)]
+
+
+def test_a_layer_that_would_fill_the_memory_is_not_fetched_whole():
+    """A registry without ranges gives no part of it."""
+    layer = artifact.Layer(artifact.digest_of(b"x"), layers._WHOLE_BYTES + 1)
+    made = layers.Layers(SimpleNamespace(name="x"), [layer])
+    made._has_ranges = False
+    with pytest.raises(StorageError) as refused:
+        made.read(layers.Piece(layer, 0, 1), memoryview(bytearray(1)))
+    assert refused.value.reason == "NoRanges"

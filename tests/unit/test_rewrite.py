@@ -151,3 +151,18 @@ def test_what_criu_asks_for_twice_is_the_same_and_what_was_in_a_pipe_is_still_pu
     rewriter = Rewriter(decoded, 100, {}, tasks.Grants(frozenset(), frozenset(), {}))
     assert rewriter.image("pipes-data.img") == rewriter.image("pipes-data.img")
     assert rewriter.refills() == [Refill(Place(100, 5), b"hello")]
+
+
+def test_a_task_is_this_containers_by_label_group_and_limit():
+    core = Core(HERE)
+    cleared = []
+    core.thread_core.creds.ClearField = cleared.append
+    core.thread_core.creds.groups = [0, 1000]
+    limit = SimpleNamespace(cur=900, max=1000)
+    core.tc = Message(rlimits=SimpleNamespace(rlimits=[limit]))
+    core.tc.ClearField = cleared.append
+    core.HasField = lambda name: name == "tc"
+    tasks.grant([core], tasks.Grants(frozenset(), ALL, {0: 500}, (7,)), is_root=True, our_filters=frozenset())
+    assert {"lsm_profile", "apparmor_data", "loginuid", "oom_score_adj", "child_subreaper"} <= {*cleared}
+    assert core.thread_core.creds.groups == [7]
+    assert (limit.cur, limit.max) == (500, 500)

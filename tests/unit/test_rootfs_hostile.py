@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trees import entries
 
 from dynamo_entry.errors import ArchiveError, Corrupt, Incompatible, RestoreFailed
-from dynamo_entry.rootfs import apply, journal, nodes
+from dynamo_entry.rootfs import apply, guard, journal, nodes
 from dynamo_entry.rootfs.guard import Land
 from dynamo_entry.rootfs.index import Index, parse
 from dynamo_entry.rootfs.members import XATTR
@@ -501,3 +501,24 @@ def test_what_runtimes_make_is_not_taken_for_deleted():
     assert theirs
     index = Index(["/etc"], {"/etc": sorted({*os.listdir("/etc")} - theirs)})
     assert apply.plan(index, OPEN).doomed == ()
+
+
+def test_what_the_launcher_runs_from_is_not_taken_for_deleted(place):
+    """It may lie in a directory of the delta in which the engine's list of names has it not."""
+    directory = f"{place}/root/dir"
+    index = Index([directory], {directory: []})
+    assert apply.plan(index, OPEN).doomed == (f"{directory}/deep",)
+    below = Land(frozenset(), frozenset({"/"}), frozenset({f"{directory}/deep/old"}))
+    assert apply.plan(index, below).doomed == ()
+
+
+def test_criu_and_what_this_process_has_mapped_are_the_launchers(tmp_path, monkeypatch):
+    """By the names that lead there, and by those of the files."""
+    (tmp_path / "real").touch()
+    (tmp_path / "criu").symlink_to("real")
+    package = SimpleNamespace(submodule_search_locations=["/somewhere/pycriu"])
+    monkeypatch.setattr(guard.shutil, "which", lambda _name: str(tmp_path / "criu"))
+    monkeypatch.setattr(guard.importlib.util, "find_spec", lambda _name: package)
+    monkeypatch.setattr(guard.proc, "mapped_files", lambda _pids: {"/somewhere/lib.so", "/dev/zero"})
+    expected = {str(tmp_path / "criu"), str(tmp_path / "real"), "/somewhere/pycriu", "/somewhere/lib.so"}
+    assert expected <= Land.here().reserved

@@ -44,6 +44,11 @@ def test_the_storage_reaches_the_operator():
     }  # fmt: skip
 
 
+def test_namespaces_share_no_archives_unless_somebody_says_so():
+    """Whoever may publish one runs code with the secrets of all who restore it."""
+    assert settings(render(S3))["storage"]["isolateNamespaces"] is True
+
+
 def test_the_agent_reaches_what_fsspec_knows():
     """By the same settings as the pods."""
     objects = render(GCS)

@@ -190,3 +190,31 @@ def test_a_connection_is_used_again(server):
         assert piece, answers
         answers += piece
     connection.close()
+
+
+def test_few_reviews_are_decoded_at_once(server):
+    """Each takes many times its size."""
+    began, go_on, answers = threading.Semaphore(0), threading.Event(), []
+
+    def slow(_request):
+        began.release()
+        assert go_on.wait(30)
+        return None, "seen", False
+
+    server.reviewers["/slow"] = slow
+    most = server_webhook._AT_ONCE
+    posts = [
+        threading.Thread(target=lambda: answers.append(post(server, json.dumps(REVIEW), "/slow")[0]))
+        for _ in range(most + 2)
+    ]
+    for one in posts:
+        one.start()
+    try:
+        for _ in range(most):
+            assert began.acquire(timeout=30)
+        assert not began.acquire(timeout=0.5)
+    finally:
+        go_on.set()
+        for one in posts:
+            one.join()
+    assert answers == [200] * (most + 2)

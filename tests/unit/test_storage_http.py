@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 from servers import tls
@@ -18,7 +19,7 @@ from dynamo_entry.criu.rewrite.sockets import Bound
 from dynamo_entry.errors import Corrupt, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage import Retry, ranges
 from dynamo_entry.storage import http as storage_http
-from dynamo_entry.storage.failures import unanswered
+from dynamo_entry.storage.failures import ANSWER_BYTES, unanswered
 from dynamo_entry.storage.http import Pool, Server
 
 
@@ -306,3 +307,14 @@ def test_the_answer_of_a_proxy_is_bound_to_end(monkeypatch):
             made.exchange("it", "GET", "/", {}),
         ):
             """Never reached."""
+
+
+def test_no_more_of_an_answer_is_read_than_it_may_have():
+    """It may have no end."""
+    asked = []
+    endless = SimpleNamespace(
+        status=200, length=None, read=lambda size=-1: asked.append(size) or bytes(max(size, 0))
+    )
+    with pytest.raises(StorageError, match="was answered with more than"):
+        storage_http.Response("it", endless).read()
+    assert asked == [ANSWER_BYTES + 1]

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import StorageDenied, StorageError
@@ -44,7 +44,7 @@ _COMPRESSED = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress"}
 #: An answer of fewer bytes a second, over so many stalls, comes to no end.
 _LEAST_BYTES_PER_S, _STALLS = 1024, 10
 
-#: How many idle connections are kept; others are closed after use.
+#: How many idle connections to a server are kept; others are closed after use.
 _KEPT = 32
 
 
@@ -70,9 +70,10 @@ def server_of(url: str) -> Server:
     return Server(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme])
 
 
-def target_of(url: SplitResult) -> str:
+def _target_of(url: str) -> str:
     """Return the target of a request line: path and query of a URL."""
-    return (url.path or "/") + (f"?{url.query}" if url.query else "")
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 class Response:
@@ -128,18 +129,21 @@ class Response:
             moved(n)
 
 
-class Connections:
-    """Any number of connections to one server. ``stall_s``: a connection that moves no byte for this long is dead."""
+class Pool:
+    """Connections to every server that responses lead to. Thread-safe.
 
-    def __init__(self, server: Server, *, stall_s: float, trust: Trust) -> None:
-        self.server = server
+    ``stall_s``: a connection that moves no byte for this long is dead.
+    """
+
+    def __init__(self, *, stall_s: float, ca_file: str) -> None:
         self._stall_s = stall_s
-        self._trust = trust
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        # Of all servers: a registry, its token server and its blob store are several.
+        self._trust = Trust(ca_file)
+        self._idle: dict[Server, deque[http.client.HTTPConnection]] = {}
 
     @contextmanager
     def exchange(
-        self, what: str, method: str, target: str, headers: Mapping[str, str], body: Sequence[Bytes] = (),
+        self, what: str, method: str, url: str, headers: Mapping[str, str], body: Sequence[Bytes] = (),
         *, is_long: bool = False,
     ) -> Iterator[Response]:  # fmt: skip
         """Send a request and yield its response; ``what`` names it in errors.
@@ -147,20 +151,22 @@ class Connections:
         ``is_long``: the server may work on it for minutes, and send a blank now and then; there is no minimum rate.
 
         Raises StorageUnavailable for every way in which the connection can fail, inside the block too, and
-        StorageDenied for a server that cannot be trusted.
+        StorageDenied for a server that cannot be trusted, ValueError for a URL without a server.
         """
+        server = server_of(url)
         connection: http.client.HTTPConnection | None = None
         response: http.client.HTTPResponse | None = None
         try:
-            connection = self._take(what)
+            connection = self._take(what, server)
             connection.response_class = http.client.HTTPResponse if is_long else _Answer
-            response = self._send(what, connection, method, target, headers=headers, body=body)
+            sent = {"Host": server.authority, "User-Agent": _USER_AGENT, **headers}
+            response = _send(what, connection, method, _target_of(url), headers=sent, body=body)
             _check_encoding(what, response)
             yield Response(what, response)
             if response.length == 0:
                 response.read()  # of an answer without a body
             if response.isclosed() and not response.will_close:
-                self._keep(connection)
+                self._keep(server, connection)
                 connection = None
         except (OSError, http.client.HTTPException) as error:
             raise unanswered(what, error) from error
@@ -170,12 +176,13 @@ class Connections:
             if response is not None:
                 response.close()  # of a connection that ends with it, it has the socket
 
-    def begin(self) -> threading.Thread:
-        """Open a connection for the next exchange, in a thread. The exchange reports what fails."""
+    def begin(self, url: str) -> threading.Thread:
+        """Open a connection for the next exchange with the URL's server, in a thread. The exchange reports what fails."""
+        server = server_of(url)
 
         def connect() -> None:
             with suppress(OSError, http.client.HTTPException, StorageError):
-                self._keep(self._connected("connect"))
+                self._keep(server, self._connected("connect", server))
 
         thread = threading.Thread(target=connect, name="connect", daemon=True)
         thread.start()
@@ -185,85 +192,56 @@ class Connections:
         self.close()
 
     def close(self) -> None:
-        """Close idle connections; busy ones are closed after their exchange only if there is no room."""
-        while connection := self._idle_one():
-            connection.close()
+        """Close idle connections; they are opened again when needed."""
+        for server in list(self._idle):
+            while connection := self._idle_one(server):
+                connection.close()
 
-    def _send(
-        self, what: str, connection: http.client.HTTPConnection, method: str, target: str,
-        *, headers: Mapping[str, str], body: Sequence[Bytes],
-    ) -> http.client.HTTPResponse:  # fmt: skip
-        name = ""
-        try:
-            connection.putrequest(method, target, skip_host=True)  # and Accept-Encoding: identity
-            for name, value in {"Host": self.server.authority, "User-Agent": _USER_AGENT, **headers}.items():
-                connection.putheader(name, value)
-        except (ValueError, http.client.InvalidURL):  # the message quotes a login, or a signed address
-            raise _unsendable(what, name) from None
-        if body or method in ("PUT", "POST"):
-            connection.putheader("Content-Length", str(sum(map(len, body))))
-        connection.endheaders()
-        try:
-            for part in body:
-                _send_all(connection, memoryview(part))
-        except (BrokenPipeError, ConnectionResetError):
-            # A server may refuse a request without reading its body; its answer can still be read.
-            try:
-                return connection.getresponse()
-            except (OSError, http.client.HTTPException):
-                pass
-            raise
-        # A server that sends head and body apart, with Nagle's algorithm on (Ceph's gateway by default), holds the
-        # body back until the head is acknowledged, which Linux delays by 40 ms; the setting lasts for one answer.
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return connection.getresponse()
-
-    def _take(self, what: str) -> http.client.HTTPConnection:
-        while kept := self._idle_one():
+    def _take(self, what: str, server: Server) -> http.client.HTTPConnection:
+        while kept := self._idle_one(server):
             if _is_alive(kept.sock):
                 return kept
             kept.close()
-        return self._connected(what)
+        return self._connected(what, server)
 
-    def _connected(self, what: str) -> http.client.HTTPConnection:
-        proxy = self._proxy()
+    def _connected(self, what: str, server: Server) -> http.client.HTTPConnection:
+        scheme, host, port = server
+        proxy = proxy_for(host, port, os.environ) if scheme == "https" else None
         try:
-            connection = self._opened(proxy)
+            connection = self._opened(server, proxy)
         except OSError as error:
             if proxy is None or isinstance(error, (ssl.SSLError, TooSlow)):
                 raise
             raise proxy.failure(what, error) from error
         except ValueError as error:  # a part of the name has no letters, or too many
-            raise _nowhere(what, f"{proxy.host}:{proxy.port}" if proxy else self.server.authority) from error
+            raise _nowhere(what, f"{proxy.host}:{proxy.port}" if proxy else server.authority) from error
         # Its own port, which the kernel has chosen, may be one that the engine listens on.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return connection
 
-    def _idle_one(self) -> http.client.HTTPConnection | None:
+    def _idle_one(self, server: Server) -> http.client.HTTPConnection | None:
         try:
-            return self._idle.pop()
-        except IndexError:
+            return self._idle[server].pop()
+        except LookupError:
             return None
 
-    def _proxy(self) -> Proxy | None:
-        scheme, host, port = self.server
-        return proxy_for(host, port, os.environ) if scheme == "https" else None
-
-    def _opened(self, proxy: Proxy | None) -> http.client.HTTPConnection:
+    def _opened(self, server: Server, proxy: Proxy | None) -> http.client.HTTPConnection:
         """Connect, or leave nothing open: a proxy's answer may fail while its connection stands."""
-        context = self._trust.context() if self.server.scheme == "https" else None
-        connection = self._new(proxy, context)
+        context = self._trust.context() if server.scheme == "https" else None
+        connection = self._new(server, proxy, context)
         try:
             connection.connect()
         except BaseException as error:
             connection.close()
             if context and isinstance(error, ssl.SSLCertVerificationError) and self._trust.widen(context):
-                return self._opened(proxy)
+                return self._opened(server, proxy)
             raise
         return connection
 
-    def _new(self, proxy: Proxy | None, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
-        _, host, port = self.server
+    def _new(
+        self, server: Server, proxy: Proxy | None, context: ssl.SSLContext | None
+    ) -> http.client.HTTPConnection:
+        _, host, port = server
         connection: http.client.HTTPConnection
         if context is None:
             connection = http.client.HTTPConnection(host, port, timeout=self._stall_s)
@@ -275,34 +253,42 @@ class Connections:
         connection.response_class = _Answer  # of a proxy, too
         return connection
 
-    def _keep(self, connection: http.client.HTTPConnection) -> None:
-        if len(self._idle) < _KEPT:
-            self._idle.append(connection)
+    def _keep(self, server: Server, connection: http.client.HTTPConnection) -> None:
+        idle = self._idle.setdefault(server, deque())
+        if len(idle) < _KEPT:
+            idle.append(connection)
         else:
             connection.close()
 
 
-class Pool:
-    """Connections to every server that responses lead to. Thread-safe."""
-
-    def __init__(self, *, stall_s: float, ca_file: str) -> None:
-        self._stall_s = stall_s
-        # Of all servers: a registry, its token server and its blob store are several.
-        self._trust = Trust(ca_file)
-        self._to: dict[Server, Connections] = {}
-        self._lock = threading.Lock()
-
-    def to(self, server: Server) -> Connections:
-        """Return the connections to one server; they are made on the first call."""
-        with self._lock:
-            if server not in self._to:
-                self._to[server] = Connections(server, stall_s=self._stall_s, trust=self._trust)
-            return self._to[server]
-
-    def close(self) -> None:
-        """Close idle connections; they are opened again when needed."""
-        for connections in list(self._to.values()):
-            connections.close()
+def _send(
+    what: str, connection: http.client.HTTPConnection, method: str, target: str,
+    *, headers: Mapping[str, str], body: Sequence[Bytes],
+) -> http.client.HTTPResponse:  # fmt: skip
+    name = ""
+    try:
+        connection.putrequest(method, target, skip_host=True)  # and Accept-Encoding: identity
+        for name, value in headers.items():
+            connection.putheader(name, value)
+    except (ValueError, http.client.InvalidURL):  # the message quotes a login, or a signed address
+        raise _unsendable(what, name) from None
+    if body or method in ("PUT", "POST"):
+        connection.putheader("Content-Length", str(sum(map(len, body))))
+    connection.endheaders()
+    try:
+        for part in body:
+            _send_all(connection, memoryview(part))
+    except (BrokenPipeError, ConnectionResetError):
+        # A server may refuse a request without reading its body; its answer can still be read.
+        try:
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            pass
+        raise
+    # A server that sends head and body apart, with Nagle's algorithm on (Ceph's gateway by default), holds the
+    # body back until the head is acknowledged, which Linux delays by 40 ms; the setting lasts for one answer.
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    return connection.getresponse()
 
 
 class _Answer(http.client.HTTPResponse):

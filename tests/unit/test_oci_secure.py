@@ -10,6 +10,7 @@ from archive_store import build
 from dynamo_entry.archive import Archive
 from dynamo_entry.errors import Corrupt, StorageDenied, StorageError
 from dynamo_entry.storage import Retry
+from dynamo_entry.storage.http import server_of
 from dynamo_entry.storage.oci import OciStore, artifact, layers, login
 from dynamo_entry.storage.oci.client import Answer, Client
 from dynamo_entry.storage.oci.location import parse
@@ -27,6 +28,7 @@ def client(url="oci://registry.example.com:5000/team/ck:tag"):
         "http://registry.example.com:8080/v2/x",
         "http://token.example.com/token",
         "http://registry.example.com.evil.example/x",
+        "http://me:secret@blobs.example.com/x",
     ],
 )
 def test_https_is_never_continued_in_the_clear(url):
@@ -35,6 +37,7 @@ def test_https_is_never_continued_in_the_clear(url):
         client().url(url)
     assert refused.value.reason == "InsecureLocation"
     assert refused.value.exit_code == 176
+    assert "secret" not in str(refused.value)
     with pytest.raises(StorageDenied):
         client()._fetch("GET", url, {"Authorization": "Basic secret"}, b"")
 
@@ -48,29 +51,23 @@ def test_https_is_never_continued_in_the_clear(url):
     ],
 )
 def test_a_registry_that_does_not_know_of_its_tls_proxy_is_understood(url):
-    server, target = client()._split(url)
-    assert (server.scheme, server.host, server.port, target) == (
-        "https",
-        "registry.example.com",
-        5000,
-        "/v2/x?y=z",
-    )
+    assert client().url(url) == "https://registry.example.com:5000/v2/x?y=z"
 
 
 def test_other_hosts_over_https_are_fine():
     """Docker Hub gives tokens and blobs elsewhere."""
-    assert client()._split("https://auth.docker.io/token?a=b")[0].host == "auth.docker.io"
+    assert client().url("https://auth.docker.io/token?a=b") == "https://auth.docker.io/token?a=b"
 
 
 def test_plain_http_stays_possible_where_it_was_asked_for():
     plain = client("oci+http://localhost:5000/ck:tag")
-    assert plain._split("http://localhost:5000/v2/x")[0].scheme == "http"
+    assert plain.url("http://localhost:5000/v2/x") == "http://localhost:5000/v2/x"
 
 
-@pytest.mark.parametrize("url", ["ftp://x/y", "https://", "https://host:port/", "//"])
+@pytest.mark.parametrize("url", ["ftp://x/y", "https://host:port/", "https://:1/", ""])
 def test_what_is_not_a_url_is_refused(url):
     with pytest.raises(StorageError) as refused:
-        client()._split(url)
+        client().url(url)
     assert refused.value.reason == "BadLocation"
 
 
@@ -187,19 +184,16 @@ def test_a_login_is_for_the_registry_alone(monkeypatch):
     """Not for the store of blobs that it leads to."""
     seen = []
 
-    def to(server):
-        @contextmanager
-        def exchange(_what, _method, _target, headers, _body):
-            seen.append((server.host, headers.get("Authorization")))
-            there = {"Location": "https://blobs.example.com/x"} if len(seen) == 1 else {}
-            yield SimpleNamespace(
-                status=307 if there else 200, read=bytes, header=lambda name: there.get(name, "")
-            )
-
-        return SimpleNamespace(exchange=exchange)
+    @contextmanager
+    def exchange(_what, _method, url, headers, _body):
+        seen.append((server_of(url).host, headers.get("Authorization")))
+        there = {"Location": "https://blobs.example.com/x"} if len(seen) == 1 else {}
+        yield SimpleNamespace(
+            status=307 if there else 200, read=bytes, header=lambda name: there.get(name, "")
+        )
 
     made = client()
-    monkeypatch.setattr(made, "_connections", SimpleNamespace(to=to))
+    monkeypatch.setattr(made, "_connections", SimpleNamespace(exchange=exchange))
     monkeypatch.setattr(made._authorization, "_header", "Bearer secret")
     assert made.once("blob", "GET", "blobs/x").status == 200
     assert seen == [("registry.example.com", "Bearer secret"), ("blobs.example.com", None)]

@@ -20,7 +20,7 @@ from dynamo_entry.errors import Corrupt, StorageDenied, StorageError, StorageUna
 from dynamo_entry.storage import Retry, ranges
 from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.failures import ANSWER_BYTES, unanswered
-from dynamo_entry.storage.http import Pool, Server
+from dynamo_entry.storage.http import Pool, server_of
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,13 +38,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Not in the tests' output."""
 
 
+class Connections:
+    """A pool, of which one server is asked."""
+
+    def __init__(self, url, ca_file=""):
+        self.pool = Pool(stall_s=10, ca_file=ca_file)
+        self.url = url
+
+    def ask(self, path="/", headers=None):
+        return self.pool.exchange("it", "GET", f"{self.url}{path}", headers or {})
+
+    def idle(self):
+        (kept,) = self.pool._idle.values()
+        return kept
+
+
 @pytest.fixture
 def connections():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        made = Pool(stall_s=10, ca_file="").to(Server("http", "127.0.0.1", server.server_port))
+        made = Connections(f"http://127.0.0.1:{server.server_port}")
         yield made
-        made.close()
+        made.pool.close()
         server.shutdown()
 
 
@@ -59,7 +74,7 @@ def test_every_answer_is_acknowledged_at_once(connections, monkeypatch):
 
     monkeypatch.setattr(http.client.HTTPConnection, "getresponse", getresponse)
     for _ in range(10):
-        with connections.exchange("test", "GET", "/", {}) as response:
+        with connections.ask() as response:
             assert response.read() == b"body"
     assert modes == [1] * 10
 
@@ -75,7 +90,7 @@ def test_a_connections_own_port_can_be_listened_on(connections, monkeypatch):
         return original(connection)
 
     monkeypatch.setattr(http.client.HTTPConnection, "getresponse", getresponse)
-    with connections.exchange("test", "GET", "/", {}) as response:
+    with connections.ask() as response:
         response.read()
     assert ports
 
@@ -99,19 +114,19 @@ def secure(tmp_path):
         context.load_cert_chain(issued.certificate, issued.key)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        pool = Pool(stall_s=10, ca_file=str(issued.ca))
-        yield server, pool.to(Server("https", "127.0.0.1", server.server_port))
-        pool.close()
+        made = Connections(f"https://127.0.0.1:{server.server_port}", str(issued.ca))
+        yield server, made
+        made.pool.close()
         server.shutdown()
 
 
 def test_a_connection_that_was_opened_ahead_is_used(secure):
     server, connections = secure
-    connections.begin().join()
-    sock = connections._idle[0].sock
+    connections.pool.begin(connections.url).join()
+    sock = connections.idle()[0].sock
     assert storage_http._is_readable(sock, 10_000), "no ticket came"
     for _ in range(3):
-        with connections.exchange("test", "GET", "/", {}) as response:
+        with connections.ask() as response:
             assert response.read() == b"body"
     assert server.accepted == 1
     assert sock.gettimeout() == 10
@@ -120,12 +135,12 @@ def test_a_connection_that_was_opened_ahead_is_used(secure):
 @pytest.mark.parametrize("kind", ["plain", "tls"])
 def test_a_connection_that_the_server_closed_is_not_used(request, kind):
     to = request.getfixturevalue("secure")[1] if kind == "tls" else request.getfixturevalue("connections")
-    with to.exchange("test", "GET", "/", {}) as response:
+    with to.ask() as response:
         response.read()
-    sock = to._idle[0].sock
+    sock = to.idle()[0].sock
     socket.socket.shutdown(sock, socket.SHUT_WR)  # the server reads the end, and closes
     assert storage_http._is_readable(sock, 10_000)
-    with to.exchange("test", "GET", "/", {}) as response:
+    with to.ask() as response:
         assert response.read() == b"body"
 
 
@@ -136,11 +151,11 @@ def test_another_thread_may_take_the_last_idle_connection(connections):
         def __len__(self):
             return 1
 
-    connections._idle = Emptied()
-    with connections.exchange("test", "GET", "/", {}) as response:
+    connections.pool._idle[server_of(connections.url)] = Emptied()
+    with connections.ask() as response:
         assert response.read() == b"body"
-    connections.close()
-    connections.close()
+    connections.pool.close()
+    connections.pool.close()
 
 
 def of_tls(kind, reason="", code=0):
@@ -188,7 +203,7 @@ def test_a_login_that_cannot_be_sent_is_not_shown(connections, name):
     """A line break at the end of a token, as ``echo TOKEN | base64`` leaves one in a secret."""
     with (
         pytest.raises(StorageDenied, match=name) as caught,
-        connections.exchange("it", "GET", "/", {name: "sesame\n"}),
+        connections.ask(headers={name: "sesame\n"}),
     ):
         """Never reached."""
     assert "sesame" not in str(caught.value)
@@ -198,20 +213,18 @@ def test_a_login_that_cannot_be_sent_is_not_shown(connections, name):
 @pytest.mark.parametrize("target", ["/a b?signature=sesame", "/\u00e4?signature=sesame"])
 def test_an_address_that_cannot_be_asked_for_is_not_shown(connections, target):
     """A server led there; it is signed."""
-    with pytest.raises(StorageError) as caught, connections.exchange("it", "GET", target, {}):
+    with pytest.raises(StorageError) as caught, connections.ask(target):
         """Never reached."""
     assert (type(caught.value), caught.value.reason) == (StorageError, "BadLocation")
     assert "sesame" not in str(caught.value)
 
 
-@pytest.mark.parametrize("server", [
-    Server("http", "a..example.com", 80), Server("https", "x" * 64 + ".example.com", 443),
-])  # fmt: skip
-def test_a_server_that_cannot_be_is_an_error_like_any_other(server):
+@pytest.mark.parametrize("url", ["http://a..example.com", "https://" + "x" * 64 + ".example.com"])
+def test_a_server_that_cannot_be_is_an_error_like_any_other(url):
     """Locations name it, or servers lead there."""
-    made = Pool(stall_s=1, ca_file="").to(server)
-    made.begin().join()
-    with pytest.raises(StorageError, match="not the address") as caught, made.exchange("it", "GET", "/", {}):
+    made = Connections(url)
+    made.pool.begin(url).join()
+    with pytest.raises(StorageError, match="not the address") as caught, made.ask():
         """Never reached."""
     assert not isinstance(caught.value, StorageUnavailable)
     assert caught.value.retry is False
@@ -221,7 +234,7 @@ def test_an_answer_that_drips_ends(connections, monkeypatch):
     """A byte now and then is no stall, and no end either."""
     monkeypatch.setattr(storage_http, "_STALLS", 1e-9)
     monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1 << 60)
-    with pytest.raises(StorageUnavailable) as caught, connections.exchange("it", "GET", "/", {}):
+    with pytest.raises(StorageUnavailable) as caught, connections.ask():
         """Never reached."""
     assert caught.value.reason == "Stalled"
 
@@ -301,11 +314,8 @@ def test_the_answer_of_a_proxy_is_bound_to_end(monkeypatch):
 
         threading.Thread(target=answer, daemon=True).start()
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        made = Pool(stall_s=10, ca_file="").to(Server("https", "s3.example.com", 443))
-        with (
-            pytest.raises(StorageUnavailable, match="it was too slow"),
-            made.exchange("it", "GET", "/", {}),
-        ):
+        asked = Connections("https://s3.example.com").ask()
+        with pytest.raises(StorageUnavailable, match="it was too slow"), asked:
             """Never reached."""
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from dynamo_entry.errors import StorageDenied, StorageUnavailable
-from dynamo_entry.storage.http import Pool, Server
+from dynamo_entry.storage.http import Pool
 from dynamo_entry.storage.proxies import Proxy, is_direct, proxy_for
 
 
@@ -106,8 +106,8 @@ def refusing(monkeypatch):
 
 
 def ask():
-    connections = Pool(stall_s=10, ca_file="").to(Server("https", "registry.example.com", 443))
-    with connections.exchange("oci://x: get", "GET", "/", {}):
+    pool = Pool(stall_s=10, ca_file="")
+    with pool.exchange("oci://x: get", "GET", "https://registry.example.com/", {}):
         """Never reached."""
 
 

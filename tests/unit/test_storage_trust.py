@@ -12,7 +12,7 @@ from servers import tls
 
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.storage import trust
-from dynamo_entry.storage.http import Pool, Server
+from dynamo_entry.storage.http import Pool
 from dynamo_entry.storage.trust import Trust, authorities
 
 
@@ -105,10 +105,9 @@ def ask(server, ca_file="", times=1):
     pool = Pool(stall_s=10, ca_file=ca_file)
     try:
         for _ in range(times):
-            to = pool.to(Server("https", "127.0.0.1", server.server_port))
-            with to.exchange("test", "GET", "/", {}) as response:
+            with pool.exchange("test", "GET", f"https://127.0.0.1:{server.server_port}/", {}) as response:
                 response.read()
-            to.close()  # so that the next one connects again
+            pool.close()  # so that the next one connects again
     finally:
         pool.close()
 

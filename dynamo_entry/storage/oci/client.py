@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import NOTHING, Access, Bytes
 from dynamo_entry.storage.failures import answered, decoded
-from dynamo_entry.storage.http import PORTS, Pool, Response, Server, target_of
+from dynamo_entry.storage.http import Pool, Response, Server, server_of
 from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.login import Authorization, find
@@ -105,10 +105,10 @@ class Client:
         url = self.url(path)
         logins = 0
         for _ in range(_REDIRECTS + _LOGINS + 1):
-            server, target = self._split(url)
+            server = server_of(url)
             login = self._authorization.header() if server == self._home else ""
             given = {**headers, "Authorization": login} if login else dict(headers)
-            with self._connections.to(server).exchange(what, method, target, given, body) as response:
+            with self._connections.exchange(what, method, url, given, body) as response:
                 if response.status < 300:
                     yield response
                     return
@@ -129,15 +129,24 @@ class Client:
     def url(self, path: str, base: str = "") -> str:
         """Return the full URL of a path in the repository, or of a header in a response from ``base``.
 
-        Raises StorageDenied for an insecure one, StorageError for none.
+        What begins with https stays with https. A registry behind a proxy that ends TLS may call itself http:
+        that is corrected. Any other http is refused. Raises StorageDenied, StorageError for no URL.
         """
         try:
             url = urljoin(base or self._base, path)
+            server = server_of(url)
         except ValueError:
             raise self._no_url(path) from None
         if not path:
             raise self._no_url(path)
-        self._split(url)
+        if server.scheme == "http" and self._home.scheme == "https":
+            if server.host != self._home.host or server.port not in (80, self._home.port):
+                raise StorageDenied(
+                    f"{self.name} is reached by https, but the registry leads to http://{server.authority}, which is not encrypted",
+                    hint="let the registry, or the proxy in front of it, name its https address (X-Forwarded-Proto: https)",
+                    reason="InsecureLocation",
+                )
+            url = urlsplit(url)._replace(scheme="https", netloc=self._home.authority).geturl()
         return url
 
     def will_write(self) -> None:
@@ -151,38 +160,13 @@ class Client:
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
         """Send a request to the token server."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
-        server, target = self._split(url)
-        with self._connections.to(server).exchange(
-            what, method, target, headers, [body] if body else ()
+        with self._connections.exchange(
+            what, method, self.url(url), headers, [body] if body else ()
         ) as response:
             document = response.read()
             if response.status >= 300:
                 raise _failure(what, response, document)
             return document
-
-    def _split(self, url: str) -> tuple[Server, str]:
-        """Return server and target of a URL. Raises StorageError, StorageDenied.
-
-        What begins with https stays with https. A registry behind a proxy that ends TLS may call itself http:
-        that is corrected. Any other http is refused.
-        """
-        try:
-            parts = urlsplit(url)
-            scheme, host, port = parts.scheme, parts.hostname, parts.port
-        except ValueError:
-            raise self._no_url(url) from None
-        if scheme not in PORTS or not host:
-            raise self._no_url(url)
-        target = target_of(parts)
-        if scheme == "http" and self._home.scheme == "https":
-            if host != self._home.host or port not in (None, 80, self._home.port):
-                raise StorageDenied(
-                    f"{self.name} is reached by https, but the registry leads to {scheme}://{parts.netloc}, which is not encrypted",
-                    hint="let the registry, or the proxy in front of it, name its https address (X-Forwarded-Proto: https)",
-                    reason="InsecureLocation",
-                )
-            return self._home, target
-        return Server(scheme, host, port or PORTS[scheme]), target
 
     def _no_url(self, url: str) -> StorageError:
         return StorageError(

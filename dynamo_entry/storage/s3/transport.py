@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
-from urllib.parse import urlsplit
 
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import check_tags
-from dynamo_entry.storage.http import Pool, Response, server_of, target_of
+from dynamo_entry.storage.http import Pool, Response
 
 #: AWS and MinIO begin their answer at once, and send blanks until the object is put together.
 _LONG = "CompleteMultipartUpload"
@@ -63,12 +60,12 @@ class Unread:
         self.exchange.close()
 
 
-class Transport:
+class Transport(Pool):
     """Connections to all servers that botocore names. Thread-safe."""
 
     def __init__(self, what: str, *, stall_s: float, ca_file: str) -> None:
+        super().__init__(stall_s=stall_s, ca_file=ca_file)
         self._what = what
-        self._connections = Pool(stall_s=stall_s, ca_file=ca_file)
 
     def __call__(self, request: Any, event_name: str, **_: Any) -> Any:
         """Handle botocore's event ``before-send``: return the response. Raises StorageError, ValueError."""
@@ -92,24 +89,6 @@ class Transport:
                     raise ValueError("it is no XML")  # botocore takes nothing for an empty listing
                 raw = _Raw(content)
             return AWSResponse(request.url, response.status, response.headers(), raw)
-
-    @contextmanager
-    def exchange(
-        self, what: str, method: str, url: str, headers: dict[str, str], body: Iterable[Bytes] = (),
-        *, is_long: bool = False,
-    ) -> Iterator[Response]:  # fmt: skip
-        """Send one request unchanged and yield its response. Raises StorageError."""
-        connections, target = self._connections.to(server_of(url)), target_of(urlsplit(url))
-        with connections.exchange(what, method, target, headers, tuple(body), is_long=is_long) as response:
-            yield response
-
-    def begin(self, url: str) -> threading.Thread:
-        """Open a connection to the server of ``url``, in a thread."""
-        return self._connections.to(server_of(url)).begin()
-
-    def close(self) -> None:
-        """Close idle connections; they are opened again when needed."""
-        self._connections.close()
 
 
 class _Raw(io.BytesIO):

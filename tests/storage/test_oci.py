@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from blocked import wait_until_blocked
@@ -29,7 +28,6 @@ from servers.wire import Wire
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.errors import (
-    AlreadyExists,
     Corrupt,
     NotFound,
     SettingsError,
@@ -80,51 +78,6 @@ def test_what_was_written_reads_back_at_random(any_registry):
             store.read_range(70 * MIB - 5, 6)
 
 
-def test_nothing_is_visible_before_commit_and_after_abort(registry):
-    location = new_location(registry)
-    store = store_at(location)
-    writer = store.open_writer()
-    writer.append(os.urandom(40 * MIB))
-    with pytest.raises(NotFound):
-        store_at(location).stat()
-    writer.abort()
-    with pytest.raises(NotFound):
-        store_at(location).stat()
-
-
-def test_an_archive_that_is_there_stays(registry):
-    location = new_location(registry)
-    publish(location, b"first")
-    with pytest.raises(AlreadyExists):
-        publish(location, b"second")
-    assert bytes(store_at(location).read_range(0, 5)) == b"first"
-    publish(location, b"third", replace=True)
-    assert bytes(store_at(location).read_range(0, 5)) == b"third"
-
-
-def test_of_racing_creators_one_publishes(registry):
-    """The others learn that it exists, and what is visible is the winner's, whole."""
-    location = new_location(registry)
-    start = threading.Barrier(6)
-
-    def race(number):
-        writer = store_at(location).open_writer()
-        writer.append(b"%d" % number * 1000)
-        start.wait()
-        try:
-            return number, writer.commit()
-        except AlreadyExists:
-            return number, None
-
-    with ThreadPoolExecutor(6) as pool:
-        outcomes = dict(pool.map(race, range(6)))
-    winners = [number for number, stat in outcomes.items() if stat]
-    assert len(winners) == 1, outcomes
-    with store_at(location) as store:
-        assert store.stat() == outcomes[winners[0]]
-        assert bytes(store.read_range(0, 1000)) == b"%d" % winners[0] * 1000
-
-
 def test_reads_stay_with_the_artifact_that_they_began_with(registry):
     location = new_location(registry)
     publish(location, b"first")
@@ -146,14 +99,6 @@ def test_by_digest(registry):
         store_at(pinned).open_writer()
     with pytest.raises(NotFound):
         store_at(pinned[:-1] + ("0" if pinned[-1] != "0" else "1")).stat()
-
-
-def test_delete(registry):
-    location = new_location(registry)
-    publish(location, b"content")
-    store_at(location).delete()
-    with pytest.raises(NotFound):
-        store_at(location).stat()
 
 
 def test_an_artifact_of_another_kind_is_no_archive(registry, tmp_path):

@@ -110,23 +110,3 @@ def test_a_proxy_that_takes_no_request_of_that_size(registry, store, limit):
     assert (caught.value.status, caught.value.reason, caught.value.retry) == (413, "EntityTooLarge", False)
     assert "proxy-body-size" in caught.value.hint
     assert not registry.blobs
-
-
-def test_a_layer_that_would_fill_the_memory_is_not_fetched_as_a_whole(registry, store):
-    """The registry ignores ranges, and its manifest names any size."""
-    publish(store("writer"), b"content")
-    manifest = json.loads(registry.manifests["a"])
-    manifest["layers"][0]["size"] = 1 << 40
-    registry.manifests["a"] = json.dumps(manifest).encode()
-    with pytest.raises(StorageError) as caught:
-        store("reader").read_range(0, 7)
-    assert caught.value.reason == "NoRanges"
-
-
-@pytest.mark.parametrize("path", ["/token", "/v2/models/manifests/a"])
-def test_an_answer_without_end_is_not_read_to_its_end(registry, store, path):
-    registry.quirk = lambda _method, asked, _body: (200, b"x" * (9 * MIB)) if asked.startswith(path) else None
-    with pytest.raises(StorageError) as caught:
-        store("reader").stat()
-    assert caught.value.reason in ("BadAnswer", "LoginFailed")
-    assert "bytes" in caught.value.message

@@ -6,8 +6,7 @@ from servers.s3 import ACCESS_KEY, SECRET_KEY
 from store_contract import publish
 
 from conftest import RETRY, let_read
-from dynamo_entry.errors import NotFound, StorageDenied, StorageUnavailable
-from dynamo_entry.storage import Retry
+from dynamo_entry.errors import NotFound, StorageDenied
 from dynamo_entry.storage.s3 import S3Store
 
 
@@ -61,29 +60,13 @@ def keyless(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def web_identity(monkeypatch, services, tmp_path):
-    """What EKS puts into a pod whose service account has a role (IRSA)."""
-    (tmp_path / "token").write_text("a.signed.token")
-    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/checkpoints")
-    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", services.url)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-
-
-def container_role(monkeypatch, services, tmp_path):
-    """What EKS Pod Identity and ECS put into a container."""
-    (tmp_path / "authorization").write_text("a-token")
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{services.url}/v1/credentials")
-    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "authorization"))
-
-
-def instance_role(monkeypatch, services, _tmp_path):
+def instance_role(services, monkeypatch, _tmp_path):
     """What an EC2 instance with a role finds."""
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", services.url)
 
 
-def profile(monkeypatch, _services, tmp_path):
+def profile(_services, monkeypatch, tmp_path):
     """A profile of the shared files, which are mounted."""
     (tmp_path / "credentials").write_text(
         f"[ours]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
@@ -94,9 +77,11 @@ def profile(monkeypatch, _services, tmp_path):
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
 
 
-@pytest.mark.parametrize("given", [web_identity, container_role, instance_role, profile])
+@pytest.mark.parametrize(
+    "given", [AwsServices.web_identity, AwsServices.container_role, instance_role, profile]
+)
 def test_credentials_are_found_as_boto3_finds_them(bucket, services, keyless, monkeypatch, tmp_path, given):
-    given(monkeypatch, services, tmp_path)
+    given(services, monkeypatch, tmp_path)
     store = S3Store(f"s3+http://{bucket}/models/a.tar", RETRY)
     publish(store, b"content")
     assert bytes(store.read_range(0, 7)) == b"content"
@@ -107,7 +92,7 @@ def test_a_role_s_credentials_are_renewed_before_they_expire(
     bucket, services, keyless, monkeypatch, tmp_path
 ):
     """A creation may wait for its engine for longer than they last."""
-    web_identity(monkeypatch, services, tmp_path)
+    services.web_identity(monkeypatch, tmp_path)
     services.life_s = 60
     store = S3Store(f"s3+http://{bucket}/models/a.tar", RETRY)
     publish(store, b"content")
@@ -116,27 +101,6 @@ def test_a_role_s_credentials_are_renewed_before_they_expire(
     assert "a.signed.token" in services.asked[0][1]
     store.stat()
     assert len(services.asked) > asked
-
-
-def test_a_role_that_is_refused_is_denied(bucket, services, keyless, monkeypatch, tmp_path):
-    web_identity(monkeypatch, services, tmp_path)
-    services.refusal = (403, "AccessDenied")
-    with pytest.raises(StorageDenied, match="AccessDenied") as caught:
-        S3Store(f"s3+http://{bucket}/models/a.tar", RETRY).stat()
-    assert caught.value.reason == "NoCredentials"
-
-
-@pytest.mark.parametrize("how", ["down", "503"])
-def test_a_token_service_that_is_down_is_unavailable_not_a_refusal(
-    bucket, services, keyless, monkeypatch, tmp_path, how
-):
-    web_identity(monkeypatch, services, tmp_path)
-    if how == "down":
-        services.stop()
-    services.refusal = (503, "ServiceUnavailable")
-    with pytest.raises(StorageUnavailable) as caught:
-        S3Store(f"s3+http://{bucket}/models/a.tar", Retry(limit_s=1, stall_s=1)).stat()
-    assert caught.value.reason == "CredentialsUnavailable"
 
 
 def test_no_credentials_at_all_are_denied_with_what_to_do(bucket, keyless):

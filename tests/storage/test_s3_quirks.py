@@ -1,6 +1,5 @@
 """What buckets, and what stands before them, do otherwise than the servers that are tested with: one test a kind."""
 
-import os
 import socket
 import time
 
@@ -8,7 +7,7 @@ import pytest
 from servers.quirks import Bucket, error
 from store_contract import publish
 
-from dynamo_entry.errors import AlreadyExists, NotFound, SettingsError, StorageDenied, StorageError
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageDenied, StorageError
 from dynamo_entry.storage import Access, Retry
 from dynamo_entry.storage.s3 import S3Store
 
@@ -51,11 +50,6 @@ def test_encryption_and_access_control_of_new_objects(bucket):
     told.check_writable()
     publish(told, b"content")
     assert bytes(told.read_range(0, 7)) == b"content"
-
-
-def test_an_option_that_boto3_does_not_know(bucket):
-    with pytest.raises(SettingsError, match="Encryptoin"):
-        store(bucket, Access(options={"Encryptoin": "aws:kms"})).check_writable()
 
 
 def test_a_conflict_while_it_is_completed_is_tried_again(bucket):
@@ -141,15 +135,6 @@ def test_a_proxy_that_takes_no_request_of_that_size(bucket, limit):
     assert "proxy-body-size" in caught.value.hint
     assert not bucket.uploads
     assert not bucket.objects
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_an_answer_without_end_is_not_read_to_its_end(bucket, method):
-    bucket.quirk = lambda _, request: (400, b"x" * (9 * MIB)) if request.method == method else None
-    with pytest.raises(StorageError) as caught:
-        publish(store(bucket), os.urandom(MIB), replace=True)
-        store(bucket).read_range(0, MIB)
-    assert caught.value.reason == "BadAnswer"
 
 
 def the_end(bucket, request, content_range=""):

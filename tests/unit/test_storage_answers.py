@@ -259,14 +259,19 @@ def test_a_document_that_is_none(server, registry, what, body):
         list(store.archives()) if what == "tags" else store.stat()
 
 
-@pytest.mark.parametrize("what", ["manifest", "error", "listing"])
-def test_an_answer_without_end_costs_little(bucket, registry, what):
-    said = {"/manifests/": [200, {}, "body"]}
+@pytest.mark.parametrize("what", ["manifest", "error", "token", "listing"])
+def test_an_answer_without_end_costs_little(server, bucket, registry, what):
+    realm = f'Bearer realm="http://127.0.0.1:{server.port}/token"'
+    said = {
+        "manifest": {"/manifests/": [200, {}, "body"]},
+        "error": {"/manifests/": [403, {}, "body"]},
+        "token": {"/token": [200, {}, "body"], "/manifests/": [401, {"WWW-Authenticate": realm}, ""]},
+    }
     large = {"body": b" " * (8 * failures.ANSWER_BYTES)}
     if what == "listing":
         store, ask = bucket(large, **{"list-type": [200, {}, "body"]}), lambda: list(store.archives())
     else:
-        store = registry(large, **(said if what == "manifest" else {"/manifests/": [403, {}, "body"]}))
+        store = registry(large, **said[what])
         ask = store.stat
     tracemalloc.start()
     try:
@@ -275,7 +280,7 @@ def test_an_answer_without_end_costs_little(bucket, registry, what):
         cost = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert caught.value.reason == "BadAnswer"
+    assert caught.value.reason == ("LoginFailed" if what == "token" else "BadAnswer")
     # The server is in this process: it has a copy or two of what it sends.
     assert cost < 3 * len(large["body"])
 

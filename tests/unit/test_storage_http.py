@@ -1,7 +1,6 @@
 """The client of S3 and registries, against a server of the standard library."""
 
 import http.client
-import http.server
 import io
 import socket
 import ssl
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from servers import tls
+from servers.answering import Answering
 
 from dynamo_entry.checks import taken
 from dynamo_entry.criu.rewrite.sockets import Bound
@@ -23,19 +23,11 @@ from dynamo_entry.storage.failures import ANSWER_BYTES, unanswered
 from dynamo_entry.storage.http import Pool, server_of
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Head and body go out apart."""
+class Body(Answering):
+    """Head and body go out apart; over TLS 1.3 with tickets that nobody asked for."""
 
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "4")
-        self.end_headers()
-        self.wfile.write(b"body")
-
-    def log_message(self, *_words):
-        """Not in the tests' output."""
+    def answer(self, _request, _body):
+        return 200, b"body", ()
 
 
 class Connections:
@@ -55,12 +47,11 @@ class Connections:
 
 @pytest.fixture
 def connections():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        made = Connections(f"http://127.0.0.1:{server.server_port}")
-        yield made
-        made.pool.close()
-        server.shutdown()
+    server = Body()
+    made = Connections(f"http://127.0.0.1:{server.port}")
+    yield made
+    made.pool.close()
+    server.stop()
 
 
 def test_every_answer_is_acknowledged_at_once(connections, monkeypatch):
@@ -95,29 +86,15 @@ def test_a_connections_own_port_can_be_listened_on(connections, monkeypatch):
     assert ports
 
 
-class Counting(http.server.ThreadingHTTPServer):
-    """Counts connections; over TLS 1.3, whose servers send tickets that nobody asked for."""
-
-    accepted = 0
-
-    def get_request(self):
-        self.accepted += 1
-        return super().get_request()
-
-
 @pytest.fixture
 def secure(tmp_path):
     """A server over TLS, and connections to it."""
     issued = tls.issue(tmp_path)
-    with Counting(("127.0.0.1", 0), Handler) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(issued.certificate, issued.key)
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        made = Connections(f"https://127.0.0.1:{server.server_port}", str(issued.ca))
-        yield server, made
-        made.pool.close()
-        server.shutdown()
+    server = Body(issued)
+    made = Connections(f"https://127.0.0.1:{server.port}", str(issued.ca))
+    yield server, made
+    made.pool.close()
+    server.stop()
 
 
 def test_a_connection_that_was_opened_ahead_is_used(secure):

@@ -1,9 +1,7 @@
 """Which servers are reached by which proxy, as programs written in Go take HTTPS_PROXY and NO_PROXY."""
 
-import http.server
-import threading
-
 import pytest
+from servers.answering import Answering
 
 from dynamo_entry.errors import StorageDenied, StorageUnavailable
 from dynamo_entry.storage.http import Pool
@@ -90,19 +88,15 @@ def refusing(monkeypatch):
     """A proxy that answers every CONNECT with the status it was given."""
     status, seen = [407], []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_CONNECT(self):
-            seen.append((self.path, self.headers["Proxy-Authorization"]))
-            self.send_error(status[0])
+    class Refusing(Answering):
+        def answer(self, request, _body):
+            seen.append((request.path, request.headers["Proxy-Authorization"]))
+            return status[0], b"", ()
 
-        def log_message(self, *_words):
-            """Not in the tests' output."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HTTPS_PROXY", f"http://me:pass@127.0.0.1:{server.server_port}")
-        yield status, seen
-        server.shutdown()
+    server = Refusing()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:pass@127.0.0.1:{server.port}")
+    yield status, seen
+    server.stop()
 
 
 def ask():

@@ -65,7 +65,10 @@ def test_an_endpoint_that_is_no_url_is_refused():
 
 
 @pytest.fixture
-def services():
+def services(monkeypatch):
+    """botocore does not wait long for them."""
+    for name, value in (("SLEEP_TIME", 0), ("RETRY_ATTEMPTS", 1), ("TIMEOUT_SECONDS", 0.2)):
+        monkeypatch.setattr(f"botocore.utils.ContainerMetadataFetcher.{name}", value)
     server = AwsServices("key", "secret")
     yield server
     server.stop()
@@ -81,22 +84,6 @@ def keyless(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-def web_identity(monkeypatch, services, tmp_path):
-    """What EKS puts into a pod whose service account has a role (IRSA)."""
-    (tmp_path / "token").write_text("a.signed.token")
-    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/checkpoints")
-    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", services.url)
-
-
-def container_role(monkeypatch, services, _tmp_path):
-    """What EKS Pod Identity and ECS put into a container."""
-    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
-    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.RETRY_ATTEMPTS", 1)
-    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{services.url}/v1/credentials")
-
-
 def asked(limit_s=0.1):
     """What comes of asking a bucket that nobody serves."""
     with pytest.raises(CheckpointError) as caught:
@@ -109,17 +96,17 @@ def asked(limit_s=0.1):
     [
         *(
             (given, how)
-            for given in (web_identity, container_role)
+            for given in (AwsServices.web_identity, AwsServices.container_role)
             for how in ("down", "silent", 500, 503, 429)
         ),
-        *((web_identity, word) for word in ("Throttling", "IDPCommunicationError")),  # STS's own
+        *((AwsServices.web_identity, word) for word in ("Throttling", "IDPCommunicationError")),  # STS's own
     ],
 )
 def test_a_giver_of_credentials_that_cannot_now_is_asked_again(
     services, keyless, monkeypatch, tmp_path, given, how
 ):
     """It starts with its node, or hundreds of pods ask at once. Nothing that is said of it denies anything."""
-    given(monkeypatch, services, tmp_path)
+    given(services, monkeypatch, tmp_path)
     if how == "down":
         services.stop()
     elif how == "silent":
@@ -132,18 +119,18 @@ def test_a_giver_of_credentials_that_cannot_now_is_asked_again(
 
 def test_how_long_it_is_waited_for_is_the_stores_own_limit(services, keyless, monkeypatch, tmp_path):
     """botocore itself waits a minute for STS, and tries five times."""
-    web_identity(monkeypatch, services, tmp_path)
+    services.web_identity(monkeypatch, tmp_path)
     services.silent.set()
     asked()
     assert len(services.asked) <= 2
 
 
-@pytest.mark.parametrize("given", [web_identity, container_role])
+@pytest.mark.parametrize("given", [AwsServices.web_identity, AwsServices.container_role])
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_giver_of_credentials_that_refuses_is_believed(
     services, keyless, monkeypatch, tmp_path, given, status
 ):
-    given(monkeypatch, services, tmp_path)
+    given(services, monkeypatch, tmp_path)
     services.refusal = status, "AccessDenied"
     error = asked()
     assert (type(error), error.reason) == (StorageDenied, "NoCredentials")

@@ -1,14 +1,13 @@
 """Whom a TLS connection trusts, and what of the system's authorities is read for that."""
 
-import http.server
 import os
 import shutil
 import ssl
 import subprocess
-import threading
 
 import pytest
 from servers import tls
+from servers.answering import Answering
 
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.storage import trust
@@ -38,37 +37,16 @@ def issued(tmp_path):
     return tls.issue(tmp_path)
 
 
+class Empty(Answering):
+    def answer(self, _request, _body):
+        return 200, b"", ()
+
+
 @pytest.fixture
 def server(issued):
-    """A server over TLS; ``accepted`` counts its connections."""
-
-    class Counting(http.server.ThreadingHTTPServer):
-        accepted = 0
-
-        def get_request(self):
-            self.accepted += 1
-            return super().get_request()
-
-        def handle_error(self, *_):
-            """A handshake that fails is the subject of a test."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_words):
-            """Not in the tests' output."""
-
-    with Counting(("127.0.0.1", 0), Handler) as made:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(issued.certificate, issued.key)
-        made.socket = context.wrap_socket(made.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=made.serve_forever, daemon=True).start()
-        yield made
-        made.shutdown()
+    made = Empty(issued)
+    yield made
+    made.stop()
 
 
 @pytest.fixture
@@ -105,7 +83,7 @@ def ask(server, ca_file="", times=1):
     pool = Pool(stall_s=10, ca_file=ca_file)
     try:
         for _ in range(times):
-            with pool.exchange("test", "GET", f"https://127.0.0.1:{server.server_port}/", {}) as response:
+            with pool.exchange("test", "GET", f"https://127.0.0.1:{server.port}/", {}) as response:
                 response.read()
             pool.close()  # so that the next one connects again
     finally:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from servers.answering import Answering
 
 _STS = """\
 <AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
@@ -17,63 +22,55 @@ _STS = """\
 _REFUSED = "<ErrorResponse><Error><Code>{code}</Code><Message>Because.</Message></Error></ErrorResponse>"
 
 
-class AwsServices:
+class AwsServices(Answering):
     """Gives out one user's keys. ``life_s``: what they last; ``refusal``: (status, code) that is answered instead.
 
     ``silent``: takes requests, and answers none.
     """
 
     def __init__(self, access_key: str, secret_key: str) -> None:
+        self._keys = {"AccessKeyId": access_key, "SecretAccessKey": secret_key, "Token": ""}
         self.life_s = 3600.0
         self.refusal: tuple[int, str] | None = None
-        self.silent, self.stopped = threading.Event(), threading.Event()
+        self.silent, self._stopped = threading.Event(), threading.Event()
         self.asked: list[tuple[str, str]] = []
-        services = self
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
-        def document() -> dict[str, str]:
-            until = datetime.now(timezone.utc) + timedelta(seconds=services.life_s)
-            return {
-                "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": access_key, "SecretAccessKey": secret_key,
-                "Token": "", "Expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            }  # fmt: skip
+    def web_identity(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+        """What EKS puts into a pod whose service account has a role (IRSA)."""
+        (directory / "token").write_text("a.signed.token")
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/checkpoints")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(directory / "token"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", self.url)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                text = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                services.asked.append((self.path, text))
-                if services.refusal:
-                    status, code = services.refusal
-                    return self._answer(_REFUSED.format(code=code), status)
-                return self._answer(_STS.format(**document()))
+    def container_role(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+        """What EKS Pod Identity and ECS put into a container."""
+        (directory / "authorization").write_text("a-token")
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.url}/v1/credentials")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(directory / "authorization"))
 
-            def do_PUT(self) -> None:
-                self._answer("token")
-
-            def do_GET(self) -> None:
-                services.asked.append((self.path, self.headers.get("Authorization", "")))
-                if services.refusal:
-                    status, code = services.refusal
-                    return self._answer(code, status)
-                is_listing = self.path.endswith("/security-credentials/")
-                return self._answer("role" if is_listing else json.dumps(document()))
-
-            def _answer(self, text: str, status: int = 200) -> None:
-                if services.silent.is_set():
-                    services.stopped.wait()
-                    return
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: object) -> None:
-                """Quiet."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple:
+        is_sts = request.command == "POST"
+        if request.command != "PUT":
+            said = body.decode() if is_sts else request.headers.get("Authorization", "")
+            self.asked.append((request.path, said))
+        if self.silent.is_set():
+            self._stopped.wait()
+            raise ConnectionAbortedError
+        if request.command == "PUT":
+            return 200, b"token", ()
+        if self.refusal:
+            status, code = self.refusal
+            return status, (_REFUSED.format(code=code) if is_sts else code).encode(), ()
+        until = datetime.now(timezone.utc) + timedelta(seconds=self.life_s)
+        document = {
+            "Code": "Success", "Type": "AWS-HMAC", **self._keys, "Expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }  # fmt: skip
+        if request.path.endswith("/security-credentials/"):
+            return 200, b"role", ()
+        return 200, (_STS.format(**document) if is_sts else json.dumps(document)).encode(), ()
 
     def stop(self) -> None:
-        self.stopped.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._stopped.set()
+        super().stop()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import threading
 
+from dynamo_entry.pool import Pool
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer, already_there
 from dynamo_entry.storage.direct import DirectFile
@@ -74,7 +74,8 @@ class LocalWriter(Writer):
         self._is_open = True
         self._size = self._cached = 0
         self._direct = DirectFile(self._temporary)
-        self._writeback = _Writeback(self._descriptor)
+        self._flusher = Pool(1, "writeback")
+        self._failure: OSError | None = None
 
     def append(self, *buffers: Bytes) -> None:
         with posix.translated(self._path):
@@ -87,12 +88,16 @@ class LocalWriter(Writer):
                         self._cached += written
                     self._size += written
                     rest = rest[written:]
-            self._writeback.note(self._cached)
+            self._check_flushes()
+            if self._cached >= _WRITEBACK_BYTES:
+                self._flusher.submit(self._flush)
+                self._cached = 0
 
     def commit(self) -> ObjectStat:
         try:
             with posix.translated(self._path, is_publication=True):
-                self._writeback.stop()
+                self._flusher.shutdown()
+                self._check_flushes()
                 os.fsync(self._descriptor)
                 self._publish()
                 status = os.fstat(self._descriptor)
@@ -104,13 +109,22 @@ class LocalWriter(Writer):
         if not self._is_open:
             return
         self._is_open = False
-        try:
-            self._writeback.stop()
-        except OSError:
-            pass  # the file is discarded anyway
+        self._flusher.shutdown(cancel=True)
         self._forget_temporary()
         self._direct.close()
         os.close(self._descriptor)
+
+    def _flush(self) -> None:
+        """Write the page cache back, in a thread, while more is appended."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._failure = error
+
+    def _check_flushes(self) -> None:
+        """Raise a flush's error: the kernel reports it once."""
+        if self._failure is not None:
+            raise self._failure
 
     def _publish(self) -> None:
         if self._replace:
@@ -142,47 +156,3 @@ def _create(directory: str, name: str) -> tuple[str, int]:
         if os.path.exists(path):
             return path, descriptor
         os.close(descriptor)  # a sweep removed it before it was locked
-
-
-class _Writeback:
-    """A thread that flushes appended data to the disk while more is appended."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._wake = threading.Condition()
-        self._noted = self._flushed = 0
-        self._is_stopped = False
-        self._failure: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="writeback", daemon=True)
-        self._thread.start()
-
-    def note(self, size: int) -> None:
-        """Report bytes added to the page cache. Raises an earlier flush's error: the kernel reports it once."""
-        if self._failure is not None:
-            raise self._failure
-        if size - self._noted >= _WRITEBACK_BYTES:
-            with self._wake:
-                self._noted = size
-                self._wake.notify()
-
-    def stop(self) -> None:
-        """End the thread. Raises the error of an earlier flush."""
-        with self._wake:
-            self._is_stopped = True
-            self._wake.notify()
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._is_stopped or self._noted > self._flushed)
-                if self._is_stopped:
-                    return
-                self._flushed = self._noted
-            try:
-                os.fdatasync(self._descriptor)
-            except OSError as error:
-                self._failure = error
-                return

@@ -133,7 +133,7 @@ def test_the_most_specific_login_wins(monkeypatch, tmp_path):
     [
         "{", "[]", '{"auths": {"r.example": {"auth": "!"}}}', '{"auths": ["r.example"]}', '{"auths": "r.example"}',
         '{"auths": {"r.example": "me:secret"}}', '{"auths": {"r.example": {"auth": 5}}}', '{"credHelpers": ["r.example"]}',
-        '{"credHelpers": "r.example"}',
+        '{"credHelpers": "r.example"}', "[" * 50_000,
     ],
 )  # fmt: skip
 def test_a_broken_file_is_named(monkeypatch, tmp_path, document):
@@ -142,7 +142,7 @@ def test_a_broken_file_is_named(monkeypatch, tmp_path, document):
         login.find("r.example", "ck", os.environ)
 
 
-@pytest.mark.parametrize("answer", ["[]x", "5", "null", '["me"]', '"me"'])
+@pytest.mark.parametrize("answer", ["[]x", "5", "null", '["me"]', '"me"', "[" * 50_000])
 def test_a_helper_that_answers_something_else_is_named(monkeypatch, tmp_path, answer):
     helper = tmp_path / "docker-credential-odd"
     helper.write_text(f"#!/bin/sh\necho '{answer}'\n")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
-import json
 import os
 import re
 import subprocess
@@ -90,8 +89,8 @@ def _load(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     for name in _NAMES:
         path = os.path.join(directory, name)
         try:
-            with open(path, encoding="utf-8") as file:
-                config = json.load(file)
+            with open(path, "rb") as file:
+                config = decoded(file.read())
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -148,7 +147,7 @@ def _ask(helper: str, registry: str) -> Credentials:
             if "not found" in done.stdout + done.stderr:
                 return Credentials()
             raise _failed(program, (done.stdout + done.stderr).strip()[-200:])
-        answer = json.loads(done.stdout)
+        answer = decoded(done.stdout.encode())
         user, secret = str(answer.get("Username", "")), str(answer.get("Secret", ""))
     except (OSError, ValueError, AttributeError, subprocess.TimeoutExpired) as error:
         raise _failed(program, str(error)) from None

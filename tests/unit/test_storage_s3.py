@@ -125,6 +125,17 @@ def test_how_long_it_is_waited_for_is_the_stores_own_limit(services, keyless, mo
     assert len(services.asked) <= 2
 
 
+@pytest.mark.parametrize("said", ["null", "[]", '"x"', "5", "{", '{"Version": 1}', "[" * 50_000])
+def test_a_giver_of_credentials_that_says_none_is_told(keyless, monkeypatch, tmp_path, said):
+    """A program of the user's own that a profile names."""
+    (tmp_path / "said").write_text(said)
+    (tmp_path / "config").write_text(f"[profile p]\ncredential_process = cat {tmp_path}/said\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "p")
+    error = asked()
+    assert (type(error), error.reason) == (StorageDenied, "NoCredentials")
+
+
 @pytest.mark.parametrize("given", [AwsServices.web_identity, AwsServices.container_role])
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_giver_of_credentials_that_refuses_is_believed(
@@ -452,6 +463,33 @@ def test_options_that_no_upload_takes_are_the_settings_fault(keys, served, optio
         store.check_writable()
     assert "STORAGE_OPTIONS" in str(caught.value)
     assert server.uploads == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>welcome</html>", b"<R><UploadId></UploadId></R>"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_an_upload_whose_answers_lack_what_they_should_have(served, keys, method, body):
+    """Neither a name nor a tag: a proxy, or a page, answers with 200."""
+    store, _ = served(lambda _, request: (200, body) if request.method == method else None)
+    with pytest.raises(StorageError) as caught:
+        store.check_writable()
+    assert caught.value.reason == "BadAnswer"
+
+
+def test_a_list_of_parts_that_does_not_say_where_it_goes_on_ends(served, keys):
+    moment = "2024-01-01T00:00:00Z"
+    listed = (
+        f"<R><Upload><Key>p/a.tar</Key><UploadId>u</UploadId><Initiated>{moment}</Initiated></Upload></R>"
+    )
+    parts = f"<R><IsTruncated>true</IsTruncated><Part><Size>5</Size><LastModified>{moment}</LastModified></Part></R>"
+
+    def quirk(_server, request):
+        if request.method != "GET":
+            return None
+        answer = listed if "uploads" in request.query else parts if "uploadId" in request.query else "<R/>"
+        return 200, answer.encode()
+
+    store, _ = served(quirk)
+    assert [left.size for left in store.leftovers()] == [5]
 
 
 def test_a_completion_may_answer_as_slowly_as_it_works(served, keys, monkeypatch):

@@ -73,7 +73,7 @@ def check(session: Any, what: str) -> None:
         exceptions.MetadataRetrievalError,
     ) as error:
         raise _unavailable(what, error) from None
-    except (exceptions.BotoCoreError, exceptions.ClientError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # programs, files and servers of the user's own may say anything
         status, code = _answer(error)
         if status >= 500 or status == 429 or code in _LATER:
             raise _unavailable(what, error) from None

@@ -149,8 +149,8 @@ def pages(client: Client, operation: str, key: str = "", **parameters: Any) -> I
         yield page
         markers = {name: page.get(theirs, "") for name, theirs in _NEXT[operation].items()}
         following = tuple(markers.values())
-        if not page.get("IsTruncated") or following in told or len(told) == _PAGES:
-            return  # a server that repeats itself, or never ends
+        if not page.get("IsTruncated") or not any(following) or following in told or len(told) == _PAGES:
+            return  # a server that does not say where it goes on, repeats itself, or never ends
         told.add(following)
         parameters |= markers
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo_entry.errors import NotFound, SettingsError, StorageError
 from dynamo_entry.storage.s3.client import Client
-from dynamo_entry.storage.s3.objects import OWNER
+from dynamo_entry.storage.s3.objects import OWNER, understood
 from dynamo_entry.storage.s3.transport import Part
 
 
@@ -21,15 +21,18 @@ class Upload:
         self.owner = secrets.token_hex(8)
         told = {"ContentType": "application/x-tar", **client.options}
         metadata = {**_metadata(client.options), OWNER: self.owner}
-        self.id: str = client.call("CreateMultipartUpload", key, **{**told, "Metadata": metadata})["UploadId"]
+        begun = client.call("CreateMultipartUpload", key, **{**told, "Metadata": metadata})
+        with understood(client, "CreateMultipartUpload"):
+            self.id: str = begun["UploadId"]
+            if not self.id:  # requests about it would be about the archive itself
+                raise ValueError("the upload has no name")
         self._is_open = True
 
     def put_part(self, number: int, part: memoryview) -> str:
         """Upload one part; returns the tag that completes it."""
-        etag: str = self._client.call(
-            "UploadPart", self.key, UploadId=self.id, PartNumber=number, Body=Part(part)
-        )["ETag"]
-        return etag
+        sent = self._client.call("UploadPart", self.key, UploadId=self.id, PartNumber=number, Body=Part(part))
+        with understood(self._client, "UploadPart"):
+            return str(sent["ETag"])
 
     def complete(self, etags: list[str], *, conditional: bool) -> None:
         """Make the object visible. Raises StorageError with status 412 if another one is there."""

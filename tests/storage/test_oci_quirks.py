@@ -58,18 +58,13 @@ def test_a_creation_is_not_tried_as_nobody(registry, store):
 BASIC, OTHER = 'Basic realm="here"', "Negotiate"
 CHALLENGES = {
     "negotiate, basic": lambda _bearer: [OTHER, BASIC],
-    "both in one header": lambda _bearer: [f"{OTHER}, {BASIC}"],
     "basic, bearer": lambda bearer: [BASIC, bearer],
-    "bearer, basic": lambda bearer: [bearer, BASIC],
-    "unquoted": lambda bearer: [bearer.replace('"', "")],
-    "with spaces": lambda bearer: [bearer.replace("=", " = ", 2).replace(",", " , ", 1)],
 }
 
 
 @pytest.mark.parametrize("challenges", CHALLENGES.values(), ids=CHALLENGES)
 def test_challenges_of_all_kinds_in_any_order(registry, store, challenges):
-    # Without quotes a list of two actions cannot be told from two parameters: the scope is asked for as we know it.
-    registry.challenges = lambda action: challenges(registry.bearer(action).replace("pull,push", "push"))
+    registry.challenges = lambda action: challenges(registry.bearer(action))
     publish(store("writer"), b"content")
     assert bytes(store("writer").read_range(0, 7)) == b"content"
 

@@ -22,7 +22,7 @@ from servers.between import Between
 from servers.s3 import ACCESS_KEY, SECRET_KEY
 from typer.testing import CliRunner
 
-from conftest import RETRY, let_read
+from conftest import RETRY
 from dynamo_entry.ctl import app
 from dynamo_entry.errors import NotFound
 from dynamo_entry.storage.s3 import S3Store
@@ -188,17 +188,6 @@ def test_a_refusal_is_a_cold_start_and_never_taken_for_absence(start, bucket, en
     assert_serves_cold(container)
     creator = start(location, CREATE, env=env, SIGNAL_FILE="/tmp/ready")
     assert creator.exit_code() == 176
-    assert "tiny: listening" not in creator.stdout
-
-
-def test_a_bucket_that_can_only_be_read_ends_a_creation_before_the_engine_starts(start, bucket, reader):
-    """Minutes of loading a model are not spent on what cannot be kept."""
-    let_read(bucket)
-    keys = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), reader, strict=True))
-    creator = start(f"s3+http://{bucket}/models/{HASH}.tar", CREATE, env=keys, SIGNAL_FILE="/tmp/ready")
-    assert creator.exit_code() == 176
-    event = creator.event("Checkpoint not created")
-    assert (event["phase"], event["reason"]) == ("prepare", "AccessDenied")
     assert "tiny: listening" not in creator.stdout
 
 

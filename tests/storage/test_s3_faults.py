@@ -3,7 +3,6 @@
 import os
 import time
 import types
-from urllib.parse import unquote
 
 import pytest
 from servers.between import Between, once
@@ -11,7 +10,7 @@ from servers.wire import Wire
 from store_contract import publish
 
 from conftest import RETRY
-from dynamo_entry.errors import AlreadyExists, NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage import Retry
 from dynamo_entry.storage.s3 import S3Store, signer
 
@@ -161,14 +160,6 @@ def test_what_passes_is_retried_and_nothing_else_is(at, between, method, query, 
     assert len(parts) == 1 + (method == "PUT" and fault != "cut"), "no body, nothing to cut"
 
 
-def test_a_store_that_asks_for_time_gets_it(at, between):
-    publish(at(), b"content")
-    between.fault = once("GET ", (503, xml("SlowDown"), {"Retry-After": "2"}))
-    began = time.monotonic()
-    assert bytes(at(between.port).read_range(0, 7)) == b"content"
-    assert time.monotonic() - began >= 2
-
-
 def test_an_error_that_comes_after_the_status_line_is_one(at, between):
     """AWS may answer a completion with 200 and then say that it failed."""
     between.fault = once("POST", (200, xml("InternalError")), also="uploadId=")
@@ -272,29 +263,3 @@ def test_a_clock_that_is_wrong_is_set_by_the_server(at, monkeypatch, call):
         "write": lambda: publish(store, b"another", replace=True).size,
     }
     assert calls[call]() == 7
-
-
-def test_a_server_that_completes_under_a_condition_decides_by_itself(at, between):
-    """As AWS does, and Ceph from 20 on: found out on a small object, then nobody takes turns."""
-    direct = at()
-
-    def is_there(key):
-        try:
-            direct._client.call("GetObject", key)
-        except NotFound:
-            return False
-        return True
-
-    def refuse_what_is_there(method, path):
-        key = unquote(path.partition("?")[0]).split("/", 2)[2]
-        if method == "POST" and "uploadId=" in path and is_there(key):
-            return 412, b"<Error><Code>PreconditionFailed</Code></Error>"
-        return None
-
-    between.fault = refuse_what_is_there
-    publish(at(between.port), b"first")
-    with pytest.raises(AlreadyExists):
-        publish(at(between.port), b"second")
-    assert bytes(direct.read_range(0, 5)) == b"first"
-    assert not [seen for seen in between.seen if "claims" in seen.path]
-    assert list(direct.leftovers()) == []

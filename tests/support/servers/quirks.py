@@ -69,6 +69,10 @@ class Bucket(Answering):
         date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
         return status, document, {"Date": date, **headers}.items()
 
+    def hold(self, path: str, content: bytes) -> None:
+        """Have an object."""
+        self.objects[path], self.metadata[path] = content, {}
+
     def reply(self, request: Request) -> tuple:
         """As any server does."""
         key, query = request.path, request.query
@@ -85,7 +89,7 @@ class Bucket(Answering):
         if "uploadId" in query:
             return self._upload(request, query["uploadId"][0])
         if request.method == "PUT":
-            self.objects[key], self.metadata[key] = request.body, {}
+            self.hold(key, request.body)
             return 200, b"", {"ETag": '"p"'}
         if request.method == "DELETE":
             self.objects.pop(key, None)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from types import SimpleNamespace
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -298,6 +299,28 @@ def test_a_server_without_ranges_does_not_make_an_archive_damaged(odd, monkeypat
     monkeypatch.setattr(Odd, "data", b"01")
     with pytest.raises(Corrupt):
         odd.read_range(2, 3)
+
+
+class Session(Odd):
+    """As a file system that stays without a connection once it has lost it: SFTP's."""
+
+    protocol = "session"
+    made: ClassVar[list] = []
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.made.append(self)
+
+    def cat_file(self, path, **_):
+        if self is self.made[0]:
+            raise ConnectionResetError(104, "reset")
+        return self.data
+
+
+def test_a_connection_that_is_lost_is_made_again():
+    fsspec.register_implementation("session", Session, clobber=True)
+    assert open_store("session://d/a.tar", RETRY).read_range(0, 10) == Session.data
+    assert len(Session.made) == 2
 
 
 def test_a_volume_imports_none_of_it(tmp_path):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from typing import Any
 
-from dynamo_entry.errors import NotFound, StorageError
+from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import (
     NOTHING,
     REQUEST_BYTES,
@@ -181,8 +181,16 @@ class FsspecStore(Store):
             if self._fs is None:
                 self._fs, self._path = filesystems.connect(self.location, self._access, self._retry)
             fs = self._fs
-        with failures.translated(what, is_write=is_write), nullcontext() if fs.async_impl else self._lock:
-            yield fs
+        try:
+            with failures.translated(what, is_write=is_write), nullcontext() if fs.async_impl else self._lock:
+                yield fs
+        except StorageUnavailable:
+            with self._lock:
+                if self._fs is fs:
+                    self._fs = (
+                        None  # it may have lost its connection for good: the next attempt makes another
+                    )
+            raise
 
 
 def _age_s(info: Mapping[str, Any]) -> float:

@@ -118,7 +118,8 @@ def test_a_giver_of_credentials_that_cannot_now_is_asked_again(
 
 
 def test_how_long_it_is_waited_for_is_the_stores_own_limit(services, keyless, monkeypatch, tmp_path):
-    """botocore itself waits a minute for STS, and tries five times."""
+    """botocore itself waits a minute for STS, and tries as often as its variable says, or five times."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "9")
     services.web_identity(monkeypatch, tmp_path)
     services.silent.set()
     asked()

@@ -246,8 +246,12 @@ def examine(directory: str) -> str:
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         tried = file_name("0" * 64)
-        with SharedFile.ours(opened, tried, BLOCK_BYTES).claimed([0]):
-            os.unlink(tried, dir_fd=opened)
+        try:
+            with SharedFile.ours(opened, tried, BLOCK_BYTES).claimed([0]):
+                pass
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(tried, dir_fd=opened)
         if not _has_room(opened, 0):
             raise OSError(f"less than {_FREE_SHARE:.0%} of its file system is free")
         found = _names(opened)

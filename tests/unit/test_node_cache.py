@@ -431,11 +431,12 @@ def test_a_full_disk_fails_nobody(directory, data, streams, monkeypatch):
     assert not any(only_file(directory).read_bytes())
 
 
-def test_a_file_system_without_locks_is_of_no_use(directory, data, streams, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+def failing_locks(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
+
+def test_a_file_system_without_locks_is_of_no_use(directory, data, streams, monkeypatch):
+    monkeypatch.setattr(fcntl, "fcntl", failing_locks)
     with reader(directory, data) as archive:
         assert read(archive) == streams
         assert "No locks available" in archive.near.report()["trouble"]
@@ -587,7 +588,12 @@ def test_doctor_s_look_leaves_nothing_and_finds_what_is_wrong(directory, data, m
     assert os.listdir(directory) == before
     with pytest.raises(FileNotFoundError):
         node_cache.examine(str(directory / "none"))
-    monkeypatch.setattr(node_cache, "_FREE_SHARE", 1.1)
-    with pytest.raises(OSError, match="free"):
+    with monkeypatch.context() as patched:
+        patched.setattr(node_cache, "_FREE_SHARE", 1.1)
+        with pytest.raises(OSError, match="free"):
+            node_cache.examine(str(directory))
+    assert os.listdir(directory) == before
+    monkeypatch.setattr(fcntl, "fcntl", failing_locks)
+    with pytest.raises(OSError, match="locks"):
         node_cache.examine(str(directory))
     assert os.listdir(directory) == before

@@ -459,6 +459,15 @@ def test_options_that_no_upload_takes_are_the_settings_fault(keys, served, optio
     assert server.uploads == {}
 
 
+def test_a_trial_is_taken_back_although_the_server_is_busy(served, keys):
+    """Its part would stay in the bucket, one for every creation."""
+    left = [(503, b"", {"Retry-After": "1"})]
+    _, server = served(lambda _, request: left.pop() if request.method == "DELETE" and left else None)
+    with S3Store(f"s3+http://127.0.0.1:{server.port}/bucket/a.tar", Retry(limit_s=4, stall_s=1)) as store:
+        store.check_writable()
+    assert (left, server.uploads) == ([], {})
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>welcome</html>", b"<R><UploadId></UploadId></R>"])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_an_upload_whose_answers_lack_what_they_should_have(served, keys, method, body):

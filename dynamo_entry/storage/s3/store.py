@@ -104,8 +104,9 @@ class S3Store(Store):
         upload = self._begun()
         try:
             upload.put_part(1, memoryview(bytes(1 if self._client.is_aws else SMALLEST_PART)))
+            upload.abort(after_failure=False)
         finally:
-            upload.abort()
+            upload.abort()  # after success that does nothing
 
     def delete(self) -> None:
         objects.check_exists(self._client, self._key)  # S3 deletes what is not there, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.errors import NotFound, SettingsError, StorageError
@@ -43,15 +44,14 @@ class Upload:
         )  # fmt: skip
         self._is_open = False
 
-    def abort(self) -> None:
-        """Free the uploaded parts. Idempotent; ``prune`` removes what cannot be reached now."""
+    def abort(self, *, after_failure: bool = True) -> None:
+        """Free the uploaded parts; a failure is not to be told late. Idempotent; ``prune`` removes what cannot be reached now."""
         if not self._is_open:
             return
         self._is_open = False
-        try:
-            abort(self._client.with_short_deadline(), self.key, self.id)
-        except StorageError:
-            pass
+        client = self._client.with_short_deadline() if after_failure else self._client
+        with suppress(StorageError):
+            abort(client, self.key, self.id)
 
 
 def _metadata(options: Mapping[str, Any]) -> dict[str, str]:

@@ -90,9 +90,8 @@ def admit(
     socket_kinds.check(rewriter.socket_kinds())
     taken.check_ports(rewriter.ports())
     taken.check_names(rewriter.names())
-    rewriter.own_sockets(
-        os.geteuid(), {os.getegid(), *os.getgroups()}, may_give_away=capabilities.CHOWN in have.effective
-    )
+    if capabilities.CHOWN not in have.effective:
+        rewriter.own(os.geteuid(), {os.getegid(), *os.getgroups()})
     return Admitted(rewriter, changes, free.lacking, offsets, have.may_write, keeps_connections)
 
 

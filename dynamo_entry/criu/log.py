@@ -17,8 +17,8 @@ _ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*
 _RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
 
 #: Logged by restores that succeed: a connection that was closed (--tcp-close) was never in repair mode, and
-#: leaving that needs CAP_NET_ADMIN.
-_HARMLESS = re.compile(r"Failed to turn off repair mode on socket")
+#: leaving that needs CAP_NET_ADMIN; CRIU 4.3 asks for the binfmt_misc of a user namespace, which needs CAP_SYS_ADMIN.
+_HARMLESS = re.compile(r"Failed to turn off repair mode on socket|Unable to open the binfmt_misc file system")
 
 #: How much of a log is kept: that of a large engine has some 100 KiB, and what failed is at its end.
 _KEPT_BYTES = 1 << 20

@@ -76,3 +76,21 @@ def test_a_socket_gets_an_owner_that_can_be_given(containers, tmp_path):
     engine.created(options=(*places[0], *CREATE))
     container = engine.restored(options=(*places[1], *RESTORE))
     assert "after 0" in container.stdout and " 3000 DONE" in container.stdout, container.output()
+
+
+def test_owners_of_pipes_and_sockets_are_no_obstacle(containers):
+    """CRIU restores them since 4.3, where the container may give files away."""
+    engine = Engine(
+        containers,
+        """
+        import socket
+        kept = [*os.pipe(), socket.create_server(("127.0.0.1", 0))]
+        os.fchown(kept[0], 1000, 1000)
+        os.fchown(kept[2].fileno(), 1000, 1000)
+        wait()
+        done({os.fstat(one if isinstance(one, int) else one.fileno()).st_uid for one in kept})
+        """,
+    )
+    engine.created(options=CREATE)
+    container = engine.restored(options=("--cap-drop", "CHOWN", *RESTORE))
+    assert "after {0} DONE" in container.stdout, container.output()

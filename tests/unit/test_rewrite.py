@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.criu.rewrite import Rewriter, sockets, stdio, tasks
+from dynamo_entry.criu.rewrite import Rewriter, files, sockets, stdio, tasks
 from dynamo_entry.criu.rewrite.pipes import Place, Refill
 from dynamo_entry.criu.rewrite.sockets import Address
 
@@ -166,3 +166,16 @@ def test_a_task_is_this_containers_by_label_group_and_limit():
     assert {"lsm_profile", "apparmor_data", "loginuid", "oom_score_adj", "child_subreaper"} <= {*cleared}
     assert core.thread_core.creds.groups == [7]
     assert (limit.cur, limit.max) == (500, 500)
+
+
+@pytest.mark.parametrize(
+    ("field", "owner", "stays"),
+    [("pipe", {"uid": 0, "gid": 0}, True), ("pipe", {"uid": 0, "gid": 5}, True), ("pipe", {"uid": 0, "gid": 9}, False),
+     ("pipe", {"uid": 1000, "gid": 0}, False), ("isk", {"uid": 0}, True), ("isk", {"uid": 7}, False), ("isk", {}, True),
+     ("usk", {"uid": 7}, True)],
+)  # fmt: skip
+def test_owners_that_cannot_be_given_are_left_out(field, owner, stays):
+    one = SimpleNamespace(DESCRIPTOR=SimpleNamespace(fields_by_name=owner), **owner)
+    one.ClearField = lambda name: delattr(one, name)
+    files.own([SimpleNamespace(HasField=field.__eq__, **{field: one})], 0, {0, 5})
+    assert all(hasattr(one, name) == stays for name in owner)

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from dynamo_entry.criu.rewrite.unix import NOT_BOUND, path_of
@@ -185,6 +185,23 @@ def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Loc
             if entry.flag in (_POSIX, _FLOCK, _OFD) and (path := paths.get((entry.pid, entry.fd)))
         }
     )
+
+
+#: The owners of pipes and sockets, which CRIU restores since 4.3, by the field of an entry of files.img.
+_OWNERS = {"pipe": ("uid", "gid"), "isk": ("uid",)}
+
+
+def own(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
+    """Leave out owners that this process may not give to a pipe or a socket: it owns them itself then, as with CRIU 4.2."""
+    for entry in entries:
+        for kind, names in _OWNERS.items():
+            if not entry.HasField(kind):
+                continue
+            one = getattr(entry, kind)
+            known = [name for name in names if name in one.DESCRIPTOR.fields_by_name]
+            if any(getattr(one, name) not in (groups if name == "gid" else (uid,)) for name in known):
+                for name in known:
+                    one.ClearField(name)
 
 
 #: How CRIU finds a file whose name leads elsewhere, or nowhere (criu/images/remap_file_path.proto).

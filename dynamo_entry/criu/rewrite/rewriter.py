@@ -85,9 +85,10 @@ class Rewriter:
         """See ``unix.named``."""
         return unix.named(self._files.messages)
 
-    def own_sockets(self, uid: int, groups: Collection[int], *, may_give_away: bool) -> None:
-        """See ``unix.own``."""
-        unix.own(self._files.messages, uid, groups, may_give_away=may_give_away)
+    def own(self, uid: int, groups: Collection[int]) -> None:
+        """See ``unix.own`` and ``files.own``."""
+        unix.own(self._files.messages, uid, groups)
+        files.own(self._files.messages, uid, groups)
 
     def watched(self) -> list[str]:
         """See ``files.watched``."""

@@ -57,10 +57,10 @@ def path_of(usk: Any) -> str:
     return f"{directory}/{name}" if directory else ""
 
 
-def own(entries: Iterable[Any], uid: int, groups: Collection[int], *, may_give_away: bool) -> None:
+def own(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
     """Give the files of sockets an owner that this process may set: itself, and a group of its own or its directory's."""
     for usk in _sockets(entries):
-        if may_give_away or not usk.HasField("file_perms") or not (path := path_of(usk)):
+        if not usk.HasField("file_perms") or not (path := path_of(usk)):
             continue
         usk.file_perms.uid = uid
         if usk.file_perms.gid not in groups:

@@ -31,6 +31,19 @@ def _check(pid: int, name: str, path: str, here: list[mounts.Mount]) -> None:
             "PRE_DUMP, open the file again",
             reason="DeletedReadOnly",
         )
+    if what := _in_the_way(os.path.dirname(path)):
+        raise NotDumpable(
+            f"process {pid} holds {path}, which was deleted, and {what} is no directory any more: a restore cannot create it there",
+            hint="let the engine, or PRE_DUMP, close it before the dump",
+            reason="DeletedDirectory",
+        )
+    if name and os.path.isdir(f"/proc/{pid}/{name}") and os.path.lexists(path):
+        raise NotDumpable(
+            f"process {pid} {'works in' if name == _CWD else 'holds'} {path}, a directory that was deleted and whose name something "
+            "else has now: a restore cannot create both",
+            hint="let the engine, or PRE_DUMP, close it before the dump, or go to the directory that is there now",
+            reason="DeletedDirectory",
+        )
     if not name or not _has_another_name(f"/proc/{pid}/{name}"):
         return
     if name == _CWD:
@@ -46,6 +59,13 @@ def _check(pid: int, name: str, path: str, here: list[mounts.Mount]) -> None:
             hint="let the engine close the file, or keep it in the container's own filesystem",
             reason="DeletedLinked",
         )
+
+
+def _in_the_way(directory: str) -> str:
+    """What is on the way to a directory, which may be gone, and is none; or an empty string."""
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    return "" if os.path.isdir(directory) else directory
 
 
 def _has_another_name(path: str) -> bool:

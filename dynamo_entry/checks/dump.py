@@ -6,10 +6,11 @@ import ctypes
 import errno
 import os
 import re
+import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from dynamo_entry.errors import NotDumpable
@@ -93,6 +94,9 @@ _MQUEUE_MAGIC = 0x19800202
 #: The largest private mapping that CRIU restores, and the digits of an address that has so much behind it.
 _LARGEST_BYTES, _LONG = PAGE << 31, 11
 
+#: The longest line of maps that CRIU reads, less its end (criu: bfd.c).
+_LINE_MAX = 4095
+
 #: An engine changes meanwhile: what is there for a moment is no obstacle, what lasts this long is.
 _LASTS_S = 2
 
@@ -149,7 +153,9 @@ def check(tables: proc.Tables, effective: frozenset[int]) -> None:
                 what = f"a pidfd of {theirs or 'a process'}, which is a thread or is outside of the engine,"
                 raise _holds(pid, descriptor, what, "PidfdOutside")
         lines = proc.maps(pid)
+        _check_lengths(pid, table, lines)
         check_maps(pid, lines)
+        _check_rings(pid, table, lines)
         if may_not_override:
             for entry, target in proc.files(table, lines):
                 check_reopening(pid, entry, target)
@@ -210,6 +216,33 @@ def check_maps(pid: int, lines: list[str]) -> None:
             )
 
 
+def _check_lengths(pid: int, table: Mapping[int, str], lines: list[str]) -> None:
+    """Raises NotDumpable for a path that readlink(2) does not show, or a line of ``maps`` that CRIU does not read."""
+    held = [f"descriptor {number}" for number, target in table.items() if not target]
+    if proc.works_too_deep(pid):
+        held.append("its working directory")
+    held += ["a mapped file" for line in lines if len(os.fsencode(line)) >= _LINE_MAX]
+    if held:
+        raise NotDumpable(
+            f"process {pid} holds a file or directory whose path is too long for CRIU ({held[0]}): it knows 4095 bytes, of "
+            "mapped files about 4000",
+            hint="let the engine keep it in a directory that is less deep, or close it before the dump",
+            reason="PathTooLong",
+        )
+
+
+def _check_rings(pid: int, table: Mapping[int, str], lines: list[str]) -> None:
+    """Raises NotDumpable for a socket (a packet ring, see packet(7)) that is still mapped, and not open any more."""
+    for line in lines:
+        target = line.split(None, 5)[5:]
+        if target and target[0].startswith("socket:[") and target[0] not in table.values():
+            raise NotDumpable(
+                f"process {pid} maps the ring of a socket that it has closed, which CRIU cannot dump",
+                hint="let the engine keep the socket open, or unmap its ring",
+                reason="SocketKind",
+            )
+
+
 def _unknown_object(pid: int, line: str) -> str:
     """Return what a line of maps shows if it is neither memory nor a file, and CRIU does not know it; else an empty string."""
     fields = line.split(None, 5)
@@ -239,6 +272,9 @@ def check_descriptor(pid: int, descriptor: int, target: str) -> None:
         protocol = proc.protocol(path)
         if protocol and protocol not in _PROTOCOLS:
             raise _holds(pid, descriptor, f"{protocol} socket", "SocketKind", _REMEDIES.get(protocol, ""))
+        if _has_program(pid, descriptor):
+            what = "a socket with a filter of eBPF (SO_ATTACH_BPF), which the kernel shows to nobody,"
+            raise _holds(pid, descriptor, what, "SocketKind", "use a classic filter (SO_ATTACH_FILTER)")
         if protocol == "NETLINK" and (what := _netlink(pid, descriptor)):
             raise _holds(pid, descriptor, what, "SocketKind")
         if protocol in ("UDPv6", "UDPLITEv6") and _has_a_groups_address(pid, descriptor):
@@ -274,6 +310,20 @@ def _netlink(pid: int, descriptor: int) -> str:
         if any(groups) and not found.getsockname()[0]:
             return "a netlink socket that is in a group and not bound"
     return ""
+
+
+#: socket(7)
+_SO_GET_FILTER = 26
+
+
+def _has_program(pid: int, descriptor: int) -> bool:
+    """Whether a socket's filter cannot be read. Asked for with no room, the kernel tells the size of any other."""
+    with suppress(OSError), sockets.of_process(pid, descriptor) as found:
+        room = ctypes.c_uint(0)
+        libc = ctypes.CDLL(None, use_errno=True)
+        refused = libc.getsockopt(found.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(room))
+        return bool(refused) and ctypes.get_errno() == errno.EACCES
+    return False
 
 
 def _has_a_groups_address(pid: int, descriptor: int) -> bool:
@@ -374,13 +424,15 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
             reason="MainThreadEnded",
         )
     for what, field, ours in (("user", "Uid", os.getuid()), ("group", "Gid", os.getgid())):
-        others = sorted({*status[field].split()[:3]} - {str(ours)})  # real, effective, saved
-        if not others or capabilities.SYS_RESOURCE in effective:
+        found = dict(zip(("", "effective ", "saved "), status[field].split(), strict=False))
+        other = next((kind for kind, number in found.items() if number != str(ours)), None)
+        if other is None or capabilities.SYS_RESOURCE in effective:
             continue
         raise NotDumpable(
-            f"process {pid} runs as {what} {others[0]}, this one as {ours}: its limits cannot be read without "
-            "SYS_RESOURCE",
-            hint="run the whole engine as one user, or add SYS_RESOURCE to the creating pod's capabilities",
+            f"the {other}{what} of process {pid} is {found[other]}, that of the launcher is {ours}: its limits cannot be read "
+            "without SYS_RESOURCE",
+            hint="run the whole engine as one user and group, without setuid, setgid and programs with these bits, or add "
+            "SYS_RESOURCE to the creating pod's capabilities",
             reason="OtherUser",
         )
 

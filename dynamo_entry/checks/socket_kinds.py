@@ -46,12 +46,19 @@ def _options(kind: Kind) -> Iterable[tuple[str, int, int]]:
 
 def _shown(kind: Kind) -> str:
     name = _NAMES.get(socket.AddressFamily(kind.family), str(kind.family))
+    if kind.family == socket.AF_NETLINK:
+        return f"{name} socket of protocol {kind.protocol}"
     if kind.protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6) and kind.type == socket.SOCK_DGRAM:
         return f"{name} socket of ICMP (ping)"
     return f"raw {name} socket" if kind.type == socket.SOCK_RAW else f"{name} socket"
 
 
 def _takes(kind: Kind) -> str:
+    if kind.family == socket.AF_NETLINK:
+        return (
+            "the pod's seccomp profile, or the node's kernel, has no such protocol (usual profiles leave out 9, NETLINK_AUDIT): "
+            "let the engine close the socket before the dump, or use a profile and a node as at creation"
+        )
     if kind.type == socket.SOCK_RAW or kind.family == socket.AF_PACKET:
         return "add NET_RAW to the capabilities, as at creation"
     return "let the pod's network be as at creation: its IPv6, its net.ipv4.ping_group_range"

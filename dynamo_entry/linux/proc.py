@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,15 +90,25 @@ def working_directory(pid: int) -> str:
         return ""
 
 
+def works_too_deep(pid: int) -> bool:
+    """Whether the path of its working directory is too long to be shown."""
+    try:
+        os.readlink(f"/proc/{pid}/cwd")
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
 def descriptors(pid: int) -> dict[int, str]:
-    """Its open descriptors, and what they lead to."""
+    """Its open descriptors, and what they lead to; an empty string for a path that is too long to be shown."""
     found = {}
     try:
         for entry in os.listdir(f"/proc/{pid}/fd"):
             try:
                 found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    found[int(entry)] = ""
     except OSError:
         pass
     return found

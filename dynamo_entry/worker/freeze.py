@@ -12,6 +12,8 @@ from dynamo_entry.checks import (
     connections,
     deleted,
     descriptors,
+    huge_pages,
+    leases,
     left_behind,
     queues,
     secrets,
@@ -20,6 +22,7 @@ from dynamo_entry.checks import (
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.criu import hints, options
 from dynamo_entry.linux import capabilities, io_uring, mounts, proc
+from dynamo_entry.rootfs import changes
 from dynamo_entry.settings import Settings
 from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import manifest_head
@@ -41,6 +44,8 @@ def look(settings: Settings, prepared: Prepared, root: int, log: Any) -> Seen:
     held = proc.tables(pids)
     dump_checks.check(held, prepared.have.effective)
     deleted.check(held)
+    huge_pages.check(held)
+    _check_leases(settings, prepared, held)
     descriptors.check(pids)
     sharing.check(processes)
     breakpoints.check(pids)
@@ -55,6 +60,11 @@ def look(settings: Settings, prepared: Prepared, root: int, log: Any) -> Seen:
     stdio = manifest_head.container_stdio(held)
     found = hints.find(held, prepared.roots, stdio)
     return Seen(stdio, kept, found._replace(keeps_connections=kept["kept"]))
+
+
+def _check_leases(settings: Settings, prepared: Prepared, held: proc.Tables) -> None:
+    since_ns = min((start.ctime_ns for start in changes.set_back(prepared.starts)), default=0)
+    leases.check(held, prepared.roots, settings.exclude_paths, since_ns)
 
 
 def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: proc.Tables, log: Any) -> None:

@@ -280,10 +280,105 @@ def deleted_directory_of_the_image() -> None:
     os.rmdir("/srv")
 
 
+def deleted_file_whose_directory_is_a_file_now() -> None:
+    directory = Path("/tmp/directory")
+    directory.mkdir()
+    kept.append(os.open(directory / "file", os.O_CREAT | os.O_RDWR))
+    shutil.rmtree(directory)
+    directory.touch()
+
+
+def deleted_directory_that_was_made_again() -> None:
+    directory = Path("/tmp/directory")
+    directory.mkdir()
+    kept.append(os.open(directory, os.O_RDONLY))
+    directory.rmdir()
+    directory.mkdir()
+
+
+def deleted_working_directory_that_was_made_again() -> None:
+    deleted_directory_that_was_made_again()
+    os.fchdir(kept[0])
+    os.close(kept.pop())
+
+
+def go_deep() -> None:
+    """Into a directory whose path is too long for the kernel to show."""
+    os.chdir("/var/tmp")
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+
+
+def working_directory_by_a_long_path() -> None:
+    go_deep()
+
+
+def file_by_a_long_path() -> None:
+    go_deep()
+    kept.append(os.open("file", os.O_CREAT | os.O_RDWR))
+    os.chdir("/")
+
+
+def mapped_file_by_a_long_path() -> None:
+    go_deep()
+    with open("file", "w+") as file:
+        file.write("text")
+        file.flush()
+        libc.mmap(None, 4, mmap.PROT_READ, MAP_PRIVATE, file.fileno(), 0)
+    os.chdir("/")
+
+
+def ring_of_a_closed_socket() -> None:
+    """A packet ring: struct tpacket_req of packet(7)."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as found:
+        found.setsockopt(263, 5, struct.pack("IIII", 4096, 4, 2048, 8))
+        checked(-1 if libc.mmap(None, 4 * 4096, 3, mmap.MAP_SHARED, found.fileno(), 0) is None else 0)
+
+
+def file_that_is_leased() -> None:
+    file = os.open("/tmp/leased", os.O_CREAT | os.O_RDWR)
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
 def private_huge_pages() -> None:
     address = libc.mmap(None, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0)
     if address in (None, ctypes.c_void_p(-1).value):
         sys.exit("forgotten: not on this machine: no huge pages")
+
+
+def no_huge_pages() -> None:
+    if int(Path("/proc/sys/vm/nr_hugepages").read_text()):
+        sys.exit("forgotten: not on this machine: it has huge pages")
+
+
+def shared_huge_pages_of_which_none_is_left() -> None:
+    """None is taken either: that may be one of a machine that has none."""
+    no_huge_pages()
+    size = 2 << 20
+    if libc.mmap(None, size, 3, mmap.MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0) in (
+        None, ctypes.c_void_p(-1).value,
+    ):  # fmt: skip
+        sys.exit("forgotten: not on this machine: MAP_HUGETLB")
+
+
+def file_in_memory_of_huge_pages() -> None:
+    no_huge_pages()
+    os.ftruncate(os.memfd_create("huge", os.MFD_HUGETLB), 2 << 20)
+
+
+def socket_with_a_program() -> None:
+    """It lets no datagram pass: r0 = 0; exit."""
+    instructions = ctypes.create_string_buffer(struct.pack("QQ", 0xB7, 0x95))
+    text = ctypes.create_string_buffer(b"GPL")
+    given = struct.pack("IIQQ", 1, 2, ctypes.addressof(instructions), ctypes.addressof(text)).ljust(
+        128, b"\0"
+    )
+    load = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+    program = checked(libc.syscall(load, 5, ctypes.create_string_buffer(given), 128))
+    kept.append(found := socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    found.setsockopt(socket.SOL_SOCKET, 50, program)
+    os.close(program)
 
 
 def its_own_program() -> None:
@@ -435,20 +530,37 @@ def file_in_memory_by_its_path() -> None:
     kept.append(os.open(f"/proc/self/fd/{descriptor}", os.O_PATH))
 
 
-def socket_on_a_link() -> Check:
-    """Bound to an address that is one only together with its interface."""
+def on_the_link(port: int) -> tuple[str, int, int, int]:
+    """An address that is one only together with its interface."""
     rows = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
     address, name = next((row[0], row[5]) for row in rows if row[3] == "20")
+    return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address)), port, 0, socket.if_nametoindex(name)
+
+
+def socket_on_a_link() -> Check:
     listening = socket.socket(socket.AF_INET6)
-    text = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
-    listening.bind((text, 8003, 0, socket.if_nametoindex(name)))
+    listening.bind(on_the_link(8003))
     listening.listen()
 
     def check() -> str:
         with socket.socket(socket.AF_INET6) as client:
             client.connect(listening.getsockname())
             listening.accept()[0].close()
-        return name
+        return True
+
+    return check
+
+
+def connection_on_a_link() -> Check:
+    """Of UDP, to the engine's own server."""
+    server, client = (socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(2))
+    server.bind(on_the_link(8004))
+    server.settimeout(5)
+    client.connect(server.getsockname())
+
+    def check() -> str:
+        client.send(b"datagram")
+        return server.recv(9).decode()
 
     return check
 
@@ -702,6 +814,12 @@ def packet_socket() -> Check:
     return lambda: kept[-1].type
 
 
+def audit_socket() -> Check:
+    kept.append(found := socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9))
+    found.bind((0, 0))
+    return lambda: found.getsockname()[1] == 0
+
+
 def ping_socket() -> Check:
     kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP))
 
@@ -747,6 +865,15 @@ def forced_buffer() -> Check:
     kept.append(socket.socket())
     kept[-1].setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
     return lambda: kept[-1].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 128 << 20
+
+
+def deadline() -> Check:
+    """10 ms of every 100 ms (sched(7)), of one thread."""
+    attributes = struct.pack("=IIQiIQQQ", 48, 6, 0, 0, 0, 10**7, 10**8, 10**8)
+    thread = in_thread(
+        lambda: checked(libc.syscall(SCHED_SETATTR, 0, ctypes.create_string_buffer(attributes), 0))
+    )
+    return lambda: os.sched_getscheduler(thread) == 6
 
 
 def high_priority() -> Check:

@@ -97,6 +97,9 @@ HELD = {
     "descriptors_in_a_socket_in_flight": ("DescriptorsNested", "on its way to process 1000"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
     "private_huge_pages": ("HugePages", "huge pages"),
+    "shared_huge_pages_of_which_none_is_left": ("HugePages", "none is left"),
+    "file_in_memory_of_huge_pages": ("HugePages", "none is left"),
+    "socket_with_a_program": ("SocketKind", "eBPF"),
     "its_own_program": ("ProgramHeld", "O_PATH"),
     "pipe_of_packets": ("PacketPipe", "O_DIRECT"),
     "unread_messages_of_the_kernel": ("QueueNotEmpty", "netlink"),
@@ -128,6 +131,14 @@ HELD = {
     "bpf_map": ("AnonymousInode", "bpf-map"),
     "fanotify": ("AnonymousInode", "fanotify"),
     "deleted_directory_of_the_image": ("DeletedDirectory", "/srv"),
+    "deleted_file_whose_directory_is_a_file_now": ("DeletedDirectory", "/tmp/directory is no directory"),
+    "deleted_directory_that_was_made_again": ("DeletedDirectory", "holds /tmp/directory"),
+    "deleted_working_directory_that_was_made_again": ("DeletedDirectory", "works in /tmp/directory"),
+    "file_by_a_long_path": ("PathTooLong", "descriptor"),
+    "mapped_file_by_a_long_path": ("PathTooLong", "mapped"),
+    "working_directory_by_a_long_path": ("PathTooLong", "working directory"),
+    "ring_of_a_closed_socket": ("SocketKind", "ring"),
+    "file_that_is_leased": ("FileLeased", "/tmp/leased"),
     "deleted_file_with_another_name": ("DeletedLinked", "/dev/shm/one"),
 }
 
@@ -140,6 +151,8 @@ TAKES = {
     "tunnel": ("MKNOD",),
     "device_outside_of_dev": ("MKNOD",),
     "bpf_map": ("SYS_ADMIN",),
+    "ring_of_a_closed_socket": ("NET_RAW",),
+    "socket_with_a_program": ("SYS_ADMIN",),
 }
 
 
@@ -346,8 +359,9 @@ def test_a_file_of_an_interface_that_is_not_here_is_refused_by_name(containers):
     assert "/mtu" in event["message"]
 
 
-def test_a_socket_on_a_link_is_bound_to_the_new_pods_address(containers):
-    arguments = command("socket_on_a_link")
+@pytest.mark.parametrize("thing", ["socket_on_a_link", "connection_on_a_link"])
+def test_a_socket_on_a_link_is_bound_to_the_new_pods_address(containers, thing):
+    arguments = command(thing)
     with network() as bridge:
         creator = published(containers, command=arguments, volumes=VOLUMES, network=bridge)
         container = restore(containers, command=arguments, volumes=VOLUMES, network=bridge)
@@ -360,6 +374,7 @@ BY_RIGHT = {
     "marked_socket": (("--cap-add", "NET_ADMIN"), "SocketForbidden", "SO_MARK"),
     "urgent_socket": (("--cap-add", "NET_ADMIN"), "SocketForbidden", "priority 7"),
     "packet_socket": (("--cap-add", "NET_RAW"), "SocketForbidden", "packet"),
+    "audit_socket": (("--cap-add", "AUDIT_WRITE"), "SocketForbidden", "protocol 9"),
     "ping_socket": (("--sysctl", "net.ipv4.ping_group_range=0 2147483647"), "SocketForbidden", "ping"),
 }
 
@@ -371,6 +386,8 @@ def test_what_took_a_capability_is_refused_by_name_where_it_is_not(containers, t
     without = (
         "--cap-drop",
         "NET_RAW",
+        "--cap-drop",
+        "AUDIT_WRITE",
         "--sysctl",
         "net.ipv4.ping_group_range=1 0",
         "--ulimit",
@@ -382,6 +399,7 @@ def test_what_took_a_capability_is_refused_by_name_where_it_is_not(containers, t
     ).wait_for_event(FALLBACK)
     assert (event["reason"], event["phase"]) == (reason, "check"), event
     assert words in event["message"]
+    assert thing != "audit_socket" or "seccomp" in event["message"]
     container = restore(containers, command=command(thing), volumes=VOLUMES, options=(*RESTORE, *right))
     assert said(container, "after") == said(creator, "before"), container.output()
 
@@ -394,7 +412,8 @@ def test_waits_end_early(containers):
 
 
 @pytest.mark.parametrize(
-    ("thing", "capability"), [("forced_buffer", "NET_ADMIN"), ("high_priority", "SYS_NICE")]
+    ("thing", "capability"),
+    [("forced_buffer", "NET_ADMIN"), ("high_priority", "SYS_NICE")],
 )
 def test_what_took_a_capability_is_lost_where_it_is_not(containers, thing, capability):
     arguments, right = command(thing), ("--cap-add", capability)
@@ -403,6 +422,15 @@ def test_what_took_a_capability_is_lost_where_it_is_not(containers, thing, capab
     for options, kept in ((RESTORE, False), ((*RESTORE, *right), True)):
         container = restore(containers, command=arguments, volumes=VOLUMES, options=options)
         assert said(container, "after") is kept
+
+
+def test_a_policy_that_criu_does_not_restore_is_lost(containers):
+    arguments, options = command("deadline"), (*CREATE, "--cap-add", "SYS_NICE")
+    creator = published(containers, command=arguments, volumes=VOLUMES, options=options)
+    container = restore(
+        containers, command=arguments, volumes=VOLUMES, options=(*RESTORE, "--cap-add", "SYS_NICE")
+    )
+    assert (said(creator, "before"), said(container, "after")) == (True, False)
 
 
 def test_what_the_engine_changed_of_its_pod_is_lost(containers):

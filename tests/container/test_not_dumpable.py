@@ -19,6 +19,7 @@ HELD = {
     "debugger": ("Traced", "detach the debugger"),
     "seccomp_filter": ("SeccompFilter", "SYS_ADMIN"),
     "other_user": ("OtherUser", "1234"),
+    "other_group_for_a_while": ("OtherUser", "effective group"),
     "main_thread_that_ended": ("MainThreadEnded", "main thread"),
     "own_namespace": ("OwnNamespace", "user namespace"),
     "watch_of_a_removed_directory": ("WatchNotFound", "watches inode"),

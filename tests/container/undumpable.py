@@ -80,6 +80,10 @@ def other_user() -> None:
         time.sleep(300)
 
 
+def other_group_for_a_while() -> None:
+    os.setegid(1234)
+
+
 def own_namespace() -> None:
     if os.fork() == 0:
         checked(libc.unshare(CLONE_NEWUSER))

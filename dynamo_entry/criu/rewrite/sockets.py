@@ -59,13 +59,13 @@ class Network(NamedTuple):
     """The network that sockets find here: new addresses by old ones, and interfaces.
 
     ``lost`` are old addresses without a counterpart. ``is_reachable`` tells whether a UDP socket could be connected to
-    (address, port).
+    (address, port, interface of a link's own address).
     """
 
     addresses: dict[_IP, _IP]
     lost: frozenset[_IP]
     interfaces: frozenset[str]
-    is_reachable: Callable[[_IP, int], bool]
+    is_reachable: Callable[[_IP, int, str], bool]
 
 
 def move(entries: Iterable[Any], network: Network) -> int:
@@ -98,7 +98,7 @@ def _move(isk: Any, network: Network) -> None:
     source, peer = _decoded(isk.src_addr), _decoded(isk.dst_addr)
     if isk.proto == _UDP and isk.state == _ESTABLISHED:
         peer = network.addresses.get(peer, peer) if peer else peer
-        if peer is None or not network.is_reachable(peer, isk.dst_port):
+        if peer is None or not network.is_reachable(peer, isk.dst_port, isk.ifname):
             isk.state, isk.dst_port = _CLOSE, 0
             isk.dst_addr[:] = [0] * len(isk.dst_addr)
         else:
@@ -181,12 +181,15 @@ def _encoded(address: _IP, words: int) -> list[int]:
     return list(struct.unpack(f"={len(data) // 4}I", data))
 
 
-def is_reachable(address: _IP, port: int) -> bool:
-    """Whether there is a route to that address. Connecting a UDP socket sends nothing."""
+def is_reachable(address: _IP, port: int, interface: str) -> bool:
+    """Whether there is a route to that address, which may need an interface. Connecting a UDP socket sends nothing."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((str(address), port or 9))
+            if address.is_link_local and address.version == 6:
+                probe.connect((str(address), port or 9, 0, socket.if_nametoindex(interface)))
+            else:
+                probe.connect((str(address), port or 9))
     except OSError:
         return False
     return True

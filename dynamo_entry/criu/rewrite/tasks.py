@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -55,12 +56,27 @@ def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters:
         if entry.thread_core.HasField("seccomp_filter") and entry.thread_core.seccomp_filter in our_filters:
             entry.thread_core.ClearField("seccomp_filter")
             entry.thread_core.ClearField("seccomp_mode")
+        if entry.thread_core.HasField("sched_policy"):
+            _schedule(entry.thread_core)
         if entry.HasField("tc"):
             entry.tc.ClearField("loginuid")
             entry.tc.ClearField("oom_score_adj")
             if is_root:
                 entry.tc.ClearField("child_subreaper")
             _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
+
+
+#: sched(7), and the flag SCHED_RESET_ON_FORK.
+_POLICIES, _RESET_ON_FORK = (
+    (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE),
+    0x40000000,
+)
+
+
+def _schedule(core: Any) -> None:
+    """Let a thread of a policy that CRIU does not restore (SCHED_DEADLINE, SCHED_EXT) have the usual one."""
+    if core.sched_policy & ~_RESET_ON_FORK not in _POLICIES:
+        core.sched_policy = os.SCHED_OTHER
 
 
 def widened(entries: Iterable[Any], grants: Grants) -> frozenset[int]:

@@ -51,10 +51,10 @@ class Reader:
     def _discover(self) -> None:
         """Learn what the server serves now; of two that are called alike, the first counts, as for kubectl."""
         groups = json.loads(self._ask("/apis") or b"{}").get("groups", ())
-        served = [
-            ("", "/api/v1"),
-            *((one["name"], f"/apis/{one['preferredVersion']['groupVersion']}") for one in groups),
-        ]
+        served = [("", "/api/v1")]
+        for one in groups:  # a resource need not be in the version that the group prefers
+            versions = [one["preferredVersion"], *one["versions"]]
+            served += [(one["name"], f"/apis/{version['groupVersion']}") for version in versions]
         for group, api in served:
             for one in json.loads(self._ask(api) or b"{}").get("resources", ()):
                 if "/" in one["name"]:

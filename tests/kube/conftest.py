@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import real
 
+import engines
 import images
 from cluster.control_plane import LIFE_S, ControlPlane, NotInstalled
 from node.process import Node
@@ -55,12 +56,24 @@ def engine_image(node):
 
 
 @pytest.fixture(scope="session")
-def dynamo(cluster, tmp_path_factory):
+def engine(cluster, node):
+    """What the guide's image name stands for, on the node."""
+    print("\n== The worker's image comes onto the node", flush=True)
+    node.await_image(images.WORKER)
+    if not images.IS_REAL:
+        return engines.StandIn()
+    print("\n== The platform: etcd and Dynamo's frontend", flush=True)
+    return engines.Worker(cluster, "default", images.WORKER)
+
+
+@pytest.fixture(scope="session")
+def dynamo(cluster, engine, tmp_path_factory):
     """Dynamo's custom resource, and the stand-in for its operator."""
     here = Path(__file__).parent
     cluster.kubectl("apply", "-f", here / "dynamo" / "crd.yaml")
     cluster.kubectl("wait", "--for=condition=Established", "crd/dynamographdeployments.nvidia.com")
-    argv = [sys.executable, "-m", "dynamo", f"--kubeconfig={cluster.kubeconfig}"]
+    env = [f"--env={name}={value}" for name, value in engine.env.items()]
+    argv = [sys.executable, "-m", "dynamo", f"--kubeconfig={cluster.kubeconfig}", *env]
     with (tmp_path_factory.mktemp("dynamo") / "log").open("wb") as log:
         process = subprocess.Popen(["timeout", str(LIFE_S), *argv], cwd=here, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # fmt: skip
     yield

@@ -1,7 +1,7 @@
 """The guide, from `helm install` to a pod that restores, on a real API server with real containers.
 
-The YAML is the guide's, unchanged. Behind its image name stands an embedding model with Dynamo's command line.
-Run it alone, with what it does shown as it goes, by: scripts/test kube-e2e
+The YAML is the guide's, unchanged. `scripts/test kube-e2e` runs these steps alone, shown as they go, with ai-dynamo's own worker
+behind the guide's image name; otherwise a stand-in is there, with the worker's command line and handshake.
 """
 
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import engines
 import guide
 import images
 import operators
@@ -33,7 +32,7 @@ VALUES = ("1. Enable Checkpointing", "PVC (Default)", "S3 / MinIO", "OCI Registr
 PARTS_OF_A_SERVICE = ("Auto Mode (Recommended)", "Reference Mode", "Checkpoint Identity")
 STATUS, PART_OF_A_GRAPH = "DynamoCheckpoint CRD 2", "DynamoCheckpoint CRD 3"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def told(request, said=[""]):  # noqa: B006 - what was said last
 
 
 @pytest.fixture(scope="module")
-def world(cluster, node, engine_image, dynamo, helm_install):
+def world(cluster, node, engine, dynamo, helm_install):
     """The chart installed with the guide's values."""
     cluster.kubectl("create", "namespace", NAMESPACE)
     (claim,) = guide.objects("1. Enable Checkpointing 2")
@@ -58,7 +57,7 @@ def world(cluster, node, engine_image, dynamo, helm_install):
     began = time.monotonic()
     helm_install(cluster, NAMESPACE, guide.blocks()["1. Enable Checkpointing"])
     say(f"installed in {time.monotonic() - began:.1f} s")
-    world = Guide(cluster, node, GRAPH, NAME)
+    world = Guide(cluster, node, engine, GRAPH, CHECKPOINT)
     yield world
     print("\n== Times")
     for name, seconds in world.seconds.items():
@@ -145,7 +144,9 @@ def test_a_checkpoint_becomes_ready(world):
     say(row)
     assert header.split() == ["NAME", "PHASE", "HASH", "AGE"]
     assert row.split()[:3] == [NAME, "Ready", hash_]
-    assert "Checkpoint published" in world.kubectl("logs", f"job/checkpoint-{NAME}")
+    log = world.kubectl("logs", f"job/checkpoint-{NAME}")
+    assert "dynamo worker paused" in log
+    assert "Checkpoint published" in log
 
 
 def test_the_job_is_as_it_was(world):
@@ -294,13 +295,13 @@ def test_auto_mode(world):
     (graph,) = guide.objects("2. Configure Your DGD")
     graph["metadata"]["name"] = "automatic"
     world.cluster.apply(graph, namespace=NAMESPACE)
-    pods = engines.Pods(world.cluster, NAMESPACE, "automatic", "VllmWorker")
+    pods = world.pods_of("automatic")
     assert not any(pods.event(pod, "Restored") for pod in pods.ready(2))
     name = "auto-d936422b4f953f99"
     world.phase(name, "Ready")
     graph["metadata"]["name"] = "second"
     world.cluster.apply(graph, namespace=NAMESPACE)
-    second = engines.Pods(world.cluster, NAMESPACE, "second", "VllmWorker")
+    second = world.pods_of("second")
     for pod in second.ready(2):
         second.awaited_event(pod, "Restored")
     names = [
@@ -323,7 +324,7 @@ def test_a_checkpoint_is_shared_and_referred_to_by_name(world):
     service = graph["spec"]["services"]["VllmWorker"]
     service |= part["spec"]["services"]["VllmWorker"] | {"replicas": 1}
     world.cluster.apply(graph, namespace=NAMESPACE)
-    pods = engines.Pods(world.cluster, NAMESPACE, graph["metadata"]["name"], "VllmWorker")
+    pods = world.pods_of(graph["metadata"]["name"])
     (pod,) = pods.ready(1)
     pods.awaited_event(pod, "Restored")
     world.kubectl("delete", "dynamographdeployment", graph["metadata"]["name"])

@@ -1,17 +1,15 @@
 """ai-dynamo's own worker in a cluster: frozen by the operator's Job, restored in a pod, found and asked by its frontend.
 
-The guide's own steps run with a stand-in (tests/kube/dynamo/engine): they take some fifteen cold starts, of a minute and more
-each with this worker, and the guide has no frontend that would tell whether it registered.
+One cold start, for every run of the tests; all of the guide's steps with this worker are `scripts/test kube-e2e`.
 """
 
-import json
 import time
-import urllib.request
 
 import pytest
 import real
 
 import checkpoints
+import engines
 import guide
 import images
 
@@ -22,13 +20,8 @@ MAIN = {
 }  # fmt: skip
 #: What vLLM needs of /dev/shm.
 SHARED_MEMORY = {"size": "1Gi"}
-LIMIT_S = 300
 
-pytestmark = pytest.mark.timeout(2 * LIMIT_S)
-
-
-def variables(**more):
-    return [{"name": name, "value": value} for name, value in {**real.DYNAMO_ENV, **more}.items()]
+pytestmark = pytest.mark.timeout(2 * engines.Worker.cold_s)
 
 
 @pytest.fixture(scope="module")
@@ -40,49 +33,27 @@ def world(cluster, node, helm_install):
         yield world
 
 
-@pytest.fixture(scope="module")
-def frontend(world):
-    """The address of a pod with etcd and Dynamo's frontend."""
-    plane = {
-        "name": "plane", "image": real.IMAGE, "command": ["sh", "-c", real.PLANE],
-        "env": variables(), "readinessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1},
-    }  # fmt: skip
-    world.apply(pod("plane", plane))
-    return ready(world, "plane")["status"]["podIP"]
-
-
-def pod(name, container, **labels):
-    metadata = {"name": name, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
-
-
-def ready(world, name):
-    world.kubectl("wait", "pod", name, "--for=condition=Ready", f"--timeout={LIMIT_S}s", limit_s=LIMIT_S + 10)
-    return world.cluster.get("pod", name, world.namespace)
-
-
-def ask(address):
-    request = urllib.request.Request(
-        f"http://{address}:8000/v1/completions", json.dumps(real.COMPLETION).encode(), {"Content-Type": "application/json"}
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["choices"][0]["text"]
-
-
-def test_a_pod_restores_and_answers_through_the_frontend(world, frontend):
+def test_a_pod_restores_and_answers_through_the_frontend(world):
     """From the command alone: the creating pod's probe is never asked, and the restored worker registers as itself."""
+    worker, limit_s = engines.Worker(world.cluster, NAMESPACE, real.IMAGE), engines.Worker.cold_s
     made = checkpoints.checkpoint(
-        "worker", container=MAIN | {"env": variables()}, job={"sharedMemory": SHARED_MEMORY}
+        "worker",
+        container=MAIN | {"env": engines.variables(real.DYNAMO_ENV)},
+        job={"sharedMemory": SHARED_MEMORY},
     )
     world.apply(made)
-    world.until("worker", "Ready", limit_s=LIMIT_S)
+    world.until("worker", "Ready", limit_s=limit_s)
     log = world.kubectl("logs", "job/checkpoint-worker")
     assert '"event": "dynamo worker paused"' in log
-    own = variables(ETCD_ENDPOINTS=f"http://{frontend}:2379", DYN_SYSTEM_PORT="9090", POD_UID="restored")
+    own = {**real.DYNAMO_ENV, **worker.env, "DYN_SYSTEM_PORT": "9090", "POD_UID": "restored"}
+    metadata = {"name": "restored", "labels": {"nvidia.com/checkpoint-name": "worker"}}
+    main = MAIN | {"env": engines.variables(own)}
     began = time.monotonic()
-    world.apply(pod("restored", MAIN | {"env": own}, **{"nvidia.com/checkpoint-name": "worker"}))
-    ready(world, "restored")
+    world.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [main]}})
+    world.kubectl(
+        "wait", "pod/restored", "--for=condition=Ready", f"--timeout={limit_s}s", limit_s=limit_s + 10
+    )
     took_s = time.monotonic() - began
     assert '"event": "Restored"' in world.kubectl("logs", "restored")
-    assert ask(frontend)
+    assert worker.ask(world.cluster.get("pod", "restored", NAMESPACE), "tiny")
     print(f"real worker: ready {took_s:.1f} s after its pod was made")

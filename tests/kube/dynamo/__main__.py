@@ -14,7 +14,7 @@ GRAPHS = "/apis/nvidia.com/v1alpha1/dynamographdeployments"
 Object = dict[str, Any]
 
 
-def deployment(graph: Object, name: str, service: Object) -> Object:
+def deployment(graph: Object, name: str, service: Object, platform: Object) -> Object:
     """The Deployment of one service."""
     metadata = graph["metadata"]
     selector = {"nvidia.com/selector": f"{metadata['name']}-{name.lower()}"}
@@ -35,20 +35,20 @@ def deployment(graph: Object, name: str, service: Object) -> Object:
             "replicas": service.get("replicas", 1), "selector": {"matchLabels": selector},
             "template": {
                 "metadata": {"labels": labels | service.get("labels", {}), "annotations": service.get("annotations", {})},
-                "spec": pod(graph, service),
+                "spec": pod(graph, service, platform),
             },
         },
     }  # fmt: skip
 
 
-def pod(graph: Object, service: Object) -> Object:
+def pod(graph: Object, service: Object, platform: Object) -> Object:
     """The pod's spec: the operator's defaults under the user's extraPodSpec."""
     extra = dict(service.get("extraPodSpec", {}))
     given = extra.pop("mainContainer", {})
     # Dynamo's default command is a shell, which takes the one string of args.
     shell = {"command": ["/bin/sh", "-c"]} if given.get("args") and not given.get("command") else {}
     container: Object = shell | given | {
-        "name": "main", "env": [*environment(graph), *service.get("envs", ()), *given.get("env", ())],
+        "name": "main", "env": [*environment(graph, platform), *service.get("envs", ()), *given.get("env", ())],
         "ports": [{"name": "system", "containerPort": 9090}],
         "livenessProbe": probe("/live", 5, 1), "readinessProbe": probe("/health", 10, 3),
         "startupProbe": probe("/live", 10, 720),
@@ -62,13 +62,13 @@ def pod(graph: Object, service: Object) -> Object:
     }  # fmt: skip
 
 
-def environment(graph: Object) -> list[Object]:
+def environment(graph: Object, platform: Object) -> list[Object]:
     metadata = graph["metadata"]
     plain = {
         "DYN_NAMESPACE": metadata["namespace"], "DYN_COMPONENT": "worker",
         "DYN_PARENT_DGD_K8S_NAME": metadata["name"], "DYN_PARENT_DGD_K8S_NAMESPACE": metadata["namespace"],
         "DYN_SYSTEM_ENABLED": "true", "DYN_SYSTEM_PORT": "9090",
-    }  # fmt: skip
+    } | platform  # fmt: skip
     fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "POD_UID": "metadata.uid"}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
@@ -94,13 +94,13 @@ def services(graph: Object) -> Object:
     return found
 
 
-async def follow(api: Api) -> None:
+async def follow(api: Api, platform: Object) -> None:
     print("ready", flush=True)
     async for event, graph in api.watch(GRAPHS):
         if event == "DELETED":
             continue  # the garbage collector removes what it owns
         for name, service in services(graph).items():
-            wanted = deployment(graph, name, service)
+            wanted = deployment(graph, name, service, platform)
             metadata = wanted["metadata"]
             path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/deployments/{metadata['name']}"
             try:
@@ -109,12 +109,19 @@ async def follow(api: Api) -> None:
                 print(f"{path}: {error}", flush=True)
 
 
-async def main(kubeconfig: Path) -> None:
-    async with Api(kubeconfig) as api:
-        await follow(api)
+async def main(options: argparse.Namespace) -> None:
+    async with Api(options.kubeconfig) as api:
+        await follow(api, dict(pair.split("=", 1) for pair in options.env))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m dynamo")
     parser.add_argument("--kubeconfig", type=Path, required=True)
-    asyncio.run(main(parser.parse_args().kubeconfig))
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of every pod: where the platform's etcd is",
+    )
+    asyncio.run(main(parser.parse_args()))

@@ -16,12 +16,14 @@ def say(text):
 class Guide:
     """What the steps share: the checkpoint and the graph of the complete example, in the guide's namespace."""
 
-    def __init__(self, cluster, node, graph, checkpoint):
+    def __init__(self, cluster, node, engine, graph, checkpoint):
         self.cluster = cluster
         self.node = node
+        self._engine = engine
         self.graph = graph["metadata"]["name"]
-        self.name = checkpoint
-        self.pods = engines.Pods(cluster, NAMESPACE, self.graph, "VllmWorker")
+        self.name = checkpoint["metadata"]["name"]
+        self._model = checkpoint["spec"]["identity"]["model"]
+        self.pods = self.pods_of(self.graph)
         self.answer = None
         self.seconds = {}
 
@@ -31,9 +33,12 @@ class Guide:
     def checkpoint(self, name=""):
         return self.cluster.get("dynamocheckpoint", name or self.name, NAMESPACE)
 
-    def phase(self, name, phase, limit_s=180):
-        """Wait for a phase, saying each one that is seen; the object then."""
-        deadline, seen = time.monotonic() + limit_s, ""
+    def pods_of(self, graph):
+        return engines.Pods(self.cluster, NAMESPACE, graph, "VllmWorker", self._engine.cold_s)
+
+    def phase(self, name, phase, limit_s=None):
+        """Wait for a phase, by default for as long as a creation takes, saying each one that is seen; the object then."""
+        deadline, seen = time.monotonic() + (limit_s or self._engine.cold_s + 60), ""
         while True:
             found = self.checkpoint(name)
             status = found.get("status", {})
@@ -66,4 +71,4 @@ class Guide:
         return seconds, new
 
     def ask(self, pod):
-        return engines.post(pod["status"]["podIP"], engines.QUESTION)
+        return self._engine.ask(pod, self._model)

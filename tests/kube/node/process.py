@@ -62,7 +62,7 @@ class Node:
         """A command on the node, and its output."""
         done = subprocess.run(
             ["podman", "exec", self._container, *argv],
-            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=60,
+            check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         return done.stdout
 

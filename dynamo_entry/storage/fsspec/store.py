@@ -187,9 +187,8 @@ class FsspecStore(Store):
         except StorageUnavailable:
             with self._lock:
                 if self._fs is fs:
-                    self._fs = (
-                        None  # it may have lost its connection for good: the next attempt makes another
-                    )
+                    # It may have lost its connection for good: the next attempt makes another.
+                    self._fs = None
             raise
 
 

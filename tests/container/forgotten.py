@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -468,7 +469,8 @@ def what_nobody_has_read_yet() -> Check:
 
 
 def what_was_asked_of_the_kernel() -> Check:
-    """A word when something is short (PSI), one event of a watch only, and to look for packets instead of sleeping."""
+    """A word when something is short (PSI), one event of a watch only, to look for packets instead of sleeping, and a terminal
+    for nobody else."""
     asked: dict[str, Callable[[], bool]] = {}
     try:
         pressure = os.open("/proc/pressure/memory", os.O_RDWR)
@@ -486,6 +488,10 @@ def what_was_asked_of_the_kernel() -> Check:
     except OSError:
         pass
     kept.append(waiting)
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCEXCL)
+    kept.append(master)
+    asked["terminal"] = lambda: any(fcntl.ioctl(terminal, 0x80045440, bytes(4)))  # TIOCGEXCL
 
     def taken(pressure: int) -> bool:
         try:

@@ -265,8 +265,12 @@ class Restoring(_Running):
         self.exited = _pidfd(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL; PID 1 reaps it."""
+        """SIGKILL, after the tasks that it holds, which would run once it is gone; PID 1 reaps them all."""
         with suppress(OSError):  # gone, or no pidfd of it
+            signal.pidfd_send_signal(self.exited, signal.SIGSTOP)  # it holds no more from now on
+            for pid in proc.held_by(self.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             signal.pidfd_send_signal(self.exited, signal.SIGKILL)
 
     def close(self) -> None:

@@ -187,8 +187,11 @@ def kill_all(limit_s: float = 5) -> None:
     """
     deadline = time.monotonic() + limit_s
     while has_children() and time.monotonic() < deadline:
-        # Ends stopped tasks, too; half-restored ones must not run before that.
-        send(descendants(os.getpid()), signal.SIGKILL)
+        found = descendants(os.getpid())
+        # Half-restored tasks must not run, which they would once CRIU, or the script that it waits for, is gone before
+        # them: a stop that is pending holds them.
+        send(found, signal.SIGSTOP)
+        send(found, signal.SIGKILL)
         reap()
         time.sleep(0.005)
     reap()

@@ -187,6 +187,12 @@ def has_ended(pid: int) -> bool:
     return status(pid).get("State", "Z")[:1] in "ZX"
 
 
+def held_by(tracer: int) -> list[int]:
+    """The pids of all processes that ``tracer`` traces."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return [pid for pid in pids if status(pid).get("TracerPid") == str(tracer)]
+
+
 def children(pid: int) -> list[int]:
     """The pids of its children."""
     import psutil  # noqa: PLC0415 - as above

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
 import criu_messages
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from dynamo_entry.criu import gate, log, options, process, remaps, streamer
 from dynamo_entry.criu.remedies import REMEDIES
 from dynamo_entry.errors import CheckpointError, PlaceFailed
-from dynamo_entry.linux import pages
+from dynamo_entry.linux import pages, proc
 from dynamo_entry.settings import TERMINATION_LOG
 
 PLACES = options.Places("/run/i", "/run/w", "criu.log")
@@ -407,6 +407,39 @@ def test_a_criu_that_cannot_be_started_for_want_of_tasks_is_named(tmp_path, monk
     with pytest.raises(PlaceFailed, match="Cannot fork") as caught:
         process.Restoring(["criu"], str(tmp_path / "criu.log"), keep=(), extra={}, before=None)
     assert caught.value.reason == "PidsLimit"
+
+
+#: Holds a task, as CRIU does: PTRACE_SEIZE, PTRACE_INTERRUPT (linux/ptrace.h). A task of it writes on and on.
+HOLDS = """
+import ctypes, os, sys, time
+path = sys.argv[1]
+task = os.fork()
+while not task:
+    with open(path, "ab", 0) as file:
+        file.write(b"x")
+    time.sleep(0.001)
+libc = ctypes.CDLL(None)
+assert not libc.ptrace(0x4206, task, None, None) and not libc.ptrace(0x4207, task, None, None)
+os.waitpid(task, 0)
+with open(f"{path}.held", "w") as file:
+    file.write(str(task))
+time.sleep(60)
+"""
+
+
+def test_what_criu_holds_never_runs_again(tmp_path):
+    written, held = tmp_path / "written", tmp_path / "written.held"
+    written.touch()
+    argv = [sys.executable, "-c", HOLDS, str(written)]
+    criu = process.Restoring(argv, str(tmp_path / "criu.log"), keep=(), extra={}, before=None)
+    with closing(criu):
+        while not (held.exists() and held.read_text()):
+            time.sleep(0.01)
+        before = written.stat().st_size
+        criu.kill()
+        while not proc.has_ended(int(held.read_text())):
+            time.sleep(0.01)
+        assert written.stat().st_size == before
 
 
 @pytest.mark.parametrize("said", ["yes", "yes >&2", "exec >&- 2>&-; sleep 60"])

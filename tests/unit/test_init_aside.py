@@ -146,6 +146,22 @@ print(stuck in tree._may_hang)
     assert said(code).split("\n") == ["False", "False"]
 
 
+def test_nothing_goes_on_while_everything_is_killed():
+    """A task that CRIU holds would run if CRIU were killed first, and CRIU would go on without its script."""
+    code = """
+children = set()
+for _ in range(3):
+    children.add(os.fork())
+    if 0 in children:
+        time.sleep(90)
+sent = []
+tree.send, send = lambda pids, number: (sent.append((set(pids), number)), send(pids, number)), tree.send
+tree.kill_all()
+print(sent[:2] == [(children, signal.SIGSTOP), (children, signal.SIGKILL)], tree.has_children())
+"""
+    assert said(code) == "True False"
+
+
 def test_who_reads_of_a_failure_in_the_log_finds_the_result(tmp_path):
     """Probes and people follow the log, and then look into the file."""
     code = f"""

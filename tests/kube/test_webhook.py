@@ -22,6 +22,7 @@ from dynamo_entry.kube import config
 from dynamo_entry.kube.cluster import Cluster
 from dynamo_entry.kube.webhook.certificates import Certificates, self_signed
 from dynamo_entry.kube.webhook.server import Server
+from dynamo_entry.kube.webhook.standards import Standards
 
 NAMESPACE = "webhook-tests"
 CONFIGURATION = f"dynamo-entry-{NAMESPACE}"
@@ -81,7 +82,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self, made, answer):
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.review = self.rfile.read(int(self.headers["Content-Length"]))
                 answer(self)
 
             def log_message(self, *_):
@@ -184,6 +185,60 @@ def test_where_capabilities_are_refused_pods_are_left_alone(world, level, is_mar
         server.server_close()
 
 
+def refuses(handler):
+    """As pod security does where it is a webhook."""
+    message = 'pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities'
+    response = {
+        "uid": json.loads(handler.review)["request"]["uid"], "allowed": False,
+        "status": {"code": 403, "reason": "Forbidden", "message": message},
+    }  # fmt: skip
+    body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body.encode())
+
+
+@pytest.fixture
+def guarded(world):
+    """A namespace whose pods are refused; no label of it says why."""
+    server = Stub(GOOD, refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    webhook = {
+        "name": "standard.pods.test", "rules": [rule], "failurePolicy": "Fail", "sideEffects": "None",
+        "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"guarded": "true"}},
+        "clientConfig": client_config(server.server_address[1]),
+    }  # fmt: skip
+    guard = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "guard"}, "webhooks": [webhook],
+    }  # fmt: skip
+    world.kubectl("create", "namespace", "guarded")
+    world.kubectl("label", "namespace", "guarded", "guarded=true")
+    world.apply(guard)
+    yield "guarded"
+    world.kubectl("delete", "validatingwebhookconfiguration", "guard")
+    world.kubectl("delete", "namespace", "guarded", "--wait=false")
+    server.server_close()
+
+
+def test_a_standard_that_no_label_shows_is_learned_by_a_dry_run(world, guarded, monkeypatch):
+    """With the operator's rights, and no pod is made; nobody waits for the answer."""
+    act_as_operator(world, monkeypatch)
+    known = Standards(config.parse(""), Cluster())
+    assert known.admit(guarded, "")
+    assert known.admit(NAMESPACE, "")
+    deadline = time.monotonic() + LIMIT_S
+    while known.admit(guarded, ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert known.admit(NAMESPACE, "")
+    for name in (guarded, NAMESPACE):
+        pods = world.get("pods", namespace=name)["items"]
+        assert not [one for one in pods if one["metadata"]["name"].startswith("dynamo-entry-")]
+
+
 def labelled_pod(name):
     """That asks for a checkpoint, and fits on no node."""
     return {
@@ -196,9 +251,13 @@ def labelled_pod(name):
     }  # fmt: skip
 
 
+def client_config(port):
+    return {"url": f"https://localhost:{port}/", "caBundle": base64.b64encode(GOOD["ca.crt"]).decode()}
+
+
 def point_to(cluster, port):
     """Both configurations as the chart has them, but for where the server is."""
-    client = {"url": f"https://localhost:{port}/", "caBundle": base64.b64encode(GOOD["ca.crt"]).decode()}
+    client = client_config(port)
     for kind, count in (("mutatingwebhookconfiguration", 2), ("validatingwebhookconfiguration", 1)):
         change = [
             {"op": "replace", "path": f"/webhooks/{number}/clientConfig", "value": client}
@@ -208,6 +267,12 @@ def point_to(cluster, port):
     time.sleep(0.5)  # the API server learns of it by a watch
 
 
+def act_as_operator(cluster, monkeypatch):
+    """Clients from now on have the rights of the chart's account."""
+    rights = cluster.service_account_kubeconfig(NAMESPACE, "dynamo-entry-operator")
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(rights))
+
+
 # --- certificates
 
 
@@ -215,8 +280,7 @@ class Replica:
     """What one operator does about the certificate, and whether the API server would trust it."""
 
     def __init__(self, cluster, mode, monkeypatch):
-        rights = cluster.service_account_kubeconfig(NAMESPACE, "dynamo-entry-operator")
-        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(rights))
+        act_as_operator(cluster, monkeypatch)
         settings = {
             "operator": {"namespace": NAMESPACE},
             "webhook": {"configuration": CONFIGURATION, "certificates": {"mode": mode}},

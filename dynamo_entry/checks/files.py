@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ from blake3 import blake3
 from dynamo_entry.criu.rewrite.files import KERNELS, Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
+from dynamo_entry.linux.pages import PAGE
 from dynamo_entry.rootfs.apply import Lacking
 from dynamo_entry.value import NamedTuple
 
@@ -82,6 +83,23 @@ def check_files(
             _check_build_id(file, here)
         _check_access(file, here)
     return Free(sizes, tuple(lacking))
+
+
+def check_mapped(files: list[Regular], free: Free, mapped_bytes: Callable[[], dict[str, int]]) -> None:
+    """Check ``free`` files that became shorter: a mapping that a file ends before ends its engine (SIGBUS).
+
+    Raises Incompatible.
+    """
+    shorter = [file for file in files if free.sizes.get(file.path, file.size or 0) < (file.size or 0)]
+    reached = mapped_bytes() if shorter else {}
+    for file in shorter:
+        size = free.sizes[file.path]
+        if -(-size // PAGE) * PAGE < min(file.size or 0, reached.get(file.path, 0)):
+            raise Incompatible(
+                f"size of {file.path}: {file.size} at creation, {size} here, and the engine has more of it mapped",
+                hint="nothing may shorten a file that engines have mapped, below REOPEN_PATHS neither",
+                reason="VolumeDiffers",
+            )
 
 
 def _check_kernels(path: str) -> None:

@@ -65,7 +65,9 @@ def admit(
     offsets = host.clock_offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     taken.check_pids(rewriter.pids())
     travelling, mounted = frozenset(listed.paths), mounts.read()
-    free = files.check_files(rewriter.regular_files(), travelling, mounted, reopened)
+    opened = rewriter.regular_files()
+    free = files.check_files(opened, travelling, mounted, reopened)
+    files.check_mapped(opened, free, rewriter.mapped_bytes)
     files.check_watches(rewriter.watched(), travelling, mounted)
     files.check_deleted(rewriter.deleted_files(), mounted)
     paths = [os.fsdecode(name.name) for name in rewriter.names() if not name.is_abstract]

@@ -156,6 +156,27 @@ def test_a_database_whose_log_sqlite_has_removed_is_opened_again(containers, tmp
     assert engine.refused(options=(*RESTORE, *options), settings=reopened)["reason"] == "VolumeMissing"
 
 
+MAPPED = """
+import mmap
+file = open("/volume/data", "w+b")
+file.truncate(3 * mmap.PAGESIZE)
+mapped = mmap.mmap(file.fileno(), 0)
+wait()
+done(mapped[-1])
+"""
+
+
+def test_a_mapped_file_that_is_shorter_here_is_refused_where_files_are_reopened(containers, tmp_path):
+    """The engine would end as soon as it reads what is not there."""
+    engine = Engine(containers, MAPPED)
+    options = ("-v", f"{tmp_path}:/volume")
+    engine.created(options=(*CREATE, *options))
+    reopened = {"REOPEN_PATHS": "/volume"}
+    engine.restored(options=(*RESTORE, *options), settings=reopened).kill()
+    (tmp_path / "data").write_bytes(b"short")
+    assert engine.refused(options=(*RESTORE, *options), settings=reopened)["reason"] == "VolumeDiffers"
+
+
 LOCKS = {
     "flock": "import fcntl; f = open('/volume/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX)",
     "posix": "import fcntl; f = open('/volume/lock', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)",

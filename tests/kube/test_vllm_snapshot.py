@@ -15,7 +15,10 @@ VALUES = {
     "operator": {"watchNamespaces": [NAMESPACE]}, "agent": {"enabled": False},
 }  # fmt: skip
 
-ENV = {"PATH": "/double/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": "/double"}
+ENV = {
+    "PATH": "/double/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PYTHONPATH": "/double",
+}
 #: Of a restoring pod alone.
 PORT = 8123
 

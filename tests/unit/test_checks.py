@@ -13,6 +13,7 @@ from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf
 from dynamo_entry.linux.cgroup import Room
 from dynamo_entry.linux.mounts import Mount, flags
+from dynamo_entry.linux.pages import PAGE
 from dynamo_entry.rootfs.apply import Lacking
 
 HERE = {
@@ -163,6 +164,18 @@ def test_what_sqlite_removes_at_its_end_may_be_missing_where_files_are_reopened(
     assert refused(files.check_files, opened[1:], (), mounts, reopened).reason == "VolumeMissing"
     database.write_bytes(bytes(4096))
     assert refused(files.check_files, opened, (), mounts).reason == "VolumeMissing"
+
+
+def test_a_mapped_file_may_not_be_shorter_even_where_files_are_reopened(tmp_path, mounts):
+    path = str(tmp_path / "data")
+    (tmp_path / "data").write_bytes(bytes(PAGE + 1))
+    opened = [Regular(path, BOTH, 2 * PAGE + 5)]
+    free = files.check_files(opened, (), mounts, (str(tmp_path),))
+    error = refused(files.check_mapped, opened, free, lambda: {path: 3 * PAGE})
+    assert (error.reason, f"{PAGE + 1} here" in error.message) == ("VolumeDiffers", True)
+    for reached in ({path: 2 * PAGE}, {}):  # what is read there is not beyond the end of the file
+        files.check_mapped(opened, free, lambda reached=reached: reached)
+    files.check_mapped([Regular(path, BOTH, PAGE)], free, None)  # a longer one does no harm
 
 
 def test_a_file_of_the_image_that_differs_is_told_apart(tmp_path):

@@ -50,6 +50,14 @@ class Rewriter:
         remapped = {*self._stdio.ids, *(row.orig_id for row in self._remaps())}
         return files.regular_files(self._files.messages, frozenset(remapped))
 
+    def mapped_bytes(self) -> dict[str, int]:
+        """See ``files.mapped_bytes``."""
+        names = [f"mm-{task.pid}.img" for task in self._tasks]
+        memory = (
+            one for name in names if name in self._decoded.names for one in self._decoded.messages(name)
+        )
+        return files.mapped_bytes(self._files.messages, memory)
+
     def deleted_files(self) -> list[str]:
         """See ``files.deleted``."""
         return files.deleted(self._files.messages, self._remaps())

@@ -113,16 +113,13 @@ def test_what_others_keep_among_the_claims_is_no_claim(store):
     assert keys(store) == {"models/a.tar", "models/a.tar.claims/README"}
 
 
-def test_a_claim_that_names_no_upload_aborts_nothing(around, monkeypatch):
+def test_a_claim_that_names_no_upload_aborts_nothing(around):
     """To some servers an upload without a name is none, and the request is for the archive itself."""
-    name = f"models/a.tar.claims/00000001-{OWNER}"
-    objects.put(around._client, name, "")
-    monkeypatch.setattr(claims, "STALE_S", -1)
-    claim = claims.Claim(around._client, Upload(around._client, "models/a.tar"))
-    assert not claim.is_alone()
-    assert claim.is_alone()
+    name = f"00000001-{OWNER}"
+    objects.put(around._client, f"models/a.tar.claims/{name}", "")
+    claims.Board(around._client, "models/a.tar", "").fence(claims.Claim(name, 100.0))
     assert bytes(around.read_range(0, 7)) == b"archive"
-    assert name not in keys(around)
+    assert f"models/a.tar.claims/{name}" not in keys(around)
 
 
 class Log:

@@ -7,7 +7,7 @@ import random
 from dynamo_entry.errors import StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.s3 import objects
-from dynamo_entry.storage.s3.claims import Claim, turn
+from dynamo_entry.storage.s3.claims import Board, turn
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import Upload
 
@@ -35,7 +35,10 @@ class Publisher:
             return self._complete(upload, etags)
         if self._conditional:
             return self._complete(upload, etags, conditional=True)
-        with turn(Claim(self._client, upload), self._check_absent):
+        board = Board(self._client, self._key, upload.id)
+        with turn(board, upload.owner, self._is_there) as is_ours:
+            if not is_ours or self._is_there():
+                raise already_there(self._client.name)
             return self._complete(upload, etags)
 
     def _complete(self, upload: Upload, etags: list[str], *, conditional: bool = False) -> ObjectStat:
@@ -54,9 +57,8 @@ class Publisher:
             raise
         return objects.look(self._client).stat
 
-    def _check_absent(self) -> None:
-        if objects.find(self._client):
-            raise already_there(self._client.name)
+    def _is_there(self) -> bool:
+        return objects.find(self._client) is not None
 
 
 def refuses_second(client: Client, key: str) -> bool:

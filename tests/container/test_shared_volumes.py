@@ -156,7 +156,7 @@ def test_a_database_whose_log_sqlite_has_removed_is_opened_again(containers, tmp
     assert engine.refused(options=(*RESTORE, *options), settings=reopened)["reason"] == "VolumeMissing"
 
 
-MAPPED = """
+TO_ITS_END = """
 import mmap
 file = open("/volume/data", "w+b")
 file.truncate(3 * mmap.PAGESIZE)
@@ -168,7 +168,7 @@ done(mapped[-1])
 
 def test_a_mapped_file_that_is_shorter_here_is_refused_where_files_are_reopened(containers, tmp_path):
     """The engine would end as soon as it reads what is not there."""
-    engine = Engine(containers, MAPPED)
+    engine = Engine(containers, TO_ITS_END)
     options = ("-v", f"{tmp_path}:/volume")
     engine.created(options=(*CREATE, *options))
     reopened = {"REOPEN_PATHS": "/volume"}

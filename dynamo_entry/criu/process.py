@@ -119,6 +119,9 @@ _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 #: A log is not longer: that of a large engine has some 100 KiB. It usually lies in memory.
 _MOST_LOG_BYTES = 16 << 20
 
+#: CRIU stops within this time, unless it waits in the kernel; then it takes hold of no further task either.
+_STOPPED_S = 0.1
+
 #: After an error in its restorer, CRIU usually ends; after this many seconds it will not.
 _STUCK_S = 2.0
 
@@ -267,10 +270,14 @@ class Restoring(_Running):
     def kill(self) -> None:
         """SIGKILL, after the tasks that it holds, which would run once it is gone; PID 1 reaps them all."""
         with suppress(OSError):  # gone, or no pidfd of it
-            signal.pidfd_send_signal(self.exited, signal.SIGSTOP)  # it holds no more from now on
+            signal.pidfd_send_signal(self.exited, signal.SIGSTOP)
+            deadline = time.monotonic() + _STOPPED_S
+            while not proc.is_stopped(self.pid) and time.monotonic() < deadline:
+                time.sleep(0.001)
             for pid in proc.held_by(self.pid):
-                with suppress(ProcessLookupError):
+                with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
+        with suppress(OSError):
             signal.pidfd_send_signal(self.exited, signal.SIGKILL)
 
     def close(self) -> None:

@@ -187,6 +187,11 @@ def has_ended(pid: int) -> bool:
     return status(pid).get("State", "Z")[:1] in "ZX"
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process was stopped by a signal, or has ended."""
+    return status(pid).get("State", "Z")[:1] in "TZX"
+
+
 def held_by(tracer: int) -> list[int]:
     """The pids of all processes that ``tracer`` traces."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())

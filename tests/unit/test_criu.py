@@ -6,13 +6,14 @@ import mmap
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from types import SimpleNamespace
 
 import criu_messages
@@ -435,11 +436,17 @@ def test_what_criu_holds_never_runs_again(tmp_path):
     with closing(criu):
         while not (held.exists() and held.read_text()):
             time.sleep(0.01)
-        before = written.stat().st_size
-        criu.kill()
-        while not proc.has_ended(int(held.read_text())):
-            time.sleep(0.01)
-        assert written.stat().st_size == before
+        task, before = int(held.read_text()), written.stat().st_size
+        try:
+            criu.kill()
+            deadline = time.monotonic() + 10
+            while not proc.has_ended(task):
+                assert time.monotonic() < deadline, "it runs on"
+                time.sleep(0.01)
+            assert written.stat().st_size == before
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(task, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("said", ["yes", "yes >&2", "exec >&- 2>&-; sleep 60"])

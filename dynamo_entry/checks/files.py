@@ -97,7 +97,7 @@ def check_mapped(files: list[Regular], free: Free, mapped_bytes: Callable[[], di
         if -(-size // PAGE) * PAGE < min(file.size or 0, reached.get(file.path, 0)):
             raise Incompatible(
                 f"size of {file.path}: {file.size} at creation, {size} here, and the engine has more of it mapped",
-                hint="nothing may shorten a file that engines have mapped, below REOPEN_PATHS neither",
+                hint="let nothing shorten the file, also below REOPEN_PATHS, or let the engine unmap it before the dump",
                 reason="VolumeDiffers",
             )
 

@@ -77,16 +77,16 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
     return list(found.values())
 
 
-#: criu/include/image.h: VMA_FILE_PRIVATE, VMA_FILE_SHARED
-_OF_A_FILE = 1 << 6 | 1 << 7
+#: criu/include/image.h: VMA_FILE_SHARED. Of a private mapping the pages may be the engine's own.
+_SHARED_FILE = 1 << 7
 
 
 def mapped_bytes(entries: Iterable[Any], memory: Iterable[Any]) -> dict[str, int]:
-    """How many of a file's first bytes the engine reaches by mappings, by path. ``memory`` are entries of ``mm-….img``."""
+    """How many of a file's first bytes the engine reaches by shared mappings, by path. ``memory`` are entries of ``mm-….img``."""
     paths = {entry.id: text(entry.reg.name) for entry in entries if entry.HasField("reg")}
     found: dict[str, int] = {}
     for vma in (vma for one in memory for vma in one.vmas):
-        if vma.status & _OF_A_FILE and (path := paths.get(vma.shmid)):
+        if vma.status & _SHARED_FILE and (path := paths.get(vma.shmid)):
             found[path] = max(found.get(path, 0), vma.pgoff + vma.end - vma.start)
     return found
 

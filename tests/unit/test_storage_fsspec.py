@@ -319,8 +319,27 @@ class Session(Odd):
 
 def test_a_connection_that_is_lost_is_made_again():
     fsspec.register_implementation("session", Session, clobber=True)
+    Session.made.clear()
     assert open_store("session://d/a.tar", RETRY).read_range(0, 10) == Session.data
     assert len(Session.made) == 2
+
+
+def test_a_server_that_asks_for_time_is_asked_again_by_the_same_connection(monkeypatch):
+    class Busy(Exception):
+        code = 503
+
+    def cat_file(_self, _path, **_):
+        asked.append(None)
+        if len(asked) == 1:
+            raise Busy
+        return Session.data
+
+    asked = []
+    fsspec.register_implementation("session", Session, clobber=True)
+    Session.made.clear()
+    monkeypatch.setattr(Session, "cat_file", cat_file)
+    assert open_store("session://d/a.tar", RETRY).read_range(0, 10) == Session.data
+    assert (len(asked), len(Session.made)) == (2, 1)
 
 
 def test_a_volume_imports_none_of_it(tmp_path):

@@ -184,10 +184,10 @@ class FsspecStore(Store):
         try:
             with failures.translated(what, is_write=is_write), nullcontext() if fs.async_impl else self._lock:
                 yield fs
-        except StorageUnavailable:
+        except StorageUnavailable as error:
             with self._lock:
-                if self._fs is fs:
-                    # It may have lost its connection for good: the next attempt makes another.
+                # Where nothing answered, its connection may be lost for good: the next attempt makes another.
+                if self._fs is fs and not error.status:
                     self._fs = None
             raise
 

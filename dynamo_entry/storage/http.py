@@ -129,7 +129,7 @@ class Response:
             moved(n)
 
 
-class Pool:
+class Connections:
     """Connections to every server that responses lead to. Thread-safe.
 
     ``stall_s``: a connection that moves no byte for this long is dead.

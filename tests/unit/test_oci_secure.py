@@ -71,6 +71,14 @@ def test_what_is_not_a_url_is_refused(url):
     assert refused.value.reason == "BadLocation"
 
 
+@pytest.mark.parametrize("realm", ["https://", "//", "token", "/token", "ftp://x/y", ""])
+def test_a_token_server_that_is_no_url_is_refused(realm):
+    """It is not taken for a place in the registry, which would get the login."""
+    with pytest.raises(StorageError) as refused:
+        client()._fetch("GET", realm, {"Authorization": "Basic secret"}, b"")
+    assert refused.value.reason == "BadLocation"
+
+
 def test_an_insecure_upload_is_refused_before_the_engine_starts(monkeypatch):
     store = OciStore("oci://registry.example.com/ck:tag")
     answer = Answer(202, "http://elsewhere.example.com/upload", "", b"")

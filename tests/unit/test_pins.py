@@ -1,11 +1,11 @@
-"""What images and scripts install has the hash that is on record, or was made by the build itself."""
+"""What pip installs in images and scripts has the hash that is on record, or was made by the build itself."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_PIP = re.compile(r"\bpip (?:--\S+ \S+ )?(?:install|wheel|download) [^&|\n]*")
+_PIP = re.compile(r"\bpip3? (?:--\S+ \S+ )?(?:install|wheel|download) [^&|\n]*")
 
 
 def test_nothing_is_installed_that_is_not_pinned():

@@ -20,7 +20,7 @@ from dynamo_entry.errors import Corrupt, StorageDenied, StorageError, StorageUna
 from dynamo_entry.storage import Retry, ranges
 from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.failures import ANSWER_BYTES, unanswered
-from dynamo_entry.storage.http import Pool, server_of
+from dynamo_entry.storage.http import Connections, server_of
 
 
 class Body(Answering):
@@ -30,11 +30,11 @@ class Body(Answering):
         return 200, b"body", ()
 
 
-class Connections:
-    """A pool, of which one server is asked."""
+class One:
+    """Connections, of which one server is asked."""
 
     def __init__(self, url, ca_file=""):
-        self.pool = Pool(stall_s=10, ca_file=ca_file)
+        self.pool = Connections(stall_s=10, ca_file=ca_file)
         self.url = url
 
     def ask(self, path="/", headers=None):
@@ -48,7 +48,7 @@ class Connections:
 @pytest.fixture
 def connections():
     server = Body()
-    made = Connections(f"http://127.0.0.1:{server.port}")
+    made = One(f"http://127.0.0.1:{server.port}")
     yield made
     made.pool.close()
     server.stop()
@@ -91,7 +91,7 @@ def secure(tmp_path):
     """A server over TLS, and connections to it."""
     issued = tls.issue(tmp_path)
     server = Body(issued)
-    made = Connections(f"https://127.0.0.1:{server.port}", str(issued.ca))
+    made = One(f"https://127.0.0.1:{server.port}", str(issued.ca))
     yield server, made
     made.pool.close()
     server.stop()
@@ -199,7 +199,7 @@ def test_an_address_that_cannot_be_asked_for_is_not_shown(connections, target):
 @pytest.mark.parametrize("url", ["http://a..example.com", "https://" + "x" * 64 + ".example.com"])
 def test_a_server_that_cannot_be_is_an_error_like_any_other(url):
     """Locations name it, or servers lead there."""
-    made = Connections(url)
+    made = One(url)
     made.pool.begin(url).join()
     with pytest.raises(StorageError, match="not the address") as caught, made.ask():
         """Never reached."""
@@ -291,7 +291,7 @@ def test_the_answer_of_a_proxy_is_bound_to_end(monkeypatch):
 
         threading.Thread(target=answer, daemon=True).start()
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        asked = Connections("https://s3.example.com").ask()
+        asked = One("https://s3.example.com").ask()
         with pytest.raises(StorageUnavailable, match="it was too slow"), asked:
             """Never reached."""
 

@@ -4,7 +4,7 @@ import pytest
 from servers.answering import Answering
 
 from dynamo_entry.errors import StorageDenied, StorageUnavailable
-from dynamo_entry.storage.http import Pool
+from dynamo_entry.storage.http import Connections
 from dynamo_entry.storage.proxies import Proxy, is_direct, proxy_for
 
 
@@ -100,7 +100,7 @@ def refusing(monkeypatch):
 
 
 def ask():
-    pool = Pool(stall_s=10, ca_file="")
+    pool = Connections(stall_s=10, ca_file="")
     with pool.exchange("oci://x: get", "GET", "https://registry.example.com/", {}):
         """Never reached."""
 

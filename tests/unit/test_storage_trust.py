@@ -11,7 +11,7 @@ from servers.answering import Answering
 
 from dynamo_entry.errors import StorageDenied
 from dynamo_entry.storage import trust
-from dynamo_entry.storage.http import Pool
+from dynamo_entry.storage.http import Connections
 from dynamo_entry.storage.trust import Trust, authorities
 
 
@@ -80,7 +80,7 @@ def put(directory, certificate):
 
 
 def ask(server, ca_file="", times=1):
-    pool = Pool(stall_s=10, ca_file=ca_file)
+    pool = Connections(stall_s=10, ca_file=ca_file)
     try:
         for _ in range(times):
             with pool.exchange("test", "GET", f"https://127.0.0.1:{server.port}/", {}) as response:

@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import NOTHING, Access, Bytes
 from dynamo_entry.storage.failures import answered, decoded
-from dynamo_entry.storage.http import Pool, Response, Server, server_of
+from dynamo_entry.storage.http import Connections, Response, Server, server_of
 from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.login import Authorization, find
@@ -60,7 +60,7 @@ class Client:
         self.name = name
         self.retry = retry
         self._base = f"{location.server.scheme}://{location.server.authority}/v2/{location.repository}/"
-        self._connections = Pool(stall_s=retry.stall_s, ca_file=access.ca_file)
+        self._connections = Connections(stall_s=retry.stall_s, ca_file=access.ca_file)
         self._home = location.server
         self._scope = f"repository:{location.repository}"
         self._authorization = Authorization(
@@ -160,6 +160,10 @@ class Client:
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
         """Send a request to the token server."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
+        try:
+            server_of(url)  # a realm is no place relative to the registry
+        except ValueError:
+            raise self._no_url(url) from None
         with self._connections.exchange(
             what, method, self.url(url), headers, [body] if body else ()
         ) as response:

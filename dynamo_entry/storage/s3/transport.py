@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.storage.failures import check_tags
-from dynamo_entry.storage.http import Pool, Response
+from dynamo_entry.storage.http import Connections, Response
 
 #: AWS and MinIO begin their answer at once, and send blanks until the object is put together.
 _LONG = "CompleteMultipartUpload"
@@ -60,7 +60,7 @@ class Unread:
         self.exchange.close()
 
 
-class Transport(Pool):
+class Transport(Connections):
     """Connections to all servers that botocore names. Thread-safe."""
 
     def __init__(self, what: str, *, stall_s: float, ca_file: str) -> None:

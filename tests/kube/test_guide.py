@@ -32,7 +32,7 @@ VALUES = ("1. Enable Checkpointing", "PVC (Default)", "S3 / MinIO", "OCI Registr
 PARTS_OF_A_SERVICE = ("Auto Mode (Recommended)", "Reference Mode", "Checkpoint Identity")
 STATUS, PART_OF_A_GRAPH = "DynamoCheckpoint CRD 2", "DynamoCheckpoint CRD 3"
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(4 * 600)
 
 
 @pytest.fixture(autouse=True)

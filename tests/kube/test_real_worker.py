@@ -21,7 +21,7 @@ MAIN = {
 #: What vLLM needs of /dev/shm.
 SHARED_MEMORY = {"size": "1Gi"}
 
-pytestmark = pytest.mark.timeout(2 * engines.Worker.cold_s)
+pytestmark = pytest.mark.timeout(4 * engines.Worker.cold_s)
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ print("after:", heard(), flush=True)
 PYTHON
 setsid python3 "$folder/member.py" "$folder" </dev/null >"$folder/out" 2>&1 &
 pid=$!
-until grep -qs before "$folder/out"; do sleep 0.1; done
+for _ in {1..100}; do ! grep -qs before "$folder/out" || break; sleep 0.1; done
+grep -q before "$folder/out" || { cat "$folder/out"; exit 1; }
 "${criu[@]}" dump -t "$pid" -D "$folder/images" -o dump.log || { tail -5 "$folder/images/dump.log"; exit 1; }
 wait "$pid" || true
 "${criu[@]}" restore -d -D "$folder/images" -o restore.log || { tail -5 "$folder/images/restore.log"; exit 1; }

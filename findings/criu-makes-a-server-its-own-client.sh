@@ -85,7 +85,8 @@ except ChildProcessError:
 PYTHON
 python3 "$folder/start.py" "$folder" </dev/null &
 starter=$!
-until grep -qs before "$folder/out"; do sleep 0.1; done
+for _ in {1..100}; do ! grep -qs before "$folder/out" || break; sleep 0.1; done
+grep -q before "$folder/out" || { cat "$folder/out"; exit 1; }
 pid=$(cat "$folder/pid")
 "${criu[@]}" dump -t "$pid" -D "$folder/images" -o dump.log || { tail -5 "$folder/images/dump.log"; exit 1; }
 wait "$starter"

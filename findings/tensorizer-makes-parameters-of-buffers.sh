@@ -11,7 +11,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q torch==2.13.0 numpy==2.4.6 tensorizer==2.12.1
-"$folder/venv/bin/python" - "$folder/model.tensors" 2>/dev/null <<'PYTHON'
+"$folder/venv/bin/python" - "$folder/model.tensors" 2>"$folder/err" <<'PYTHON' || { tail -5 "$folder/err"; exit 1; }
 import sys
 
 import torch

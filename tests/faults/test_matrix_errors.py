@@ -316,7 +316,7 @@ def test_an_archive_that_is_cut_short_while_it_is_read(side_by_side, large, phas
     for on_failure, containers in places.items():
         shutil.copy(large, containers.checkpoints)
         started[on_failure] = held(
-            containers, restore, RESTORE_PHASES[phase], STALL_TIMEOUT="3", ON_FAILURE=on_failure
+            containers, restore, RESTORE_PHASES[phase], STALL_TIMEOUT="15", ON_FAILURE=on_failure
         )
     for containers in places.values():
         os.truncate(containers.checkpoints / NAME, 1 << 20)

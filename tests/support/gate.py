@@ -1,9 +1,11 @@
 """A launcher that is held in a phase: by a CRIU that waits (``gate_scripts/criu``), an engine or a hook; then faults come."""
 
+import errno
 import json
 import os
 import shutil
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,7 +62,17 @@ def hold(container, containers, phase):
 def release(containers):
     """Let CRIU go on."""
     (gate,) = (path for path in (containers.checkpoints / "gate").iterdir() if path.is_fifo())
-    gate.write_text("go\n")
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            descriptor = os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > deadline:  # ENXIO: nobody reads
+                raise
+            time.sleep(0.01)
+    os.write(descriptor, b"go\n")
+    os.close(descriptor)
 
 
 def held(places, start, phase, archive=None, then=lambda _container, _key: None, **settings):

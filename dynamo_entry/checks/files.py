@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any
@@ -70,9 +69,11 @@ def check_files(
                 raise _missing(file, error, here) from None
             size = -1
         if size < least:
-            lacking.append(Lacking(file.path, stat.S_IMODE(file.mode) or 0o644, least))
+            mode = file.mode & 0o777 if file.mode else 0o644  # set-id bits would act for the launcher's user
+            lacking.append(Lacking(file.path, mode, least))
             size = least
-        if file.is_log or _may_be_created(file) or mounts.is_below(file.path, pods_own):
+        is_free = file.path in remade or mounts.is_below(file.path, pods_own)
+        if is_free or file.is_log or _may_be_created(file):
             sizes[file.path] = size
         elif file.size is not None and size != file.size:
             raise Incompatible(

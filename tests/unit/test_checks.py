@@ -148,6 +148,16 @@ def test_an_empty_file_may_be_missing(tmp_path, mounts):
     assert refused(files.check_files, [Regular(path, BOTH, 1)], (), mounts).reason == "VolumeMissing"
 
 
+@pytest.mark.parametrize(
+    ("at_creation", "here"), [(0o106755, 0o755), (0o102060, 0o060), (0o100000, 0), (0, 0o644)]
+)
+def test_a_missing_file_gets_its_permissions_but_no_set_id_bits(tmp_path, mounts, at_creation, here):
+    """Its owner is the launcher's user. 0 says that the mode is not known."""
+    path = str(tmp_path / "log")
+    free = files.check_files([Regular(path, LOG, 9, mode=at_creation)], (), mounts)
+    assert free.lacking == (Lacking(path, here),)
+
+
 def test_what_sqlite_removes_at_its_end_may_be_missing_where_files_are_reopened(tmp_path, mounts):
     """The log and its index, of a database that is here and that the engine has open."""
     database = tmp_path / "db"
@@ -162,6 +172,7 @@ def test_what_sqlite_removes_at_its_end_may_be_missing_where_files_are_reopened(
     (tmp_path / "db-shm").write_bytes(b"1")
     assert files.check_files(opened, (), mounts, reopened) == free
     assert refused(files.check_files, opened[1:], (), mounts, reopened).reason == "VolumeMissing"
+    assert files.check_files(opened, (), mounts, (str(database),)) == free
     database.write_bytes(bytes(4096))
     assert refused(files.check_files, opened, (), mounts).reason == "VolumeMissing"
 

@@ -70,7 +70,7 @@ def check_files(
             size = -1
         if size < least:
             mode = file.mode & 0o777 if file.mode else 0o644  # set-id bits would act for the launcher's user
-            lacking.append(Lacking(file.path, mode, least))
+            lacking.append(Lacking(file.path, mode, least, stays=file.path.endswith((_LOG, _INDEX))))
             size = least
         is_free = file.path in remade or mounts.is_below(file.path, pods_own)
         if is_free or file.is_log or _may_be_created(file):

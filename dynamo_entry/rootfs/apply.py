@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO
@@ -43,11 +45,15 @@ def plan(index: Index, land: Land) -> Plan:
 
 
 class Lacking(NamedTuple):
-    """A file that is made if there is none: its permissions, and its least size."""
+    """A file that is made if there is none: its permissions, and its least size.
+
+    One that ``stays`` is not removed by an ``undo``: other replicas may be using it although it looks unused.
+    """
 
     path: str
     mode: int
     size: int = 0
+    stays: bool = False
 
 
 class Others(NamedTuple):
@@ -102,14 +108,28 @@ def _make(file: Lacking, notes: journal.Journal) -> None:
     for directory in _missing(os.path.dirname(path)):
         with suppress(FileExistsError):
             os.mkdir(directory)
-            notes.added(directory)
-    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with suppress(FileExistsError), open(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
-        notes.added(path, file.size)
-        os.fchmod(made.fileno(), file.mode)
-    if file.size:
-        with open(os.open(path, flags), "wb") as grown:
-            os.posix_fallocate(grown.fileno(), 0, file.size)
+            notes.added(directory, is_directory=True)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if file.size:
+            with open(os.open(path, flags), "wb") as found:
+                _enlarge(found.fileno(), file)
+    else:
+        with open(descriptor, "wb"):
+            if not file.stays:
+                notes.added(path)
+            os.fchmod(descriptor, file.mode)
+            _enlarge(descriptor, file)
+
+
+def _enlarge(descriptor: int, file: Lacking) -> None:
+    """Append zeros until a file has its size: setting the size would shrink what another replica has enlarged meanwhile."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", file.path)
+    while (lacks := file.size - os.fstat(descriptor).st_size) > 0:
+        os.write(descriptor, bytes(min(lacks, 1 << 20)))
 
 
 def _missing(directory: str) -> list[str]:

@@ -10,8 +10,8 @@ The journal has one JSON array a line, each but ``added`` written before the ste
   will change;
 - ``["parting", path, …]``: the same, for a directory whose content has to be moved piece by piece;
 - ``["parted", path]``: all of its content was moved;
-- ``["added", path, size]``: a directory, or a file of that size, was made where other pods may use it, too: it is removed
-  if it is still like that.
+- ``["added", path, is it a directory]``: an empty directory or file was made where other pods may use it, too: it is
+  removed if it is still like that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable
 from contextlib import suppress
@@ -55,9 +56,13 @@ class Journal:
         """Write down what will be made, and which existing directories will change."""
         self._write([*(["made", path] for path in made), *map(_row, directories)])
 
-    def added(self, path: str, size: int = 0) -> None:
-        """Write down that a directory, or a file of that size, was made which others may be using."""
-        self._write([["added", path, size]])
+    def added(self, path: str, *, is_directory: bool = False) -> None:
+        """Write down that an empty directory or file was made which others may be using; remove it if that fails."""
+        try:
+            self._write([["added", path, is_directory]])
+        except OSError:
+            _remove_unused(path, is_directory)
+            raise
 
     def move_aside(self, paths: Iterable[str]) -> frozenset[str]:
         """Give what is at these paths another name. Returns the files for which that is not possible: they were copied."""
@@ -106,7 +111,7 @@ class Record:
 
     def __init__(self, rows: Iterable[list[Any]]) -> None:
         self._made: list[str] = []
-        self._added: dict[str, int] = {}
+        self._added: dict[str, bool] = {}
         self._moved: dict[str, str] = {}
         self._rewritten: dict[str, tuple[str, Attributes]] = {}
         self._parting: dict[str, Attributes] = {}
@@ -206,14 +211,16 @@ def forget(directory: str) -> None:
     remove(f"{directory}/{JOURNAL}")
 
 
-def _remove_unused(path: str, size: int) -> None:
+def _remove_unused(path: str, is_directory: bool) -> None:
     try:
-        if nodes.is_directory(path):
+        if is_directory:
             os.rmdir(path)
-        elif os.lstat(path).st_size == size:
+            return
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
             os.unlink(path)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
             raise
 
 

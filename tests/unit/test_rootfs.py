@@ -12,7 +12,7 @@ from trees import entries
 
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import mounts
-from dynamo_entry.rootfs import apply, changes, nodes, pack
+from dynamo_entry.rootfs import apply, changes, journal, nodes, pack
 from dynamo_entry.rootfs.guard import Guard, Land
 from dynamo_entry.rootfs.index import Index
 
@@ -521,13 +521,152 @@ def no_change():
 def test_a_missing_log_is_made_with_its_mode_and_taken_back(tmp_path, tmp_path_factory):
     work = str(tmp_path_factory.mktemp("work"))
     log, index = str(tmp_path / "logs" / "log"), str(tmp_path / "db-shm")
-    lacking = (apply.Lacking(log, 0o620), apply.Lacking(index, 0o600, 32768))
-    before = snapshot(tmp_path)
+    lacking = (apply.Lacking(log, 0o620), apply.Lacking(index, 0o400, 32768, stays=True))
+    before = contents(tmp_path)
     apply.apply(*no_change(), work, apply.Others(lacking))
-    made = [os.stat(path) for path in (log, index)]
-    assert [(status.st_mode & 0o777, status.st_size) for status in made] == [(0o620, 0), (0o600, 32768)]
+    made = {log: (0o100620, b""), index: (0o100400, bytes(32768))}
+    assert contents(tmp_path).items() >= made.items()
     assert apply.undo(work)
-    assert snapshot(tmp_path).keys() == before.keys()
+    assert contents(tmp_path) == before | {index: made[index]}
+
+
+def contents(root):
+    """What is at and below a path, without the times: those of directories change."""
+    return {path: (row[0], row[3]) for path, row in snapshot(root).items()}
+
+
+def test_what_another_replica_may_have_mapped_is_never_taken_back(tmp_path, tmp_path_factory):
+    """The index of a running SQLite keeps its size, and its log begins empty: a second one of either would corrupt."""
+    work = str(tmp_path_factory.mktemp("work"))
+    log, index = tmp_path / "new" / "db-wal", tmp_path / "new" / "db-shm"
+    lacking = (
+        apply.Lacking(str(log), 0o600, stays=True),
+        apply.Lacking(str(index), 0o600, 32768, stays=True),
+    )
+    apply.apply(*no_change(), work, apply.Others(lacking))
+    with index.open("r+b") as other:
+        other.write(b"an index in use")
+    before = contents(tmp_path)
+    assert apply.undo(work)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_that_is_too_short_is_enlarged_and_one_that_is_not_stays(tmp_path, tmp_path_factory):
+    short, long = tmp_path / "short-shm", tmp_path / "long-shm"
+    short.write_bytes(b"s")
+    long.write_bytes(b"l" * 3_000_000)
+    lacking = tuple(apply.Lacking(str(path), 0o600, 2_500_000, stays=True) for path in (short, long))
+    apply.apply(*no_change(), str(tmp_path_factory.mktemp("work")), apply.Others(lacking))
+    assert short.read_bytes() == b"s" + bytes(2_499_999)
+    assert long.read_bytes() == b"l" * 3_000_000
+
+
+def test_a_file_that_another_replica_enlarges_meanwhile_does_not_shrink(
+    tmp_path, tmp_path_factory, monkeypatch
+):
+    """Whoever has it mapped would be killed by SIGBUS."""
+    index = tmp_path / "db-shm"
+    index.touch()
+    fstat = os.fstat
+
+    def late(descriptor):
+        status = fstat(descriptor)
+        if status.st_ino == index.stat().st_ino and status.st_size == 0:
+            index.write_bytes(b"x" * 65536)
+        return status
+
+    lacking = (apply.Lacking(str(index), 0o600, 32768, stays=True),)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", late)
+        apply.apply(*no_change(), str(tmp_path_factory.mktemp("work")), apply.Others(lacking))
+    assert index.read_bytes()[:65536] == b"x" * 65536
+
+
+@pytest.mark.parametrize("has_reader", [True, False])
+def test_what_is_no_file_is_not_enlarged(tmp_path, tmp_path_factory, has_reader):
+    """A pipe would take the launcher for a writer, or keep it waiting."""
+    pipe = str(tmp_path / "db-shm")
+    os.mkfifo(pipe)
+    reader = os.open(pipe if has_reader else os.devnull, os.O_RDONLY | os.O_NONBLOCK)
+    lacking = (apply.Lacking(pipe, 0o600, 32768, stays=True),)
+    try:
+        with pytest.raises(OSError, match=pipe):
+            apply.apply(*no_change(), str(tmp_path_factory.mktemp("work")), apply.Others(lacking))
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
+BREAKS = [
+    ("note logs", 1),
+    ("open log", 1),
+    ("note log", 1),
+    ("chmod", 1),
+    ("open db-shm", 1),
+    ("chmod", 2),
+    ("write", 1),
+    ("write", 2),
+]
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_making_files_that_breaks_off_anywhere_is_undone(tmp_path, tmp_path_factory, monkeypatch, broken):
+    """Of the index a part may stay: it is all zeros."""
+    work = str(tmp_path_factory.mktemp("work"))
+    index = str(tmp_path / "db-shm")
+    lacking = (
+        apply.Lacking(str(tmp_path / "logs" / "log"), 0o620),
+        apply.Lacking(index, 0o600, 2_500_000, stays=True),
+    )
+    before = contents(tmp_path)
+    seen = []
+
+    def failing(name, call):
+        def wrapped(*arguments):
+            seen.append(at_work(name, arguments))
+            if broken == (seen[-1], seen.count(seen[-1])):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*arguments)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        for owner, name in ((os, "open"), (os, "fchmod"), (os, "write"), (journal.Journal, "_write")):
+            patched.setattr(owner, name, failing(name, getattr(owner, name)))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            apply.apply(*no_change(), work, apply.Others(lacking))
+    assert apply.undo(work)
+    after = contents(tmp_path)
+    mode, data = after.pop(index, (0o100600, b""))
+    assert after == before
+    assert (mode, any(data)) == (0o100600, False)
+
+
+def at_work(name, arguments):
+    """What a call does while files are made; nothing if it does something else."""
+    if name == "open" and arguments[1] & os.O_CREAT and arguments[1] & os.O_NONBLOCK:
+        return f"open {os.path.basename(arguments[0])}"
+    if name == "_write" and arguments[1] and arguments[1][0][0] == "added":
+        return f"note {os.path.basename(arguments[1][0][1])}"
+    if name == "write" and not any(arguments[1]):
+        return "write"
+    return "chmod" if name == "fchmod" else ""
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_what_another_pod_put_in_place_of_what_was_made_stays(tmp_path, tmp_path_factory, kind):
+    work = str(tmp_path_factory.mktemp("work"))
+    log = tmp_path / "logs" / "log"
+    apply.apply(*no_change(), work, apply.Others((apply.Lacking(str(log), 0o600),)))
+    log.unlink()
+    if kind == "directory":
+        log.mkdir()
+    else:
+        log.parent.rmdir()
+        log.parent.touch()
+    before = contents(tmp_path)
+    assert apply.undo(work)
+    assert contents(tmp_path) == before
 
 
 def test_replicas_make_the_same_log_at_once(tmp_path, tmp_path_factory):

@@ -22,7 +22,7 @@ import os
 import shutil
 import stat
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -143,13 +143,12 @@ class Record:
     def restore(self, keep: frozenset[str]) -> None:
         """Bring everything back. ``keep`` are mount points. Can be repeated if it was interrupted.
 
-        Raises RestoreFailed, before it changes anything, if what was a directory is not one any more.
+        Raises RestoreFailed, before it changes anything, if what was a directory is not one any more; and, when all the
+        rest is done, the first failure to remove what others might have used.
         """
         for path in self._directories:
             if os.path.realpath(path) != path or not nodes.is_directory(path):
                 raise RestoreFailed(f"{path} was a directory before the restore", reason="NotUndone")
-        for path in reversed(self._added):
-            _remove_unused(path, self._added[path])
         for path, aside in self._moved.items():
             if os.path.lexists(aside):
                 self._bring_back(path, aside, keep)
@@ -157,9 +156,24 @@ class Record:
             nodes.remove(path, keep)
         for path, (copy, attributes) in self._rewritten.items():
             _write_back(path, copy, attributes)
+        failure = self._remove_added()
         directories = self._directories | self._parting
         for path in sorted(directories, key=len, reverse=True):
             nodes.set_on_directory(path, directories[path], exactly=True)
+        if failure is not None:
+            raise failure
+
+    def _remove_added(self) -> OSError | None:
+        """Returns the first failure. What is below other new paths is gone by now, or was there before."""
+        new = {*self._made} | self._moved.keys()
+        failure: OSError | None = None
+        for path in reversed(self._added):
+            if not any(above in new for above in _with_parents(path)):
+                try:
+                    _remove_unused(path, self._added[path])
+                except OSError as error:
+                    failure = failure or error
+        return failure
 
     def _topmost_made(self) -> list[str]:
         """The paths that were made, without those below others: whatever is there now was not there before."""
@@ -209,6 +223,12 @@ def read(directory: str) -> Record | None:
 def forget(directory: str) -> None:
     """Remove the journal, whatever it says. Raises OSError."""
     remove(f"{directory}/{JOURNAL}")
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    while (above := os.path.dirname(path)) != path:
+        yield path
+        path = above
 
 
 def _remove_unused(path: str, is_directory: bool) -> None:

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shutil
+import socket
 import stat
 import time
 
@@ -651,6 +652,39 @@ def at_work(name, arguments):
     if name == "write" and not any(arguments[1]):
         return "write"
     return "chmod" if name == "fchmod" else ""
+
+
+@pytest.mark.parametrize("refusal", [errno.EACCES, errno.EROFS, errno.ESTALE, errno.EIO])
+def test_a_volume_that_refuses_does_not_keep_the_rest_from_being_undone(
+    tmp_path, tmp_path_factory, monkeypatch, refusal
+):
+    """The failure is told afterwards, and the undo can be repeated: an empty log that was there before is not ours."""
+    work = str(tmp_path_factory.mktemp("work"))
+    taken, doomed, refused = (tmp_path / name for name in ("taken", "doomed", "refused"))
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(taken))
+    doomed.mkdir()
+    (doomed / "log").touch()
+    before = contents(tmp_path)
+    lacking = tuple(apply.Lacking(f"{directory}/log", 0o600) for directory in (refused, doomed))
+    plan, tar = no_change()
+    plan = plan._replace(doomed=(str(doomed),))
+    apply.apply(plan, tar, work, apply.Others(lacking, bound=(str(taken), f"{tmp_path}/fresh")))
+    (tmp_path / "fresh").write_text("CRIU's")
+    unlink = os.unlink
+
+    def refuses(path, *more, **options):
+        if path == f"{refused}/log":
+            raise OSError(refusal, os.strerror(refusal), path)
+        unlink(path, *more, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuses)
+        with pytest.raises(OSError, match=f"{refused}/log"):
+            apply.undo(work)
+    assert contents(tmp_path).keys() == before.keys() | {str(refused), f"{refused}/log"}
+    assert apply.undo(work)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])

@@ -24,7 +24,8 @@ _XATTR = XATTR.encode("ascii")
 REGULAR, HARD_LINK, LINK, DIRECTORY, FIFO = b"0", b"1", b"2", b"5", b"6"
 _RECORDS = b"x"
 
-#: The bound of what describes a member: pax records with all its extended attributes, the map of a file with holes.
+#: The bound of each of the two that describe a member: pax records with all its extended attributes, the map of a file with
+#: holes.
 HEADER_BYTES = 1 << 20
 
 _BLOCK = 512
@@ -34,6 +35,11 @@ _COPY_BYTES = 1 << 20
 #: POSIX ustar: name, mode, uid, gid, size, mtime, type, link, magic and version, prefix of the name.
 _USTAR = struct.Struct("100s8s8s8s12s12s8xc100s8s80x155s12x")
 _MAGIC = b"ustar\00000"
+
+_DIGITS = re.compile(rb"[0-9]+")
+
+#: chown(2): (uid_t) -1
+_NO_OWNER = (1 << 32) - 1
 
 
 class Member(NamedTuple):
@@ -89,9 +95,9 @@ class Members:
         name, mode, uid, gid, size, mtime, kind, link, magic, prefix = _USTAR.unpack(block)
         if magic != _MAGIC:
             raise ValueError("a header that is none of POSIX ustar")
-        data_bytes = int(records[b"size"]) if b"size" in records else _octal(size)
+        data_bytes = _number(records[b"size"]) if b"size" in records else _octal(size)
         has_holes = b"GNU.sparse.realsize" in records
-        file_bytes = int(records[b"GNU.sparse.realsize"]) if has_holes else data_bytes
+        file_bytes = _number(records[b"GNU.sparse.realsize"]) if has_holes else data_bytes
         if min(data_bytes, file_bytes) < 0:
             raise ValueError("a member of negative size")
         self._to_next_header = _padded(data_bytes)
@@ -102,8 +108,8 @@ class Members:
             _text(records.get(b"linkpath") or _string(link)),
             file_bytes,
             Attributes(
-                int(records[b"uid"]) if b"uid" in records else _octal(uid),
-                int(records[b"gid"]) if b"gid" in records else _octal(gid),
+                _owner(records[b"uid"]) if b"uid" in records else _octal(uid),
+                _owner(records[b"gid"]) if b"gid" in records else _octal(gid),
                 _octal(mode) & 0o7777,
                 _nanoseconds(records[b"mtime"]) if b"mtime" in records else _octal(mtime) * 10**9,
                 _extended(records),
@@ -118,7 +124,7 @@ class Members:
         rest = b""
         while not numbers or len(numbers) <= 2 * numbers[0]:
             *lines, rest = (rest + self._take(_BLOCK)).split(b"\n")
-            numbers += map(int, lines)
+            numbers += map(_number, lines)
             _bounded(before - self._to_next_header)
         pieces = [*zip(numbers[1::2], numbers[2::2], strict=True)]
         end = 0
@@ -168,13 +174,27 @@ def _octal(field: bytes) -> int:
     return int(digits, 8)
 
 
+def _number(text: bytes) -> int:
+    """POSIX decimal digits: ``int`` takes blanks, underscores and a plus sign as well. Raises ValueError."""
+    if not _DIGITS.fullmatch(text.removeprefix(b"-")):
+        raise ValueError(f"a header with the number {text!r}")
+    return int(text)
+
+
+def _owner(text: bytes) -> int:
+    """A user or a group. Raises ValueError for one that chown(2) would take for "unchanged"."""
+    if not 0 <= (number := _number(text)) < _NO_OWNER:
+        raise ValueError(f"a header with the owner {text!r}")
+    return number
+
+
 def _records(data: bytes) -> dict[bytes, bytes]:
     """Pax records: "length keyword=value", each with a line end. Raises ValueError."""
     found = {}
     at = 0
     while at < len(data):
         space = data.index(b" ", at)
-        end = at + int(data[at:space])
+        end = at + _number(data[at:space])
         keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not space < end <= len(data) or not equals or data[end - 1 : end] != b"\n":
             raise ValueError("pax records that are none")
@@ -185,7 +205,9 @@ def _records(data: bytes) -> dict[bytes, bytes]:
 
 def _nanoseconds(seconds: bytes) -> int:
     whole, _, fraction = seconds.partition(b".")
-    return int(whole) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+    if not _DIGITS.fullmatch(b"0" + fraction):
+        raise ValueError(f"a header with the time {seconds!r}")
+    return _number(whole) * 10**9 + int(fraction[:9].ljust(9, b"0"))
 
 
 def _extended(records: Mapping[bytes, bytes]) -> dict[str, bytes]:

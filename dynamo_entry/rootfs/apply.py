@@ -93,7 +93,8 @@ def apply(
         notes.begin([*topmost, *made], changed)
         rewritten = notes.move_aside([*in_the_way, *bound])
         for path in place.new_directories:
-            os.mkdir(path)
+            # Nobody else's until it has its owner, which comes last: what is in it may be open to all.
+            os.mkdir(path, 0o700 if path in directories else 0o777)
         lost = unpack(tar_file, what.expected, rewritten)
         for file in others.lacking:
             _make(file, notes)

@@ -49,17 +49,17 @@ def extended_attributes(path: str) -> dict[str, bytes]:
 
 
 def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
-    """Set the owner first (which clears set-id bits), then mode, extended attributes, times. Raises OSError.
+    """Set the owner first (which clears set-id bits), then extended attributes, mode, times. Raises OSError.
 
+    An access list comes before the mode, whose bits for the group are those of the list's mask.
     Returns the extended attributes that cannot be set here: a capability without SETFCAP, ``user.*`` on a tmpfs.
     """
     status = os.fstat(descriptor)
-    changes_owner = (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid)
-    if changes_owner:
+    if (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid):
         os.fchown(descriptor, wanted.uid, wanted.gid)
-    if changes_owner or stat.S_IMODE(status.st_mode) != wanted.mode:
-        os.fchmod(descriptor, wanted.mode)
     lost = _set_extended(descriptor, wanted.extended)
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
+        os.fchmod(descriptor, wanted.mode)
     os.utime(descriptor, ns=(wanted.mtime_ns, wanted.mtime_ns))
     return lost
 
@@ -80,13 +80,13 @@ def set_on_path(path: str, wanted: Attributes) -> list[str]:
     status = os.lstat(path)
     if (status.st_uid, status.st_gid) != (wanted.uid, wanted.gid):
         os.chown(path, wanted.uid, wanted.gid, follow_symlinks=False)
+    lost = _set_extended(path, wanted.extended)
     if not stat.S_ISLNK(status.st_mode):
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.chmod(f"/proc/self/fd/{descriptor}", wanted.mode)
         finally:
             os.close(descriptor)
-    lost = _set_extended(path, wanted.extended)
     os.utime(path, ns=(wanted.mtime_ns, wanted.mtime_ns), follow_symlinks=False)
     return lost
 

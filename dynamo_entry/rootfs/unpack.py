@@ -47,7 +47,6 @@ class _Unpacking:
         self.lost: dict[str, str] = {}
         self._left = set(expected.files | expected.directories | expected.passed_over)
         self._directories: dict[str, Attributes] = {}
-        self._own = os.geteuid(), os.getegid()
 
     def run(self) -> None:
         for member in self._members:
@@ -90,13 +89,11 @@ class _Unpacking:
             raise Corrupt(f"the filesystem delta holds a member of type {member.kind!r}", reason="BadDelta")
 
     def _write(self, member: Member, path: str) -> None:
-        wanted = member.attributes
-        # A file that is to be somebody else's is nobody else's before that.
-        mode = wanted.mode & 0o777 if (wanted.uid, wanted.gid) == self._own else 0o600
         how = os.O_TRUNC if path in self._rewritten else os.O_CREAT | os.O_EXCL
-        descriptor = os.open(path, os.O_WRONLY | how | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        # Nobody else's until it has its owner: its directory may have given it another group.
+        descriptor = os.open(path, os.O_WRONLY | how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._members.copy(member, descriptor)
-            self._note(path, nodes.set_by_descriptor(descriptor, wanted))
+            self._note(path, nodes.set_by_descriptor(descriptor, member.attributes))
         finally:
             os.close(descriptor)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import tarfile
 import tempfile
 from types import SimpleNamespace
@@ -183,6 +184,78 @@ def test_other_kinds_of_members_are_refused(place, kind):
     path = str(place / "root" / "device")
     error = transact(place, Index([path], {}), tar_of(member(path, kind)))
     assert isinstance(error, Corrupt)
+
+
+def modes_while_unpacking(place, monkeypatch, index, tar, path):
+    """The modes of a path whenever data of the delta is read, until something is given its owner, and then."""
+    seen, owned, real = [], [], os.fchown
+
+    def look():
+        if os.path.lexists(path) and not owned:
+            seen.append(os.lstat(path).st_mode & 0o7777)
+
+    class Watched(io.BytesIO):
+        def read(self, *size):
+            look()
+            return super().read(*size)
+
+    def fchown(descriptor, *owner):
+        look()
+        owned.append(owner)
+        real(descriptor, *owner)
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    apply.apply(apply.plan(index, OPEN), Watched(tar.getvalue()), str(place / "work"))
+    return seen
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o4755, 0o400, 0o666])
+def test_a_new_file_is_nobody_elses_before_it_is_complete(place, monkeypatch, mode):
+    """Its directory may give it a group (set-group-ID) that is not to read it."""
+    root = place / "root"
+    os.chown(root, -1, 1234)
+    root.chmod(0o2755)
+    path = str(root / "secret")
+    tar = tar_of(member(path, data=b"x" * 5000, mode=mode, gid=os.getegid()))
+    seen = modes_while_unpacking(place, monkeypatch, Index([path], {}), tar, path)
+    assert seen
+    assert not any(found & 0o077 for found in seen)
+    status = os.stat(path)
+    assert (status.st_mode & 0o7777, status.st_gid) == (mode, os.getegid())
+
+
+def test_the_group_of_a_file_with_an_access_list_never_gets_the_rights_of_its_mask(place, monkeypatch):
+    """The mode of such a file has the mask where others have the group's (acl(5))."""
+    path, real, seen = str(place / "root" / "secret"), os.setxattr, []
+    # version 2; the owner rw, user 1234 r, the group nothing, the mask r, others nothing
+    rows = [(1, 6, -1), (2, 4, 1234), (4, 0, -1), (16, 4, -1), (32, 0, -1)]
+    listed = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows)
+    pax = {f"{XATTR}system.posix_acl_access": listed.decode("utf-8", "surrogateescape")}
+    tar = tar_of(member(path, data=b"x", mode=0o640, pax_headers=pax))
+
+    def setxattr(target, name, value, *flags, **how):
+        seen.append(os.stat(target).st_mode & 0o777)
+        real(target, name, value, *flags, **how)
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    apply.apply(apply.plan(Index([path], {}), OPEN), tar, str(place / "work"))
+    assert seen == [0o600]
+    assert os.getxattr(path, "system.posix_acl_access") == listed
+    assert os.stat(path).st_mode & 0o777 == 0o640
+
+
+def test_a_new_directory_is_nobody_elses_before_it_is_complete(place, monkeypatch):
+    """One that was closed to others has files that are not; one that the delta only passes is as mkdir makes it."""
+    root = str(place / "root")
+    paths = [f"{root}/new", f"{root}/new/secret", f"{root}/way/file"]
+    tar = tar_of(
+        member(paths[0], tarfile.DIRTYPE, mode=0o700),
+        member(paths[1], data=b"x"),
+        member(paths[2], data=b"x"),
+    )
+    seen = modes_while_unpacking(place, monkeypatch, Index(paths, {paths[0]: ["secret"]}), tar, paths[0])
+    assert {*seen} == {0o700}
+    assert os.stat(f"{root}/way").st_mode & 0o777 == 0o755
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "file", "later"])

@@ -13,6 +13,7 @@ from dynamo_entry.criu.rewrite.files import KERNELS, Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
 from dynamo_entry.linux.pages import PAGE
+from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.apply import Lacking
 from dynamo_entry.value import NamedTuple
 
@@ -128,12 +129,18 @@ def check_deleted(paths: Iterable[str], here: list[mounts.Mount]) -> None:
 
 
 def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:
-    """Whether unix sockets can be bound again. Raises Incompatible for a directory in which that is not possible."""
+    """Whether unix sockets can be bound again. Raises Incompatible for a directory, or a name, for which that is not possible."""
     for path in paths:
         directory = os.path.dirname(path)
         if not os.path.isdir(directory) and not _comes_along(directory, travelling, here):
             raise _missing(Regular(directory, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
         _check_place(path, "a unix socket,", here)
+        if os.path.lexists(path) and not nodes.is_socket(path):
+            raise Incompatible(
+                f"the engine's unix socket {path} is taken here by a file that is no socket",
+                hint="remove that file: a socket is bound in place of an older one, and of nothing else",
+                reason="NameTaken",
+            )
 
 
 def _comes_along(directory: str, travelling: Collection[str], here: list[mounts.Mount]) -> bool:

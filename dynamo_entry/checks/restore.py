@@ -37,7 +37,7 @@ class Admitted(NamedTuple):
 
     rewriter: Rewriter
     delta: apply.Plan
-    lacking: tuple[apply.Lacking, ...]
+    others: apply.Others
     clock: host.ClockOffsets | None
     may_write: Callable[[int], bool]
     keeps_connections: bool
@@ -76,6 +76,8 @@ def admit(
         log.warning("volume file has another time", path=path)
     taken.check_locks(rewriter.locks(), travelling)
     changes = apply.plan(listed, land)
+    others = apply.Others(free.lacking, *rewriter.traces())
+    changes.check(others)
     data_bytes = archive.size_of(DELTA_TAR)
     delta.check_delta(changes.touched(), head.facts.get("delta_bytes", {}), mounted, data_bytes=data_bytes)
     files.check_executable(head.facts.get("executable", ()))
@@ -94,7 +96,7 @@ def admit(
     taken.check_names(rewriter.names())
     if capabilities.CHOWN not in have.effective:
         rewriter.own(os.geteuid(), {os.getegid(), *os.getgroups()})
-    return Admitted(rewriter, changes, free.lacking, offsets, have.may_write, keeps_connections)
+    return Admitted(rewriter, changes, others, offsets, have.may_write, keeps_connections)
 
 
 def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str]) -> Land:

@@ -26,24 +26,6 @@ _RUNTIME_FILES = {
 _SAME_PLACE = "restore in the image and with the mounts that the checkpoint was made with"
 
 
-class Plan(NamedTuple):
-    """What an ``apply`` will do: the members to unpack, and the paths to remove because the engine deleted them."""
-
-    expected: Expected
-    doomed: tuple[str, ...]
-
-    def touched(self) -> Iterator[str]:
-        """What is made, replaced or removed. Of a directory that exists only the attributes change."""
-        yield from self.expected.files
-        yield from (path for path in self.expected.directories if not nodes.is_directory(path))
-        yield from self.doomed
-
-
-def plan(index: Index, land: Land) -> Plan:
-    """Raises Corrupt for an index that contradicts itself, Incompatible for one that touches what is not the engine's."""
-    return _Planning(index, land).plan()
-
-
 class Lacking(NamedTuple):
     """A file that is made if there is none: its permissions, and its least size.
 
@@ -59,8 +41,8 @@ class Lacking(NamedTuple):
 class Others(NamedTuple):
     """Files that are not in a delta but are made together with it.
 
-    ``lacking`` files are made here. ``bound`` and ``passing`` are made by CRIU later: sockets, in place
-    of whatever is there, and files that CRIU makes and removes again.
+    ``lacking`` files are made here. ``bound`` and ``passing`` are made by CRIU later: sockets, each in place of one that is
+    there, and files that CRIU makes and removes again.
     """
 
     lacking: tuple[Lacking, ...] = ()
@@ -69,6 +51,34 @@ class Others(NamedTuple):
 
 
 NOTHING_ELSE = Others()
+
+
+class Plan(NamedTuple):
+    """What an ``apply`` will do: the members to unpack, and the paths to remove because the engine deleted them."""
+
+    expected: Expected
+    doomed: tuple[str, ...]
+    guard: Guard
+
+    def touched(self) -> Iterator[str]:
+        """What is made, replaced or removed. Of a directory that exists only the attributes change."""
+        yield from self.expected.files
+        yield from (path for path in self.expected.directories if not nodes.is_directory(path))
+        yield from self.doomed
+
+    def check(self, others: Others) -> None:
+        """Raises Incompatible for one that is where the launcher's files are, or those of the kernel, but for /dev/log and such."""
+        for path in map(_resolved, (*(file.path for file in others.lacking), *others.bound, *others.passing)):
+            if self.guard.holds_reserved(path) and not path.startswith("/dev/"):
+                raise Incompatible(
+                    f"the engine had {path} open or bound, where the launcher or the system has files of its own",
+                    hint="let the engine have its sockets and logs elsewhere when creating", reason="PathReserved",
+                )  # fmt: skip
+
+
+def plan(index: Index, land: Land) -> Plan:
+    """Raises Corrupt for an index that contradicts itself, Incompatible for one that touches what is not the engine's."""
+    return _Planning(index, land).plan()
 
 
 def apply(
@@ -89,13 +99,16 @@ def apply(
         changed = {*map(os.path.dirname, (*in_the_way, *topmost)), *directories}.difference(
             place.new_directories
         )
-        bound, made = _later(others, {*new, *files}, in_the_way)
-        notes.begin([*topmost, *made], changed)
-        rewritten = notes.move_aside([*in_the_way, *bound])
+        notes.begin(topmost, changed)
+        rewritten = notes.move_aside(in_the_way)
         for path in place.new_directories:
             # Nobody else's until it has its owner, which comes last: what is in it may be open to all.
             os.mkdir(path, 0o700 if path in directories else 0o777)
         lost = unpack(tar_file, what.expected, rewritten)
+        what.check(others)  # once more: the delta may have brought links
+        gives_way, made = _later(others)
+        notes.begin(made, ())
+        notes.move_aside(gives_way)
         for file in others.lacking:
             _make(file, notes)
     finally:
@@ -142,19 +155,15 @@ def _missing(directory: str) -> list[str]:
     return found
 
 
-def _later(others: Others, known: set[str], in_the_way: list[str]) -> tuple[list[str], list[str]]:
-    """(paths that give way to a socket, paths that will be made where there is nothing)."""
-    gives_way: list[str] = []
-    made: list[str] = []
-    for path in dict.fromkeys(map(_resolved, (*others.bound, *others.passing))):
-        if path in known:
-            continue
-        is_gone = any(f"{path}/".startswith(f"{doomed}/") for doomed in in_the_way)
-        if is_gone or not os.path.lexists(path):
-            made.append(path)
-        elif path in others.bound and not nodes.is_directory(path):
-            gives_way.append(path)
-    return gives_way, made
+def _later(others: Others) -> tuple[list[str], list[str]]:
+    """(sockets that give way to one, paths that will be made where there is nothing).
+
+    Anything else stays: CRIU binds no socket where another file is.
+    """
+    bound = dict.fromkeys(map(_resolved, others.bound))
+    places = {**bound, **dict.fromkeys(map(_resolved, others.passing))}
+    made = [path for path in places if not os.path.lexists(path)]
+    return [path for path in bound if nodes.is_socket(path)], made
 
 
 def undo(work_directory: str) -> bool:
@@ -240,7 +249,7 @@ class _Planning:
             else:
                 files.append(path)
         expected = Expected(frozenset(files), frozenset(directories), frozenset(passed_over))
-        return Plan(expected, tuple(self._doomed()))
+        return Plan(expected, tuple(self._doomed()), self._guard)
 
     def _check_parents(self, directory: str) -> None:
         """Raises unless everything above a path is a directory, in the delta or here."""

@@ -123,6 +123,14 @@ def is_directory(path: str) -> bool:
         return False
 
 
+def is_socket(path: str) -> bool:
+    """Whether the path is a socket, and not a link to one."""
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def is_writable_file(path: str) -> bool:
     """Whether the path is a regular file, without another name, that we may write to.
 

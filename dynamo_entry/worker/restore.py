@@ -286,8 +286,9 @@ class _Restoration:
         """Put the engine's files in place. Raises Corrupt, RestoreFailed."""
         chunks = _Chunks(self._archive.chunks(DELTA_TAR, ahead=_AHEAD), phase)
         try:
-            others = apply.Others(self._admitted.lacking, *self._admitted.rewriter.traces())
-            lost = apply.apply(self._admitted.delta, io.BufferedReader(chunks), self._work, others)
+            lost = apply.apply(
+                self._admitted.delta, io.BufferedReader(chunks), self._work, self._admitted.others
+            )
         except OSError as error:
             raise RestoreFailed(
                 f"{error.filename or 'a file'} of the engine cannot be put in place: {error.strerror}",

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from types import SimpleNamespace
 
@@ -320,6 +321,28 @@ def test_a_sockets_directory_may_come_along_under_another_name(tmp_path, mounts)
     )
     with pytest.raises(Incompatible):
         files.check_sockets([f"{tmp_path}/var/other/engine.sock"], travelling, mounts)
+
+
+@pytest.mark.parametrize(
+    "kind", ["file", "directory", "link to a file", "link to a socket", "link to nothing"]
+)
+def test_a_socket_replaces_a_socket_and_nothing_else(tmp_path, mounts, kind):
+    """CRIU would fail, or remove the link."""
+    path, socket_path = tmp_path / "weights", tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(socket_path))
+    files.check_sockets([str(socket_path), str(path)], set(), mounts)
+    match kind.split():
+        case ["file"]:
+            path.write_text("precious")
+        case ["directory"]:
+            path.mkdir()
+        case ["link", _, *to]:
+            path.symlink_to({"a file": "/etc/passwd", "a socket": socket_path}.get(" ".join(to), "nowhere"))
+    with pytest.raises(Incompatible) as caught:
+        files.check_sockets([str(path)], set(), mounts)
+    assert caught.value.reason == "NameTaken"
+    assert str(path) in caught.value.message
 
 
 def test_a_path_that_is_none_is_no_reason_to_search_for_ever():

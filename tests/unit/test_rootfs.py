@@ -487,28 +487,64 @@ def test_files_with_holes_keep_them(tree, tmp_path_factory, case):
     assert path.read_bytes() == expected
 
 
-def test_what_is_made_later_is_taken_back_too(tmp_path, tmp_path_factory):
-    """A socket gives way to CRIU's, which is bound anew; a file that comes and goes was not there."""
+def stale_socket(path):
+    """What an ended process leaves."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.mark.parametrize("way", [".", "link"])
+def test_what_is_made_later_is_taken_back_too(tmp_path, tmp_path_factory, way):
+    """A socket gives way to CRIU's, which is bound anew, by whatever name; a file that comes and goes was not there."""
     work = str(tmp_path_factory.mktemp("work"))
-    taken, fresh, passing, kept = (str(tmp_path / name) for name in ("taken", "fresh", "passing", "kept"))
-    for path in (taken, kept):
+    (tmp_path / "link").symlink_to(".")
+    taken, fresh, passing, kept, weights = (
+        str(tmp_path / way / name) for name in ("taken", "fresh", "passing", "kept", "weights")
+    )
+    stale_socket(taken)
+    number = os.lstat(taken).st_ino
+    for path in (kept, weights):
         with open(path, "w") as file:
             file.write("before")
     before = snapshot(tmp_path)
-    (start,) = changes.mark([str(tmp_path_factory.mktemp("empty"))])
-    index, tar = delta(start)
-    apply.apply(
-        apply.plan(index, LAND), tar, work, apply.Others(bound=(taken, fresh), passing=(passing, kept))
-    )
+    others = apply.Others(bound=(taken, fresh, weights), passing=(passing, kept))
+    apply.apply(*no_change(), work, others)
     assert not os.path.lexists(taken)
     assert os.path.lexists(kept)
     for path in (taken, fresh, passing):
         with open(path, "w") as file:
             file.write("CRIU's")
     assert apply.undo(work)
+    assert os.lstat(taken).st_ino == number
     assert {path: row[3] for path, row in snapshot(tmp_path).items()} == {
         path: row[3] for path, row in before.items()
     }
+
+
+def test_a_file_that_is_no_socket_never_gives_way_to_one(tmp_path, tmp_path_factory):
+    """Whatever an archive names, on a volume that was never captured: nothing would bring it back once it is settled."""
+    work = str(tmp_path_factory.mktemp("work"))
+    weights = tmp_path / "weights"
+    weights.write_text("precious")
+    apply.apply(*no_change(), work, apply.Others(bound=(str(weights),)))
+    apply.settle(work)
+    assert weights.read_text() == "precious"
+
+
+def test_a_socket_is_found_where_a_link_of_the_delta_leads(tree, tmp_path_factory):
+    work, volume = str(tmp_path_factory.mktemp("work")), tmp_path_factory.mktemp("volume")
+    stale_socket(volume / "socket")
+    (start,) = changes.mark([str(tree)])
+    (tree / "way").symlink_to(volume)
+    index, tar = delta(start)
+    (tree / "way").unlink()
+    others = apply.Others(bound=(f"{tree}/way/socket", f"{tree}/way/fresh"))
+    apply.apply(apply.plan(index, LAND), tar, work, others)
+    assert not (volume / "socket").exists()
+    for name in ("socket", "fresh"):
+        stale_socket(volume / name)
+    assert apply.undo(work)
+    assert os.listdir(volume) == ["socket"]
 
 
 def no_change():

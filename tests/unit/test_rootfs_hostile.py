@@ -291,6 +291,31 @@ def test_the_launcher_and_the_kernel_have_their_own():
         assert caught.value.reason == "PathReserved", path
 
 
+@pytest.mark.parametrize("kind", ["lacking", "bound", "passing"])
+def test_nothing_is_made_where_the_launcher_has_its_files(place, kind):
+    """Before anything is touched; if a link of the delta leads there, before it is made."""
+    root = str(place / "root")
+    land = OPEN._replace(reserved=frozenset({f"{root}/dir", "/dev"}))
+
+    def others(path):
+        return apply.Others(**{kind: (apply.Lacking(path, 0o644) if kind == "lacking" else path,)})
+
+    for path in (f"{root}/dir/new", f"{root}/dir/deep/../new", f"{root}/dir", root):
+        with pytest.raises(Incompatible) as caught:
+            apply.plan(Index([], {}), land).check(others(path))
+        assert caught.value.reason == "PathReserved"
+    for path in (f"{root}/new", "/dev/log"):
+        apply.plan(Index([], {}), land).check(others(path))
+    what = apply.plan(Index([f"{root}/way"], {}), land)
+    what.check(others(f"{root}/way/new"))
+    tar = tar_of(member(f"{root}/way", tarfile.SYMTYPE, linkname=f"{root}/dir"))
+    before = picture(root)
+    with pytest.raises(Incompatible):
+        apply.apply(what, tar, str(place / "work"), others(f"{root}/way/new"))
+    apply.undo(str(place / "work"))
+    assert picture(root) == before
+
+
 def test_byte_code_that_the_engine_left_in_the_interpreter_is_passed_over(place):
     library = str(place / "root" / "dir")
     cache = f"{library}/__pycache__"

@@ -48,8 +48,8 @@ def named(entries: Iterable[Any]) -> list[Named]:
 
 def path_of(usk: Any) -> str:
     """Where a socket is bound; nothing for one without name, or in the abstract namespace, or in a directory that is not known."""
-    name = os.fsdecode(bytes(usk.name).rstrip(b"\0"))
-    if not name or name.startswith("\0"):
+    name = os.fsdecode(bytes(usk.name).partition(b"\0")[0])
+    if not name:
         return ""
     if name.startswith("/"):
         return name

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.checks import breakpoints, descriptors, dump, left_behind, queues, sharing
+from dynamo_entry.checks import breakpoints, descriptors, dump, huge_pages, left_behind, queues, sharing
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, mounts, proc, tasks
 from dynamo_entry.linux.sock_diag import Unix
@@ -264,3 +264,13 @@ def test_files_are_opened_again_as_they_were(tmp_path, monkeypatch):
     dump.check_reopening(os.getpid(), *held[0])
     area.close()
     assert asked == [os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK]
+
+
+def test_of_each_size_one_huge_page_is_asked_for_once(monkeypatch):
+    """It may be the last one, and the engine runs meanwhile."""
+    asked = []
+    monkeypatch.setattr(huge_pages, "_page_bytes", lambda path: 1 << 30 if path.endswith("fd/7") else 2 << 20)
+    monkeypatch.setattr(huge_pages, "_is_one_left", lambda size: not asked.append(size))
+    monkeypatch.setattr(proc, "maps", lambda _pid: [mapped("/anon_hugepage (deleted)")] * 3)
+    huge_pages.check({1: {7: "/memfd:huge (deleted)"}, 2: {8: "/memfd:huge (deleted)"}})
+    assert asked == [1 << 30, 2 << 20]

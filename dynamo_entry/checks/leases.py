@@ -6,25 +6,26 @@ expect it.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import mounts, proc
+from dynamo_entry.linux import proc
 
 
-def check(tables: proc.Tables, roots: list[str], excluded: tuple[str, ...], since_ns: int) -> None:
-    """Raises NotDumpable that names the process and the file, if it has changed since that time and travels."""
+def check(tables: proc.Tables, travelling: Callable[[], Iterable[str]]) -> None:
+    """Raises NotDumpable that names the process and a leased file that is among those which will be archived.
+
+    ``travelling`` looks for them, as long as that takes, so it is called only if there is a lease.
+    """
     if not any(map(_is_lease, _locks())):
         return
-    here = mounts.read()
-    for pid, path in _leased(tables):
-        with suppress(OSError):  # it is gone
-            travels = not mounts.volume_of(path, here, roots) and not mounts.is_below(path, excluded)
-            if travels and os.stat(path).st_ctime_ns >= since_ns:
+    leased = {path: pid for pid, path in _leased(tables)}
+    with suppress(OSError):  # the archiving says more about it
+        for path in travelling() if leased else ():
+            if path in leased:
                 raise NotDumpable(
-                    f"process {pid} has a lease on {path} (F_SETLEASE), which nobody else may read",
+                    f"process {leased[path]} has a lease on {path} (F_SETLEASE), which nobody else may read",
                     hint="let the engine, or PRE_DUMP, give it up before the dump, or leave the file out by EXCLUDE_PATHS",
                     reason="FileLeased",
                 )

@@ -257,7 +257,13 @@ class _Creation:
         stall_s = self._settings.stall_timeout
         self._channel.limit(self._settings.dump_timeout)
         with self._channel.phase(Phases.FREEZE, stall_s=stall_s):
-            seen = freeze.look(self._settings, self._prepared, self._pid, self._channel.log)
+            seen = freeze.look(
+                self._settings,
+                self._prepared,
+                self._pid,
+                lambda: (change.path for change in self._changes({})),
+                self._channel.log,
+            )
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             held = proc.tables(self._pids())  # the GPU's driver may have closed some meanwhile
             connections.check(held)

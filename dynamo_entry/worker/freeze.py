@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dynamo_entry.archive import Keys
@@ -22,7 +22,6 @@ from dynamo_entry.checks import (
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.criu import hints, options
 from dynamo_entry.linux import capabilities, io_uring, mounts, proc
-from dynamo_entry.rootfs import changes
 from dynamo_entry.settings import Settings
 from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import manifest_head
@@ -37,15 +36,20 @@ class Seen(NamedTuple):
     hints: options.Hints
 
 
-def look(settings: Settings, prepared: Prepared, root: int, log: Any) -> Seen:
-    """Check the engine whose first process is ``root``, and log what will be lost. Raises NotDumpable."""
+def look(
+    settings: Settings, prepared: Prepared, root: int, travelling: Callable[[], Iterable[str]], log: Any
+) -> Seen:
+    """Check the engine whose first process is ``root``, and log what will be lost. Raises NotDumpable.
+
+    ``travelling`` looks for the files that will be archived.
+    """
     processes = proc.tree(root)
     pids = [process.pid for process in processes]
     held = proc.tables(pids)
     dump_checks.check(held, prepared.have.effective)
     deleted.check(held)
     huge_pages.check(held)
-    _check_leases(settings, prepared, held)
+    leases.check(held, travelling)
     descriptors.check(pids)
     sharing.check(processes)
     breakpoints.check(pids)
@@ -60,11 +64,6 @@ def look(settings: Settings, prepared: Prepared, root: int, log: Any) -> Seen:
     stdio = manifest_head.container_stdio(held)
     found = hints.find(held, prepared.roots, stdio)
     return Seen(stdio, kept, found._replace(keeps_connections=kept["kept"]))
-
-
-def _check_leases(settings: Settings, prepared: Prepared, held: proc.Tables) -> None:
-    since_ns = min((start.ctime_ns for start in changes.set_back(prepared.starts)), default=0)
-    leases.check(held, prepared.roots, settings.exclude_paths, since_ns)
 
 
 def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: proc.Tables, log: Any) -> None:

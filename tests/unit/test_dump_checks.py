@@ -1,5 +1,6 @@
 """What may be dumped."""
 
+import fcntl
 import mmap
 import os
 import re
@@ -10,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.checks import breakpoints, descriptors, dump, huge_pages, left_behind, queues, sharing
+from dynamo_entry.checks import breakpoints, descriptors, dump, huge_pages, leases, left_behind, queues, sharing
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, mounts, proc, tasks
 from dynamo_entry.linux.sock_diag import Unix
+from dynamo_entry.rootfs import changes
 
 
 def test_a_zombie_is_no_obstacle():
@@ -274,3 +276,36 @@ def test_of_each_size_one_huge_page_is_asked_for_once(monkeypatch):
     monkeypatch.setattr(proc, "maps", lambda _pid: [mapped("/anon_hugepage (deleted)")] * 3)
     huge_pages.check({1: {7: "/memfd:huge (deleted)"}, 2: {8: "/memfd:huge (deleted)"}})
     assert asked == [1 << 30, 2 << 20]
+
+
+@pytest.fixture
+def leased(tmp_path):
+    """A leased file that is older than the mark, and its directory."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    (directory / "leased").write_text("x")
+    time.sleep(0.02)
+    starts = changes.mark([str(tmp_path)])
+    with (directory / "leased").open("r+b") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+        def check():
+            found = changes.find_all(starts, frozenset(), frozenset(), {})
+            leases.check(proc.tables([os.getpid()]), lambda: (change.path for change in found))
+
+        yield directory, check
+
+
+def test_a_leased_file_that_stays_behind_is_no_obstacle(leased):
+    _, check = leased
+    check()
+
+
+@pytest.mark.parametrize("change", [lambda path: path.rename(path.with_name("renamed")),
+                                    lambda path: (path / "leased").chmod(0o600)])  # fmt: skip
+def test_a_leased_file_that_travels_is_refused(leased, change):
+    """Also with a directory that was renamed: its own times say nothing."""
+    directory, check = leased
+    change(directory)
+    with pytest.raises(NotDumpable, match="leased"):
+        check()

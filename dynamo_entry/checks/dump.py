@@ -232,12 +232,15 @@ def _check_lengths(pid: int, table: Mapping[int, str], lines: list[str]) -> None
 
 
 def _check_rings(pid: int, table: Mapping[int, str], lines: list[str]) -> None:
-    """Raises NotDumpable for a socket (a packet ring, see packet(7)) that is still mapped, and not open any more."""
+    """Raises NotDumpable for a socket (a packet ring, see packet(7)) that is mapped, and not open in this very process.
+
+    CRIU dumps one that another process has open, and then cannot map it (criu: sk-packet.c, open_socket_map).
+    """
     for line in lines:
         target = line.split(None, 5)[5:]
         if target and target[0].startswith("socket:[") and target[0] not in table.values():
             raise NotDumpable(
-                f"process {pid} maps the ring of a socket that it has closed, which CRIU cannot dump",
+                f"process {pid} maps the ring of a socket that it has closed, which CRIU cannot restore",
                 hint="let the engine keep the socket open, or unmap its ring",
                 reason="SocketKind",
             )
@@ -317,7 +320,10 @@ _SO_GET_FILTER = 26
 
 
 def _has_program(pid: int, descriptor: int) -> bool:
-    """Whether a socket's filter cannot be read. Asked for with no room, the kernel tells the size of any other."""
+    """Whether a socket's filter cannot be read. Asked for with no room, the kernel tells the size of any other.
+
+    Where nothing may be asked (EACCES of SELinux or AppArmor), ``of_process`` has failed before.
+    """
     with suppress(OSError), sockets.of_process(pid, descriptor) as found:
         room = ctypes.c_uint(0)
         libc = ctypes.CDLL(None, use_errno=True)

@@ -6,12 +6,23 @@ import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.checks import breakpoints, descriptors, dump, huge_pages, leases, left_behind, queues, sharing
+from dynamo_entry.checks import (
+    breakpoints,
+    descriptors,
+    dump,
+    huge_pages,
+    leases,
+    left_behind,
+    queues,
+    sharing,
+)
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, mounts, proc, tasks
 from dynamo_entry.linux.sock_diag import Unix
@@ -309,3 +320,33 @@ def test_a_leased_file_that_travels_is_refused(leased, change):
     change(directory)
     with pytest.raises(NotDumpable, match="leased"):
         check()
+
+
+def test_a_ring_takes_a_descriptor_of_the_process_that_maps_it():
+    """CRIU maps it again by one of that very process (sk-packet.c, open_socket_map): its parent's is of no use."""
+    lines = [mapped("socket:[7]")]
+    dump._check_rings(8, {3: "socket:[7]"}, lines)
+    with pytest.raises(NotDumpable, match="ring") as refused:
+        dump._check_rings(8, {}, lines)
+    assert refused.value.reason == "SocketKind"
+
+
+#: What SELinux and AppArmor answer, too.
+DENIED = """
+import ctypes, errno, os, socket, struct
+from dynamo_entry.checks import dump
+from dynamo_entry.linux import io_uring
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+number = {"x86_64": 55, "aarch64": 209}[os.uname().machine]  # getsockopt
+steps = (0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | errno.EACCES), (6, 0, 0, 0x7FFF0000)
+rules = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in steps))
+libc = ctypes.CDLL(None)
+assert not libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+program = struct.pack("HP", len(steps), ctypes.addressof(rules))
+assert not libc.syscall(io_uring.MACHINES[os.uname().machine][1], 1, 0, program)
+dump.check_descriptor(os.getpid(), one.fileno(), "socket:[7]")
+"""
+
+
+def test_a_socket_of_which_nothing_may_be_asked_is_taken_for_one_without_a_program():
+    subprocess.run([sys.executable, "-c", DENIED], check=True)

@@ -95,7 +95,7 @@ def admit(
     taken.check_ports(rewriter.ports())
     taken.check_names(rewriter.names())
     if capabilities.CHOWN not in have.effective:
-        rewriter.own(os.geteuid(), {os.getegid(), *os.getgroups()})
+        rewriter.give_up_owners(os.geteuid(), {os.getegid(), *os.getgroups()})
     return Admitted(rewriter, changes, others, offsets, have.may_write, keeps_connections)
 
 

@@ -79,7 +79,7 @@ def test_a_socket_gets_an_owner_that_can_be_given(containers, tmp_path):
 
 
 def test_owners_of_pipes_and_sockets_are_no_obstacle(containers):
-    """CRIU restores them since 4.3, where the container may give files away."""
+    """CRIU records and restores them since 4.3, where the container may give files away: 4.2 cannot fail here."""
     engine = Engine(
         containers,
         """

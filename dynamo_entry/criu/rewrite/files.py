@@ -205,7 +205,7 @@ def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Loc
 _OWNERS = {"pipe": ("uid", "gid"), "isk": ("uid",)}
 
 
-def own(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
+def give_up_owners(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
     """Leave out owners that this process may not give to a pipe or a socket: it owns them itself then, as with CRIU 4.2."""
     for entry in entries:
         for kind, names in _OWNERS.items():

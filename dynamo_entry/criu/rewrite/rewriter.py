@@ -93,10 +93,10 @@ class Rewriter:
         """See ``unix.named``."""
         return unix.named(self._files.messages)
 
-    def own(self, uid: int, groups: Collection[int]) -> None:
-        """See ``unix.own`` and ``files.own``."""
-        unix.own(self._files.messages, uid, groups)
-        files.own(self._files.messages, uid, groups)
+    def give_up_owners(self, uid: int, groups: Collection[int]) -> None:
+        """See ``unix.give_up_owners`` and ``files.give_up_owners``."""
+        unix.give_up_owners(self._files.messages, uid, groups)
+        files.give_up_owners(self._files.messages, uid, groups)
 
     def watched(self) -> list[str]:
         """See ``files.watched``."""

@@ -57,7 +57,7 @@ def path_of(usk: Any) -> str:
     return f"{directory}/{name}" if directory else ""
 
 
-def own(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
+def give_up_owners(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
     """Give the files of sockets an owner that this process may set: itself, and a group of its own or its directory's."""
     for usk in _sockets(entries):
         if not usk.HasField("file_perms") or not (path := path_of(usk)):

@@ -86,7 +86,7 @@ def feed(case, _place):
     rewriter.names()
     rewriter.ports()
     rewriter.move_sockets(sockets.Network({}, frozenset(), frozenset({"lo"}), lambda _: False))
-    rewriter.own_sockets(0, {0}, may_give_away=True)
+    rewriter.give_up_owners(0, {0})
     rewriter.close_what_leads_out()
     source = decode.Source(decoded, lambda name, at, length: case[name][at : at + length], 1000)
     made = plan.make(decode.read(source), None)

@@ -262,6 +262,7 @@ def _write_back(path: str, copy: str, attributes: Attributes) -> None:
         return
     target = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(source, "rb") as reader, open(target, "wb") as writer:
+        nodes.narrow(target, attributes.mode)
         shutil.copyfileobj(reader, writer)
         writer.flush()
         nodes.set_by_descriptor(target, attributes)

@@ -64,6 +64,13 @@ def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
     return lost
 
 
+def narrow(descriptor: int, mode: int) -> None:
+    """Take from group and others what ``mode`` does not give them: before a file gets other content. Raises OSError."""
+    have = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if have & 0o077 & ~mode:
+        os.fchmod(descriptor, have & (mode | 0o7700))
+
+
 def _set_extended(target: int | str, extended: Mapping[str, bytes]) -> list[str]:
     lost = []
     for name, value in extended.items():

@@ -93,6 +93,7 @@ class _Unpacking:
         # Nobody else's until it has its owner: its directory may have given it another group.
         descriptor = os.open(path, os.O_WRONLY | how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
+            nodes.narrow(descriptor, member.attributes.mode)
             self._members.copy(member, descriptor)
             self._note(path, nodes.set_by_descriptor(descriptor, member.attributes))
         finally:

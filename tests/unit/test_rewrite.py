@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.criu.rewrite import Rewriter, files, sockets, stdio, tasks
+from dynamo_entry.criu.rewrite import Rewriter, files, sockets, stdio, tasks, unix
 from dynamo_entry.criu.rewrite.pipes import Place, Refill
 from dynamo_entry.criu.rewrite.sockets import Address
 
@@ -206,3 +206,14 @@ def test_owners_that_cannot_be_given_are_left_out(field, knows, given, left):
     owned = Owned(knows, given)
     files.give_up_owners([SimpleNamespace(HasField=field.__eq__, **{field: owned})], 7, {7, 5})
     assert owned.values == left
+
+
+@pytest.mark.parametrize(
+    ("name", "directory", "path"),
+    [
+        (b"/run/a\0", "", "/run/a"), (b"/run/a\0b\0", "", "/run/a"), (b"a\0", "/run", "/run/a"), (b"a", "", ""),
+        (b"\0a", "/run", ""), (b"", "/run", ""),
+    ],
+)  # fmt: skip
+def test_the_path_of_a_socket_ends_where_the_kernel_ends_it(name, directory, path):
+    assert unix.path_of(SimpleNamespace(name=name, name_dir=directory)) == path

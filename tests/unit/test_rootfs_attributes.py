@@ -117,6 +117,47 @@ def test_a_file_whose_directory_is_somebody_elses_is_written_in_place(place, mon
     assert os.listdir(place / "work") == []
 
 
+@pytest.mark.parametrize(("here", "engines"), [(0o644, 0o600), (0o600, 0o644), (0o664, 0o646)])
+def test_what_is_written_in_place_is_never_open_to_more_than_it_should_be(place, monkeypatch, here, engines):
+    """Neither the engine's content by the mode of the file that it replaces, nor the other way round."""
+    root, file = place / "root", place / "root" / "file"
+
+    def change():
+        file.write_text("of the engine")
+        file.chmod(engines)
+
+    index, tar = delta_of(root, change)
+    file.write_text("of the image")
+    file.chmod(here)
+    forbid_names(monkeypatch, root)
+    number, seen, write, copy = file.stat().st_ino, [], os.write, shutil.copyfileobj
+
+    def look():
+        seen.append(file.stat().st_mode & 0o777)
+
+    def watched_write(descriptor, data):
+        if os.fstat(descriptor).st_ino == number:
+            look()
+        return write(descriptor, data)
+
+    def watched_copy(*files):
+        look()
+        copy(*files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", watched_write)
+        apply.apply(apply.plan(index, LAND), tar, str(place / "work"))
+    assert seen
+    assert not any(mode & ~engines for mode in seen)
+    assert file.stat().st_mode & 0o777 == engines
+    seen.clear()
+    monkeypatch.setattr("dynamo_entry.rootfs.journal.shutil.copyfileobj", watched_copy)
+    assert apply.undo(str(place / "work"))
+    assert seen
+    assert not any(mode & ~here for mode in seen)
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("of the image", here)
+
+
 def test_what_was_written_in_place_stays_once_it_is_settled(place, monkeypatch):
     root = place / "root"
     index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))

@@ -86,8 +86,8 @@ def apply(
 ) -> dict[str, str]:
     """Move aside what is in the way, unpack the delta, and make the lacking files of ``others``.
 
-    Returns the extended attributes that could not be set here, each with its path. Raises Corrupt, OSError; ``undo`` then
-    takes back what was done so far.
+    Returns the extended attributes that could not be set here, each with its path. Raises Corrupt, Incompatible, OSError;
+    ``undo`` then takes back what was done so far.
     """
     files, directories, _ = what.expected
     place = _Place(files, directories)

@@ -135,7 +135,8 @@ def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[
         if not os.path.isdir(directory) and not _comes_along(directory, travelling, here):
             raise _missing(Regular(directory, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
         _check_place(path, "a unix socket,", here)
-        if os.path.lexists(path) and not nodes.is_socket(path):
+        is_in_the_way = os.path.isdir(path) or mounts.volume_of(path, here, mounts.captured_roots(here))
+        if is_in_the_way and os.path.lexists(path) and not nodes.is_socket(path):
             raise Incompatible(
                 f"the engine's unix socket {path} is taken here by a file that is no socket",
                 hint="remove that file: a socket is bound in place of an older one, and of nothing else",

@@ -106,7 +106,7 @@ def apply(
             os.mkdir(path, 0o700 if path in directories else 0o777)
         lost = unpack(tar_file, what.expected, rewritten)
         what.check(others)  # once more: the delta may have brought links
-        gives_way, made = _later(others)
+        gives_way, made = _later(others, what.guard)
         notes.begin(made, ())
         notes.move_aside(gives_way)
         for file in others.lacking:
@@ -155,15 +155,20 @@ def _missing(directory: str) -> list[str]:
     return found
 
 
-def _later(others: Others) -> tuple[list[str], list[str]]:
-    """(sockets that give way to one, paths that will be made where there is nothing).
+def _later(others: Others, guard: Guard) -> tuple[list[str], list[str]]:
+    """(paths that give way to a socket, paths that will be made where there is nothing).
 
-    Anything else stays: CRIU binds no socket where another file is.
+    A socket gives way anywhere. Another file does only where the engine's files travel: it is the image's, and was not there
+    any more when the engine was frozen.
     """
     bound = dict.fromkeys(map(_resolved, others.bound))
     places = {**bound, **dict.fromkeys(map(_resolved, others.passing))}
     made = [path for path in places if not os.path.lexists(path)]
-    return [path for path in bound if nodes.is_socket(path)], made
+    gives_way = [
+        path for path in bound
+        if nodes.is_socket(path) or not (nodes.is_directory(path) or guard.volume_of(os.path.dirname(path)))
+    ]  # fmt: skip
+    return [path for path in gives_way if os.path.lexists(path)], made
 
 
 def undo(work_directory: str) -> bool:

@@ -343,6 +343,8 @@ def test_a_socket_replaces_a_socket_and_nothing_else(tmp_path, mounts, kind):
         files.check_sockets([str(path)], set(), mounts)
     assert caught.value.reason == "NameTaken"
     assert str(path) in caught.value.message
+    if kind != "directory":  # of the image, which the engine had removed
+        files.check_sockets([str(path)], set(), mounts[:1])
 
 
 def test_a_path_that_is_none_is_no_reason_to_search_for_ever():

@@ -498,16 +498,15 @@ def test_what_is_made_later_is_taken_back_too(tmp_path, tmp_path_factory, way):
     """A socket gives way to CRIU's, which is bound anew, by whatever name; a file that comes and goes was not there."""
     work = str(tmp_path_factory.mktemp("work"))
     (tmp_path / "link").symlink_to(".")
-    taken, fresh, passing, kept, weights = (
-        str(tmp_path / way / name) for name in ("taken", "fresh", "passing", "kept", "weights")
+    taken, fresh, passing, kept = (
+        str(tmp_path / way / name) for name in ("taken", "fresh", "passing", "kept")
     )
     stale_socket(taken)
     number = os.lstat(taken).st_ino
-    for path in (kept, weights):
-        with open(path, "w") as file:
-            file.write("before")
+    with open(kept, "w") as file:
+        file.write("before")
     before = snapshot(tmp_path)
-    others = apply.Others(bound=(taken, fresh, weights), passing=(passing, kept))
+    others = apply.Others(bound=(taken, fresh), passing=(passing, kept))
     apply.apply(*no_change(), work, others)
     assert not os.path.lexists(taken)
     assert os.path.lexists(kept)
@@ -521,14 +520,16 @@ def test_what_is_made_later_is_taken_back_too(tmp_path, tmp_path_factory, way):
     }
 
 
-def test_a_file_that_is_no_socket_never_gives_way_to_one(tmp_path, tmp_path_factory):
-    """Whatever an archive names, on a volume that was never captured: nothing would bring it back once it is settled."""
+@pytest.mark.parametrize("is_volume", [True, False])
+def test_a_file_on_a_volume_never_gives_way_to_a_socket(tmp_path, tmp_path_factory, is_volume):
+    """Whatever an archive names: nothing would bring it back once it is settled. One of the image's was gone at the freeze."""
     work = str(tmp_path_factory.mktemp("work"))
     weights = tmp_path / "weights"
     weights.write_text("precious")
-    apply.apply(*no_change(), work, apply.Others(bound=(str(weights),)))
+    points = LAND.points | {str(tmp_path)} if is_volume else LAND.points
+    apply.apply(*no_change(LAND._replace(points=points)), work, apply.Others(bound=(str(weights),)))
     apply.settle(work)
-    assert weights.read_text() == "precious"
+    assert weights.exists() == is_volume
 
 
 def test_a_socket_is_found_where_a_link_of_the_delta_leads(tree, tmp_path_factory):
@@ -547,12 +548,12 @@ def test_a_socket_is_found_where_a_link_of_the_delta_leads(tree, tmp_path_factor
     assert os.listdir(volume) == ["socket"]
 
 
-def no_change():
-    """A delta of nothing: its index, its tar file."""
+def no_change(land=LAND):
+    """A delta of nothing: its plan, its tar file."""
     tar = io.BytesIO()
     pack.pack([], tar)
     tar.seek(0)
-    return apply.plan(Index([], {}), LAND), tar
+    return apply.plan(Index([], {}), land), tar
 
 
 def test_a_missing_log_is_made_with_its_mode_and_taken_back(tmp_path, tmp_path_factory):

@@ -80,6 +80,7 @@ def feed(case, _place):
     rewriter.pids()
     rewriter.clocks()
     rewriter.regular_files()
+    rewriter.mapped_bytes()
     rewriter.traces()
     rewriter.locks()
     rewriter.watched()

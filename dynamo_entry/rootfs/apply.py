@@ -67,9 +67,9 @@ class Plan(NamedTuple):
         yield from self.doomed
 
     def check(self, others: Others) -> None:
-        """Raises Incompatible for one that is where the launcher's files are, or those of the kernel, but for /dev/log and such."""
+        """Raises Incompatible for one that is where the launcher or the kernel has its files, but for /dev/log and such."""
         for path in map(_resolved, (*(file.path for file in others.lacking), *others.bound, *others.passing)):
-            if self.guard.holds_reserved(path) and not path.startswith("/dev/"):
+            if self.guard.holds_reserved(path) and not self.guard.is_beside_devices(path):
                 raise Incompatible(
                     f"the engine had {path} open or bound, where the launcher or the system has files of its own",
                     hint="let the engine have its sockets and logs elsewhere when creating", reason="PathReserved",

@@ -13,7 +13,8 @@ from dynamo_entry.linux import mounts, proc
 from dynamo_entry.value import NamedTuple
 
 #: Filesystems of the kernel, which hold no files.
-_KERNEL = ("/proc", "/sys", "/dev")
+_DEVICES = "/dev"
+_KERNEL = ("/proc", "/sys", _DEVICES)
 
 
 class Land(NamedTuple):
@@ -64,6 +65,10 @@ class Guard:
     def holds_reserved(self, path: str) -> bool:
         """Whether something of the launcher's is at that path or below it."""
         return path in self._above_reserved or self.is_reserved(path)
+
+    def is_beside_devices(self, path: str) -> bool:
+        """Whether a path is in /dev, and in nothing of the launcher's there."""
+        return path not in self._above_reserved and self._nearest_mark.to(path) == _DEVICES
 
     def is_mounted(self, directory: str) -> bool:
         """Whether a path is on another filesystem than the root."""

@@ -295,16 +295,18 @@ def test_the_launcher_and_the_kernel_have_their_own():
 def test_nothing_is_made_where_the_launcher_has_its_files(place, kind):
     """Before anything is touched; if a link of the delta leads there, before it is made."""
     root = str(place / "root")
-    land = OPEN._replace(reserved=frozenset({f"{root}/dir", "/dev"}))
+    land = OPEN._replace(
+        reserved=frozenset({f"{root}/dir", "/dev", "/dev/shm/scratch"}), exempt=frozenset({"/dev/shm"})
+    )
 
     def others(path):
         return apply.Others(**{kind: (apply.Lacking(path, 0o644) if kind == "lacking" else path,)})
 
-    for path in (f"{root}/dir/new", f"{root}/dir/deep/../new", f"{root}/dir", root):
+    for path in (f"{root}/dir/new", f"{root}/dir/deep/../new", f"{root}/dir", root, "/dev/shm/scratch/new"):
         with pytest.raises(Incompatible) as caught:
             apply.plan(Index([], {}), land).check(others(path))
         assert caught.value.reason == "PathReserved"
-    for path in (f"{root}/new", "/dev/log"):
+    for path in (f"{root}/new", "/dev/log", "/dev/shm/new"):
         apply.plan(Index([], {}), land).check(others(path))
     what = apply.plan(Index([f"{root}/way"], {}), land)
     what.check(others(f"{root}/way/new"))

@@ -28,7 +28,7 @@ _MOST_BYTES = 1 << 28
 _PODS_OWN = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/secrets", "/var/run/secrets")
 
 
-class Free(NamedTuple):
+class MayDiffer(NamedTuple):
     """Files that need not be as they were: their sizes here (path → bytes), and those that will be made, or enlarged."""
 
     sizes: dict[str, int]
@@ -40,7 +40,7 @@ def check_files(
     travelling: Collection[str],
     here: list[mounts.Mount],
     reopened: tuple[str, ...] = (),
-) -> Free:
+) -> MayDiffer:
     """Raises Incompatible for a file that is not what it was, and has to be.
 
     ``travelling`` are the paths that the filesystem delta brings. Everything else must be as it was, except for files
@@ -84,18 +84,20 @@ def check_files(
         elif file.build_id:
             _check_build_id(file, here)
         _check_access(file, here)
-    return Free(sizes, tuple(lacking))
+    return MayDiffer(sizes, tuple(lacking))
 
 
-def check_mapped(files: list[Regular], free: Free, mapped_bytes: Callable[[], dict[str, int]]) -> None:
+def check_mapped(
+    files: list[Regular], may_differ: MayDiffer, mapped_bytes: Callable[[], dict[str, int]]
+) -> None:
     """Check ``free`` files that became shorter: a mapping that a file ends before ends its engine (SIGBUS).
 
     Raises Incompatible.
     """
-    shorter = [file for file in files if free.sizes.get(file.path, file.size or 0) < (file.size or 0)]
+    shorter = [file for file in files if may_differ.sizes.get(file.path, file.size or 0) < (file.size or 0)]
     reached = mapped_bytes() if shorter else {}
     for file in shorter:
-        size = free.sizes[file.path]
+        size = may_differ.sizes[file.path]
         if -(-size // PAGE) * PAGE < min(file.size or 0, reached.get(file.path, 0)):
             raise Incompatible(
                 f"size of {file.path}: {file.size} at creation, {size} here, and the engine has more of it mapped",

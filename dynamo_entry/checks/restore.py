@@ -66,8 +66,8 @@ def admit(
     taken.check_pids(rewriter.pids())
     travelling, mounted = frozenset(listed.paths), mounts.read()
     opened = rewriter.regular_files()
-    free = files.check_files(opened, travelling, mounted, reopened)
-    files.check_mapped(opened, free, rewriter.mapped_bytes)
+    may_differ = files.check_files(opened, travelling, mounted, reopened)
+    files.check_mapped(opened, may_differ, rewriter.mapped_bytes)
     files.check_watches(rewriter.watched(), travelling, mounted)
     files.check_deleted(rewriter.deleted_files(), mounted)
     paths = [os.fsdecode(name.name) for name in rewriter.names() if not name.is_abstract]
@@ -76,13 +76,13 @@ def admit(
         log.warning("volume file has another time", path=path)
     taken.check_locks(rewriter.locks(), travelling)
     changes = apply.plan(listed, land)
-    others = apply.Others(free.lacking, *rewriter.traces())
+    others = apply.Others(may_differ.lacking, *rewriter.traces())
     changes.check(others)
     data_bytes = archive.size_of(DELTA_TAR)
     delta.check_delta(changes.touched(), head.facts.get("delta_bytes", {}), mounted, data_bytes=data_bytes)
     files.check_executable(head.facts.get("executable", ()))
     image.check_packages(head.facts.get("packages", {}), travelling)
-    rewriter.continue_logs(free.sizes)
+    rewriter.continue_logs(may_differ.sizes)
     keeps_connections = kept_connections.check(
         head.facts.get("connections", {}), policy, may_keep=capabilities.NET_ADMIN in have.effective, log=log
     )

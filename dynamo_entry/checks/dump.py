@@ -8,13 +8,12 @@ import os
 import re
 import socket
 import stat
-import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import capabilities, io_uring, proc, sockets
+from dynamo_entry.linux import capabilities, io_uring, mounts, proc, sockets
 from dynamo_entry.linux.pages import PAGE
 
 IO_URING_REMEDY = (
@@ -414,10 +413,8 @@ def _holds(pid: int, descriptor: int, what: str, reason: str, remedy: str = "") 
 
 
 def _is_queue(path: str) -> bool:
-    """Whether it is a message queue, by the type of its filesystem: the first member of statfs(2)'s answer."""
-    answer = ctypes.create_string_buffer(256)
-    found = bool(ctypes.CDLL(None).statfs(path.encode(), answer) == 0)
-    return found and bool(struct.unpack_from("l", answer)[0] == _MQUEUE_MAGIC)
+    """Whether it is a message queue, by the type of its filesystem."""
+    return mounts.filesystem(path)[0] == _MQUEUE_MAGIC
 
 
 def _check_status(pid: int, effective: frozenset[int]) -> None:

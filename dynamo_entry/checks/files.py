@@ -79,7 +79,7 @@ def check_files(
         elif file.size is not None and size != file.size:
             raise Incompatible(
                 f"size of {file.path}: {file.size} at creation, {size} here",
-                hint=_hint(file, here), reason="VolumeDiffers" if _volume(file, here) else "ImageDiffers",
+                hint=_hint(file, here), reason="VolumeDiffers" if _volume(file.path, here) else "ImageDiffers",
             )  # fmt: skip
         elif file.build_id:
             _check_build_id(file, here)
@@ -90,7 +90,7 @@ def check_files(
 def check_mapped(
     files: list[Regular], may_differ: MayDiffer, mapped_bytes: Callable[[], dict[str, int]]
 ) -> None:
-    """Check ``free`` files that became shorter: a mapping that a file ends before ends its engine (SIGBUS).
+    """Check files that may differ and became shorter: reading a mapping beyond the end of its file ends the engine (SIGBUS).
 
     Raises Incompatible.
     """
@@ -137,7 +137,7 @@ def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[
         if not os.path.isdir(directory) and not _comes_along(directory, travelling, here):
             raise _missing(Regular(directory, os.O_RDONLY, None), FileNotFoundError(2, os.strerror(2)), here)
         _check_place(path, "a unix socket,", here)
-        is_in_the_way = os.path.isdir(path) or mounts.volume_of(path, here, mounts.captured_roots(here))
+        is_in_the_way = os.path.isdir(path) or _volume(path, here)
         if is_in_the_way and os.path.lexists(path) and not nodes.is_socket(path):
             raise Incompatible(
                 f"the engine's unix socket {path} is taken here by a file that is no socket",
@@ -162,7 +162,7 @@ def _comes_along(directory: str, travelling: Collection[str], here: list[mounts.
 
 def _check_place(path: str, what: str, here: list[mounts.Mount]) -> None:
     if mounts.flags(os.path.dirname(path)) & os.ST_RDONLY:
-        volume = mounts.volume_of(path, here, mounts.captured_roots(here))
+        volume = _volume(path, here)
         raise Incompatible(
             f"the engine has {what} {path}, and {volume or 'the root filesystem'} is read-only here",
             hint="mount it writable, as at creation",
@@ -184,23 +184,23 @@ def _check_build_id(file: Regular, here: list[mounts.Mount]) -> None:
     if found.ljust(len(file.build_id), b"\0") != file.build_id:
         raise Incompatible(
             f"build id of {file.path}: {file.build_id.hex()} at creation, {found.hex() or 'none'} here",
-            hint=_hint(file, here), reason="VolumeDiffers" if _volume(file, here) else "ImageDiffers",
+            hint=_hint(file, here), reason="VolumeDiffers" if _volume(file.path, here) else "ImageDiffers",
         )  # fmt: skip
 
 
 def _check_access(file: Regular, here: list[mounts.Mount]) -> None:
     path = mounts.existing(file.path)
     if file.is_writable and not os.access(path, os.W_OK, effective_ids=True):
-        where = _volume(file, here) or "the root filesystem"
+        where = _volume(file.path, here) or "the root filesystem"
         raise Incompatible(
             f"the engine writes to {file.path}, and {where} is read-only here",
             hint="mount it writable, as at creation",
-            reason="VolumeReadOnly" if _volume(file, here) else "RootReadOnly",
+            reason="VolumeReadOnly" if _volume(file.path, here) else "RootReadOnly",
         )
 
 
 def _missing(file: Regular, error: OSError, here: list[mounts.Mount]) -> Incompatible:
-    reason = "VolumeMissing" if _volume(file, here) or not _is_of_an_image(file.path) else "ImageDiffers"
+    reason = "VolumeMissing" if _volume(file.path, here) or not _is_of_an_image(file.path) else "ImageDiffers"
     return Incompatible(
         f"the engine had {file.path} open, which does not exist here: {error.strerror}",
         hint=_hint(file, here),
@@ -213,13 +213,13 @@ def _is_of_an_image(path: str) -> bool:
 
 
 def _hint(file: Regular, here: list[mounts.Mount]) -> str:
-    if volume := _volume(file, here):
+    if volume := _volume(file.path, here):
         return f"the volume at {volume} must hold what it held at creation"
     return "mount the same volumes at the same paths, and use the image that the checkpoint was created with"
 
 
-def _volume(file: Regular, here: list[mounts.Mount]) -> str:
-    return mounts.volume_of(file.path, here, mounts.captured_roots(here))
+def _volume(path: str, here: list[mounts.Mount]) -> str:
+    return mounts.volume_of(path, here, mounts.captured_roots(here))
 
 
 #: Files up to this size are read whole.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import struct
 
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import proc
+from dynamo_entry.linux import mounts, proc
 
 #: What they are shown as, mapped or open; linux/magic.h.
 _SHOWN = ("/anon_hugepage (deleted)", "/memfd:")
@@ -40,12 +38,9 @@ def check(tables: proc.Tables) -> None:
 
 
 def _page_bytes(path: str) -> int:
-    """The size of a file's huge pages; 0 for other files, and for what is gone. The members are those of statfs(2)."""
-    answer = ctypes.create_string_buffer(256)
-    if ctypes.CDLL(None).statfs(path.encode(), answer):
-        return 0
-    kind, size = struct.unpack_from("2l", answer)
-    return int(size) if kind == _MAGIC else 0
+    """The size of a file's huge pages; 0 for other files, and for what is gone."""
+    kind, size = mounts.filesystem(path)
+    return size if kind == _MAGIC else 0
 
 
 def _is_one_left(size: int) -> bool:

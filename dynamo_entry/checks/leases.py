@@ -25,7 +25,7 @@ def check(tables: proc.Tables, travelling: Callable[[], Iterable[str]]) -> None:
         for path in travelling() if leased else ():
             if path in leased:
                 raise NotDumpable(
-                    f"process {leased[path]} has a lease on {path} (F_SETLEASE), which nobody else may read",
+                    f"process {leased[path]} holds a write lease on {path} (F_SETLEASE): no other process can open it",
                     hint="let the engine, or PRE_DUMP, give it up before the dump, or leave the file out by EXCLUDE_PATHS",
                     reason="FileLeased",
                 )

@@ -107,6 +107,18 @@ def existing(path: str) -> str:
     return path
 
 
+def filesystem(path: str) -> tuple[int, int]:
+    """Type and block size of the filesystem of a file (statfs(2)); zeros for what is gone."""
+    import ctypes  # noqa: PLC0415 - few ask
+    import struct  # noqa: PLC0415 - as above
+
+    answer = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None).statfs(path.encode(), answer):
+        return 0, 0
+    kind, size = struct.unpack_from("2l", answer)
+    return int(kind), int(size)
+
+
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:
     """The mount point that ``path`` is on, unless one of ``roots`` is nearer; else nothing."""
     above = (point for point in (*(mount.point for mount in mounts), *roots) if is_below(path, (point,)))

@@ -89,11 +89,13 @@ class _Unpacking:
             raise Corrupt(f"the filesystem delta holds a member of type {member.kind!r}", reason="BadDelta")
 
     def _write(self, member: Member, path: str) -> None:
-        how = os.O_TRUNC if path in self._rewritten else os.O_CREAT | os.O_EXCL
+        is_rewritten = path in self._rewritten
+        how = os.O_TRUNC if is_rewritten else os.O_CREAT | os.O_EXCL
         # Nobody else's until it has its owner: its directory may have given it another group.
         descriptor = os.open(path, os.O_WRONLY | how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            nodes.narrow(descriptor, member.attributes.mode)
+            if is_rewritten:
+                nodes.narrow(descriptor, member.attributes.mode)
             self._members.copy(member, descriptor)
             self._note(path, nodes.set_by_descriptor(descriptor, member.attributes))
         finally:

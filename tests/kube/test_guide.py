@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import engines
 import guide
 import images
 import operators
@@ -32,7 +33,7 @@ VALUES = ("1. Enable Checkpointing", "PVC (Default)", "S3 / MinIO", "OCI Registr
 PARTS_OF_A_SERVICE = ("Auto Mode (Recommended)", "Reference Mode", "Checkpoint Identity")
 STATUS, PART_OF_A_GRAPH = "DynamoCheckpoint CRD 2", "DynamoCheckpoint CRD 3"
 
-pytestmark = pytest.mark.timeout(4 * 600)
+pytestmark = pytest.mark.timeout(4 * engines.Worker.cold_s)
 
 
 @pytest.fixture(autouse=True)

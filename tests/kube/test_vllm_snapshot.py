@@ -46,7 +46,7 @@ def template(tmp_path_factory):
 
 
 def test_the_command_that_serves_is_frozen_paused_and_restored_as_its_pod_says(world, template):
-    """The Job runs the server in place of `vllm serve`; a pod with that command alone is told to go on, on its own port."""
+    """The Job starts the snapshot server instead of `vllm serve`; a pod with the plain command resumes it on a port of its own."""
     made = checkpoint("weightless")
     made["spec"]["job"]["podTemplateSpec"]["spec"] = template(
         "vllm", "serve", "/models/m", DYNAMO_CHECKPOINT_PROTOCOL="vllm-snapshot"

@@ -695,7 +695,7 @@ def at_work(name, arguments):
 def test_a_volume_that_refuses_does_not_keep_the_rest_from_being_undone(
     tmp_path, tmp_path_factory, monkeypatch, refusal
 ):
-    """The failure is told afterwards, and the undo can be repeated: an empty log that was there before is not ours."""
+    """The failure is reported at the end, and the undo can be repeated: it keeps an empty log that existed before the restore."""
     work = str(tmp_path_factory.mktemp("work"))
     taken, doomed, refused = (tmp_path / name for name in ("taken", "doomed", "refused"))
     with socket.socket(socket.AF_UNIX) as bound:

@@ -66,16 +66,13 @@ def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters:
             _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
 
 
-#: sched(7), and the flag SCHED_RESET_ON_FORK.
-_POLICIES, _RESET_ON_FORK = (
-    (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE),
-    0x40000000,
-)
+#: sched(7)
+_POLICIES = (os.SCHED_OTHER, os.SCHED_FIFO, os.SCHED_RR, os.SCHED_BATCH, os.SCHED_IDLE)
 
 
 def _schedule(core: Any) -> None:
     """Let a thread of a policy that CRIU does not restore (SCHED_DEADLINE, SCHED_EXT) have the usual one."""
-    if core.sched_policy & ~_RESET_ON_FORK not in _POLICIES:
+    if core.sched_policy & ~os.SCHED_RESET_ON_FORK not in _POLICIES:
         core.sched_policy = os.SCHED_OTHER
 
 

@@ -129,16 +129,26 @@ class Client:
     def url(self, path: str, base: str = "") -> str:
         """Return the full URL of a path in the repository, or of a header in a response from ``base``.
 
-        What begins with https stays with https. A registry behind a proxy that ends TLS may call itself http:
-        that is corrected. Any other http is refused. Raises StorageDenied, StorageError for no URL.
+        Raises as ``_secure``.
         """
-        try:
-            url = urljoin(base or self._base, path)
-            server = server_of(url)
-        except ValueError:
-            raise self._no_url(path) from None
         if not path:
             raise self._no_url(path)
+        try:
+            url = urljoin(base or self._base, path)
+        except ValueError:
+            raise self._no_url(path) from None
+        return self._secure(url)
+
+    def _secure(self, url: str) -> str:
+        """Return a full URL as it may be asked for: what begins with https stays with https.
+
+        A registry behind a proxy that ends TLS may call itself http: that is corrected. Any other http is refused. Raises
+        StorageDenied, StorageError for no URL.
+        """
+        try:
+            server = server_of(url)
+        except ValueError:
+            raise self._no_url(url) from None
         if server.scheme == "http" and self._home.scheme == "https":
             if server.host != self._home.host or server.port not in (80, self._home.port):
                 raise StorageDenied(
@@ -160,13 +170,8 @@ class Client:
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
         """Send a request to the token server."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
-        try:
-            server_of(url)  # a realm is no place relative to the registry
-        except ValueError:
-            raise self._no_url(url) from None
-        with self._connections.exchange(
-            what, method, self.url(url), headers, [body] if body else ()
-        ) as response:
+        url = self._secure(url)  # a realm is no place relative to the registry
+        with self._connections.exchange(what, method, url, headers, [body] if body else ()) as response:
             document = response.read()
             if response.status >= 300:
                 raise _failure(what, response, document)

@@ -1,5 +1,6 @@
 """A real Kubernetes API for the tests below: one control plane and one node a session."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -35,9 +36,22 @@ def cluster(tmp_path_factory):
         yield plane
 
 
+def pytest_collection_modifyitems(items):
+    """Files that need no node come first: images are copied onto it meanwhile."""
+    need = {item.path for item in items if "node" in item.fixturenames}
+    items.sort(key=lambda item: item.path in need)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def early_node(request):
+    """The node starts with the session, if a test needs it."""
+    if any("node" in item.fixturenames for item in request.session.items):
+        with contextlib.suppress(pytest.skip.Exception):  # raised again where it is needed
+            request.getfixturevalue("starting_node")
+
+
 @pytest.fixture(scope="session")
-def node(cluster, request, tmp_path_factory):
-    """A Node that runs the pods of the cluster."""
+def starting_node(cluster, request, tmp_path_factory):
     if subprocess.run(["podman", "--version"], capture_output=True, check=False).returncode:
         pytest.skip("needs podman: scripts/test kube")
     images.need(images.MACHINE, images.SANDBOX, *images.ON_THE_NODE)
@@ -45,8 +59,15 @@ def node(cluster, request, tmp_path_factory):
     with Node(
         cluster, tmp_path_factory.mktemp("node"), machine=images.MACHINE, sandbox=images.SANDBOX,
         images=[*images.ON_THE_NODE, *([real.IMAGE] if is_real else [])], mirrors=images.GUIDE,
-    ) as running:  # fmt: skip
-        yield running
+    ) as starting:  # fmt: skip
+        yield starting
+
+
+@pytest.fixture(scope="session")
+def node(starting_node):
+    """A Node that runs the pods of the cluster."""
+    starting_node.await_ready()
+    return starting_node
 
 
 @pytest.fixture(scope="session")

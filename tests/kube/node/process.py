@@ -19,7 +19,10 @@ _SET_BY_KUBELETS = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oop
 
 
 class Node:
-    """A running node of a control plane. ``images`` of podman come onto it, in this order; ``mirrors``: another name → one of them."""
+    """A node of a control plane, which starts on entry; ``await_ready`` waits for it.
+
+    ``images`` of podman come onto it, in this order; ``mirrors``: another name → one of them.
+    """
 
     def __init__(
         self,
@@ -52,11 +55,14 @@ class Node:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
+        return self
+
+    def await_ready(self) -> None:
+        """Wait until it runs pods. Raises RuntimeError if it did not start."""
         assert self._process.stdout is not None
         self._container = self._process.stdout.readline().decode().strip()
         if not self._container:
             raise RuntimeError(f"the node did not start:\n{self.log.read_text()}")
-        return self
 
     def run(self, *argv: str) -> str:
         """A command on the node, and its output."""

@@ -1,6 +1,7 @@
 """Whatever becomes of the webhook, pods start as they would have without it. The API server is real."""
 
 import base64
+import contextlib
 import json
 import socket
 import ssl
@@ -134,32 +135,44 @@ CASES = {
 }
 
 
+@contextlib.contextmanager
+def serving(server):
+    """A thread answers meanwhile; the port. Without ``shutdown`` it would ask the closed socket for ever."""
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def running(server):
+    """Any of ``CASES``; its port."""
+    if hasattr(server, "serve_forever"):
+        with serving(server) as port:
+            yield port
+    else:
+        with server or contextlib.nullcontext():
+            yield server.getsockname()[1] if server else 1
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_pod_starts(world, case):
     """Unchanged, within the webhook's two seconds; and a DynamoCheckpoint is accepted."""
-    server = CASES[case]()
-    try:
-        if hasattr(server, "serve_forever"):
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            port = server.server_address[1]
-        else:
-            port = server.getsockname()[1] if server else 1
+    with running(CASES[case]()) as port:
+        name = f"pod-{port}"
         point_to(world, port)
-        document = yaml.safe_dump(labelled_pod(f"pod-{port}"))
+        document = yaml.safe_dump(labelled_pod(name))
         began = time.monotonic()
         world.kubectl("create", "-n", NAMESPACE, "-f", "-", stdin=document)
         assert time.monotonic() - began < LIMIT_S
-        made = world.get("pod", f"pod-{port}", NAMESPACE)
+        made = world.get("pod", name, NAMESPACE)
+        world.kubectl("delete", "pod", name, "-n", NAMESPACE, "--grace-period=0", "--force")
         assert made["metadata"].get("annotations", {}) == ({"seen": "true"} if case == "works" else {})
         assert "command" not in made["spec"]["containers"][0]
         document = yaml.safe_dump(checkpoint("model"))
         world.kubectl("create", "--dry-run=server", "-n", NAMESPACE, "-f", "-", stdin=document)
-    finally:
-        world.kubectl(
-            "delete", "pod", "pod", "-n", NAMESPACE, "--ignore-not-found", "--grace-period=0", "--force"
-        )
-        if server:
-            server.close() if isinstance(server, socket.socket) else server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -167,22 +180,15 @@ def test_the_pod_starts(world, case):
 )
 def test_where_capabilities_are_refused_pods_are_left_alone(world, level, is_marked):
     """A namespace that enforces a pod security standard: with ours the pod would not be admitted."""
-    server = CASES["works"]()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     name = f"enforces-{level}"
     world.kubectl("create", "namespace", name)
-    try:
+    with serving(CASES["works"]()) as port:
         world.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/enforce={level}")
-        point_to(world, server.server_address[1])
-        found = json.loads(
-            world.kubectl(
-                "create", "-n", name, "-f", "-", "-o", "json", stdin=yaml.safe_dump(labelled_pod("pod"))
-            )
-        )
-        assert ("annotations" in found["metadata"]) == is_marked
-    finally:
-        world.kubectl("delete", "namespace", name, "--wait=false")
-        server.server_close()
+        point_to(world, port)
+        document = yaml.safe_dump(labelled_pod("pod"))
+        made = world.kubectl("create", "-n", name, "-f", "-", "-o", "json", stdin=document)
+    world.kubectl("delete", "namespace", name, "--wait=false")
+    assert ("annotations" in json.loads(made)["metadata"]) == is_marked
 
 
 def refuses(handler):
@@ -202,25 +208,23 @@ def refuses(handler):
 @pytest.fixture
 def guarded(world):
     """A namespace whose pods are refused; no label of it says why."""
-    server = Stub(GOOD, refuses)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-    webhook = {
-        "name": "standard.pods.test", "rules": [rule], "failurePolicy": "Fail", "sideEffects": "None",
-        "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"guarded": "true"}},
-        "clientConfig": client_config(server.server_address[1]),
-    }  # fmt: skip
-    guard = {
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": "guard"}, "webhooks": [webhook],
-    }  # fmt: skip
-    world.kubectl("create", "namespace", "guarded")
-    world.kubectl("label", "namespace", "guarded", "guarded=true")
-    world.apply(guard)
-    yield "guarded"
-    world.kubectl("delete", "validatingwebhookconfiguration", "guard")
-    world.kubectl("delete", "namespace", "guarded", "--wait=false")
-    server.server_close()
+    with serving(Stub(GOOD, refuses)) as port:
+        webhook = {
+            "name": "standard.pods.test", "rules": [rule], "failurePolicy": "Fail", "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "namespaceSelector": {"matchLabels": {"guarded": "true"}},
+            "clientConfig": client_config(port),
+        }  # fmt: skip
+        guard = {
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": "guard"}, "webhooks": [webhook],
+        }  # fmt: skip
+        world.kubectl("create", "namespace", "guarded")
+        world.kubectl("label", "namespace", "guarded", "guarded=true")
+        world.apply(guard)
+        yield "guarded"
+        world.kubectl("delete", "validatingwebhookconfiguration", "guard")
+        world.kubectl("delete", "namespace", "guarded", "--wait=false")
 
 
 def test_a_standard_that_no_label_shows_is_learned_by_a_dry_run(world, guarded, monkeypatch):

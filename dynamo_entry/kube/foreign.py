@@ -22,6 +22,7 @@ _MARKS = (
     "nvidia.com/restore-from",
     "nvidia.com/restore-container-map",
     "nvidia.com/snapshot-is-checkpoint-source",
+    "nvidia.com/snapshot-is-restore-target",
 )
 
 

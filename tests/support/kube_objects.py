@@ -97,6 +97,7 @@ THEIRS = [
     # Their webhook may come after ours: it makes such a pod one that their agent restores.
     ({"annotations": {"nvidia.com/dynamo-checkpoint-restore-candidate": "true"}}, {}),
     ({"labels": {"nvidia.com/snapshot-is-checkpoint-source": "true"}}, {}),
+    ({"labels": {"nvidia.com/snapshot-is-restore-target": "true"}}, {}),
     ({"annotations": {"nvidia.com/snapshot-is-checkpoint-source": "true"}}, {}),
     ({}, {"env": [{"name": "SNAPSHOT_RESTORE_STANDBY", "value": "1"}]}),
     ({}, {"env": [{"name": "DYN_SNAPSHOT_RESTORE_STANDBY", "value": "1"}]}),

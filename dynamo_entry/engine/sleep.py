@@ -15,7 +15,7 @@ _POLL_S = 0.1
 #: Time limit to wake an engine that could not be put to sleep, and to ask for a route.
 _ASK_S = 10
 
-_NOT_THE_METHOD = 405
+_NOT_THERE, _NOT_THE_METHOD = 404, 405
 
 #: Bytes of an unexpected answer that an error message quotes.
 _SHOWN = 100
@@ -78,10 +78,15 @@ def run(call: Call, limit_s: float, commands: Sequence[Sequence[str]] = ()) -> N
 
     def ask(step: Step, until: float) -> bytes:
         body = step.body.encode() if step.method == "POST" else None
-        return http.ask(
-            f"{base}{step.path}", method=step.method, body=body, headers=headers,
-            limit_s=max(0.1, until - time.monotonic()),
-        )  # fmt: skip
+        try:
+            return http.ask(
+                f"{base}{step.path}", method=step.method, body=body, headers=headers,
+                limit_s=max(0.1, until - time.monotonic()),
+            )  # fmt: skip
+        except http.Refused as refused:
+            if not step.older or refused.status != _NOT_THERE:
+                raise
+            return ask(step._replace(path=step.older, older=""), until)
 
     if call.is_wake:
         _perform(ask, _back(call.protocol.stages), limit_s)

@@ -15,12 +15,16 @@ from dynamo_entry.value import NamedTuple
 
 
 class Step(NamedTuple):
-    """One request to the engine. ``answer`` is a (field, value) that its JSON must contain, or None."""
+    """One request to the engine. ``answer`` is a (field, value) that its JSON must contain, or None.
+
+    ``older`` is the path of releases without the first one.
+    """
 
     path: str
     body: str = ""
     method: str = "POST"
     answer: tuple[str, object] | None = None
+    older: str = ""
 
 
 class Stage(NamedTuple):
@@ -60,13 +64,13 @@ class Call(NamedTuple):
 _KV_CACHE = '{"tags": ["kv_cache"]}'
 
 PROTOCOLS = (
-    # vLLM 0.31 and newer, with the same needs as sleep mode: the weights stay where they are, the KV cache is dropped,
-    # and communicators between its processes are taken down.
+    # vLLM 0.27 and newer, with the same needs as sleep mode: the weights stay where they are (before 0.31 they go to host
+    # memory), the KV cache is dropped, and communicators between its processes are taken down.
     Protocol(
         "vllm", "vllm-checkpoint", "vllm-resume", 8000,
         (
             Stage((Step("/pause?mode=wait"),), (Step("/resume"),)),
-            Stage((Step("/release_kv_cache_memory"),), (Step("/wake_up"),)),
+            Stage((Step("/release_kv_cache_memory", older="/sleep?level=1"),), (Step("/wake_up"),)),
             Stage(
                 (Step("/collective_rpc", '{"method": "checkpoint_prepare"}'),),
                 (Step("/collective_rpc", '{"method": "checkpoint_restore"}'),),

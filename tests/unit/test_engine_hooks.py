@@ -50,6 +50,26 @@ def test_vllm_is_paused_before_it_drops_its_cache_and_communicators_come_back_fi
     assert vllm.asked == ["/pause", "/release_kv_cache_memory", rpc, rpc, "/wake_up", "/resume"]
 
 
+def test_a_vllm_that_cannot_drop_its_cache_alone_sleeps_instead(vllm):
+    """0.27 to 0.30."""
+    vllm.refused = {"/release_kv_cache_memory": 404}
+    sleep(vllm, "vllm-checkpoint")
+    assert (vllm.is_paused, vllm.is_asleep, vllm.is_prepared) == (True, True, True)
+    wake(vllm, "vllm-resume")
+    assert (vllm.is_paused, vllm.is_asleep, vllm.is_prepared) == (False, False, False)
+    rpc = "/collective_rpc"
+    assert vllm.asked == ["/pause", "/sleep", rpc, rpc, "/wake_up", "/resume"]
+
+
+@pytest.mark.parametrize("path", ["/pause", "/collective_rpc"])
+def test_a_vllm_that_has_no_such_route_is_awake(vllm, path):
+    """Older ones."""
+    vllm.refused = {path: 404, "/release_kv_cache_memory": 404}
+    with pytest.raises(CheckpointError, match="404"):
+        sleep(vllm, "vllm-checkpoint")
+    assert (vllm.is_paused, vllm.is_asleep, vllm.is_prepared) == (False, False, False)
+
+
 @pytest.mark.parametrize("path", ["/release_kv_cache_memory", "/collective_rpc"])
 def test_a_vllm_that_cannot_is_awake(vllm, path):
     vllm.refused = {path: 500}

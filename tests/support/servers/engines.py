@@ -1,7 +1,8 @@
 """engines.py NAME PORT …: the management routes of vLLM and SGLang with the checks of the real servers: bodies, keys, and the order of calls.
 
 SGLang 0.5.21: sglang/srt/entrypoints/http_server.py, utils/auth.py, managers/scheduler.py and
-scheduler_components/weight_updater.py. vLLM 0.31: vllm/entrypoints/serve/dev/*/api_router.py, v1/engine/core.py.
+scheduler_components/weight_updater.py. vLLM 0.31: vllm/entrypoints/serve/dev/*/api_router.py, v1/engine/core.py;
+0.27 to 0.30 have no /release_kv_cache_memory.
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ class VLLM(Engine):
 
     def sleep(self, query, body):
         self.delay, self.wanted = self.patience, True
+        self.is_asleep = self.is_paused  # nothing is under way then
         return
 
     def says(self, query, body):

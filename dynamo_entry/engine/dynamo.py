@@ -87,10 +87,18 @@ _WORKER = (
     r"(?=$|[\s'\";&|)<>`}])"
 )
 
+#: ``python -m dynamo.…``: any part of it.
+_PART = rf"(?:{MODULE_OPTION})[\s=]*['\"]?dynamo\.\w"
+
 
 def is_worker(argv: Sequence[str]) -> bool:
     """Return whether a command starts a Dynamo worker that can be checkpointed: vLLM, SGLang or TensorRT-LLM."""
     return bool(re.search(_WORKER, " ".join(argv)))
+
+
+def is_part(argv: Sequence[str]) -> bool:
+    """Return whether a command starts a part of Dynamo, be it one that can be checkpointed or not."""
+    return is_worker(argv) or bool(re.search(_PART, " ".join(argv)))
 
 
 def is_spoken(argv: Sequence[str], environ: Mapping[str, str]) -> bool:

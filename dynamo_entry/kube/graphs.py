@@ -106,6 +106,7 @@ def settled(want: Want, pod: Object) -> Want:
         return want
     spec = _as_it_came(pod)
     container = podspec.target(spec["containers"], want.container)
+    container = podspec.with_entrypoint(container, pod["metadata"].get("annotations"))
     identity = derived_identity(container, spec.get("resourceClaims") or ())
     if identity is None:
         problem = "neither checkpointRef nor an identity is given, and the engine's command names no model"

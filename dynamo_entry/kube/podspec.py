@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo_entry.engine import handshakes
+from dynamo_entry.engine import dynamo, handshakes
 from dynamo_entry.kube import api
 from dynamo_entry.kube.config import Config
 from dynamo_entry.kube.storage import Wiring
@@ -65,10 +65,18 @@ class Unfit(Exception):
 
 
 def pauses(container: Object) -> bool:
-    """Return whether the engine pauses before it has a server; its probes then say nothing about a creation."""
-    words = [*(container.get("command") or ()), *(container.get("args") or ())]
+    """Return whether the engine pauses before it has a server."""
     env = {one["name"]: one.get("value") or "" for one in container.get("env") or ()}
-    return handshakes.pauses(words, env.get(PROTOCOL, ""))
+    return handshakes.pauses(_words(container), env.get(PROTOCOL, ""))
+
+
+def registers(container: Object) -> bool:
+    """Return whether the engine is a part of Dynamo, whose probes succeed only once it has registered."""
+    return dynamo.is_part(_words(container))
+
+
+def _words(container: Object) -> list[str]:
+    return [*(container.get("command") or ()), *(container.get("args") or ())]
 
 
 def target(containers: Sequence[Object], name: str = "") -> Object:
@@ -90,16 +98,11 @@ def is_launcher(command: Sequence[str]) -> bool:
     return any(list(command[: len(known)]) == known for known in _LAUNCHERS)
 
 
-def entrypoint(container: Object, *annotated: Object | None) -> list[str]:
-    """Return the image's ENTRYPOINT from the first of these annotations that names it, for a container without command.
-
-    It is empty if no annotation does, or if the container has a command. Raises Unfit.
-    """
-    if container.get("command"):
-        return []
+def with_entrypoint(container: Object, *annotated: Object | None) -> Object:
+    """Return a container without command with the image's ENTRYPOINT, if one of these annotations names it. Raises Unfit."""
     text = next((one[api.ENTRYPOINT] for one in annotated if one and api.ENTRYPOINT in one), "")
-    if not text:
-        return []
+    if container.get("command") or not text:
+        return container
     try:
         words: list[str] = msgspec.json.decode(text, type=list[str])
     except (msgspec.DecodeError, UnicodeError):
@@ -109,15 +112,12 @@ def entrypoint(container: Object, *annotated: Object | None) -> list[str]:
             "EntrypointInvalid",
             f"{api.ENTRYPOINT}: expected a JSON list of strings such as '[\"/opt/entry.sh\"]', found {text[:200]!r}",
         )
-    return words
+    return container | {"command": words}
 
 
-def wrap(container: Object, config: Config, *, guard: bool, entrypoint: Sequence[str] = ()) -> Object:
-    """Return the container with the launcher before its command.
-
-    Without a command the image's ENTRYPOINT decides: the launcher in a worker image, or ``entrypoint``.
-    """
-    command = list(container.get("command") or entrypoint)
+def wrap(container: Object, config: Config, *, guard: bool) -> Object:
+    """Return the container with the launcher before its command; without one, the image's ENTRYPOINT is the launcher."""
+    command = container.get("command")
     if not command or is_launcher(command):
         return container
     engine = [*command, *container.get("args", ())]

@@ -139,6 +139,38 @@ def test_a_worker_of_dynamo_is_not_asked_by_its_probe():
     assert "emptyDir" in volume
 
 
+@pytest.mark.parametrize("where", ["checkpoint", "template"])
+def test_a_worker_that_its_image_starts_is_not_asked_by_its_probe(where):
+    """Its annotation says what the image's ENTRYPOINT is."""
+    get = {"httpGet": {"path": "/health", "port": 9090}}
+    made = checkpoint({"command": None, "args": ["--model", "m"], "readinessProbe": get})
+    template = made["spec"]["job"]["podTemplateSpec"]
+    metadata = made["metadata"] if where == "checkpoint" else template.setdefault("metadata", {})
+    metadata["annotations"] = {"dynamo-entry/entrypoint": '["python3", "-m", "dynamo.vllm"]'}
+    _, _, main = created(made)
+    assert "DYNAMO_CHECKPOINT_READY_URL" not in environ(main)
+    assert environ(main)["DYN_SNAPSHOT_CONTROL_DIR"] == "/checkpoint-control"
+    assert main["command"] == ["dynamo-entry", "--", "python3", "-m", "dynamo.vllm", "--model", "m"]
+
+
+@pytest.mark.parametrize(
+    ("command", "is_asked"),
+    [
+        (["python3", "-m", "dynamo.mocker"], False),
+        (["sh", "-c", "exec python3 -m dynamo.vllm.sidecar"], False),
+        (["python3", "-m", "dynamo_like"], True),
+    ],
+)
+def test_a_part_of_dynamo_without_the_handshake_is_not_asked_by_its_probe(command, is_asked):
+    """It has registered by then. It may create the signal file, or the checkpoint names another URL."""
+    made = checkpoint({"command": command, "readinessProbe": {"httpGet": {"path": "/health", "port": 9090}}})
+    _, _, main = created(made)
+    assert ("DYNAMO_CHECKPOINT_READY_URL" in environ(main)) == is_asked
+    made["metadata"]["annotations"] = {"dynamo-entry/ready-url": "http://127.0.0.1:1/early"}
+    _, _, main = created(made)
+    assert environ(main)["DYNAMO_CHECKPOINT_READY_URL"] == "http://127.0.0.1:1/early"
+
+
 @pytest.mark.parametrize(
     ("change", "is_other"),
     [

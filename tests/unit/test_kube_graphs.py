@@ -72,6 +72,20 @@ def test_a_service_that_is_enabled_and_says_no_more():
         assert identity_hash(graphs.settled(want, one).identity) == hash_
 
 
+def test_the_images_entrypoint_is_part_of_what_a_pod_runs():
+    """As its annotation says; for the webhook and for the operator."""
+    container = {"command": None, "args": ["--model", "m"]}
+    annotations = {"dynamo-entry/entrypoint": '["python3", "-m", "dynamo.vllm"]'}
+    bare = pod(container, annotations=annotations)
+    answer = mutate(S3, bare, "n", known(LATER))
+    assert answer.reason == "injected"
+    want = graphs.wants(LATER)["Worker"]
+    hashes = {identity_hash(graphs.settled(want, one).identity) for one in (bare, answer.pod)}
+    assert hashes == {answer.pod["metadata"]["labels"]["nvidia.com/checkpoint-hash"]}
+    mounts = answer.pod["spec"]["containers"][0]["volumeMounts"]
+    assert "/checkpoint-control" in [one["mountPath"] for one in mounts]
+
+
 def test_nvidias_own_snapshots_are_meant_where_they_are_served():
     """Two operators would create one checkpoint each; a graph with an identity means ours."""
     served = known(LATER)._replace(are_snapshots_served=True)

@@ -140,3 +140,18 @@ def test_what_is_kept_of_a_checkpoint_has_no_pod_template():
     kept = checkpoints.known(one)
     assert "x" * 1000 not in json.dumps(kept)
     assert kept["spec"]["job"]["backoffLimit"] == 1
+
+
+@pytest.mark.parametrize("where", ["metadata", "template"])
+def test_whether_a_checkpoint_pauses_its_images_entrypoint_may_tell(where):
+    """Pods that restore it need the directory then."""
+    annotated = {"annotations": {"dynamo-entry/entrypoint": '["python3", "-m", "dynamo.vllm"]'}}
+    template = {
+        "metadata": annotated if where == "template" else {},
+        "spec": {"containers": [{"name": "main"}]},
+    }
+    one = {
+        "metadata": {"namespace": "n", "name": "c", **(annotated if where == "metadata" else {})},
+        "spec": {"identity": {"model": "m"}, "job": {"podTemplateSpec": template}},
+    }
+    assert checkpoints.known(one)["spec"]["job"]["pauses"]

@@ -53,7 +53,8 @@ def test_how_a_command_is_wrapped(container, command):
 
 def test_a_known_entrypoint_is_wrapped():
     """The annotation says what the image would have run."""
-    wrapped = podspec.wrap({"args": ["x"]}, PVC, guard=False, entrypoint=["/opt/entry.sh"])
+    container = podspec.with_entrypoint({"args": ["x"]}, ENTRYPOINT)
+    wrapped = podspec.wrap(container, PVC, guard=False)
     assert wrapped == {"command": ["dynamo-entry", "--", "/opt/entry.sh", "x"]}
 
 

@@ -345,7 +345,9 @@ def known(checkpoint: Object) -> Object:
     labels = (metadata.get("labels") or {}) | {api.HASH_LABEL: identity_hash(spec["identity"])}
     job = {name: value for name, value in spec["job"].items() if name != "podTemplateSpec"}
     with suppress(podspec.Unfit):
-        containers = podtemplate.checked(spec["job"])["spec"]["containers"]
+        template = podtemplate.checked(spec["job"])
+        marks = (template.get("metadata") or {}).get("annotations"), metadata.get("annotations")
+        containers = (podspec.with_entrypoint(one, *marks) for one in template["spec"]["containers"])
         job["pauses"] = any(map(podspec.pauses, containers))
     kept = {name: value for name, value in metadata.items() if name != "managedFields"}
     return checkpoint | {"metadata": kept | {"labels": labels}, "spec": spec | {"job": job}}

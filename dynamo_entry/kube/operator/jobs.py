@@ -95,14 +95,14 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
             f"{found} belongs to NVIDIA's snapshots: remove it from spec.job.podTemplateSpec",
         )
     container = podspec.target(spec["containers"], job.get("targetContainerName", ""))
+    container = podspec.with_entrypoint(container, marks.get("annotations"), metadata.get("annotations"))
     pauses = podspec.pauses(container)
     wired = _wired(config, hash_, metadata["namespace"], pauses=pauses)
     env = [*wired.env, *_handshake(config, checkpoint, hash_, container, deadline=deadline, force=force)]
     _refuse_two_truths(container, env)
     container = podspec.with_env(podspec.without_storage_credentials(container, wired), env)
     container = _without_restarts(container)
-    known = podspec.entrypoint(container, marks.get("annotations"), metadata.get("annotations"))
-    container = podspec.wrap(container, config, guard=False, entrypoint=known)
+    container = podspec.wrap(container, config, guard=False)
     container = podspec.with_privileges(container, config, creates=True)
     volumes, container = podspec.with_volumes(spec, container, wired)
     volumes, container = podspec.with_shared_memory(volumes, container, job.get("sharedMemory") or {})
@@ -177,7 +177,7 @@ def _refuse_two_truths(container: Object, env: list[Object]) -> None:
 def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses: bool) -> str:
     """Return the URL that the launcher polls, for engines that do not write the signal file.
 
-    The probe of an engine that pauses by itself succeeds only when it serves, too late for a freeze.
+    The probe of an engine that pauses by itself, or of a part of Dynamo, succeeds when it has registered: too late for a freeze.
     """
     annotations = checkpoint["metadata"].get("annotations") or {}
     if given := annotations.get(api.READY_URL):
@@ -186,6 +186,8 @@ def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses:
         return ""
     if config.job.ready_url:
         return config.job.ready_url
+    if podspec.registers(container):
+        return ""
     for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
         get = container.get(probe, {}).get("httpGet")
         if get:

@@ -159,12 +159,12 @@ def _injected(
     metadata, spec = pod["metadata"], pod["spec"]
     annotations = metadata.get("annotations") or {}
     wired = storage.with_state(wired)
+    new = podspec.with_entrypoint(container, annotations)
     # An engine that was frozen paused wakes up to the files that it knows, whatever this pod's command is.
-    if podspec.pauses(container) or found.job.get("pauses"):
+    if podspec.pauses(new) or found.job.get("pauses"):
         wired = storage.with_control(wired)
-    new = podspec.with_env(podspec.without_storage_credentials(container, wired), wired.env)
-    known = podspec.entrypoint(new, annotations)
-    new = podspec.wrap(new, config, guard=config.launcher.guard, entrypoint=known)
+    new = podspec.with_env(podspec.without_storage_credentials(new, wired), wired.env)
+    new = podspec.wrap(new, config, guard=config.launcher.guard)
     new = podspec.with_privileges(new, config, creates=False)
     volumes, new = podspec.with_volumes(spec, new, wired)
     # The same size as at the creation, so that the archive fits.
@@ -224,7 +224,7 @@ def validate(old: Object | None, new: Object) -> str:
     try:
         containers = podtemplate.checked(job)["spec"]["containers"]
         container = podspec.target(containers, job.get("targetContainerName", ""))
-        podspec.entrypoint(container, new["metadata"].get("annotations"))
+        podspec.with_entrypoint(container, new["metadata"].get("annotations"))
     except podspec.Unfit as problem:
         return problem.message
     return ""

@@ -154,6 +154,14 @@ def test_the_new_identity_names_every_variable(handshake):
     assert sorted(os.listdir(handshake.directory)) == [COMPLETE, CONTEXT]
 
 
+def test_a_worker_that_may_go_on_finds_its_new_identity(handshake, monkeypatch):
+    """It polls for the one file, and ends where the other is not there by then."""
+    written = []
+    monkeypatch.setattr(dynamo, "write_new", lambda path, *_: written.append(os.path.basename(path)))
+    handshake.let_go({}, [], [])
+    assert written == [CONTEXT, COMPLETE]
+
+
 def test_a_worker_of_the_first_release_is_signalled_and_others_of_its_tree_are_not(handshake):
     waits = "import signal, sys, time; {}; print('set', flush=True); time.sleep(20)"
     handler = "signal.signal(signal.SIGCONT, lambda *_: sys.exit(7))"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynamo_entry.checks import connections, host
 from dynamo_entry.checks.privileges import lack
-from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings
+from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings, Target
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import capabilities
 from dynamo_entry.value import NamedTuple
@@ -43,6 +43,26 @@ def examine(here: Surroundings) -> list[Finding]:
     ]  # fmt: skip
 
 
+def intended(verb: str, settings: Answer) -> Finding:
+    """Return the finding about the settings of what the container is for."""
+    if settings.error:
+        return Finding("settings", settings.reason, (verb,), settings.error)
+    return Finding("settings", settings.value)
+
+
+def publish(target: Target) -> list[Finding]:
+    """Return the findings about a creation's location and its signal file."""
+    found = []
+    if target.publishing.error:
+        found.append(Finding("location", target.publishing.reason, (CREATE,), target.publishing.error))
+    elif target.place:
+        found.append(Finding("location", f"{target.place}: {target.publishing.value}"))
+    if not target.signal_is_writable:
+        remedy = "set DYNAMO_CHECKPOINT_SIGNAL_FILE to a path that the engine can create"
+        found.append(Finding("signal file", f"{target.signal_file} cannot be created", (), remedy))
+    return found
+
+
 def compare(here: Surroundings, stored: Stored) -> list[Finding]:
     """Return the findings about an archive in this container."""
     if stored.error:
@@ -59,6 +79,10 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
     if stored.volumes.error:
         return [*found, Finding("files on volumes", "differ", (RESTORE,), stored.volumes.error)]
     found.append(Finding("files on volumes", stored.volumes.value or "as at creation"))
+    if stored.gpus.error:
+        return [*found, Finding("GPUs fit", stored.gpus.reason, (RESTORE,), stored.gpus.error)]
+    if stored.gpus.value:
+        found.append(Finding("GPUs fit", stored.gpus.value))
     if stored.handshake.error:
         return [*found, Finding("handshake", "invalid", (RESTORE,), stored.handshake.error)]
     if stored.handshake.value:

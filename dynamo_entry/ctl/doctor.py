@@ -25,7 +25,7 @@ _STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 
 def command(
     location: Annotated[
-        str, typer.Argument(help="also check this archive [DYNAMO_CHECKPOINT_LOCATION]")
+        str, typer.Argument(help="also check this location [DYNAMO_CHECKPOINT_LOCATION]")
     ] = "",
     *,
     purpose: Annotated[
@@ -40,8 +40,11 @@ def command(
         raise UsageError(f"--for {wanted}: expected {CREATE} or {RESTORE}")
     here = surroundings.look(settings)
     found = [*checks.examine(here), *map(_of_gpu, gpu_rows())]
-    location = location or (settings.location if wanted == RESTORE else "")
-    if location:
+    location = location or settings.location
+    found.append(checks.intended(wanted, surroundings.settings_of(settings, creates=wanted == CREATE)))
+    if wanted == CREATE:
+        found += checks.publish(surroundings.target(settings, location))
+    elif location:
         found += checks.compare(here, surroundings.open_archive(location, settings, here.criu.value or "0"))
     able = {verb: not any(verb in finding.rules_out for finding in found) for verb in (CREATE, RESTORE)}
     if as_json:

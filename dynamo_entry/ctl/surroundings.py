@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
-from dynamo_entry.archive import Archive, read_keys
+from dynamo_entry import cuda
+from dynamo_entry.archive import Archive, Keys, read_keys
 from dynamo_entry.checks import facts, files, privileges, restore
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.engine import handshakes
-from dynamo_entry.errors import CheckpointError
+from dynamo_entry.errors import CheckpointError, NotFound
 from dynamo_entry.fill.served import Images
 from dynamo_entry.linux import capabilities, cgroup, loader, sock_diag, timens
 from dynamo_entry.scratch import own_paths, work_directory
@@ -19,6 +22,8 @@ from dynamo_entry.settings import Settings
 from dynamo_entry.storage.node_cache import examine
 from dynamo_entry.stores import open_store
 from dynamo_entry.value import NamedTuple
+from dynamo_entry.worker import prepare
+from dynamo_entry.worker import restore as restoring
 
 
 class Answer(NamedTuple):
@@ -50,6 +55,15 @@ class Surroundings(NamedTuple):
     node_cache: Answer = Answer()
 
 
+class Target(NamedTuple):
+    """Where a creation would publish, and the file by which its engine says that it is ready."""
+
+    place: str
+    publishing: Answer = Answer()
+    signal_file: str = ""
+    signal_is_writable: bool = True
+
+
 class Stored(NamedTuple):
     """The archive at a location."""
 
@@ -59,6 +73,7 @@ class Stored(NamedTuple):
     needs: dict[str, Any] = {}  # noqa: RUF012 - never changed
     host: dict[str, Any] = {}  # noqa: RUF012
     volumes: Answer = Answer()
+    gpus: Answer = Answer()
     admission: Answer = Answer()
     handshake: Answer = Answer()
     error: str = ""
@@ -90,10 +105,44 @@ def look(settings: Settings) -> Surroundings:
     )
 
 
+def settings_of(settings: Settings, *, creates: bool) -> Answer:
+    """Check what a worker checks of its settings before anything else: files, URLs, hooks."""
+
+    def checked() -> str:
+        (prepare if creates else restoring).check_settings(settings)
+        _keys(settings, creates=creates)
+        return "valid"
+
+    return _answer(checked)
+
+
+def target(settings: Settings, location: str) -> Target:
+    """Find out whether a creation could publish at a location. Leaves nothing there."""
+
+    def tried() -> str:
+        with open_store(settings, location) as store:
+            if not settings.force:
+                with (
+                    suppress(NotFound),
+                    prepare.existing(store, settings.hash, _keys(settings, creates=True)),
+                ):
+                    return "exists already: a creation would publish nothing"
+            store.check_writable()
+            return store.not_exclusive or "can be written"
+
+    publishing = _answer(tried) if location else Answer()
+    is_writable = not settings.signal_file or _is_writable(settings.signal_file)
+    return Target(location, publishing, settings.signal_file, is_writable)
+
+
+def _keys(settings: Settings, *, creates: bool) -> Keys:
+    return read_keys(settings.key_file, settings.sign_key_file if creates else "", settings.verify_key_file)
+
+
 def open_archive(location: str, settings: Settings, criu_version: str) -> Stored:
     """Read the trailer, the manifest, and what the checks of a restore need: nothing large."""
     try:
-        key = read_keys(settings.key_file, verify_key_file=settings.verify_key_file)
+        key = _keys(settings, creates=False)
         with Archive.open(
             open_store(settings, location),
             expected_hash=settings.hash,
@@ -102,9 +151,10 @@ def open_archive(location: str, settings: Settings, criu_version: str) -> Stored
         ) as archive:
             head = archive.manifest.head
             files = _answer(lambda: _volumes(head.volume_files, settings.reopen_paths))
+            gpus = _answer(lambda: _gpus(head.gpu))
             admission = _answer(lambda: _admitted(archive, settings, criu_version))
             return Stored(
-                archive.location, archive.digest, archive.size, head.needs, head.host, files, admission,
+                archive.location, archive.digest, archive.size, head.needs, head.host, files, gpus, admission,
                 _answer(lambda: _handshake(head.facts)),
             )  # fmt: skip
     except CheckpointError as error:
@@ -118,6 +168,23 @@ class _Notes(list[str]):
         self.append(event)
 
     info = warning
+
+
+def _gpus(recorded: dict[str, Any]) -> str:
+    """Compare an archive's GPUs with those here. Raises Incompatible, Corrupt."""
+    if not recorded or not cuda.is_present():
+        cuda.NoRestoration().check(recorded)
+        return ""
+    from dynamo_entry.cuda.restoration import Restoration  # noqa: PLC0415 - ctypes and a process, only for a GPU
+    from dynamo_entry.cuda.session import Session  # noqa: PLC0415
+
+    notes = _Notes()
+    session = Session(lambda: None)
+    try:
+        Restoration(session, SimpleNamespace(log=notes)).check(recorded)
+    finally:
+        session.close()
+    return "; ".join(notes)
 
 
 def _admitted(archive: Archive, settings: Settings, criu_version: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 
 from dynamo_entry import __version__, storage
-from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
+from dynamo_entry.archive import ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import connections, files, image
 from dynamo_entry.checks.facts import host_facts
@@ -19,7 +19,6 @@ from dynamo_entry.criu import options
 from dynamo_entry.engine import canary, handshakes, hooks, readiness, sleep, sleep_protocols
 from dynamo_entry.errors import (
     AlreadyExists,
-    ArchiveError,
     CheckpointError,
     DumpFailed,
     NotFound,
@@ -39,7 +38,7 @@ from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import context_file, freeze, manifest_head, undo
 from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
-from dynamo_entry.worker.prepare import Prepared, prepare
+from dynamo_entry.worker.prepare import Prepared, existing, prepare
 
 #: One call without progress makes an archive durable: fsync(2), or a bucket that assembles parts.
 _PUBLISH_STALLS = 10
@@ -97,16 +96,8 @@ def _keys(settings: Settings) -> Keys:
 
 def _existing(channel: Channel, store: storage.Store, expected_hash: str, keys: Keys) -> Result:
     """Return the result for a valid archive that already exists: nothing is left to do. Raises NotFound, DumpFailed."""
-    try:
-        with Archive.open(store, expected_hash=expected_hash, key=keys) as archive:
-            return _result(channel, Outcomes.EXISTS, store.location, archive.size, archive.digest)
-    except ArchiveError as error:
-        raise DumpFailed(
-            f"{store.location} holds something that is not the wanted archive: {error.message}",
-            hint="remove it, choose another location, or set DYNAMO_CHECKPOINT_FORCE=1 to replace it",
-            reason="LocationTaken",
-            retry=False,
-        ) from None
+    with existing(store, expected_hash, keys) as archive:
+        return _result(channel, Outcomes.EXISTS, store.location, archive.size, archive.digest)
 
 
 def _result(channel: Channel, outcome: str, location: str, size: int, digest: str) -> Result:

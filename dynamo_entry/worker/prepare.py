@@ -6,14 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 from dynamo_entry import cuda, storage
-from dynamo_entry.archive import Compression, Keys
+from dynamo_entry.archive import Archive, Compression, Keys
 from dynamo_entry.archive.streams import DUMP_LOG
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.checks import left_behind, privileges
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.engine import canary, handshakes, hooks, readiness
-from dynamo_entry.errors import CheckpointError, NotDumpable, SettingsError
+from dynamo_entry.errors import ArchiveError, CheckpointError, DumpFailed, NotDumpable, SettingsError
 from dynamo_entry.linux import mounts, proc
 from dynamo_entry.rootfs import changes
 from dynamo_entry.scratch import work_directory
@@ -50,7 +50,8 @@ def prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Ke
     work = work_directory(settings)
     argv = proc.command(os.getppid())
     handshake = handshakes.of_pod(settings.protocol, argv, os.environ, work)
-    _check_settings(settings, handshake)
+    check_settings(settings)
+    _check_readiness(settings, handshake)
     if settings.ready_url and not readiness.recordable(settings.ready_url):
         channel.log.warning(
             "READY_URL not recorded",
@@ -59,8 +60,6 @@ def prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Ke
     if dump_checks.may_get_io_uring(argv):
         channel.log.warning("io_uring not withheld", hint=dump_checks.IO_URING_REMEDY)
     gpu = cuda.for_creation(channel, settings.gpu_timeout)
-    if settings.canary:
-        canary.load(settings.canary)
     try:
         criu_version = process.version()
         # protobuf's C++ ends the process where a signal's exception passes its import
@@ -85,12 +84,31 @@ def prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Ke
     )  # fmt: skip
 
 
-def _check_settings(settings: Settings, handshake: handshakes.Handshake | None) -> None:
+def existing(store: storage.Store, expected_hash: str, keys: Keys) -> Archive:
+    """Open the wanted archive, if it is at its location already. Raises NotFound, DumpFailed for anything else there."""
+    try:
+        return Archive.open(store, expected_hash=expected_hash, key=keys)
+    except ArchiveError as error:
+        raise DumpFailed(
+            f"{store.location} holds something that is not the wanted archive: {error.message}",
+            hint="remove it, choose another location, or set DYNAMO_CHECKPOINT_FORCE=1 to replace it",
+            reason="LocationTaken",
+            retry=False,
+        ) from None
+
+
+def check_settings(settings: Settings) -> None:
     """Check the settings that PID 1 cannot check. Raises SettingsError."""
     Compression.parse(settings.compression)
     readiness.check(settings.ready_url)
     hooks.check("PRE_DUMP", settings.pre_dump)
     hooks.check("POST_RESTORE", settings.post_restore)
+    if settings.canary:
+        canary.load(settings.canary)
+
+
+def _check_readiness(settings: Settings, handshake: handshakes.Handshake | None) -> None:
+    """Check whether the launcher will know when the engine is ready. Raises SettingsError."""
     if handshake:
         handshakes.check_settings(
             handshake.who, ready_url=settings.ready_url, canary=settings.canary, pre_dump=settings.pre_dump

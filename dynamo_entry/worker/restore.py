@@ -74,7 +74,7 @@ def run(settings: Settings, channel: Channel) -> None:
     """Restore the engine and hand it over to PID 1. Raises CheckpointError if that fails."""
     gpu = cuda.for_restore(channel, settings.gpu_timeout)  # attaching takes seconds: first of all
     sources = _sources(channel)
-    _check_settings(settings)
+    check_settings(settings)
     opened = _open(sources, settings, channel)
     channel.limit(settings.restore_timeout)
     with opened.archive as archive, ExitStack() as stack:
@@ -115,7 +115,7 @@ def run(settings: Settings, channel: Channel) -> None:
         restoration.drop_what_was_kept()
 
 
-def _check_settings(settings: Settings) -> None:
+def check_settings(settings: Settings) -> None:
     """Check the settings that PID 1 cannot check. Raises SettingsError."""
     readiness.check(settings.ready_url)
     if settings.post_restore:

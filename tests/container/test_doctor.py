@@ -2,7 +2,7 @@
 
 import pytest
 from containers import CREATE, LEAST, RESTORE, ROOT
-from launcher import ARCHIVE, doctor, published
+from launcher import ARCHIVE, HASH, NAME, doctor, published
 
 
 @pytest.mark.parametrize(("purpose", "options"), [("create", CREATE), ("restore", RESTORE)])
@@ -48,3 +48,42 @@ def test_it_asks_what_a_restore_asks_before_the_start(containers):
     assert rows["checks of a restore"]["value"] == "MountNoexec"
     code, report, rows = doctor(ARCHIVE, options=(*RESTORE, "--tmpfs", "/tmp:exec"), volumes=volumes)
     assert (code, rows["checks of a restore"]["level"]) == (0, "ok"), rows
+
+
+def test_what_keeps_a_creation_from_publishing_is_found_before_the_engine_is_started(containers, tmp_path):
+    """The reasons are a creation's own, and nothing is left at the location."""
+
+    def asked(location, *options, **settings):
+        given = {"LOCATION": location, "HASH": HASH, "SIGNAL_FILE": "/tmp/ready", **settings}
+        variables = [
+            part for name, value in given.items() for part in ("-e", f"DYNAMO_CHECKPOINT_{name}={value}")
+        ]
+        volumes = (f"{containers.checkpoints}:/checkpoints", f"{tmp_path}:/read-only:ro")
+        code, report, rows = doctor(
+            "--for", "create", options=(*CREATE, *variables, *options), volumes=volumes
+        )
+        assert (code == 0) == report["create"]
+        return rows
+
+    rows = asked(ARCHIVE)
+    assert (rows["location"]["level"], rows["settings"]["level"]) == ("ok", "ok"), rows
+    assert list(containers.checkpoints.iterdir()) == []
+    assert asked("/read-only/a.tar")["location"]["value"] == "ReadOnly"
+    assert asked("s3+http://127.0.0.1:9/bucket/a.tar", STALL_TIMEOUT="1")["location"]["level"] == "missing"
+    assert "CanaryInvalid" in asked(ARCHIVE, CANARY="/none.json")["settings"]["value"]
+    assert "KeyFileInvalid" in asked(ARCHIVE, KEY_FILE="/none")["settings"]["value"]
+    assert asked(ARCHIVE, SIGNAL_FILE="/read-only/ready")["signal file"]["level"] == "note"
+    (containers.checkpoints / NAME).write_text("something else")
+    assert asked(ARCHIVE)["location"]["value"] == "LocationTaken"
+    (containers.checkpoints / NAME).unlink()
+    published(containers)
+    assert "exists already" in asked(ARCHIVE)["location"]["value"]
+
+
+def test_a_setting_of_a_restore_that_cannot_be_used_is_found(containers):
+    published(containers)
+    wrong = ("-e", "DYNAMO_CHECKPOINT_POST_RESTORE=http://")
+    volumes = (f"{containers.checkpoints}:/checkpoints",)
+    code, report, rows = doctor(ARCHIVE, options=(*RESTORE, *wrong), volumes=volumes)
+    assert (code, report["restore"]) == (1, False)
+    assert rows["settings"]["value"] == "SettingsInvalid"

@@ -5,10 +5,11 @@ import shutil
 import signal
 import time
 
+import gpu_containers
 import pytest
-from containers import Containers
+from containers import RESTORE, Containers
 from gpu_containers import create, published, restore
-from launcher import FALLBACK, assert_all_or_nothing, worker_of
+from launcher import ARCHIVE, FALLBACK, assert_all_or_nothing, doctor, worker_of
 from stub_node import Node, gpu
 
 RANKS = {"RANKS": "4", "GPU_MIB": "4"}
@@ -245,6 +246,19 @@ def test_an_archive_with_gpu_memory_is_refused_where_there_is_no_gpu(stored):
     )  # fmt: skip
     event = container.wait_for_event(FALLBACK)
     assert (event["phase"], event["reason"]) == ("check", "GpuMissing")
+
+
+def test_doctor_compares_the_gpus_as_well(stored, node):
+    def asked(*given):
+        volumes = (f"{stored.checkpoints}:/checkpoints", *gpu_containers.volumes(node))
+        _, report, rows = doctor(ARCHIVE, options=(*RESTORE, *given), volumes=volumes)
+        assert not report["restore"]
+        return rows["GPUs fit"]["value"]
+
+    assert asked() == "GpuMissing"
+    node.gpus = (gpu(1),)
+    node.write()
+    assert asked(*gpu_containers.options(node)) == "GpuCountDiffers"
 
 
 def test_a_mig_slice_is_refused_before_the_engine_is_waited_for(containers, node):

@@ -5,7 +5,7 @@ import pytest
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import options
 from dynamo_entry.ctl import checks
-from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings
+from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings, Target
 from dynamo_entry.linux.cgroup import Room
 
 ALL = frozenset(range(41))
@@ -108,3 +108,28 @@ def test_it_says_with_whom_a_restore_speaks_and_what_that_takes():
     assert (finding.value, finding.level) == (told.handshake.value, "ok")
     invalid = checks.compare(GOOD, Stored("/a.tar", host=HOST, handshake=Answer(error="it names /..")))[-1]
     assert (invalid.name, invalid.rules_out) == ("handshake", ("restore",))
+
+
+def test_what_keeps_a_creation_from_publishing_rules_it_out():
+    refused = Answer(error="no such bucket (make it)", reason="NoSuchBucket")
+    (found,) = checks.publish(Target("s3://b/a.tar", refused))
+    assert (found.value, found.rules_out, found.remedy) == ("NoSuchBucket", ("create",), refused.error)
+    (found,) = checks.publish(Target("s3://b/a.tar", Answer("can be written")))
+    assert (found.value, found.level) == ("s3://b/a.tar: can be written", "ok")
+    (found,) = checks.publish(Target("", signal_file="/a", signal_is_writable=False))
+    assert (found.level, found.rules_out) == ("note", ())
+
+
+@pytest.mark.parametrize("verb", ["create", "restore"])
+def test_a_setting_that_cannot_be_used_rules_out_what_the_container_is_for(verb):
+    found = checks.intended(verb, Answer(error="it is no URL", reason="SettingsInvalid"))
+    assert (found.value, found.rules_out) == ("SettingsInvalid", (verb,))
+    assert checks.intended(verb, Answer("valid")).level == "ok"
+
+
+def test_gpus_that_do_not_fit_rule_out_the_restore():
+    refused = Stored("/a.tar", host=HOST, gpus=Answer(error="another model", reason="GpuModelDiffers"))
+    finding = checks.compare(GOOD, refused)[-1]
+    assert (finding.name, finding.value, finding.rules_out) == ("GPUs fit", "GpuModelDiffers", ("restore",))
+    moved = Stored("/a.tar", host=HOST, gpus=Answer("GPU moved"))
+    assert ("GPUs fit", "ok") in [(one.name, one.level) for one in checks.compare(GOOD, moved)]

@@ -148,6 +148,7 @@ class ArchiveWriter:
                 f"the manifest would be larger than a restore reads: {error}",
                 hint="let the engine have fewer processes, threads and open files when it is dumped",
                 reason="ManifestTooLarge",
+                retry=False,
             ) from None
         location = Location(*place, manifest.digest_text(body), self._sealed(body), self._signed(body))
         self._append_member(manifest.MANIFEST_MEMBER, body)

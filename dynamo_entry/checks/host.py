@@ -17,6 +17,10 @@ _NOTED = {"kernel": "kernel", "criu": "criu", "cpu_hints": "CPU hints", "image":
 _OF_CRIU_DESCRIPTORS = 40
 _OF_CRIU_MAPPINGS = 200
 
+#: Where more memory has to come from.
+_MORE_IN_THE_POD = "raise the container's memory limit"
+_MORE_ON_THE_NODE = "restore on a node that has more memory left"
+
 
 def check_host(recorded: dict[str, Any], here: dict[str, Any], *, may_set_gid: bool) -> list[str]:
     """A sentence for each difference that does not matter. Raises Incompatible for one that does.
@@ -60,7 +64,7 @@ def check_room(needs: dict[str, Any], room: Room) -> None:
     if room.memory_bytes is not None and memory > room.memory_bytes:
         raise Incompatible(
             f"the engine takes {memory >> 20} MiB of memory, {room.memory_bytes >> 20} MiB are left here",
-            hint="raise the container's memory limit, or let PRE_DUMP release memory before the dump",
+            hint=f"{_MORE_ON_THE_NODE if room.is_nodes else _MORE_IN_THE_POD}, or let PRE_DUMP release memory before the dump",
             reason="NotEnoughMemory",
         )
     tasks = needs.get("tasks", 0)

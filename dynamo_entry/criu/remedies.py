@@ -197,6 +197,19 @@ _OF_THIS_PLACE = re.compile(
 )
 
 
+#: Errors of a dump that the next one may not meet: what was under way at the freeze, or was short then.
+_OF_THE_MOMENT = re.compile(
+    r"Individually stopped threads|Unknown inet socket .* state|in-flight socket|Control messages in queue"
+    r"|The socket has data to read|corked dgram socket|killed by (signal )?9|Cannot allocate memory|No space left"
+)
+
+
+def may_pass(error: str) -> bool:
+    """Whether another dump may succeed although nobody changed anything: the error is of the moment, or unknown."""
+    is_known = any(re.search(pattern, error) for pattern, _ in REMEDIES)
+    return not is_known or _OF_THE_MOMENT.search(error) is not None
+
+
 def is_of_this_place(error: str) -> bool:
     """Whether an error of a restore is due to the place, and says nothing about the archive."""
     return _OF_THIS_PLACE.search(error) is not None

@@ -19,12 +19,18 @@ def check(recorded: Recorded, here: Present) -> list[Pair]:
     driver wants it (NVIDIA/cuda-python #1983).
     """
     if not here.way:
-        raise _refused("way to checkpoint GPUs", recorded.way, "none", "DriverTooOld")
+        raise Incompatible(
+            f"way to checkpoint GPUs: {recorded.way} at creation, none here",
+            hint="use driver 570 or newer, or put cuda-checkpoint into the image", reason="DriverTooOld",
+        )  # fmt: skip
     if recorded.driver != here.driver:
         # The engine has the driver's libraries mapped, and their file names carry the version.
         raise _refused("NVIDIA driver", recorded.driver, here.driver, "DriverDiffers")
     if slices := [device.uuid for device in here.devices if device.is_mig]:
-        raise _refused("MIG", "off", f"on ({slices[0]})", "Mig")
+        raise Incompatible(
+            f"MIG: off at creation, on here ({slices[0]})",
+            hint="give the pod whole GPUs", reason="Mig",
+        )  # fmt: skip
     if len(here.devices) < len(recorded.devices):
         raise _refused("GPUs", len(recorded.devices), len(here.devices), "GpuCountDiffers")
     pairs = _paired(recorded.devices, here.devices)

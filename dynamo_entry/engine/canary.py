@@ -91,6 +91,7 @@ def record(canary: Canary) -> dict[str, Any]:
             f"the canary's answer changes from request to request: {difference}",
             hint="make the request deterministic (temperature 0, a seed), or compare other fields",
             reason="CanaryUnsteady",
+            retry=False,
         )
     recorded: dict[str, Any] = msgspec.to_builtins(Recorded(canary, first))
     return recorded

@@ -226,6 +226,7 @@ class _Creation:
             result = result._replace(
                 reason="EngineEnded", engine_code=self._engine_code,
                 message=f"{ended} in phase {result.phase}, before a checkpoint was made",
+                retry=False if self._start_error else result.retry,
             )  # fmt: skip
         self._supervisor.report(result)
         self._supervisor.log.error("Checkpoint not created", **result.reportable())

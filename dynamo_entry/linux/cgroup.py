@@ -11,13 +11,17 @@ from dynamo_entry.value import NamedTuple
 
 
 class Room(NamedTuple):
-    """What is left here, and how much one process may have; None if there is no limit."""
+    """What is left here, and how much one process may have; None if there is no limit.
+
+    ``is_nodes``: it is the machine that has no more memory, not the cgroup.
+    """
 
     memory_bytes: int | None
     tasks: int | None
     descriptors: int | None = None
     mappings: int | None = None
     locked_bytes: int | None = None
+    is_nodes: bool = False
 
 
 def room() -> Room:
@@ -35,7 +39,7 @@ def room() -> Room:
         min(machine, cgroup) if cgroup is not None else machine, tasks,
         descriptors=None if hard == resource.RLIM_INFINITY else hard,
         mappings=_value("/proc/sys/vm/max_map_count"),
-        locked_bytes=_lockable(),
+        locked_bytes=_lockable(), is_nodes=cgroup is None or machine < cgroup,
     )  # fmt: skip
 
 

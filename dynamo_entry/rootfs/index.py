@@ -31,6 +31,7 @@ class Index(NamedTuple):
                 f"the engine changed {len(self.paths)} files, more than a checkpoint can hold: {error}",
                 hint="leave out with EXCLUDE_PATHS what a restored engine does not need, or keep it on a volume",
                 reason="FileNotCaptured",
+                retry=False,
             ) from None
         return data
 

@@ -95,7 +95,9 @@ def _refusal(error: Exception) -> CheckpointError | None:
     """Return what the system refused about a file or a limit, if that is what happened."""
     number = _limit(error)
     if number:
-        return CheckpointError(os.strerror(number), hint=_LIMITS[number], reason="LimitReached")
+        return CheckpointError(
+            os.strerror(number), hint=_LIMITS[number], reason="LimitReached", retry=number != errno.EMFILE
+        )
     if not isinstance(error, OSError) or error.filename is None or error.errno not in _REFUSALS:
         return None
     return CheckpointError(

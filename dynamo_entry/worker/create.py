@@ -361,6 +361,7 @@ class _Creation:
                 f"{error.filename or 'a file'} of the engine cannot be read: {error.strerror}",
                 hint="leave out with EXCLUDE_PATHS what a restored engine does not need",
                 reason="FileNotCaptured",
+                retry=not isinstance(error, PermissionError),
             ) from None
         tar.close()
         listing = writer.stream(DELTA_INDEX)

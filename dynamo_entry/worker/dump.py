@@ -78,8 +78,13 @@ class Dump:
             raise self._failed()
 
     def _failed(self) -> DumpFailed:
+        from dynamo_entry.criu import remedies  # noqa: PLC0415 - a table that only failures look at
+
         what, remedy = self._criu.failure()
-        return DumpFailed(f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed")
+        return DumpFailed(
+            f"criu could not dump the engine: {what}", hint=remedy, reason="CriuDumpFailed",
+            retry=remedies.may_pass(what),
+        )  # fmt: skip
 
     def end_limit_s(self, stall_timeout: float) -> float:
         """Return how long ``end`` and ``resume`` may take; they show no progress."""

@@ -248,7 +248,10 @@ def _failed(criu: process.Restoring, code: int | None) -> RestoreFailed:
 
     what, remedy = criu.failure(code - _SIGNALLED if code and code > _SIGNALLED else 0)
     kind = PlaceFailed if remedies.is_of_this_place(what) else RestoreFailed
-    return kind(f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed")
+    return kind(
+        f"criu could not rebuild the engine: {what}", hint=remedy, reason="CriuRestoreFailed",
+        retry=kind is PlaceFailed,
+    )  # fmt: skip
 
 
 def _readable(*descriptors: int, limit_s: float = _POLL_S) -> list[int]:

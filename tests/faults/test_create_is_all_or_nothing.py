@@ -61,7 +61,8 @@ def test_waiting_for_an_engine_or_a_hook_is_not_hanging(side_by_side):
 def test_a_command_that_does_not_exist(containers):
     container = create(containers, command=("nonesuch",))
     assert container.exit_code() == 127
-    assert "nonesuch" in container.event("Checkpoint not created")["message"]
+    event = container.event("Checkpoint not created")
+    assert "nonesuch" in event["message"] and event["retry"] is False
 
 
 def test_what_is_no_archive_is_not_overwritten(containers):

@@ -62,8 +62,9 @@ def test_an_engine_is_created_and_restored(containers, place):
         containers, options=(*RESTORE, *options), command=(*prefix, *COMMAND), settings=status
     )
     assert container.json("/state")["pid"] >= 1000, container.output()
-    container.wait((containers.checkpoints / "status").exists, "status")
-    assert json.loads((containers.checkpoints / "status").read_text())["result"] == "restored"
+    written = containers.checkpoints / "status"  # in place, as a termination message has to be
+    container.wait(lambda: written.exists() and written.read_text(), "status")
+    assert json.loads(written.read_text())["result"] == "restored"
 
 
 def test_nobody_reads_what_the_launcher_writes(containers):
@@ -117,7 +118,7 @@ def test_limits_that_are_too_low(side_by_side):
         )
         told = container.wait_for_event("Checkpoint not created")
         assert told["reason"] == limits[limit], container.output()
-        assert "open files" in told["message"]
+        assert "open files" in told["message"] and told["retry"] is False
         assert not container.event("unexpected error")
 
 

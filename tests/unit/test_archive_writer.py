@@ -310,7 +310,7 @@ def test_a_manifest_that_no_reader_would_take_is_not_written(monkeypatch, key, f
         writer.stream(f"s{number}").close()
     with pytest.raises(DumpFailed) as caught:
         writer.finish(Head(facts=facts))
-    assert caught.value.reason == "ManifestTooLarge"
+    assert (caught.value.reason, caught.value.retry) == ("ManifestTooLarge", False)
 
 
 @pytest.mark.parametrize("key", [None, bytes(range(32))])

@@ -84,9 +84,9 @@ def test_an_archive_that_knows_less_is_not_refused():
 
 def test_an_engine_that_does_not_fit_is_refused():
     gib = 1 << 30
-    assert (
-        refused(host.check_room, {"memory_bytes": 3 * gib}, Room(2 * gib, None)).reason == "NotEnoughMemory"
-    )
+    for is_nodes, remedy in ((False, "the container's memory limit"), (True, "on a node that has more")):
+        error = refused(host.check_room, {"memory_bytes": 3 * gib}, Room(2 * gib, None, is_nodes=is_nodes))
+        assert error.reason == "NotEnoughMemory" and remedy in error.hint
     assert refused(host.check_room, {"tasks": 300}, Room(None, 200)).reason == "PidsLimit"
     small = Room(None, None, descriptors=1024, mappings=65530)
     assert refused(host.check_room, {"descriptors": 1003}, small).reason == "DescriptorLimit"

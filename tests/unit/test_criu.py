@@ -21,8 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_entry.criu import gate, log, options, process, remaps, streamer
-from dynamo_entry.criu.remedies import REMEDIES
+from dynamo_entry.criu import gate, log, options, process, remaps, remedies, streamer
 from dynamo_entry.errors import CheckpointError, PlaceFailed
 from dynamo_entry.linux import pages, proc
 from dynamo_entry.settings import TERMINATION_LOG
@@ -304,9 +303,25 @@ def test_what_criu_says_is_made_into_a_cause_and_a_remedy(text, values, words):
     assert words in remedy
 
 
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        ("Zombies with threads are not supported", False),
+        ("suspending seccomp failed: Operation not permitted", False),
+        ("inet: Unknown inet socket 0x1f state 3", True),
+        ("1000 was killed by 9 unexpectedly: Killed", True),
+        ("it was killed by signal 9", True),
+        ("criu gave no reason", True),
+        ("new trouble", True),
+    ],
+)
+def test_a_dump_is_tried_again_only_where_that_can_help(error, passes):
+    assert remedies.may_pass(error) is passes
+
+
 def test_every_remedy_is_for_something_that_criu_says():
     said = [criu_messages.printed(text, values) for text, values, _ in criu_messages.MESSAGES]
-    for pattern, _ in REMEDIES:
+    for pattern, _ in remedies.REMEDIES:
         assert any(re.search(pattern, line) for line in said), pattern
 
 

@@ -58,9 +58,9 @@ def test_among_mixed_gpus_each_goes_to_one_like_it():
             facts(device("a", used_bytes=60 * GIB)), facts(device("a", free_bytes=10 * GIB)), "GpuMemoryShort",
             ("60.0", "10.0"),
         ),
-        (facts(device("a")), facts(device("x", is_mig=True)), "Mig", ("off", "on")),
+        (facts(device("a")), facts(device("x", is_mig=True)), "Mig", ("off", "on", "whole GPUs")),
         (facts(device("a"), api=12080), facts(device("x"), api=12080), "GpuDiffers", ("a at creation, x here", "580")),
-        (facts(device("a")), facts(device("a"), way=""), "DriverTooOld", ("driver at creation", "none here")),
+        (facts(device("a")), facts(device("a"), way=""), "DriverTooOld", ("driver at creation", "570 or newer")),
     ],
 )  # fmt: skip
 def test_a_difference_is_refused_with_both_values(recorded, here, reason, values):

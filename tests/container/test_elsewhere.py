@@ -139,6 +139,7 @@ def test_less_memory_than_the_engine_needs_is_refused_by_name(containers):
     event = restore(containers, options=(*RESTORE, "-m", "96m")).wait_for_event("Falling back to cold start")
     assert (event["reason"], event["phase"]) == ("NotEnoughMemory", "check")
     assert re.search(r"takes 1[34]\d MiB of memory, [789]\d MiB are left here", event["message"])
+    assert "the container's memory limit" in event["message"]
     restored(containers, options=(*RESTORE, "-m", "224m")).json("/health")
 
 

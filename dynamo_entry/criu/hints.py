@@ -56,8 +56,7 @@ def _watched_paths(tables: proc.Tables, roots: list[str]) -> Iterator[str]:
     (_, inode), pid = next(iter(wanted.items()))
     raise NotDumpable(
         f"process {pid} watches inode {inode}, whose path cannot be found",
-        hint="let the engine watch a path in the container's own filesystem, or add DAC_READ_SEARCH to the "
-        "creating pod's capabilities",
+        hint="let the engine watch a path that exists, in the container's own filesystem",
         reason="WatchNotFound",
     )
 

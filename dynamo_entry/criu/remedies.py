@@ -73,7 +73,7 @@ _DUMP = (
     ),
     (
         "Can't find suitable path for handle|Can't dump that handle",
-        "the path of an inotify watch cannot be found: let the engine watch what is there; DAC_READ_SEARCH needs no path",
+        "the path of an inotify watch cannot be found: let the engine watch what is there",
     ),
     (
         "A session leader of|ctty inheritance detected|Found dangling tty",

@@ -44,18 +44,17 @@ class Dump:
             options.dump(pid, places, hints), f"{places.work}/{places.log}", extra=self._gate.environment,
             before=(lambda: timens.enter(pid)) if timens.is_another(pid) else None,
         )  # fmt: skip
-        self._exited = os.pidfd_open(self._criu.pid)
         self._capture.watch(self._gate.reached, self._note_frozen)
-        self._capture.watch(self._exited, self._note_exit)
+        self._capture.watch(self._criu.exited, self._note_exit)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.let_go()
-        os.close(self._exited)
         with suppress(TimeoutError):
             self._criu.wait(_THAW_LIMIT_S)
+        self._criu.close()
         if self._criu.was_killed:
             remaps.take_back(one.pid for one in proc.tree(self._pid))
 
@@ -108,7 +107,7 @@ class Dump:
 
     def _note_exit(self, _descriptor: int) -> None:
         self._has_exited = True
-        self._capture.unwatch(self._exited)
+        self._capture.unwatch(self._criu.exited)
 
 
 _PAGEMAP = re.compile(r"pagemap-(\d+)\.img")

@@ -599,6 +599,22 @@ def test_what_else_a_launcher_started_is_no_progress_of_a_restore():
     subprocess.run([sys.executable, "-c", BUSY_LAUNCHER, WORKER], check=True, timeout=60)
 
 
+def test_the_end_of_a_dump_is_known_at_once(tmp_path, monkeypatch):
+    """``Popen.wait`` with a limit looks for it now and then, every 50 ms in the end."""
+    running = dumping(tmp_path, "sleep 0.1")
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", lambda _s: pytest.fail("it looks for it now and then"))
+        assert running.wait(float("inf")) == 0
+        assert running.wait(20) == 0
+
+
+def test_a_dump_that_does_not_end_is_killed(tmp_path):
+    running = dumping(tmp_path, "exec sleep 60")
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        running.wait(0.05)
+    assert running.was_killed
+
+
 def test_a_killed_dump_is_told_from_one_that_failed(tmp_path):
     for script, was_killed in (("kill -9 $$", True), ("exit 1", False)):
         running = dumping(tmp_path, script)

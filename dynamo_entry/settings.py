@@ -261,7 +261,10 @@ VARIABLES: dict[str, Variable] = {
     "AFTER_DUMP": Variable(
         _one_of("exit", "continue"), "after a creation: exit ends with code 0, continue keeps serving"
     ),
-    "READY_URL": Variable(_url, "URL polled until it returns 200: the engine is ready"),
+    "READY_URL": Variable(
+        _url,
+        "URL polled until it returns 200: the engine is ready; recorded, so that restoring pods without one ask there, too",
+    ),
     "FORCE": Variable(_flag, "1: create even if a valid archive exists, and replace it"),
     "WAIT": Variable(_seconds, "how long a restore waits for an archive that does not exist yet"),
     "SIGNAL_TIMEOUT": Variable(
@@ -287,7 +290,8 @@ VARIABLES: dict[str, Variable] = {
     "STOP_GRACE": Variable(_seconds, "time between TERM and KILL for processes that the engine left running"),
     "SIGNAL_TARGET": Variable(
         _one_of("group", "engine"),
-        "who gets signals: engine, or group for its whole process group, if a wrapper does not pass them on",
+        "who gets signals: engine, as without a launcher; or group for its whole process group, if a wrapper does not pass them "
+        "on: vLLM's own processes then end before its requests",
     ),
     "COMPRESSION": Variable(
         _compression, "auto, none, zstd (level 1), zstd:LEVEL or planes (for 16-bit weights)"

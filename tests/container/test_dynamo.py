@@ -146,6 +146,16 @@ def test_a_worker_is_let_go_although_the_launchers_helper_is_lost(start, setting
 
 
 @pytest.mark.parametrize("release", ["1.0", "1.6"])
+def test_a_worker_whose_archive_is_there_already_serves_at_once(start, published, release):
+    """Nobody would wake it, had it paused."""
+    published(env={"RELEASE": release})
+    theirs = {**THEIRS, "DYN_READY_FOR_CHECKPOINT_FILE": "/tmp/ready"}
+    container = start(CREATE, MODE="create", AFTER_DUMP="continue", env={"RELEASE": release, **theirs})
+    assert not identity(container)["was_paused"]
+    assert container.event("Checkpoint exists already")
+
+
+@pytest.mark.parametrize("release", ["1.0", "1.6"])
 def test_a_cold_start_in_place_of_a_restore_does_not_wait(start, published, containers, release):
     published(env={"RELEASE": release})
     path = containers.checkpoints / NAME

@@ -244,6 +244,31 @@ def test_an_engine_that_ends_right_after_its_restore_is_started_cold(containers)
     )
 
 
+#: Answers 200 until it finds itself restored; a cold one always does.
+ANSWERS_ONCE = """
+import http.server, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if os.path.exists("/run/dynamo_entry/context.json") else 200)
+        self.end_headers()
+
+http.server.HTTPServer(("", 8000), Handler).serve_forever()
+"""
+
+
+def test_a_restored_engine_must_answer_where_it_did_when_it_was_created(containers):
+    """The archive says where: the restoring pod has no READY_URL."""
+    command = ("python3", "-c", ANSWERS_ONCE)
+    url = {"SIGNAL_FILE": "", "MODE": "create", "READY_URL": "http://127.0.0.1:8000/health"}
+    published(containers, command=command, settings=url)
+    container = restore(containers, command=command, settings={"STALL_TIMEOUT": "2"})
+    event = container.wait_for_event(FALLBACK)
+    assert (event["reason"], event["phase"]) == ("NotReady", "settle")
+    assert "HTTP status 503" in event["message"]
+    container.get("/health")
+
+
 def test_a_worker_that_hangs_costs_a_cold_start(containers):
     published(containers, env={"BALLAST_MIB": "64"})
     container = restore(containers, settings={"STALL_TIMEOUT": "1"})

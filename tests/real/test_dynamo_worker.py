@@ -11,6 +11,9 @@ from containers import CREATE, RESTORE, Containers, network
 from launcher import FALLBACK, NAME, SETTINGS
 from real import COMPLETION, DYNAMO_ENV, IMAGE, MEMORY, PLANE, WORKER
 
+#: A metric of a worker's, and the label of those that the frontend sends.
+REQUESTS, GENERATE = "dynamo_component_requests_total{", 'dynamo_endpoint="generate"'
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
@@ -93,6 +96,12 @@ def asked(plane):
         return None
 
 
+def answered(container, port):
+    """How many requests a worker has had of the frontend."""
+    lines = container.get("/metrics", port=port).decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(REQUESTS) and GENERATE in line)
+
+
 def is_registered(container, port):
     try:
         return container.get("/health", port=port, limit_s=1)
@@ -113,6 +122,7 @@ def test_two_replicas_register_by_themselves_and_answer(plane, worker):
     plane.wait(lambda: len(instances(plane)) == 2, "two instances", 30)
     answers = {ask(plane)["choices"][0]["text"] for _ in range(6)}
     assert len(answers) == 1
+    assert [answered(first, 9091), answered(second, 9092)] == [3, 3]
     first.signal(signal.SIGTERM)
     assert first.exit_code(60) == 0, first.output()
     plane.wait(lambda: len(instances(plane)) == 1, "one instance left", 30)

@@ -7,7 +7,7 @@ import pytest
 from servers.oci_quirks import Registry
 from store_contract import publish
 
-from dynamo_entry.errors import NotFound, StorageDenied, StorageError
+from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage import Retry
 from dynamo_entry.storage.oci import OciStore
 
@@ -105,3 +105,16 @@ def test_a_proxy_that_takes_no_request_of_that_size(registry, store, limit):
     assert (caught.value.status, caught.value.reason, caught.value.retry) == (413, "EntityTooLarge", False)
     assert "proxy-body-size" in caught.value.hint
     assert not registry.blobs
+
+
+def test_a_registry_that_closes_the_connection_where_there_is_no_repository(registry, store):
+    """It looks like a network that breaks; before the engine is started somebody can still look."""
+
+    def closes(_method, path, _body):
+        if "/uploads/" in path:
+            raise ConnectionResetError
+
+    registry.quirk = closes
+    with pytest.raises(StorageUnavailable) as caught:
+        store("writer").check_writable()
+    assert caught.value.reason == "ConnectionLost" and "does the repository exist" in caught.value.hint

@@ -102,11 +102,7 @@ def message(module: str, name: str) -> Any:
 
     Raises CheckpointError, with the package to install.
     """
-    found = importlib.util.find_spec("pycriu")
-    for directory in (found.submodule_search_locations or ()) if found else ():
-        path = os.path.join(directory, "images")
-        if path not in sys.path:
-            sys.path.append(path)  # where the modules look for each other
+    _find_modules()
     try:
         return getattr(importlib.import_module(f"{module}_pb2"), name)
     except ImportError as error:
@@ -116,6 +112,14 @@ def message(module: str, name: str) -> Any:
             reason="PycriuMissing",
             retry=False,
         ) from None
+
+
+@cache
+def _find_modules() -> None:
+    """Let the modules find each other, before any other place is asked: a restore needs sixty, and there are six places."""
+    found = importlib.util.find_spec("pycriu")
+    for directory in (found.submodule_search_locations or ()) if found else ():
+        sys.path.insert(0, os.path.join(directory, "images"))
 
 
 @contextmanager

@@ -10,15 +10,16 @@ from typing import Any
 from dynamo_entry.scratch import KEPT_LOG, private_directory, write_new
 from dynamo_entry.settings import TERMINATION_LOG
 
-_ERROR = re.compile(r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)")
+# Patterns are compiled when a log is looked at, which most never are.
+_ERROR = r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)"
 
 #: Errors of the restorer leave CRIU waiting for a task that will never answer (seen with per-thread
 #: capability errors): the restore is over although CRIU does not know it yet.
-_RESTORER = re.compile(r"pie: \d+: (Error|BUG)|BUG at ")
+_RESTORER = r"pie: \d+: (Error|BUG)|BUG at "
 
 #: Logged by restores that succeed: a connection that was closed (--tcp-close) was never in repair mode, and
 #: leaving that needs CAP_NET_ADMIN; CRIU 4.3 asks for the binfmt_misc of a user namespace, which needs CAP_SYS_ADMIN.
-_HARMLESS = re.compile(r"Failed to turn off repair mode on socket|Unable to open the binfmt_misc file system")
+_HARMLESS = r"Failed to turn off repair mode on socket|Unable to open the binfmt_misc file system"
 
 #: How much of a log is kept: that of a large engine has some 100 KiB, and what failed is at its end.
 _KEPT_BYTES = 1 << 20
@@ -26,14 +27,15 @@ _KEPT_BYTES = 1 << 20
 
 def errors(text: str) -> list[str]:
     """The error messages of a log, oldest first, without CRIU's source positions."""
-    found = ((match["text"] or match["bug"]).strip() for match in _ERROR.finditer(text))
-    return [error for error in found if not _HARMLESS.match(error)]
+    found = ((match["text"] or match["bug"]).strip() for match in re.finditer(_ERROR, text))
+    return [error for error in found if not re.match(_HARMLESS, error)]
 
 
 def is_stuck(text: str) -> bool:
     """Whether the restorer failed inside a task, after which CRIU may wait for ever."""
     return any(
-        _RESTORER.search(line) is not None and not _HARMLESS.search(line) for line in text.splitlines()
+        re.search(_RESTORER, line) is not None and not re.search(_HARMLESS, line)
+        for line in text.splitlines()
     )
 
 

@@ -21,6 +21,10 @@ from dynamo_entry.worker.channel import CalledOff, Channel
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+#: What others import if it is there: msgspec, although typing suffices, which takes 10 ms of a restore; shutil and tarfile,
+#: for compressed files that nobody here has, 1 ms.
+_NEEDLESS = ("typing_extensions", "bz2", "lzma")
+
 #: Much more than the result object has room for.
 _MESSAGE_CHARS = 4000
 
@@ -81,12 +85,12 @@ def absolute(path: str) -> str:
 
 def _loaded(verb: str) -> Any:
     """Import the module of a verb, and exempt all objects made so far from garbage collection."""
-    # msgspec would import it, although typing suffices: that takes 10 ms of a restore.
-    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+    sys.modules.update(dict.fromkeys(_NEEDLESS))  # type: ignore[arg-type]
     try:
         return importlib.import_module(f"dynamo_entry.worker.{verb}")
     finally:
-        del sys.modules["typing_extensions"]
+        for name in _NEEDLESS:
+            del sys.modules[name]
         gc.freeze()
         gc.enable()
 

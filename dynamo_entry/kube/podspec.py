@@ -19,8 +19,7 @@ Object = dict[str, Any]
 
 MAIN = "main"
 
-#: The only launcher variable that an injected pod may already have: it names its engine's protocol.
-PROTOCOL = "DYNAMO_CHECKPOINT_PROTOCOL"
+PROTOCOL, _DROP_ENV = "DYNAMO_CHECKPOINT_PROTOCOL", "DYNAMO_CHECKPOINT_DROP_ENV"
 
 #: Commands that start the launcher.
 _LAUNCHERS = (
@@ -136,16 +135,21 @@ def with_env(container: Object, extra: Iterable[Object]) -> Object:
 
 
 def without_storage_credentials(container: Object, wiring: Wiring) -> Object:
-    """Withhold from the engine, and so from its dump, the credentials that only the launcher needs."""
-    present = {variable["name"] for variable in container.get("env", ())}
+    """Withhold from the engine, and so from its dump, the credentials that only the launcher needs. Raises Unfit."""
+    env = {variable["name"]: variable for variable in container.get("env", ())}
     ours = [
-        one["name"]
-        for one in wiring.env
-        if not one["name"].startswith("DYNAMO_") and one["name"] not in present
+        one["name"] for one in wiring.env if not one["name"].startswith("DYNAMO_") and one["name"] not in env
     ]
     if not ours:
         return container
-    return with_env(container, [{"name": "DYNAMO_CHECKPOINT_DROP_ENV", "value": ",".join(ours)}])
+    own = env.get(_DROP_ENV, {"value": ""})
+    if "valueFrom" in own:
+        raise Unfit(
+            "TemplateInvalid", f"{_DROP_ENV} needs a value: the storage's credentials are added to it"
+        )
+    names = dict.fromkeys((*own.get("value", "").replace(",", " ").split(), *ours))
+    kept = [one for one in container.get("env", ()) if one["name"] != _DROP_ENV]
+    return container | {"env": [*kept, {"name": _DROP_ENV, "value": ",".join(names)}]}
 
 
 def with_volumes(spec: Object, container: Object, wiring: Wiring) -> tuple[list[Object], Object]:

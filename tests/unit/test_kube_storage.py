@@ -20,6 +20,7 @@ from kube_objects import (
 from dynamo_entry.errors import SettingsError
 from dynamo_entry.kube import config, storage
 from dynamo_entry.kube.operator import jobs
+from dynamo_entry.kube.podspec import Unfit
 from dynamo_entry.kube.webhook.admission import mutate
 from dynamo_entry.settings import from_environment
 
@@ -203,6 +204,30 @@ def test_the_engine_of_a_worker_has_no_storage_credentials():
     assert "AWS_SECRET_ACCESS_KEY" in dropped
     assert "AWS_REGION" not in dropped
     assert environ(main)["AWS_REGION"] == "eu"
+
+
+DROPS = {"name": "DYNAMO_CHECKPOINT_DROP_ENV"}
+
+
+@pytest.mark.parametrize("given", ["HF_TOKEN", "HF_TOKEN,AWS_SESSION_TOKEN", " HF_TOKEN  X "])
+def test_what_a_worker_withholds_besides_is_no_reason_to_give_it_credentials(given):
+    """In its creation, and in the pods that restore it."""
+    container = {"env": [{**DROPS, "value": given}]}
+    _, _, creating = created(checkpoint(container), config=S3)
+    restoring = mutate(S3, pod(container), "n", known(REF, [READY])).pod["spec"]["containers"][0]
+    for main in (creating, restoring):
+        dropped = from_environment(environ(main)).drop_env
+        assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} <= {*dropped}
+        assert len(dropped) == len({*dropped})
+        assert [one["name"] for one in main["env"]].count(DROPS["name"]) == 1
+
+
+def test_what_it_withholds_must_be_known():
+    """Ours cannot be added to what a ConfigMap says."""
+    container = {"env": [{**DROPS, "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}}]}
+    with pytest.raises(Unfit, match="DROP_ENV"):
+        created(checkpoint(container), config=S3)
+    assert mutate(S3, pod(container), "n", known(REF, [READY])).pod is None
 
 
 def test_a_worker_cannot_write_the_archive():

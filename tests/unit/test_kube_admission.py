@@ -54,6 +54,10 @@ from dynamo_entry.kube.webhook.admission import mutate, validate
             pod({"env": [{"name": "DYNAMO_CHECKPOINT_MODE", "value": "cold"}]}), known(REF, [READY]), PVC, "configured",
         ),
         (
+            "it says how, not what",
+            pod({"env": [{"name": "DYNAMO_CHECKPOINT_STALL_TIMEOUT", "value": "300"}]}), known(REF, [READY]), PVC, "injected",
+        ),
+        (
             "the path is taken",
             pod({"volumeMounts": [{"name": "x", "mountPath": "/checkpoints"}]}), known(REF, [READY]), PVC,
             "StorageMountConflict",

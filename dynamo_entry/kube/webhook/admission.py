@@ -21,6 +21,9 @@ _SPEC_LIMIT = 256 << 10
 
 _PROBES = ("startupProbe", "readinessProbe")
 
+#: Variables of the launcher's that say what it does, and where the archive is; others say how, and are the pod's to set.
+_CONFIGURED = frozenset(("MODE", "LOCATION", "PATH", "HASH", "SIGNAL_FILE"))
+
 
 class Known(NamedTuple):
     """What the watches hold: graphs and checkpoints by namespace and name, and the best checkpoint of a storage key.
@@ -187,8 +190,9 @@ def _injected(
 
 
 def _is_configured(container: Object) -> bool:
-    names = {one["name"] for one in container.get("env", ())} - {podspec.PROTOCOL}
-    return any(name.startswith("DYNAMO_CHECKPOINT_") for name in names)
+    """Return whether the pod says itself what to create or restore."""
+    names = {one["name"].removeprefix("DYNAMO_CHECKPOINT_") for one in container.get("env", ())}
+    return bool(names & _CONFIGURED)
 
 
 def _added(old: Any, new: Any, key: str) -> list[str]:

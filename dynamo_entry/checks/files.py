@@ -262,13 +262,17 @@ def check_content(recorded: Iterable[dict[str, Any]], reopened: tuple[str, ...])
     return noted
 
 
+#: How the kernel shows mapped memory that no mount holds.
+_MEMORY = ("/memfd:", "/dev/zero")
+
+
 def executable_directories(pids: Iterable[int]) -> list[str]:
     """The directories of the files that processes run, or have mapped as executable."""
     found = set()
     for pid in pids:
         for line in proc.maps(pid):
             permissions, path = line.split(" ", 2)[1], proc.mapped_file(line)
-            if "x" in permissions and path and not path.startswith("/memfd:"):
+            if "x" in permissions and path and not path.startswith(_MEMORY):
                 found.add(os.path.dirname(path))
     return sorted(found)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dynamo_entry.fill import ranges, values
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
-    LAZY,
     MADV_HUGEPAGE,
     MAP_ANONYMOUS,
     MAP_HUGETLB,
@@ -136,15 +135,19 @@ def make(
 
 
 def _fillable(process: Process) -> list[Range]:
-    """Pages that CRIU calls lazy, in mappings that are writable."""
+    """Pages of mappings that are private, anonymous and writable.
+
+    CRIU's own mark, PE_LAZY, says the same but for locked ones, and is missing from all pages if one thread has its stack
+    pointer at the beginning of a page (criu: mem.c, is_stack).
+    """
     kind = MAP_PRIVATE | MAP_ANONYMOUS
     writable = ranges.union(
         (mapping.start, mapping.end)
         for mapping in process.mappings
         if mapping.prot & PROT_WRITE and mapping.flags & (kind | MAP_HUGETLB) == kind
     )
-    lazy = ranges.intersection(_having(process.pagemap, PRESENT | LAZY), writable)
-    return ranges.difference(lazy, list(process.reserved))
+    present = ranges.intersection(_having(process.pagemap, PRESENT), writable)
+    return ranges.difference(present, list(process.reserved))
 
 
 def _having(pagemap: Pagemap, flags: int) -> list[Range]:

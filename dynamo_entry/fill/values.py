@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.value import NamedTuple
 
-#: criu/include/pagemap.h: PE_PRESENT; and PE_LAZY for what a userfaultfd could bring in later: pages of private
-#: anonymous memory that nothing needs before the task runs.
+#: criu/include/pagemap.h: PE_PRESENT; and PE_LAZY for what CRIU would leave to a userfaultfd.
 PRESENT, LAZY = 4, 2
 
 #: sys/mman.h

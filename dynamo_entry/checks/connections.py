@@ -52,14 +52,17 @@ class Connection(NamedTuple):
     plane: str = ""
 
 
-def check(tables: proc.Tables) -> None:
-    """Raises NotDumpable that names the process and what its connection leads to."""
+def check(tables: proc.Tables) -> dict[int, str]:
+    """Return the present names of unix sockets that were renamed, by inode.
+
+    Raises NotDumpable that names the process and what its connection leads to.
+    """
     owners = _owners(tables)
     try:
         there = list(sock_diag.unix())
     except OSError:
-        return  # a kernel without sock_diag for unix sockets
-    socket_names.check(there, {inode: pid for inode, (pid, _) in owners.items()})
+        return {}  # a kernel without sock_diag for unix sockets
+    renamed = socket_names.check(there, {inode: pid for inode, (pid, _) in owners.items()})
     if found := leads_out(there, frozenset(owners)):
         inode, where = found
         raise NotDumpable(
@@ -67,6 +70,7 @@ def check(tables: proc.Tables) -> None:
             hint="let the engine, or PRE_DUMP, close it before the dump",
             reason="PeerOutside",
         )
+    return renamed
 
 
 def leads_out(there: Iterable[Unix], ours: frozenset[int]) -> tuple[int, str] | None:

@@ -108,10 +108,12 @@ def land(archive: Archive, capture_paths: Iterable[str], scratch: Iterable[str])
 
 def _rewriter(archive: Archive, images: Images, have: Privileges) -> Rewriter:
     head = archive.manifest.head
-    return Rewriter(images.decoded, head.root_pid, head.stdio, _grants(have))
+    rewriter = Rewriter(images.decoded, head.root_pid, head.stdio, _grants(have, head))
+    rewriter.rename_sockets(head.facts.get("renamed_sockets", {}))
+    return rewriter
 
 
-def _grants(have: Privileges) -> tasks.Grants:
+def _grants(have: Privileges, head: Head) -> tasks.Grants:
     """What tasks may have here: raising limits takes CAP_SYS_RESOURCE, and other groups (fsGroup) CAP_SETGID."""
     hard = {}
     if capabilities.SYS_RESOURCE not in have.effective:

@@ -1,4 +1,4 @@
-"""Unix sockets whose file has another name than the one they were bound to: CRIU would fail, or give them no name."""
+"""Unix sockets whose file has another name than the one they were bound to: CRIU fails, or takes the file for deleted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from dynamo_entry.linux.sock_diag import Unix
 _LONGEST = 108
 
 
-def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
-    """``owners``: inode of a socket → a process that has it. Raises NotDumpable that gives the process and the name."""
+def check(there: Iterable[Unix], owners: Mapping[int, int]) -> dict[int, str]:
+    """Return the present names of sockets whose file was renamed, by inode: a restore gives them these.
+
+    ``owners``: inode of a socket → a process that has it. Raises NotDumpable that gives the process and a name that is lost.
+    """
+    renamed = {}
     for row in there:
         if row.inode not in owners or not row.file or not row.name:
             continue
@@ -25,6 +29,9 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> None:
                 hint="let the engine bind the socket by its full and final path",
                 reason="SocketNameLost",
             )
+        if new := _new_name(name, row):
+            renamed[row.inode] = new
+    return renamed
 
 
 def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
@@ -37,10 +44,22 @@ def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
     if name.startswith("/proc/self/"):
         is_there = _is_socket(f"/proc/{pid}/{name.removeprefix('/proc/self/')}")
         return "by way of a descriptor of its own" if is_there else ""
-    if _is_socket(name):
-        return "and has another name (link)" if os.stat(name).st_nlink > 1 else ""
-    new = _name_of(row.file, os.path.dirname(name))
-    return f"and renamed to {new}" if new else ""
+    now = _new_name(name, row) or name
+    if _is_socket(now) and os.stat(now).st_nlink > 1:
+        return "and has another name (link)"
+    return f"and renamed to {now}" if not _can_be_kept(now) else ""
+
+
+def _can_be_kept(name: str) -> bool:
+    """Whether a manifest holds it, which is in UTF-8, and CRIU takes it."""
+    return len(os.fsencode(name)) < _LONGEST and os.fsencode(name).decode("utf-8", "replace") == name
+
+
+def _new_name(name: str, row: Unix) -> str:
+    """What a socket's file was renamed to in its directory, or nothing."""
+    if not name.startswith("/") or name.startswith("/proc/self/") or _is_socket(name):
+        return ""
+    return _name_of(row.file, os.path.dirname(name))
 
 
 def _name_of(inode: int, directory: str) -> str:

@@ -257,8 +257,8 @@ class _Creation:
             )
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
             held = proc.tables(self._pids())  # the GPU's driver may have closed some meanwhile
-            connections.check(held)
-            head = self._head(held, seen, gpu)
+            renamed = connections.check(held)
+            head = self._head(held, seen, gpu, renamed)
             return self._dump_and_publish(writer, sink, Frozen(head, seen.hints))
 
     def _commands(self) -> list[list[str]]:
@@ -303,7 +303,9 @@ class _Creation:
         found = {str(pid): ranges.union(proc.shared_mappings(pid)) for pid in pids}
         return {"shared_ranges": found} if sum(map(len, found.values())) <= _MOST_SHARED else {}
 
-    def _head(self, held: proc.Tables, seen: freeze.Seen, gpu: dict[str, Any]) -> Head:
+    def _head(
+        self, held: proc.Tables, seen: freeze.Seen, gpu: dict[str, Any], renamed: dict[int, str]
+    ) -> Head:
         processes = proc.tree(self._pid)
         mapped = proc.mapped_files(held)
         return Head(
@@ -322,6 +324,7 @@ class _Creation:
                 "connections": seen.connections,
                 "executable": files.executable_directories(held),
                 "socket_options": sockets.record_options(held),
+                "renamed_sockets": manifest_head.renamed_sockets(renamed),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,
                 **self._handshake_facts(list(held)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -97,6 +98,15 @@ def _content(path: str) -> dict[str, Any]:
         return {"mtime_ns": os.stat(path).st_mtime_ns, "sample": files.sample(path)}
     except OSError:
         return {}
+
+
+def renamed_sockets(names: Mapping[int, str]) -> dict[str, list[Any]]:
+    """Return name, mode and owner of the files of unix sockets that were renamed, by inode of the socket."""
+    found = {}
+    for inode, name in names.items():
+        status = os.stat(name)
+        found[str(inode)] = [name, status.st_mode, status.st_uid, status.st_gid]
+    return found
 
 
 def binding(tables: proc.Tables, roots: list[str], reopened: tuple[str, ...]) -> list[str]:

@@ -583,10 +583,29 @@ def socket_with_a_name_from_elsewhere() -> None:
     os.chdir("/")
 
 
-def socket_that_was_renamed() -> None:
-    """As who lets nobody see one that is not ready yet."""
-    kept.append(socket.create_server("/tmp/new", family=socket.AF_UNIX))
-    os.rename("/tmp/new", "/tmp/listening")
+def sockets_that_were_renamed() -> Check:
+    """As who lets nobody see one that is not ready yet: supervisord, with another link. A client has come already."""
+    for number in (1, 2):
+        kept.append(server := socket.create_server("/tmp/new", family=socket.AF_UNIX))
+        os.chmod("/tmp/new", 0o720)
+        os.link("/tmp/new", f"/tmp/listening {number}")
+        os.unlink("/tmp/new")
+        kept.append(client := socket.socket(socket.AF_UNIX))
+        client.connect(f"/tmp/listening {number}")
+        kept.append((server.accept()[0], client))
+
+    def check() -> dict[str, Any]:
+        said = []
+        for number, (server, _, (ours, theirs)) in enumerate(zip(*[iter(kept)] * 3, strict=True), 1):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"/tmp/listening {number}")
+                server.accept()[0].sendall(b"new")
+                ours.sendall(b"old")
+                said += [client.recv(9).decode(), theirs.recv(9).decode()]
+        names = sorted(name for name in os.listdir("/tmp") if "new" in name or "listening" in name)
+        return {"said": said, "names": names, "mode": oct(os.stat("/tmp/listening 1").st_mode)}
+
+    return check
 
 
 def socket_by_way_of_a_descriptor() -> None:

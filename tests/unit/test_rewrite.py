@@ -208,6 +208,25 @@ def test_owners_that_cannot_be_given_are_left_out(field, knows, given, left):
     assert owned.values == left
 
 
+def test_a_socket_whose_file_was_renamed_gets_the_names_that_it_has_now():
+    """CRIU takes the file for deleted, and knows nothing of its mode and owner."""
+    cleared = []
+    found = [
+        SimpleNamespace(ino=ino, name=b"/run/new\0", file_perms=SimpleNamespace(mode=1, uid=2, gid=3))
+        for ino in (11, 12)
+    ]
+    for usk in found:
+        usk.ClearField = cleared.append
+    entries = [SimpleNamespace(HasField="usk".__eq__, usk=usk) for usk in found]
+    unix.rename(entries, {"12": ["/run/a", 0o140720, 7, 8]})
+    assert [usk.name for usk in found] == [b"/run/new\0", b"/run/a\0"]
+    assert [vars(usk.file_perms) for usk in found] == [
+        {"mode": 1, "uid": 2, "gid": 3},
+        {"mode": 0o140720, "uid": 7, "gid": 8},
+    ]
+    assert cleared == ["deleted"]
+
+
 @pytest.mark.parametrize(
     ("name", "directory", "path"),
     [

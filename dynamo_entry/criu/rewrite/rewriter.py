@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from dynamo_entry.criu import images
@@ -53,10 +53,7 @@ class Rewriter:
     def mapped_bytes(self) -> dict[str, int]:
         """See ``files.mapped_bytes``."""
         names = [f"mm-{task.pid}.img" for task in self._tasks]
-        memory = (
-            one for name in names if name in self._decoded.names for one in self._decoded.messages(name)
-        )
-        return files.mapped_bytes(self._files.messages, memory)
+        return (one for name in names if name in self._decoded.names for one in self._decoded.messages(name))
 
     def deleted_files(self) -> list[str]:
         """See ``files.deleted``."""
@@ -88,6 +85,10 @@ class Rewriter:
     def ports(self) -> list[sockets.Bound]:
         """See ``sockets.bound``."""
         return sockets.bound(self._files.messages)
+
+    def rename_sockets(self, renamed: Mapping[str, Sequence[Any]]) -> None:
+        """See ``unix.rename``."""
+        unix.rename(self._files.messages, renamed)
 
     def names(self) -> list[unix.Named]:
         """See ``unix.named``."""

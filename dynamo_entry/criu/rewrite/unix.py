@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from dynamo_entry.value import NamedTuple
@@ -55,6 +55,19 @@ def path_of(usk: Any) -> str:
         return name
     directory = usk.name_dir if isinstance(usk.name_dir, str) else os.fsdecode(usk.name_dir)
     return f"{directory}/{name}" if directory else ""
+
+
+def rename(entries: Iterable[Any], renamed: Mapping[str, Sequence[Any]]) -> None:
+    """Give sockets, by inode, the name, mode and owner that their files had when the engine was frozen.
+
+    CRIU has the name that they were bound to, and takes the file for a deleted one.
+    """
+    for usk in _sockets(entries):
+        if str(usk.ino) in renamed:
+            name, *permissions = renamed[str(usk.ino)]
+            usk.name = os.fsencode(name) + b"\0"
+            usk.ClearField("deleted")
+            usk.file_perms.mode, usk.file_perms.uid, usk.file_perms.gid = permissions
 
 
 def give_up_owners(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:

@@ -189,10 +189,10 @@ def check_maps(pid: int, lines: list[str]) -> None:
                 hint="let the engine keep its keys in ordinary memory",
                 reason="SecretMemory",
             )
-        if path == _HUGE_PAGES and line.split()[1].endswith("p"):
+        if path == _HUGE_PAGES and line.split()[1].endswith("p") and "w" not in line.split()[1]:
             raise NotDumpable(
-                f"process {pid} has private huge pages (MAP_HUGETLB), which CRIU cannot restore",
-                hint="let the engine use transparent huge pages (madvise)",
+                f"process {pid} has private huge pages (MAP_HUGETLB) that it may not write to, which a restore could not fill",
+                hint="let the engine keep them writable, or use transparent huge pages (madvise)",
                 reason="HugePages",
             )
         if _SYSV.fullmatch(path):

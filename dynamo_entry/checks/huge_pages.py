@@ -1,14 +1,18 @@
-"""Shared huge pages (hugetlbfs), of which CRIU knows the filesystem only if it gets a page of that size itself."""
+"""Huge pages (hugetlbfs): whether CRIU can dump those of an engine, and whether a place has as many as an archive takes."""
 
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 
-from dynamo_entry.errors import NotDumpable
+from dynamo_entry.errors import Incompatible, NotDumpable
 from dynamo_entry.linux import mounts, proc
 
 #: What they are shown as, mapped or open; linux/magic.h.
-_SHOWN = ("/anon_hugepage (deleted)", "/memfd:")
+_ANONYMOUS = "/anon_hugepage (deleted)"
+_SHOWN = (_ANONYMOUS, "/memfd:")
 _MAGIC = 0x958458F6
 
 #: mmap(2), where the size of the pages is a power of two.
@@ -16,25 +20,65 @@ _MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
 
 
 def check(tables: proc.Tables) -> None:
-    """Raises NotDumpable that names the process which has huge pages where none is left.
+    """Raises NotDumpable that names the process whose huge pages CRIU has no room to dump.
 
-    Each size is tried once: it takes a page for a moment, while the engine runs. The kernel's numbers of free pages are no
-    answer, as the pod has a limit of its own, and the kernel may make more (nr_overcommit_hugepages).
+    CRIU needs a page of a size to know those of this size by, and maps shared ones a second time, as private ones: the kernel
+    then sets as many aside again (criu: shmem.c, dump_one_memfd_shmem). Both is tried here, for a moment, while the engine
+    runs. The kernel's numbers of free pages are no answer, as the pod has a limit of its own, and the kernel may make more
+    (nr_overcommit_hugepages).
     """
-    left = set()
+    seen: set[tuple[int, int]] = set()
     for pid, table in tables.items():
-        for entry, path in proc.files(table, proc.maps(pid)):
+        lines = proc.maps(pid)
+        private = {proc.map_entry(line) for line in lines if _is_private(line)}
+        for entry, path in proc.files(table, lines):
             size = _page_bytes(f"/proc/{pid}/{entry}") if path.startswith(_SHOWN) else 0
-            if not size or size in left:
+            if not size:
                 continue
-            if not _is_one_left(size):
-                raise NotDumpable(
-                    f"process {pid} has huge pages of {size >> 10} KiB (MAP_HUGETLB, MFD_HUGETLB), and none is left here: CRIU "
-                    "needs one to know them by",
-                    hint="give the pod one huge page more than the engine takes, or let the engine use transparent ones",
-                    reason="HugePages",
+            if (0, size) not in seen and not _are_left(size, size):
+                raise _refused(
+                    pid, size, "none is left here: CRIU needs one to know them by", "one huge page more"
                 )
-            left.add(size)
+            seen.add((0, size))
+            if entry not in private:
+                _check_shared(pid, entry, size, seen)
+
+
+def _is_private(line: str) -> bool:
+    return proc.mapped_file(line) == _ANONYMOUS and line.split()[1].endswith("p")
+
+
+def _check_shared(pid: int, entry: str, size: int, seen: set[tuple[int, int]]) -> None:
+    with suppress(OSError), open(f"/proc/{pid}/{entry}", "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if (status.st_ino, status.st_dev) in seen or not status.st_size:
+            return
+        seen.add((status.st_ino, status.st_dev))
+        try:
+            mmap.mmap(file.fileno(), status.st_size, mmap.MAP_PRIVATE, mmap.PROT_READ).close()
+        except OSError:
+            what = f"fewer than {status.st_size // size} are left here: CRIU needs as many again to read shared ones"
+            raise _refused(pid, size, what, "twice as many huge pages as the engine shares") from None
+
+
+def _refused(pid: int, size: int, what: str, remedy: str) -> NotDumpable:
+    return NotDumpable(
+        f"process {pid} has huge pages of {size >> 10} KiB (MAP_HUGETLB, MFD_HUGETLB), and {what}",
+        hint=f"give the pod {remedy}, or let the engine use transparent ones",
+        reason="HugePages",
+    )
+
+
+def check_room(needs: Mapping[int, int]) -> None:
+    """Raises Incompatible where fewer huge pages are left than an engine takes. ``needs``: bytes by size of a page."""
+    for size, total in needs.items():
+        if not _are_left(size, total):
+            raise Incompatible(
+                f"the engine takes {total // size} huge pages of {size >> 10} KiB, and fewer are left here",
+                hint=f"give the pod as many (on Kubernetes hugepages-{size >> 20}Mi), and the node; or let the engine use "
+                "transparent ones when creating",
+                reason="NotEnoughHugePages",
+            )
 
 
 def _page_bytes(path: str) -> int:
@@ -43,10 +87,11 @@ def _page_bytes(path: str) -> int:
     return size if kind == _MAGIC else 0
 
 
-def _is_one_left(size: int) -> bool:
+def _are_left(size: int, total: int) -> bool:
+    """Whether the kernel sets pages aside. They are not touched, and so not made."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | (size.bit_length() - 1) << _SIZE_SHIFT
     try:
-        mmap.mmap(-1, size, flags).close()
+        mmap.mmap(-1, total, flags).close()
     except OSError:
         return False
     return True

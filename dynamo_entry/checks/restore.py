@@ -17,6 +17,7 @@ from dynamo_entry.checks import (
     facts,
     files,
     host,
+    huge_pages,
     image,
     kept_connections,
     privileges,
@@ -62,6 +63,7 @@ def admit(
     host.check_room(head.needs, cgroup.room())
     listed = index.parse(archive.read(DELTA_INDEX, most=index.INDEX_BYTES))
     rewriter = _rewriter(archive, images, have)
+    huge_pages.check_room(rewriter.huge_pages())
     offsets = host.clock_offsets(rewriter.clocks(), facts.clocks(), may_set=timens.may_be_set())
     taken.check_pids(rewriter.pids())
     travelling, mounted = frozenset(listed.paths), mounts.read()

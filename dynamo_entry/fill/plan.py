@@ -115,7 +115,7 @@ def make(
     for process in tree.processes:
         wanted = ranges.difference(fillable[process.pid], common[process.pid])
         large = [(start, end) for start, end in wanted if end - start >= LEAST_BYTES]
-        _leave_out(plan, process.pagemap, large, _tasks(process))
+        _leave_out(plan, process.pagemap, ranges.union([*large, *_of_huge_pages(process)]), _tasks(process))
         plan.huge[process.pid] = [(one.start, one.end) for one in process.mappings if _is_huge(one)]
     all_paths = _paths(tree.processes)
     for memory in tree.shared:
@@ -148,6 +148,13 @@ def _fillable(process: Process) -> list[Range]:
     )
     present = ranges.intersection(_having(process.pagemap, PRESENT), writable)
     return ranges.difference(present, list(process.reserved))
+
+
+def _of_huge_pages(process: Process) -> list[Range]:
+    """Private huge pages: CRIU seeks them in their image, which is a pipe here."""
+    kind = MAP_PRIVATE | MAP_HUGETLB
+    areas = ranges.union((one.start, one.end) for one in process.mappings if one.flags & kind == kind)
+    return ranges.intersection(_having(process.pagemap, PRESENT), areas)
 
 
 def _having(pagemap: Pagemap, flags: int) -> list[Range]:
@@ -211,7 +218,7 @@ def _tasks(process: Process) -> _Cut:
         at = start
         for mapping in mappings[max(0, bisect_right(starts, start) - 1) : bisect_left(starts, end)]:
             if at < mapping.end:
-                by_fault = not _is_huge(mapping) and not mapping.flags & MAP_LOCKED
+                by_fault = not _is_huge(mapping) and not mapping.flags & (MAP_LOCKED | MAP_HUGETLB)
                 yield at, min(end, mapping.end), Task(process.pid, by_fault)
                 at = mapping.end
         if at < end:  # mappings overlap, which no kernel's do

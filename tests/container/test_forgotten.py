@@ -96,7 +96,7 @@ HELD = {
     "working_directory_of_a_process": ("ProcessFile", "works in /proc/1000"),
     "descriptors_in_a_socket_in_flight": ("DescriptorsNested", "on its way to process 1000"),
     "program_in_memory": ("ProgramInMemory", "memfd"),
-    "private_huge_pages": ("HugePages", "huge pages"),
+    "huge_pages_that_are_not_written_to": ("HugePages", "may not write to"),
     "shared_huge_pages_of_which_none_is_left": ("HugePages", "none is left"),
     "file_in_memory_of_huge_pages": ("HugePages", "none is left"),
     "socket_with_a_program": ("SocketKind", "eBPF"),

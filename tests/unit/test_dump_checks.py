@@ -50,7 +50,7 @@ def mapped(path, permissions="rw-s"):
     [
         (mapped("/SYSV00005153 (deleted)"), "SysvShm"),
         (mapped("/secretmem (deleted)"), "SecretMemory"),
-        (mapped("/anon_hugepage (deleted)", "rw-p"), "HugePages"),
+        (mapped("/anon_hugepage (deleted)", "r--p"), "HugePages"),
     ],
 )
 def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
@@ -63,7 +63,7 @@ def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
     "line",
     [
         mapped("/opt/SYSV/lib.so"), mapped("/SYSVfile (deleted)"), mapped("/opt/secretmem/lib.so"),
-        mapped("/secretmem"), mapped("/data/anon_hugepage", "rw-p"), mapped("/anon_hugepage (deleted)"),
+        mapped("/secretmem"), mapped("/data/anon_hugepage", "rw-p"), mapped("/anon_hugepage (deleted)", "rw-p"),
         mapped("/dev/shm/x"), mapped("/dev/nvidia0"), "7f0000000000-7f0000001000 rw-p 00000000 00:00 0   [heap]",
         "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ",
     ],
@@ -283,10 +283,11 @@ def test_of_each_size_one_huge_page_is_asked_for_once(monkeypatch):
     """It may be the last one, and the engine runs meanwhile."""
     asked = []
     monkeypatch.setattr(huge_pages, "_page_bytes", lambda path: 1 << 30 if path.endswith("fd/7") else 2 << 20)
-    monkeypatch.setattr(huge_pages, "_is_one_left", lambda size: not asked.append(size))
-    monkeypatch.setattr(proc, "maps", lambda _pid: [mapped("/anon_hugepage (deleted)")] * 3)
+    monkeypatch.setattr(huge_pages, "_are_left", lambda size, total: asked.append((size, total)) or True)
+    monkeypatch.setattr(huge_pages, "_check_shared", lambda *_: None)
+    monkeypatch.setattr(proc, "maps", lambda _pid: [mapped("/anon_hugepage (deleted)", "rw-p")] * 3)
     huge_pages.check({1: {7: "/memfd:huge (deleted)"}, 2: {8: "/memfd:huge (deleted)"}})
-    assert asked == [1 << 30, 2 << 20]
+    assert asked == [(1 << 30, 1 << 30), (2 << 20, 2 << 20)]
 
 
 @pytest.fixture

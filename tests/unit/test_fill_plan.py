@@ -64,14 +64,25 @@ def test_large_ranges_are_left_out_of_what_criu_gets(flags):
     [
         Mapping(AT, AT + BIG, 1, PRIVATE),
         Mapping(AT, AT + BIG, PROT_WRITE, MAP_PRIVATE),
-        Mapping(AT, AT + BIG, PROT_WRITE, PRIVATE | MAP_HUGETLB),
     ],
-    ids=["read-only", "of a file", "huge pages"],
+    ids=["read-only", "of a file"],
 )
 def test_what_cannot_be_written_stays_with_criu(mapping):
     found = made(process(mappings=[mapping]))
     assert not found.extents
     assert [rest.runs for rest in found.remainders] == [process().pagemap.runs]
+
+
+def test_private_huge_pages_never_go_to_criu():
+    """Few, not lazy, shared with a child: it would seek them in a pipe."""
+    huge = [Mapping(AT, AT + 8192, PROT_WRITE, PRIVATE | MAP_HUGETLB)]
+    runs = [Run(AT, AT + 8192, PRESENT, 0)]
+    found = made(process(runs=runs, mappings=huge), process(1001, 1000, runs=runs, mappings=huge))
+    assert [(one.position, one.length, one.target) for one in found.extents] == [
+        (AT, 8192, Task(1000)),
+        (AT, 8192, Task(1001)),
+    ]
+    assert [rest.runs for rest in found.remainders] == [[], []]
 
 
 def test_a_run_over_two_mappings_is_cut():

@@ -52,6 +52,14 @@ class Rewriter:
 
     def mapped_bytes(self) -> dict[str, int]:
         """See ``files.mapped_bytes``."""
+        return files.mapped_bytes(self._files.messages, self._memories())
+
+    def huge_pages(self) -> dict[int, int]:
+        """See ``tasks.huge_pages``."""
+        return tasks.huge_pages(self._memories(), self._decoded.messages("memfd.img"))
+
+    def _memories(self) -> Iterator[Any]:
+        """What the images say of each process's mappings; a zombie has none."""
         names = [f"mm-{task.pid}.img" for task in self._tasks]
         return (one for name in names if name in self._decoded.names for one in self._decoded.messages(name))
 

@@ -157,6 +157,22 @@ _PROT_WRITE, _MAP_NORESERVE = 2, 0x4000
 _ANON_PRIVATE = 1 << 9
 
 
+#: linux/mman.h: a private mapping of huge pages, and the power of two of their size, in flags of mappings and of memfds.
+_PRIVATE_HUGE, _SIZE_SHIFT, _SIZE_MASK = 0x40002, 26, 0x3F
+
+
+def huge_pages(memory: Iterable[Any], memfds: Iterable[Any]) -> dict[int, int]:
+    """The bytes in huge pages by the size of a page: in private mappings, and in objects of shared memory (memfd.img)."""
+    found: dict[int, int] = {}
+    areas = ((vma.flags, vma.end - vma.start) for one in memory for vma in one.vmas)
+    private = [(flags, length) for flags, length in areas if flags & _PRIVATE_HUGE == _PRIVATE_HUGE]
+    shared = [(memfd.hugetlb_flag, memfd.size) for memfd in memfds if memfd.hugetlb_flag]
+    for flags, length in (*private, *shared):
+        size = 1 << (flags >> _SIZE_SHIFT & _SIZE_MASK)
+        found[size] = found.get(size, 0) + length
+    return found
+
+
 def unreserve(entries: Iterable[Any]) -> None:
     """Give private mappings that are not writable MAP_NORESERVE: the kernel did not account for them either.
 

@@ -95,10 +95,10 @@ def reservation_to_be_read() -> Check:
     return reserved(mmap.PROT_READ)
 
 
-def timer(tid: int) -> int:
+def timer(tid: int, clock: int = time.CLOCK_MONOTONIC) -> int:
     number = ctypes.c_int(-1)
     event = ctypes.create_string_buffer(struct.pack("QiiI", 0, signal.SIGUSR2, 4, tid).ljust(64, b"\0"))
-    checked(libc.syscall(_NUMBERS["timer_create"], 1, event, ctypes.byref(number)))
+    checked(libc.syscall(_NUMBERS["timer_create"], clock, event, ctypes.byref(number)))
     return number.value
 
 
@@ -127,6 +127,35 @@ def timers_of_threads(*, is_armed: bool) -> Check:
         time.sleep(0.5)
         return len(hits) > 1
 
+    return check
+
+
+def timer_of_a_threads_time() -> Check:
+    """As a profiler has it: it expires while the thread works, and at no other time."""
+    hits: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda *_: hits.append(1))
+    works = threading.Event()
+
+    def work() -> None:
+        arm(timer(threading.get_native_id(), time.CLOCK_THREAD_CPUTIME_ID), 0.02)
+        while works.wait():
+            sum(range(1000))
+
+    def expires() -> bool:
+        hits.clear()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:  # a signal ends no wait of the main thread
+            time.sleep(0.01)
+        return bool(hits)
+
+    def check() -> list[bool]:
+        works.set()
+        found = [expires()]
+        works.clear()
+        time.sleep(0.1)
+        return [*found, expires()]
+
+    threading.Thread(target=work, daemon=True).start()
     return check
 
 

@@ -44,6 +44,7 @@ def both(containers, *arguments, options=RESTORE):
         ("reservation",),
         ("reservation_to_be_read",),
         ("memory_reserved_up_to_eight_tib",),
+        ("timer_of_a_threads_time",),
         ("timer_of_an_ended_thread",),
         ("armed_timer_of_an_ended_thread",),
         ("many_descriptors", "1000"),

@@ -168,6 +168,7 @@ class Rewriter:
         for entry in image.messages:
             if entry.HasField("tc"):
                 tasks.drop_of_ended_threads(entry.tc, self._threads.get(pid, ()))
+                tasks.measure_threads(entry.tc)
         return image.encode()
 
     def _without_pipe_data(self, name: str) -> bytes | None:

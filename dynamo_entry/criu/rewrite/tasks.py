@@ -152,6 +152,22 @@ def drop_of_ended_threads(task: Any, threads: Collection[int]) -> None:
         timers.extend(kept)
 
 
+#: The clock of the calling thread's processor time as the kernel notes it, and of which the tid of another thread is a part
+#: (linux/posix-timers_types.h).
+_OF_CALLER, _OF_THREAD, _CLOCK_BITS = 0xFFFFFFFE, 6, 0xFFFFFFFF
+
+
+def measure_threads(task: Any) -> None:
+    """Let timers of a ``task_core_entry`` that measure a thread's processor time measure the thread that they signal.
+
+    Such a timer measures the thread that makes it (profilers of Go and C++ have one in every thread), and CRIU makes all of
+    them in the main thread.
+    """
+    for timer in task.timers.posix:
+        if timer.clock_id == _OF_CALLER and timer.HasField("notify_thread_id"):
+            timer.clock_id = (~timer.notify_thread_id << 3 | _OF_THREAD) & _CLOCK_BITS
+
+
 #: mman(2), the same on x86-64 and arm64, and criu/include/image.h.
 _PROT_WRITE, _MAP_NORESERVE = 2, 0x4000
 _ANON_PRIVATE = 1 << 9

@@ -935,6 +935,14 @@ def high_priority() -> Check:
     return lambda: os.getpriority(os.PRIO_PROCESS, 0) == -5
 
 
+def real_time() -> Check:
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
+    except PermissionError:
+        sys.exit("forgotten: not on this machine: real-time scheduling in a container (RT_GROUP_SCHED)")
+    return lambda: os.sched_getscheduler(0) == os.SCHED_RR
+
+
 def what_it_changed_of_the_pod() -> Check:
     """Its host name, a mount, and a child that the engine gave to its own parent (CLONE_PARENT)."""
     socket.sethostname("changed")

@@ -128,6 +128,7 @@ def _grants(have: Privileges, head: Head) -> tasks.Grants:
         may_drop=capabilities.SETPCAP in have.effective,
         attainable=frozenset() if have.no_new_privileges else have.bounding,
         secure_bits=capabilities.secure_bits(),
+        withheld_bytes=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] if head.facts.get("memlock_withheld") else None,
     )  # fmt: skip
 
 

@@ -34,6 +34,13 @@ _DUMP = (
         "the engine holds something open that CRIU does not know: let it, or PRE_DUMP, close it",
     ),
     (
+        "Unknown shit",
+        (
+            "the engine has just mapped what CRIU does not know, an io_uring for example: let it be ready no sooner than all "
+            "of its processes are, and try again"
+        ),
+    ),
+    (
         "send_fds failed|Can't retrieve FDs from socket",
         "the engine holds a descriptor that cannot be passed on, an io_uring for example: switch that off",
     ),

@@ -7,7 +7,7 @@ installing it there would need the same capability.
 
 Without the capability, the engine may not lock memory. The kernel charges rings to RLIMIT_MEMLOCK (io_uring_setup(2)) of
 processes without CAP_IPC_LOCK, and libuv and others then do without. The soft limit is 0 while the engine starts, and is
-given back when it is frozen.
+given back to what is restored. Before the dump it cannot be: a process that is still starting would make a ring in time.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ def may_withhold_memory(argv: Sequence[str]) -> bool:
     """Whether the engine can do without locked memory, and the limit applies to it."""
     is_asked_for = "--mlock" in " ".join(argv).split()
     return not is_asked_for and capabilities.IPC_LOCK not in capabilities.effective()
+
+
+def is_memory_withheld(argv: Sequence[str]) -> bool:
+    """Whether an engine of a creation is started with a soft limit of 0."""
+    return not may_filter() and may_withhold_memory(argv)
 
 
 def withhold_memory() -> None:

@@ -57,7 +57,6 @@ def look(
     left_behind.check_ipc(prepared.objects, left_behind.ipc_objects())
     held = proc.tables(pids)  # some of these checks wait
     connections.check_kernel_modules(held)
-    give_back_memlock(pids, log)
     _warn_of_secrets(prepared.keys, pids, log)
     _warn_of_losses(settings, prepared, root, held, log)
     kept = _check_connections(settings, prepared, held, log)
@@ -100,7 +99,7 @@ def _warn_of_secrets(keys: Keys, pids: Sequence[int], log: Any) -> None:
 
 
 def give_back_memlock(pids: Sequence[int], log: Any) -> None:
-    """Give back the memlock limit, which was withheld at the start to keep the engine off io_uring."""
+    """Give an engine that goes on the memlock limit, which was withheld at its start to keep it off io_uring."""
     try:
         io_uring.give_back_memory(pids)
     except PermissionError as error:

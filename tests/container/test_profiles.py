@@ -49,6 +49,21 @@ def test_without_a_filter_the_engine_gets_no_io_uring_for_want_of_memory_to_lock
     assert container.run_inside(*limits) == own
 
 
+#: A process that asks for a ring until it has one: one that is not ready yet when the engine says that it is.
+_ASKS_ON = (
+    "import ctypes, time; ask = ctypes.CDLL(None).syscall\n"
+    "while ask(425, 4, ctypes.create_string_buffer(120)) < 0: time.sleep(0.001)\n"
+    "time.sleep(1000)"
+)
+
+
+def test_a_process_that_still_starts_gets_no_io_uring_before_it_is_frozen(containers):
+    command = ("sh", "-c", f"python3 -c '{_ASKS_ON}' & exec {' '.join(COMMAND)}")
+    published(containers, command=command)
+    container = restored(containers, command=command)
+    assert container.json("/count")["count"] == 1
+
+
 def test_a_profile_without_clone3_is_named_before_anything_is_tried(containers, tmp_path):
     """As Docker's and containerd's default are."""
     profile = json.loads(PROFILE.read_text())

@@ -1,5 +1,6 @@
 """What images are rewritten to, as far as it can be told without CRIU's message classes."""
 
+import resource
 from ipaddress import ip_address
 from types import SimpleNamespace
 
@@ -166,6 +167,52 @@ def test_a_task_is_this_containers_by_label_group_and_limit():
     assert {"lsm_profile", "apparmor_data", "loginuid", "oom_score_adj", "child_subreaper"} <= {*cleared}
     assert core.thread_core.creds.groups == [7]
     assert (limit.cur, limit.max) == (500, 500)
+
+
+@pytest.mark.parametrize(
+    ("withheld", "limit", "after"),
+    [
+        (None, (0, 1000), 0),
+        (800, (0, 1000), 800),
+        (800, (0, 700), 700),
+        (resource.RLIM_INFINITY, (0, 1000), 1000),
+        (800, (9, 1000), 9),
+    ],
+    ids=[
+        "by the engine itself",
+        "at creation",
+        "more than it may have",
+        "without a limit",
+        "a limit of its own",
+    ],
+)
+def test_a_limit_of_locked_memory_is_given_back_where_it_was_withheld(withheld, limit, after):
+    core = Core(HERE)
+    cur, most = limit
+    limits = [SimpleNamespace(cur=0, max=0) for _ in range(resource.RLIMIT_MEMLOCK)]
+    limits.append(SimpleNamespace(cur=cur, max=most))
+    core.tc = Message(rlimits=SimpleNamespace(rlimits=limits))
+    core.thread_core.creds.ClearField = core.tc.ClearField = lambda _: None
+    core.HasField = lambda name: name == "tc"
+    grants = tasks.Grants(frozenset(), ALL, {}, None, withheld_bytes=withheld)
+    tasks.grant([core], grants, is_root=False, our_filters=frozenset())
+    assert (limits[-1].cur, limits[0].cur) == (after, 0)
+
+
+@pytest.mark.parametrize(
+    ("clock", "thread", "after"),
+    [
+        (0xFFFFFFFE, 1003, ~1003 << 3 & 0xFFFFFFFF | 6),
+        (0xFFFFFFFE, None, 0xFFFFFFFE),
+        (0xFFFFFFFA, 1003, 0xFFFFFFFA),
+        (1, 1003, 1),
+    ],
+    ids=["of a thread's time", "that signals the process", "of the process's time", "monotonic"],
+)
+def test_a_timer_of_a_threads_time_measures_the_thread_that_it_signals(clock, thread, after):
+    timer = SimpleNamespace(clock_id=clock, notify_thread_id=thread, HasField=lambda _: thread is not None)
+    tasks.measure_threads(SimpleNamespace(timers=SimpleNamespace(posix=[timer])))
+    assert timer.clock_id == after
 
 
 class Owned(SimpleNamespace):

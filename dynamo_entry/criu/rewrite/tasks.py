@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -19,7 +20,8 @@ class Grants(NamedTuple):
     ``capabilities`` are those that it may be given, out of the kernel's ``known_capabilities``. ``hard_limits``, by
     resource number, are None if limits may be raised. ``groups`` are this container's if a task may not have others.
     ``may_drop``: whether the bounding set can be reduced; if not, ``attainable`` are the capabilities that programs can
-    get by it here, and ``secure_bits`` are those that tasks have in any case.
+    get by it here, and ``secure_bits`` are those that tasks have in any case. ``withheld_bytes`` is the soft limit of locked
+    memory for tasks from which it was withheld (linux/io_uring.py), if it was.
     """
 
     capabilities: frozenset[int]
@@ -29,6 +31,7 @@ class Grants(NamedTuple):
     may_drop: bool = False
     attainable: frozenset[int] = frozenset()
     secure_bits: int = 0
+    withheld_bytes: int | None = None
 
 
 def our_filters(entries: Iterable[Any]) -> frozenset[int]:
@@ -63,6 +66,7 @@ def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters:
             entry.tc.ClearField("oom_score_adj")
             if is_root:
                 entry.tc.ClearField("child_subreaper")
+            _give_back(entry.tc.rlimits.rlimits, grants.withheld_bytes)
             _lower_limits(entry.tc.rlimits.rlimits, grants.hard_limits)
 
 
@@ -115,6 +119,12 @@ def _numbers(words: Iterable[int]) -> frozenset[int]:
     return frozenset(
         32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1
     )
+
+
+def _give_back(limits: list[Any], locked: int | None) -> None:
+    for limit in limits[resource.RLIMIT_MEMLOCK : resource.RLIMIT_MEMLOCK + 1]:
+        if limit.cur == 0 and locked is not None:
+            limit.cur = limit.max if locked == resource.RLIM_INFINITY else min(locked, limit.max)
 
 
 def _lower_limits(limits: list[Any], hard: dict[int, int]) -> None:

@@ -71,6 +71,12 @@ def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: pro
             "restores will need these files unchanged", paths=bound,
             hint="keep files that every pod writes to in the container's own filesystem, or list them in REOPEN_PATHS",
         )  # fmt: skip
+    if numbered := manifest_head.numbered_databases(held, prepared.roots):
+        log.warning(
+            "databases will be read-only for their present connections", paths=numbered,
+            hint="SQLite knows an open database by its number (inode), which a restore changes: let the engine use a write-ahead "
+            "log (PRAGMA journal_mode=WAL), connect again after the restore, or keep them on a volume that is the same in all pods",
+        )  # fmt: skip
     made = left_behind.mounts_made(prepared.mounts, mounts.read())
     if lost := [*left_behind.find(held), *left_behind.outside(root), *made]:
         log.warning("restores will not bring these back", things=lost, hint=left_behind.REMEDY)

@@ -121,6 +121,36 @@ def binding(tables: proc.Tables, roots: list[str], reopened: tuple[str, ...]) ->
     )
 
 
+#: The first bytes of a SQLite database, and where its "file format write version" stands: 1 without a write-ahead log
+#: (https://sqlite.org/fileformat2.html).
+_SQLITE, _VERSION, _ROLLS_BACK = b"SQLite format 3\0", 18, 1
+
+
+def numbered_databases(tables: proc.Tables, roots: list[str]) -> list[str]:
+    """Return SQLite databases that travel, and that the engine will not be able to write to.
+
+    SQLite remembers the number of a file that it has open (inode), which is another one after a restore. It compares them
+    before it makes a journal for a rollback.
+    """
+    here = mounts.read()
+    return sorted(
+        {
+            path
+            for path, flags, _ in _regular(tables)
+            if _is_writable(flags) and not mounts.volume_of(path, here, roots) and _rolls_back(path)
+        }
+    )
+
+
+def _rolls_back(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_VERSION + 1)
+    except OSError:
+        return False
+    return head.startswith(_SQLITE) and head[_VERSION:] == bytes([_ROLLS_BACK])
+
+
 def _regular(tables: proc.Tables) -> set[tuple[str, int, bool]]:
     """Return (path, flags, whether it is locked) of open regular files."""
     return {

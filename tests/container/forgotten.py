@@ -1306,15 +1306,19 @@ def what_is_asked_for_later() -> Check:
 
 
 def identities() -> Check:
-    """Of a file: number, device, time of the last change, flags (chattr); a link in /dev; the signal at a child's end."""
+    """Of a file: number, device, its birth, the last change, flags (chattr); a link in /dev; the signal at a child's end."""
     made = Path("/var/tmp/made")
     made.write_text("text")
     os.symlink("/var/tmp", "/dev/made")
     file = made.open()
     before = os.stat(made)
+
+    def born() -> str:
+        return subprocess.run(["stat", "-c", "%w", made], capture_output=True, check=True, text=True).stdout
+
     no_dump = 0x40
     fcntl.ioctl(file, 0x40086602, struct.pack("q", no_dump))  # FS_IOC_SETFLAGS
-    changed = os.stat(made).st_ctime_ns
+    changed, birth = os.stat(made).st_ctime_ns, born()
     clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
     child = libc.syscall(clone, signal.SIGUSR1, 0, 0, 0, 0)
     if child == 0:
@@ -1326,6 +1330,7 @@ def identities() -> Check:
         at_end = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[35]
         return {
             "number": (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev),
+            "birth": born() == birth,
             "time of the last change": now.st_ctime_ns == changed,
             "flags": bool(flags & no_dump),
             "link in /dev": os.path.lexists("/dev/made"),

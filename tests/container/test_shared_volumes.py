@@ -156,6 +156,36 @@ def test_a_database_whose_log_sqlite_has_removed_is_opened_again(containers, tmp
     assert engine.refused(options=(*RESTORE, *options), settings=reopened)["reason"] == "VolumeMissing"
 
 
+NUMBERED = """
+import sqlite3
+db = sqlite3.connect("/srv/db.sqlite")
+db.execute("pragma journal_mode={mode}")
+with db:
+    db.execute("create table t (x text)")
+wait()
+said = []
+for connection in (db, sqlite3.connect("/srv/db.sqlite")):
+    try:
+        with connection:
+            connection.execute("insert into t values ('new')")
+        said.append("written")
+    except sqlite3.OperationalError as error:
+        said.append(str(error).split()[-2])
+done(*said)
+"""
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_of_the_container_is_read_only_without_a_write_ahead_log(containers, mode):
+    """SQLite knows the file by its number, and makes no journal for another one. New connections can write."""
+    engine = Engine(containers, NUMBERED.format(mode=mode))
+    creator = engine.created()
+    named = creator.event("databases will be read-only for their present connections")
+    assert (named and named["paths"]) == (["/srv/db.sqlite"] if mode == "delete" else None)
+    first = "readonly" if mode == "delete" else "written"
+    assert f"after {first} written DONE" in engine.restored().stdout
+
+
 TO_ITS_END = """
 import mmap
 file = open("/volume/data", "w+b")

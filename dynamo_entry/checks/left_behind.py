@@ -68,6 +68,9 @@ def _names(directory: str) -> list[str]:
         return []
 
 
+#: Memory comes from the nearest node; BLAS libraries ask for that by name.
+_USUAL = {"default", "local"}
+
 #: Of a watch, as fdinfo has it (proc_pid_fdinfo(5)), and linux/inotify.h.
 _MASK = re.compile(rb"inotify wd:\w+ .*?mask:(\w+)")
 _ONE_EVENT = 0x80000000
@@ -110,7 +113,7 @@ def _of(pid: int, table: Mapping[int, str]) -> list[str]:
         found.append("asynchronous I/O (io_submit), as far as it is under way,")
     rows = (line.split() for line in proc.read(pid, "numa_maps").split(b"\n"))
     policies = {row[1].decode("ascii", "replace") for row in rows if len(row) > 1}
-    if other := sorted(policies - {"default"}):
+    if other := sorted(policies - _USUAL):
         found.append(f"the memory policy {', '.join(other)}")
     if b"ksm_merge_any: yes" in proc.read(pid, "ksm_stat"):
         found.append("the merging of pages (KSM)")

@@ -279,6 +279,15 @@ def test_files_are_opened_again_as_they_were(tmp_path, monkeypatch):
     assert asked == [os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.R_OK | os.W_OK]
 
 
+@pytest.mark.parametrize(("policy", "named"), [("local", False), ("interleave:0-1", True)])
+def test_memory_from_the_nearest_node_is_the_usual(monkeypatch, policy, named):
+    """BLAS libraries ask for it by name, so that every engine with numpy has such memory."""
+    rows = f"7f0000000000 default\n7f1000000000 {policy} anon=1\n".encode()
+    monkeypatch.setattr(proc, "read", lambda _pid, name: rows if name == "numa_maps" else b"")
+    found = left_behind.find({os.getpid(): {}})
+    assert any("memory policy" in thing for thing in found) == named
+
+
 def test_of_each_size_one_huge_page_is_asked_for_once(monkeypatch):
     """It may be the last one, and the engine runs meanwhile."""
     asked = []

@@ -25,8 +25,12 @@ OLDEST = (4, 2)
 _VERSION_S, _VERSION_BYTES = 10, 64 << 10
 
 
+#: Runs what CRIU calls at its stages (criu/wait-for-verdict).
+_SHELL = "/bin/sh"
+
+
 def version(environ: dict[str, str] | None = None) -> str:
-    """CRIU's version, like ``4.2.1``. Raises CheckpointError if CRIU is missing, too old, or does not start."""
+    """CRIU's version, like ``4.2.1``. Raises CheckpointError if CRIU or a shell is missing, or CRIU too old or does not start."""
     with asking_version(environ) as answer:
         return answer()
 
@@ -40,6 +44,13 @@ def asking_version(environ: dict[str, str] | None = None) -> Iterator[Callable[[
             "criu is not installed",
             hint="install criu 4.2 or newer in the image",
             reason="CriuMissing",
+            retry=False,
+        )
+    if not os.access(_SHELL, os.X_OK):
+        raise CheckpointError(
+            f"there is no {_SHELL}, in which CRIU and the launcher wait for each other",
+            hint="keep a shell in the image (dash, or busybox-static)",
+            reason="ShellMissing",
             retry=False,
         )
     environ = {

@@ -93,6 +93,7 @@ def test_on_failure_fail_exits_with_a_code_per_phase(containers, damage, code):
         (("--cap-drop", "ALL"), "CapabilityMissing"),
         ((*RESTORE, "-v", "/dev/null:/usr/sbin/criu"), "CriuMissing"),
         ((*RESTORE, "-v", "{old}:/usr/sbin/criu:ro"), "CriuTooOld"),
+        ((*RESTORE, "-v", "/dev/null:/bin/sh"), "ShellMissing"),
         ((*RESTORE, "-v", "{empty}:/usr/lib/python3/dist-packages/pycriu"), "PycriuMissing"),
         ((*RESTORE, "-e", "DYNAMO_CHECKPOINT_WORK_DIR=/proc/none"), "NoWorkDir"),
         ((*RESTORE, "-v", "{empty}:/run/dynamo_entry/context.json.new"), "ContextNotWritten"),

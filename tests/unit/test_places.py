@@ -60,6 +60,15 @@ def test_what_only_another_image_can_mend_is_not_tried_again(monkeypatch):
     assert (caught.value.reason, caught.value.retry) == ("CriuMissing", False)
 
 
+def test_without_a_shell_criu_is_not_asked(monkeypatch, tmp_path):
+    (tmp_path / "criu").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(process, "_SHELL", f"{tmp_path}/sh")
+    with pytest.raises(CheckpointError) as caught:
+        process.version()
+    assert (caught.value.reason, caught.value.retry) == ("ShellMissing", False)
+
+
 def test_the_loaders_words_are_the_message_of_a_criu_that_does_not_start(tmp_path, monkeypatch):
     words = "criu: symbol lookup error: criu: undefined symbol: protobuf_c_message_unpack"
     (tmp_path / "criu").write_text(f'#!/bin/sh\n[ "$LD_BIND_NOW" = 1 ] && echo "{words}" >&2\nexit 127\n')

@@ -57,6 +57,7 @@ from dynamo_entry.kube.webhook.admission import mutate, validate
             "it says how, not what",
             pod({"env": [{"name": "DYNAMO_CHECKPOINT_STALL_TIMEOUT", "value": "300"}]}), known(REF, [READY]), PVC, "injected",
         ),
+        ("a PATH is no location", pod({"env": [{"name": "PATH", "value": "/bin"}]}), known(REF, [READY]), PVC, "injected"),
         (
             "the path is taken",
             pod({"volumeMounts": [{"name": "x", "mountPath": "/checkpoints"}]}), known(REF, [READY]), PVC,

@@ -22,7 +22,9 @@ _SPEC_LIMIT = 256 << 10
 _PROBES = ("startupProbe", "readinessProbe")
 
 #: Variables of the launcher's that say what it does, and where the archive is; others say how, and are the pod's to set.
-_CONFIGURED = frozenset(("MODE", "LOCATION", "PATH", "HASH", "SIGNAL_FILE"))
+_CONFIGURED = frozenset(
+    f"DYNAMO_CHECKPOINT_{name}" for name in ("MODE", "LOCATION", "PATH", "HASH", "SIGNAL_FILE")
+)
 
 
 class Known(NamedTuple):
@@ -191,8 +193,7 @@ def _injected(
 
 def _is_configured(container: Object) -> bool:
     """Return whether the pod says itself what to create or restore."""
-    names = {one["name"].removeprefix("DYNAMO_CHECKPOINT_") for one in container.get("env", ())}
-    return bool(names & _CONFIGURED)
+    return any(one["name"] in _CONFIGURED for one in container.get("env", ()))
 
 
 def _added(old: Any, new: Any, key: str) -> list[str]:

@@ -13,11 +13,10 @@ import re
 import select
 import socket
 import ssl
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -175,18 +174,6 @@ class Connections:
                 connection.close()
             if response is not None:
                 response.close()  # of a connection that ends with it, it has the socket
-
-    def begin(self, url: str) -> threading.Thread:
-        """Open a connection for the next exchange with the URL's server, in a thread. The exchange reports what fails."""
-        server = server_of(url)
-
-        def connect() -> None:
-            with suppress(OSError, http.client.HTTPException, StorageError):
-                self._keep(server, self._connected("connect", server))
-
-        thread = threading.Thread(target=connect, name="connect", daemon=True)
-        thread.start()
-        return thread
 
     def __del__(self) -> None:
         self.close()

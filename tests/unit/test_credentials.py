@@ -63,12 +63,13 @@ def test_files_are_variables(secret):
     assert (environ["AWS_ACCESS_KEY_ID"], environ["CA"]) == ("key", "before")
 
 
-def test_s3_signs_with_the_secret_s_keys(secret):
+def test_s3_signs_with_the_secret_s_keys(secret, monkeypatch):
     found = read_credentials(
         secret(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_ENDPOINT_URL="http://minio:9000")
     )
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
     store = S3Store("s3://bucket/a.tar", access=Access(variables=found))
-    assert "Credential=k/" in store._client._direct._signed({})["Authorization"]
+    assert "X-Amz-Credential=k%2F" in store._client._direct._signed()
     client = store._client._client()
     found = store._client._shared.session.get_credentials()
     assert (found.access_key, found.secret_key, found.token) == ("k", "s", None)

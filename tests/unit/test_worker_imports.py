@@ -5,7 +5,7 @@ import sys
 
 #: Of others and of ours: what few restores need, or none before the engine is back.
 LATER = {
-    "psutil", "urllib.request", "http.client", "cryptography", "tenacity", "tarfile",
+    "psutil", "urllib.request", "http.client", "cryptography", "tenacity", "tarfile", "obstore", "botocore",
     "dynamo_entry.criu.remedies", "dynamo_entry.engine.canary", "dynamo_entry.engine.handshakes",
     "dynamo_entry.engine.hooks", "dynamo_entry.engine.vllm_snapshot", "dynamo_entry.storage.http",
     "dynamo_entry.worker.create", "dynamo_entry.worker.dump",

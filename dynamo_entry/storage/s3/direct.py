@@ -1,69 +1,131 @@
-"""The first reads of a restore: signed by botocore, but without its client, which loads more slowly than they run."""
+"""The reads of a restore, signed by obstore: botocore loads more slowly than the first of them run."""
 
 from __future__ import annotations
 
 import os
-import threading
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import quote
+from datetime import timedelta
+from typing import Any
 
 from dynamo_entry.storage.failures import TRANSIENT_STATUS, answered
-from dynamo_entry.storage.http import Response
+from dynamo_entry.storage.http import Connections, Response
 from dynamo_entry.storage.s3.location import DEFAULT_REGION, Location
-from dynamo_entry.storage.s3.transport import Transport
 
-#: Nobody waits longer for a connection that was opened ahead.
-_CONNECT_S = 1.0
+#: How long a URL may be used: a proxy that ends TLS may write it into its log.
+_VALID = timedelta(minutes=1)
+
+#: Buckets and regions whose address at AWS needs no rules of botocore's.
+_BUCKET, _REGION = re.compile(r"[a-z0-9-]{3,63}"), re.compile(r"(?!cn-)[a-z]{2}(-gov)?-[a-z]+-[0-9]")
+
+#: Files that botocore reads → the variables that lead to others.
+_FILES = {"~/.aws/config": "AWS_CONFIG_FILE", "~/.aws/credentials": "AWS_SHARED_CREDENTIALS_FILE"}
+
+#: What gives a pod a role: IRSA, ECS, EKS.
+_ROLES = (
+    {"AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"},
+    {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"},
+    {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"},
+)
 
 
 class Direct:
-    """One object of a server that the location names, if the environment has all that botocore would look for."""
+    """One object, if the environment says all that botocore would look for. Thread-safe."""
 
     def __init__(
-        self, location: Location, name: str, transport: Transport, environ: Mapping[str, str]
-    ) -> None:
+        self, location: Location, name: str, connections: Connections, environ: Mapping[str, str],
+        *, ca_file: str, stall_s: float,
+    ) -> None:  # fmt: skip
+        self._location = location
         self._name = name
-        self._transport = transport
+        self._connections = connections
         self._environ = environ
-        self._url = f"{location.endpoint}/{location.bucket}/{quote(location.key, safe='/-._~')}"
-        self._connecting: threading.Thread | None = None
-        self._is_open = bool(location.endpoint) and _says_all(environ)
+        self._ca_file = ca_file
+        self._limit = timedelta(seconds=stall_s)
+        self._store: Any = None
+        self._is_open = True
 
     @contextmanager
     def exchange(self, range_: str) -> Iterator[Response | None]:
         """Make one attempt. Yields None if botocore's client must take over, after any answer but the object."""
-        if not self._is_open:
-            yield None
-            return
-        what = f"{self._name}: GetObject"
-        with self._transport.exchange(what, "GET", self._url, self._signed({"Range": range_})) as response:
-            if response.status < 300:
-                yield response
-                return
-            self._is_open = False
-            if response.status in TRANSIENT_STATUS:
-                raise answered(what, response.status, retry_after=response.header("Retry-After"))
+        if url := self._signed():
+            what = f"{self._name}: GetObject"
+            with self._connections.exchange(what, "GET", url, {"Range": range_}) as response:
+                if response.status < 300:
+                    yield response
+                    return
+                self._is_open = False
+                if response.status in TRANSIENT_STATUS:
+                    raise answered(what, response.status, retry_after=response.header("Retry-After"))
         yield None
 
-    def _signed(self, headers: Mapping[str, str]) -> dict[str, str]:
-        if self._connecting is None:
-            self._connecting = self._transport.begin(self._url)
-        from dynamo_entry.storage.s3.signer import Credentials, signed  # noqa: PLC0415 - 50 ms, while it connects
+    def _signed(self) -> str:
+        """Return the URL of the object with a signature, or nothing if obstore has none."""
+        if not self._is_open:
+            return ""
+        try:
+            import obstore  # noqa: PLC0415 - its threads must not exist before a process is forked
 
-        self._connecting.join(_CONNECT_S)
+            if self._store is None:
+                self._store = obstore.store.S3Store(self._location.bucket, **self._settings())
+            url: str = obstore.sign(self._store, "GET", self._location.key, _VALID)
+        except Exception:  # of its own or of Python's, or it is not installed: botocore tells what is wrong
+            self._is_open = False
+            return ""
+        return url
+
+    def _settings(self) -> dict[str, Any]:
+        """Return obstore's settings. Raises ValueError if botocore would look further than the environment."""
         environ = self._environ
-        credentials = Credentials(
-            environ["AWS_ACCESS_KEY_ID"],
-            environ["AWS_SECRET_ACCESS_KEY"],
-            environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN") or "",
+        has_files = any(
+            os.path.exists(os.path.expanduser(environ.get(name) or path)) for path, name in _FILES.items()
         )
-        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
-        return signed(self._url, headers, credentials, region)
+        if has_files or environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE"):
+            raise ValueError("files come first")
+        config = {
+            "region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "",
+            **_login(environ),
+        }
+        options: dict[str, Any] = {"timeout": self._limit, "connect_timeout": self._limit}
+        if "access_key_id" not in config:
+            if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in environ):
+                raise ValueError("obstore reads these variables in another way")
+            if self._ca_file and "aws_web_identity_token_file" in config:
+                if "aws_endpoint_url_sts" not in config:
+                    raise ValueError("this authority is not to be trusted in AWS's name")
+                with open(self._ca_file, "rb") as file:
+                    options["root_certificate"] = file.read()
+        endpoint, bucket, _ = self._location
+        if endpoint:
+            config["region"] = config["region"] or DEFAULT_REGION
+            # Under this name, or the variable of the same name would take precedence.
+            config |= {"aws_endpoint_url_s3": endpoint, "virtual_hosted_style_request": "false"}
+        else:
+            has_rules = environ.get("AWS_USE_FIPS_ENDPOINT") or environ.get("AWS_USE_DUALSTACK_ENDPOINT")
+            if has_rules or not (_BUCKET.fullmatch(bucket) and _REGION.fullmatch(config["region"])):
+                raise ValueError("botocore has the rules for this address")
+            config["virtual_hosted_style_request"] = "true"
+        return {"config": config, "client_options": options, "retry_config": {"max_retries": 0}}
 
 
-def _says_all(environ: Mapping[str, str]) -> bool:
-    has_keys = environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")
-    config = os.path.expanduser(environ.get("AWS_CONFIG_FILE") or "~/.aws/config")
-    has_profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE")
-    return bool(has_keys) and not has_profile and not os.path.exists(config)
+def _login(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return obstore's settings for keys or a role. Raises ValueError if botocore would ask other services."""
+    given = {name for name, value in environ.items() if value}
+    if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= given:
+        keys = {
+            "access_key_id": environ["AWS_ACCESS_KEY_ID"],
+            "secret_access_key": environ["AWS_SECRET_ACCESS_KEY"],
+        }
+        if token := environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN"):
+            keys["session_token"] = token
+        elif {"AWS_SESSION_TOKEN", "AWS_TOKEN"} & os.environ.keys():
+            raise ValueError("obstore would take a token that belongs to other keys")
+        return keys
+    for names in _ROLES:
+        if names <= given:
+            role = {name.lower(): environ[name] for name in (*names, *({"AWS_ROLE_SESSION_NAME"} & given))}
+            if sts := environ.get("AWS_ENDPOINT_URL_STS") or environ.get("AWS_ENDPOINT_URL"):
+                role["aws_endpoint_url_sts"] = sts
+            return role
+    raise ValueError("neither keys nor a role")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth
-from botocore.awsrequest import AWSRequest
-
-from dynamo_entry.value import NamedTuple
 
 #: The name under which botocore finds ``Signer``.
 NAME = "s3v4-by-the-servers-clock"
@@ -38,14 +34,6 @@ class Clock:
 CLOCK = Clock()
 
 
-class Credentials(NamedTuple):
-    """The credentials to sign with, under botocore's names."""
-
-    access_key: str
-    secret_key: str
-    token: str = ""
-
-
 class Signer(S3SigV4Auth):  # type: ignore[misc]
     """botocore's signer, using the server's clock."""
 
@@ -56,10 +44,3 @@ class Signer(S3SigV4Auth):  # type: ignore[misc]
 
 
 AUTH_TYPE_MAPS[NAME] = Signer
-
-
-def signed(url: str, headers: Mapping[str, str], credentials: Credentials, region: str) -> dict[str, str]:
-    """Return the headers of a GET, with its signature."""
-    request = AWSRequest("GET", url, dict(headers))
-    Signer(credentials, "s3", region).add_auth(request)
-    return {name: str(value) for name, value in request.headers.items()}

@@ -40,10 +40,19 @@ def bucket():
     server.stop()
 
 
-def store(bucket, access=None):
-    return S3Store(
-        f"s3+http://127.0.0.1:{bucket.port}/bucket/p/a b.tar", Retry(2, stall_s=1), access or Access()
-    )
+@pytest.fixture
+def role(monkeypatch, tmp_path):
+    """The pod has a container's role, and no keys."""
+    services = AwsServices("ROLE", "x")
+    services.container_role(monkeypatch, tmp_path)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    yield services
+    services.stop()
+
+
+def store(bucket, access=None, key="p/a b.tar"):
+    return S3Store(f"s3+http://127.0.0.1:{bucket.port}/bucket/{key}", Retry(2, stall_s=1), access or Access())
 
 
 def test_a_restore_reads_without_botocore(bucket):
@@ -132,27 +141,69 @@ def test_a_role_of_the_pod_needs_no_botocore(bucket, monkeypatch, tmp_path, give
     services.stop()
 
 
-def test_a_giver_of_credentials_that_is_silent_is_waited_for_as_long_as_a_store(
-    bucket, monkeypatch, tmp_path
-):
-    services = AwsServices("ROLE", "x")
-    services.container_role(monkeypatch, tmp_path)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    services.silent.set()
+def test_a_giver_of_credentials_that_is_silent_is_waited_for_as_long_as_a_store(role):
+    """And not once more by botocore in the same attempt."""
+    role.silent.set()
     given = {**os.environ, "AWS_REGION": "eu-central-1"}
-    made = Direct(
-        Location("", "bucket", "a.tar"),
-        "it",
-        Connections(stall_s=1, ca_file=""),
-        given,
-        ca_file="",
-        stall_s=0.5,
-    )
+    connections = Connections(stall_s=1, ca_file="")
+    made = Direct(Location("", "bucket", "a.tar"), "it", connections, given, ca_file="", stall_s=0.5)
     began = time.monotonic()
-    assert made._signed() == ""
+    with pytest.raises(StorageUnavailable, match="credentials cannot be fetched"):
+        made._signed()
     assert 0.4 < time.monotonic() - began < 5
-    services.stop()
+    assert made._signed() == ""
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["/a.tar", "//a.tar", "p//a.tar", "./a.tar", "p/../a.tar", "ü+%41~'(*)/a.tar", "a?versionId=b", "a#b"],
+)
+def test_the_object_of_this_key_is_read_and_no_other(bucket, key):
+    """obstore has rules for paths; S3 has none."""
+    bucket.hold("/bucket/a.tar", b"another's archive")
+    bucket.hold(f"/bucket/{key}", DATA)
+    assert bytes(store(bucket, key=key).read_range(0, 7)) == DATA[:7]
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT", "AWS_BUCKET", "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"])
+def test_aws_is_asked_whatever_obstore_finds(monkeypatch, name):
+    """The first is a variable of obstore's alone: another server, where not even the bucket would be named."""
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert signed() == "https://bucket.s3.eu-central-1.amazonaws.com/p/a.tar"
+
+
+def test_a_panic_of_obstores_is_a_failure_like_others(bucket, role, tmp_path):
+    """It is no Exception, and would end the thread that reads."""
+    (tmp_path / "authorization").write_text("a-token\n")
+    with pytest.raises(StorageError, match="credentials"):
+        store(bucket).read_range(0, 7)
+    assert role.asked == []
+
+
+def test_keys_that_are_empty_are_none(bucket, role, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "")
+    assert bytes(store(bucket).read_range(0, 7)) == DATA[:7]
+    assert [request.access_key for request in bucket.seen] == ["ROLE"]
+
+
+def test_a_container_s_token_is_for_its_node_alone(bucket, role, monkeypatch):
+    """botocore refuses this address."""
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://0.0.0.0:{role.port}/v1/credentials")
+    with pytest.raises(StorageError, match="Unsupported host"):
+        store(bucket).read_range(0, 7)
+    assert role.asked == []
+
+
+def test_keys_of_a_role_are_renewed(bucket, role):
+    """A restore may take longer than they last."""
+    role.life_s = 1
+    reader = store(bucket)
+    reader.read_range(0, 7)
+    time.sleep(1.1)
+    reader.read_range(0, 7)
+    assert len(role.asked) == 2
+    assert [request.is_presigned for request in bucket.seen] == [True, True]
 
 
 def signed(endpoint="", bucket="bucket", ca_file="", **environ):
@@ -171,16 +222,27 @@ def test_the_address():
     assert signed("http://minio", bucket="my.bucket", AWS_REGION="") == "http://minio/my.bucket/p/a.tar"
 
 
+#: In place of keys.
+WEB_IDENTITY = {"AWS_SECRET_ACCESS_KEY": "", "AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/t"}
+CONTAINER = {"AWS_SECRET_ACCESS_KEY": "", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/"}
+
+
 @pytest.mark.parametrize(
     "more",
     [
         {"AWS_PROFILE": "ours"}, {"AWS_DEFAULT_PROFILE": "ours"}, {"AWS_CONFIG_FILE": os.devnull},
         {"AWS_SHARED_CREDENTIALS_FILE": os.devnull}, {"AWS_SECRET_ACCESS_KEY": ""},
-        {"AWS_SECRET_ACCESS_KEY": "", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/"},
         {"AWS_REGION": ""}, {"AWS_REGION": "cn-north-1"}, {"bucket": "my.bucket"}, {"AWS_USE_FIPS_ENDPOINT": "true"},
-        {"AWS_SECRET_ACCESS_KEY": "", "AWS_ROLE_ARN": "r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/t", "ca_file": os.devnull},
+        {"bucket": "a--use1-az4--x-s3"}, CONTAINER, WEB_IDENTITY | {"https_proxy": "http://p"},
+        CONTAINER | {"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "/t", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://x/"},
+        WEB_IDENTITY | {"ca_file": os.devnull}, WEB_IDENTITY | {"endpoint": "https://minio", "AWS_REGION": "cn-north-1"},
+        WEB_IDENTITY | {"endpoint": "https://minio", "AWS_USE_FIPS_ENDPOINT": "true"},
     ],
+    ids=str,
 )  # fmt: skip
-def test_what_is_left_to_botocore(more):
+def test_what_is_left_to_botocore(more, monkeypatch):
     """Its files, its services, its rules: a profile's keys win over the environment's, for example."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("obstore.store.S3Store", lambda *_, **__: pytest.fail("it is left to obstore"))
     assert signed(**more) == ""

@@ -86,9 +86,7 @@ class Client:
         self._access = access
         ca_file = access.ca_file or access.environ.get("AWS_CA_BUNDLE", "")
         self._transport = Transport(name, stall_s=retry.stall_s, ca_file=ca_file)
-        self._direct = Direct(
-            location, name, self._transport, _environ(access), ca_file=ca_file, stall_s=retry.stall_s
-        )
+        self._direct = Direct(location, name, self._transport, _environ(access))
         self._shared = _Made()
 
     def with_short_deadline(self) -> Client:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from servers.answering import Answering
-from servers.tls import Certificate
 
 _STS = """\
 <AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
@@ -29,14 +28,14 @@ class AwsServices(Answering):
     ``silent``: takes requests, and answers none.
     """
 
-    def __init__(self, access_key: str, secret_key: str, certificate: Certificate | None = None) -> None:
+    def __init__(self, access_key: str, secret_key: str) -> None:
         self._keys = {"AccessKeyId": access_key, "SecretAccessKey": secret_key, "Token": ""}
         self.life_s = 3600.0
         self.refusal: tuple[int, str] | None = None
         self.silent, self._stopped = threading.Event(), threading.Event()
         self.asked: list[tuple[str, str]] = []
-        super().__init__(certificate)
-        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def web_identity(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
         """What EKS puts into a pod whose service account has a role (IRSA)."""

@@ -241,14 +241,16 @@ class _Creation:
     def _release_engine(self) -> None:
         """Let a second worker release what a lost one held; it ends an engine that cannot be helped."""
         from dynamo_entry import cuda  # noqa: PLC0415 - only after a failure
+        from dynamo_entry.linux import io_uring  # noqa: PLC0415
 
+        engine_pid = self._supervisor.engine_pid
+        if self._engine_code is not None or not engine_pid:
+            return
+        if refused := io_uring.give_back_memory([engine_pid, *tree.descendants(engine_pid)]):
+            self._supervisor.log.warning("memlock limit not given back", pids=refused)
         holds_gpus = self._worker.phase in Phases.FROZEN and cuda.is_present()
         may_sleep = Phases.PRE_DUMP in (*self._worker.seconds, self._worker.phase)
-        if (
-            self._engine_code is not None
-            or not self._supervisor.engine_pid
-            or not (holds_gpus or self._is_paused or may_sleep)
-        ):
+        if not (holds_gpus or self._is_paused or may_sleep):
             return
         try:
             settings = self._supervisor.settings
@@ -257,7 +259,7 @@ class _Creation:
             self._supervisor.log.error("engine not released", message=error.strerror)  # noqa: TRY400 - not logging
             return
         self._supervisor.loop.listen(worker.events)
-        worker.tell(Release(self._supervisor.engine_pid, may_sleep))
+        worker.tell(Release(engine_pid, may_sleep))
         self._follow_release(worker)
         worker.kill()
         self._supervisor.loop.stop_listening()

@@ -7,7 +7,8 @@ installing it there would need the same capability.
 
 Without the capability, the engine may not lock memory. The kernel charges rings to RLIMIT_MEMLOCK (io_uring_setup(2)) of
 processes without CAP_IPC_LOCK, and libuv and others then do without. The soft limit is 0 while the engine starts, and is
-given back to what is restored. Before the dump it cannot be: a process that is still starting would make a ring in time.
+given back to what is restored, or goes on. Before the dump it cannot be: a process that is still starting would make a
+ring in time.
 """
 
 from __future__ import annotations
@@ -98,11 +99,12 @@ def withhold_memory() -> None:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, hard))
 
 
-def give_back_memory(pids: Iterable[int]) -> None:
+def give_back_memory(pids: Iterable[int]) -> list[int]:
     """Give processes whose soft limit is 0 that of the calling process, or as much of it as they may have.
 
-    Raises PermissionError for processes of another user.
+    Returns those of another user, which cannot be given any.
     """
+    refused: list[int] = []
     own, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     for pid in pids:
         try:
@@ -111,6 +113,9 @@ def give_back_memory(pids: Iterable[int]) -> None:
                 resource.prlimit(pid, resource.RLIMIT_MEMLOCK, (_smaller(own, hard), hard))
         except ProcessLookupError:
             continue
+        except PermissionError:
+            refused.append(pid)
+    return refused
 
 
 def _smaller(one: int, other: int) -> int:

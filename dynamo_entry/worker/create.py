@@ -202,7 +202,8 @@ class _Creation:
         if settings.after_dump != "continue" or not proc.tree(self._pid):
             return
         with self._channel.aftermath(Phases.WAKE, stall_s=2 * settings.stall_timeout):
-            freeze.give_back_memlock(self._pids(), self._channel.log)
+            if refused := io_uring.give_back_memory(self._pids()):
+                self._channel.log.warning("memlock limit not given back", pids=refused)
             if paused := self._handshake or self._prepared.offered:
                 argv = proc.command(os.getppid())
                 environ = context_file.environment(settings)

@@ -21,7 +21,7 @@ from dynamo_entry.checks import (
 )
 from dynamo_entry.checks import dump as dump_checks
 from dynamo_entry.criu import hints, options
-from dynamo_entry.linux import capabilities, io_uring, mounts, proc
+from dynamo_entry.linux import capabilities, mounts, proc
 from dynamo_entry.settings import Settings
 from dynamo_entry.value import NamedTuple
 from dynamo_entry.worker import manifest_head
@@ -102,11 +102,3 @@ def _warn_of_secrets(keys: Keys, pids: Sequence[int], log: Any) -> None:
             hint="DROP_ENV withholds from the engine what only the launcher needs, CREDENTIALS_DIR keeps it "
             "elsewhere, KEY_FILE seals the archive",
         )  # fmt: skip
-
-
-def give_back_memlock(pids: Sequence[int], log: Any) -> None:
-    """Give an engine that goes on the memlock limit, which was withheld at its start to keep it off io_uring."""
-    try:
-        io_uring.give_back_memory(pids)
-    except PermissionError as error:
-        log.warning("memlock limit not given back", pids=list(pids), message=str(error))

@@ -71,6 +71,8 @@ def test_after_dump_continue_serves_on(containers):
     first = container.json("/state?digest=1")
     container.wait_for_text(first["nonce"])
     assert b"0" in container.get("/env?name=UV_USE_IO_URING"), "libuv would use what cannot be dumped"
+    own, engines = (container.run_inside("grep", "Max locked", f"/proc/{pid}/limits") for pid in (1, 1000))
+    assert own == engines, "it may lock memory again"
     container.signal(signal.SIGTERM)
     assert container.exit_code() == 0
     second = restored(containers).json("/state?digest=1")

@@ -164,4 +164,6 @@ def test_a_hanging_worker_is_ended_and_the_engine_goes_on(containers):
     os.kill(worker_of(container), signal.SIGSTOP)
     container.wait_for_event("Checkpoint not created", limit_s=30)
     assert container.json("/health") == {"status": "ok"}
+    own, engines = (container.run_inside("grep", "Max locked", f"/proc/{pid}/limits") for pid in (1, 1000))
+    assert own == engines, "it may lock memory again"
     assert not assert_all_or_nothing(containers)

@@ -91,6 +91,19 @@ def test_the_limit_is_given_back(engine):
     )
 
 
+def test_a_process_of_another_user_keeps_nobody_from_its_limit(engine, monkeypatch):
+    prlimit = resource.prlimit
+
+    def refusing(pid, *given):
+        if pid == 1:
+            raise PermissionError
+        return prlimit(pid, *given)
+
+    monkeypatch.setattr(resource, "prlimit", refusing)
+    assert io_uring.give_back_memory([1, engine.pid]) == [1]
+    assert prlimit(engine.pid, resource.RLIMIT_MEMLOCK) == resource.getrlimit(resource.RLIMIT_MEMLOCK)
+
+
 def test_no_more_is_given_back_than_a_process_may_have(engine):
     resource.prlimit(engine.pid, resource.RLIMIT_MEMLOCK, (0, 4096))
     io_uring.give_back_memory([engine.pid])

@@ -12,6 +12,9 @@ from dynamo_entry.linux.sock_diag import Unix
 #: That of a sockaddr_un, which need not end with a zero (unix(7)).
 _LONGEST = 108
 
+#: Leads elsewhere in every process.
+_OWN = "/proc/self/"
+
 
 def check(there: Iterable[Unix], owners: Mapping[int, int]) -> dict[int, str]:
     """Return the present names of sockets whose file was renamed, by inode: a restore gives them these.
@@ -29,25 +32,25 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> dict[int, str]:
                 hint="let the engine bind the socket by its full and final path",
                 reason="SocketNameLost",
             )
-        if new := _new_name(name, row):
-            renamed[row.inode] = new
+        if (now := _name_now(name, row)) not in ("", name):
+            renamed[row.inode] = now
     return renamed
 
 
 def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
     """What is wrong with the name, or nothing: a file that is gone needs no name."""
-    if len(os.fsencode(name)) >= _LONGEST and not name.startswith("/proc/self/"):
+    if len(os.fsencode(name)) >= _LONGEST and not name.startswith(_OWN):
         return f"a name of {len(os.fsencode(name))} bytes, which is one more than CRIU takes"
     if not name.startswith("/"):
         is_there = any(_is_socket(f"/proc/{one}/cwd/{name}") for one in set(pids))
         return "" if is_there else "and is not in the process's directory any more"
-    if name.startswith("/proc/self/"):
-        is_there = _is_socket(f"/proc/{pid}/{name.removeprefix('/proc/self/')}")
+    if name.startswith(_OWN):
+        is_there = _is_socket(f"/proc/{pid}/{name.removeprefix(_OWN)}")
         return "by way of a descriptor of its own" if is_there else ""
-    now = _new_name(name, row) or name
-    if _is_socket(now) and os.stat(now).st_nlink > 1:
+    now = _name_now(name, row)
+    if (file := _socket_at(now)) and file.st_nlink > 1:
         return "and has another name (link)"
-    return f"and renamed to {now}" if not _can_be_kept(now) else ""
+    return f"and renamed to {now}" if now != name and not _can_be_kept(now) else ""
 
 
 def _can_be_kept(name: str) -> bool:
@@ -55,11 +58,15 @@ def _can_be_kept(name: str) -> bool:
     return len(os.fsencode(name)) < _LONGEST and os.fsencode(name).decode("utf-8", "replace") == name
 
 
-def _new_name(name: str, row: Unix) -> str:
-    """What a socket's file was renamed to in its directory, or nothing."""
-    if not name.startswith("/") or name.startswith("/proc/self/") or _is_socket(name):
+def _name_now(name: str, row: Unix) -> str:
+    """What a socket's file is called by now, in the directory where it was bound by its full path; nothing if it is gone.
+
+    Another socket may have been bound to its first name since.
+    """
+    if not name.startswith("/") or name.startswith(_OWN):
         return ""
-    return _name_of(row.file, os.path.dirname(name))
+    file = _socket_at(name)
+    return name if file and _number(file.st_ino) == row.file else _name_of(row.file, os.path.dirname(name))
 
 
 def _name_of(inode: int, directory: str) -> str:
@@ -70,7 +77,7 @@ def _name_of(inode: int, directory: str) -> str:
                 (
                     entry.path
                     for entry in entries
-                    if entry.inode() & 0xFFFFFFFF == inode and _is_socket(entry.path)
+                    if _number(entry.inode()) == inode and _is_socket(entry.path)
                 ),
                 "",
             )
@@ -78,8 +85,18 @@ def _name_of(inode: int, directory: str) -> str:
         return ""
 
 
+def _number(inode: int) -> int:
+    """As much of it as the kernel says of a socket's file."""
+    return inode & 0xFFFFFFFF
+
+
 def _is_socket(path: str) -> bool:
+    return _socket_at(path) is not None
+
+
+def _socket_at(path: str) -> os.stat_result | None:
     try:
-        return stat.S_ISSOCK(os.stat(path).st_mode)
+        status = os.stat(path)
     except OSError:
-        return False
+        return None
+    return status if stat.S_ISSOCK(status.st_mode) else None

@@ -104,7 +104,10 @@ def renamed_sockets(names: Mapping[int, str]) -> dict[str, list[Any]]:
     """Return name, mode and owner of the files of unix sockets that were renamed, by inode of the socket."""
     found = {}
     for inode, name in names.items():
-        status = os.stat(name)
+        try:
+            status = os.stat(name)
+        except FileNotFoundError:
+            continue  # the engine runs until CRIU takes hold of it
         found[str(inode)] = [name, status.st_mode, status.st_uid, status.st_gid]
     return found
 

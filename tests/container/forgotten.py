@@ -613,26 +613,31 @@ def socket_with_a_name_from_elsewhere() -> None:
 
 
 def sockets_that_were_renamed() -> Check:
-    """As who lets nobody see one that is not ready yet: supervisord, with another link. A client has come already."""
-    for number in (1, 2):
+    """As who lets nobody see one that is not ready yet: supervisord, with another link. A client has come already.
+
+    The next one is not ready yet, at the name that all of them had.
+    """
+    names = ["/tmp/listening 1", "/tmp/listening 2", "/tmp/new"]
+    for name in names:
         kept.append(server := socket.create_server("/tmp/new", family=socket.AF_UNIX))
         os.chmod("/tmp/new", 0o720)
-        os.link("/tmp/new", f"/tmp/listening {number}")
-        os.unlink("/tmp/new")
+        if name != "/tmp/new":
+            os.link("/tmp/new", name)
+            os.unlink("/tmp/new")
         kept.append(client := socket.socket(socket.AF_UNIX))
-        client.connect(f"/tmp/listening {number}")
+        client.connect(name)
         kept.append((server.accept()[0], client))
 
     def check() -> dict[str, Any]:
         said = []
-        for number, (server, _, (ours, theirs)) in enumerate(zip(*[iter(kept)] * 3, strict=True), 1):
+        for name, (server, _, (ours, theirs)) in zip(names, zip(*[iter(kept)] * 3, strict=True), strict=True):
             with socket.socket(socket.AF_UNIX) as client:
-                client.connect(f"/tmp/listening {number}")
+                client.connect(name)
                 server.accept()[0].sendall(b"new")
                 ours.sendall(b"old")
                 said += [client.recv(9).decode(), theirs.recv(9).decode()]
-        names = sorted(name for name in os.listdir("/tmp") if "new" in name or "listening" in name)
-        return {"said": said, "names": names, "mode": oct(os.stat("/tmp/listening 1").st_mode)}
+        there = sorted(name for name in os.listdir("/tmp") if "new" in name or "listening" in name)
+        return {"said": said, "names": there, "mode": oct(os.stat("/tmp/listening 1").st_mode)}
 
     return check
 

@@ -2,10 +2,11 @@
 
 import os
 import socket
+import tempfile
 
 import pytest
 
-from dynamo_entry.checks import connections
+from dynamo_entry.checks import connections, socket_names
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import sock_diag
 from dynamo_entry.linux.sock_diag import End, Unix
@@ -44,6 +45,48 @@ def test_the_kernel_says_who_is_connected_to_whom():
         rows = {row.inode: row for row in sock_diag.unix()}
         inodes = [os.fstat(end.fileno()).st_ino for end in (one, other)]
         assert [rows[inode].peer for inode in inodes] == inodes[::-1]
+
+
+def present_names(*servers):
+    """Of sockets of this process, in the same order."""
+    inodes = [os.fstat(server.fileno()).st_ino for server in servers]
+    found = socket_names.check(sock_diag.unix(), dict.fromkeys(inodes, os.getpid()))
+    return [found.get(inode) for inode in inodes]
+
+
+def listening(path):
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    return server
+
+
+@pytest.fixture
+def directory():
+    """One with a name that is short enough for the names of sockets in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        yield path
+
+
+def test_a_renamed_socket_is_found_although_another_has_its_first_name(directory):
+    with listening(f"{directory}/new") as one:
+        os.rename(f"{directory}/new", f"{directory}/ready")
+        assert present_names(one) == [f"{directory}/ready"]
+        with listening(f"{directory}/new") as other:
+            os.link(f"{directory}/new", f"{directory}/link")
+            assert present_names(one) == [f"{directory}/ready"]
+            with pytest.raises(NotDumpable, match="another name"):
+                present_names(other)
+            os.unlink(f"{directory}/ready")
+            assert present_names(one) == [None]
+
+
+def test_a_name_that_is_no_unicode_is_lost_only_where_it_is_a_new_one(directory):
+    bound = os.fsencode(directory) + b"/\xff"
+    with listening(bound) as server:
+        assert present_names(server) == [None]
+        os.rename(bound, bound + b"2")
+        with pytest.raises(NotDumpable, match="renamed to"):
+            present_names(server)
 
 
 A, B, C = ("127.0.0.1", 5000), ("127.0.0.1", 40000), ("10.0.0.9", 2379)

@@ -72,13 +72,21 @@ def _refused(pid: int, size: int, what: str, remedy: str) -> NotDumpable:
 def check_room(needs: Mapping[int, int]) -> None:
     """Raises Incompatible where fewer huge pages are left than an engine takes. ``needs``: bytes by size of a page."""
     for size, total in needs.items():
-        if not _are_left(size, total):
+        if total and not _are_left(size, total):
             raise Incompatible(
                 f"the engine takes {total // size} huge pages of {size >> 10} KiB, and fewer are left here",
-                hint=f"give the pod as many (on Kubernetes hugepages-{size >> 20}Mi), and the node; or let the engine use "
-                "transparent ones when creating",
+                hint=f"give the pod as many (on Kubernetes {_resource(size)}), and the node; or let the engine use transparent "
+                "ones when creating",
                 reason="NotEnoughHugePages",
             )
+
+
+def _resource(size: int) -> str:
+    """What Kubernetes calls pages of this size."""
+    places, unit = next(
+        ((places, unit) for places, unit in ((30, "Gi"), (20, "Mi")) if size >> places), (10, "Ki")
+    )
+    return f"hugepages-{size >> places}{unit}"
 
 
 def _page_bytes(path: str) -> int:
@@ -91,7 +99,7 @@ def _are_left(size: int, total: int) -> bool:
     """Whether the kernel sets pages aside. They are not touched, and so not made."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | (size.bit_length() - 1) << _SIZE_SHIFT
     try:
-        mmap.mmap(-1, total, flags).close()
+        mmap.mmap(-1, total, flags - (flags >> 31 << 32)).close()  # a signed number, of 32 bits
     except OSError:
         return False
     return True

@@ -21,7 +21,7 @@ from dynamo_entry.value import NamedTuple
 
 #: What is known about an error, besides that memory may be short.
 _HINTS = {
-    errno.EFAULT: "was the archive cut short or overwritten while it was read?",
+    errno.EFAULT: "was the archive cut short or overwritten while it was read? are huge pages left, if the engine has some?",
     errno.EPERM: "add SYS_PTRACE to the container's capabilities",
 }
 

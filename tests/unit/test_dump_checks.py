@@ -23,7 +23,7 @@ from dynamo_entry.checks import (
     queues,
     sharing,
 )
-from dynamo_entry.errors import NotDumpable
+from dynamo_entry.errors import Incompatible, NotDumpable
 from dynamo_entry.linux import capabilities, mounts, proc, tasks
 from dynamo_entry.linux.sock_diag import Unix
 from dynamo_entry.rootfs import changes
@@ -297,6 +297,19 @@ def test_of_each_size_one_huge_page_is_asked_for_once(monkeypatch):
     monkeypatch.setattr(proc, "maps", lambda _pid: [mapped("/anon_hugepage (deleted)", "rw-p")] * 3)
     huge_pages.check({1: {7: "/memfd:huge (deleted)"}, 2: {8: "/memfd:huge (deleted)"}})
     assert asked == [(1 << 30, 1 << 30), (2 << 20, 2 << 20)]
+
+
+def test_pages_of_which_there_are_none_are_asked_for_by_the_name_that_kubernetes_has():
+    """No machine has as many."""
+    for size, name in ((64 << 10, "64Ki"), (2 << 20, "2Mi"), (1 << 30, "1Gi"), (16 << 30, "16Gi")):
+        with pytest.raises(Incompatible) as refused:
+            huge_pages.check_room({size: 1 << 50})
+        assert refused.value.reason == "NotEnoughHugePages"
+        assert f"Kubernetes hugepages-{name})" in refused.value.hint
+
+
+def test_a_file_of_huge_pages_that_has_none_yet_takes_none():
+    huge_pages.check_room({2 << 20: 0, 1 << 30: 0})
 
 
 @pytest.fixture

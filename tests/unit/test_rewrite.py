@@ -215,6 +215,24 @@ def test_a_timer_of_a_threads_time_measures_the_thread_that_it_signals(clock, th
     assert timer.clock_id == after
 
 
+def test_huge_pages_are_counted_by_their_size_where_the_kernel_sets_them_aside():
+    private, mega, giga, unreserved = 0x40022, 21 << 26, 30 << 26, 0x4000
+
+    def area(flags, pages, size):
+        return SimpleNamespace(flags=flags, start=1 << 40, end=(1 << 40) + pages * size)
+
+    areas = [
+        area(private | mega, 3, 2 << 20), area(private | giga, 1, 1 << 30), area(private | mega | unreserved, 9, 2 << 20),
+        area(0x22, 5, 4096), area(0x40021 | mega, 7, 2 << 20),
+    ]  # fmt: skip
+    memfds = [
+        SimpleNamespace(hugetlb_flag=4 | mega, size=4 << 20),
+        SimpleNamespace(hugetlb_flag=0, size=4096),
+    ]
+    found = tasks.huge_pages([SimpleNamespace(vmas=areas)], memfds)
+    assert found == {2 << 20: 5 * (2 << 20), 1 << 30: 1 << 30}
+
+
 class Owned(SimpleNamespace):
     """A message of pycriu's that knows ``fields``, of which some are set: an unset number reads as 0."""
 

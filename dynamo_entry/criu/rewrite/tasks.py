@@ -188,10 +188,14 @@ _PRIVATE_HUGE, _SIZE_SHIFT, _SIZE_MASK = 0x40002, 26, 0x3F
 
 
 def huge_pages(memory: Iterable[Any], memfds: Iterable[Any]) -> dict[int, int]:
-    """The bytes in huge pages by the size of a page: in private mappings, and in objects of shared memory (memfd.img)."""
+    """The bytes in huge pages by the size of a page: in private mappings, and in objects of shared memory (memfd.img).
+
+    Of mappings for which the kernel sets none aside (MAP_NORESERVE) it is not known how much of them is used.
+    """
     found: dict[int, int] = {}
     areas = ((vma.flags, vma.end - vma.start) for one in memory for vma in one.vmas)
-    private = [(flags, length) for flags, length in areas if flags & _PRIVATE_HUGE == _PRIVATE_HUGE]
+    kind = _PRIVATE_HUGE | _MAP_NORESERVE
+    private = [(flags, length) for flags, length in areas if flags & kind == _PRIVATE_HUGE]
     shared = [(memfd.hugetlb_flag, memfd.size) for memfd in memfds if memfd.hugetlb_flag]
     for flags, length in (*private, *shared):
         size = 1 << (flags >> _SIZE_SHIFT & _SIZE_MASK)

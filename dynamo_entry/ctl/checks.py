@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dynamo_entry.checks import connections, host
 from dynamo_entry.checks.privileges import lack
+from dynamo_entry.criu import images
 from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings, Target
-from dynamo_entry.errors import Incompatible
+from dynamo_entry.errors import ArchiveError
 from dynamo_entry.linux import capabilities
 from dynamo_entry.value import NamedTuple
 
@@ -69,12 +70,13 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
         return [Finding("archive", stored.location, (RESTORE,), stored.error)]
     found = [Finding("archive", f"{stored.location}, {_mib(stored.size_bytes)}, {stored.digest}")]
     try:
-        may_set_gid = capabilities.SETGID in here.privileges.effective
-        notes = host.check_host(stored.host, here.host, may_set_gid=may_set_gid)
-        host.check_room(stored.needs, here.room)
-    except Incompatible as error:
+        with images.decoding(stored.location):
+            may_set_gid = capabilities.SETGID in here.privileges.effective
+            notes = host.check_host(stored.host, here.host, may_set_gid=may_set_gid)
+            host.check_room(stored.needs, here.room)
+            needed = _mib(int(stored.needs.get("memory_bytes", 0)))
+    except ArchiveError as error:
         return [*found, Finding("archive fits", error.message, (RESTORE,), error.hint)]
-    needed = _mib(int(stored.needs.get("memory_bytes", 0)))
     found.append(Finding("archive fits", "; ".join((f"needs {needed} of memory", *notes))))
     if stored.volumes.error:
         return [*found, Finding("files on volumes", "differ", (RESTORE,), stored.volumes.error)]

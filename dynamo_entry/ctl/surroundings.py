@@ -117,7 +117,7 @@ def settings_of(settings: Settings, *, creates: bool) -> Answer:
 
 
 def target(settings: Settings, location: str) -> Target:
-    """Find out whether a creation could publish at a location. Leaves nothing there."""
+    """Find out whether a creation could publish at a location. Leaves at most missing directories there."""
 
     def tried() -> str:
         with open_store(settings, location) as store:
@@ -150,12 +150,13 @@ def open_archive(location: str, settings: Settings, criu_version: str) -> Stored
             key=key,
         ) as archive:
             head = archive.manifest.head
-            files = _answer(lambda: _volumes(head.volume_files, settings.reopen_paths))
-            gpus = _answer(lambda: _gpus(head.gpu))
-            admission = _answer(lambda: _admitted(archive, settings, criu_version))
+            decoding = images.decoding(archive.location)
+            files = _answer(decoding(lambda: _volumes(head.volume_files, settings.reopen_paths)))
+            gpus = _answer(decoding(lambda: _gpus(head.gpu)))
+            admission = _answer(decoding(lambda: _admitted(archive, settings, criu_version)))
             return Stored(
                 archive.location, archive.digest, archive.size, head.needs, head.host, files, gpus, admission,
-                _answer(lambda: _handshake(head.facts)),
+                _answer(decoding(lambda: _handshake(head.facts))),
             )  # fmt: skip
     except CheckpointError as error:
         return Stored(location, error=f"{error.reason}: {error}")

@@ -134,7 +134,10 @@ class Store(ABC):
         """
 
     def check_writable(self) -> None:
-        """Fail early if nothing can be written here; leaves no trace. Raises StorageError, above all StorageDenied."""
+        """Fail early if nothing can be written here. Raises StorageError, above all StorageDenied.
+
+        Leaves no trace, except missing directories on the way to the location.
+        """
         self.open_writer(replace=True).abort()
 
     @abstractmethod

@@ -1,12 +1,15 @@
 """What doctor concludes, from containers that are made up."""
 
+import archive_store
 import pytest
 
+from dynamo_entry.archive import Head
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import options
-from dynamo_entry.ctl import checks
+from dynamo_entry.ctl import checks, surroundings
 from dynamo_entry.ctl.surroundings import Answer, Stored, Surroundings, Target
 from dynamo_entry.linux.cgroup import Room
+from dynamo_entry.settings import from_environment
 
 ALL = frozenset(range(41))
 HOST = {
@@ -133,3 +136,16 @@ def test_gpus_that_do_not_fit_rule_out_the_restore():
     assert (finding.name, finding.value, finding.rules_out) == ("GPUs fit", "GpuModelDiffers", ("restore",))
     moved = Stored("/a.tar", host=HOST, gpus=Answer("GPU moved"))
     assert ("GPUs fit", "ok") in [(one.name, one.level) for one in checks.compare(GOOD, moved)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"host": {**HOST, "cpu_flags": 5}}, {"needs": {"memory_bytes": "much"}}, {"volume_files": [{"mount": 1}]}, {"gpu": {"way": 1}}],
+)  # fmt: skip
+def test_a_manifest_that_no_creator_writes_is_told_of_and_no_defect(tmp_path, damage):
+    archive = tmp_path / "a.tar"
+    head = Head(**{"host": HOST, **damage})
+    archive.write_bytes(archive_store.build({"x": b"x"}, head=head))
+    found = surroundings.open_archive(str(archive), from_environment({}), "4.2")
+    last = checks.compare(GOOD, found)[-1]
+    assert (last.name != "checks of a restore", last.rules_out) == (True, ("restore",))

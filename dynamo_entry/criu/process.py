@@ -24,7 +24,6 @@ OLDEST = (4, 2)
 #: CRIU says its version at once, in a few words.
 _VERSION_S, _VERSION_BYTES = 10, 64 << 10
 
-
 #: Runs what CRIU calls at its stages (criu/wait-for-verdict).
 _SHELL = "/bin/sh"
 
@@ -265,7 +264,7 @@ class Restoring(_Running):
     ) -> None:  # fmt: skip
         super().__init__(log_path)
         with self._spawn(
-            ["/bin/sh", "-c", _ORPHAN, "sh", *argv], stdout=subprocess.PIPE, keep=keep, extra=extra, before=before
+            [_SHELL, "-c", _ORPHAN, "sh", *argv], stdout=subprocess.PIPE, keep=keep, extra=extra, before=before
         ) as shell:  # fmt: skip
             assert shell.stdout is not None
             said = shell.stdout.readline()

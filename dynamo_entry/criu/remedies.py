@@ -207,7 +207,7 @@ _OF_THIS_PLACE = re.compile(
 #: Errors of a dump that the next one may not meet: what was under way at the freeze, or was short then.
 _OF_THE_MOMENT = re.compile(
     r"Individually stopped threads|Unknown inet socket .* state|in-flight socket|Control messages in queue"
-    r"|The socket has data to read|corked dgram socket|killed by (signal )?9|Cannot allocate memory|No space left"
+    r"|The socket has data to read|corked dgram socket|Unknown shit|killed by (signal )?9|Cannot allocate memory|No space left"
 )
 
 

@@ -201,6 +201,13 @@ def test_the_template_of_the_user_is_not_changed():
     assert json.dumps(made) == before
 
 
+@pytest.mark.parametrize("mode", ["cold", "restore"])
+def test_a_mode_that_creates_nothing_is_refused(mode):
+    """A graph's pod may start cold on purpose: a Job of it would run until its deadline."""
+    with pytest.raises(Unfit, match=f"DYNAMO_CHECKPOINT_MODE is set to '{mode}'"):
+        created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_MODE", "value": mode}]}))
+
+
 def test_the_users_environment_wins_unless_it_makes_two_truths():
     """A timeout may be set; another location may not."""
     _, _, main = created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT", "value": "9"}]}))

@@ -163,6 +163,10 @@ def _refuse_two_truths(container: Object, env: list[Object]) -> None:
     ours = {variable["name"]: variable.get("value") for variable in env}
     for variable in container.get("env", ()):
         name = variable["name"]
+        if name == "DYNAMO_CHECKPOINT_MODE" and variable.get("value") in ("restore", "cold"):
+            raise Unfit(
+                "TemplateInvalid", f"{name} is set to {variable['value']!r}; it must be 'create' or absent"
+            )
         if (
             name.removeprefix("DYNAMO_CHECKPOINT_") in _OURS
             and name in ours

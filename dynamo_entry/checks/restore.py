@@ -72,7 +72,7 @@ def admit(
     files.check_mapped(opened, may_differ, rewriter.mapped_bytes)
     files.check_watches(rewriter.watched(), travelling, mounted)
     files.check_deleted(rewriter.deleted_files(), mounted)
-    paths = [os.fsdecode(name.name) for name in rewriter.names() if not name.is_abstract]
+    paths = [os.fsdecode(name.name) for name in rewriter.names() if not (name.is_abstract or name.is_deleted)]
     files.check_sockets(paths, travelling, mounted)
     for path in files.check_content(head.volume_files, reopened):
         log.warning("volume file has another time", path=path)

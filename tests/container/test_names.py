@@ -1,5 +1,6 @@
 """Names of unix sockets, which others of the same namespace may have."""
 
+import socket
 import subprocess
 import uuid
 
@@ -60,6 +61,28 @@ def test_a_socket_on_a_volume_that_somebody_serves_is_refused_by_name(containers
     event = engine.refused(options=(*RESTORE, "-v", f"{tmp_path}:/volume"))
     assert event["reason"] == "NameTaken" and "/volume/rpc.sock" in event["message"]
     assert first.process.poll() is None
+
+
+DELETED = """
+import socket
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(4); os.unlink(sys.argv[1])
+wait()
+done(s.getsockname())
+"""
+
+
+def test_the_socket_of_another_is_not_replaced_by_one_that_had_no_file_any_more(containers, tmp_path):
+    """CRIU binds those, too, and removes the file afterwards."""
+    engine = Engine(containers, DELETED, "/volume/rpc.sock")
+    engine.created(options=(*CREATE, "-v", f"{tmp_path}:/volume"))
+    engine.restored(options=(*RESTORE, "-v", f"{tmp_path}:/volume"))
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(tmp_path / "rpc.sock"))
+        (tmp_path / "rpc.sock").chmod(0o666)
+        another.listen()
+        event = engine.refused(options=(*RESTORE, "-v", f"{tmp_path}:/volume"))
+    assert event["reason"] == "NameTaken" and "/volume/rpc.sock" in event["message"]
+    assert (tmp_path / "rpc.sock").is_socket()
 
 
 def test_a_socket_gets_an_owner_that_can_be_given(containers, tmp_path):

@@ -17,10 +17,11 @@ NOT_BOUND = 0b1111
 
 
 class Named(NamedTuple):
-    """A name that CRIU will bind. It is a path unless its first byte is 0."""
+    """A name that CRIU will bind. It is a path unless its first byte is 0. A deleted one is removed again."""
 
     kind: int
     name: bytes
+    is_deleted: bool = False
 
     @property
     def is_abstract(self) -> bool:
@@ -41,8 +42,8 @@ def named(entries: Iterable[Any]) -> list[Named]:
     found = {}
     for usk in _sockets(entries):
         name = bytes(usk.name) if usk.name.startswith(b"\0") else os.fsencode(path_of(usk))
-        if name and usk.state in (_LISTEN, _CLOSE) and not usk.deleted and not usk.uflags & NOT_BOUND:
-            found[usk.type, name] = Named(usk.type, name)
+        if name and usk.state in (_LISTEN, _CLOSE) and not usk.uflags & NOT_BOUND:
+            found[usk.type, name, usk.deleted] = Named(usk.type, name, usk.deleted)
     return list(found.values())
 
 

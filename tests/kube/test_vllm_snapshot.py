@@ -60,5 +60,6 @@ def test_the_command_that_serves_is_frozen_paused_and_restored_as_its_pod_says(w
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "replica", "labels": labels}, "spec": spec}
     )
     world.wait(lambda: '"event": "Restored"' in world.cluster.pod_log("replica", NAMESPACE), 60)
-    address = world.cluster.get("pod", "replica", NAMESPACE)["status"]["podIP"]
+    # The kubelet tells the pod's address later than the restore takes.
+    address = world.wait(lambda: world.cluster.get("pod", "replica", NAMESPACE)["status"].get("podIP"))
     assert engines.ask(f"{address}:{PORT}/identity")["was_paused"]

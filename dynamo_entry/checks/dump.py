@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from dynamo_entry.checks import huge_pages
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import capabilities, io_uring, mounts, proc, sockets
 from dynamo_entry.linux.pages import PAGE
@@ -83,9 +84,9 @@ _REMEDIES = {
     "MPTCPv6": "set GODEBUG=multipathtcp=0 for an engine written in Go",
 }
 
-#: Objects that are not files, as the kernel shows them: secret memory, huge pages, SysV shared memory, pidfds, POSIX message
+#: Objects that are not files, as the kernel shows them: secret memory, SysV shared memory, pidfds, POSIX message
 #: queues (linux/magic.h). They are always shown as deleted, so a file of a similar name is not taken for one.
-_SECRET, _HUGE_PAGES = "/secretmem (deleted)", "/anon_hugepage (deleted)"
+_SECRETMEM = "/secretmem (deleted)"
 _SYSV = re.compile(r"/SYSV[0-9a-f]{8} \(deleted\)")
 _PIDFD, _FANOTIFY, _EVENTFD = "anon_inode:[pidfd]", "anon_inode:[fanotify]", "anon_inode:[eventfd]"
 _MQUEUE_MAGIC = 0x19800202
@@ -183,13 +184,13 @@ def check_maps(pid: int, lines: list[str]) -> None:
     """Raises NotDumpable for a mapping among ``lines`` of maps."""
     for line in lines:
         path = proc.mapped_file(line)
-        if path == _SECRET:
+        if path == _SECRETMEM:
             raise NotDumpable(
                 f"process {pid} has secret memory (memfd_secret), which no other process may read",
                 hint="let the engine keep its keys in ordinary memory",
                 reason="SecretMemory",
             )
-        if path == _HUGE_PAGES and line.split()[1].endswith("p") and "w" not in line.split()[1]:
+        if huge_pages.is_private(line) and "w" not in line.split()[1]:
             raise NotDumpable(
                 f"process {pid} has private huge pages (MAP_HUGETLB) that it may not write to, which a restore could not fill",
                 hint="let the engine keep them writable, or use transparent huge pages (madvise)",
@@ -291,7 +292,7 @@ def check_descriptor(pid: int, descriptor: int, target: str) -> None:
                 "PacketPipe",
                 "use a packet socket (SOCK_SEQPACKET)",
             )
-    elif target == _SECRET:
+    elif target == _SECRETMEM:
         raise _holds(pid, descriptor, "secret memory (memfd_secret)", "SecretMemory")
     elif target.count("/") == 1 and _is_queue(path):
         raise _holds(pid, descriptor, f"the POSIX message queue {target}", "PosixQueue")

@@ -30,7 +30,7 @@ def check(tables: proc.Tables) -> None:
     seen: set[tuple[int, int]] = set()
     for pid, table in tables.items():
         lines = proc.maps(pid)
-        private = {proc.map_entry(line) for line in lines if _is_private(line)}
+        private = {proc.map_entry(line) for line in lines if is_private(line)}
         for entry, path in proc.files(table, lines):
             size = _page_bytes(f"/proc/{pid}/{entry}") if path.startswith(_SHOWN) else 0
             if not size:
@@ -44,7 +44,8 @@ def check(tables: proc.Tables) -> None:
                 _check_shared(pid, entry, size, seen)
 
 
-def _is_private(line: str) -> bool:
+def is_private(line: str) -> bool:
+    """Whether a line of ``maps`` is a private mapping of huge pages."""
     return proc.mapped_file(line) == _ANONYMOUS and line.split()[1].endswith("p")
 
 

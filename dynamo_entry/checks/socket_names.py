@@ -26,19 +26,20 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> dict[int, str]:
         if row.inode not in owners or not row.file or not row.name:
             continue
         pid, name = owners[row.inode], os.fsdecode(row.name.rstrip(b"\0"))
-        if where := _elsewhere(pid, name, row, owners.values()):
+        now = _name_now(name, row)
+        if where := _elsewhere(pid, name, now, owners.values()):
             raise NotDumpable(
                 f"process {pid} has a unix socket that was bound as {name}, {where}",
                 hint="let the engine bind the socket by its full and final path",
                 reason="SocketNameLost",
             )
-        if (now := _name_now(name, row)) not in ("", name):
+        if now not in ("", name):
             renamed[row.inode] = now
     return renamed
 
 
-def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
-    """What is wrong with the name, or nothing: a file that is gone needs no name."""
+def _elsewhere(pid: int, name: str, now: str, pids: Iterable[int]) -> str:
+    """What is wrong with the name, or with the one that the file has ``now``, or nothing: a file that is gone needs no name."""
     if len(os.fsencode(name)) >= _LONGEST and not name.startswith(_OWN):
         return f"a name of {len(os.fsencode(name))} bytes, which is one more than CRIU takes"
     if not name.startswith("/"):
@@ -47,7 +48,6 @@ def _elsewhere(pid: int, name: str, row: Unix, pids: Iterable[int]) -> str:
     if name.startswith(_OWN):
         is_there = _is_socket(f"/proc/{pid}/{name.removeprefix(_OWN)}")
         return "by way of a descriptor of its own" if is_there else ""
-    now = _name_now(name, row)
     if (file := _socket_at(now)) and file.st_nlink > 1:
         return "and has another name (link)"
     return f"and renamed to {now}" if now != name and not _can_be_kept(now) else ""

@@ -199,7 +199,7 @@ def test_a_challenge_with_a_quote_that_nobody_closes():
 
 def test_a_tag_that_is_removed_at_once_is_nobody_else_s(monkeypatch):
     """What is not there is not "there already"."""
-    monkeypatch.setattr(writer, "_SETTLE_S", 0)
+    monkeypatch.setattr(writer, "_LEAST_SETTLE_S", 0)
 
     def manifest(_tag):
         raise NotFound("none")
@@ -210,3 +210,8 @@ def test_a_tag_that_is_removed_at_once_is_nobody_else_s(monkeypatch):
     with pytest.raises(StorageError, match="gone") as caught:
         made.commit()
     assert not isinstance(caught.value, AlreadyExists)
+
+
+@pytest.mark.parametrize(("took_s", "settle_s"), [(0, 0.3), (0.01, 0.3), (0.1, 1), (60, 3)])
+def test_a_creator_waits_for_others_that_are_several_times_as_slow(took_s, settle_s):
+    assert writer._settle_s(took_s) == settle_s

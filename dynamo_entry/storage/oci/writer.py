@@ -20,9 +20,10 @@ _MOST_LAYERS = 4_000
 
 _IN_FLIGHT = 3
 
-#: A registry cannot say "only if it is not there". Whoever put the tag looks again after this time: all that
-#: looked before the tag was there have put theirs by then, and the last one counts.
-_SETTLE_S = 1.5
+#: A registry cannot say "only if it is not there". Whoever put the tag waits so many times as long as it took from its
+#: look to the answer to its put, within these limits, and looks again: all that looked before the tag was there have
+#: put theirs by then, and the last one counts.
+_SETTLE_TIMES, _LEAST_SETTLE_S, _MOST_SETTLE_S = 10, 0.3, 3.0
 
 
 class OciWriter(PartWriter[Layer]):
@@ -65,6 +66,7 @@ class OciWriter(PartWriter[Layer]):
     def _publish(self, manifest: dict[str, Any]) -> str:
         """Put the manifest under its tag, unless another one is there; returns its digest."""
         digest = artifact.digest_of(artifact.encoded(manifest))
+        began = time.monotonic()
         if not self._replace and self._tagged() not in ("", digest):
             raise already_there(self._client.name)
         try:
@@ -79,7 +81,7 @@ class OciWriter(PartWriter[Layer]):
             if tagged != digest:
                 raise
         if not self._replace:
-            time.sleep(_SETTLE_S)
+            time.sleep(_settle_s(time.monotonic() - began))
             tagged = self._tagged()
             if not tagged:
                 raise StorageError(f"{self._client.name}: its tag is gone again", reason="Removed")
@@ -93,3 +95,8 @@ class OciWriter(PartWriter[Layer]):
             return artifact.digest_of(self._client.manifest(self._tag))
         except NotFound:
             return ""
+
+
+def _settle_s(took_s: float) -> float:
+    """Return how long to wait for other creators, of which any may be several times as slow as this one."""
+    return min(max(_LEAST_SETTLE_S, _SETTLE_TIMES * took_s), _MOST_SETTLE_S)

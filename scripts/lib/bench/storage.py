@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import container
 import environment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,7 +70,7 @@ class S3:
         rclone = [*RCLONE, "--ca-cert", os.environ["AWS_CA_BUNDLE"]]
         return {
             "s3-get": {
-                "launcher": [*OURS, "get", f"{self.prefix}/{there}"],
+                **ours(self.options, "get", f"{self.prefix}/{there}"),
                 "launcher, in order": [*OURS, "stream", f"{self.prefix}/{there}"],
                 "boto3": [*PEERS, "boto3-get", there, self.target],
                 "s3fs": [*PEERS, "s3fs-cat", there],
@@ -77,7 +78,7 @@ class S3:
                 "rclone": [*rclone, "copyto", f"{remote}/{there}", self.target],
             },
             "s3-put": {
-                "launcher": [*OURS, "put", f"{self.prefix}/{new}", self.file],
+                **ours(self.options, "put", f"{self.prefix}/{new}", self.file),
                 "launcher, archive": [*OURS, "archive", f"{self.prefix}/{new}", self.file],
                 "boto3": [*PEERS, "boto3-put", new, self.file],
                 "s3fs": [*PEERS, "s3fs-put", new, self.file],
@@ -132,13 +133,13 @@ class Oci:
         there, new = f"{self.full.name}/bench:{HASH}", f"{self.empty.name}/bench:{HASH}"
         return {
             "oci-pull": {
-                "launcher": [*OURS, "get", f"oci://{there}"],
+                **ours(self.options, "get", f"oci://{there}"),
                 "launcher, in order": [*OURS, "stream", f"oci://{there}"],
                 "oras": [*PEERS, "oras-pull", there, self.target],
                 "skopeo": [*self._skopeo("src"), f"docker://{there}", f"dir:{self.target}"],
             },
             "oci-push": {
-                "launcher": [*OURS, "put", f"oci://{new}", self.file],
+                **ours(self.options, "put", f"oci://{new}", self.file),
                 "launcher, archive": [*OURS, "archive", f"oci://{new}", self.file],
                 "oras": [*PEERS, "oras-push", new, self.layers],
                 "skopeo": [*self._skopeo("dest"), f"dir:{self.image}", f"docker://{new}"],
@@ -154,6 +155,14 @@ class Oci:
     def forget(self):
         shutil.rmtree(self.target, ignore_errors=True)
         shutil.rmtree(self.empty.root / "data", ignore_errors=True)
+
+
+def ours(options, *words):
+    """The launcher's command and, if asked for, that of another commit: side → command."""
+    sides = {"launcher": [*OURS, *words]}
+    if options.baseline:
+        sides["baseline"] = ["env", f"PYTHONPATH={container.source_of(options.baseline)}", *OURS, *words]
+    return sides
 
 
 def run(argv):
@@ -195,7 +204,9 @@ def summary(rows):
 
 def table(what, found, size):
     """A line a side, fastest peer = 1."""
-    peers = {name: row["median_s"] for name, row in found.items() if not name.startswith("launcher")}
+    peers = {
+        name: row["median_s"] for name, row in found.items() if not name.startswith(("launcher", "baseline"))
+    }
     fastest = min(peers, key=peers.get) if peers else ""
     print(
         f"\n{what:20}{'median s':>9}{'min':>8}{'max':>8}{'MiB/s':>8}{'cpu s':>8}{'peak MiB':>10}   {fastest} = 1"
@@ -223,6 +234,9 @@ def options_of():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--what", default="s3-get,s3-put,oci-pull,oci-push", help="comma-separated (all)")
     parser.add_argument("--sides", default="", help="comma-separated beginnings of their names (all)")
+    parser.add_argument(
+        "--baseline", default="", metavar="REF", help="a side more: the launcher of that commit"
+    )
     parser.add_argument("--tls", action="store_true", help="S3 over https, too; the registry always is")
     parser.add_argument("--directory", default="/dev/shm", help="where servers and files live (/dev/shm)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")

@@ -513,6 +513,24 @@ def test_the_upload_of_a_trial_that_was_killed_is_a_leftover(served, keys):
     assert [left.name for left in store.leftovers()] == [f"{name}?uploadId=u"]
 
 
+@pytest.mark.parametrize(("chosen", "is_signed"), [("", True), ("payload_signing_enabled = false", False)])
+def test_the_signature_covers_a_body_without_tls_unless_the_configuration_says_otherwise(
+    served, keys, monkeypatch, tmp_path, chosen, is_signed
+):
+    (tmp_path / "config").write_text(f"[default]\ns3 =\n  addressing_style = path\n  {chosen}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    signed = []
+    store, _ = served(
+        lambda _, request: (
+            signed.append(request.headers["x-amz-content-sha256"] != "UNSIGNED-PAYLOAD")
+            if request.method == "PUT"
+            else None
+        )
+    )
+    store.check_writable()
+    assert signed == [is_signed]
+
+
 def test_what_a_bucket_asks_of_parts_is_found_before_the_engine_starts(served, keys, monkeypatch):
     """An upload may be begun; its parts are what a bucket with locked objects, or a customer's key, refuses. AWS's, too."""
     words = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Part requests with Object Lock parameters"

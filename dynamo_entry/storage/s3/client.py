@@ -212,8 +212,10 @@ class Client:
             name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
             if not (environ.get(f"AWS_{name.upper()}") or config.get(name))
         }  # fmt: skip
-        # Without TLS the signature covers the body: the server refuses what was damaged on the way.
-        s3: dict[str, Any] = {"payload_signing_enabled": endpoint.startswith("http:")}
+        s3: dict[str, Any] = {}
+        if "payload_signing_enabled" not in (config.get("s3") or {}):
+            # Without TLS the signature covers the body: the server refuses what was damaged on the way.
+            s3["payload_signing_enabled"] = endpoint.startswith("http:")
         if is_virtual:
             s3["addressing_style"] = "virtual"
         return session.create_client(

@@ -16,7 +16,7 @@ MOST_PARTS = 10_000
 
 _MIB = 1 << 20
 
-#: Small enough for eight in flight, large enough that the requests do not count.
+#: Small enough for six in flight, large enough that the requests do not count.
 SMALLEST_PART = 16 * _MIB
 _LARGEST_PART = 5 << 30
 
@@ -31,8 +31,8 @@ _UNKNOWN = 32 << 30
 _GROWTH_UNKNOWN, _GROWTH = 1_480, 100
 
 #: What parts in flight may take together, unless two alone take more.
-_IN_FLIGHT_BYTES = 128 * _MIB
-_FEWEST, _MOST = 2, 8
+_IN_FLIGHT_BYTES = 96 * _MIB
+_FEWEST, _MOST = 2, 6
 
 
 def part_size(done: int, expected: int) -> int:

@@ -295,7 +295,7 @@ class _Paced(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, owner: io.RawIOBase) -> None:
         self._sock, self._owner = sock, owner
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._window_s = _STALLS * (sock.gettimeout() or 0)
         self._since, self._moved = time.monotonic(), 0
 
@@ -305,15 +305,14 @@ class _Paced(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read what arrives. Raises TooSlow if the rate is too low."""
-        sock = self._sock
-        count: int = sock.read(len(buffer), buffer) if self._is_tls else sock.recv_into(buffer)
+        count: Any = self._tls.read(len(buffer), buffer) if self._tls else self._sock.recv_into(buffer)
         now = time.monotonic()
         self._moved += count
         if now - self._since > self._window_s:
             if self._moved < self._window_s * _LEAST_BYTES_PER_S:
                 raise TooSlow(f"{self._moved} bytes in {now - self._since:.0f} s")
             self._since, self._moved = now, 0
-        return count
+        return int(count)
 
     def close(self) -> None:
         """Close the stream, but not the socket, which belongs to the connection."""

@@ -277,7 +277,7 @@ class StreamWriter:
         self._chunks: list[Chunk | None] = []
         self._sizes: list[list[int]] = []
         self._cuts = iter(cuts)
-        self._cut = next(self._cuts, 0)
+        self._cut = next(self._cuts, None)
         self._length = self._next_length()
         self._buffer: memoryview | None = None
         self._filled = 0
@@ -341,9 +341,9 @@ class StreamWriter:
 
     def _next_length(self) -> int:
         """The raw length of the chunk that begins here, if the stream does not end before that."""
-        while 0 < self._cut <= self.size:
-            self._cut = next(self._cuts, 0)
-        return min(self._chunk_size, self._cut - self.size) if self._cut else self._chunk_size
+        while self._cut is not None and self._cut <= self.size:
+            self._cut = next(self._cuts, None)
+        return self._chunk_size if self._cut is None else min(self._chunk_size, self._cut - self.size)
 
     def _note_size(self, length: int) -> None:
         if self._sizes and self._sizes[-1][1] == length:

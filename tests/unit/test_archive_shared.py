@@ -47,6 +47,16 @@ def relatives(**options):
     return data, made
 
 
+def test_a_cut_at_the_beginning_does_not_end_the_others():
+    """The first dumped pages of a process may be among those that it shares."""
+    writer = ArchiveWriter(MemoryWriter(), compression=Compression(None), threads=1)
+    stream = writer.stream("a", cuts=[0, PAGE, 3 * PAGE])
+    stream.write(noise(5 * PAGE))
+    stream.close()
+    writer.abort()
+    assert stream.table().sizes == [(1, PAGE), (2, 2 * PAGE)]
+
+
 @pytest.mark.parametrize("key", [None, KEY])
 def test_what_two_streams_share_is_stored_once(key):
     data, made = relatives(key=key)

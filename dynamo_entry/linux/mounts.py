@@ -103,10 +103,10 @@ def flags(path: str) -> int:
 
 
 def existing(path: str) -> str:
-    """The path, or what is nearest above it of what exists."""
-    while not os.path.exists(path):
+    """The path, or what is nearest above it of what exists; the root for a relative path of which nothing exists."""
+    while path and not os.path.exists(path):
         path = os.path.dirname(path)
-    return path
+    return path or "/"
 
 
 def filesystem(path: str) -> tuple[int, int]:

@@ -227,3 +227,9 @@ def test_a_delta_that_says_less_than_it_holds_needs_the_room_for_what_it_holds()
     for data_bytes, is_taken in ((1, True), (1 << 60, False)):
         with nullcontext() if is_taken else pytest.raises(Incompatible):
             check_delta(["/tmp/a"], {"/": 0}, mounts.read(), data_bytes=data_bytes)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("directory", ["", "relative", "re/la/tive"])
+def test_a_delta_of_a_directory_that_no_creator_names_is_looked_at_once(directory):
+    check_delta([], {directory: 0}, mounts.read())

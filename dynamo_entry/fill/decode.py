@@ -205,6 +205,8 @@ def _read_unlinked(image: str, inode: int, piece: _Piece, most_runs: int) -> Unl
         (part,) = images.parse(kind, [data])
         runs.append(Run(part.off, part.off + part.len, PRESENT, at))
         data, at = _record(piece, at + part.len)
+    if not piece(at - 1, 1):
+        raise ValueError("an image ends inside what follows a record")
     return Unlinked(inode, entry.uid, image, head, runs)
 
 

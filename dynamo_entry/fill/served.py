@@ -51,6 +51,12 @@ class Images:
         most_runs = _BASE_RUNS + self._archive.size // _BYTES_A_RUN
         return Source(self.decoded, self._piece, most_runs)
 
+    def check_pages(self, plan: Plan) -> None:
+        """Raises ValueError if an image of pages is shorter than its pagemap says: nobody else would miss the rest."""
+        for pagemap, _ in plan.remainders:
+            if pagemap.size and pagemap.size > self._archive.size_of(CRIU + pagemap.pages):
+                raise ValueError(f"{pagemap.pages} is shorter than {pagemap.name} says")
+
     def read(self, name: str) -> bytes:
         """A small image. Raises KeyError if there is none of that name."""
         return self._small[CRIU + name]

@@ -38,6 +38,13 @@ class Pagemap(NamedTuple):
         """The name of the pages image."""
         return f"pages-{self.pages_id}.img"
 
+    @property
+    def size(self) -> int:
+        """How many bytes of the pages image it describes: runs are in the order of their bytes there."""
+        return next(
+            (run.offset + run.end - run.start for run in reversed(self.runs) if run.flags & PRESENT), 0
+        )
+
 
 class Mapping(NamedTuple):
     """One mapping of a process. ``inode`` is that of the shared memory (see SharedMemory), 0 for any other kind.

@@ -73,7 +73,9 @@ class Rebuild:
             shared = recorded and {
                 pid: [(start, end) for start, end in found] for pid, found in recorded.items()
             }
-            return plan.make(tree, shared, may_write=self._admitted.may_write)
+            made = plan.make(tree, shared, may_write=self._admitted.may_write)
+            self._images.check_pages(made)
+        return made
 
     @contextmanager
     def running(self) -> Iterator[int]:

@@ -3,6 +3,7 @@
 import stat
 import struct
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from dynamo_entry.errors import Corrupt
 from dynamo_entry.fill import decode
 from dynamo_entry.fill.decode import Source
 from dynamo_entry.fill.plan import Plan, Remainder
-from dynamo_entry.fill.served import Skeleton
+from dynamo_entry.fill.served import Images, Skeleton
 from dynamo_entry.fill.values import PRESENT, Pagemap, Run
 
 PAGES = {f"criu/pages-{number}.img": noise(3 * CHUNK, number) for number in range(1, 6)}
@@ -96,6 +97,28 @@ def test_damage_is_told_to_whoever_asks(opened):
     for name in ("criu/pages-3.img", "criu/pages-5.img"):
         with pytest.raises(Corrupt, match="pages-3"):
             served(skeleton, name)
+
+
+@pytest.mark.parametrize(("pages", "is_enough"), [(3, True), (4, False)])
+def test_a_pagemap_says_no_more_than_its_image_holds(pages, is_enough):
+    """What is missing at the end would read as zeros, in an engine that counts as restored."""
+    runs = [Run(0x1000, 0x1000 + pages * CHUNK, PRESENT, 0), Run(0x100000, 0x101000, 0, pages * CHUNK)]
+    plan = NOTHING._replace(remainders=[Remainder(Pagemap("pagemap-7.img", 1, runs), [])])
+    images_ = Images(Archive.open(MemoryStore(bytes(build(PAGES)))))
+    with nullcontext() if is_enough else pytest.raises(ValueError, match=r"pages-1.img is shorter"):
+        images_.check_pages(plan)
+
+
+def test_an_unlinked_file_that_is_cut_off_is_refused(monkeypatch):
+    head = SimpleNamespace(chunks=True, mode=stat.S_IFREG, uid=0)
+    monkeypatch.setattr(images, "message", lambda *_: None)
+    monkeypatch.setattr(
+        images, "parse", lambda _, records: [head if records == [b"head"] else SimpleNamespace(off=0, len=9)]
+    )
+    image = images.join(struct.pack("<II", 0x55105940, 0), [b"head", b"run"]) + b"123456789"
+    assert decode._read_unlinked("ghost-file-1.img", 1, lambda at, length: image[at : at + length], 9)
+    with pytest.raises(ValueError, match="ends inside"):
+        decode._read_unlinked("ghost-file-1.img", 1, lambda at, length: image[:-1][at : at + length], 9)
 
 
 def test_what_is_no_pages_image_is_not_its_business(opened):

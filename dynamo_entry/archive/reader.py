@@ -90,10 +90,8 @@ class Archive:
         self._threads = threads or max(2, min(_THREADS_LIMIT, len(os.sched_getaffinity(0))))
         self._pool = Pool(self._threads, "archive")
         # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
-        self._in_order_lane, self._fetch_lane = (
-            ReadPool(store, _IN_ORDER_BYTES),
-            ReadPool(store, _FETCH_BYTES),
-        )
+        self._in_order_lane = ReadPool(store, _IN_ORDER_BYTES)
+        self._fetch_lane = ReadPool(store, _FETCH_BYTES)
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
         self._early: dict[int, Promise[Bytes]] = {}
         self._is_early = True
@@ -335,9 +333,9 @@ class Archive:
                 yield ready.popleft()[1].result()
         finally:
             source.close()
-            for wanted, future in ready:
+            for wanted, promise in ready:
                 if not self._recent.is_shared(wanted):
-                    future.cancel()
+                    promise.cancel()
 
     def _source(self, jobs: Iterable[tuple[str, int]], lane: ReadPool) -> Source:
         wanted = (self._wanted(name, index) for name, index in jobs)

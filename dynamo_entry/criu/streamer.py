@@ -243,9 +243,9 @@ def _whose_turn(pushes: list[_Push]) -> list[_Push]:
 class _Push:
     """An image on its way into a pipe. A pipe that could not be widened runs empty at once (``is_wide``)."""
 
-    def __init__(self, pipe: int, data: Iterable[Any], *, is_wide: bool = True) -> None:
+    def __init__(self, pipe: int, data: Iterable[Any]) -> None:
         self.pipe = pipe
-        self.is_wide = is_wide
+        self.is_wide = True
         self.done_bytes = 0
         self._pieces = (memoryview(piece) for piece in data)
         self._rest = memoryview(b"")

@@ -241,11 +241,7 @@ class Handshake:
         """Return the names that the engine's command sets, or unsets, itself: a cold start would have them, too."""
         if self._set is not None:
             return self._set
-        return (
-            frozenset(name for name in CONTEXT_NAMES if its.get(name) != environ.get(name))
-            if its
-            else frozenset()
-        )
+        return frozenset(name for name in CONTEXT_NAMES if its and its.get(name) != environ.get(name))
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"

@@ -67,8 +67,6 @@ def call(
     DYNAMO_ENTRY_CONTEXT, a URL gets both as JSON. ``commands`` are the command lines of the engine's
     processes, for protocols. Raises CheckpointError unless the exit code is 0 or the status is 2xx.
     """
-    if not hook:
-        return
     limit_s = min(limit_s, _LONGEST_S)
     if engine := sleep_protocols.find(hook):
         try:

@@ -12,6 +12,7 @@ from dynamo_entry.fill import ranges
 from dynamo_entry.fill.ranges import Range
 from dynamo_entry.fill.values import (
     LAZY,
+    MAP_SHARED,
     PRESENT,
     Mapping,
     Pagemap,
@@ -155,7 +156,7 @@ def _unlinked(source: Source, inodes: dict[int, int]) -> Iterator[Unlinked]:
 
 def _inode(vma: Any, inodes: dict[int, int]) -> int:
     """The inode of a shared mapping; 0 for a private mapping of shared memory, which CRIU fills."""
-    return inodes.get(vma.shmid, 0) if vma.flags & 1 else 0
+    return inodes.get(vma.shmid, 0) if vma.flags & MAP_SHARED else 0
 
 
 def _pagemap(decoded: Decoded, name: str) -> Pagemap:

@@ -69,12 +69,8 @@ def _left(limit: int | None, used: int | None) -> int | None:
 
 def _number(*names: str) -> int | None:
     for name in names:
-        try:
-            with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as file:
-                value = int(file.read())
-        except (OSError, ValueError):  # "max": no limit
-            continue
-        if value < 1 << 60:  # v1 says "no limit" with a number close to 2^63
+        value = _value(f"/sys/fs/cgroup/{name}")  # None also for "max", which is no limit
+        if value is not None and value < 1 << 60:  # v1 says "no limit" with a number close to 2^63
             return value
     return None
 

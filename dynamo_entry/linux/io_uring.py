@@ -21,11 +21,18 @@ import struct
 
 from dynamo_entry.linux import capabilities
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 #: AUDIT_ARCH_* of linux/audit.h, and the number of seccomp(2).
 MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}
 
 #: io_uring_setup, io_uring_enter, io_uring_register: asm-generic/unistd.h, the same everywhere.
-_FIRST_CALL, _LAST_CALL = 425, 427
+_SETUP, _REGISTER = 425, 427
+
+#: Larger than struct io_uring_params.
+_PARAMETERS_BYTES = 256
 
 #: linux/seccomp.h; the flag: no mitigation that slows the engine down.
 _SET_MODE_FILTER, _FLAG_SPEC_ALLOW = 1, 4
@@ -42,8 +49,8 @@ def filter_rules(machine: str) -> bytes:
         (load, 0, 0, 4),  # seccomp_data.arch
         (equal, 0, 4, MACHINES[machine][0]),
         (load, 0, 0, 0),  # seccomp_data.nr
-        (at_least, 0, 2, _FIRST_CALL),
-        (greater, 1, 0, _LAST_CALL),
+        (at_least, 0, 2, _SETUP),
+        (greater, 1, 0, _REGISTER),
         (answer, 0, 0, refuse),
         (answer, 0, 0, allow),
     )
@@ -69,17 +76,6 @@ def install_filter() -> None:
     if libc.syscall(MACHINES[machine][1], _SET_MODE_FILTER, _FLAG_SPEC_ALLOW, header):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-#: The same on every machine: asm-generic/unistd.h.
-_IO_URING_SETUP = 425
-
-#: Larger than struct io_uring_params.
-_PARAMETERS_BYTES = 256
 
 
 def may_withhold_memory(argv: Sequence[str]) -> bool:
@@ -129,9 +125,7 @@ def makes_rings(*, is_withheld: bool) -> bool:
     if is_withheld:
         withhold_memory()
     try:
-        descriptor = ctypes.CDLL(None).syscall(
-            _IO_URING_SETUP, 1, ctypes.create_string_buffer(_PARAMETERS_BYTES)
-        )
+        descriptor = ctypes.CDLL(None).syscall(_SETUP, 1, ctypes.create_string_buffer(_PARAMETERS_BYTES))
     finally:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
     if descriptor >= 0:

@@ -379,9 +379,7 @@ class Reading(Value):
 
     def error(self) -> SettingsError:
         """Return one error that lists all mistakes."""
-        return SettingsError(
-            "; ".join(self.mistakes), hint="correct or unset these variables", reason="SettingsInvalid"
-        )
+        return SettingsError("; ".join(self.mistakes), hint="correct or unset these variables")
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:

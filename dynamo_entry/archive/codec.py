@@ -74,7 +74,6 @@ class Compression(NamedTuple):
             return cls(int(level))
         raise SettingsError(
             f"unknown compression {text!r}",
-            reason="SettingsInvalid",
             hint="use none, auto, planes, zstd or zstd:LEVEL with a level "
             f"from {_LEVELS[0]} to {_LEVELS[-1]}, not 0",
         )

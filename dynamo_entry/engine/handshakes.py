@@ -77,7 +77,6 @@ def of_pod(protocol: str, argv: Sequence[str], environ: Mapping[str, str], scrat
             raise SettingsError(
                 f"the command sets {name}: a cold start by it would pause, and wait for ever",
                 hint="set it in the environment of the pod, from which cold starts do not get it",
-                reason="SettingsInvalid",
             )
         return dynamo.Handshake(directory)
     return None
@@ -102,8 +101,8 @@ def _directory(environ: Mapping[str, str]) -> str:
     if given and not is_plain(given):
         raise SettingsError(
             f"{name}={given!r:.200}: expected an absolute path of printable characters without '..'",
-            hint=f"name the directory of a writable emptyDir, or unset {name}", reason="SettingsInvalid",
-        )  # fmt: skip
+            hint=f"name the directory of a writable emptyDir, or unset {name}",
+        )
     return os.path.normpath(given) if given else ""
 
 
@@ -127,7 +126,6 @@ def check_settings(who: str, *, ready_url: str, canary: str, pre_dump: str) -> N
             f"{' and '.join(found)} cannot be used to create a checkpoint of a {who}: it pauses itself, and has "
             "no HTTP server until it is restored",
             hint="unset on the creating pod; the engine tells the launcher when it is ready",
-            reason="SettingsInvalid",
         )
 
 

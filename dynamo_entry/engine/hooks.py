@@ -35,18 +35,17 @@ def check(name: str, hook: str) -> None:
         what = "wakes an engine" if engine.is_wake else "puts an engine to sleep"
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: {what}",
-            hint="PRE_DUMP is called before the dump, POST_RESTORE after a restore", reason="SettingsInvalid",
-        )  # fmt: skip
+            hint="PRE_DUMP is called before the dump, POST_RESTORE after a restore",
+        )
     if sleep_protocols.is_named(hook) and not engine:
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name}={hook!r:.200}: expected a port from 1 to 65535 after the colon",
-            hint="without a port it is the engine's usual one", reason="SettingsInvalid",
-        )  # fmt: skip
+            hint="without a port it is the engine's usual one",
+        )
     if hook.startswith(_URLS) and not _can_be_posted_to(hook):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_{name} is not a valid URL",
             hint="it looks like http://127.0.0.1:8000/path; blanks are written as %20",
-            reason="SettingsInvalid",
         )
 
 

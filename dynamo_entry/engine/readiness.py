@@ -40,8 +40,8 @@ def check(url: str) -> None:
     if url and not http.is_askable(url):
         raise SettingsError(
             f"DYNAMO_CHECKPOINT_READY_URL={url!r:.200} is not a valid URL",
-            hint="it looks like http://127.0.0.1:8000/health", reason="SettingsInvalid",
-        )  # fmt: skip
+            hint="it looks like http://127.0.0.1:8000/health",
+        )
 
 
 def wait_until(

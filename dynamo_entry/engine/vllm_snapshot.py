@@ -114,16 +114,16 @@ class Handshake:
             if not (_is_plain(ready) and _is_plain(release)):
                 raise SettingsError(
                     f"vllm.snapshot.server has no absolute paths for {_READY_OPTION} and {_RELEASE_OPTION}",
-                    hint="give both in the command, without '..' and without variables", reason="SettingsInvalid",
-                )  # fmt: skip
+                    hint="give both in the command, without '..' and without variables",
+                )
         elif _ORDINARY.search(line):
             ready, release = f"{directory}/vllm-ready", f"{directory}/vllm-release"
         else:
             raise SettingsError(
                 "DYNAMO_CHECKPOINT_PROTOCOL='vllm-snapshot': the command starts neither vllm serve nor "
                 "vllm.snapshot.server",
-                hint="start vLLM by vllm serve, or unset the variable", reason="SettingsInvalid",
-            )  # fmt: skip
+                hint="start vLLM by vllm serve, or unset the variable",
+            )
         _listener(argv, environ)  # refuses a command whose listener is unknown
         return cls(ready, release)
 
@@ -230,7 +230,6 @@ def _listener(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[str | No
         raise SettingsError(
             f"where vLLM listens cannot be read from its command: --host {host!r}, --port {port!r}",
             hint="give --port, and --host where it is needed, in the command: as numbers, names or variables of the pod",
-            reason="SettingsInvalid",
         )
     return host or None, int(port or _DEFAULT_PORT)
 

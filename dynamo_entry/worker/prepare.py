@@ -118,5 +118,4 @@ def _check_readiness(settings: Settings, handshake: handshakes.Handshake | None)
             "DYNAMO_CHECKPOINT_MODE='create' needs DYNAMO_CHECKPOINT_SIGNAL_FILE or DYNAMO_CHECKPOINT_READY_URL",
             hint="only a Dynamo worker (dynamo.vllm, dynamo.sglang, dynamo.trtllm) and vLLM's snapshot server report by "
             "themselves that they are ready; set DYNAMO_CHECKPOINT_PROTOCOL=dynamo for a script that starts such a worker",
-            reason="SettingsInvalid",
         )

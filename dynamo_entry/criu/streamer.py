@@ -84,17 +84,39 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
-class Capture:
+class _Streamer:
+    """Takes CRIU's one connection, and calls ``_open`` for each image that it asks for."""
+
+    def __init__(self, path: str) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listen(path), selectors.EVENT_READ, self._accept)
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        self._selector.unregister(listener)
+        listener.close()
+        self._selector.register(connection, selectors.EVENT_READ, self._request)
+
+    def _request(self, connection: socket.socket) -> None:
+        try:
+            self._open(receive_request(connection), connection)
+        except HungUpError:
+            self._selector.unregister(connection)
+            connection.close()
+
+    def _open(self, name: str, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class Capture(_Streamer):
     """One dump: every image that CRIU writes goes to the sink that ``open_sink`` returns for its name."""
 
     def __init__(self, directory: str, open_sink: Callable[[str], Sink]) -> None:
+        super().__init__(f"{directory}/{CAPTURE_SOCKET}")
         self._open_sink = open_sink
-        self._listener = listen(f"{directory}/{CAPTURE_SOCKET}")
-        self._selector = selectors.DefaultSelector()
         self._watched: set[int] = set()
         self._open_images = 0
         self.received_bytes = 0
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def watch(self, descriptor: int, callback: Callable[[int], None]) -> None:
         """Call back from ``run`` when a descriptor of the caller's becomes readable."""
@@ -124,19 +146,6 @@ class Capture:
                 os.close(key.fd)
         self._selector.close()
 
-    def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        self._selector.unregister(listener)
-        listener.close()
-        self._selector.register(connection, selectors.EVENT_READ, self._request)
-
-    def _request(self, connection: socket.socket) -> None:
-        try:
-            self._open(receive_request(connection), connection)
-        except HungUpError:
-            self._selector.unregister(connection)
-            connection.close()
-
     def _open(self, name: str, connection: socket.socket) -> None:
         pipe = receive_descriptor(connection)
         _widen(pipe)
@@ -156,7 +165,7 @@ class Capture:
         self._open_images -= 1
 
 
-class Serve:
+class Serve(_Streamer):
     """One restore: CRIU asks for images by name, in its own order, sometimes for the same one again.
 
     ``image`` returns an iterable of an image's bytes, or None if there is no such image. Everything happens in one
@@ -170,11 +179,9 @@ class Serve:
         image: Callable[[str], Iterable[Any] | None],
         on_failure: Callable[[Exception], None],
     ) -> None:
+        super().__init__(f"{directory}/{SERVE_SOCKET}")
         self._image = image
         self._on_failure = on_failure
-        self._selector = selectors.DefaultSelector()
-        listener = listen(f"{directory}/{SERVE_SOCKET}")
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
         threading.Thread(target=self._run, name="serve", daemon=True).start()
 
     def _run(self) -> None:
@@ -204,19 +211,6 @@ class Serve:
         self._selector.unregister(push.pipe)
         os.close(push.pipe)
         return _LEAST_BYTES
-
-    def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        self._selector.unregister(listener)
-        listener.close()
-        self._selector.register(connection, selectors.EVENT_READ, self._request)
-
-    def _request(self, connection: socket.socket) -> None:
-        try:
-            self._open(receive_request(connection), connection)
-        except HungUpError:
-            self._selector.unregister(connection)
-            connection.close()
 
     def _open(self, name: str, connection: socket.socket) -> None:
         data = self._image(name)

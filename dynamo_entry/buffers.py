@@ -15,7 +15,10 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class Buffers:
-    """A pool of buffers of ``size`` bytes that return by themselves; up to ``keep`` idle ones are kept. Thread-safe."""
+    """A pool of buffers of ``size`` bytes; up to ``keep`` idle ones are kept. Thread-safe.
+
+    A buffer returns to the pool by itself, once the last view of it is gone.
+    """
 
     def __init__(self, size: int, *, keep: int) -> None:
         self._size = size
@@ -44,8 +47,8 @@ class Buffers:
             buffer = self._free.pop()
         except IndexError:
             buffer = mmap.mmap(-1, self._size, flags=PRIVATE)
-        # Every view keeps the lease alive, and the lease is what is watched: a mapping cannot be, since
-        # the free list would be the one to end its life.
+        # Every view keeps the lease alive, so the lease ends with the last view. The mapping itself cannot be
+        # watched: the free list keeps it alive.
         lease = (ctypes.c_ubyte * length).from_buffer(buffer)
         weakref.finalize(lease, self._free.append, buffer).atexit = False
         return memoryview(lease).cast("B"), buffer

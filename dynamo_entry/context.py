@@ -76,7 +76,7 @@ def reseed() -> list[str]:
 
 
 def _seed_uuid(uuid: Any) -> None:
-    """Seed uuid1. libuuid hides its clock sequence and node, so Python's own ones are used instead."""
+    """Seed uuid1. libuuid does not let its clock sequence and node be set, so Python's own are used instead."""
     node = int.from_bytes(os.urandom(6), "big") | 1 << 40  # the bit says that it is no hardware address
     vars(uuid).update(_generate_time_safe=None, _node=node)
 
@@ -97,7 +97,7 @@ _SEEDS: dict[str, Callable[[Any], object]] = {
 
 
 def _is_ours(descriptor: int) -> bool:
-    """Whether it is this user's, or root's: /tmp is everybody's, and what is in the file becomes an environment."""
+    """Whether the file belongs to this user or to root: anybody may write to /tmp, and its content becomes an environment."""
     return os.fstat(descriptor).st_uid in (os.geteuid(), 0)
 
 

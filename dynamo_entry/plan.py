@@ -61,7 +61,7 @@ def kind(settings: Settings, invalid: frozenset[str] = frozenset()) -> str:
     return "restore" if settings.path or settings.location else "cold"
 
 
-#: Words of the shell's alone that have a command, or a script of its, after them.
+#: Keywords and built-ins of the shell that a command or a shell script follows.
 _BUILTINS = frozenset(("exec", "eval", "command", "source", "time", "!", "."))
 
 

@@ -31,7 +31,7 @@ class Promise(Generic[T]):
         self._latch.release()
 
     def settle(self, call: Callable[..., T], *arguments: Any) -> None:
-        """Call it in this thread, and give what it returns or fail with what it raises."""
+        """Call ``call`` in this thread, and give what it returns or fail with what it raises."""
         try:
             value = call(*arguments)
         except BaseException as error:  # a thread's outermost frame: whoever waits gets it
@@ -40,7 +40,7 @@ class Promise(Generic[T]):
             self.give(value)
 
     def cancel(self) -> None:
-        """Nobody needs it: a pool that has not begun with it fails it."""
+        """Note that nobody needs the value: a pool that has not begun to compute it fails the promise instead."""
         self.is_cancelled = True
 
     def result(self) -> T:
@@ -56,7 +56,7 @@ _Job = tuple[Promise[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class Pool:
-    """``threads`` threads, which run what is submitted in that order. Each of the first submissions starts one of them."""
+    """Up to ``threads`` threads, which run calls in the order of their submission. Each submission starts one until all run."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._count = threads
@@ -67,7 +67,7 @@ class Pool:
         self._is_shut_down = False
 
     def submit(self, call: Callable[..., T], *arguments: Any) -> Promise[T]:
-        """Let a thread call it; the promise is what it returns or raises. Raises RuntimeError after ``shutdown``."""
+        """Let a thread call ``call``, and return the promise of its result. Raises RuntimeError after ``shutdown``."""
         promise: Promise[T] = Promise()
         with self._lock:
             if self._is_shut_down:
@@ -89,7 +89,7 @@ class Pool:
             self._threads.append(thread)
 
     def shutdown(self, *, cancel: bool = False) -> None:
-        """Wait for all that was submitted; with ``cancel``, only for what was begun: the rest fails. Idempotent."""
+        """Wait for all calls; with ``cancel``, only for those that have begun: the others' promises fail. Idempotent."""
         with self._lock:
             self._is_shut_down = True
         try:
@@ -105,7 +105,7 @@ class Pool:
     def _run(self) -> None:
         while job := self._jobs.get():
             _do(*job)
-            del job  # what it holds is not to wait for the next one
+            del job  # its memory must not be held until the next one comes
 
 
 def _do(promise: Promise[Any], call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

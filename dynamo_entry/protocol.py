@@ -51,7 +51,7 @@ class Message(Value):
 
     def encode(self) -> bytes:
         """Return the message as a line, newline included."""
-        import json  # noqa: PLC0415 - PID 1 needs it once there is a worker, and both load at the same time
+        import json  # noqa: PLC0415 - PID 1 loads it only for a worker, while the worker itself loads
 
         return json.dumps({"kind": type(self).__name__, **self._asdict()}, default=str).encode() + b"\n"
 

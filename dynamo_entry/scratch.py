@@ -14,11 +14,11 @@ CONTEXT, JOURNAL = "context.json", "undo.json"
 
 _CANDIDATES = ("/run/dynamo_entry", "/tmp/dynamo_entry", "/var/tmp/dynamo_entry", "/dev/shm/dynamo_entry")
 
-#: Of a scratch directory's path: sockets lie in there, and the address of one has room for 107 bytes (unix(7)).
+#: The longest path of a scratch directory: sockets lie in it, and a socket's address takes at most 107 bytes (unix(7)).
 _LONGEST_PATH = 80
 
-#: What a STATE_DIR holds: records of failures and attempts (checks/refusals.py), and CRIU's logs (criu/log.py). The beginnings and
-#: ends of their names.
+#: How the names of files in a STATE_DIR begin and end: records of failures and attempts (checks/refusals.py), and CRIU's logs
+#: (criu/log.py).
 REFUSED, ATTEMPT, KEPT_LOG = "refused-", "attempt-", "criu-"
 _KEPT = ((REFUSED, ".json"), (ATTEMPT, ".json"), (KEPT_LOG, ".log"))
 
@@ -65,7 +65,7 @@ def _below_work_dir(work_dir: str) -> str:
 
 
 def has_leftovers(work_dir: str) -> bool:
-    """Whether a restore that nobody took back may have been begun, with WORK_DIR as it is. Makes no directory."""
+    """Whether an earlier restore may have left something to undo. Creates no directory, unlike ``work_directory``."""
     own = (own_directory(work_dir),) if work_dir else ()
     return any(
         os.path.lexists(f"{directory}/{name}")

@@ -44,7 +44,7 @@ def node_cache(settings: Settings, location: str) -> Callable[[storage.Store, st
     """
     if not settings.node_cache_dir or "://" not in location:
         return None
-    from dynamo_entry.storage.node_cache import NodeCache  # noqa: PLC0415 - for those who set it
+    from dynamo_entry.storage.node_cache import NodeCache  # noqa: PLC0415 - few pods set NODE_CACHE_DIR
 
     return partial(
         NodeCache, settings.node_cache_dir, min(_PATIENCE_S, _PATIENCE_SHARE * settings.stall_timeout)

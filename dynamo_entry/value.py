@@ -1,7 +1,7 @@
 """Typed, immutable values that cost next to nothing to import.
 
-``Value`` is a frozen dataclass for PID 1: ``typing`` and ``dataclasses`` would cost it 10 ms or more. ``NamedTuple`` is
-``typing``'s without the compiler, which that calls for every class and every field: 10 ms of a restore.
+``Value`` is a frozen dataclass for PID 1: ``typing`` and ``dataclasses`` would cost it 10 ms or more. ``NamedTuple`` works like
+that of ``typing``, which compiles code for every class and every field, and so takes 10 ms of a restore.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import (
         Any,
-        NamedTuple,  # noqa: TID251 - what ours is to a type checker
+        NamedTuple,  # noqa: TID251 - type checkers take ours for this one
     )
 
     from typing_extensions import Self, dataclass_transform
 else:
-    from _operator import itemgetter  # without the module around it, which nothing else of PID 1 needs
+    from _operator import itemgetter  # nothing in PID 1 needs ``operator``, which is one more file
 
     def dataclass_transform(**_):  # noqa: ANN003, ANN202
         return lambda cls: cls
 
     class _Made(type):
-        """Makes a class with annotations one whose instances are tuples of these fields."""
+        """Turns a class with annotations into one whose instances are tuples of these fields."""
 
         def __new__(cls, name, bases, body):  # noqa: ANN001, ANN204
             if any(getattr(base, "_fields", ()) for base in bases):

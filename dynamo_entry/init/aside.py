@@ -1,4 +1,4 @@
-"""Lets a process of its own do what may never end: a volume may not answer, and PID 1 must not wait for it."""
+"""Does in a child process what may never end: a volume may not answer, and PID 1 must not wait for it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: A volume that works answers sooner.
+#: How long PID 1 waits for the child: a volume that works answers sooner.
 _LIMIT_S = 2.0
 
-#: Path → the process that is late with what it does to that file.
+#: Path → the child that still works on that file.
 _late: dict[str, int] = {}
 
 
 def may_be(question: Callable[[], bool]) -> bool:
-    """Whether the answer is yes, or is not known: ``question`` raised an error, or did not end in time."""
+    """Whether ``question`` returned True, raised an error, or did not end in time: anything but False."""
 
     def ask() -> None:
         if not question():
@@ -33,10 +33,10 @@ def may_be(question: Callable[[], bool]) -> bool:
 
 
 def do(path: str, action: Callable[[], object]) -> int:
-    """0, or the number of the error that ``action``, which writes to ``path``, raised; EINPROGRESS if it takes long.
+    """Run ``action``, which writes to ``path``. Returns 0, the number of its error, or EINPROGRESS if it takes long.
 
-    Then it goes on beside the engine, until PID 1 ends what the engine left. A later action for the same path takes its
-    place.
+    A long one continues beside the engine, until PID 1 ends what the engine left, or until a later action for the same path
+    replaces it.
     """
     if late := _late.pop(path, 0):
         tree.end_hanging(late)
@@ -47,9 +47,9 @@ def do(path: str, action: Callable[[], object]) -> int:
 
 
 def _run(action: Callable[[], object]) -> tuple[int, int]:
-    """(the number of the error or 0, 0), or (EINPROGRESS, the process that has not ended). Its changes to memory are lost.
+    """Run ``action`` in a child. Returns (number of its error or 0, 0), or (EINPROGRESS, pid of a child that has not ended).
 
-    The process is reaped like any other child, later.
+    Its changes to memory are lost. The child is reaped later, like any other.
     """
     try:
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -73,7 +73,7 @@ def _run(action: Callable[[], object]) -> tuple[int, int]:
 
 
 def _become(action: Callable[[], object], answer: int) -> None:
-    """Run the child's half; never returns. It keeps nothing else of ours open, and no signal but SIGKILL ends it."""
+    """Run the child's half; never returns. The child keeps only ``answer`` open, and only SIGKILL ends it."""
     try:
         os.dup2(answer, 0)
         process.close_beyond(0)

@@ -26,15 +26,15 @@ from dynamo_entry.protocol import (
 #: Engine pids begin above this; see process.raise_pids_above.
 LAST_HELPER_PID = 999
 
-#: Set in a creation's engine where unset: CRIU cannot dump io_uring, and libuv takes it when it can. onnxruntime keeps a
-#: locked database in the cache directory for its telemetry: on a volume every other process changes it.
+#: Variables that the engine of a creation gets if they are unset. CRIU cannot dump io_uring, and libuv uses it if it can.
+#: onnxruntime keeps a locked database for its telemetry in the cache directory; on a volume, every other process changes it.
 ADDITIONS = {"UV_USE_IO_URING": "0", "ORT_DISABLE_TELEMETRY": "1"}
 
-#: Called off, the worker gets this long to abort the upload and to thaw the engine…
+#: How long a worker that was called off may take to abort the upload and to thaw the engine.
 CALL_OFF_S = 3.0
 
-#: …and then what it leaves: CRIU's action script, CRIU itself, anything else. Otherwise it is given more time, since
-#: an engine that is to go on comes out of it best when CRIU ends by itself.
+#: How long what the worker left may take after that: CRIU's action script, CRIU itself, anything else. If nobody asked for the
+#: end it has more time, since an engine that continues is in the best state if CRIU ends by itself.
 THAW_CALLED_OFF_S = (0.7, 0.7, 0.3)
 THAW_S = (5.0, 1.0, 1.0)
 
@@ -269,7 +269,7 @@ class _Creation:
             self._supervisor.log.error("engine not released", **shown)
 
     def _follow_release(self, worker: Worker) -> None:
-        """Follow that worker to its end, but no longer than a container has once it was asked to end."""
+        """Follow the second worker to its end; for CALL_OFF_S at most once a signal asks for the end."""
         patience_end = float("inf")
         while True:
             if self._is_asked_to_end():

@@ -13,7 +13,7 @@ EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
 
 
-#: What execvp(3) takes for "look further": the directory may be on a network filesystem that is gone.
+#: After these errors execvp(3) looks in the next directory: this one may be on a network filesystem that is gone.
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)
 
 

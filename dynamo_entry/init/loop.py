@@ -113,7 +113,7 @@ class Loop:
         except BlockingIOError:
             return
         self._ready.extend(Signalled(number) for number in numbers if number != signal.SIGCHLD)
-        # Of so many that the pipe may have been full one was perhaps lost.
+        # After so many signals the pipe may have been full, and a SIGCHLD may be lost.
         self._is_reaping_due |= signal.SIGCHLD in numbers or len(numbers) == _READ_BYTES
 
     def _reap(self) -> None:

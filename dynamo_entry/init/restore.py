@@ -14,10 +14,10 @@ from dynamo_entry.plan import Restore
 from dynamo_entry.protocol import ChildGone, Message, Outcomes, Result, Sources, Taken, Verbs
 from dynamo_entry.scratch import ATTEMPT, places
 
-#: A worker whose restored engine has ended gets this long for what is left to do.
+#: How long a worker may still take once the engine that it restored has ended.
 _PATIENCE_S = 10.0
 
-#: Thousands of processes may have ended of which the worker has yet to read.
+#: How long PID 1 waits for room in the pipe to the worker, which may have thousands of ended processes to read about.
 _READS_S = 1.0
 
 
@@ -59,7 +59,7 @@ class _Restoration:
                     return self._failed(self._lost(fault))
                 if fault:
                     self._worker.kill()
-            elif isinstance(event, Silent) and self._worker.gone_by:  # it cannot end yet
+            elif isinstance(event, Silent) and self._worker.gone_by:  # stuck in the kernel
                 return self._worker_ended(KILLED)
             elif isinstance(event, Silent) and self._is_taken:  # the engine is restored, and stays so
                 self._worker.kill()
@@ -89,7 +89,7 @@ class _Restoration:
         return ""
 
     def _note_engines_end(self) -> None:
-        """The container ends with its engine: a worker that stopped must not keep it."""
+        """Limit the worker's time once the engine has ended: the container ends, too, even if the worker is stopped."""
         if self._is_taken and self._supervisor.engine_pid in self._ended:
             self._patience_end = min(self._patience_end, time.monotonic() + _PATIENCE_S)
 

@@ -45,7 +45,7 @@ def _as_planned(supervisor: Supervisor) -> int:
 
 
 def _may_be_there(path: str) -> bool:
-    """Whether the worker is to look there: not where nothing is, for certain."""
+    """Whether an archive may be at ``path``: False only if there is certainly none."""
     if not path:
         return False
     from dynamo_entry.init import aside  # noqa: PLC0415 - a plain cold start looks for nothing
@@ -54,7 +54,7 @@ def _may_be_there(path: str) -> bool:
 
 
 def _is_there(path: str) -> bool:
-    """Whether there is something, for certain. Raises OSError."""
+    """Whether something is at ``path``. Raises OSError if that cannot be found out."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -147,7 +147,7 @@ class Supervisor:
         return failure.exit_code if fails else self.cold_instead(held)
 
     def report(self, result: Result) -> None:
-        """Write the result object. A failure is a warning, unless the default path does not exist."""
+        """Write the result object. A failure is only logged. Nothing is written if the default path does not exist."""
         path = self.settings.status_file
         if path == TERMINATION_LOG and not os.path.exists(path):
             return

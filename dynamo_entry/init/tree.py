@@ -188,8 +188,8 @@ def kill_all(limit_s: float = 5) -> None:
     deadline = time.monotonic() + limit_s
     while has_children() and time.monotonic() < deadline:
         found = descendants(os.getpid())
-        # Half-restored tasks must not run, which they would once CRIU, or the script that it waits for, is gone before
-        # them: a stop that is pending holds them.
+        # Half-restored tasks would run if CRIU, or the script that it waits for, were gone before them. A pending stop
+        # signal keeps them from that.
         send(found, signal.SIGSTOP)
         send(found, signal.SIGKILL)
         reap()

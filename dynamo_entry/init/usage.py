@@ -22,7 +22,7 @@ EXIT_UNWRITTEN = 1
 
 def answer(arguments: list[str]) -> int:
     """Answer a command line without a command; returns the exit code."""
-    signals.ignore(signals.signal.SIGTTOU)  # in the background of a terminal, too (stty tostop)
+    signals.ignore(signals.signal.SIGTTOU)  # a background process of a terminal prints, too (stty tostop)
     if arguments[:1] in (["-h"], ["--help"]):
         return _print(USAGE + "\n\nenvironment:\n" + "\n".join(_variables()))
     if arguments[:1] == ["--version"]:

@@ -24,7 +24,7 @@ BACKSTOP_S = 5.0
 #: How long to wait for a killed worker that is stuck in the kernel.
 _DYING_S = 1.0
 
-#: What one that was killed ended with.
+#: The exit code of a worker that was killed.
 KILLED = 137
 
 #: Longer limits are as good as none.
@@ -44,7 +44,7 @@ class Worker:
     """
 
     def __init__(self, verb: str, stall_s: float, drop_env: Collection[str] = ()) -> None:
-        """Take ``drop_env``, the variables for the launcher alone; other loader variables are for the engine alone."""
+        """Start it without the loader's variables, which are the engine's, except for those of ``drop_env``."""
         self.phase = Phases.START
         self.seconds: dict[str, float] = {}
         self.result: Result | None = None
@@ -108,9 +108,9 @@ class Worker:
         return not_started(message, exit_code)._replace(phase=self.phase, seconds=seconds)
 
     def tell(self, message: Message, *, patience_s: float = 0) -> None:
-        """Send a message to the worker. One that is gone will be noticed by its end, and one that does not read hangs.
+        """Send a message to the worker, or drop it if the worker is gone or does not read: its end, or its silence, will tell.
 
-        One that is about to read what was said before is given ``patience_s`` for it.
+        ``patience_s`` is how long to wait until it has read earlier messages.
         """
         room = select.poll()
         room.register(self._control, select.POLLOUT)

@@ -13,6 +13,6 @@ _OTHERS = frozenset((b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", _PROTOBUF))
 
 
 def variables(names: Iterable[bytes], kept: Collection[str] = ()) -> list[bytes]:
-    """Those of ``names`` that are meant for the engine: all except the ones ``kept`` for the launcher."""
+    """The loader's variables among ``names``, which are meant for the engine; not those ``kept`` for the launcher."""
     ours = {name.encode() for name in kept}
     return sorted(name for name in names if (name.startswith(b"LD_") or name in _OTHERS) and name not in ours)

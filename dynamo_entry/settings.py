@@ -31,8 +31,8 @@ _LONGEST_HASH = 200
 #: Longer times mean for ever, and exceed what sockets, the kernel and the driver accept.
 _LONGEST_S = 30 * 24 * 3600
 
-#: Where files are not files; but for shared memory.
-_KERNELS = ("/proc/", "/sys/", "/dev/")
+#: Where files are interfaces of the kernel. /dev/shm is an exception: it is shared memory.
+_KERNEL_PATHS = ("/proc/", "/sys/", "/dev/")
 
 #: How much of a wrong value a message repeats.
 _SHOWN = 200
@@ -160,7 +160,7 @@ def _paths(value: str) -> tuple[str, ...]:
 
 def _capturable(value: str) -> tuple[str, ...]:
     paths = _paths(value)
-    if any(f"{path}/".startswith(_KERNELS) and not f"{path}/".startswith("/dev/shm/") for path in paths):
+    if any(f"{path}/".startswith(_KERNEL_PATHS) and not f"{path}/".startswith("/dev/shm/") for path in paths):
         raise ValueError("expected no paths in /proc, /sys or /dev, whose files are the kernel's")
     return paths
 
@@ -215,7 +215,7 @@ def _options(value: str) -> Mapping[str, Any]:
     except RecursionError:
         raise ValueError("not usable: too deeply nested") from None
     if not isinstance(options, dict):
-        raise ValueError("expected a JSON object")  # noqa: TRY004 - of a text
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - the text is invalid, not its type
     return options
 
 

@@ -9,11 +9,8 @@ from typing import Any
 import psutil
 
 from dynamo_entry.checks import files
-from dynamo_entry.criu.rewrite.files import is_log
+from dynamo_entry.criu.rewrite.files import KERNEL_PATHS, is_log
 from dynamo_entry.linux import mounts, proc
-
-#: Kernel file systems.
-_KERNELS = ("/dev/", "/proc/", "/sys/")
 
 
 def summary(processes: list[psutil.Process]) -> list[dict[str, Any]]:
@@ -84,7 +81,7 @@ def volume_files(tables: proc.Tables, mapped: set[str], roots: list[str]) -> lis
     written = {path for path, flags, _ in _regular(tables) if _is_writable(flags)}
     paths = mapped.union(*(table.values() for table in tables.values()))
     found = []
-    for path in sorted(path for path in paths if path.startswith("/") and not path.startswith(_KERNELS)):
+    for path in sorted(path for path in paths if path.startswith("/") and not path.startswith(KERNEL_PATHS)):
         volume = mounts.volume_of(path, here, roots)
         if volume and os.path.isfile(path):
             file = {"path": path, "mount": volume, "size": os.path.getsize(path)}
@@ -160,7 +157,7 @@ def _regular(tables: proc.Tables) -> set[tuple[str, int, bool]]:
         (path, *proc.descriptor_state(pid, number))
         for pid, table in tables.items()
         for number, path in table.items()
-        if path.startswith("/") and not path.startswith(_KERNELS) and os.path.isfile(path)
+        if path.startswith("/") and not path.startswith(KERNEL_PATHS) and os.path.isfile(path)
     }
 
 

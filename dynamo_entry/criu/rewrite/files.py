@@ -16,8 +16,8 @@ from dynamo_entry.value import NamedTuple
 #: Not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
 _LEFT_OUT = re.compile(r"/dev/(pts/|tty|console|ptmx|shm/)|/proc/\d")
 
-#: The kernel's own filesystems: their files have no size worth comparing.
-KERNELS = ("/dev/", "/proc/", "/sys/")
+#: Below these, files are interfaces of the kernel, or devices: no restore compares them.
+KERNEL_PATHS = ("/dev/", "/proc/", "/sys/")
 
 
 class Regular(NamedTuple):

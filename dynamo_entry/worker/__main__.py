@@ -21,12 +21,12 @@ from dynamo_entry.worker.channel import CalledOff, Channel
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-#: What others import if it is there: msgspec, although typing suffices, which takes 10 ms of a restore; shutil and tarfile,
-#: for compressed files that nobody here has, 1 ms.
+#: Modules that others import if they exist, although nothing here needs them: msgspec imports typing_extensions where typing
+#: suffices, which takes 10 ms of a restore; shutil and tarfile import bz2 and lzma for compressed files, 1 ms.
 _NEEDLESS = ("typing_extensions", "bz2", "lzma")
 
-#: How many objects more there are before Python looks for garbage (2 000 by default). A restore makes many, and they stay: to
-#: plan 40 000 mappings took 250 ms instead of 290.
+#: After how many new objects Python looks for garbage (2 000 by default). A restore makes many objects, and they stay: the plan
+#: of 40 000 mappings takes 250 ms with this, and 290 ms by default.
 _OBJECTS = 50_000
 
 #: Much more than the result object has room for.
@@ -38,7 +38,7 @@ _REFUSALS = {
     errno.ENOSPC: "DiskFull", errno.EDQUOT: "DiskFull",
 }  # fmt: skip
 
-#: Those of them that may pass by themselves.
+#: Refusals that may pass by themselves.
 _PASSING = (errno.ENOSPC, errno.EDQUOT)
 
 #: Errors of a container's limits → the remedy.
@@ -141,7 +141,7 @@ def _failed(channel: Channel, verb: str, error: CheckpointError) -> Result:
 
 
 def _shown(message: str) -> str:
-    """Return a message of which a line, with its escapes, is no longer than PID 1 takes."""
+    """Shorten a message, so that its line, with all escapes, is not longer than PID 1 takes."""
     return message if len(message) <= _MESSAGE_CHARS else message[:_MESSAGE_CHARS] + "…"
 
 

@@ -40,7 +40,7 @@ from dynamo_entry.worker.channel import CalledOff, Channel, Phase
 from dynamo_entry.worker.dump import Dump, Images
 from dynamo_entry.worker.prepare import Prepared, existing, prepare
 
-#: One call without progress makes an archive durable: fsync(2), or a bucket that assembles parts.
+#: Making an archive durable is one call, which shows no progress: fsync(2), or a bucket that assembles parts.
 _PUBLISH_STALLS = 10
 
 #: How many ranges of shared memory are recorded. More of them would be most of a manifest's head.
@@ -70,7 +70,7 @@ def run(settings: Settings, channel: Channel) -> Result:
     )
     try:
         with channel.phase(Phases.WAIT_READY, stall_s=settings.signal_timeout + readiness.PROBE_S):
-            prepared.gpu.check()  # its driver was attached while the engine started
+            prepared.gpu.check()  # now: the GPU's driver was attached while the engine started
             creation.wait_until_ready()
         if settings.canary:
             creation.ask_canary()
@@ -220,7 +220,7 @@ class _Creation:
 
         After an error the engine continues and no archive is visible.
         """
-        # Open it again: the credentials may have expired while the engine started.
+        # The store is opened again: its credentials may have expired while the engine started.
         self._store = open_store(self._settings, self._settings.location)
         processes = proc.tree(self._pid)
         expected = manifest_head.needs(processes)["memory_bytes"] + self._prepared.gpu.used_bytes()
@@ -231,7 +231,7 @@ class _Creation:
                 sink, compression=Compression.parse(self._settings.compression, is_remote=is_remote),
                 threads=self._settings.concurrency or cores(), key=self._prepared.keys,
             )  # fmt: skip
-        except BaseException:  # its first bytes did not fit
+        except BaseException:  # the archive's first bytes could not be written
             sink.abort()
             raise
         try:
@@ -257,7 +257,7 @@ class _Creation:
                 self._channel.log,
             )
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
-            held = proc.tables(self._pids())  # the GPU's driver may have closed some meanwhile
+            held = proc.tables(self._pids())  # the GPU's driver may have closed descriptors meanwhile
             renamed = connections.check(held)
             head = self._head(held, seen, gpu, renamed)
             return self._dump_and_publish(writer, sink, Frozen(head, seen.hints))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-#: After a failed dump CRIU thaws the tasks. If it takes longer it is killed, which thaws them, too.
+#: How long CRIU may take to thaw the tasks after a failed dump. After that it is killed, which thaws them, too.
 _THAW_LIMIT_S = 4
 
 #: Time to end the tasks beyond STALL_TIMEOUT: freeing memory takes about 0.1 s per GiB at best.
@@ -114,7 +114,10 @@ _PAGEMAP = re.compile(r"pagemap-(\d+)\.img")
 
 
 class Images:
-    """Opens an archive stream for each image that CRIU begins to write. Calls ``on_frozen``, maybe often, once all tasks are."""
+    """Opens an archive stream for each image that CRIU begins to write.
+
+    Once all tasks are frozen it calls ``on_frozen``, possibly more than once.
+    """
 
     def __init__(
         self, writer: ArchiveWriter, pids: Callable[[], list[int]], *, on_frozen: Callable[[], None]

@@ -104,7 +104,7 @@ def renamed_sockets(names: Mapping[int, str]) -> dict[str, list[Any]]:
         try:
             status = os.stat(name)
         except FileNotFoundError:
-            continue  # the engine runs until CRIU takes hold of it
+            continue  # it was removed: the engine runs until CRIU freezes it
         found[str(inode)] = [name, status.st_mode, status.st_uid, status.st_gid]
     return found
 
@@ -129,8 +129,8 @@ _SQLITE, _VERSION, _ROLLS_BACK = b"SQLite format 3\0", 18, 1
 def numbered_databases(tables: proc.Tables, roots: list[str]) -> list[str]:
     """Return SQLite databases that travel, and that the engine will not be able to write to.
 
-    SQLite remembers the number of a file that it has open (inode), which is another one after a restore. It compares them
-    before it makes a journal for a rollback.
+    SQLite remembers the inode of a database that it has open, and compares it before it makes a journal for a rollback. After a
+    restore the file has another inode.
     """
     here = mounts.read()
     return sorted(

@@ -62,7 +62,7 @@ def prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Ke
     gpu = cuda.for_creation(channel, settings.gpu_timeout)
     try:
         criu_version = process.version()
-        # protobuf's C++ ends the process where a signal's exception passes its import
+        # protobuf's C++ code ends the process if a signal handler raises an exception during its import.
         with channel.deferring():
             images.message("core", "core_entry")
     except CheckpointError as error:

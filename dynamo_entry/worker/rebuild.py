@@ -217,7 +217,7 @@ class Rebuild:
             raise _failed(criu, code)
 
     def _exit_code(self, pid: int) -> int | None:
-        """Return the exit code of a child of PID 1, which reports all of them."""
+        """Return the exit code of a child of PID 1, which reports the end of every child; None if no report comes in time."""
         deadline = time.monotonic() + _POLL_S * 100
         while time.monotonic() < deadline:
             said = self._channel.receive(_POLL_S)
@@ -245,7 +245,7 @@ class Rebuild:
 
 
 def _failed(criu: process.Restoring, code: int | None) -> RestoreFailed:
-    """``code`` is its exit code, as shells say it, or None."""
+    """Return the error for a CRIU that failed. ``code`` is its exit code in the form that shells use, None if unknown."""
     from dynamo_entry.criu import remedies  # noqa: PLC0415 - a table that only failures look at
 
     what, remedy = criu.failure(code - _SIGNALLED if code and code > _SIGNALLED else 0)

@@ -59,7 +59,7 @@ _PLACING = {
 
 
 class _Opened(NamedTuple):
-    """An archive, and what admits it: the privileges and the CRIU of this container.
+    """An archive, and what decides whether it can be restored here: this container's privileges and CRIU.
 
     ``standby`` is a CRIU that is started already, or None.
     """
@@ -137,7 +137,7 @@ def _open(sources: list[str], settings: Settings, channel: Channel) -> _Opened:
             standby = _early_standby(settings, archive)
             if standby:
                 stack.enter_context(standby)
-            # protobuf's C++ ends the process where a signal's exception passes its import
+            # protobuf's C++ code ends the process if a signal handler raises an exception during its import.
             with channel.deferring():
                 images.message("core", "core_entry")
             version = answer()
@@ -175,7 +175,7 @@ def _sources(channel: Channel) -> list[str]:
 
 
 def _begun(sources: list[str], settings: Settings, keys: Keys) -> dict[str, Callable[[], Archive]]:
-    """Begin to open remote archives while this host is checked; returns for each what waits for it."""
+    """Begin to open remote archives while this host is checked; returns, by source, a function that waits for the archive."""
     return {
         source: Pool(1, "open").submit(_opened, source, settings, keys).result
         for source in sources
@@ -248,7 +248,7 @@ def _handshake(facts: Mapping[str, Any]) -> Handshake | None:
     """Return the handshake of an engine that paused by itself, or None. Raises Corrupt."""
     if "dynamo" not in facts and "vllm_snapshot" not in facts:
         return None
-    from dynamo_entry.engine import handshakes  # noqa: PLC0415 - other engines are not to wait for it
+    from dynamo_entry.engine import handshakes  # noqa: PLC0415 - restores of other engines must not wait for it
 
     return handshakes.recorded(facts)
 

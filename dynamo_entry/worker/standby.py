@@ -1,4 +1,4 @@
-"""CRIU before the images are known to be good: it starts while this place is looked at, and gets none until then."""
+"""Starts CRIU before its images are known to be good: it loads while this place is checked, and gets its first image after that."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Standby:
         self.failure: Exception | None = None
         self._images: _Images | None = None
         self._may_serve = threading.Event()
-        #: where the kernel makes huge pages without being asked, filling small ones would cost more, not less
+        # Where the kernel makes huge pages by default, a userfaultfd would be slower: it fills small pages.
         by_fault = not pages.become_huge() and userfault.is_allowed()
         self.handover = lazy_pages.Handover(work) if by_fault else None
         with ExitStack() as stack:
             if self.handover:
                 stack.callback(self.handover.close)
             self.held = stack.enter_context(closing(gate.Gate(work, gate.PRE_RESUME)))
-            remove(self.pid_file)  # of an earlier restore, in a container that was started again
+            remove(self.pid_file)  # an earlier restore's, if the container was started again
             Serve(work, self._image, self._note_failure)
             inherit = _own_stdio()
             argv = options.restore(
@@ -67,7 +67,7 @@ class Standby:
                 )
             )  # fmt: skip
             stack.callback(self.criu.kill)
-            tasks.volunteer_for_oom()  # not before: the tasks would inherit it
+            tasks.volunteer_for_oom()  # only now: CRIU's tasks would inherit the score
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -79,14 +79,14 @@ class Standby:
     def close(self) -> None:
         """End CRIU, if it has not ended. Idempotent.
 
-        The log of one that got no image says nothing, and must not take the place of one that is kept.
+        The log of a CRIU that got no image says nothing, and must not replace a log that is kept.
         """
         self._open.close()
         if self._images is None:
             remove(self._log)
 
     def serve(self, images: _Images) -> None:
-        """From now on CRIU gets what it asks for, and makes tasks of it."""
+        """Give CRIU the images that it asks for from now on: it makes tasks of them."""
         self._images = images
         self._may_serve.set()
 
@@ -100,7 +100,7 @@ class Standby:
 
 
 def _own_stdio() -> dict[int, str]:
-    """Our descriptors → what they replace of the engine's, if it has such: its lines go to our log."""
+    """Copies of our stdout and stderr → what they replace of the engine's, so that its lines go to our log."""
     inherit: dict[int, str] = {}
     for number, resource in stdio.NAMES.items():
         descriptor = os.dup(number)

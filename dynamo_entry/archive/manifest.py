@@ -125,15 +125,15 @@ class Manifest(Struct, frozen=True, kw_only=True):
     streams: dict[str, Stream]
 
 
-class Signature(Struct, frozen=True):
-    """The salt of a sealed archive's keys, and the HMAC of its manifest."""
+class SealRecord(Struct, frozen=True):
+    """The salt of a sealed archive's keys, the HMAC of its manifest, and the short name of the secret."""
 
     salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
     hmac: bytes
     key: str = ""
 
 
-class Signed(Struct, frozen=True):
+class Signature(Struct, frozen=True):
     """An Ed25519 signature of the manifest, and which key verifies it."""
 
     key: str
@@ -146,8 +146,8 @@ class Location(Struct, frozen=True, omit_defaults=True):
     offset: _Size
     length: _Size
     digest: str
-    seal: Signature | None = None
-    signature: Signed | None = None
+    seal: SealRecord | None = None
+    signature: Signature | None = None
 
 
 @decodable
@@ -292,7 +292,7 @@ def parse(data: bytes, location: Location, keys: Keys = NO_KEYS) -> tuple[Manife
     """
     if digest_text(data) != location.digest:
         raise Corrupt("the manifest differs from its digest", hint=_HINT, reason="ManifestDigestMismatch")
-    signature = location.signature or Signed("", b"")
+    signature = location.signature or Signature("", b"")
     keys.verify(data, signature.key, signature.value)
     seal = _checked_seal(data, location, keys.secrets)
     try:

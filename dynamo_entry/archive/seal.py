@@ -44,18 +44,18 @@ class Seal:
         """The seal of a new archive."""
         return cls(key, os.urandom(SALT_BYTES))
 
-    def sign(self, manifest: bytes) -> bytes:
+    def mac(self, manifest: bytes) -> bytes:
         """HMAC-SHA256 of the manifest's JSON, 32 bytes."""
         return _hmac(self._manifest_key, manifest)
 
     @classmethod
-    def opened(cls, secrets: tuple[bytes, ...], salt: bytes, manifest: bytes, signature: bytes) -> Seal:
+    def opened(cls, secrets: tuple[bytes, ...], salt: bytes, manifest: bytes, mac: bytes) -> Seal:
         """The seal of an archive that was sealed with one of ``secrets``. Raises Incompatible."""
         from hmac import compare_digest  # noqa: PLC0415 - as below
 
         for secret in secrets:
             seal = cls(secret, salt)
-            if compare_digest(seal.sign(manifest), signature):
+            if compare_digest(seal.mac(manifest), mac):
                 return seal
         raise Incompatible(
             f"the archive was sealed with another key, or forged; the known keys are {', '.join(map(number, secrets))}",

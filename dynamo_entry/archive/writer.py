@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dynamo_entry import __version__
 from dynamo_entry.archive import codec, manifest, tar
 from dynamo_entry.archive.keys import Keys
-from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, Signature, Signed, Stream
+from dynamo_entry.archive.manifest import Chunk, Head, Location, Manifest, SealRecord, Signature, Stream
 from dynamo_entry.archive.seal import ANYWHERE, Seal, number
 from dynamo_entry.buffers import SMALL_BYTES, Buffers
 from dynamo_entry.errors import DumpFailed
@@ -156,14 +156,14 @@ class ArchiveWriter:
         self._append(tar.END)
         return Finished(result, body, location.digest, self._position)
 
-    def _sealed(self, body: bytes) -> Signature | None:
+    def _sealed(self, body: bytes) -> SealRecord | None:
         if self._seal is None:
             return None
-        return Signature(self._seal.salt, self._seal.sign(body), number(self._keys.secrets[0]))
+        return SealRecord(self._seal.salt, self._seal.mac(body), number(self._keys.secrets[0]))
 
-    def _signed(self, body: bytes) -> Signed | None:
+    def _signed(self, body: bytes) -> Signature | None:
         signer = self._keys.signer
-        return Signed(signer.number, signer.sign(body)) if signer else None
+        return Signature(signer.number, signer.sign(body)) if signer else None
 
     def abort(self) -> None:
         """Stop, and return when no thread uses the sink any more. Idempotent."""

@@ -97,7 +97,7 @@ def own(pid: int, area: Range) -> list[int]:
     return [at for start, end in runs for at in range(start, end, PAGE)]
 
 
-def become_huge() -> bool:
+def are_huge_by_default() -> bool:
     """Whether all memory gets transparent huge pages unless it asks for small ones."""
     try:
         with open(_HUGE_PAGES, encoding="ascii") as file:

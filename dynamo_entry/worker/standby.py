@@ -46,7 +46,7 @@ class Standby:
         self._images: _Images | None = None
         self._may_serve = threading.Event()
         # Where the kernel makes huge pages by default, a userfaultfd would be slower: it fills small pages.
-        by_fault = not pages.become_huge() and userfault.is_allowed()
+        by_fault = not pages.are_huge_by_default() and userfault.is_allowed()
         self.handover = lazy_pages.Handover(work) if by_fault else None
         with ExitStack() as stack:
             if self.handover:

@@ -223,7 +223,7 @@ def test_huge_pages_are_made_everywhere_where_the_kernel_is_set_to(
     if setting:
         (tmp_path / "enabled").write_text(f"{setting}\n")
     monkeypatch.setattr(pages, "_HUGE_PAGES", str(tmp_path / "enabled"))
-    assert pages.become_huge() == everywhere
+    assert pages.are_huge_by_default() == everywhere
 
 
 @pytest.mark.parametrize("said", [b"", b"\1\0", struct.pack("=i", 1000), struct.pack("=i", -5)])

@@ -27,7 +27,7 @@ class Criu:
 @pytest.fixture
 def started(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "Restoring", Criu)
-    monkeypatch.setattr(pages, "become_huge", lambda: False)
+    monkeypatch.setattr(pages, "are_huge_by_default", lambda: False)
     monkeypatch.setattr(userfault, "is_allowed", lambda: True)
     monkeypatch.setattr(standby.tasks, "volunteer_for_oom", lambda: None)
     return standby.Standby(str(tmp_path))

@@ -18,7 +18,7 @@ _VARINT, _FIXED_64, _DELIMITED, _FIXED_32 = 0, 1, 2, 5
 def check(message: Any, body: bytes) -> None:
     """Raises ValueError for a message of very many tiny parts, and for bytes that are not a message.
 
-    Counted are the fields that decode to objects of their own; a class without such fields costs as much as its bytes.
+    It counts the fields that decode to objects of their own. A class without such fields takes as much memory as its bytes.
     """
     if len(body) <= _FREE_PARTS * _BYTES_A_PART or not (parts := _parts(message.DESCRIPTOR)):
         return
@@ -26,7 +26,7 @@ def check(message: Any, body: bytes) -> None:
 
 
 def _count(parts: Mapping[int, Mapping[int, Any]], body: bytes, at: int, end: int, left: int) -> int:
-    """How many of the ``left`` allowed parts remain after those between ``at`` and ``end``."""
+    """Return how many of the ``left`` allowed parts remain after those between ``at`` and ``end``. Raises ValueError."""
     while at < end:
         tag, at = _varint(body, at, end)
         kind = tag & 7

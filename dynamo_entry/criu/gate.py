@@ -1,4 +1,4 @@
-"""Where CRIU waits for our verdict while it holds the tasks: this makes a transaction of a dump and of a restore."""
+"""Where CRIU waits for our verdict while it holds the tasks: this makes a dump, and a restore, a transaction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Gate:
         self._verdict = _fifo(verdict)
 
     def end_otherwise(self, pids: Iterable[int]) -> None:
-        """These tasks end unless the verdict is yes: said before CRIU makes them. Raises OSError."""
+        """Let the script end these tasks unless the verdict is yes; call it before CRIU makes them. Raises OSError."""
         write_new(self._pids_file, " ".join(map(str, pids)) + "\n")
 
     def go_on(self, *, yes: bool) -> None:
@@ -55,6 +55,6 @@ def _fifo(path: str) -> int:
         pass
     try:
         os.mkfifo(path, 0o600)
-    except OSError as error:  # which does not say where
+    except OSError as error:  # mkfifo's error does not name the path
         raise OSError(error.errno, error.strerror, path) from None
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""What CRIU has to be told about an engine because it cannot find it out from inside a container."""
+"""Finds what CRIU has to be told about an engine, because CRIU cannot find it out from inside a container."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ class Server(Enum):
     """What gives CRIU an image at a restore."""
 
     ARCHIVE = "as it is in the archive"
-    REWRITER = "criu/rewrite: it says what is called otherwise here"
+    REWRITER = "criu/rewrite: names and numbers are those of this place"
     SKELETON = "fill/served: without what we fill ourselves"
 
 
 class Kind(NamedTuple):
-    """A kind of images: what serves it, and of which of pycriu's messages its records are (module, class).
+    """A kind of images: what serves it, and the message class of its records (pycriu's module and class).
 
     ``extra`` is the field that says how many raw bytes follow a record. Images of the SKELETON have several classes.
     """
@@ -116,7 +116,7 @@ def message(module: str, name: str) -> Any:
 
 @cache
 def _find_modules() -> None:
-    """Let the modules find each other, before any other place is asked: a restore needs sixty, and there are six places."""
+    """Put pycriu's messages first in the search path: a restore imports sixty modules, and there are six other places."""
     found = importlib.util.find_spec("pycriu")
     for directory in (found.submodule_search_locations or ()) if found else ():
         sys.path.insert(0, os.path.join(directory, "images"))
@@ -154,7 +154,7 @@ def split(image: bytes) -> tuple[bytes, list[bytes]]:
     """The magic numbers, and each record's message. Raises ValueError if the data is not such an image."""
     at, end = head_length(image), len(image)
     head, found, length = image[:at], [], _LENGTH.unpack_from
-    while at < end:  # ``record``, in place: there may be a hundred thousand of them
+    while at < end:  # does what ``record`` does, without a call: there may be a hundred thousand records
         begin = at + _LENGTH.size
         if begin > end or (at := begin + length(image, at)[0]) > end:
             raise ValueError("an image ends inside a record")
@@ -211,15 +211,15 @@ def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
     except Exception as error:  # protobuf's own hierarchy, which is not ours to import
         raise ValueError(f"no {message.__name__}: {error}") from error
     for one in found:
-        if not one.IsInitialized():  # protobuf's implementations differ: some take what they would not write
+        if not one.IsInitialized():  # some implementations of protobuf parse what they would refuse to write
             raise ValueError(f"no {message.__name__}: it lacks {', '.join(one.FindInitializationErrors())}")
     return found
 
 
 class Decoded:
-    """The images of a checkpoint, each of which is decoded once, for whoever asks first.
+    """The images of a checkpoint. Each is decoded once, when it is asked for first.
 
-    All who ask get the same messages: a change is a change for all of them, and for CRIU.
+    All callers get the same messages, so whoever changes one changes it for all of them, and for CRIU.
     """
 
     def __init__(self, names: frozenset[str], read: Callable[[str], bytes]) -> None:

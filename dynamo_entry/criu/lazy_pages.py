@@ -26,7 +26,7 @@ SOCKET = "lazy-pages.socket"
 _FINISHED = 0x52535446
 _NUMBER = struct.Struct("=i")
 
-#: How long CRIU may take for the next task: one that is killed while it sends would leave us waiting for ever.
+#: How long CRIU may take for the next task: if a task is killed while it sends, nothing more comes.
 _TAKES_S = 10
 
 
@@ -67,7 +67,7 @@ class Handover:
                 userfault.zero(descriptor, position)
 
     def finish(self, huge: Mapping[int, Iterable[tuple[int, int]]]) -> None:
-        """Take what CRIU has sent and was not taken yet. ``huge``: pid → mappings to unregister. Raises OSError."""
+        """Take the rest of what CRIU has sent, and unregister mappings (``huge``, by pid). Raises OSError."""
         while self._connection is not None and not self._is_finished:
             self._is_finished = not self._take(self._connection)
         for pid, descriptor in self.descriptors.items():

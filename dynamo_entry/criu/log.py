@@ -10,7 +10,7 @@ from typing import Any
 from dynamo_entry.scratch import KEPT_LOG, private_directory, write_new
 from dynamo_entry.settings import TERMINATION_LOG
 
-# Patterns are compiled when a log is looked at, which most never are.
+# These patterns are compiled when a log is looked at: the logs of most runs never are.
 _ERROR = r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)"
 
 #: Errors of the restorer leave CRIU waiting for a task that will never answer (seen with per-thread
@@ -33,7 +33,7 @@ def errors(text: str) -> list[str]:
 
 def is_stuck(text: str) -> bool:
     """Whether the restorer failed inside a task, after which CRIU may wait for ever."""
-    if not re.search(_RESTORER, text):  # a restore asks often, and its log nearly always has none
+    if not re.search(_RESTORER, text):  # a restore asks often, and its log nearly always shows no failure
         return False
     return any(
         re.search(_RESTORER, line) is not None and not re.search(_HARMLESS, line)
@@ -42,7 +42,7 @@ def is_stuck(text: str) -> bool:
 
 
 def explain(text: str) -> tuple[str, str]:
-    """(what failed, what to do) of a log. The first error that we know is the cause; later ones follow from it."""
+    """Return (what failed, what to do) by a log. The first error that we know is the cause; later ones follow from it."""
     found = errors(text)
     if not found:
         return "criu gave no reason", "read its log: the log line `CRIU log kept` has the path"
@@ -79,14 +79,14 @@ def tail(path: str, limit_bytes: int = 1 << 16) -> str:
 def keep(work: str, name: str, *, state_dir: str, status_file: str, log: Any) -> None:
     """Move the log ``name`` of the scratch directory to STATE_DIR, or else next to STATUS_FILE, as ``criu-NAME``.
 
-    It stays where it is if neither is a place to keep it: the directory of the termination message is the container's.
+    The log stays where it is if neither outlives the container, as the directory of the termination message does not.
     """
     path = f"{work}/{name}"
     text = tail(path, _KEPT_BYTES)
     if not text:
         return
     directory = _outliving(state_dir, status_file)
-    with suppress(OSError):  # the failure itself is the news
+    with suppress(OSError):  # a log that cannot be kept must not hide the failure
         if directory:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             kept = f"{directory}/{KEPT_LOG}{name}"

@@ -14,9 +14,8 @@ REQUIRED = {capabilities.SYS_PTRACE: "SYS_PTRACE", capabilities.CHECKPOINT_RESTO
 #: Unlinked files that are still open travel inside the images, whatever their size (criu: 1 MiB).
 _GHOST_LIMIT_BYTES = str((1 << 63) - 1)
 
-#: ``--unprivileged`` whatever capabilities there are: one way of working, which was tested with two of them and with
-#: all. What more capabilities allow (clocks) is done by us.
-#: cgroups belong to the container runtime.
+#: CRIU always runs ``--unprivileged``, so there is one way of working, which is tested with two capabilities and with all.
+#: What further capabilities allow (clocks) is done by us. cgroups belong to the container runtime.
 _COMMON = ("--unprivileged", "--file-locks", "--ext-unix-sk", "--link-remap", "--manage-cgroups=ignore")
 
 #: Established connections are closed, so that clients reconnect, or kept, which needs CAP_NET_ADMIN. Both ends of a

@@ -110,7 +110,7 @@ def _how_it_ended(asked: subprocess.Popen[bytes]) -> str:
 
 
 def _not_started(said: str) -> tuple[str, str]:
-    """(why, what to do) for a program that wrote no log: usually the dynamic loader's words."""
+    """Return (why, what to do) for a program that wrote no log: usually the dynamic loader says why."""
     what = (said.strip().splitlines() or ["it said nothing"])[-1]
     is_loader = re.search(
         "error while loading shared libraries|symbol lookup error|version .* not found", what
@@ -126,7 +126,7 @@ def _not_started(said: str) -> tuple[str, str]:
 _NO_PLUGINS = os.path.dirname(os.path.abspath(__file__))
 
 
-#: A log is not longer: that of a large engine has some 100 KiB. It usually lies in memory.
+#: A longer log is a flood: that of a large engine has some 100 KiB. The log usually lies in memory.
 _MOST_LOG_BYTES = 16 << 20
 
 #: CRIU stops within this time, unless it waits in the kernel; then it takes hold of no further task either.
@@ -160,7 +160,7 @@ class _Running:
         self._stuck_since = 0.0
 
     def failure(self, ended_by: int = 0) -> tuple[str, str]:
-        """(what failed, what to do) from its log, or from its standard error if it wrote no log.
+        """Return (what failed, what to do) by its log, or by its standard error if it wrote no log.
 
         ``ended_by`` is the signal that ended it, if one did.
         """
@@ -228,7 +228,7 @@ class Dumping(_Running):
 
     def wait(self, limit_s: float) -> int:
         """The exit code. A CRIU that does not end in time is killed. Raises TimeoutError then."""
-        # With a limit, ``Popen.wait`` would look every 50 ms.
+        # ``Popen.wait`` with a limit would look only every 50 ms.
         has_ended = select.select([self.exited], [], [], None if limit_s == float("inf") else limit_s)[0]
         if not has_ended:
             self._process.kill()
@@ -282,7 +282,7 @@ class Restoring(_Running):
         self.exited = _pidfd(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL, after the tasks that it holds, which would run once it is gone; PID 1 reaps them all."""
+        """Kill the tasks that CRIU holds, which would run once it is gone, and then CRIU; PID 1 reaps all of them."""
         with suppress(OSError):  # gone, or no pidfd of it
             signal.pidfd_send_signal(self.exited, signal.SIGSTOP)
             deadline = time.monotonic() + _STOPPED_S
@@ -300,7 +300,7 @@ class Restoring(_Running):
         os.close(self._stderr)
 
     def steps(self, root: int) -> int:
-        """A number that changes as long as CRIU, or a task that it makes, makes progress. ``root`` is the first of those.
+        """A number that changes as long as CRIU, or a task that it makes, makes progress. ``root`` is the first task.
 
         PID 1 may have other children, which go on whatever becomes of CRIU: a shell that executed the launcher made them.
         """

@@ -222,5 +222,5 @@ def is_of_this_place(error: str) -> bool:
     return _OF_THIS_PLACE.search(error) is not None
 
 
-#: (pattern, what it means and what to do), the more particular ones first.
+#: (pattern, what it means and what to do): of two that match, the first counts, so more particular ones come first.
 REMEDIES = (*_DUMP, *_RESTORE)

@@ -32,8 +32,8 @@ _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032  # linux/fcntl.h
 _PIPE_BYTES = 1 << 20  # /proc/sys/fs/pipe-max-size, what an unprivileged process may ask for
 _NAME_LIMIT_BYTES = 4096
 
-#: How much of an image is written before others have their turn. Processes that share pages read the same ones: what one
-#: of them gets is still in memory for the others, as long as they stay together.
+#: How much of an image is written before other images have their turn. Processes that share pages read the same chunks: as
+#: long as they stay together, a chunk that one of them gets is still in memory for the others.
 _TURN_BYTES, _TOGETHER_BYTES = 1 << 20, 64 << 20
 
 #: CRIU takes one page at a time out of some pipes. When no pipe takes more than this, they are left for a moment to run
@@ -192,7 +192,7 @@ class Serve(_Streamer):
             self._on_failure(error)
 
     def _handle_events(self) -> None:
-        """A function of its own, so that no reference to a finished image is left while the next one is awaited."""
+        """Handle what is ready. In a function, so that no reference to a finished image is left while the next one is awaited."""
         pushes = []
         for key, _ in self._selector.select():
             if isinstance(key.data, _Push):
@@ -204,7 +204,7 @@ class Serve(_Streamer):
             time.sleep(_PAUSE_S)
 
     def _continue(self, push: _Push) -> int:
-        """How much CRIU took: _LEAST_BYTES of an image that is finished, or whose pipe is too narrow to tell."""
+        """Return how much CRIU took; _LEAST_BYTES for an image that is finished, or whose pipe is too narrow to tell."""
         before = push.done_bytes
         if push.turn():
             return push.done_bytes - before if push.is_wide else _LEAST_BYTES
@@ -224,12 +224,12 @@ class Serve(_Streamer):
             if push.turn():
                 push.is_wide = _widen(pipe)
                 self._selector.register(pipe, selectors.EVENT_WRITE, push)
-            else:  # as most: a pipe holds all of a small image
+            else:  # most images are so small that the pipe holds all of them
                 os.close(pipe)
 
 
 def _whose_turn(pushes: list[_Push]) -> list[_Push]:
-    """The images to continue with: those a little ahead of another one wait, so that relatives stay together."""
+    """The images to continue with. An image that is a little ahead of another one waits, so that relatives stay together."""
     least = min((push.done_bytes for push in pushes), default=0)
     return [push for push in pushes if not _TURN_BYTES < push.done_bytes - least <= _TOGETHER_BYTES]
 
@@ -325,7 +325,7 @@ def receive_descriptor(connection: socket.socket) -> int:
 
 
 def _widen(pipe: int) -> bool:
-    """Let a pipe hold as much as is allowed; whether that is _PIPE_BYTES."""
+    """Let a pipe hold as much as is allowed; returns whether that is _PIPE_BYTES."""
     try:
         return int(fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)) >= _PIPE_BYTES
     except OSError:  # beyond pipe-user-pages-soft: works as it is, slower

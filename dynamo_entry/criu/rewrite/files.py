@@ -13,7 +13,7 @@ from typing import Any
 from dynamo_entry.criu.rewrite.unix import NOT_BOUND, path_of
 from dynamo_entry.value import NamedTuple
 
-#: Not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
+#: These are not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
 _LEFT_OUT = re.compile(r"/dev/(pts/|tty|console|ptmx|shm/)|/proc/\d")
 
 #: Below these, files are interfaces of the kernel, or devices: no restore compares them.
@@ -77,7 +77,7 @@ def regular_files(entries: Iterable[Any], remapped: frozenset[int]) -> list[Regu
     return list(found.values())
 
 
-#: criu/include/image.h: VMA_FILE_SHARED. Of a private mapping the pages may be the engine's own.
+#: criu/include/image.h: VMA_FILE_SHARED. A private mapping may consist of the engine's own pages.
 _SHARED_FILE = 1 << 7
 
 
@@ -92,7 +92,7 @@ def mapped_bytes(entries: Iterable[Any], memory: Iterable[Any]) -> dict[str, int
 
 
 def continue_logs(entries: Iterable[Any], sizes: dict[str, int]) -> None:
-    """Let files (path → bytes) have the size that they have here: they may be longer, or new.
+    """Give files the sizes that they have here (path → bytes): they may be longer, or new.
 
     A file that is only written to is continued at its present end.
     """
@@ -206,7 +206,7 @@ _OWNERS = {"pipe": ("uid", "gid"), "isk": ("uid",)}
 
 
 def give_up_owners(entries: Iterable[Any], uid: int, groups: Collection[int]) -> None:
-    """Leave out owners that this process may not give to a pipe or a socket: it owns them itself then, as with CRIU 4.2."""
+    """Leave out owners that this process may not give to a pipe or a socket, which is then its own, as with CRIU 4.2."""
     for entry in entries:
         for kind, names in _OWNERS.items():
             if not entry.HasField(kind):

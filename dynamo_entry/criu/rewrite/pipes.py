@@ -64,8 +64,8 @@ def places(
 def drain(image: Image, places: Mapping[int, Place], dropped: frozenset[int]) -> list[Refill]:
     """Take the bytes that we put back out of an image, and return them.
 
-    ``dropped`` are pipes whose other end is outside: what was in them was for the old container's log. A pipe that is
-    found nowhere is left to CRIU.
+    ``dropped`` are pipes whose other end is outside: their bytes were for the old container's log. A pipe that is
+    neither open in a task nor in flight is left to CRIU.
     """
     refills: list[Refill] = []
     kept: list[tuple[Any, bytes]] = []
@@ -109,6 +109,6 @@ def _path(place: Place) -> Iterator[str]:
         yield f"/proc/{place.pid}/fd/{place.descriptor}"
         return
     with sockets.of_process(place.pid, place.descriptor) as found, sockets.on_their_way(found) as descriptors:
-        if place.on_its_way >= len(descriptors):  # behind a message that ends what can be looked at
+        if place.on_its_way >= len(descriptors):  # an empty message before it ends what can be looked at
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         yield f"/proc/self/fd/{descriptors[place.on_its_way]}"

@@ -1,4 +1,4 @@
-"""Makes the images that are served here from the images of an archive."""
+"""Makes images for this place from the images of an archive."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Rewriter:
         )
 
     def refills(self) -> list[pipes.Refill]:
-        """What has to be put back into pipes whose images have been served so far."""
+        """The bytes to put back into pipes, for the images that have been served so far."""
         return [entry for refills in self._refills.values() for entry in refills]
 
     def widened(self) -> frozenset[int]:
@@ -145,7 +145,7 @@ class Rewriter:
 
     def _memory(self, name: str) -> bytes | None:
         if name not in self._decoded.names:
-            return None  # a zombie has none, and CRIU asks all the same
+            return None  # CRIU asks even for a zombie, which has none
         image = self._decoded.image(name)
         tasks.unreserve(image.messages)
         return image.encode()

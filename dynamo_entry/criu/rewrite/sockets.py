@@ -94,7 +94,7 @@ def _move(isk: Any, network: Network) -> None:
                 reason="InterfaceMissing",
             )
     if isk.ifname and isk.ifname == isk.opts.so_bound_dev:
-        isk.opts.ClearField("so_bound_dev")  # the address ties it already, and a second time takes NET_RAW
+        isk.opts.ClearField("so_bound_dev")  # its address says the same; the option takes NET_RAW
     source, peer = _decoded(isk.src_addr), _decoded(isk.dst_addr)
     if isk.proto == _UDP and isk.state == _ESTABLISHED:
         peer = network.addresses.get(peer, peer) if peer else peer
@@ -159,7 +159,7 @@ def bound(entries: Iterable[Any]) -> list[Bound]:
 
 
 def _exact(words: Any) -> _IP:
-    """The address as the socket has it: a mapped one if it is an IPv6 socket."""
+    """The address as the socket has it: of an IPv6 socket it may be a mapped one."""
     return ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
 
 
@@ -196,7 +196,7 @@ def is_reachable(address: _IP, port: int, interface: str) -> bool:
 
 
 class Kind(NamedTuple):
-    """What CRIU is going to make a socket of, and the options of it that take a capability; 0: not set."""
+    """The arguments with which CRIU will make a socket, and those of its options that take a capability; 0: not set."""
 
     family: int
     type: int
@@ -206,7 +206,7 @@ class Kind(NamedTuple):
 
 
 def kinds(entries: Iterable[Any]) -> list[Kind]:
-    """Of the sockets among ``entries`` of files.img, each once."""
+    """The kinds of the sockets among ``entries`` of files.img, each once."""
     found = {}
     for entry in entries:
         if entry.HasField("isk"):

@@ -28,9 +28,9 @@ class Stdio(NamedTuple):
 
 
 def find(entries: list[Any], root_table: list[Any], stdio: dict[str, str]) -> Stdio:
-    """The descriptions in files.img that led outside, given the root task's descriptors and what the creator recorded.
+    """The file descriptions in files.img that led to the container's stdout and stderr, by the root task's descriptors.
 
-    ``stdio`` maps "1" and "2" to what readlink said about the container's own, if the engine's root had the same.
+    ``stdio`` is what the creator recorded: "1" and "2" → readlink of the container's own, if the engine's root had the same.
     """
     ids: dict[int, int] = {}
     shared: set[int] = set()

@@ -48,10 +48,11 @@ def our_filters(entries: Iterable[Any]) -> frozenset[int]:
 def grant(entries: Iterable[Any], grants: Grants, *, is_root: bool, our_filters: frozenset[int]) -> None:
     """Let a ``core-*.img`` ask for nothing that this container does not have.
 
-    CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition does. Labels, the
-    audit id and the OOM score are the place's, not the engine's: they are inherited. The root was made a subreaper
-    for its creation (init/freezable.py): from now on orphans are PID 1's again, which reaps them. ``our_filters`` were put
-    in place for it, too; an engine that has added its own keeps both, and needs what it takes to put them in place.
+    CRIU fails, or hangs for ever, where capset, PR_CAPBSET_DROP or a label's transition fails. Labels, the audit id and the OOM
+    score belong to the place, not to the engine: they are inherited. The root was made a subreaper for its creation
+    (init/freezable.py): from now on orphans are children of PID 1 again, which reaps them. ``our_filters`` were installed for the
+    creation, too, and are left out. An engine that has added a filter of its own keeps both, and its restore needs the right to
+    install them.
     """
     for entry in entries:
         if entry.thread_core.HasField("creds"):  # a zombie has none
@@ -94,9 +95,10 @@ def widened(entries: Iterable[Any], grants: Grants) -> frozenset[int]:
 
 
 def _restrict(creds: Any, grants: Grants) -> None:
-    """Without CAP_SETPCAP all of the bounding set is asked for: CRIU drops nothing then, and the container's is inherited.
+    """Reduce groups, capabilities and labels to those that a task may have here.
 
-    It would drop even what is absent.
+    Without CAP_SETPCAP, ask for the whole bounding set: CRIU then drops nothing, and the task inherits the container's. Otherwise
+    CRIU would drop even capabilities that are not in it.
     """
     if grants.groups is not None:
         creds.groups[:] = grants.groups
@@ -162,16 +164,16 @@ def drop_of_ended_threads(task: Any, threads: Collection[int]) -> None:
         timers.extend(kept)
 
 
-#: The clock of the calling thread's processor time as the kernel notes it, and of which the tid of another thread is a part
-#: (linux/posix-timers_types.h).
+#: Ids of processor time clocks, as the kernel notes them (linux/posix-timers_types.h): the calling thread's, and that of another
+#: thread, of which the tid is a part.
 _OF_CALLER, _OF_THREAD, _CLOCK_BITS = 0xFFFFFFFE, 6, 0xFFFFFFFF
 
 
 def measure_threads(task: Any) -> None:
     """Let timers of a ``task_core_entry`` that measure a thread's processor time measure the thread that they signal.
 
-    Such a timer measures the thread that makes it (profilers of Go and C++ have one in every thread), and CRIU makes all of
-    them in the main thread.
+    Such a timer measures the thread that makes it (profilers of Go and C++ have one in every thread). CRIU makes all of them in the
+    main thread.
     """
     for timer in task.timers.posix:
         if timer.clock_id == _OF_CALLER and timer.HasField("notify_thread_id"):
@@ -190,7 +192,7 @@ _PRIVATE_HUGE, _SIZE_SHIFT, _SIZE_MASK = 0x40002, 26, 0x3F
 def huge_pages(memory: Iterable[Any], memfds: Iterable[Any]) -> dict[int, int]:
     """The bytes in huge pages by the size of a page: in private mappings, and in objects of shared memory (memfd.img).
 
-    Of mappings for which the kernel sets none aside (MAP_NORESERVE) it is not known how much of them is used.
+    Mappings for which the kernel reserves none (MAP_NORESERVE) do not count: it is not known how much of them is used.
     """
     found: dict[int, int] = {}
     areas = ((vma.flags, vma.end - vma.start) for one in memory for vma in one.vmas)

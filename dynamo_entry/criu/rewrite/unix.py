@@ -17,7 +17,7 @@ NOT_BOUND = 0b1111
 
 
 class Named(NamedTuple):
-    """A name that CRIU will bind. It is a path unless its first byte is 0. A deleted one is removed again."""
+    """A name that CRIU will bind. It is a path unless its first byte is 0. CRIU removes the file of a deleted name again."""
 
     kind: int
     name: bytes
@@ -48,7 +48,7 @@ def named(entries: Iterable[Any]) -> list[Named]:
 
 
 def path_of(usk: Any) -> str:
-    """Where a socket is bound; nothing for one without name, or in the abstract namespace, or in a directory that is not known."""
+    """The path of a socket; empty if it has no name, an abstract one, or one in a directory that is not known."""
     name = os.fsdecode(bytes(usk.name).partition(b"\0")[0])
     if not name:
         return ""

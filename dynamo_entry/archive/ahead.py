@@ -90,7 +90,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, length: int, *, is_first: bool) -> bool:
-        """Take that much of the budget; False if too little is left."""
+        """Take ``length`` bytes of the budget; False if too little is left."""
         with self._lock:
             if self._held + length > self._limit and not is_first:
                 return False
@@ -170,7 +170,7 @@ def _stored_length(entry: ChunkRef | None) -> int:
 
 
 class ReadAhead:
-    """Reads spans of up to ``read_bytes`` in a lane's threads, as many in advance as its budget allows.
+    """Reads spans of up to ``read_bytes`` in the threads of ``lane``, as many in advance as its budget allows.
 
     The first error of a read is raised by every ``take`` from then on.
     """

@@ -12,7 +12,7 @@ from dynamo_entry.value import NamedTuple
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-#: A key file with less content can be guessed, and so can one with fewer different bytes (32 random bytes have some 30).
+#: A shorter key can be guessed, and so can one with fewer different bytes (32 random bytes have some 30).
 _KEY_BYTES, _KEY_VARIETY = 32, 12
 
 #: Put before what is signed, so that no signature made with these keys for another purpose is valid for an archive.

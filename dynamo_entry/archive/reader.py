@@ -35,7 +35,7 @@ _TAIL_BYTES = 1 << 20
 #: Each thread may hold a stored and a decompressed chunk, 8 MiB.
 _THREADS_LIMIT = 8
 
-#: How much may be on its way or waiting: for all streams that are read in order, and for all of ``fetch``.
+#: How many bytes may be on their way or waiting: for all streams that are read in order, and for all of ``fetch``.
 _IN_ORDER_BYTES, _FETCH_BYTES = 64 << 20, 64 << 20
 
 #: The decompressed chunks of one reader that wait. Chunks of other creators may be larger than ours.
@@ -95,7 +95,7 @@ class Archive:
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
         self._early: dict[int, Promise[Bytes]] = {}
         self._is_early = True
-        # Memory that is never touched, and so takes none: every chunk of zeros is a view of it.
+        # Every chunk of zeros is a view of this memory, which is never touched, and so takes none.
         self._zeros = memoryview(mmap.mmap(-1, content.chunk_size, flags=PRIVATE, prot=mmap.PROT_READ))
 
     @classmethod
@@ -121,7 +121,7 @@ class Archive:
             undone.callback(store.close)
             found, data = store.read_end(_TAIL_BYTES)
             size = found.size
-            # A copy: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
+            # The end is copied: it is used until the archive is closed, and a mapped file may be cut short meanwhile.
             end = _End(size, bytes(data))
             location = manifest.find_manifest(end.data[-manifest.TRAILER_BYTES :], size)
             if location is None:
@@ -226,7 +226,7 @@ class Archive:
             for start, end in ranges
             for part in self.parts(name, start, end)
         )
-        asked: deque[list[tuple[tuple[str, int], int, int]]] = deque()  # of a long stream, never all of it
+        asked: deque[list[tuple[tuple[str, int], int, int]]] = deque()  # never all of a long stream
 
         def jobs() -> Iterator[tuple[str, int]]:
             for chunk, group in groupby(slices, key=lambda entry: entry[0]):
@@ -269,7 +269,7 @@ class Archive:
     def verify_early(self, prefix: str, most_bytes: int) -> None:
         """Let a thread verify chunks of the streams with that prefix, ``most_bytes`` at most, until ``fetch`` is called.
 
-        This is only for an archive that is mapped. Of a store the first chunks would delay what is needed before them.
+        Does nothing unless the archive is mapped: reads from a store would delay what is needed before these chunks.
         """
         if not self._store.read_bytes and not self.near:
             wanted = (
@@ -279,7 +279,7 @@ class Archive:
                 for number, chunk in table.stored()
             )
             source = OnDemand(self._store, islice(wanted, most_bytes // self.manifest.chunk_size))
-            # None of the pool's: ``close`` waits for those, and this one may be in a read of a volume that hangs.
+            # This is no thread of the pool, for which ``close`` waits: it may be in a read of a volume that hangs.
             threading.Thread(
                 target=self._verify_early, args=(source,), name="verify-early", daemon=True
             ).start()
@@ -292,7 +292,7 @@ class Archive:
             promise.settle(self._verified, wanted, stored)
 
     def place_of(self, name: str, index: int) -> int | None:
-        """Where chunk ``index`` of a stream is in the archive; None for a chunk of zeros."""
+        """The offset of chunk ``index`` of a stream in the archive; None for a chunk of zeros."""
         chunk = self._table(name).find(index)
         return None if chunk is None else chunk.offset
 
@@ -306,7 +306,7 @@ class Archive:
             for name, table in self._tables.items()
             for index, chunk in table.stored()
         }
-        found = [once[offset] for offset in sorted(once)]  # disks and network file systems read ahead, too
+        found = [once[offset] for offset in sorted(once)]  # by place: disks and file servers read ahead
         total, done = sum(entry[0].stored_length for entry in found), 0
         results = self._in_order(((name, index) for _, name, index in found), self._threads)
         for (chunk, _, _), _ in zip(found, results, strict=True):

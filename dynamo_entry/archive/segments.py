@@ -46,7 +46,7 @@ def segments(archive: Archive, *, size: int = SEGMENT_BYTES) -> Iterator[Segment
 def check(archive: Archive, segment: Segment, data: Bytes) -> None:
     """Raises Corrupt unless ``data`` is the segment: every chunk is checked, and in the last segment the manifest.
 
-    Headers between chunks, which no restore reads, must only be there.
+    Headers between chunks, which no restore reads, are only checked not to be zeros.
     """
     view = memoryview(data)
     position = 0

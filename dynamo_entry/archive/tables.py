@@ -13,7 +13,7 @@ from dynamo_entry.archive.manifest import Chunk, Manifest, Stream
 from dynamo_entry.pool import Promise
 from dynamo_entry.storage.base import Bytes
 
-#: How many chunks that are used in several places are kept: the next use comes at about the same time.
+#: How many chunks that are used in several places are kept: their next use usually comes soon.
 _RECENT_CHUNKS = 8
 
 

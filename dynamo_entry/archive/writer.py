@@ -17,8 +17,8 @@ from dynamo_entry.pool import Pool
 from dynamo_entry.storage.base import Bytes, Writer
 from dynamo_entry.value import NamedTuple
 
-#: The memory that chunks in flight may take, with everything that compression needs. Fewer threads than asked for do no
-#: harm: at about 10 MiB each, those that remain can take several times what CRIU, which is one thread, delivers.
+#: The memory that chunks in flight may take, with everything that compression needs. It limits the number of threads, at about
+#: 10 MiB each. That does no harm: they still take several times what CRIU, which is one thread, delivers.
 _WORKING_BYTES = 80 << 20
 
 #: The suffix of a member's name, by codec.

@@ -66,7 +66,7 @@ def read(source: Source) -> Tree:
 
 
 def encode_pagemap(image: bytes, runs: list[Run]) -> bytes:
-    """A pagemap image with ``runs`` in place of its own. None of them is lazy."""
+    """A pagemap image with ``runs`` in place of its own, none of them marked as lazy."""
     head = images.head_length(image)
     first, _ = images.record(image, head)
     entry = images.message("pagemap", "pagemap_entry")(compat_nr_pages=0)

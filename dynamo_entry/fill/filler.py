@@ -1,4 +1,4 @@
-"""The threads that fill memory: they fetch and verify early, and write what a task takes, the rest once all are held."""
+"""The threads that fill memory: they fetch and verify early, write early what a task takes, and the rest once all are held."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW_BYTES = 96 << 20
 #: How many more may be verified before the plan says which are needed.
 EARLY_BYTES = WINDOW_BYTES // 3
 
-#: How often it is tried whether a task that is being rebuilt takes pages already.
+#: How long to wait before a task that is being rebuilt is offered its pages again.
 _EARLY_S = 0.001
 
 #: The pieces of a chunk, and where they go.
@@ -37,9 +37,9 @@ class _Ready(NamedTuple):
 class Filler:
     """Fills from ``archive`` what ``plan`` says, with up to ``threads`` threads, all of which are started here.
 
-    They begin at once. What cannot be written before ``open_gate`` says that the tasks are held waits, up to WINDOW_BYTES
-    of verified chunks. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several
-    places have the same bytes. Chunks of zeros cost nothing: memory that was never touched reads as zeros.
+    The threads begin at once. What can be written only once the tasks are held waits for ``open_gate``: up to WINDOW_BYTES of
+    verified chunks. Chunks are fetched in the order in which they lie in the archive, each of them once, even if several places
+    have the same bytes. Chunks of zeros cost nothing: memory that was never touched reads as zeros.
 
     ``userfaults`` is the ``Writer``'s.
     """
@@ -54,7 +54,7 @@ class Filler:
         self._lock = threading.Lock()
         self._gate = threading.Event()
         self._ended = threading.Event()
-        # On the largest machines a chunk a thread is too much.
+        # On the largest machines, even one chunk for each thread would exceed the window.
         most = WINDOW_BYTES // archive.manifest.chunk_size
         threads = max(1, min(threads, most))
         self._running = threads
@@ -65,7 +65,7 @@ class Filler:
             threading.Thread(target=self._run, name=f"fill-{number}", daemon=True).start()
 
     def open_gate(self) -> None:
-        """The tasks are rebuilt and held: begin to write."""
+        """Begin to write everything: the tasks are rebuilt and held."""
         self._gate.set()
 
     def wait(self, limit_s: float) -> bool:
@@ -87,7 +87,7 @@ class Filler:
             while self._failure is None and (found := self._chunks.take()):
                 stream, number, data = found
                 ready.append(_Ready(data, self._uses[stream, number]))
-                del found, data  # what is written is to be let go of, and not when the next one is there
+                del found, data  # a chunk's memory must not be held until the next chunk comes
                 if self._gate.is_set() or len(ready) == self._window:
                     self._write(ready)
             self._write(ready)

@@ -19,7 +19,7 @@ from dynamo_entry.linux.pages import PAGE, IoVec, address_of, last_error, libc
 from dynamo_entry.storage.base import Bytes
 from dynamo_entry.value import NamedTuple
 
-#: What is known about an error, besides that memory may be short.
+#: Hints for errors that say more than that memory may be short.
 _HINTS = {
     errno.EFAULT: "was the archive cut short or overwritten while it was read? are huge pages left, if the engine has some?",
     errno.EPERM: "add SYS_PTRACE to the container's capabilities",
@@ -101,7 +101,7 @@ class Writer:
             try:
                 os.utime(descriptor, ns=(before.st_atime_ns, before.st_mtime_ns))
             except OSError:
-                pass  # not its owner: the time of a file without a name is no reason to fail
+                pass  # not the file's owner: the time of a file without a name is no reason to fail
             os.close(descriptor)
 
     def _open(self, target: Shared) -> int:
@@ -150,9 +150,9 @@ def _open_any(paths: Sequence[str]) -> int:
 
 
 def _put(descriptor: int, address: int, piece: Piece) -> Iterator[tuple[Piece, int]]:
-    """Write through a userfaultfd. Yields what was not taken, and why: the number of an error.
+    """Write through a userfaultfd. Yields the parts that were not taken, each with the number of the error.
 
-    After a page that exists already it goes on; other errors are those of the rest of the piece.
+    A page that exists already is one such part, and the next page is tried; after any other error the rest of the piece is one.
     """
     at = 0
     while at < piece.length:

@@ -137,8 +137,8 @@ def make(
 def _fillable(process: Process) -> list[Range]:
     """Pages of mappings that are private, anonymous and writable.
 
-    CRIU's own mark, PE_LAZY, says the same but for locked ones, and is missing from all pages if one thread has its stack
-    pointer at the beginning of a page (criu: mem.c, is_stack).
+    CRIU marks the same pages as PE_LAZY, except for locked ones. But it marks none if one thread has its stack pointer at the
+    beginning of a page (criu: mem.c, is_stack).
     """
     kind = MAP_PRIVATE | MAP_ANONYMOUS
     writable = ranges.union(
@@ -221,7 +221,7 @@ def _tasks(process: Process) -> _Cut:
                 by_fault = not _is_huge(mapping) and not mapping.flags & (MAP_LOCKED | MAP_HUGETLB)
                 yield at, min(end, mapping.end), Task(process.pid, by_fault)
                 at = mapping.end
-        if at < end:  # mappings overlap, which no kernel's do
+        if at < end:  # only in a forged archive: mappings of a kernel do not overlap
             yield at, end, Task(process.pid)
 
     return cut

@@ -21,16 +21,16 @@ from dynamo_entry.storage.base import Bytes
 #: Images that are read piece by piece. All others are small, and those that a restore has to decode are among them.
 _LARGE = (f"{CRIU}pages-", f"{CRIU}ghost-file-")
 
-#: The bound of all small images together: decoded they take several times as much. Hardly any image compresses better than
-#: the factor.
+#: The bound of all small images together: decoded, they take several times as much memory. Hardly any image compresses better
+#: than by this factor.
 _MOST_BYTES, _BASE_BYTES, _TIMES_THE_ARCHIVE = 256 << 20, 3 << 20, 4
 
-#: Runs of data in unlinked files: an image of zeros between next to nothing compresses as well as one likes.
+#: The bound of runs of data in unlinked files: an image of many tiny runs may compress to next to nothing.
 _BASE_RUNS, _BYTES_A_RUN = 100_000, 4
 
 
 class Images:
-    """Reads images by the names that CRIU gave them. ``decoded`` is for all who need what they say."""
+    """Reads images by the names that CRIU gave them. ``decoded`` has the messages of the small ones."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -136,7 +136,7 @@ def _fetch(pieces: Iterator[tuple[str, Bytes]], images: dict[str, Promise[bytear
             for _, piece in group:
                 image += piece
             images.pop(stream).give(image)
-    except BaseException as error:  # a thread's outermost frame: whoever takes one of the rest gets it
+    except BaseException as error:  # a thread's outermost frame: whoever waits for one of the rest gets it
         for awaited in images.values():
             awaited.fail(error)
 

@@ -62,7 +62,7 @@ def take_effect(wanted: frozenset[int]) -> None:
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     sets = [parse(fields[name]) for name in ("CapEff", "CapPrm", "CapInh")]
-    is_root = fields["Uid"].split()[1] == "0"  # whose programs get what is in the bounding set
+    is_root = fields["Uid"].split()[1] == "0"  # root's programs get what is in the bounding set
     if (is_root and wanted <= sets[0]) or not wanted <= sets[1]:
         return
     masks = [sum(1 << number for number in found) for found in (sets[0] | wanted, sets[1], sets[2] | wanted)]

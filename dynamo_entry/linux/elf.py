@@ -1,7 +1,7 @@
-"""The build id of a program or library: what its linker made of its contents (elf(5), ld --build-id).
+"""The build id of a program or library: a digest that its linker has made of its contents (elf(5), ld --build-id).
 
 It is compared with one that CRIU has read, so it is searched for as CRIU does (criu: files-reg.c, get_build_id): the
-first note of that type, of any owner, even if it is right behind its segment, as in Go's static programs.
+first note of that type counts, of any owner, even if it is right behind its segment, as in Go's static programs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOTE = struct.Struct("=III")
 
 
 class _Class(NamedTuple):
-    """Where a file of 32 or 64 bits has the place of its program headers; and type, offset and size in each of those."""
+    """The layout of a file of 32 or 64 bits: where it says where its program headers are; type, offset and size in each."""
 
     table: tuple[str, int]
     rows: tuple[str, int]
@@ -41,7 +41,7 @@ def build_id(path: str) -> bytes:
     """The build id of an ELF file; empty if it has none, or if it is not an ELF file. Raises OSError."""
     with open(path, "rb", buffering=0) as file:
         size = min(os.fstat(file.fileno()).st_size, _LIMIT_BYTES)
-        with suppress(struct.error, OverflowError):  # its tables lead nowhere
+        with suppress(struct.error, OverflowError):  # its tables point outside the file
             return _build_id(file.fileno(), size)
     return b""
 

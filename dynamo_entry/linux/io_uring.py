@@ -5,10 +5,10 @@ engine does without. CRIU suspends filters while it works, for which it needs th
 PTRACE_O_SUSPEND_SECCOMP): without it a filter would be worse than a ring. A restored engine has no such filter, because
 installing it there would need the same capability.
 
-Without the capability, the engine may not lock memory. The kernel charges rings to RLIMIT_MEMLOCK (io_uring_setup(2)) of
-processes without CAP_IPC_LOCK, and libuv and others then do without. The soft limit is 0 while the engine starts, and is
-given back to what is restored, or goes on. Before the dump it cannot be: a process that is still starting would make a
-ring in time.
+Without the capability, the engine is kept from locking memory: the kernel charges rings to RLIMIT_MEMLOCK
+(io_uring_setup(2)) of processes without CAP_IPC_LOCK, and libuv and others do without a ring that they do not get. The soft
+limit is 0 from the engine's start, and is given back to an engine that was restored, or that continues after its dump. It is
+not given back before the dump: a process that is still starting would make a ring in time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EVERY_USER = [b"0", b"0", b"4294967295"]
 
 
 def filter_rules(machine: str) -> bytes:
-    """The filter as the kernel takes it, and CRIU finds it: an array of ``struct sock_filter`` (linux/filter.h)."""
+    """The filter as the kernel takes it, and as CRIU's images have it: an array of ``struct sock_filter`` (linux/filter.h)."""
     load, equal, at_least, greater, answer = 0x20, 0x15, 0x35, 0x25, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000 | errno.ENOSYS
     program = (
@@ -79,7 +79,7 @@ def install_filter() -> None:
 
 
 def may_withhold_memory(argv: Sequence[str]) -> bool:
-    """Whether the engine can do without locked memory, and the limit applies to it."""
+    """Whether the limit applies to the engine, and the engine does not ask for locked memory."""
     is_asked_for = "--mlock" in " ".join(argv).split()
     return not is_asked_for and capabilities.IPC_LOCK not in capabilities.effective()
 
@@ -98,7 +98,7 @@ def withhold_memory() -> None:
 def give_back_memory(pids: Iterable[int]) -> list[int]:
     """Give processes whose soft limit is 0 that of the calling process, or as much of it as they may have.
 
-    Returns those of another user, which cannot be given any.
+    Returns the processes of another user, whose limit cannot be changed.
     """
     refused: list[int] = []
     own, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)

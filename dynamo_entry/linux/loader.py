@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-#: protobuf ends the program where it does not know the value, and pycriu's is in C++ alone: other values make it slow.
+#: protobuf ends the program at a value that it does not know. The protobuf of pycriu has C++ code alone: other values make it slow.
 _PROTOBUF = b"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 
 _OTHERS = frozenset((b"GLIBC_TUNABLES", b"GCONV_PATH", b"LOCPATH", _PROTOBUF))

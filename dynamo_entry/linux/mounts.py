@@ -81,7 +81,7 @@ def _unescaped(text: str) -> str:
 
 
 def captured_roots(mounts: list[Mount], extra: Iterable[str] = ()) -> list[str]:
-    """Directories whose changes are captured: the root, private scratch directories, and what the user names on other mounts."""
+    """Directories whose changes are captured: the root, private scratch directories, and ``extra`` paths on other mounts."""
     top = {mount.point: mount for mount in mounts}
     roots = ["/", *sorted(point for point, mount in top.items() if mount.is_private)]
     for path in sorted(extra):
@@ -96,14 +96,14 @@ def is_below(path: str, paths: tuple[str, ...]) -> bool:
 
 
 def flags(path: str) -> int:
-    """The flags (``os.ST_…``) of the filesystem on which a path's nearest existing directory is."""
+    """The flags (``os.ST_…``) of the filesystem of the nearest existing directory at or above a path."""
     while path and not os.path.isdir(path):
         path = os.path.dirname(path)
     return os.statvfs(path or "/").f_flag
 
 
 def existing(path: str) -> str:
-    """The path, or what is nearest above it of what exists; the root for a relative path of which nothing exists."""
+    """The path, or the nearest directory above it that exists; the root for a relative path of which nothing exists."""
     while path and not os.path.exists(path):
         path = os.path.dirname(path)
     return path or "/"
@@ -122,7 +122,7 @@ def filesystem(path: str) -> tuple[int, int]:
 
 
 def volume_of(path: str, mounts: list[Mount], roots: list[str]) -> str:
-    """The mount point that ``path`` is on, unless one of ``roots`` is nearer; else nothing."""
+    """The mount point that ``path`` is on; empty if one of ``roots`` is nearer."""
     above = (point for point in (*(mount.point for mount in mounts), *roots) if is_below(path, (point,)))
     nearest = max(above, key=len, default="/")
     return "" if nearest in roots else nearest

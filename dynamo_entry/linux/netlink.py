@@ -73,7 +73,7 @@ def _addresses() -> Iterator[Address]:
     for message in listed(_ROUTE, _GET_ADDRESS, _ADDRESS_HEAD.pack(0, 0, 0, 0, 0), "rtnetlink"):
         family, _, _, _, index = _ADDRESS_HEAD.unpack_from(message)
         has = attributes(message[_ADDRESS_HEAD.size :])
-        # Of a tunnel the address is the other end's, and the local one this.
+        # On a point-to-point link, IFA_ADDRESS is the peer's address, and IFA_LOCAL is our own.
         data = has.get(_LOCAL, has.get(_ADDRESS))
         if family in _FAMILIES and data:
             label = has.get(_LABEL, b"").rstrip(b"\0")

@@ -1,4 +1,4 @@
-"""Pages of memory: those of a process that a dump will hold (proc_pid_pagemap(5)), and ours, passed to system calls uncopied."""
+"""Pages of memory: which ones of a process a dump will hold (proc_pid_pagemap(5)), and how system calls get ours uncopied."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def read(pid: int) -> Pages:
 
 
 def own(pid: int, area: Range) -> list[int]:
-    """Addresses of a file's pages that became the process's own, as it, or somebody else, wrote to them. Raises OSError."""
+    """Addresses of a file's pages of which the process has its own copy, since they were written to. Raises OSError."""
     descriptor = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
     try:
         runs = [

@@ -1,4 +1,4 @@
-"""What proc(5) says about processes. Of a process that is gone the answer is empty, unless a function says otherwise."""
+"""What proc(5) says about processes. For a process that is gone the answer is empty, unless a function says otherwise."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def mapped_file(line: str) -> str:
 
 
 def map_entry(line: str) -> str:
-    """The entry below /proc/PID of what a line of ``maps`` shows (proc_pid_map_files(5)), without the leading zeros of maps."""
+    """The entry below /proc/PID for a line of ``maps`` (proc_pid_map_files(5)). Unlike in ``maps``, it has no leading zeros."""
     start, end = line.partition(" ")[0].split("-")
     return f"map_files/{int(start, 16):x}-{int(end, 16):x}"
 
@@ -159,7 +159,7 @@ def mapped_files(pids: Iterable[int]) -> set[str]:
 
 
 def open_paths(pids: Iterable[int]) -> set[str]:
-    """Where files that processes have open or mapped are, or were."""
+    """The paths of files that processes have open or mapped; those of deleted files as the kernel shows them."""
     pids = list(pids)
     opened = {path for pid in pids for path in descriptors(pid).values() if path.startswith("/")}
     return opened | mapped_files(pids)
@@ -232,12 +232,12 @@ def shared_mappings(pid: int) -> list[tuple[int, int]]:
     return parse_shared(read(pid, "smaps"))
 
 
-#: Of a mapping in a smaps file: that it has such pages, and what follows its first line.
+#: In a smaps file: the line of a mapping that has shared pages, and the beginning of every mapping's second line.
 _SHARED, _SIZE = re.compile(rb"\nShared_(?:Clean|Dirty): +[1-9]"), b"\nSize:"
 
 
 def parse_shared(smaps: bytes) -> list[tuple[int, int]]:
-    """The ranges of such mappings in a smaps file. It has 35 MB for 50 000 mappings, so only what counts is looked at.
+    """The ranges of mappings with shared pages in a smaps file, which has 35 MB for 50 000 mappings: only matches are parsed.
 
     Shared_* also counts pages of files and of shared memory, which a plan does not use.
     """

@@ -98,7 +98,7 @@ def first_message(found: socket.socket) -> Message | None:
 
 
 def has_data(found: socket.socket) -> bool:
-    """Whether there is data, and no error, which looking would take from the owner."""
+    """Whether there is data, and no error: to look at an error would take it from the owner."""
     poll = select.poll()
     poll.register(found, select.POLLIN)
     return any(not events & select.POLLERR for _, events in poll.poll(0))
@@ -228,7 +228,7 @@ _NUMBERS = {
     "NETLINK_EXT_ACK": (_NETLINK, 11),
     "NETLINK_GET_STRICT_CHK": (_NETLINK, 12),
 }
-#: Shown by connections, and refused when it is set; the interface for multicast is so, too.
+#: Connections show these options, but refuse to have them set. The interface for multicast is another one of this kind.
 _SHOWN_ONLY = {(socket.SOCK_STREAM, name) for name in ("IP_MULTICAST_TTL", "IPV6_MULTICAST_HOPS")}
 _CONGESTION = 13
 

@@ -46,7 +46,7 @@ def pin(recorded: Mapping[str, Iterable[int]]) -> int:
 #: proc_pid_oom_score_adj(5)
 _OOM_PATH = "/proc/self/oom_score_adj"
 
-#: The worker is killed before PID 1, because that only costs a cold start; but not before what the node values least.
+#: The worker is killed before PID 1, which only costs a cold start; but not before processes that the node values least.
 _VOLUNTEER = 500
 
 

@@ -39,7 +39,7 @@ def enter_new(monotonic_s: float, boottime_s: float) -> None:
                 file.write(f"{name} {total_ns // 10**9} {total_ns % 10**9}\n")
         _enter(libc, "/proc/self/ns/time_for_children")
     except OSError:
-        _enter(libc, "/proc/self/ns/time")  # else children would begin in the new one, without their parent
+        _enter(libc, "/proc/self/ns/time")  # otherwise, only children would be in the new one
         raise
 
 

@@ -81,7 +81,7 @@ def copy(descriptor: int, position: int, address: int, length: int) -> Copied:
         if libc.ioctl(descriptor, _COPY, ctypes.byref(request)) == 0:
             break
         number = ctypes.get_errno()
-        if number != errno.EAGAIN:  # which says that something was in its way, or will be at the next call
+        if number != errno.EAGAIN:  # it was interrupted, or the next call returns the error of a page
             return Copied(done, number)
         done += max(0, request.copied)
     return Copied(length, 0)

@@ -61,13 +61,13 @@ class Plan(NamedTuple):
     guard: Guard
 
     def touched(self) -> Iterator[str]:
-        """What is made, replaced or removed. Of a directory that exists only the attributes change."""
+        """The paths that are made, replaced or removed. A directory that exists is not among them: only its attributes change."""
         yield from self.expected.files
         yield from (path for path in self.expected.directories if not nodes.is_directory(path))
         yield from self.doomed
 
     def check(self, others: Others) -> None:
-        """Raises Incompatible for one that is where the launcher or the kernel has its files, but for /dev/log and such."""
+        """Raises Incompatible for a file among those of the launcher or the kernel. Sockets such as /dev/log are allowed."""
         for path in map(_resolved, (*(file.path for file in others.lacking), *others.bound, *others.passing)):
             if self.guard.holds_reserved(path) and not self.guard.is_beside_devices(path):
                 raise Incompatible(
@@ -102,7 +102,7 @@ def apply(
         notes.begin(topmost, changed)
         rewritten = notes.move_aside(in_the_way)
         for path in place.new_directories:
-            # Nobody else's until it has its owner, which comes last: what is in it may be open to all.
+            # Only this user may enter it until it has its owner and mode, which come last: its content may be open to all.
             os.mkdir(path, 0o700 if path in directories else 0o777)
         lost = unpack(tar_file, what.expected, rewritten)
         what.check(others)  # once more: the delta may have brought links
@@ -158,8 +158,8 @@ def _missing(directory: str) -> list[str]:
 def _later(others: Others, guard: Guard) -> tuple[list[str], list[str]]:
     """(paths that give way to a socket, paths that will be made where there is nothing).
 
-    A socket gives way anywhere. Another file does only where the engine's files travel: it is the image's, and was not there
-    any more when the engine was frozen.
+    A socket gives way anywhere. Another file gives way only where the engine's files travel: there it is a file of the image
+    that the engine had removed when it was frozen.
     """
     bound = dict.fromkeys(map(_resolved, others.bound))
     places = {**bound, **dict.fromkeys(map(_resolved, others.passing))}
@@ -296,10 +296,10 @@ class _Planning:
         return False
 
     def _doomed(self) -> Iterator[str]:
-        """What is here in directories of the delta, and was not there when the engine was frozen.
+        """The paths in directories of the delta that are here, and were not there when the engine was frozen.
 
-        Only in the root filesystem: tmpfs mounts of a new container hold only what its runtime put there. Mounts, the
-        directories that lead to them, and files of the launcher and of the runtime are not the engine's to delete.
+        Only the root filesystem has such paths: tmpfs mounts of a new container hold only what its runtime put there. Mounts,
+        the directories that lead to them, and files of the launcher and of the runtime are not the engine's to delete.
         """
         leads_to = self._parents.keys() | self._known
         for directory, names in self._listed.items():

@@ -4,9 +4,9 @@ Everything that was created, written, renamed, linked, chmod'ed, or given an old
 or after it, which no program can set back. If something was deleted or renamed away, the directory's own ctime shows it,
 and the complete list of names in the directory says what is gone. So nothing has to be walked before the engine starts.
 
-What a renamed directory holds keeps its ctime, so a directory that may have been renamed is taken as a whole. One whose
-names have changed since the rename cannot be told from one that was never renamed: to take all of those, such as a cache of
-the image in which a file is new, would be far too much.
+The content of a renamed directory keeps its ctimes, so a directory that may have been renamed is taken as a whole. If names in
+it have changed since the rename, it cannot be told from a directory that was never renamed. Such directories are not taken as a
+whole: a cache of the image in which one file is new would be among them.
 """
 
 from __future__ import annotations
@@ -70,22 +70,22 @@ def mark(roots: list[str], without_renames: Collection[str] = ()) -> list[Start]
 
 
 def _offset_ns() -> int:
-    """The same until the clock is set: slewing changes both alike."""
+    """The clock less the time since the machine started. It changes only if the clock is set: slewing changes both alike."""
     return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def set_back(starts: Iterable[Start]) -> list[Start]:
-    """Marks by the clock as it is now: where it was set back since, later changes have earlier times."""
+    """Marks by the clock as it is now. If the clock was set back, later changes have earlier times, so the mark is earlier, too."""
     return [_by_the_clock(start, start.offset_ns - _offset_ns()) for start in starts]
 
 
 def _by_the_clock(start: Start, back_ns: int) -> Start:
-    """Two clocks are not read at the same instant, and file times come from a third: a tick makes up for that."""
+    """Set a mark back. Two clocks are not read at the same instant, and file times come from a third: a tick makes up for it."""
     return start if back_ns < _TICK_NS else start._replace(ctime_ns=start.ctime_ns - back_ns - _TICK_NS)
 
 
 def as_found(paths: Iterable[str]) -> frozenset[str]:
-    """The paths, and the names by which a walk that follows no links meets them and what they lead to."""
+    """The paths as given, with the links in their directories resolved, and with all links resolved: a walk follows no links."""
     return frozenset(
         name
         for path in paths
@@ -102,7 +102,7 @@ def find_all(
         sizes[start.root] = 0
         for change in find(start, skip, caches):
             if stat.S_ISREG(change.status.st_mode):
-                # stat(2): of 512 bytes, whatever the filesystem's blocks are
+                # stat(2): blocks of 512 bytes, whatever the filesystem's own are
                 sizes[start.root] += change.status.st_blocks * 512
             yield change
 

@@ -17,10 +17,11 @@ _Search = Callable[[dict[str, int]], Iterator[Change]]
 
 
 class EarlySearch:
-    """``search`` in a thread of its own; ``open_paths`` are those of the frozen tasks' files.
+    """Runs ``search`` in a thread of its own; ``open_paths`` returns the paths of files that the frozen tasks have open.
 
-    CRIU gives a file that is open and has lost its name a new one (``--link-remap``), which changes all of that file's names:
-    in its directory, or in the nearest one above it that exists. Where it did, the search is made again.
+    CRIU gives an open file that has lost its name a new one (``--link-remap``), in the file's directory or in the nearest one
+    above it that exists. This changes the file, under all of its names, and that directory. If CRIU has done so, the
+    search is made again.
     """
 
     def __init__(self, search: _Search, open_paths: Callable[[], Iterable[str]]) -> None:
@@ -32,13 +33,13 @@ class EarlySearch:
         self._found: list[Change] | None = None
 
     def begin(self) -> None:
-        """All tasks are frozen. Idempotent."""
+        """Begin to search: all tasks are frozen. Idempotent."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="changes", daemon=True)
             self._thread.start()
 
     def result(self, sizes: dict[str, int]) -> Iterator[Change]:
-        """The dump is over: every change, as ``search`` yields them. Raises OSError like it."""
+        """Every change, as ``search`` yields them, once the dump is over. Raises OSError as ``search`` does."""
         if self._thread is not None:
             self._thread.join()
         if self._found is None or any(_state(path) != before for path, before in self._before.items()):
@@ -61,7 +62,7 @@ class EarlySearch:
 
 
 def _state(directory: str) -> tuple[int, int]:
-    """Its ctime, and how many names it holds: two changes within a tick of the clock have the same ctime."""
+    """A directory's ctime, and how many names it holds: two changes within a tick of the clock have the same ctime."""
     try:
         return os.lstat(directory).st_ctime_ns, len(os.listdir(directory))
     except OSError:

@@ -18,7 +18,7 @@ _KERNEL = ("/proc", "/sys", _DEVICES)
 
 
 class Land(NamedTuple):
-    """Mount points here, those whose files travel, and paths that stay as they are, but not ``exempt`` ones below."""
+    """Mount points here, ``roots`` whose files travel, and ``reserved`` paths that stay as they are, except ``exempt`` ones below."""
 
     points: frozenset[str]
     roots: frozenset[str]
@@ -97,13 +97,13 @@ def _launcher() -> set[str]:
 
 
 class _Nearest:
-    """The longest of ``points`` that is a path or is above it. What was found is remembered: a delta has many paths."""
+    """Finds the longest of ``points`` that is a path, or is above it. It remembers what it found: a delta has many paths."""
 
     def __init__(self, points: frozenset[str]) -> None:
         self._known = {point: point for point in points} | {"/": ""}
 
     def to(self, path: str) -> str:
-        """That of ``path``; nothing if there is none but the root."""
+        """The point nearest to ``path``; empty if there is none but the root."""
         passed = []
         while path not in self._known:
             passed.append(path)

@@ -1,4 +1,4 @@
-"""The index of a delta: what its tar holds, known before a byte of that is read."""
+"""The index of a delta: it says what the delta's tar holds before any of the tar is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dynamo_entry.archive.manifest import check_items
 from dynamo_entry.errors import Corrupt, DumpFailed
 from dynamo_entry.value import NamedTuple
 
-#: The bounds of an index: the memory that reading it takes is in proportion.
+#: The bounds of an index: reading it takes memory in proportion.
 INDEX_BYTES = 16 << 20
 _INDEX_ITEMS = 400_000
 

@@ -1,6 +1,6 @@
 """Keeps what was here before a delta is applied, and writes down where, so that all of it can be brought back.
 
-The journal has one JSON array a line, each but ``added`` written before the step that it describes:
+The journal has one JSON array a line. Each one except ``added`` and ``parted`` is written before the step that it describes:
 
 - ``["made", path]``: nothing was there; what is below it was made, too;
 - ``["moved", path, aside]``: what was there gets another name in its directory;
@@ -164,7 +164,10 @@ class Record:
             raise failure
 
     def _remove_added(self) -> OSError | None:
-        """Returns the first failure. What is below other new paths is gone by now, or was there before."""
+        """Remove what was added and is unused; returns the first failure.
+
+        What lies below other new paths is gone by now, or was there before.
+        """
         new = {*self._made} | self._moved.keys()
         failure: OSError | None = None
         for path in reversed(self._added):
@@ -199,7 +202,7 @@ class Record:
             except OSError as error:
                 failure = failure or error
         for directory, mtime_ns in times.items():
-            with suppress(PermissionError):  # somebody else's, as /tmp is for most users
+            with suppress(PermissionError):  # it is another user's, as /tmp is for most
                 os.utime(directory, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
         if failure is not None:
             raise failure

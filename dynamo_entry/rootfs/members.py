@@ -24,8 +24,7 @@ _XATTR = XATTR.encode("ascii")
 REGULAR, HARD_LINK, LINK, DIRECTORY, FIFO = b"0", b"1", b"2", b"5", b"6"
 _RECORDS = b"x"
 
-#: The bound of each of the two that describe a member: pax records with all its extended attributes, the map of a file with
-#: holes.
+#: The bound of the pax records of a member, with all its extended attributes, and of the map of a file with holes.
 HEADER_BYTES = 1 << 20
 
 _BLOCK = 512

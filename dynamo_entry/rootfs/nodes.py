@@ -10,8 +10,8 @@ from contextlib import suppress
 
 from dynamo_entry.value import NamedTuple
 
-#: Neither recorded nor set: they say what a file is on its own host (SELinux's labels differ from pod to pod, IMA and
-#: EVM sign with the host's key), or belong to a filesystem's own bookkeeping.
+#: These are neither recorded nor set: they say what a file is on its own host (SELinux's labels differ from pod to pod, IMA
+#: and EVM sign with the host's key), or belong to a filesystem's own bookkeeping.
 _FOREIGN_ATTRIBUTES = (
     "trusted.", "system.nfs", "system.cifs", "security.selinux", "security.ima", "security.evm", "security.SMACK64",
     "security.apparmor",
@@ -65,7 +65,7 @@ def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
 
 
 def narrow(descriptor: int, mode: int) -> None:
-    """Take from group and others what ``mode`` does not give them: before a file gets other content. Raises OSError."""
+    """Take from group and others the rights that ``mode`` does not give them, before a file gets other content. Raises OSError."""
     have = stat.S_IMODE(os.fstat(descriptor).st_mode)
     if have & 0o077 & ~mode:
         os.fchmod(descriptor, have & (mode | 0o7700))
@@ -99,9 +99,9 @@ def set_on_path(path: str, wanted: Attributes) -> list[str]:
 
 
 def set_on_directory(path: str, wanted: Attributes, *, exactly: bool = False) -> list[str]:
-    """Raises OSError, but not if only the times cannot be set. ``exactly``: other extended attributes are removed.
+    """As ``set_by_descriptor``, for a directory. ``exactly``: other extended attributes are removed.
 
-    Returns the extended attributes that cannot be set here, as ``set_by_descriptor`` does.
+    Raises OSError, but not if only the times cannot be set.
     """
     have = Attributes.of(path)
     lacking = {name: value for name, value in wanted.extended.items() if have.extended.get(name) != value}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COPY_BYTES = 1 << 20
 
-#: Small, because tarfile copies what is in its buffer with every header that it adds.
+#: The buffer is small, because tarfile copies its content with every header that it adds.
 _BUFFER_BYTES = 64 << 10
 
 
@@ -92,7 +92,7 @@ class _Padded(io.RawIOBase):
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        """As many bytes as are wanted."""
+        """Exactly ``size`` bytes."""
         parts: list[bytes] = []
         while size > 0:
             parts.append(self._file.read(size) or bytes(size))

@@ -91,7 +91,7 @@ class _Unpacking:
     def _write(self, member: Member, path: str) -> None:
         is_rewritten = path in self._rewritten
         how = os.O_TRUNC if is_rewritten else os.O_CREAT | os.O_EXCL
-        # Nobody else's until it has its owner: its directory may have given it another group.
+        # Only this user may open it until it has its owner: its directory may have given it another group.
         descriptor = os.open(path, os.O_WRONLY | how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if is_rewritten:

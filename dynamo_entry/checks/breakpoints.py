@@ -1,7 +1,7 @@
-"""Breakpoints that the node has set in the engine's programs (uprobes), as tools do that look on by eBPF.
+"""Breakpoints that the node has set in the engine's programs (uprobes), as tools do that observe processes by eBPF.
 
-The kernel writes them into the process's own copies of pages, which are dumped like all others. In another place nobody
-waits for them: a restored engine would die at the first one (SIGTRAP).
+The kernel writes them into the process's own copies of pages, which are dumped like all others. In another place no kernel
+handles them: a restored engine would die at the first one (SIGTRAP).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dynamo_entry.linux import pages, proc
 #: The instruction, by machine (arch/*/include/asm/uprobes.h).
 _INSTRUCTIONS = {"x86_64": b"\xcc", "aarch64": b"\xa0\x00\x20\xd4"}
 
-#: What the kernel maps where a probe was met.
+#: The mapping that the kernel makes once a probe was hit.
 _MAPPED = "[uprobes"
 
 
@@ -65,7 +65,7 @@ def _has_any(pid: int, line: str, path: str, instruction: bytes) -> bool:
 
 
 def is_probed(here: bytes, there: bytes, instruction: bytes) -> bool:
-    """Whether ``here`` is what ``there`` becomes by instructions that are put into it; pure."""
+    """Whether ``here`` differs from ``there`` by breakpoint instructions alone; pure."""
     size = len(instruction)
     differing = (at for at, (one, other) in enumerate(zip(here, there, strict=False)) if one != other)
     starts = {at // size * size for at in differing}

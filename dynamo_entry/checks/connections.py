@@ -40,9 +40,10 @@ class Tcp(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """The process that has this end of it (the one with the lower port is taken), its descriptor, and both addresses.
+    """A TCP connection: the process that has this end, its descriptor, and both addresses.
 
-    ``plane`` is the control plane that it leads to, or empty.
+    Of a connection inside the engine, this end is the one with the lower port. ``plane`` is the control plane to which the
+    connection leads, or empty.
     """
 
     pid: int
@@ -201,7 +202,7 @@ def needed_modules(protocols: Iterable[str], lacking: Mapping[str, str]) -> list
 
 
 def modules_remedy(modules: Iterable[str]) -> str:
-    """How to load the modules."""
+    """What to do about missing modules."""
     return f"load them on the node (modprobe {' '.join(modules)}), or create on a node whose kernel has them"
 
 

@@ -19,7 +19,7 @@ _USUAL = {2379: ETCD, 2380: ETCD, 4222: NATS, 6443: KUBERNETES}
 
 _HTTPS = 443
 
-#: Of a name only the port can be compared, and these ports are too common to mean anything.
+#: If a name is given, only its port can be compared. These ports are too common to mean anything.
 _COMMON = (80, _HTTPS)
 
 

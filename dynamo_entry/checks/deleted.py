@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
 
-#: As proc(5) shows it; and what looks like a deleted file and is none.
+#: How proc(5) shows a deleted file; and how paths begin that look like one of a deleted file and are none.
 _DELETED = " (deleted)"
 _NO_FILES = ("/memfd:", "/SYSV", "/dev/zero", "/proc/", "/sys/", "/anon_hugepage", "/[aio]")
 
@@ -83,5 +83,5 @@ def _held(pid: int, table: Mapping[int, str]) -> Iterator[tuple[str, str]]:
     for name, path in (*found.items(), *(("", path) for path in proc.mapped_files([pid]))):
         if not path.startswith("/") or not path.endswith(_DELETED) or path.startswith(_NO_FILES):
             continue
-        if not os.path.lexists(path):  # or else that is its name
+        if not os.path.lexists(path):  # otherwise the file's name itself ends with " (deleted)"
             yield name, path.removesuffix(_DELETED)

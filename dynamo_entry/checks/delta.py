@@ -15,9 +15,10 @@ _OVERHEAD_BYTES = 4096
 def check_delta(
     touched: Iterable[str], sizes: Mapping[str, int], here: list[mounts.Mount], *, data_bytes: int = 0
 ) -> None:
-    """``touched`` are the paths that will be made or removed, ``sizes`` the bytes that files below a directory take.
+    """Raises Incompatible if a place is read-only, or has too little room.
 
-    ``data_bytes`` is the most that can be written, whatever ``sizes`` say. Raises Incompatible.
+    ``touched`` are the paths that will be made or removed, ``sizes`` the bytes that files below a directory take.
+    ``data_bytes`` is the most that can be written, whatever ``sizes`` say.
     """
     paths = list(touched)
     for directory, path in {os.path.dirname(path): path for path in paths}.items():

@@ -1,6 +1,7 @@
-"""Descriptors that CRIU dumps and cannot restore: of other processes' files in /proc, and nested ones in flight.
+"""Descriptors that CRIU dumps and cannot restore: other processes' files in /proc, and some of those in flight.
 
-The latter are sockets that were sent over a socket (SCM_RIGHTS), and carry descriptors themselves.
+A descriptor is in flight if it was sent over a unix socket (SCM_RIGHTS) and not received yet. CRIU restores no unix socket in
+flight that itself carries descriptors, and some other kinds only once they were received.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _INIT = 1
 
 _RECEIVE = "let the engine, or PRE_DUMP, receive what was sent before the dump"
 
-#: What CRIU makes where it is received, and fills nowhere else.
+#: CRIU restores the content of these only in the process that has received them.
 _LOST = ("anon_inode:[timerfd]", "anon_inode:inotify")
 
 
 def check(pids: Collection[int]) -> None:
-    """Raises NotDumpable that names the process and the descriptor, if it is there for a while."""
+    """Raises NotDumpable that names the process and the descriptor, if the obstacle lasts."""
     dump.if_it_lasts(lambda: _check_now(pids))
 
 

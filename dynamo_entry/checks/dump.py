@@ -97,7 +97,7 @@ _LARGEST_BYTES, _LONG = PAGE << 31, 11
 #: The longest line of maps that CRIU reads, less its end (criu: bfd.c).
 _LINE_MAX = 4095
 
-#: An engine changes meanwhile: what is there for a moment is no obstacle, what lasts this long is.
+#: How long an obstacle has to last. The engine runs meanwhile, so what is there for a moment is none.
 _LASTS_S = 2
 
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -320,9 +320,9 @@ _SO_GET_FILTER = 26
 
 
 def _has_program(pid: int, descriptor: int) -> bool:
-    """Whether a socket's filter cannot be read. Asked for with no room, the kernel tells the size of any other.
+    """Whether a socket has a filter that cannot be read. The kernel answers with the size of any other filter.
 
-    Where nothing may be asked (EACCES of SELinux or AppArmor), ``of_process`` has failed before.
+    The error is not SELinux's or AppArmor's: if these deny access, ``of_process`` has failed before.
     """
     with suppress(OSError), sockets.of_process(pid, descriptor) as found:
         room = ctypes.c_uint(0)
@@ -341,7 +341,10 @@ def _has_a_groups_address(pid: int, descriptor: int) -> bool:
 
 
 def _check_file(pid: int, descriptor: int, target: str) -> None:
-    """A device, wherever it lies; or what CRIU takes for what it names: a socket's file, a fifo or a memfd by O_PATH."""
+    """Raises NotDumpable for a device, wherever it lies, and for what is open by O_PATH and is a socket, a fifo or a memfd.
+
+    CRIU takes a file that is open by O_PATH for the socket, the fifo or the memfd itself.
+    """
     try:
         status = os.stat(f"/proc/{pid}/fd/{descriptor}")
     except OSError:
@@ -358,16 +361,17 @@ def _check_file(pid: int, descriptor: int, target: str) -> None:
 
 
 def _is_too_large(line: str) -> bool:
-    """CRIU counts its pages with 31 bits."""
+    """Whether a mapping is larger than CRIU restores: it counts pages with 31 bits."""
     area, permissions, _ = line.split(" ", 2)
     start, _, end = area.partition("-")
     return len(end) >= _LONG and permissions[1::2] == "wp" and int(end, 16) - int(start, 16) > _LARGEST_BYTES
 
 
 def check_reopening(pid: int, entry: str, target: str) -> None:
-    """Who makes a file has it open in any way; a restore opens it as its mode, and those of its directories, say.
+    """Raises NotDumpable for a file that this user may not open again.
 
-    Raises NotDumpable. The container's own output is not opened again.
+    A process that makes a file may open it in any way. A restore opens it only as the modes of the file and its directories
+    allow. The container's own output is not opened again.
     """
     path = f"/proc/{pid}/{entry}"
     with suppress(OSError):  # it was closed
@@ -441,12 +445,12 @@ def _check_status(pid: int, effective: frozenset[int]) -> None:
         )
 
 
-#: Of a thread's status, what nearly every one has.
+#: Lines in the status of nearly every thread.
 _UNTRACED, _UNFILTERED = b"\nTracerPid:\t0\n", b"\nSeccomp:\t0\n"
 
 
 def _check_threads(pid: int, effective: frozenset[int]) -> None:
-    """A debugger and a filter may be one thread's alone."""
+    """Raises NotDumpable for a debugger or a seccomp filter, which may be those of one thread alone."""
     for thread in proc.threads(pid):
         text = proc.read(pid, f"task/{thread}/status")
         if text and _UNTRACED not in text:

@@ -17,8 +17,8 @@ from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.apply import Lacking
 from dynamo_entry.value import NamedTuple
 
-#: SQLite removes these files of a database when its last connection ends, and begins anew where they are empty: the log, and
-#: the index of it, which is mapped and so may not be smaller than it was (https://sqlite.org/walformat.html).
+#: SQLite removes these files of a database when its last connection ends, and begins anew if they are empty: the log, and the
+#: index of the log, which is mapped and so must not be smaller than it was (https://sqlite.org/walformat.html).
 _LOG, _INDEX = "-wal", "-shm"
 
 #: An index that is larger is not made: a log of 128 GiB has one of this size.
@@ -125,13 +125,13 @@ def check_watches(paths: Iterable[str], travelling: Collection[str], here: list[
 
 
 def check_deleted(paths: Iterable[str], here: list[mounts.Mount]) -> None:
-    """Whether CRIU can make deleted files again where they were, before it deletes them again. Raises Incompatible."""
+    """Raises Incompatible if CRIU cannot make a deleted file again in its directory, where it then deletes it again."""
     for path in paths:
         _check_place(path, "a deleted file,", here)
 
 
 def check_sockets(paths: Iterable[str], travelling: Collection[str], here: list[mounts.Mount]) -> None:
-    """Whether unix sockets can be bound again. Raises Incompatible for a directory, or a name, for which that is not possible."""
+    """Raises Incompatible for a unix socket that cannot be bound again, because of its directory or its name."""
     for path in paths:
         directory = os.path.dirname(path)
         if not os.path.isdir(directory) and not _comes_along(directory, travelling, here):
@@ -180,7 +180,7 @@ def _check_build_id(file: Regular, here: list[mounts.Mount]) -> None:
     try:
         found = elf.build_id(file.path)
     except OSError:
-        return  # CRIU says more about it
+        return  # CRIU's own error says more
     if found.ljust(len(file.build_id), b"\0") != file.build_id:
         raise Incompatible(
             f"build id of {file.path}: {file.build_id.hex()} at creation, {found.hex() or 'none'} here",
@@ -225,7 +225,7 @@ def _volume(path: str, here: list[mounts.Mount]) -> str:
 #: Files up to this size are read whole.
 _WHOLE_BYTES = 4 << 20
 
-#: Of larger files this many pieces are read, evenly spaced, with the first and the last bytes among them.
+#: How many pieces of larger files are read: evenly spaced, with the first and the last bytes among them.
 _PIECES, _PIECE_BYTES = 64, 4096
 
 
@@ -250,7 +250,7 @@ def check_content(recorded: Iterable[dict[str, Any]], reopened: tuple[str, ...])
         path = file["path"]
         if "sample" not in file or mounts.is_below(path, reopened):
             continue
-        with suppress(OSError):  # one that is not here is checked by its path
+        with suppress(OSError):  # whether the file is here at all is checked by its path
             if os.stat(path).st_mtime_ns == file["mtime_ns"]:
                 continue
             if sample(path) != file["sample"]:

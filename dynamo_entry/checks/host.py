@@ -122,8 +122,8 @@ def clock_offsets(
 ) -> ClockOffsets | None:
     """The offsets with which the engine's clocks continue where they stood; None if they may jump forward to those here.
 
-    They must never go back: every sleep and wait in the engine would hang for the difference. A jump forward ends waits early, as a suspended machine does. Raises Incompatible where a clock would go
-    back and cannot be set.
+    They must never go back: every sleep and wait in the engine would hang for the difference. A jump forward ends waits early,
+    as on a machine that was suspended. Raises Incompatible if a clock would go back and cannot be set.
     """
     names = ("monotonic_s", "boottime_s")
     behind = {name: float(recorded.get(name, 0)) - float(here[name]) for name in names}

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dynamo_entry.errors import Incompatible, NotDumpable
 from dynamo_entry.linux import mounts, proc
 
-#: What they are shown as, mapped or open; linux/magic.h.
+#: How the kernel shows huge pages, mapped or open; and linux/magic.h.
 _ANONYMOUS = "/anon_hugepage (deleted)"
 _SHOWN = (_ANONYMOUS, "/memfd:")
 _MAGIC = 0x958458F6
@@ -22,10 +22,10 @@ _MAP_HUGETLB, _SIZE_SHIFT = 0x40000, 26
 def check(tables: proc.Tables) -> None:
     """Raises NotDumpable that names the process whose huge pages CRIU has no room to dump.
 
-    CRIU needs a page of a size to know those of this size by, and maps shared ones a second time, as private ones: the kernel
-    then sets as many aside again (criu: shmem.c, dump_one_memfd_shmem). Both is tried here, for a moment, while the engine
-    runs. The kernel's numbers of free pages are no answer, as the pod has a limit of its own, and the kernel may make more
-    (nr_overcommit_hugepages).
+    CRIU needs one free page of each size, by which it recognises pages of this size. It maps shared pages a second time, as
+    private ones, for which the kernel reserves as many again (criu: shmem.c, dump_one_memfd_shmem). Both are tried here, for a
+    moment, while the engine runs. The kernel's numbers of free pages do not tell: the pod has a limit of its own, and the kernel
+    may make more (nr_overcommit_hugepages).
     """
     seen: set[tuple[int, int]] = set()
     for pid, table in tables.items():
@@ -97,10 +97,10 @@ def _page_bytes(path: str) -> int:
 
 
 def _are_left(size: int, total: int) -> bool:
-    """Whether the kernel sets pages aside. They are not touched, and so not made."""
+    """Whether the kernel reserves these pages. They are not touched, and so not allocated."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGETLB | (size.bit_length() - 1) << _SIZE_SHIFT
     try:
-        mmap.mmap(-1, total, flags - (flags >> 31 << 32)).close()  # a signed number, of 32 bits
+        mmap.mmap(-1, total, flags - (flags >> 31 << 32)).close()  # mmap takes a signed number of 32 bits
     except OSError:
         return False
     return True

@@ -15,12 +15,12 @@ KEEP = "add NET_ADMIN to the capabilities of the creating and of the restoring p
 
 
 def any_inside(recorded: Mapping[str, Any]) -> bool:
-    """Whether there were any."""
+    """Whether the engine had connections with both ends in it."""
     return bool(recorded.get("inside", 0))
 
 
 def check(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log: Any) -> bool:
-    """Whether they are kept. Raises Incompatible if they would be lost, and none may be."""
+    """Whether these connections are kept. Raises Incompatible if they would be lost, and none may be."""
     if not any_inside(recorded):
         return False
     count = recorded["inside"]

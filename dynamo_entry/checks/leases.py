@@ -1,7 +1,7 @@
 """Files that the engine has leased for writing (F_SETLEASE): nobody else may open them, so that they cannot be archived.
 
-To try would not only fail: it would call upon the engine to give the lease up, by a signal that ends whoever does not
-expect it.
+To open such a file would not only fail: the kernel would ask the engine to give the lease up, by a signal that ends a process
+which does not expect it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check(tables: proc.Tables, travelling: Callable[[], Iterable[str]]) -> None:
     if not any(map(_is_lease, _locks())):
         return
     leased = {path: pid for pid, path in _leased(tables)}
-    with suppress(OSError):  # the archiving says more about it
+    with suppress(OSError):  # the same search fails again when files are archived, and then says more
         for path in travelling() if leased else ():
             if path in leased:
                 raise NotDumpable(
@@ -49,5 +49,5 @@ def _locks() -> list[bytes]:
 
 
 def _is_lease(line: bytes) -> bool:
-    """Of /proc/locks, or of fdinfo (proc_locks(5))."""
+    """Whether a line of /proc/locks, or of fdinfo, is a lease for writing (proc_locks(5))."""
     return b" LEASE " in line and b" WRITE " in line

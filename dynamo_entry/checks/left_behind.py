@@ -68,10 +68,10 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-#: Memory comes from the nearest node; BLAS libraries ask for that by name.
+#: By default memory comes from the nearest node. BLAS libraries ask for that by the name "local".
 _USUAL = {"default", "local"}
 
-#: Of a watch, as fdinfo has it (proc_pid_fdinfo(5)), and linux/inotify.h.
+#: The events of a watch in fdinfo (proc_pid_fdinfo(5)), and the flag IN_ONESHOT of linux/inotify.h.
 _MASK = re.compile(rb"inotify wd:\w+ .*?mask:(\w+)")
 _ONE_EVENT = 0x80000000
 
@@ -107,7 +107,7 @@ def mounts_made(before: Iterable[mounts.Mount], now: Iterable[mounts.Mount]) -> 
 
 
 def _of(pid: int, table: Mapping[int, str]) -> list[str]:
-    """Asynchronous I/O as it may be under way (io_submit(2)), numa_maps(5), KSM as asked for by prctl(2), landlock(7)."""
+    """What a process will lose: I/O of io_submit(2) under way, numa_maps(5), KSM by prctl(2), landlock(7), watches."""
     found = []
     if any(line.endswith(("/[aio] (deleted)", "/[aio]")) for line in proc.maps(pid)):
         found.append("asynchronous I/O (io_submit), as far as it is under way,")

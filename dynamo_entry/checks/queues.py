@@ -1,6 +1,6 @@
-"""What lies in the queues of sockets, where CRIU does not dump it: it fails on that, or loses what comes after.
+"""Refuses what CRIU does not dump in the queues of sockets: it would fail, or lose what comes after.
 
-Most of it lies there for a moment, so the engine gets a little time to take it.
+Most of it is there only for a moment, so the engine gets a little time to take it.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def attempt(settings: Settings, digest: str) -> Iterator[None]:
     A worker that is killed leaves the record behind. PID 1 removes it if the end was requested.
     """
     begun = _path(settings, ATTEMPT, digest)
-    with suppress(OSError):  # the restore does without
+    with suppress(OSError):  # the restore continues without a record
         remember(
             begun, "Interrupted", "the container or the worker was killed while the restore was under way"
         )
@@ -77,7 +77,7 @@ def remembered(settings: Settings, digest: str) -> Iterator[None]:
         yield
     except (RestoreFailed, Corrupt) as error:
         if not isinstance(error, PlaceFailed) and error.reason not in _OF_THIS_PLACE:
-            with suppress(OSError):  # what is to be remembered is the news
+            with suppress(OSError):  # a failure that cannot be remembered is still the one to report
                 remember(place(settings, digest), error.reason, error.message)
         raise
 

@@ -60,7 +60,7 @@ def _is_elsewhere(pid: int, thread: int) -> bool:
 
 
 def _check_process(pid: int) -> None:
-    """A child that is about to run a program shares its parent's memory until then (vfork(2))."""
+    """Raises NotDumpable for what a process shares with its parent. A child of vfork(2) does so until it runs a program."""
     parent = _parent(pid)
     for kind, what, reason in (
         (tasks.VM, "memory", "MemoryShared"),

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux.sock_diag import Unix
 
-#: That of a sockaddr_un, which need not end with a zero (unix(7)).
+#: The longest name in a sockaddr_un, which need not end with a zero (unix(7)).
 _LONGEST = 108
 
-#: Leads elsewhere in every process.
+#: This directory is another one for every process.
 _OWN = "/proc/self/"
 
 
@@ -39,7 +39,7 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> dict[int, str]:
 
 
 def _elsewhere(pid: int, name: str, now: str, pids: Iterable[int]) -> str:
-    """What is wrong with the name, or with the one that the file has ``now``, or nothing: a file that is gone needs no name."""
+    """What is wrong with the name, or with the one that the file has ``now``; empty if nothing is, or if the file is gone."""
     if len(os.fsencode(name)) >= _LONGEST and not name.startswith(_OWN):
         return f"a name of {len(os.fsencode(name))} bytes, which is one more than CRIU takes"
     if not name.startswith("/"):
@@ -54,12 +54,12 @@ def _elsewhere(pid: int, name: str, now: str, pids: Iterable[int]) -> str:
 
 
 def _can_be_kept(name: str) -> bool:
-    """Whether a manifest holds it, which is in UTF-8, and CRIU takes it."""
+    """Whether a name can be written to a manifest, which is in UTF-8, and is short enough for CRIU."""
     return len(os.fsencode(name)) < _LONGEST and os.fsencode(name).decode("utf-8", "replace") == name
 
 
 def _name_now(name: str, row: Unix) -> str:
-    """What a socket's file is called by now, in the directory where it was bound by its full path; nothing if it is gone.
+    """The present name of a socket's file, in the directory where it was bound by its full path; empty if it is gone.
 
     Another socket may have been bound to its first name since.
     """
@@ -86,7 +86,7 @@ def _name_of(inode: int, directory: str) -> str:
 
 
 def _number(inode: int) -> int:
-    """As much of it as the kernel says of a socket's file."""
+    """The lower 32 bits of an inode, which is what the kernel says of a socket's file."""
     return inode & 0xFFFFFFFF
 
 

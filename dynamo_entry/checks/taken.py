@@ -37,7 +37,7 @@ def _command(directory: str) -> str:
         return "another process"
 
 
-#: No interface has it; or the kernel has no IPv6.
+#: Errors that mean that no interface has the address, or that the kernel has no IPv6.
 _NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -85,7 +85,7 @@ def _bind(bound: Bound) -> int:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bound.is_v6_only)
-                probe.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # as CRIU does, of IPv6 alone
+                probe.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)  # as CRIU does, for IPv6 alone
             if bound.interface:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bound.interface.encode())
             probe.bind((str(bound.address), bound.port))

@@ -83,7 +83,7 @@ class Helper:
         return self._process.pid
 
     def facts(self, limit_s: float = ATTACH_LIMIT_S) -> dict[str, Any]:
-        """Its first line: ``{"facts": …}`` or ``{"absent": why}``. Raises Unanswered."""
+        """The helper's first line: ``{"facts": …}`` or ``{"absent": why}``. Raises Unanswered."""
         return self._next(time.monotonic() + limit_s, {})
 
     def ask(
@@ -100,7 +100,7 @@ class Helper:
             while waiting:
                 message = self._next(deadline, answers)
                 if (pid := waiting.pop(message["id"], None)) is None:
-                    continue  # of a question that was called off
+                    continue  # the answer to a question that was called off
                 answers[pid] = Answer(message["code"], message["name"], message["value"], message["seconds"])
         return answers
 
@@ -123,7 +123,7 @@ class Helper:
     def _send(self, **request: Any) -> int:
         self._number += 1
         assert self._process.stdin is not None
-        with suppress(OSError, ValueError):  # it died, or was killed: reading the answer will tell
+        with suppress(OSError, ValueError):  # the helper is gone, which reading its answer will show
             self._process.stdin.write(json.dumps({"id": self._number, **request}).encode() + b"\n")
         return self._number
 

@@ -1,4 +1,4 @@
-"""A creation: locks every process with a CUDA context, then checkpoints all of them; and takes that back.
+"""The GPU part of a creation: locks every process with a CUDA context, checkpoints all of them, and takes that back.
 
 All processes are locked first, because a rank whose peers still run may wait for them for ever. The CPU side of the
 processes continues to run, and blocks in its next CUDA call (NVIDIA's README).
@@ -25,7 +25,7 @@ from dynamo_entry.protocol import Phases
 
 @dataclass
 class _Process:
-    """One process, and how far it was brought."""
+    """How far one process has come: locked (``lock_s``), checkpointed (``checkpoint_s``)."""
 
     resident_before: int
     lock_s: float = 0
@@ -117,7 +117,7 @@ class Creation:
         return sorted(pid for pid, answer in answers.items() if not answer.code)
 
     def _lock(self, pids: list[int], processes: dict[int, _Process]) -> None:
-        # Known from now on: a lock may still take effect after its call was given up.
+        # These processes are noted before the call: a lock may still take effect after its call was given up.
         processes.update((pid, _Process(proc.resident_bytes(pid))) for pid in pids)
         for pid, answer in self._session.each("lock", pids, DumpFailed, is_fine=_is_uninitialised).items():
             processes[pid].lock_s = answer.seconds

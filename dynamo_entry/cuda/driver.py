@@ -64,7 +64,7 @@ class Driver:
         self._call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
         uuid, slice_uuid = abi.Uuid(), abi.Uuid()
         self._call("cuDeviceGetUuid_v2", slice_uuid, device)
-        # Of a MIG slice the older call gives the UUID of the whole GPU.
+        # For a MIG slice, the older call gives the UUID of the whole GPU.
         self._call(
             "cuDeviceGetUuid" if hasattr(self._library, "cuDeviceGetUuid") else "cuDeviceGetUuid_v2",
             uuid, device,

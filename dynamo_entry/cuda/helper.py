@@ -92,7 +92,7 @@ def _serve(answers: int, way: Driver | Program | None, nvml: Nvml | None, reques
             answer["value"] = way.perform(request["action"], request["pid"], request)
     except CallFailed as error:
         answer.update(code=int(error.code), name=error.name)
-    except Exception as error:  # whatever it is, an answer is waited for
+    except Exception as error:  # a thread's outermost frame: the worker waits for an answer, whatever it is
         answer.update(code=int(Result.UNKNOWN), name=repr(error))
     _say(answers, {**answer, "seconds": round(time.monotonic() - began, 3)})
 

@@ -37,7 +37,7 @@ def give_back(session: Session, log: Any, pids: Pids, known: Iterable[int]) -> N
     if why := _thaw(session, left):
         log.error("engine ended: GPU state lost", pids=left, why=why)
         for pid in pids():
-            with suppress(ProcessLookupError):  # it ended with another one
+            with suppress(ProcessLookupError):  # it has ended, with one of the others
                 os.kill(pid, signal.SIGKILL)
         return
     log.info("GPU given back", processes=len(left), seconds=round(time.monotonic() - began, 3))

@@ -1,4 +1,4 @@
-"""A restore: the helper attaches to the GPUs while data arrives, then all processes get their GPU back.
+"""The GPU part of a restore: the helper attaches to the GPUs while data arrives, then all processes get their GPU back.
 
 The driver's part of a restore is done by a thread of the process itself, so the tasks must run. They are continued
 first, and wait in their next CUDA call until they are unlocked (cuda-checkpoint's README: "does not suspend CPU threads,

@@ -137,7 +137,7 @@ class Session:
         }
 
     def free_bytes(self) -> dict[str, int | None]:
-        """The free memory of each GPU now; of those for which it is known."""
+        """The free memory of each GPU now; None, or no entry, where it is unknown."""
         here = self.present()
         uuids = [device.uuid for device in here.devices] if here else []
         try:
@@ -157,7 +157,7 @@ class Session:
         self._helper.kill()
 
     def _ask(self, action: str, pids: list[int], **more: Any) -> dict[int, Answer]:
-        self.present()  # its first words come first
+        self.present()  # the helper's first line comes before its answers
         limit_s = self.limit_s(action)
         if action == "lock":
             more["timeout_ms"] = max(1, int(self._lock_limit_s * 1000))  # 0: no limit

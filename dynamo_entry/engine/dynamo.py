@@ -28,7 +28,7 @@ _READABLE = 0o644
 
 
 class Release(NamedTuple):
-    """What differs between releases: name of the ready file, signal at release, and whose ports a worker has."""
+    """What differs between releases: name of the ready file, signal at release, whether a worker takes its new pod's ports."""
 
     ready: str
     is_signalled: bool = False
@@ -48,7 +48,7 @@ DIRECTORY_VARIABLES = ("DYN_SNAPSHOT_CONTROL_DIR", "SNAPSHOT_CONTROL_DIR")
 #: A worker with one of these set to 1 does nothing but sleep: it waits to be replaced by NVIDIA's node agent.
 STANDBY_VARIABLES = ("SNAPSHOT_RESTORE_STANDBY", "DYN_SNAPSHOT_RESTORE_STANDBY")
 
-#: 1.0 creates a checkpoint if the first is set, and insists on a location that is not a directory.
+#: 1.0 creates a checkpoint if the first variable is set, and insists on a location that is not a directory in the second.
 _READY_VARIABLE, _LOCATION_VARIABLE = "DYN_READY_FOR_CHECKPOINT_FILE", "DYN_CHECKPOINT_LOCATION"
 
 #: With any of these a worker that starts cold would pause and wait for ever.
@@ -76,7 +76,7 @@ CONTEXT_NAMES = (
 
 _BACKENDS, _MAIN = "vllm|sglang|trtllm", "(?:__main__|main)"
 
-#: Regular expression: what begins a module of Python in a command line, also behind other one-letter options.
+#: Regular expression: the option before a Python module in a command line, also combined with other one-letter options.
 MODULE_OPTION = r"(?<![\w-])-\w*m|--module"
 
 #: ``python -m dynamo.vllm``, the path of its main module, or ``python`` and that of the package, anywhere in a command or
@@ -127,7 +127,7 @@ class Handshake:
     def __init__(
         self, directory: str, release: Release = RELEASES[0], sets: frozenset[str] | None = None
     ) -> None:
-        """Take the names of the context that the engine's command sets itself; None: its processes show them."""
+        """``sets`` are the names of the context that the engine's command sets itself; None if its processes show them."""
         self.directory = directory
         self.release = release
         self._set = sets
@@ -263,7 +263,7 @@ def _environment(pids: Iterable[int]) -> dict[str, str]:
     pids = list(pids)
     workers = [pid for pid in pids if is_worker(proc.command(pid))]
     found: dict[str, str] = {}
-    for pid in workers or pids[:1]:  # a shell that starts it comes before it
+    for pid in workers or pids[:1]:  # the worker comes after a shell that starts it, and so counts
         with suppress(OSError):
             found |= {os.fsdecode(name): os.fsdecode(value) for name, value in proc.environment(pid)}
     return found

@@ -90,7 +90,7 @@ def offered(protocol: str, scratch: str) -> Handshake | None:
     if protocol != "auto":
         return None
     found = dynamo.Handshake(f"{scratch}/control")
-    found.early = ""  # most likely it is no worker
+    found.early = ""  # most likely the engine is no worker, and waits for nothing
     return found
 
 

@@ -166,7 +166,7 @@ def _last_words(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
 
 
 def _failed(what: str, why: str) -> CheckpointError:
-    """Return the error of a hook. ``what`` names no command or URL of the user's, which may contain a token."""
+    """Return the error of a hook. ``what`` does not repeat the user's command or URL, which may contain a token."""
     return CheckpointError(
         f"{what} failed: {why}",
         hint="the hook must succeed: fix it, or unset the variable",

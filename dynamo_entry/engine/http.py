@@ -1,7 +1,8 @@
 """HTTP requests to the engine. They never use a proxy, whatever the environment says.
 
-In this pod certificates are not verified, as by a kubelet's probes: an engine's is not made out to a loopback address. A
-server at any other address, which READY_URL may name, needs one that the system's authorities, or SSL_CERT_FILE's, vouch for.
+Certificates of servers in this pod are not verified, as a kubelet's probes do not verify them: an engine's certificate is not
+made out to a loopback address. A server at any other address, which READY_URL may name, needs a certificate that the system's
+authorities, or those of SSL_CERT_FILE, vouch for.
 """
 
 from __future__ import annotations

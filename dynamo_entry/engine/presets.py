@@ -22,8 +22,8 @@ _WORDS = {
     "trtllm": ("trtllm", "tensorrt_llm", "tensorrt-llm"),
 }
 
-#: What may stand before the program in a command. Others have options with values: behind them an engine is known by
-#: how it is started.
+#: Words that may stand before the program in a command. Other launchers have options with values: behind them, an engine is
+#: recognised by how it is started.
 _PREFIXES = ("/bin/sh", "-c", "exec", "env", "cuda-checkpoint", "--launch-job", "-j")
 
 #: Programs that run a module: ``python3 -um vllm…``, ``torchrun --module vllm…``.
@@ -32,7 +32,7 @@ _RUNNERS = ("python", "torchrun", "uv", "accelerate")
 #: An option that a module follows, in the same word or the next; also behind options of Python without a value.
 _MODULE = re.compile(r"(?:--module(?:=|$)|-[bBdEiIOPqRsSuvx]*m)(.*)")
 
-#: What follows the name of a program that serves; programs whose own name says it.
+#: The word that follows the name of a program that serves, and programs whose name alone says that they serve.
 _SERVE, _SERVERS = "serve", ("trtllm-serve", "trtllm-llmapi-launch")
 
 #: What a shell line puts around words.
@@ -105,7 +105,7 @@ def _started(words: list[str]) -> list[str]:
 
 
 def _modules(words: Iterable[tuple[str, str, str]]) -> Iterator[str]:
-    """Yield the module that each runner starts; what follows a module or a script are its own options."""
+    """Yield the module that each runner starts; words behind a module or a script are its own options."""
     is_looked_for = False
     for word, name, after in words:
         if name.startswith(_RUNNERS):

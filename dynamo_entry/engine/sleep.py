@@ -20,7 +20,7 @@ _NOT_THERE, _NOT_THE_METHOD = 404, 405
 #: Bytes of an unexpected answer that an error message quotes.
 _SHOWN = 100
 
-#: About an engine on GPUs that offers nothing.
+#: The hint for an engine on GPUs that offers nothing.
 AS_IT_IS = (
     "a cache in it becomes part of the archive: name a PRE_DUMP that releases it (docs/gpu.md), or none"
 )

@@ -30,7 +30,7 @@ _READY_OPTION, _RELEASE_OPTION = "--ready-file", "--release-file"
 #: Separates the words of a command, or of a shell line in it.
 _GAP = r"[\s\0]+"
 
-#: Of a Python, also behind other options of one letter: a module follows.
+#: The option of a Python before a module, also combined with other one-letter options.
 _MODULE = rf"(?P<option>{MODULE_OPTION})"
 
 #: The ways to start vLLM's server: its command, or a module; the last one is new in 0.32.

@@ -74,7 +74,7 @@ def _of_unix(found: socket.socket) -> str:
         not first.size and found.type == socket.SOCK_STREAM
     ):  # none, or the end of the stream
         return ""
-    if first.said - {(socket.SOL_SOCKET, socket.SCM_RIGHTS)}:
+    if first.control - {(socket.SOL_SOCKET, socket.SCM_RIGHTS)}:
         return "a unix socket that asks who sends (SO_PASSCRED and the like), and an unread message"
     if not first.size and found.type != socket.SOCK_STREAM and not _is_shut_down(found):
         return "a unix socket with an unread message that is empty"

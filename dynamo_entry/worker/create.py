@@ -25,7 +25,7 @@ from dynamo_entry.errors import (
     RestoreFailed,
 )
 from dynamo_entry.fill import ranges
-from dynamo_entry.linux import io_uring, mounts, proc, sockets, tasks
+from dynamo_entry.linux import io_uring, mounts, proc, socket_options, tasks
 from dynamo_entry.linux.cgroup import cores
 from dynamo_entry.protocol import EngineGone, EngineIs, Outcomes, Phases, Result, StartEngine
 from dynamo_entry.report import timestamp
@@ -325,7 +325,7 @@ class _Creation:
                 "memlock_withheld": io_uring.is_memory_withheld(proc.command(os.getppid())),
                 "connections": seen.connections,
                 "executable": files.executable_directories(held),
-                "socket_options": sockets.record_options(held),
+                "socket_options": socket_options.record(held),
                 "renamed_sockets": manifest_head.renamed_sockets(renamed),
                 "ready_url": readiness.recordable(self._settings.ready_url),
                 "wake": self._wake_hook,

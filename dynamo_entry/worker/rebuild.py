@@ -203,9 +203,11 @@ class Rebuild:
                 "capability bounding set wider than at creation", names=capabilities.named(wider),
                 hint="set allowPrivilegeEscalation: false, or add SETPCAP: then the engine can gain no more than at creation",
             )  # fmt: skip
-        recorded = self._archive.manifest.head.facts.get("socket_options", ())
-        if missed := sockets.set_options_again(row for row in recorded if row["pid"] in self._plan.pids):
-            self._channel.log.warning("socket options not restored", options=missed)
+        if recorded := self._archive.manifest.head.facts.get("socket_options"):
+            from dynamo_entry.linux import socket_options  # noqa: PLC0415 - few engines set any of these
+
+            if missed := socket_options.set_again(row for row in recorded if row["pid"] in self._plan.pids):
+                self._channel.log.warning("socket options not restored", options=missed)
         if unpinned := tasks.pin(self._archive.manifest.head.facts.get("pinned", {})):
             self._channel.log.warning("threads not pinned: their processors are not here", threads=unpinned)
 

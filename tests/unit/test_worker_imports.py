@@ -7,8 +7,8 @@ import sys
 LATER = {
     "psutil", "urllib.request", "http.client", "cryptography", "tenacity", "tarfile", "obstore", "botocore",
     "dynamo_entry.criu.remedies", "dynamo_entry.engine.canary", "dynamo_entry.engine.handshakes",
-    "dynamo_entry.engine.hooks", "dynamo_entry.engine.vllm_snapshot", "dynamo_entry.storage.http",
-    "dynamo_entry.worker.create", "dynamo_entry.worker.dump",
+    "dynamo_entry.engine.hooks", "dynamo_entry.engine.vllm_snapshot", "dynamo_entry.linux.socket_options",
+    "dynamo_entry.storage.http", "dynamo_entry.worker.create", "dynamo_entry.worker.dump",
 }  # fmt: skip
 
 

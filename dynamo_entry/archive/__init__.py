@@ -7,14 +7,6 @@ from dynamo_entry.archive.reader import Archive
 from dynamo_entry.archive.writer import ArchiveWriter, Finished, StreamWriter
 
 __all__ = [
-    "CHUNK_SIZE",
-    "Archive",
-    "ArchiveWriter",
-    "Compression",
-    "Head",
-    "Manifest",
-    "Finished",
-    "StreamWriter",
-    "Keys",
-    "read_keys",
-]
+    "CHUNK_SIZE", "Archive", "ArchiveWriter", "Compression", "Head", "Manifest",
+    "Finished", "StreamWriter", "Keys", "read_keys",
+]  # fmt: skip

@@ -33,36 +33,14 @@ def may_get_io_uring(argv: Sequence[str]) -> bool:
 #: Anonymous inodes that CRIU 4.2 knows (criu: files.c, dump_one_file), as readlink shows them.
 _INODES = frozenset(
     f"anon_inode:{name}"
-    for name in [
-        "[eventfd]",
-        "[eventpoll]",
-        "[signalfd]",
-        "[timerfd]",
-        "inotify",
-        "[fanotify]",
-        "[pidfd]",
-    ]
+    for name in ("[eventfd]", "[eventpoll]", "[signalfd]", "[timerfd]", "inotify", "[fanotify]", "[pidfd]")
 )
 
 #: Protocols that CRIU knows, by the kernel's names (socket(7) has no list: net/*/proto.name).
-_PROTOCOLS = frozenset(
-    [
-        "TCP",
-        "TCPv6",
-        "UDP",
-        "UDPv6",
-        "UDP-Lite",
-        "UDPLITEv6",
-        "RAW",
-        "RAWv6",
-        "UNIX",
-        "UNIX-STREAM",
-        "NETLINK",
-        "PACKET",
-        "PING",
-        "PINGv6",
-    ]
-)
+_PROTOCOLS = frozenset((
+    "TCP", "TCPv6", "UDP", "UDPv6", "UDP-Lite", "UDPLITEv6", "RAW", "RAWv6", "UNIX", "UNIX-STREAM", "NETLINK", "PACKET",
+    "PING", "PINGv6",
+))  # fmt: skip
 
 #: Major numbers of character devices that CRIU knows: memory, terminals. (Network tunnels only with their namespace.)
 _MEMORY = 1

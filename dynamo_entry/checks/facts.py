@@ -14,39 +14,11 @@ from dynamo_entry.linux.pages import PAGE
 #: CPU flags (as /proc/cpuinfo names them) whose instructions compilers and JITs use: a task that uses one dies of SIGILL
 #: on a machine without it. Other flags are hints, or concern the kernel alone.
 _ISA_PREFIXES = ("sse", "ssse", "avx", "amx", "bmi", "sha")
-_ISA_FLAGS = frozenset(
-    [
-        "abm",
-        "adx",
-        "aes",
-        "asimd",
-        "asimdhp",
-        "asimddp",
-        "bf16",
-        "cx16",
-        "f16c",
-        "fma",
-        "fma4",
-        "gfni",
-        "i8mm",
-        "movbe",
-        "movdir64b",
-        "movdiri",
-        "pclmulqdq",
-        "pku",
-        "popcnt",
-        "rdrand",
-        "rdseed",
-        "rtm",
-        "sve",
-        "sve2",
-        "vaes",
-        "vpclmulqdq",
-        "xsave",
-        "xsavec",
-        "xsaveopt",
-    ]
-)
+_ISA_FLAGS = frozenset((
+    "abm", "adx", "aes", "asimd", "asimdhp", "asimddp", "bf16", "cx16", "f16c", "fma", "fma4", "gfni", "i8mm",
+    "movbe", "movdir64b", "movdiri", "pclmulqdq", "pku", "popcnt", "rdrand", "rdseed", "rtm", "sve", "sve2", "vaes",
+    "vpclmulqdq", "xsave", "xsavec", "xsaveopt",
+))  # fmt: skip
 
 #: Flags by which C libraries choose among implementations that run everywhere: a difference is only logged.
 _HINTS = frozenset(["erms", "fsrm", "fsrs", "fzrm", "rep_good"])

@@ -151,6 +151,6 @@ def _preset(engine: str, gpus: int, pre_dump: str) -> dict[str, str]:
 def missing_option(engine: str, argv: list[str], *, gpus: int) -> tuple[str, str] | None:
     """Return (option, why) that the command lacks, or None."""
     advice = _OPTIONS.get(engine)
-    if advice is None or gpus < 2 or advice[0] in " ".join(argv):
+    if advice is None or gpus < 2 or advice[0] in " ".join(argv).replace("_", "-"):  # vLLM takes either
         return None
     return advice

@@ -40,10 +40,8 @@ _ORDINARY = re.compile(
 )
 _SNAPSHOT = re.compile(rf"{_MODULE}{_GAP}vllm\.snapshot\.server(?=[\s\0]|$)")
 
-#: Options of servers that speak TLS, or have no port.
-_TLS, _UNIX = (
-    re.compile(rf"[\s\0]--(?:{names})(?=[=\s\0])") for names in ("ssl-certfile|ssl-keyfile", "uds")
-)
+#: Options of servers that speak TLS, or have no port. vLLM takes ``_`` for ``-``.
+_TLS, _UNIX = (re.compile(rf"[\s\0]--(?:{names})(?=[=\s\0])") for names in ("ssl[-_](?:cert|key)file", "uds"))
 
 #: A variable in a shell line.
 _VARIABLE = re.compile(r"\$(?:(?=\w)|\{(?=\w+\}))(\w+)\}?")

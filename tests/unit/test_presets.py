@@ -91,4 +91,5 @@ def test_what_only_the_command_line_can_change_is_advised():
     assert presets.missing_option("vllm", ["vllm", "serve"], gpus=2)[0] == "--disable-custom-all-reduce"
     assert presets.missing_option("vllm", ["vllm", "serve"], gpus=1) is None
     assert presets.missing_option("vllm", ["vllm serve --disable-custom-all-reduce"], gpus=2) is None
+    assert presets.missing_option("vllm", ["vllm serve --disable_custom_all_reduce"], gpus=2) is None
     assert presets.missing_option("trtllm", ["trtllm-serve"], gpus=2) is None

@@ -134,6 +134,7 @@ def test_what_an_earlier_container_left_is_removed(handshake, name):
         (["sh", "-c", "vllm serve m --port $PORT --host ${POD_IP}"], ("10.1.2.3", 8124), "http://10.1.2.3:8124/health"),
         (["vllm", "serve", "m", "--config", "c.yaml", "--port", "9"], (None, 9), "http://127.0.0.1:9/health"),
         (["vllm", "serve", "m", "--port=9", "--ssl-certfile", "/x"], (None, 9), "https://127.0.0.1:9/health"),
+        (["vllm", "serve", "m", "--port=9", "--ssl_keyfile=/x"], (None, 9), "https://127.0.0.1:9/health"),
         (["sh", "-c", "vllm serve m --uds=/run/x"], (None, 8000), ""),
     ],
 )  # fmt: skip

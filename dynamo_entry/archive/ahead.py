@@ -153,6 +153,7 @@ class OnDemand:
             self._coming.clear()
 
     def _look_ahead(self) -> list[Chunk]:
+        """Return the chunks that come into sight. The caller holds the lock."""
         seen = []
         while self._coming_bytes <= DIRECT_AHEAD_BYTES and len(self._coming) <= MOST_WANTED:
             entry = next(self._wanted, None)
@@ -216,6 +217,7 @@ class ReadAhead:
             self._changed.notify_all()
 
     def _begin(self) -> None:
+        """Begin as many reads as the budget allows. The caller holds ``_changed``."""
         while self._next is not None and self._budget.take(self._next.length, is_first=not self._reads):
             read = _Read(self._next)
             self._reads.append(read)

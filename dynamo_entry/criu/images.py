@@ -219,7 +219,8 @@ def parse(message: Any, records: Iterable[bytes]) -> list[Any]:
 class Decoded:
     """The images of a checkpoint. Each is decoded once, when it is asked for first.
 
-    All callers get the same messages, so whoever changes one changes it for all of them, and for CRIU.
+    All callers get the same messages, so whoever changes one changes it for all of them, and for CRIU. Not thread-safe: the main
+    thread uses it until CRIU is served, and then only the thread that serves.
     """
 
     def __init__(self, names: frozenset[str], read: Callable[[str], bytes]) -> None:

@@ -134,7 +134,7 @@ class Record:
         elif kind == "parting":
             self._parting[path] = _attributes(*rest)
         elif kind == "parted":
-            self._parting = {}
+            self._parting = {}  # directories are taken apart one after another
         elif kind == "directory":
             self._directories[path] = _attributes(*rest)
         else:

@@ -61,7 +61,10 @@ class Phase:
 
 
 class Channel:
-    """Sends messages to PID 1, reads its replies, and records the duration of every phase."""
+    """Sends messages to PID 1, reads its replies, and records the duration of every phase.
+
+    Only the main thread uses it: that is where SIGTERM raises CalledOff.
+    """
 
     def __init__(self, log: Any) -> None:
         self.log = log

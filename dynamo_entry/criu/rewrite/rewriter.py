@@ -136,7 +136,7 @@ class Rewriter:
         return self._widened
 
     def image(self, name: str) -> bytes | None:
-        """A rewritten image, or None if it is served as it is in the archive."""
+        """A rewritten image, or None if it is served as it is in the archive. CRIU may ask again: to rewrite twice is harmless."""
         rewrite = self.REWRITES.get(images.kind(name))
         return rewrite(self, name) if rewrite else None
 

@@ -26,12 +26,12 @@ _HINTS = frozenset(["erms", "fsrm", "fsrs", "fzrm", "rep_good"])
 
 def host_facts(criu_version: str) -> dict[str, Any]:
     """The facts about this machine."""
-    flags = _cpu_flags()
+    flags = set(_cpuinfo("flags", "Features").split())
     return {
         "arch": platform.machine(),
         "page_bytes": PAGE,
         "kernel": platform.release(),
-        "cpu_model": _cpu_model(),
+        "cpu_model": _cpuinfo("model name", "CPU part").strip(),
         "cpu_flags": sorted(flag for flag in flags if flag in _ISA_FLAGS or flag.startswith(_ISA_PREFIXES)),
         "cpu_hints": sorted(flags & _HINTS),
         "criu": criu_version,
@@ -56,15 +56,8 @@ def addresses() -> list[list[str]]:
     return [[entry.interface, entry.address] for entry in netlink.addresses() if entry.interface != "lo"]
 
 
-def _cpu_flags() -> set[str]:
-    return set(_cpuinfo("flags", "Features").split())
-
-
-def _cpu_model() -> str:
-    return _cpuinfo("model name", "CPU part").strip()
-
-
 def _cpuinfo(*names: str) -> str:
+    """The value of the first line that begins with one of ``names``: x86-64's and arm64's."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             line = next((line for line in file if line.startswith(names)), "")

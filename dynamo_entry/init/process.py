@@ -102,11 +102,7 @@ def raise_pids_above(last_pid: int) -> None:
         with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as file:
             file.write(str(last_pid))
     except OSError:
-        _use_up_pids(last_pid)
-
-
-def _use_up_pids(last_pid: int) -> None:
-    os.waitpid(signals.fork(lambda: _take_pids(last_pid)), 0)
+        os.waitpid(signals.fork(lambda: _take_pids(last_pid)), 0)
 
 
 def _take_pids(last_pid: int) -> None:

@@ -244,7 +244,10 @@ class _Removal:
         stays = self._staying == len(self._levels)
         level = self._levels.pop()
         self._staying = min(self._staying, len(self._levels))
-        above = level.above if isinstance(level.above, int) else self._opened_above()
+        if isinstance(level.above, int):
+            above = level.above
+        else:
+            above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._at)
         os.close(self._at)
         self._at = above
         if level.above not in (above, _identity(above)):
@@ -252,9 +255,6 @@ class _Removal:
         if not stays:
             with suppress(FileNotFoundError):
                 os.rmdir(os.path.basename(level.path), dir_fd=above)
-
-    def _opened_above(self) -> int:
-        return os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._at)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

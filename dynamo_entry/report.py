@@ -123,9 +123,8 @@ def write(descriptor: int, data: bytes) -> None:
     try:
         os.write(descriptor, data)
     except BrokenPipeError:
-        signal.sigtimedwait(
-            (signal.SIGPIPE,), 0
-        )  # discards our own one; a signal sent to the process stays pending
+        # This discards our own SIGPIPE; one that was sent to the process stays pending.
+        signal.sigtimedwait((signal.SIGPIPE,), 0)
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

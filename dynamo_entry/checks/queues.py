@@ -69,19 +69,14 @@ def _lies_in(pid: int, descriptor: int) -> str:
 
 
 def _of_unix(found: socket.socket) -> str:
-    first = sockets.first_message(found)
-    if first is None or (
-        not first.size and found.type == socket.SOCK_STREAM
-    ):  # none, or the end of the stream
+    first, is_stream = sockets.first_message(found), found.type == socket.SOCK_STREAM
+    if first is None or (is_stream and not first.size):  # nothing is there, or the end of the stream
         return ""
     if first.control - {(socket.SOL_SOCKET, socket.SCM_RIGHTS)}:
         return "a unix socket that asks who sends (SO_PASSCRED and the like), and an unread message"
-    if not first.size and found.type != socket.SOCK_STREAM and not _is_shut_down(found):
+    if not first.size and not _is_shut_down(found):
         return "a unix socket with an unread message that is empty"
-    if (
-        found.type != socket.SOCK_STREAM
-        and first.size > found.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _HEAD
-    ):
+    if not is_stream and first.size > found.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _HEAD:
         return (
             "a unix socket with an unread message that is larger than what it could send itself (SO_SNDBUF)"
         )

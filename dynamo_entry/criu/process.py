@@ -52,10 +52,8 @@ def asking_version(environ: dict[str, str] | None = None) -> Iterator[Callable[[
             reason="ShellMissing",
             retry=False,
         )
-    environ = {
-        **(os.environ if environ is None else environ),
-        "LD_BIND_NOW": "1",
-    }  # every symbol, not at its first use
+    # The loader looks for every symbol at once, not at its first use.
+    environ = {**(os.environ if environ is None else environ), "LD_BIND_NOW": "1"}
     with subprocess.Popen(
         [path, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ,
     ) as asked:  # fmt: skip
@@ -89,9 +87,8 @@ def _said(asked: subprocess.Popen[bytes]) -> tuple[str, str]:
     still_open = [*said]
     deadline = time.monotonic() + _VERSION_S
     while still_open and max(map(len, said.values())) < _VERSION_BYTES:
-        for descriptor in (
-            ready := select.select(still_open, [], [], max(0, deadline - time.monotonic()))[0]
-        ):
+        ready = select.select(still_open, [], [], max(0, deadline - time.monotonic()))[0]
+        for descriptor in ready:
             data = os.read(descriptor, _VERSION_BYTES)
             said[descriptor] += data
             if not data:

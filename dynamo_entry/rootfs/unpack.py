@@ -31,10 +31,7 @@ def unpack(file: IO[bytes], expected: Expected, rewritten: Collection[str] = fro
     unpacking = _Unpacking(Members(file), expected, rewritten)
     try:
         unpacking.run()
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # what the system does not even take for a name, owner or time
+    except (ValueError, OverflowError) as error:  # a name, owner or time that no system call takes
         raise Corrupt(f"the filesystem delta cannot be unpacked: {error}", reason="BadDelta") from None
     return unpacking.lost
 

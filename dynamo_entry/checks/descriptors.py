@@ -13,7 +13,7 @@ import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from dynamo_entry.checks import dump
+from dynamo_entry.checks import dump, open_files
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import proc, sockets
 
@@ -115,7 +115,7 @@ def _unfit(copy: int, held: Collection[str]) -> str:
             if (inner.family, inner.type) == (socket.AF_UNIX, socket.SOCK_DGRAM):
                 return "a unix socket of datagrams"
     try:
-        dump.check_descriptor(os.getpid(), copy, target)
+        open_files.check_descriptor(os.getpid(), copy, target)
     except NotDumpable:
         return target
     return ""

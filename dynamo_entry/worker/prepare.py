@@ -9,7 +9,7 @@ from dynamo_entry import cuda, storage
 from dynamo_entry.archive import Archive, Compression, Keys
 from dynamo_entry.archive.streams import DUMP_LOG
 from dynamo_entry.checks import dump as dump_checks
-from dynamo_entry.checks import left_behind, privileges
+from dynamo_entry.checks import left_behind, open_files, privileges
 from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.criu import images, options, process
 from dynamo_entry.engine import canary, handshakes, hooks, readiness
@@ -58,7 +58,7 @@ def prepare(settings: Settings, channel: Channel, store: storage.Store, keys: Ke
             hint="it is no loopback address: each restoring pod needs a READY_URL of its own",
         )
     if dump_checks.may_get_io_uring(argv):
-        channel.log.warning("io_uring not withheld", hint=dump_checks.IO_URING_REMEDY)
+        channel.log.warning("io_uring not withheld", hint=open_files.IO_URING_REMEDY)
     gpu = cuda.for_creation(channel, settings.gpu_timeout)
     try:
         criu_version = process.version()

@@ -20,6 +20,7 @@ from dynamo_entry.checks import (
     huge_pages,
     leases,
     left_behind,
+    mappings,
     queues,
     sharing,
 )
@@ -55,7 +56,7 @@ def mapped(path, permissions="rw-s"):
 )
 def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
     with pytest.raises(NotDumpable) as refused:
-        dump.check_maps(1, [line])
+        mappings.check(1, [line])
     assert refused.value.reason == reason
 
 
@@ -69,7 +70,7 @@ def test_memory_that_cannot_be_dumped_is_known_by_its_name(line, reason):
     ],
 )  # fmt: skip
 def test_files_that_are_called_alike_are_no_obstacle(line):
-    dump.check_maps(1, [line])
+    mappings.check(1, [line])
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,10 @@ def test_mappings_of_other_kinds_are_known_by_what_is_mapped(monkeypatch, name, 
     monkeypatch.setattr(os, "stat", found.__getitem__)
     line = f"00001000-00002000 rw-s 00000000 00:01 7                  {name}"
     if not reason:
-        dump.check_maps(1, [line])
+        mappings.check(1, [line])
         return
     with pytest.raises(NotDumpable, match=re.escape(name)) as refused:
-        dump.check_maps(1, [line])
+        mappings.check(1, [line])
     assert refused.value.reason == reason
 
 
@@ -213,12 +214,12 @@ def test_a_mapping_whose_file_the_kernel_does_not_show_is_known_by_its_path(monk
         return SimpleNamespace(st_mode=kind, st_rdev=os.makedev(10, 229) if is_device else 0)
 
     monkeypatch.setattr(os, "stat", look)
-    dump.check_maps(1, [mapped("socket:[7]"), mapped("/dev/shm/x (deleted)")])
+    mappings.check(1, [mapped("socket:[7]"), mapped("/dev/shm/x (deleted)")])
     if not is_device:
-        dump.check_maps(1, [mapped("/tmp/fu se")])
+        mappings.check(1, [mapped("/tmp/fu se")])
         return
     with pytest.raises(NotDumpable, match="/tmp/fu se") as refused:
-        dump.check_maps(1, [mapped("/tmp/fu se")])
+        mappings.check(1, [mapped("/tmp/fu se")])
     assert refused.value.reason == "DeviceOpen"
 
 
@@ -348,16 +349,16 @@ def test_a_leased_file_that_travels_is_refused(leased, change):
 def test_a_ring_takes_a_descriptor_of_the_process_that_maps_it():
     """CRIU maps it again by one of that very process (sk-packet.c, open_socket_map): its parent's is of no use."""
     lines = [mapped("socket:[7]")]
-    dump._check_rings(8, {3: "socket:[7]"}, lines)
+    mappings.check_rings(8, {3: "socket:[7]"}, lines)
     with pytest.raises(NotDumpable, match="ring") as refused:
-        dump._check_rings(8, {}, lines)
+        mappings.check_rings(8, {}, lines)
     assert refused.value.reason == "SocketKind"
 
 
 #: What SELinux and AppArmor answer, too.
 DENIED = """
 import ctypes, errno, os, socket, struct
-from dynamo_entry.checks import dump
+from dynamo_entry.checks import open_files
 from dynamo_entry.linux import io_uring
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 number = {"x86_64": 55, "aarch64": 209}[os.uname().machine]  # getsockopt
@@ -367,7 +368,7 @@ libc = ctypes.CDLL(None)
 assert not libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
 program = struct.pack("HP", len(steps), ctypes.addressof(rules))
 assert not libc.syscall(io_uring.MACHINES[os.uname().machine][1], 1, 0, program)
-dump.check_descriptor(os.getpid(), one.fileno(), "socket:[7]")
+open_files.check_descriptor(os.getpid(), one.fileno(), "socket:[7]")
 """
 
 

@@ -125,13 +125,12 @@ class Cluster:
         body: Any = None,
         *,
         content_type: str = _JSON,
-        accept: str = _JSON,
         **query: Any,
     ) -> Object:
         """Send a request and return the answer as a dict. Raises ApiError."""
         if method != "GET":
             self.before_write()
-        headers = {"Accept": accept, "Content-Type": content_type}
+        headers = {"Accept": _JSON, "Content-Type": content_type}
         return _decode(self._answer(method, path, body, headers, query))
 
     def _answer(self, method: str, path: str, body: Any, headers: dict[str, str], query: Object) -> bytes:
@@ -159,9 +158,9 @@ class Cluster:
         )
         return self._client.call_api(*serialized, _request_timeout=timeouts)
 
-    def get(self, path: str, **query: Any) -> Object:
+    def get(self, path: str) -> Object:
         """Send a GET request."""
-        return self.request("GET", path, **query)
+        return self.request("GET", path)
 
     def list(self, path: str, *, metadata_only: bool = False, **query: Any) -> Listed:
         """List the objects at a path, page by page; they may lack everything but their metadata.

@@ -60,11 +60,6 @@ class Storage(_Section, frozen=True):
     ca_secret_ref: str = ""
 
     @property
-    def is_fsspec(self) -> bool:
-        """Whether archives are reached through fsspec."""
-        return self.type in ("gcs", "azure", "fsspec")
-
-    @property
     def is_isolated(self) -> bool:
         """Whether namespaces share one storage, with a part for each. A claim always has one namespace."""
         return self.type != "pvc" and self.isolate_namespaces

@@ -4,6 +4,7 @@ import fcntl
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from archive_store import MemoryStore, build, noise, text
@@ -220,6 +221,32 @@ def test_only_abandoned_partial_copies_are_removed(cache):
         fcntl.flock(file, fcntl.LOCK_EX)
         assert cache.remove_stale_parts(500) == 1
     assert sorted(os.listdir(cache.directory)) == ["held.tar.part", "young.tar.part"]
+
+
+def test_a_copy_may_be_removed_while_it_is_looked_at(cache, source, monkeypatch):
+    """The loop evicts what the verification in its own thread reads: nothing fails, and no facts stay behind."""
+    fetch(cache, source)
+    monkeypatch.setattr(Archive, "verify", lambda _archive: cache.remove(HASH))
+    cache.verify(HASH)
+    assert os.listdir(cache.directory) == []
+    monkeypatch.setattr(cache, "_names", lambda _suffix: [HASH])  # it was listed before it was removed
+    assert cache.entries() == {}
+    assert cache.remove_stale_parts(0) == 0
+
+
+def test_two_threads_note_the_same_copy(cache, source):
+    """The loop notes its use, the verification its time; neither gets lost, or in the way of the other."""
+    fetch(cache, source)
+    later = time.time() + 1
+
+    def note(field):
+        for number in range(300):
+            cache.note(HASH, **{field: later + number})
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(note, ("used_at", "verified_at")))
+    found = cache.entries()[HASH]
+    assert (found.used_at, found.verified_at) == (later + 299, later + 299)
 
 
 def test_keys_are_read_for_each_archive(tmp_path):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -54,6 +54,7 @@ class Cache:
     def __init__(self, directory: str, *, keys: Callable[[], Keys | None] = lambda: None) -> None:
         self.directory = directory
         self._keys = keys
+        self._lock = threading.Lock()
         posix.make_directories(directory)
 
     def path(self, name: str) -> str:
@@ -67,7 +68,8 @@ class Cache:
 
     def entries(self) -> dict[str, Entry]:
         """Return all copies by name. One whose facts got lost counts as never verified."""
-        return {name: self._entry(name) for name in self._names(_TAR)}
+        found = {name: self._entry(name) for name in self._names(_TAR)}
+        return {name: entry for name, entry in found.items() if entry is not None}
 
     def _names(self, suffix: str) -> Iterator[str]:
         for directory, _, files in os.walk(self.directory):
@@ -77,12 +79,16 @@ class Cache:
                 if file.endswith(suffix) and _NAME.fullmatch(name):
                     yield name
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> Entry | None:
+        """Return the facts of a copy; None if another thread has removed it."""
+        try:
+            size = os.stat(self.path(name)).st_size
+        except FileNotFoundError:
+            return None
         try:
             with open(self._path(name, _FACTS), "rb") as file:
                 return msgspec.json.decode(file.read(), type=Entry)
         except (OSError, msgspec.MsgspecError):
-            size = os.stat(self.path(name)).st_size
             return Entry(source="", digest="", size=size)
 
     def _write(self, name: str, entry: Entry) -> None:
@@ -92,13 +98,16 @@ class Cache:
         os.rename(f"{path}.new", path)
 
     def note(self, name: str, *, used_at: float = 0, verified_at: float = 0) -> None:
-        """Record a later use or verification of a copy."""
-        old = self._entry(name)
-        new = msgspec.structs.replace(
-            old, used_at=max(old.used_at, used_at), verified_at=max(old.verified_at, verified_at)
-        )
-        if new != old:
-            self._write(name, new)
+        """Record a later use or verification of a copy, unless it was removed meanwhile."""
+        with self._lock:
+            old = self._entry(name)
+            if old is None:
+                return
+            new = msgspec.structs.replace(
+                old, used_at=max(old.used_at, used_at), verified_at=max(old.verified_at, verified_at)
+            )
+            if new != old:
+                self._write(name, new)
 
     def fetch(
         self, name: str, source: str, hash_: str, progress: Callable[[int], None], *, digest: str = ""
@@ -123,7 +132,8 @@ class Cache:
                 os.rename(part, self.path(name))
                 posix.sync_directory(os.path.dirname(part))
         entry = Entry(source=source, digest=archive.digest, size=archive.size, verified_at=time.time())
-        self._write(name, entry)
+        with self._lock:
+            self._write(name, entry)
         return entry
 
     @contextmanager
@@ -160,18 +170,20 @@ class Cache:
 
     def remove(self, name: str) -> None:
         """Remove a copy. Processes that read it can continue."""
-        for suffix in (_TAR, _FACTS):
-            try:
-                os.unlink(self._path(name, suffix))
-            except FileNotFoundError:
-                continue
+        with self._lock:
+            for suffix in (_TAR, _FACTS):
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(name, suffix))
 
     def remove_stale_parts(self, older_than_s: float) -> int:
         """Remove partial copies that were not written to for this long; returns their number."""
         removed = 0
         for name in self._names(_PART):
             path = self._path(name, _PART)
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # it was completed meanwhile
             try:
                 age = time.time() - os.fstat(descriptor).st_mtime
                 if age >= older_than_s and posix.is_unlocked(descriptor):

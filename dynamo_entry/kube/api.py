@@ -90,6 +90,11 @@ def labels(checkpoint: str, hash_: str) -> dict[str, str]:
     return {SOURCE_LABEL: "true", HASH_LABEL: hash_, NAME_LABEL: name_label(checkpoint)}
 
 
+def checkpoint_path(namespace: str, name: str) -> str:
+    """Return the API server's path of a checkpoint."""
+    return f"/apis/{API_VERSION}/namespaces/{namespace}/{CHECKPOINTS}/{name}"
+
+
 def now() -> str:
     """Return the current time in the API's format."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,8 +1,8 @@
-"""What the agent reads from DynamoCheckpoints and pods, and what it reports. Pure except for ``Reports``."""
+"""What the agent reads from DynamoCheckpoints and pods, and what it reports. Pure except for ``report_missing``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from dynamo_entry.kube.agent.prefetch import Wanted
@@ -10,10 +10,9 @@ from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named
 from dynamo_entry.kube.api import (
     ARCHIVE_MISSING,
-    GROUP,
     HASH_LABEL,
     PREFETCH,
-    VERSION,
+    checkpoint_path,
     moment,
     now,
 )
@@ -96,29 +95,19 @@ def with_condition(checkpoint: Object, is_missing: bool, now: str) -> list[Objec
     return [*(one for one in conditions if one is not old), new]
 
 
-class Reports:
-    """Writes the agent's conditions. A failure is logged."""
-
-    def __init__(self, cluster: Cluster, log: Any) -> None:
-        self._cluster = cluster
-        self._log = log
-
-    def archive_missing(self, checkpoint: Object, is_missing: bool) -> None:
-        """Set or clear the condition ArchiveMissing."""
-        conditions = with_condition(checkpoint, is_missing, now())
-        if conditions is None:
-            return
-        metadata = checkpoint["metadata"]
-        body = {
-            "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "status": {"conditions": conditions},
-        }
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{metadata['namespace']}/dynamocheckpoints/{metadata['name']}/status"
-        self._try(self._cluster.merge, path, body)
-
-    def _try(self, write: Callable[[str, Object], Object], path: str, body: Object) -> None:
-        try:
-            write(path, body)
-        except ApiError as error:
-            if error.status not in (404, 409):  # gone, or changed meanwhile: the next round sees it
-                self._log.warning("condition not reported", path=path, message=error.message)
+def report_missing(cluster: Cluster, checkpoint: Object, is_missing: bool, log: Any) -> None:
+    """Set or clear the condition ArchiveMissing. A failure is logged."""
+    conditions = with_condition(checkpoint, is_missing, now())
+    if conditions is None:
+        return
+    metadata = checkpoint["metadata"]
+    body = {
+        "metadata": {"resourceVersion": metadata["resourceVersion"]},
+        "status": {"conditions": conditions},
+    }
+    path = f"{checkpoint_path(metadata['namespace'], metadata['name'])}/status"
+    try:
+        cluster.merge(path, body)
+    except ApiError as error:
+        if error.status not in (404, 409):  # gone, or changed meanwhile: the next round sees it
+            log.warning("condition not reported", path=path, message=error.message)

@@ -20,7 +20,7 @@ from dynamo_entry.kube.agent.cache import Cache
 from dynamo_entry.kube.agent.prefetch import Limiter, Prefetcher, Room, plan
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Sweeper
-from dynamo_entry.kube.api import GROUP, HASH_LABEL, VERSION
+from dynamo_entry.kube.api import API_VERSION, CHECKPOINTS, HASH_LABEL
 from dynamo_entry.kube.cluster import ApiError, Cluster, Object
 from dynamo_entry.kube.events import Recorder
 from dynamo_entry.kube.informer import Informer
@@ -62,19 +62,18 @@ class Agent:
         self.metrics = AgentMetrics()
         self._changed = threading.Event()
         self._is_stopped = False
-        self._reports = objects.Reports(cluster, log)
         self._recorder = Recorder(cluster, log, "dynamo-checkpoint-agent")
         self._sweeper = Sweeper(settings, self.metrics, log)
         self._lease = Lease(
             cluster, settings.namespace, LEASE, settings.node, int(settings.sweep_every_s * 3)
         )
         self._checkpoints = [
-            self._mirror(f"/apis/{GROUP}/{VERSION}/{scope}dynamocheckpoints", objects.known_checkpoint)
-            for scope in self._scopes()
+            self._informer(f"/apis/{API_VERSION}/{scope}{CHECKPOINTS}", objects.known_checkpoint)
+            for scope in settings.scopes
         ]
         here = {"fieldSelector": f"spec.nodeName={settings.node}", "labelSelector": HASH_LABEL}
         self._pods = [
-            self._mirror(f"/api/v1/{scope}pods", objects.known_pod, **here) for scope in self._scopes()
+            self._informer(f"/api/v1/{scope}pods", objects.known_pod, **here) for scope in settings.scopes
         ]
         self._cache: Cache | None = None
         if settings.cache_directory:
@@ -92,10 +91,7 @@ class Agent:
                 Chore(log, settings.sweep_every_s, self._sweep), Chore(log, _REACHABLE_S, self._ask_storage)
             ]  # fmt: skip
 
-    def _scopes(self) -> list[str]:
-        return [f"namespaces/{name}/" for name in self._settings.watch_namespaces] or [""]
-
-    def _mirror(self, path: str, keep: Callable[[Object], Object], **query: Any) -> Informer:
+    def _informer(self, path: str, keep: Callable[[Object], Object], **query: Any) -> Informer:
         return Informer(
             self._cluster, path, changed=lambda _: self._changed.set(), log=self._log, keep=keep, **query
         )
@@ -109,7 +105,7 @@ class Agent:
         """Run rounds until ``stop``."""
         while not self._is_stopped:
             self._changed.clear()
-            if all(mirror.is_synced for mirror in [*self._checkpoints, *self._pods]):
+            if all(informer.is_synced for informer in [*self._checkpoints, *self._pods]):
                 self.round()
             self._round_at = time.monotonic()
             time.sleep(_LEAST_S)
@@ -117,7 +113,7 @@ class Agent:
 
     def round(self) -> None:
         """Run one round. A full or broken disk affects nothing else."""
-        checkpoints = [one for mirror in self._checkpoints for one in mirror.objects()]
+        checkpoints = [one for informer in self._checkpoints for one in informer.objects()]
         if self._cache is not None:
             try:
                 self._follow_plan(self._cache, checkpoints)
@@ -127,7 +123,8 @@ class Agent:
             chore.begin_if_due(checkpoints)
 
     def _follow_plan(self, cache: Cache, checkpoints: list[Object]) -> None:
-        used = objects.last_used(self._settings, [pod for mirror in self._pods for pod in mirror.objects()])
+        pods = [pod for informer in self._pods for pod in informer.objects()]
+        used = objects.last_used(self._settings, pods)
         room = Room(self._settings.cache_limit, self._spare_bytes(cache))
         # Evict first: recording a use needs space on the disk.
         self._prefetcher.follow(
@@ -186,7 +183,8 @@ class Agent:
         by_uid = {one["metadata"]["uid"]: one for one in checkpoints}
         for one in named:
             if one.is_ready:
-                self._reports.archive_missing(by_uid[one.uid], one.uid in self._sweeper.missing)
+                is_missing = one.uid in self._sweeper.missing
+                objects.report_missing(self._cluster, by_uid[one.uid], is_missing, self._log)
 
     def liveness(self) -> str:
         """Return why the kubelet should restart this container, or an empty string."""

@@ -30,8 +30,8 @@ class AgentSettings(NamedTuple):
     is_claim: bool
     #: whether each namespace has its own copies
     isolates_namespaces: bool = False
-    #: empty: all namespaces
-    watch_namespaces: tuple[str, ...] = ()
+    #: as ``Operator.scopes``
+    scopes: tuple[str, ...] = ("",)
     deletes_orphans: bool = False
     key_file: str = ""
     verify_key_file: str = ""
@@ -85,7 +85,7 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
         storage=_any_archive(config),
         is_claim=is_claim,
         isolates_namespaces=config.storage.is_isolated,
-        watch_namespaces=config.operator.watch_namespaces,
+        scopes=tuple(config.operator.scopes),
         deletes_orphans=config.gc.orphans == "Delete",
         key_file=agent.key_file,
         verify_key_file=agent.verify_key_file,

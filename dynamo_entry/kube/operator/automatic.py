@@ -107,9 +107,9 @@ class Graphs:
         return self._wanted(graph, service, want)
 
     def _tell_phase(self, graph: Object, service: str, want: Want) -> None:
-        where = f"/apis/{api.API_VERSION}/namespaces/{graph['metadata']['namespace']}"
-        found = self._cluster.find(f"{where}/{api.CHECKPOINTS}/{want.ref}")
-        if found is None and self._is_snapshot(f"{where}/{api.SNAPSHOTS}/{want.ref}"):
+        namespace = graph["metadata"]["namespace"]
+        found = self._cluster.find(api.checkpoint_path(namespace, want.ref))
+        if found is None and self._is_snapshot(namespace, want.ref):
             return
         status = (found or {}).get("status") or {}
         phase = status.get("phase", "absent")
@@ -119,8 +119,9 @@ class Graphs:
             message = f"{service}: DynamoCheckpoint {want.ref!r} is {phase}; {start}"
             self._recorder.event(graph, "WaitingForCheckpoint", message)
 
-    def _is_snapshot(self, path: str) -> bool:
+    def _is_snapshot(self, namespace: str, name: str) -> bool:
         """Return whether it is one of NVIDIA's own snapshots, which NVIDIA's operator restores."""
+        path = f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.SNAPSHOTS}/{name}"
         return self._are_snapshots_served and self._cluster.find(path) is not None
 
     def _join(self, graph: Object, checkpoint: Object) -> None:
@@ -131,9 +132,9 @@ class Graphs:
         if not owners or not is_mine or api.AUTO_LABEL not in metadata["labels"]:
             return
         if all(one["uid"] != graph["metadata"]["uid"] for one in owners):
-            path = f"/apis/{api.API_VERSION}/namespaces/{metadata['namespace']}/{api.CHECKPOINTS}/{metadata['name']}"
             joined = [*owners, graphs.owner(graph)]
             change = {"resourceVersion": metadata["resourceVersion"], "ownerReferences": joined}
+            path = api.checkpoint_path(metadata["namespace"], metadata["name"])
             self._cluster.merge(path, {"metadata": change})
 
     def _tell_failure(self, graph: Object, service: str, checkpoint: Object) -> None:

@@ -66,8 +66,7 @@ class Checkpoints:
 
     def reconcile(self, key: tuple[str, str]) -> float:
         """Bring one checkpoint a step further; returns the seconds until its next turn. Raises ApiError."""
-        namespace, name = key
-        path = f"/apis/{api.API_VERSION}/namespaces/{namespace}/{api.CHECKPOINTS}/{name}"
+        path = api.checkpoint_path(*key)
         checkpoint = self._cluster.find(path)
         if checkpoint is None:
             return 0

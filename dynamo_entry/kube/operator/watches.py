@@ -77,15 +77,15 @@ class Watches:
     @property
     def are_synced(self) -> bool:
         """Whether all checkpoints and graphs are known."""
-        return all(mirror.is_synced for mirror in [*self._checkpoints, *self._graphs])
+        return all(informer.is_synced for informer in [*self._checkpoints, *self._graphs])
 
     def checkpoints(self) -> Iterator[Object]:
         """Return all checkpoints, each in the form of ``checkpoints.known``."""
-        return (one for mirror in self._checkpoints for one in mirror.objects())
+        return (one for informer in self._checkpoints for one in informer.objects())
 
     def graphs(self) -> Iterator[Object]:
         """Return all graphs."""
-        return (one for mirror in self._graphs for one in mirror.objects())
+        return (one for informer in self._graphs for one in informer.objects())
 
     def checkpoint(self, namespace: str, name: str) -> Object | None:
         """Return one checkpoint."""
@@ -105,8 +105,8 @@ class Watches:
     def pods_of(self, namespace: str, graph: str, service: str) -> Iterator[Object]:
         """Return the pods of a graph's service."""
         wanted = {api.GRAPH_LABEL: graph, api.SERVICE_LABEL: service}.items()
-        for mirror in self._pods:
-            for pod in mirror.objects():
+        for informer in self._pods:
+            for pod in informer.objects():
                 metadata = pod["metadata"]
                 if metadata["namespace"] == namespace and wanted <= metadata["labels"].items():
                     yield pod
@@ -166,8 +166,8 @@ class Watches:
             self._graph_changed(graph)
 
 
-def _found(mirrors: Iterable[Informer], namespace: str, name: str) -> Object | None:
-    return next((one for mirror in mirrors if (one := mirror.get(namespace, name))), None)
+def _found(informers: Iterable[Informer], namespace: str, name: str) -> Object | None:
+    return next((one for informer in informers if (one := informer.get(namespace, name))), None)
 
 
 def _hash(checkpoint: Object) -> str:

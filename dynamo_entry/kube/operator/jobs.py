@@ -141,7 +141,7 @@ def _without_restarts(container: Object) -> Object:
     kept = {key: value for key, value in container.items() if key not in _LEFT_OUT}
     if "exec" not in kept.get("readinessProbe", {"exec": {}}):
         del kept["readinessProbe"]
-    return kept | {"terminationMessagePolicy": _LAST_WORDS["terminationMessagePolicy"]}
+    return kept | _LAST_WORDS
 
 
 def _spec(spec: Object, containers: list[Object], volumes: list[Object]) -> Object:

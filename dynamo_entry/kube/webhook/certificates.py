@@ -32,6 +32,8 @@ class Certificates:
         self._config = config
         self._cluster = cluster
         self._log = log
+        self._secrets = f"/api/v1/namespaces/{config.operator.namespace}/secrets"
+        self._secret = config.webhook.certificates.secret_name
         self._serial = ""
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -44,7 +46,7 @@ class Certificates:
     def refresh(self) -> None:
         """Load the Secret's certificate; in self-signed mode make sure that it is a good one. Raises ApiError."""
         mode = self._config.webhook.certificates.mode
-        secret = self._cluster.find(self._path())
+        secret = self._cluster.find(f"{self._secrets}/{self._secret}")
         if mode == "self-signed" and (secret is None or not _is_good(secret, self._name())):
             secret = self._renew(secret)
         data = (secret or {}).get("data") or {}
@@ -54,17 +56,12 @@ class Certificates:
         if data.get("tls.crt"):
             self._load(data, has_authority=bool(data.get("ca.crt")) or mode == "cert-manager")
 
-    def _path(self, name: str | None = None) -> str:
-        name = self._config.webhook.certificates.secret_name if name is None else name
-        return f"/api/v1/namespaces/{self._config.operator.namespace}/secrets/{name}".rstrip("/")
-
     def _name(self) -> str:
         return f"{self._config.webhook.service}.{self._config.operator.namespace}.svc"
 
     def _load(self, data: Object, *, has_authority: bool) -> None:
         if data["tls.crt"] == self._serial:
             return
-        name = self._config.webhook.certificates.secret_name
         try:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(base64.b64decode(data["tls.crt"]) + b"\n" + base64.b64decode(data["tls.key"]))
@@ -73,14 +70,14 @@ class Certificates:
                 for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
                     context.load_cert_chain(file.name)
         except (ssl.SSLError, KeyError) as error:  # somebody may be about to correct it
-            self._log.warning("webhook certificate not usable", secret=name, message=str(error))
+            self._log.warning("webhook certificate not usable", secret=self._secret, message=str(error))
             return
         self._serial = data["tls.crt"]
-        self._log.info("webhook certificate loaded", secret=name)
+        self._log.info("webhook certificate loaded", secret=self._secret)
         if not has_authority:
             self._log.warning(
                 "webhook not trusted",
-                secret=name,
+                secret=self._secret,
                 message="without ca.crt the API server calls no webhook: add it",
             )
 
@@ -92,19 +89,17 @@ class Certificates:
                 b"\n" + previous.split(b"-----END CERTIFICATE-----")[0] + b"-----END CERTIFICATE-----\n"
             )
         data = {name: base64.b64encode(value).decode() for name, value in made.items()}
-        name = self._config.webhook.certificates.secret_name
-        body: Object = {
-            "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": name}, "data": data,
-        }  # fmt: skip
+        metadata, path = {"name": self._secret}, f"{self._secrets}/{self._secret}"
         try:
             if old is None:
-                return self._cluster.create(self._path(""), body)
-            body["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
-            return self._cluster.merge(self._path(), {"metadata": body["metadata"], "data": data})
+                kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls"}
+                return self._cluster.create(self._secrets, kind | {"metadata": metadata, "data": data})
+            metadata["resourceVersion"] = old["metadata"]["resourceVersion"]
+            return self._cluster.merge(path, {"metadata": metadata, "data": data})
         except ApiError as error:
             if error.status != 409:
                 raise
-            return self._cluster.get(self._path())  # another replica was faster
+            return self._cluster.get(path)  # another replica was faster
 
     def _announce(self, bundle: str) -> None:
         """Tell the API server which authority to trust."""

@@ -18,7 +18,8 @@ from dynamo_entry.cuda import abi
 from dynamo_entry.cuda.facts import Device
 from dynamo_entry.errors import UsageError
 from dynamo_entry.settings import Settings, from_environment
-from dynamo_entry.value import NamedTuple
+
+_GIB = 1 << 30
 
 _STYLES = {"ok": "green", "note": "yellow", "missing": "red"}
 
@@ -39,7 +40,7 @@ def command(
     if wanted not in (CREATE, RESTORE):
         raise UsageError(f"--for {wanted}: expected {CREATE} or {RESTORE}")
     here = surroundings.look(settings)
-    found = [*checks.examine(here), *map(_of_gpu, gpu_rows())]
+    found = [*checks.examine(here), *gpu_findings()]
     location = location or settings.location
     found.append(checks.intended(wanted, surroundings.settings_of(settings, creates=wanted == CREATE)))
     if wanted == CREATE:
@@ -60,10 +61,6 @@ def _purpose(settings: Settings) -> str:
     return CREATE if creates else RESTORE
 
 
-def _of_gpu(row: GpuRow) -> Finding:
-    return Finding(row.name, row.value, (CREATE, RESTORE) if row.problem else (), row.problem)
-
-
 def _show(found: list[Finding], able: dict[str, bool]) -> None:
     table = Table("", "", Column(overflow="fold"), Column(overflow="fold"), box=None, show_header=False)
     for finding in found:
@@ -75,21 +72,10 @@ def _show(found: list[Finding], able: dict[str, bool]) -> None:
         console.print(f"{verb}: {'yes' if is_able else 'no'}")
 
 
-_GIB = 1 << 30
-
-
-class GpuRow(NamedTuple):
-    """One finding about GPUs; ``problem`` is empty if there is none."""
-
-    name: str
-    value: str
-    problem: str = ""
-
-
-def gpu_rows() -> list[GpuRow]:
-    """Attach to the GPUs and return the findings; a single row without GPUs."""
+def gpu_findings() -> list[Finding]:
+    """Attach to the GPUs and return the findings; a single one without GPUs."""
     if not cuda.is_present():
-        return [GpuRow("GPU", "none")]
+        return [Finding("GPU", "none")]
     from dynamo_entry.cuda.session import Session  # noqa: PLC0415 - ctypes and a process, only for a GPU
 
     session = Session(lambda: None)
@@ -98,24 +84,26 @@ def gpu_rows() -> list[GpuRow]:
     finally:
         session.close()
     if here is None:
-        return [GpuRow("GPU", "not usable", session.absence)]
+        return [Finding("GPU", "not usable", (CREATE, RESTORE), session.absence)]
     version = f"{here.driver}, CUDA {here.api // 1000}.{here.api % 1000 // 10}"
-    return [GpuRow("NVIDIA driver", version), _gpu_way(here.way, here.api), *map(_gpu_device, here.devices)]
+    return [Finding("NVIDIA driver", version), _gpu_way(here.way, here.api), *map(_gpu_device, here.devices)]
 
 
-def _gpu_way(way: str, api: int) -> GpuRow:
+def _gpu_way(way: str, api: int) -> Finding:
     name = "GPU checkpoints"
     if not way:
-        return GpuRow(name, "impossible", "use driver 570 or newer, or put cuda-checkpoint into the image")
+        remedy = "use driver 570 or newer, or put cuda-checkpoint into the image"
+        return Finding(name, "impossible", (CREATE, RESTORE), remedy)
     by = "by calls of the driver" if way == "driver" else "by the cuda-checkpoint program"
     if api < abi.FIRST_API_WITH_PAIRS:
-        return GpuRow(name, f"{by}, restored onto the same GPU only")
-    return GpuRow(name, f"{by}, restored onto any GPU of the same model")
+        return Finding(name, f"{by}, restored onto the same GPU only")
+    return Finding(name, f"{by}, restored onto any GPU of the same model")
 
 
-def _gpu_device(device: Device) -> GpuRow:
+def _gpu_device(device: Device) -> Finding:
     free = "" if device.free_bytes is None else f", {device.free_bytes / _GIB:.1f} GiB free"
+    name = f"GPU {device.ordinal}"
     value = f"{device.name}, {device.memory_bytes / _GIB:.1f} GiB{free}, {device.uuid}"
-    return GpuRow(
-        f"GPU {device.ordinal}", value, "a MIG slice cannot be checkpointed" if device.is_mig else ""
-    )
+    if device.is_mig:
+        return Finding(name, value, (CREATE, RESTORE), "a MIG slice cannot be checkpointed")
+    return Finding(name, value)

@@ -593,27 +593,28 @@ class TestReport:
 
         def said():
             node.write()
-            return gpu_ctl.gpu_rows()
+            return gpu_ctl.gpu_findings()
 
         return said
 
     def test_driver_way_and_every_device(self, rows):
-        assert [(row.name, row.problem) for row in rows()] == [
-            ("NVIDIA driver", ""), ("GPU checkpoints", ""), ("GPU 0", ""), ("GPU 1", ""),
+        assert [(row.name, row.level) for row in rows()] == [
+            ("NVIDIA driver", "ok"), ("GPU checkpoints", "ok"), ("GPU 0", "ok"), ("GPU 1", "ok"),
         ]  # fmt: skip
         assert rows()[0].value == "580.65.06, CUDA 13.0"
         assert rows()[2].value == f"NVIDIA H100 80GB HBM3, 0.2 GiB, 0.2 GiB free, {uuid(1)}"
 
     def test_what_stands_in_the_way(self, rows, node):
         node.gpus = (gpu(1, mig=True),)
-        assert "MIG" in rows()[-1].problem
+        assert "MIG" in rows()[-1].remedy
+        assert rows()[-1].rules_out == ("create", "restore")
         node.gpus, node.api = (gpu(1),), 12040
-        assert "570" in rows()[1].problem
+        assert "570" in rows()[1].remedy
         node.gpus = ()
-        assert "NO_DEVICE" in rows()[0].problem
+        assert "NO_DEVICE" in rows()[0].remedy
 
     def test_no_gpu(self):
-        assert gpu_ctl.gpu_rows() == [gpu_ctl.GpuRow("GPU", "none")]
+        assert gpu_ctl.gpu_findings() == [gpu_ctl.Finding("GPU", "none")]
 
 
 def test_an_engine_that_cannot_go_on_is_ended_whole(monkeypatch):

@@ -78,23 +78,19 @@ def compare(here: Surroundings, stored: Stored) -> list[Finding]:
     except ArchiveError as error:
         return [*found, Finding("archive fits", error.message, (RESTORE,), error.hint)]
     found.append(Finding("archive fits", "; ".join((f"needs {needed} of memory", *notes))))
-    if stored.volumes.error:
-        return [*found, Finding("files on volumes", "differ", (RESTORE,), stored.volumes.error)]
-    found.append(Finding("files on volumes", stored.volumes.value or "as at creation"))
-    if stored.gpus.error:
-        return [*found, Finding("GPUs fit", stored.gpus.reason, (RESTORE,), stored.gpus.error)]
-    if stored.gpus.value:
-        found.append(Finding("GPUs fit", stored.gpus.value))
-    if stored.handshake.error:
-        return [*found, Finding("handshake", "invalid", (RESTORE,), stored.handshake.error)]
-    if stored.handshake.value:
-        found.append(Finding("handshake", stored.handshake.value))
-    if stored.admission.error:
-        return [
-            *found,
-            Finding("checks of a restore", stored.admission.reason, (RESTORE,), stored.admission.error),
-        ]
-    return [*found, Finding("checks of a restore", stored.admission.value or "passed")]
+    # Name, answer, the value shown for an error, and the one for an answer without words.
+    rows = (
+        ("files on volumes", stored.volumes, "differ", "as at creation"),
+        ("GPUs fit", stored.gpus, stored.gpus.reason, ""),
+        ("handshake", stored.handshake, "invalid", ""),
+        ("checks of a restore", stored.admission, stored.admission.reason, "passed"),
+    )
+    for name, answer, refused, passed in rows:
+        if answer.error:
+            return [*found, Finding(name, refused, (RESTORE,), answer.error)]
+        if value := answer.value or passed:
+            found.append(Finding(name, value))
+    return found
 
 
 def _capabilities(here: Surroundings) -> Finding:

@@ -69,7 +69,7 @@ def test_s3_signs_with_the_secret_s_keys(secret, monkeypatch):
     )
     monkeypatch.delenv("AWS_SESSION_TOKEN")
     store = S3Store("s3://bucket/a.tar", access=Access(variables=found))
-    assert "X-Amz-Credential=k%2F" in store._client._direct._signed()
+    assert "X-Amz-Credential=k%2F" in store._client._presigned._signed()
     client = store._client._client()
     found = store._client._shared.session.get_credentials()
     assert (found.access_key, found.secret_key, found.token) == ("k", "s", None)

@@ -18,8 +18,8 @@ from dynamo_entry.storage.base import NOTHING, Access
 from dynamo_entry.storage.failures import answered, words
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import Retry
-from dynamo_entry.storage.s3.direct import Direct
 from dynamo_entry.storage.s3.location import DEFAULT_REGION, Location
+from dynamo_entry.storage.s3.presigned import PresignedReads
 from dynamo_entry.storage.s3.transport import READ, Transport
 
 _HINTS = {
@@ -86,7 +86,7 @@ class Client:
         self._access = access
         ca_file = access.ca_file or access.environ.get("AWS_CA_BUNDLE", "")
         self._transport = Transport(name, stall_s=retry.stall_s, ca_file=ca_file)
-        self._direct = Direct(location, name, self._transport, _environ(access))
+        self._presigned = PresignedReads(location, name, self._transport, _environ(access))
         self._shared = _Made()
 
     def with_short_deadline(self) -> Client:
@@ -108,7 +108,7 @@ class Client:
     @contextmanager
     def exchange(self, range_: str) -> Iterator[Response]:
         """Make one attempt to read the location's object, and yield the response. Raises StorageError."""
-        with self._direct.exchange(range_) as response:
+        with self._presigned.exchange(range_) as response:
             if response is not None:
                 yield response
                 return
@@ -127,7 +127,7 @@ class Client:
 
     def _once(self, operation: str, key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         client, session = self._client_and_session()
-        from botocore import exceptions, xform_name  # noqa: PLC0415 - see Direct
+        from botocore import exceptions, xform_name  # noqa: PLC0415 - see presigned
         from botocore.parsers import ResponseParserError  # noqa: PLC0415
 
         from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415
@@ -152,7 +152,7 @@ class Client:
 
     def _has_newer_login(self, used: Any) -> bool:
         """Return whether the source of the credentials has newer ones than the session ``used``: a file may have changed."""
-        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see Direct
+        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see presigned
 
         made = self._shared
         with made.lock:
@@ -165,7 +165,7 @@ class Client:
         return True
 
     def _session(self) -> Any:
-        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see Direct
+        from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see presigned
 
         access = self._access.renewed()
         return credentials.session(_environ(access), access.variables, self.retry.stall_s, access.ca_file)
@@ -180,7 +180,7 @@ class Client:
             return self._shared.client, self._shared.session
 
     def _make(self) -> None:
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - see Direct
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - see presigned
 
         from dynamo_entry.storage.s3 import credentials, signer  # noqa: PLC0415
 
@@ -204,7 +204,7 @@ class Client:
 
     def _created(self, session: Any, *, is_virtual: bool) -> Any:
         """Return botocore's client of the bucket's endpoint. Raises BotoCoreError, ValueError."""
-        from botocore.config import Config  # noqa: PLC0415 - see Direct
+        from botocore.config import Config  # noqa: PLC0415 - see presigned
 
         environ, endpoint, config = self._access.environ, self._location.endpoint, session.get_scoped_config()
         # Checksums of AWS's own, which other servers do not know, where they are asked for.
@@ -227,7 +227,7 @@ class Client:
 
     def _failure(self, operation: str, response: Mapping[str, Any]) -> StorageError:
         """Return the error for a response; facts that help the next attempt are remembered."""
-        from dynamo_entry.storage.s3.signer import CLOCK  # noqa: PLC0415 - see Direct
+        from dynamo_entry.storage.s3.signer import CLOCK  # noqa: PLC0415 - see presigned
 
         meta, error = response["ResponseMetadata"], response.get("Error", {})
         status, headers = meta["HTTPStatusCode"], meta.get("HTTPHeaders", {})

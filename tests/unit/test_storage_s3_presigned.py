@@ -12,8 +12,8 @@ from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUn
 from dynamo_entry.storage import Access, Retry
 from dynamo_entry.storage.http import Connections
 from dynamo_entry.storage.s3 import S3Store
-from dynamo_entry.storage.s3.direct import Direct
 from dynamo_entry.storage.s3.location import Location
+from dynamo_entry.storage.s3.presigned import PresignedReads
 
 DATA = bytes(range(256))
 
@@ -156,7 +156,7 @@ def signed(endpoint="", bucket="bucket", **environ):
         given.setdefault(name, "/nonexistent")
     connections = Connections(stall_s=1, ca_file="")
     place = Location(endpoint, bucket, "p/a.tar")
-    return Direct(place, "it", connections, given)._signed().partition("?")[0]
+    return PresignedReads(place, "it", connections, given)._signed().partition("?")[0]
 
 
 def test_the_address():

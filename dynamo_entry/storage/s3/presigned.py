@@ -1,4 +1,4 @@
-"""The reads of a restore, signed by obstore: botocore loads more slowly than the first of them run."""
+"""The reads of a restore, by URLs that obstore signs: botocore loads more slowly than the first of them run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _BUCKET, _REGION = re.compile(r"(?!.*--)[a-z0-9-]{3,63}"), re.compile(r"(?!cn-)[
 _FILES = {"~/.aws/config": "AWS_CONFIG_FILE", "~/.aws/credentials": "AWS_SHARED_CREDENTIALS_FILE"}
 
 
-class Direct:
-    """One object, if the environment has the keys and says all else that botocore would look for. Thread-safe."""
+class PresignedReads:
+    """Reads one object, if the environment alone has the keys and all else that botocore would look for. Thread-safe."""
 
     def __init__(
         self, location: Location, name: str, connections: Connections, environ: Mapping[str, str]

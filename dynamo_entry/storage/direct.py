@@ -13,15 +13,15 @@ ALIGNMENT = 4096
 #: For smaller writes a separate call costs more than the copy that it saves.
 _WORTH_BYTES = 256 << 10
 
-#: linux/magic.h: ext4, xfs, f2fs. File systems of a server are left to the cache, which keeps many requests on
-#: their way at once; the others of this machine have no disk, or copy by their own rules.
+#: The numbers of ext4, xfs and f2fs in linux/magic.h. Network filesystems keep the page cache, which has many requests in
+#: flight at once; other local filesystems have no disk, or copy data themselves.
 _ON_A_DISK = {0xEF53, 0x58465342, 0xF2F52010}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DirectFile:
-    """A second descriptor of a file, for large aligned writes; it writes nothing if the filesystem does not help."""
+    """A second descriptor of a file, for large aligned writes. It writes nothing on a filesystem not in ``_ON_A_DISK``."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = -1
@@ -44,7 +44,7 @@ class DirectFile:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self.close()  # a disk with other rules
+            self.close()  # the disk demands another alignment
             return 0
         return written - written % ALIGNMENT
 

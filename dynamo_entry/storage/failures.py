@@ -27,9 +27,9 @@ _NEVER = {405, 411, 413, 501}
 #: The longest Retry-After that is obeyed; rather than wait longer, a pod should start cold.
 _LONGEST_RETRY_AFTER_S = 60.0
 
-#: How much of a server's text goes into messages and logs; the form of its codes, which become metrics.
-_MOST_WORDS = 300
-_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+#: The most characters of a server's text in messages and logs, and the form of its error codes, which become metrics.
+_TEXT_LIMIT = 300
+_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 #: The query of a URL may be its signature.
 _QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\")]*")
@@ -50,7 +50,7 @@ _UNKNOWN_AUTHORITY = (
     "mount the CA that signed it and name its file in DYNAMO_CHECKPOINT_CA_FILE or SSL_CERT_FILE"
 )
 
-#: By OpenSSL's X509_V_ERR_…: not yet valid, expired; of another host, of another address.
+#: Hints by OpenSSL's X509_V_ERR_… codes: not yet valid, expired; for another host name, for another address.
 _CERTIFICATE = {
     **dict.fromkeys((9, 10), "renew the server's certificate, or correct this node's clock"),
     **dict.fromkeys((62, 64), "write the server by the name that its certificate has, or have it certified for this one"),
@@ -63,7 +63,7 @@ _TLS = "the server, or a proxy before it, must speak TLS 1.2 or newer, and ask f
 
 
 class TooSlow(TimeoutError):
-    """A response that would come to no end; its text says how many bytes came in which time."""
+    """A response so slow that it would never end; the text says how many bytes came in how much time."""
 
 
 def answered(
@@ -75,7 +75,7 @@ def answered(
     ``what`` names location and operation, ``code`` is the server's error code. 404 becomes NotFound; the
     caller knows whether the object or its container is missing.
     """
-    code = code if _WORD.fullmatch(code) else ""
+    code = code if _CODE.fullmatch(code) else ""
     request_id = words(request_id)
     said = " ".join(part for part in (str(status), code or http.client.responses.get(status, "")) if part)
     message = f"{what} was answered with {said}"
@@ -131,10 +131,10 @@ def unanswered(what: str, error: Exception) -> StorageError:
 
 def words(text: str) -> str:
     """Return a server's or library's text in a form fit for a message: one short line, without signatures of URLs."""
-    text = _QUERY.sub(r"\1?…", text[: 10 * _MOST_WORDS])
+    text = _QUERY.sub(r"\1?…", text[: 10 * _TEXT_LIMIT])
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     text = " ".join(text.split())
-    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}…"
+    return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}…"
 
 
 def _seconds(retry_after: str) -> float:

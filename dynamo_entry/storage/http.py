@@ -35,12 +35,12 @@ _PIECE_BYTES = 1 << 20
 
 PORTS = {"http": 80, "https": 443}
 
-#: First byte, last byte, and how many there are.
+#: The first byte, the last byte, and the size of the whole.
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 _COMPRESSED = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress"}
 
-#: An answer of fewer bytes a second, over so many stalls, comes to no end.
+#: A response with fewer bytes a second, measured over this many stall limits, counts as one that never ends.
 _LEAST_BYTES_PER_S, _STALLS = 1024, 10
 
 #: How many idle connections to a server are kept; others are closed after use.
@@ -136,7 +136,7 @@ class Connections:
 
     def __init__(self, *, stall_s: float, ca_file: str) -> None:
         self._stall_s = stall_s
-        # Of all servers: a registry, its token server and its blob store are several.
+        # One for all servers: a registry has its token server and its blob store elsewhere.
         self._trust = Trust(ca_file)
         self._idle: dict[Server, deque[http.client.HTTPConnection]] = {}
 
@@ -163,7 +163,7 @@ class Connections:
             _check_encoding(what, response)
             yield Response(what, response)
             if response.length == 0:
-                response.read()  # of an answer without a body
+                response.read()  # which closes a response without a body
             if response.isclosed() and not response.will_close:
                 self._keep(server, connection)
                 connection = None
@@ -173,7 +173,7 @@ class Connections:
             if connection is not None:
                 connection.close()
             if response is not None:
-                response.close()  # of a connection that ends with it, it has the socket
+                response.close()  # it owns the socket of a connection that ends with it
 
     def __del__(self) -> None:
         self.close()
@@ -200,9 +200,9 @@ class Connections:
             if proxy is None or isinstance(error, (ssl.SSLError, TooSlow)):
                 raise
             raise proxy.failure(what, error) from error
-        except ValueError as error:  # a part of the name has no letters, or too many
+        except ValueError as error:  # a label of the host name is empty or too long
             raise _nowhere(what, f"{proxy.host}:{proxy.port}" if proxy else server.authority) from error
-        # Its own port, which the kernel has chosen, may be one that the engine listens on.
+        # The engine may want to listen on the local port that the kernel chose.
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return connection
 
@@ -237,7 +237,7 @@ class Connections:
             connection = http.client.HTTPSConnection(*at, timeout=self._stall_s, context=context)
             if proxy:
                 connection.set_tunnel(host, port, proxy.headers)
-        connection.response_class = _Answer  # of a proxy, too
+        connection.response_class = _Answer  # for the proxy's answer, too
         return connection
 
     def _keep(self, server: Server, connection: http.client.HTTPConnection) -> None:
@@ -254,7 +254,7 @@ def _send(
 ) -> http.client.HTTPResponse:  # fmt: skip
     name = ""
     try:
-        connection.putrequest(method, target, skip_host=True)  # and Accept-Encoding: identity
+        connection.putrequest(method, target, skip_host=True)  # it adds Accept-Encoding: identity
         for name, value in headers.items():
             connection.putheader(name, value)
     except (ValueError, http.client.InvalidURL):  # the message quotes a login, or a signed address
@@ -279,7 +279,7 @@ def _send(
 
 
 class _Answer(http.client.HTTPResponse):
-    """A response that is bound to end."""
+    """A response that fails if it arrives too slowly."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -289,8 +289,8 @@ class _Answer(http.client.HTTPResponse):
 class _Paced(io.RawIOBase):
     """The bytes that a socket receives, at a minimum rate: a time limit for each byte alone would bound no response.
 
-    TLS delivers 16 KiB at a time, so the socket is read without the functions of Python's between it and ``owner``,
-    the stream that keeps it open: a fifth of the processor time of a read.
+    TLS delivers 16 KiB at a time. The socket is read directly, because the layers of Python between it and ``owner``, the
+    stream that keeps it open, cost a fifth of a read's processor time.
     """
 
     def __init__(self, sock: socket.socket, owner: io.RawIOBase) -> None:

@@ -50,8 +50,8 @@ class _Piece(NamedTuple):
 class NodeCache:
     """Reads the archive ``digest`` of ``size`` bytes from ``store``, through ``directory``. Thread-safe.
 
-    ``patience_s`` is how long to wait for a block that somebody else fetches; after one wait in vain it waits
-    no more.
+    ``patience_s`` is how long to wait for a block that somebody else fetches. After one wait in vain, it waits for
+    no other block.
     """
 
     def __init__(self, directory: str, patience_s: float, store: Store, digest: str, size: int) -> None:
@@ -297,7 +297,7 @@ def _whole(run: range, size: int) -> tuple[int, int]:
 
 
 def _cut(run: range, offset: int, end: int) -> tuple[int, int]:
-    """Return the first and last position that is needed of blocks."""
+    """Return the part of some blocks that is needed: from which position to which."""
     return max(offset, run[0] * BLOCK_BYTES), min(end, (run[-1] + 1) * BLOCK_BYTES)
 
 

@@ -41,7 +41,7 @@ def remove_if_stale(path: str) -> bool:
     """Remove a temporary file unless somebody writes it; returns whether it was removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        # Under the lock: a writer that is about to lock its new file must find it or miss it, not lose it.
+        # The lock is held until the name is gone: ``_create`` looks for the name after it has locked its new file.
         if not posix.is_unlocked(descriptor):
             return False
         os.unlink(path)

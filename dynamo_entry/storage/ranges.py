@@ -42,7 +42,7 @@ def fill(
 
 def _served(name: str, response: Response, start: int, end: int) -> int:
     """Return how many bytes from ``start`` on a response holds: a server may send less than requested (RFC 9110, 15.3.7)."""
-    found = response.content_range()  # rclone says 200, but this, too
+    found = response.content_range()  # rclone answers with status 200 and this header
     if not found and response.status != 206:
         return 0
     first, last, size = found or (-1, -1, None)

@@ -55,7 +55,7 @@ class Retry(NamedTuple):
         except StorageUnavailable as error:
             failed = [error]
 
-        import tenacity  # noqa: PLC0415 - 10 ms that only those wait for who wait anyway
+        import tenacity  # noqa: PLC0415 - it takes 10 ms, which do not matter before a pause
 
         def attempt() -> T:
             if failed:
@@ -90,7 +90,7 @@ class _TimeIsUp:
         self._progress = progress
         self._done = progress()
         self._since = time.monotonic()
-        #: Later the phase would end first.
+        #: If the time began later than this, the phase would end first.
         self._latest = self._since + policy.limit_s / _SHARE - policy.limit_s
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
@@ -98,6 +98,7 @@ class _TimeIsUp:
         if self._progress() > self._done:
             self._done, self._since = self._progress(), now
         elif state.attempt_number == 1:
-            # An attempt that took longer moved bytes all the time: a large part over a slow line deserves another.
+            # An attempt that took longer than ``stall_s`` moved bytes all the time: a large part over a slow line
+            # deserves another attempt.
             self._since = max(self._since, min(now - self._policy.stall_s, self._latest))
         return now + state.upcoming_sleep > self._since + self._policy.limit_s

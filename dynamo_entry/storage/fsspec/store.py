@@ -31,7 +31,7 @@ from dynamo_entry.storage.retry import DEFAULT, Retry
 _VERSIONS = ("generation", "etag", "ETag", "checksum", "ino")
 _TIMES = ("mtime", "last_modified", "LastModified", "updated", "modified", "created")
 
-#: Google's upload takes multiples of 256 KiB; this many bytes reach any store.
+#: Google's upload takes multiples of 256 KiB; a write of more than this sends a first part to any store.
 _PROBE_BYTES = 256 << 10
 
 #: Azure takes 50 000 blocks.

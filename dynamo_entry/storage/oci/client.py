@@ -170,7 +170,7 @@ class Client:
     def _fetch(self, method: str, url: str, headers: dict[str, str], body: bytes) -> bytes:
         """Send a request to the token server."""
         what = f"{self.name}: login at {url.partition('?')[0]}"
-        url = self._secure(url)  # a realm is no place relative to the registry
+        url = self._secure(url)  # a realm is never relative to the registry
         with self._connections.exchange(what, method, url, headers, [body] if body else ()) as response:
             document = response.read()
             if response.status >= 300:

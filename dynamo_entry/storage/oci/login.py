@@ -40,7 +40,7 @@ _LIFE_S, _MARGIN_S = 60.0, 10.0
 
 #: Challenges follow each other in any order, each a scheme and parameters: a list of elements, of which the first of a
 #: challenge has the scheme, too (RFC 9110, section 11.6.1). Values are tokens or quoted, with space around "=". A quote that
-#: nobody closes goes on to the end: to look for its end from every place takes minutes where a server means harm.
+#: is not closed extends to the end: a search for its end from every position would take minutes on a hostile header.
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*(?:"|\\?$))+')
 _PARTS = re.compile(r'\s*(?:([\w.~+-]+)(?:\s+|$))?(?:([\w.-]+)\s*=\s*("(?:\\.|[^"\\])*"|[^\s"]+)\s*)?')
 

@@ -20,9 +20,9 @@ _MOST_LAYERS = 4_000
 
 _IN_FLIGHT = 3
 
-#: A registry cannot say "only if it is not there". Whoever put the tag waits so many times as long as it took from its
-#: look to the answer to its put, within these limits, and looks again: all that looked before the tag was there have
-#: put theirs by then, and the last one counts.
+#: A registry has no conditional writes. A creator that has put its tag waits this many times as long as it took from
+#: its look for the tag to the answer to its put, within these limits, and looks again: by then, every creator that
+#: looked before the tag was there has put its own, and the last one counts.
 _SETTLE_TIMES, _LEAST_SETTLE_S, _MOST_SETTLE_S = 10, 0.3, 3.0
 
 

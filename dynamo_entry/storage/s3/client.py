@@ -52,13 +52,13 @@ _HINTS |= dict.fromkeys(
     "name the endpoint by its host name: the bucket becomes part of it (s3 addressing_style = virtual)",
 )
 
-#: Codes of a policy that forbids what the login may otherwise do.
+#: For a policy that forbids what the login may otherwise do.
 _DENIED_HINT = (
     "does the bucket's policy demand encryption or an ACL of new objects? set DYNAMO_CHECKPOINT_STORAGE_OPTIONS="
     '{"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "…", "ACL": "…"}'
 )
 
-#: Codes for an encryption key that this login may not use.
+#: For an encryption key that this login may not use.
 _KEY_HINT = "allow kms:GenerateDataKey and kms:Decrypt with the key that encrypts the bucket"
 
 #: For buckets whose objects are locked.
@@ -207,7 +207,7 @@ class Client:
         from botocore.config import Config  # noqa: PLC0415 - see presigned
 
         environ, endpoint, config = self._access.environ, self._location.endpoint, session.get_scoped_config()
-        # Checksums of AWS's own, which other servers do not know, where they are asked for.
+        # AWS's own checksums, which other servers do not know, are sent only if the user asks for them.
         own = {
             name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
             if not (environ.get(f"AWS_{name.upper()}") or config.get(name))
@@ -247,7 +247,7 @@ class Client:
             hint = _DENIED_HINT
         elif "x-amz-checksum" in detail:
             hint = _CHECKSUM_HINT
-        # A server that has no such object says so in a document: one without is of a proxy, whose server is not there yet.
+        # A server without the object says so in a document. A 404 without one is a proxy's, whose server is not ready.
         is_absent_server = status == 404 and not code
         return answered(
             f"{self.name}: {operation}", status, code=code, detail=detail, hint=hint,

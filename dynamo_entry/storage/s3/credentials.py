@@ -18,13 +18,13 @@ from dynamo_entry.errors import StorageDenied, StorageError, StorageUnavailable
 _HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or CREDENTIALS_DIR), or give the pod a role"
 _ROLE = "may this pod's service account take the role? check the role's trust policy, or the association"
 
-#: Whoever opens a second store finds the service's model parsed: a creation once its engine is ready, an agent any number.
+#: A process parses the service's model once: a creation opens a second store when its engine is ready, an agent many.
 _loader = cache(create_loader)
 
-#: STS's words, with status 400, for what passes.
+#: Codes with which STS answers status 400 although a later attempt may succeed.
 _LATER = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "IDPCommunicationError"}
 
-#: How botocore tells of an answer by the service that gives a container its credentials.
+#: How botocore reports an error status of the service that gives a container its credentials.
 _ANSWERED = re.compile(r"non 200 response (\d+)")
 
 
@@ -36,7 +36,7 @@ def session(
     ``ca_file`` is trusted for credentials, too, if they come from the user's own server and not from AWS.
     """
     made = botocore.session.Session()
-    # Of whom it asks for credentials: by default a minute, five times.
+    # Limits of its own requests for credentials: by default, a minute and five attempts.
     once = Config(connect_timeout=stall_s, read_timeout=stall_s, retries={"total_max_attempts": 1})
     made.set_default_client_config(once)
     for name, (_, known, *_) in made.session_var_map.items():
@@ -46,10 +46,10 @@ def session(
     if ca_file and (environ.get("AWS_ENDPOINT_URL_STS") or environ.get("AWS_ENDPOINT_URL")):
         made.set_config_variable("ca_bundle", ca_file)
     has_keys = variables.get("AWS_ACCESS_KEY_ID") and variables.get("AWS_SECRET_ACCESS_KEY")
-    # Now, and no earlier: it reads the configuration that the variables lead to. Whoever uses it tells what is wrong.
+    # Not earlier: the variables name the files that this reads. The first use of the session says what is wrong in them.
     with suppress(exceptions.ProfileNotFound, exceptions.ConfigParseError):
         if has_keys and made.get_config_variable("profile") not in made.available_profiles:
-            made.session_var_map["profile"] = (None,) * 4  # the engine's, whose files are not here
+            made.session_var_map["profile"] = (None,) * 4  # the engine's profile, whose files are not here
         made.register_component("data_loader", _loader(made.get_config_variable("data_path")))
     if has_keys:
         token = environ.get("AWS_SESSION_TOKEN") or environ.get("AWS_SECURITY_TOKEN")

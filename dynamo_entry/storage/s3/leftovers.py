@@ -12,7 +12,7 @@ from dynamo_entry.storage.s3.claims import NAME, STALE_S
 from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.upload import abort
 
-#: Objects, and uploads of such, that only ever exist for the seconds of a publication.
+#: The keys of objects and uploads that exist only for the seconds of a publication.
 _OURS = re.compile(rf".*\.(claims/{NAME.pattern}|probe-[0-9a-f]{{16}})")
 
 _UPLOAD = "?uploadId="

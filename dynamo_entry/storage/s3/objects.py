@@ -23,8 +23,7 @@ _NEXT = {
     "ListParts": {"PartNumberMarker": "NextPartNumberMarker"},
 }
 
-
-#: Of up to 1000 entries each.
+#: The most pages of a listing, of up to 1000 entries each.
 _PAGES = 10_000
 
 

@@ -16,7 +16,7 @@ _LONG = "CompleteMultipartUpload"
 #: Its response has a body that botocore passes on unread.
 READ = "GetObject"
 
-#: What our connections say themselves, or do not do.
+#: Headers that our connections set themselves, or do not support.
 _OURS = {"host", "content-length", "user-agent", "expect"}
 
 
@@ -48,7 +48,7 @@ class Part:
 class Unread:
     """A response whose body is still to be read, in the form that botocore passes on.
 
-    Whoever reads it does so inside ``exchange``, which ends its exchange, and learns what fails.
+    It must be read in a block of ``exchange``, which ends the exchange and raises what fails.
     """
 
     def __init__(self, response: Response, exchange: ExitStack) -> None:

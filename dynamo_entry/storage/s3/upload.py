@@ -45,7 +45,7 @@ class Upload:
         self._is_open = False
 
     def abort(self, *, after_failure: bool = True) -> None:
-        """Free the uploaded parts; a failure is not to be told late. Idempotent; ``prune`` removes what cannot be reached now."""
+        """Free the uploaded parts; after a failure, within a short limit. Idempotent; ``prune`` removes what stays behind."""
         if not self._is_open:
             return
         self._is_open = False

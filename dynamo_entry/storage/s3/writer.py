@@ -23,11 +23,11 @@ _LARGEST_PART = 5 << 30
 #: An object of the expected size leaves so many parts for one that turns out larger.
 _SPARE = 1_000
 
-#: What no one expected to be larger has parts of the smallest size up to here.
+#: An object that is not expected to be larger than this has parts of the smallest size up to here.
 _UNKNOWN = 32 << 30
 
-#: Beyond, parts grow by this share of what came after: with all parts that are left that reaches 5 TB, the limit of
-#: most servers; with the spare ones, several times what was expected.
+#: Beyond it, or beyond a larger expected size, a part grows by this fraction (1/1480, 1/100) of the excess: the parts that
+#: are left then reach 5 TB, the limit of most servers; the spare ones reach several times the expected size.
 _GROWTH_UNKNOWN, _GROWTH = 1_480, 100
 
 #: What parts in flight may take together, unless two alone take more.
@@ -59,7 +59,7 @@ class S3Writer(PartWriter[str]):
         self._expected = expected_size
 
     def next_part(self, count: int, size: int) -> tuple[int, int]:
-        if count >= MOST_PARTS:  # what is beyond is beyond S3's limit of an object
+        if count >= MOST_PARTS:  # a larger object is beyond S3's limit
             raise StorageError(f"the archive has more than {MOST_PARTS} parts", reason="EntityTooLarge")
         part = part_size(size, self._expected)
         return part, parts_in_flight(part)

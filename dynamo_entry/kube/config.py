@@ -171,7 +171,7 @@ class Config(_Section, frozen=True):
     agent: Agent = Agent()
 
 
-#: Of durations.
+#: The seconds in each unit of a duration.
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 #: Kubernetes' resource.Quantity, as far as bytes go.
@@ -189,7 +189,7 @@ def seconds(text: str | int) -> float:
 
 
 def interval(text: str | int) -> float:
-    """Seconds between two times that something is done. Raises ValueError."""
+    """Parse a duration that is longer than 0. Raises ValueError."""
     if not (found := seconds(text)):
         raise ValueError(f"expected a duration longer than 0, found {text!r}")
     return found

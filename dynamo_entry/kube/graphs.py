@@ -15,11 +15,11 @@ from dynamo_entry.value import NamedTuple
 
 Object = dict[str, Any]
 
-#: Fields that admission adds to pods, and that templates lack.
+#: The beginnings of names of containers and volumes that admission adds to pods, and that templates lack.
 _SIDECARS = ("istio-", "linkerd-", "kuma-", "vault-agent")
 _TOKENS = ("kube-api-access-", "default-token-")
 
-#: Set by admission and the scheduler, or by who schedules pods together; a Job's pod gets its own.
+#: Fields that admission, the scheduler or a scheduler of groups sets; a Job's pod gets its own.
 _DECIDED = (
     "nodeName", "priority", "preemptionPolicy", "overhead", "ephemeralContainers", "readinessGates", "schedulingGates",
     "hostname", "subdomain", "hostnameOverride", "workloadRef", "schedulingGroup",

@@ -50,18 +50,18 @@ Object = dict[str, Any]
 #: The options of the three engines, and ``vllm serve MODEL``; the last word of a shell line may end in a quote.
 _MODEL = re.compile(r"(?:^|\s)(?:--model(?:-path)?(?:=|\s+)|vllm\s+serve\s+)['\"]?([^\s'\"=-][^\s'\"]*)")
 
-#: Of an engine's variables: what the command has only the name of. The last form is the shell's alone, as in ${X:-y}.
+#: A variable in a command: $(X) of Kubernetes, ${X} and $X of a shell, and a shell's other forms such as ${X:-y}.
 _VARIABLE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)\}|(\w+)|\{[#!]?(\w+))")
 
-#: What a shell has still to expand.
+#: Characters of what only a shell can expand.
 _UNKNOWN = re.compile(r"[$}`]")
 
 
 def derived_identity(container: Object, claims: Iterable[Object] = ()) -> Object | None:
     """Return model, framework, and a digest of image, command and GPUs; None if the command lacks the first two.
 
-    GPUs are limits, or resource claims, of which the pod has ``claims``.
-    Variables are part of it where the command names them; of the others Dynamo's operator gives each deployment its own.
+    GPUs are limits, or resource claims, of which the pod has ``claims``. Variables count if the command names them; the
+    others differ between deployments, because Dynamo's operator sets them.
     """
     argv = [
         _expanded(word, container) for word in (*container.get("command", ()), *container.get("args", ()))

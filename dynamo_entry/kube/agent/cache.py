@@ -49,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cache:
-    """The copies below ``directory``. Thread-safe. ``keys`` is asked for each archive: a Secret may get another one."""
+    """The copies below ``directory``. Thread-safe. ``keys`` is called for each archive, since a Secret may change."""
 
     def __init__(self, directory: str, *, keys: Callable[[], Keys | None] = lambda: None) -> None:
         self.directory = directory

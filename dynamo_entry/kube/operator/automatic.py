@@ -17,7 +17,7 @@ from dynamo_entry.kube.webhook.admission import starts_cold
 #: Seconds until a missing pod is looked for again.
 _AGAIN_S = 30.0
 
-#: Of an object that is wrong, or that a policy or a quota is against.
+#: Statuses for an object that is invalid, or that a policy or a quota refuses.
 _REFUSALS = (400, 403, 422)
 
 #: Owners whose template has nothing in it that admission added, by kind.

@@ -174,12 +174,12 @@ class Checkpoints:
     def _sharing(
         self, checkpoint: Object, hash_: str, others: Iterable[Object] | None = None
     ) -> Iterable[Object]:
-        """The other live checkpoints of the same archive."""
+        """Return the other checkpoints of the same archive that are not being deleted."""
         same = self._same(checkpoint, hash_, self._others() if others is None else others)
         return (one for one in same if "deletionTimestamp" not in one["metadata"])
 
     def _leaving(self, checkpoint: Object, hash_: str) -> str:
-        """One that takes the archive along, unless it hangs for longer than any deletion may take."""
+        """Return another checkpoint whose deletion takes the archive along, unless that hangs for longer than it may."""
         for other in self._same(checkpoint, hash_, self._others()):
             metadata = other["metadata"]
             since = time.time() - moment(metadata.get("deletionTimestamp"))
@@ -191,7 +191,7 @@ class Checkpoints:
         return ""
 
     def _same(self, checkpoint: Object, hash_: str, others: Iterable[Object]) -> Iterable[Object]:
-        """The other checkpoints of the same archive."""
+        """Yield the other checkpoints of the same archive."""
         metadata = checkpoint["metadata"]
         mine = storage.key(self._config, hash_, metadata["namespace"])
         for other in others:

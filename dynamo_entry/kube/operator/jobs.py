@@ -31,7 +31,7 @@ _UNDISTURBED = {
 #: Pods that are never restarted may not ask to be resized by a restart.
 _LEFT_OUT = ("livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules", "resizePolicy")
 
-#: A container that fails without a message has at least the end of its log told.
+#: Of a container that fails without a message, at least the end of its log is reported.
 _LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
 
 #: What the launcher needs after the engine was ready: the dump and its publication.

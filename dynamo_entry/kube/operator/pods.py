@@ -79,7 +79,7 @@ def _never_ran(pods: Sequence[Object]) -> Object:
 
 
 def _sidecars(pod: Object) -> set[str]:
-    """Native ones, which are listed with the steps before the engine, and run beside it."""
+    """Return the names of native sidecars: they are listed with the init containers, but run beside the engine."""
     listed = pod.get("spec", {}).get("initContainers", ())
     return {one["name"] for one in listed if one.get("restartPolicy") == "Always"}
 

@@ -44,7 +44,7 @@ class Standards:
         self._learn((namespace, ""))
 
     def _learn(self, place: tuple[str, str]) -> None:
-        """Ask unless that was done lately. Two threads may ask twice, which does no harm."""
+        """Ask, unless a recent answer counts. Two threads may ask at the same time, which does no harm."""
         if not self._config.dry_run or self._config.security.profile == "none":
             return
         now = time.monotonic()

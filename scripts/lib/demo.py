@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"
 import containers
 import real
 from containers import CREATE, ENGINE, LEAST, RESTORE, TAG, Container, Containers
+from servers.process import free_port
 
 LIFE_S = 900
 
@@ -69,12 +69,6 @@ ENGINES = {
         real.SERVE_ENV, real.MEMORY,
     ),
 }  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class _Demo:

@@ -6,7 +6,7 @@ import time
 
 
 def wait_until_blocked(thread, limit_s=30):
-    """Until it waits for a lock or a semaphore that somebody else has."""
+    """Return once the thread waits for a lock or a semaphore that another thread holds."""
     deadline = time.monotonic() + limit_s
     while not _waits(thread):
         assert thread.is_alive(), f"{thread.name} ended"

@@ -100,7 +100,7 @@ def visible(containers):
 
 
 def assert_hidden(containers):
-    """Of a writer that was killed a file may be left that nobody takes for an archive, and the next creation sweeps."""
+    """A killed writer may leave a file that nobody takes for an archive, and that the next creation removes."""
     assert all(name.endswith(".partial") for name in visible(containers) if name != NAME)
 
 

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from containers import CREATE, ENGINE, RESTORE, WORKER, Containers
+from containers import CREATE, ENGINE, MACHINE, RESTORE, WORKER, Containers
 
 from dynamo_entry.archive import Archive
 from dynamo_entry.storage import open_store
@@ -67,8 +67,7 @@ CTL = "/opt/dynamo_entry/bin/dynamo-entryctl"
 
 def doctor(*arguments, options, volumes=()):
     done = subprocess.run(
-        ["timeout", "-s", "KILL", "60", ENGINE, "run", "--rm", "--network=none", "--pids-limit=0",
-         "--ulimit", "nofile=1024:20000", "--ulimit", "nproc=32768:32768", *options,
+        ["timeout", "-s", "KILL", "60", ENGINE, "run", "--rm", "--network=none", *MACHINE, *options,
          *(part for volume in volumes for part in ("-v", volume)),
          "--entrypoint", CTL, WORKER, "doctor", "--json", *arguments],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
@@ -79,7 +78,7 @@ def doctor(*arguments, options, volumes=()):
 
 
 def skip_what_this_machine_lacks(container):
-    """Of an engine that ended because its kernel has no such thing (``container/forgotten.py``)."""
+    """Skip the test if its engine ended because this kernel lacks what it needs (``container/forgotten.py``)."""
     lack = [line for line in container.stderr.splitlines() if "not on this machine" in line]
     if lack:
         pytest.skip(lack[0])

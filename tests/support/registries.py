@@ -17,7 +17,7 @@ RETRY = Retry(limit_s=8, stall_s=2)
 
 @pytest.fixture(scope="session")
 def registries(tmp_path_factory):
-    """By way of login; started when first asked for."""
+    """A registry for each way to log in, started on first use."""
     if shutil.which("docker-registry") is None:
         pytest.skip("needs Docker's registry: tests/support/servers/install")
     started = {}

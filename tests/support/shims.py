@@ -4,7 +4,7 @@ import subprocess
 
 
 def preloaded(directory, source, *arguments):
-    """Options of a container with that library, by the loader's list, which no variable and no set of capabilities switches off."""
+    """The container's options for a library that /etc/ld.so.preload names: neither variables nor capabilities switch it off."""
     library, listed = directory / f"{source.stem}.so", directory / f"{source.stem}.preload"
     subprocess.run(["cc", "-shared", "-fPIC", *arguments, "-o", library, source], check=True)
     listed.write_text("/etc/shim.so\n")

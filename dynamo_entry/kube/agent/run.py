@@ -84,12 +84,12 @@ class Agent:
                 self._cache, self.metrics, log, Limiter(settings.rate_limit), self._changed
             )
         self._round_at = time.monotonic()
-        self._unreachable = "storage not looked at yet" if settings.storage else ""
-        self._chores = [Chore(log, settings.verify_every_s, self._verify_one)] if self._cache else []
-        if settings.storage:
-            self._chores += [
-                Chore(log, settings.sweep_every_s, self._sweep), Chore(log, _REACHABLE_S, self._ask_storage)
-            ]  # fmt: skip
+        self._unreachable = "storage not looked at yet"
+        self._chores = [
+            *([Chore(log, settings.verify_every_s, self._verify_one)] if self._cache else ()),
+            Chore(log, settings.sweep_every_s, self._sweep),
+            Chore(log, _REACHABLE_S, self._ask_storage),
+        ]
 
     def _informer(self, path: str, keep: Callable[[Object], Object], **query: Any) -> Informer:
         return Informer(

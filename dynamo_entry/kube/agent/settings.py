@@ -24,7 +24,7 @@ class AgentSettings(NamedTuple):
     min_free: int | float
     #: 0: no limit
     rate_limit: int
-    #: any location in the configured storage; empty if the agent cannot see it
+    #: any location in the configured storage, which leads to all archives beside it
     storage: str
     #: whether only checkpoints of ``namespace`` are visible, since a claim has one namespace
     is_claim: bool

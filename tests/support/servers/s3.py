@@ -90,7 +90,7 @@ class Rgw:
 
     def _start(self) -> None:
         keyring, monmap = self.root / "keyring", self.root / "monmap"
-        osd, uuid_ = ["--osd-uuid", str(uuid.uuid4())], ""
+        osd = str(uuid.uuid4())
         self._run("monmaptool", "--create", "--fsid", self._fsid, "--addv", "a", self._monitor, monmap)
         self._run(
             "ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *"
@@ -105,10 +105,9 @@ class Rgw:
         self._run("ceph-mon", *self._conf, "-i", "a", "--mkfs", "--monmap", monmap, "--keyring", keyring)
         self._daemon("ceph-mon", "-i", "a")
         process.wait_for(lambda: process.listens(self._mon), "monitor")
-        uuid_ = osd[1]
-        self._run("ceph", *self._conf, "osd", "new", uuid_)
+        self._run("ceph", *self._conf, "osd", "new", osd)
         self._run("ceph", *self._conf, "auth", "import", "-i", keyring)
-        self._run("ceph-osd", *self._conf, "-i", "0", "--mkfs", *osd)
+        self._run("ceph-osd", *self._conf, "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._daemon("ceph-osd", "-i", "0")
         process.wait_for(lambda: b" 1 up" in self._run("ceph", *self._conf, "osd", "stat"), "storage daemon")
         self._daemon("radosgw", "-n", "client.rgw.a")

@@ -137,6 +137,26 @@ def test_a_giver_of_credentials_that_says_none_is_told(keyless, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("given", [AwsServices.web_identity, AwsServices.container_role])
+def test_a_creation_asks_a_giver_of_credentials_again_too(
+    services, keyless, served, monkeypatch, tmp_path, given
+):
+    """Its engine has been ready for a while when the upload begins, and the store is opened anew then."""
+    given(services, monkeypatch, tmp_path)
+    services.refusal, answer = (503, "Error"), services.answer
+
+    def once(request, body):
+        try:
+            return answer(request, body)
+        finally:
+            services.refusal = None
+
+    services.answer = once
+    store, _ = served(lambda *_: None)
+    store.open_writer().abort()
+    assert len(services.asked) > 1
+
+
+@pytest.mark.parametrize("given", [AwsServices.web_identity, AwsServices.container_role])
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_giver_of_credentials_that_refuses_is_believed(
     services, keyless, monkeypatch, tmp_path, given, status

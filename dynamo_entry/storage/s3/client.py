@@ -98,7 +98,7 @@ class Client:
     @property
     def is_aws(self) -> bool:
         """Whether the endpoint is AWS's own."""
-        host: str = self._client().meta.endpoint_url.partition("://")[2].partition("/")[0]
+        host: str = self._meta().endpoint_url.partition("://")[2].partition("/")[0]
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
     def call(self, operation: str, key: str = "", **parameters: Any) -> dict[str, Any]:
@@ -172,6 +172,10 @@ class Client:
 
     def _client(self) -> Any:
         return self._client_and_session()[0]
+
+    def _meta(self) -> Any:
+        """Return what botocore's client says of itself. To make one takes credentials, whose source may be late."""
+        return self.retry.call(self._client).meta
 
     def _client_and_session(self) -> tuple[Any, Any]:
         with self._shared.lock:

@@ -260,8 +260,19 @@ def test_a_login_that_is_renewed_while_it_is_used(served, keyless, monkeypatch, 
         assert len(server.seen) == 1
 
 
-def test_the_files_of_a_login_that_are_renewed_while_it_is_used(served, keyless, monkeypatch, tmp_path):
-    """A secret that is mounted changes under the directory's name."""
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "ExpiredToken"),
+        (403, "InvalidAccessKeyId"),
+        (403, "SignatureDoesNotMatch"),
+        (403, "InvalidTokenId"),
+    ],
+)
+def test_the_files_of_a_login_that_are_renewed_while_it_is_used(
+    served, keyless, monkeypatch, tmp_path, status, code
+):
+    """A secret that is mounted changes under the directory's name, and what was in it before ends."""
 
     def login(name):
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -270,7 +281,7 @@ def test_the_files_of_a_login_that_are_renewed_while_it_is_used(served, keyless,
     def quirk(_server, request):
         if request.access_key == "OLD":
             login("NEW")
-            return error(400, "ExpiredToken")
+            return error(status, code)
         assert request.token == "NEW"
         return None
 
@@ -278,7 +289,9 @@ def test_the_files_of_a_login_that_are_renewed_while_it_is_used(served, keyless,
     _, server = served(quirk)
     settings = Settings(credentials_dir=str(tmp_path), stall_timeout=2)
     with open_store(settings, f"s3+http://127.0.0.1:{server.port}/bucket/p/a.tar") as store:
+        store.check_writable()
         assert bytes(store.read_range(0, 7)) == b"archive"
+    assert {request.access_key for request in server.seen} == {"OLD", "NEW"}
 
 
 @pytest.fixture(params=["obstore", "botocore"])

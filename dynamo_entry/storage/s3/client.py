@@ -73,6 +73,10 @@ _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable
 #: Refusals that have another status than 403.
 _REFUSALS = {"NoSuchBucket", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 
+#: Codes of a login that has ended, or was exchanged: its source may have another one now. The last one is MinIO's.
+_ENDED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch",
+          "InvalidTokenId"}  # fmt: skip
+
 
 class Client:
     """One bucket. Thread-safe. Every request is tried once; ``call`` repeats it as its policy says."""
@@ -138,7 +142,7 @@ class Client:
             answer: dict[str, Any] = getattr(client, xform_name(operation))(**place, **parameters)
         except exceptions.ClientError as error:
             failure = self._failure(operation, error.response)
-            if failure.reason == "ExpiredToken" and self._has_newer_login(session):
+            if failure.reason in _ENDED and self._has_newer_login(session):
                 raise StorageUnavailable(
                     failure.message, reason=failure.reason, status=failure.status
                 ) from None

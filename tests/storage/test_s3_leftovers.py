@@ -101,7 +101,7 @@ def test_a_creator_that_died_while_it_claimed_is_fenced(store, monkeypatch):
     monkeypatch.setattr(claims, "STALE_S", 0.5)
     assert publish(store, b"ours").size == 4
     with pytest.raises(StorageError):
-        slow.complete(["etag"], conditional=False)
+        slow.complete([{"ETag": "etag"}], conditional=False)
     assert bytes(store.read_range(0, 4)) == b"ours"
     assert keys(store) == {"models/a.tar"}
 

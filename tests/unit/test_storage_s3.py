@@ -1,10 +1,14 @@
 """S3 as far as it needs no server: what a location means, and who signs."""
 
+import base64
+import hashlib
 import os
+import zlib
 
 import pytest
 from servers.aws import AwsServices
 from servers.quirks import Bucket, error
+from servers.tls import issue
 
 from dynamo_entry.errors import (
     CheckpointError,
@@ -15,7 +19,7 @@ from dynamo_entry.errors import (
     StorageUnavailable,
 )
 from dynamo_entry.settings import Settings
-from dynamo_entry.storage import Retry
+from dynamo_entry.storage import Access, Retry
 from dynamo_entry.storage import http as storage_http
 from dynamo_entry.storage.s3 import S3Store, credentials, location, objects
 from dynamo_entry.storage.s3.client import Client
@@ -510,9 +514,9 @@ def test_a_completion_may_answer_as_slowly_as_it_works(served, keys, monkeypatch
     monkeypatch.setattr(storage_http, "_STALLS", 1e-9)
     store, server = served(lambda *_: None)
     upload = Upload(store._client, "p/a.tar")
-    etag = upload.put_part(1, memoryview(b"part"))
+    sent = upload.put_part(1, memoryview(b"part"))
     monkeypatch.setattr(storage_http, "_LEAST_BYTES_PER_S", 1 << 60)
-    upload.complete([etag], conditional=False)
+    upload.complete([sent], conditional=False)
     assert server.objects["/bucket/p/a.tar"] == b"part"
     with pytest.raises(StorageUnavailable, match=r"GetObject was too slow: [0-9]+ bytes in 0 s"):
         store.stat()
@@ -575,6 +579,77 @@ def test_what_a_bucket_asks_of_parts_is_found_before_the_engine_starts(served, k
         store.check_writable()
     assert "AWS_REQUEST_CHECKSUM_CALCULATION" in caught.value.hint
     assert server.uploads == {}
+
+
+def unchunked(body):
+    """The content of a body in AWS's chunks, and the value of its trailer."""
+    content = b""
+    while size := int(body[: body.index(b"\r\n")], 16):
+        start = body.index(b"\r\n") + 2
+        content += body[start : start + size]
+        body = body[start + size + 2 :]
+    return content, body.partition(b":")[2].strip().decode()
+
+
+def checking(algorithm, checksum):
+    """A server that goes by AWS's rules: checksums are told when an upload begins, with each part, and once more at the end."""
+    header, tag = f"x-amz-checksum-{algorithm.lower()}", f"Checksum{algorithm}"
+    seen = {}
+
+    def quirk(server, request):
+        upload = request.query.get("uploadId", [""])[0]
+        if "uploads" in request.query:
+            is_told = request.headers["x-amz-checksum-algorithm"] == algorithm
+            return None if is_told else error(400, "InvalidRequest", "the upload begins without an algorithm")
+        if "partNumber" in request.query:
+            content, given = request.body, request.headers[header]
+            if request.headers["X-Amz-Trailer"] == header:
+                content, given = unchunked(request.body)
+            if request.headers["Transfer-Encoding"] or given != checksum(content):
+                return error(400, "InvalidRequest", "a part without its checksum")
+            seen.setdefault(upload, []).append(f"<{tag}>{given}</{tag}>".encode())
+            status, document, headers = server.reply(request._replace(body=content))
+            return status, document, headers | {header: given}
+        if request.completes and not all(one in request.body for one in seen[upload]):
+            return error(400, "InvalidPart")
+        return None
+
+    return quirk
+
+
+CHECKSUMS = {
+    "CRC32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
+    "SHA256": lambda data: hashlib.sha256(data).digest(),
+}
+
+
+@pytest.mark.parametrize("is_secure", [False, True])
+@pytest.mark.parametrize(
+    ("algorithm", "options"), [("CRC32", {}), ("SHA256", {"ChecksumAlgorithm": "SHA256"})]
+)
+def test_parts_have_checksums_where_they_are_asked_for(
+    tmp_path, keys, monkeypatch, algorithm, options, is_secure
+):
+    """By the variable that the hint names, or by an option."""
+    if not options:
+        monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
+    monkeypatch.setattr("dynamo_entry.storage.s3.writer.SMALLEST_PART", 1 << 20)
+    certificate = issue(tmp_path) if is_secure else None
+    server = Bucket(
+        checking(algorithm, lambda data: base64.b64encode(CHECKSUMS[algorithm](data)).decode()), certificate
+    )
+    place = f"{'s3' if is_secure else 's3+http'}://127.0.0.1:{server.port}/bucket/p/a.tar"
+    access = Access(str(certificate.ca) if certificate else "", options=options)
+    content = os.urandom(5 << 19)
+    try:
+        with S3Store(place, Retry(1, stall_s=5), access) as store:
+            store.check_writable()
+            writer = store.open_writer()
+            writer.append(content)
+            writer.commit()
+    finally:
+        server.stop()
+    assert server.objects["/bucket/p/a.tar"] == content
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,16 @@ class Client:
         host: str = self._meta().endpoint_url.partition("://")[2].partition("/")[0]
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
+    @property
+    def checksum(self) -> dict[str, str]:
+        """boto3's argument for a checksum of each part; empty if neither the options nor botocore's settings ask for one."""
+        from botocore.httpchecksum import DEFAULT_CHECKSUM_ALGORITHM  # noqa: PLC0415 - see Direct
+
+        algorithm = self.options.get("ChecksumAlgorithm")
+        if not algorithm and self._meta().config.request_checksum_calculation == "when_supported":
+            algorithm = DEFAULT_CHECKSUM_ALGORITHM
+        return {"ChecksumAlgorithm": str(algorithm)} if algorithm else {}
+
     def call(self, operation: str, key: str = "", **parameters: Any) -> dict[str, Any]:
         """Return the response to a request, repeated as the policy says. Raises StorageError."""
         return self.retry.call(lambda: self._once(operation, key, parameters))

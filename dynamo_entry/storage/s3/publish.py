@@ -9,7 +9,7 @@ from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.s3 import objects
 from dynamo_entry.storage.s3.claims import Board, turn
 from dynamo_entry.storage.s3.client import Client
-from dynamo_entry.storage.s3.upload import Upload
+from dynamo_entry.storage.s3.upload import Sent, Upload
 
 
 class Publisher:
@@ -29,21 +29,21 @@ class Publisher:
         if self._conditional is None:
             self._conditional = self._client.is_aws or refuses_second(self._client, f"{self._key}.probe")
 
-    def publish(self, upload: Upload, etags: list[str], *, replace: bool) -> ObjectStat:
+    def publish(self, upload: Upload, parts: list[Sent], *, replace: bool) -> ObjectStat:
         """Complete ``upload``. Raises AlreadyExists unless ``replace``."""
         if replace:
-            return self._complete(upload, etags)
+            return self._complete(upload, parts)
         if self._conditional:
-            return self._complete(upload, etags, conditional=True)
+            return self._complete(upload, parts, conditional=True)
         board = Board(self._client, self._key, upload.id)
         with turn(board, upload.owner, self._is_there) as is_ours:
             if not is_ours or self._is_there():
                 raise already_there(self._client.name)
-            return self._complete(upload, etags)
+            return self._complete(upload, parts)
 
-    def _complete(self, upload: Upload, etags: list[str], *, conditional: bool = False) -> ObjectStat:
+    def _complete(self, upload: Upload, parts: list[Sent], *, conditional: bool = False) -> ObjectStat:
         try:
-            upload.complete(etags, conditional=conditional)
+            upload.complete(parts, conditional=conditional)
         except StorageError as error:
             # The answer to an attempt may have got lost, and the next one found the upload gone.
             try:

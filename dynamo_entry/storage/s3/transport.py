@@ -16,8 +16,8 @@ _LONG = "CompleteMultipartUpload"
 #: Its response has a body that botocore passes on unread.
 READ = "GetObject"
 
-#: Headers that our connections set themselves, or do not support.
-_OURS = {"host", "content-length", "user-agent", "expect"}
+#: Headers that our connections set themselves, or do not support: every body is in memory, and its length is known.
+_OURS = {"host", "content-length", "transfer-encoding", "user-agent", "expect"}
 
 
 class Part:
@@ -107,4 +107,6 @@ def _body(body: Any) -> list[Bytes]:
         return []
     if isinstance(body, Part):
         return [body.view]
-    return [body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else body.read()]
+    if isinstance(body, str | bytes):
+        return [body.encode() if isinstance(body, str) else body]
+    return list(body)  # botocore's own: a part in pieces, with its checksum after them

@@ -12,6 +12,9 @@ from dynamo_entry.storage.s3.client import Client
 from dynamo_entry.storage.s3.objects import OWNER, understood
 from dynamo_entry.storage.s3.transport import Part
 
+#: What completes a part: its tag and, if parts have checksums, its own.
+Sent = dict[str, str]
+
 
 class Upload:
     """An upload to ``key``; ``id`` is the server's name for it."""
@@ -20,7 +23,9 @@ class Upload:
         self._client = client
         self.key = key
         self.owner = secrets.token_hex(8)
-        told = {"ContentType": "application/x-tar", **client.options}
+        # AWS wants it told when the upload begins, for each part, and once more when it is completed.
+        self._checksum = client.checksum
+        told = {"ContentType": "application/x-tar", **client.options, **self._checksum}
         metadata = {**_metadata(client.options), OWNER: self.owner}
         begun = client.call("CreateMultipartUpload", key, **{**told, "Metadata": metadata})
         with understood(client, "CreateMultipartUpload"):
@@ -29,15 +34,18 @@ class Upload:
                 raise ValueError("the upload has no name")
         self._is_open = True
 
-    def put_part(self, number: int, part: memoryview) -> str:
-        """Upload one part; returns the tag that completes it."""
-        sent = self._client.call("UploadPart", self.key, UploadId=self.id, PartNumber=number, Body=Part(part))
+    def put_part(self, number: int, part: memoryview) -> Sent:
+        """Upload one part; returns what completes it."""
+        sent = self._client.call(
+            "UploadPart", self.key, UploadId=self.id, PartNumber=number, Body=Part(part), **self._checksum
+        )
+        own = {f"Checksum{algorithm.upper()}" for algorithm in self._checksum.values()}
         with understood(self._client, "UploadPart"):
-            return str(sent["ETag"])
+            return {"ETag": str(sent["ETag"])} | {name: sent[name] for name in own & sent.keys()}
 
-    def complete(self, etags: list[str], *, conditional: bool) -> None:
+    def complete(self, sent: list[Sent], *, conditional: bool) -> None:
         """Make the object visible. Raises StorageError with status 412 if another one is there."""
-        parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
+        parts = [{"PartNumber": number, **part} for number, part in enumerate(sent, 1)]
         self._client.call(
             "CompleteMultipartUpload", self.key, UploadId=self.id, MultipartUpload={"Parts": parts},
             **({"IfNoneMatch": "*"} if conditional else {}),

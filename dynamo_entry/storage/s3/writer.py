@@ -10,7 +10,7 @@ from dynamo_entry.errors import StorageError
 from dynamo_entry.storage.base import ObjectStat
 from dynamo_entry.storage.parts import PartWriter
 from dynamo_entry.storage.s3.publish import Publisher
-from dynamo_entry.storage.s3.upload import Upload
+from dynamo_entry.storage.s3.upload import Sent, Upload
 
 MOST_PARTS = 10_000
 
@@ -47,8 +47,8 @@ def parts_in_flight(size: int) -> int:
     return max(_FEWEST, min(_MOST, _IN_FLIGHT_BYTES // size))
 
 
-class S3Writer(PartWriter[str]):
-    """Writes an object in parts; each is identified by its tag."""
+class S3Writer(PartWriter[Sent]):
+    """Writes an object in parts."""
 
     def __init__(self, upload: Upload, publisher: Publisher, *, replace: bool, expected_size: int) -> None:
         first = part_size(0, expected_size)
@@ -64,7 +64,7 @@ class S3Writer(PartWriter[str]):
         part = part_size(size, self._expected)
         return part, parts_in_flight(part)
 
-    def put(self, number: int, part: memoryview) -> str:
+    def put(self, number: int, part: memoryview) -> Sent:
         return self._upload.put_part(number, part)
 
     def commit(self) -> ObjectStat:

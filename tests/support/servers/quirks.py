@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from servers.answering import Answering
+from servers.tls import Certificate
 
 
 class Request(NamedTuple):
@@ -66,13 +67,17 @@ def error(status: int, code: str, message: str = "") -> Answer:
 class Bucket(Answering):
     """One bucket; ``seen`` are the requests, ``objects`` what is published by path."""
 
-    def __init__(self, quirk: Callable[[Bucket, Request], Answer | None] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        quirk: Callable[[Bucket, Request], Answer | None] = lambda *_: None,
+        certificate: Certificate | None = None,
+    ) -> None:
         self.objects: dict[str, bytes] = {}
         self.metadata: dict[str, dict[str, str]] = {}
         self.uploads: dict[str, tuple[dict[int, bytes], dict[str, str]]] = {}
         self.seen: list[Request] = []
         self.quirk = quirk
-        super().__init__()
+        super().__init__(certificate)
 
     def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple:
         parts = urlsplit(request.path)

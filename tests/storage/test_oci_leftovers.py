@@ -9,7 +9,7 @@ from store_contract import publish
 from typer.testing import CliRunner
 
 from dynamo_entry.ctl import app
-from dynamo_entry.errors import NotFound, StorageError
+from dynamo_entry.errors import AlreadyExists, Corrupt, NotFound, StorageError
 from dynamo_entry.kube.agent.settings import AgentSettings
 from dynamo_entry.kube.agent.sweep import Named, Sweeper
 from dynamo_entry.kube.metrics import AgentMetrics
@@ -52,11 +52,11 @@ def repository(registry):
     return place
 
 
-def put(location, manifest):
+def put(location, manifest, kind=artifact.MANIFEST_TYPE):
     """Give a manifest a tag."""
     with store(location) as one:
-        path, kind = f"manifests/{location.rpartition(':')[2]}", {"Content-Type": artifact.MANIFEST_TYPE}
-        one._client.once("manifest", "PUT", path, kind, manifest)
+        path = f"manifests/{location.rpartition(':')[2]}"
+        one._client.once("manifest", "PUT", path, {"Content-Type": kind}, manifest)
 
 
 def put_also(source, target):
@@ -80,6 +80,22 @@ def test_neighbours_are_the_archives_in_the_repository(repository):
     assert found[repository + "c"].age_s == 0
     digest = found[repository + "b"].version
     assert neighbours(f"{repository[:-1]}@{digest}").keys() == found.keys()
+
+
+@pytest.mark.parametrize("kind", artifact.IMAGE_TYPES[:2])
+def test_the_tag_of_an_image_for_several_machines_stays_its_own(repository, kind):
+    """A mistake in a location costs nobody an image."""
+    location = repository + "latest"
+    image = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": []}).encode()
+    put(location, image, kind)
+    with pytest.raises(Corrupt) as caught:
+        store(location).stat()
+    assert caught.value.reason == "NotAnArchive"
+    with pytest.raises(AlreadyExists):
+        publish(store(location), b"mine")
+    with store(location) as one:
+        assert one._client.manifest("latest") == image
+    assert len(neighbours(repository + "any")) == 3
 
 
 def test_a_long_list_comes_in_pages(repository, monkeypatch):

@@ -19,6 +19,12 @@ from dynamo_entry.storage.oci.location import DIGEST
 from dynamo_entry.value import NamedTuple
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+#: Of images, of which a registry says that nothing has that tag where a request does not accept them.
+IMAGE_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
 ARTIFACT_TYPE = "application/vnd.dynamo-entry.checkpoint.v1"
 LAYER_TYPE = "application/vnd.dynamo-entry.checkpoint.v1.tar"
 CONFIG_TYPE = "application/vnd.dynamo-entry.checkpoint.manifest.v1+json"

@@ -12,7 +12,7 @@ from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUn
 from dynamo_entry.storage.base import NOTHING, Access, Bytes
 from dynamo_entry.storage.failures import answered, decoded
 from dynamo_entry.storage.http import Connections, Response, Server, server_of
-from dynamo_entry.storage.oci.artifact import MANIFEST_TYPE
+from dynamo_entry.storage.oci.artifact import IMAGE_TYPES, MANIFEST_TYPE
 from dynamo_entry.storage.oci.location import Location
 from dynamo_entry.storage.oci.login import Authorization, find
 from dynamo_entry.storage.retry import Retry
@@ -87,8 +87,8 @@ class Client:
             )
 
     def manifest(self, reference: str) -> bytes:
-        """Return the manifest of a tag or a digest."""
-        path, accepted = f"manifests/{reference}", {"Accept": MANIFEST_TYPE}
+        """Return the manifest of a tag or a digest, of whatever kind it is."""
+        path, accepted = f"manifests/{reference}", {"Accept": ", ".join((MANIFEST_TYPE, *IMAGE_TYPES))}
         return self.tried(lambda: self.once("manifest", "GET", path, accepted)).body
 
     @contextmanager

@@ -11,6 +11,7 @@ from dynamo_entry.archive.manifest import CHUNK_SIZE
 from dynamo_entry.storage import ObjectStat, Writer
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import SMALLEST_BYTES as LAYER_BYTES
+from dynamo_entry.storage.oci.writer import OciWriter
 from dynamo_entry.storage.s3.writer import MOST_PARTS, part_size, parts_in_flight
 
 MIB, GIB, TB = 1 << 20, 1 << 30, 10**12
@@ -94,6 +95,20 @@ def test_as_an_artifact_it_fits_into_what_registries_take():
     """4 MiB of manifest (distribution specification, "Pushing Manifests")."""
     layers = [artifact.Layer(f"sha256:{os.urandom(32).hex()}", LAYER_BYTES)] * (200 * GIB // LAYER_BYTES)
     assert len(artifact.encoded(artifact.manifest(layers, b"{}", {}))) < 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("expected", "reached"), [(0, 250 * GIB), (GIB, 250 * GIB), (200 * GIB, 500 * GIB), (2 * TB, 5 * TB)]
+)
+def test_as_an_artifact_it_fits_into_the_layers_that_registries_take(expected, reached):
+    """Amazon's takes 4200. Also where it is larger than anybody expected: an engine may write its model beside itself."""
+    writer = OciWriter(None, "tag", lambda: None, replace=True, expected_size=expected)
+    done = count = 0
+    while done < reached:
+        size, _ = writer.next_part(count, done)
+        done, count = done + size, count + 1
+    writer.abort()
+    assert count <= 4_200
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dynamo_entry.storage.oci.client import Client
 from dynamo_entry.value import NamedTuple
 
 #: How many whole layers are kept if a registry has no ranges, since several chunks are read from each. Ours have 32 MiB,
-#: or more in an archive of more than 125 GiB.
+#: or more in an archive of more than 93 GiB.
 _KEPT = 3
 _WHOLE_BYTES = 256 << 20
 

@@ -15,10 +15,13 @@ from dynamo_entry.storage.oci.registry import Registry
 from dynamo_entry.storage.parts import PartWriter
 
 #: Registries limit a manifest to 4 MiB (specification, "Pushing Manifests"), at about 200 bytes a layer; Amazon's
-#: limits the layers to 4200.
-_MOST_LAYERS = 4_000
+#: limits the layers to 4200. Of these, an archive of the expected size leaves some for one that turns out larger.
+_EXPECTED_LAYERS = 3_000
 
-_IN_FLIGHT = 3
+#: Beyond, a layer has this part of what came before, so that 4 000 of them hold 2.7 times what was expected.
+_GROWTH = 1_000
+
+_IN_FLIGHT, _IN_FLIGHT_GROWN = 3, 2
 
 #: A registry has no conditional writes. A creator that has put its tag waits this many times as long as it took from
 #: its look for the tag to the answer to its put, within these limits, and looks again: by then, every creator that
@@ -32,7 +35,7 @@ class OciWriter(PartWriter[Layer]):
     def __init__(
         self, client: Client, tag: str, registry: Callable[[], Registry], *, replace: bool, expected_size: int
     ) -> None:
-        self._layer_bytes = max(SMALLEST_BYTES, -(-expected_size // _MOST_LAYERS // MIB) * MIB)
+        self._layer_bytes = max(SMALLEST_BYTES, -(-expected_size // _EXPECTED_LAYERS // MIB) * MIB)
         super().__init__("oci-upload", first_bytes=self._layer_bytes, most=_IN_FLIGHT)
         self._client = client
         self._tag = tag
@@ -41,8 +44,10 @@ class OciWriter(PartWriter[Layer]):
         self._config: bytes | None = None
         self._annotations: dict[str, str] = {}
 
-    def next_part(self, count: int, size: int) -> tuple[int, int]:  # noqa: ARG002 - all are alike
-        return self._layer_bytes, _IN_FLIGHT
+    def next_part(self, count: int, size: int) -> tuple[int, int]:
+        if count < _EXPECTED_LAYERS:
+            return self._layer_bytes, _IN_FLIGHT
+        return max(self._layer_bytes, -(-size // _GROWTH // MIB) * MIB), _IN_FLIGHT_GROWN
 
     def put(self, number: int, part: memoryview) -> Layer:  # noqa: ARG002 - they are found by their digests
         digest = artifact.digest_of(part)

@@ -11,7 +11,7 @@ import pytest
 
 from dynamo_entry.errors import AlreadyExists, NotFound, SettingsError, StorageDenied, StorageError
 from dynamo_entry.settings import from_environment
-from dynamo_entry.storage.http import Server
+from dynamo_entry.storage.http import Server, server_of
 from dynamo_entry.storage.oci import OciStore, location, login, writer
 from dynamo_entry.storage.oci.artifact import Layer
 from dynamo_entry.storage.oci.client import Answer
@@ -30,11 +30,15 @@ DIGEST = "sha256:" + "0" * 64
         (f"oci://r.example/ck:abc@{DIGEST}", Server("https", "r.example", 443), "ck", DIGEST),
         (f"oci://[::1]:5000/ck@{DIGEST}", Server("https", "::1", 5000), "ck", DIGEST),
         ("oci://docker.io/me/ck:abc", Server("https", "registry-1.docker.io", 443), "me/ck", "abc"),
+        ("oci://Docker.io/me/ck:abc", Server("https", "registry-1.docker.io", 443), "me/ck", "abc"),
+        ("oci://Registry.Example.com/ck:abc", Server("https", "registry.example.com", 443), "ck", "abc"),
+        ("oci://[FD00::A]:5000/ck:abc", Server("https", "fd00::a", 5000), "ck", "abc"),
     ],
 )  # fmt: skip
 def test_a_location_names_registry_repository_and_reference(text, server, repository, reference):
     found = location.parse(text)
     assert (found.server, found.repository, found.reference) == (server, repository, reference)
+    assert server_of(OciStore(text)._client.url("blobs/x")) == server, "a server of that name gets the login"
 
 
 def test_a_repository_is_asked_for_as_it_is(monkeypatch):

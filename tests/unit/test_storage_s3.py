@@ -44,6 +44,7 @@ NAMED = {"AWS_ENDPOINT_URL": "http://minio:9000"}
         ("s3://bucket/a.tar", NAMED, "http://minio:9000", "bucket", "a.tar"),
         ("s3://my.bucket/p/a.tar", NAMED, "http://minio:9000", "my.bucket", "p/a.tar"),
         ("s3://minio/bucket/a.tar", NAMED, "http://minio:9000", "bucket", "a.tar"),
+        ("s3://MinIO:9000/bucket/a.tar", NAMED, "http://minio:9000", "bucket", "a.tar"),
         ("s3://other:9000/bucket/a.tar", NAMED, "https://other:9000", "bucket", "a.tar"),
         ("s3://bucket/a.tar", {"AWS_ENDPOINT_URL": "http://minio:9000/s3/"}, "http://minio:9000/s3", "bucket", "a.tar"),
         ("s3://bucket/a.tar", {**NAMED, "AWS_ENDPOINT_URL_S3": "https://minio.example.com"}, MINIO, "bucket", "a.tar"),

@@ -59,6 +59,6 @@ def parse(location: str) -> Location:
 
 
 def _host_and_port(registry: str) -> tuple[str, int]:
-    """Split ``[::1]:5000`` into ``::1`` and 5000; returns ("", 0) for anything invalid."""
+    """Split ``[::1]:5000`` into ``::1`` and 5000, in lower case as in URLs; returns ("", 0) for anything invalid."""
     found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?", registry)
-    return (found[1].strip("[]"), int(found[2] or 0)) if found else ("", 0)
+    return (found[1].strip("[]").lower(), int(found[2] or 0)) if found else ("", 0)

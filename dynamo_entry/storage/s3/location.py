@@ -39,7 +39,7 @@ def parse(location: str, environ: Mapping[str, str]) -> Location:
     endpoint = _checked(configured) if configured else ""
     names = (server_of(endpoint).host, server_of(endpoint).authority) if endpoint else ()
     if _is_host(first, path, names):
-        if first not in names:
+        if first.lower() not in names:
             endpoint = _checked(f"{scheme.partition('+')[2] or 'https'}://{first}")
         first, _, path = path.partition("/")
     if not _BUCKET.fullmatch(first):
@@ -59,6 +59,6 @@ def _checked(url: str) -> str:
 
 
 def _is_host(first: str, path: str, configured: Collection[str]) -> bool:
-    if ":" in first or first == "localhost" or first in configured:
+    if ":" in first or first == "localhost" or first.lower() in configured:
         return True
     return "." in first and "/" in path.strip("/") and not configured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ AZURE = frozenset(("az", "abfs", "abfss", "adl"))
 
 #: Schemes whose uploads stay invisible before their last part. Elsewhere a complete file is renamed.
 OBJECT_STORES = GOOGLE | AZURE | {"s3", "s3a"}
+
+#: Azure's by their arguments, for ever: the library's finalizer of a filesystem refers to it, so that none is ever freed.
+_azure: list[tuple[dict[str, Any], Any]] = []
+_azure_lock = threading.Lock()
 
 _EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}
 
@@ -49,8 +54,8 @@ def connect(location: str, access: Access, retry: Retry) -> tuple[Any, str]:
         **access.options,
     }  # fmt: skip
     try:
-        # Instances in fsspec's cache are never closed, and remember listings.
-        fs = kind(**{**kind._get_kwargs_from_urls(location), **options}, skip_instance_cache=True)  # noqa: SLF001
+        arguments = {**kind._get_kwargs_from_urls(location), **options}  # noqa: SLF001
+        fs = _shared(kind, arguments) if scheme in AZURE else _new(kind, arguments)
         return fs, kind._strip_protocol(location)  # noqa: SLF001 - what fsspec.core.url_to_fs does
     except TypeError as error:
         raise SettingsError(
@@ -59,6 +64,21 @@ def connect(location: str, access: Access, retry: Retry) -> tuple[Any, str]:
         ) from None
     except Exception as error:
         raise failures.storage_error(f"{location}: connect", error) from error
+
+
+def _new(kind: Any, arguments: dict[str, Any]) -> Any:
+    """Return a filesystem of its own: those in fsspec's cache are never closed, and remember listings."""
+    return kind(**arguments, skip_instance_cache=True)
+
+
+def _shared(kind: Any, arguments: dict[str, Any]) -> Any:
+    """Return the filesystem that everybody with these arguments has."""
+    with _azure_lock:
+        found = next((fs for known, fs in _azure if type(fs) is kind and known == arguments), None)
+        if found is None:
+            found = _new(kind, arguments)
+            _azure.append((arguments, found))
+        return found
 
 
 def _class(scheme: str) -> Any:

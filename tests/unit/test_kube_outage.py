@@ -237,6 +237,27 @@ def test_a_lease_without_a_holder_is_free():
     assert written[0]["spec"]["holderIdentity"] == "me"
 
 
+def test_a_renewal_whose_answer_got_lost(monkeypatch):
+    """The client library sends it again, and the server refuses the second one. Nobody else has the lease."""
+    now = [100.0]
+    monkeypatch.setattr("dynamo_entry.kube.leader_election._clock", lambda: now[0])
+    written = []
+
+    def request(_method, _path, body):
+        written.append(body)
+        if len(written) > 1:
+            raise ApiError(409, "the object has been modified")
+
+    cluster = SimpleNamespace(find=lambda _path: {"spec": {"holderIdentity": "me"}}, request=request)
+    lease = Lease(cluster, "n", "l", "me", 15)
+    assert lease.acquire()
+    now[0] += 4
+    assert lease.acquire()
+    assert lease.is_held
+    now[0] += 8
+    assert not lease.acquire(), "it was not renewed for longer than a holder may trust it"
+
+
 def test_webhooks_that_somebody_removed():
     """Nobody is left to be told whom to trust, and the certificate is served."""
     data = {

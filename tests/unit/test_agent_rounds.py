@@ -1,6 +1,7 @@
 """One round of the agent: copies looked after, chores begun, events told of the right checkpoint."""
 
 import errno
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -81,6 +82,33 @@ def test_a_disk_that_takes_nothing_ends_no_agent(tmp_path, monkeypatch, number):
     assert made._cache.entries().keys() == {USED}
     assert made._log.lines == ["copy evicted", "copies not looked after"]
     assert made._chores[0].begun == 1
+
+
+def test_a_copy_that_is_being_fetched_takes_the_room_of_no_other(tmp_path, monkeypatch):
+    """What it has on the disk already is a part of what it needs."""
+    sizes, disk = {OLD: 400_000, USED: 450_000}, 900_000
+
+    def ready(name, minute):
+        status = {"phase": "Ready", "identityHash": name, "location": f"s3://b/{name}.tar", "digest": "d"}
+        told = {"sizeBytes": sizes[name], "createdAt": f"2026-01-01T00:{minute:02}:00Z"}
+        return {"metadata": {"namespace": "n", "name": name, "uid": name}, "status": status | told}
+
+    made = agent(tmp_path, checkpoints=[ready(OLD, 1), ready(USED, 2)], cache_limit=1 << 30)
+    copy(made._cache, OLD)
+    entry = Entry(source=f"s3://b/{OLD}.tar", digest="d", size=sizes[OLD])
+    made._cache._write(OLD, entry)
+    plans = []
+    made._prefetcher = SimpleNamespace(follow=plans.append)
+    for fetched in (0, 200_000, 440_000):
+        (tmp_path / f"{USED}.tar.part").write_bytes(os.urandom(fetched))
+        taken = os.stat(tmp_path / f"{USED}.tar.part").st_blocks * 512
+        free = disk - sizes[OLD] - taken
+        monkeypatch.setattr(Cache, "free_bytes", lambda _self, free=free: (free, disk))
+        made.round()
+        assert "copies not looked after" not in made._log.lines
+        assert [one.name for one in plans[-1].fetch] == [USED]
+        assert plans[-1].evict == ()
+    assert made._cache.partial_bytes("../x") == 0, "what a damaged status names takes nothing"
 
 
 def checkpoint(namespace, hash_=USED):

@@ -193,6 +193,13 @@ class Cache:
                 os.close(descriptor)
         return removed
 
+    def partial_bytes(self, name: str) -> int:
+        """Return how much of the disk an unfinished copy takes; 0 if there is none."""
+        try:
+            return os.stat(self._path(name, _PART)).st_blocks * 512
+        except (OSError, UsageError):
+            return 0
+
     def free_bytes(self) -> tuple[int, int]:
         """Return free and total bytes of the filesystem."""
         status = os.statvfs(self.directory)

@@ -125,11 +125,12 @@ class Agent:
     def _follow_plan(self, cache: Cache, checkpoints: list[Object]) -> None:
         pods = [pod for informer in self._pods for pod in informer.objects()]
         used = objects.last_used(self._settings, pods)
-        room = Room(self._settings.cache_limit, self._spare_bytes(cache))
+        wanted = objects.wanted(self._settings, checkpoints)
+        # What is fetched needs its whole size in a plan, of which it may have a part already.
+        spare = self._spare_bytes(cache) + sum(cache.partial_bytes(one.name) for one in wanted)
+        room = Room(self._settings.cache_limit, spare)
         # Evict first: recording a use needs space on the disk.
-        self._prefetcher.follow(
-            plan(objects.wanted(self._settings, checkpoints), cache.entries(), used, room, time.time())
-        )
+        self._prefetcher.follow(plan(wanted, cache.entries(), used, room, time.time()))
         cached = cache.entries()
         for name in cached.keys() & used.keys():
             cache.note(name, used_at=used[name])

@@ -114,6 +114,7 @@ ROWS = [
     ("quota", see(PENDING, found=ABSENT, verdict=Verdict("refused", "quota")), "Pending", "NotAdmitted"),
     ("all is well", see(PENDING, found=ABSENT, verdict=OK), "Creating", "JobCreated"),
     ("no probing", see(PENDING, is_probing=False, verdict=OK), "Creating", "JobCreated"),
+    ("the claim waits for its first pod", see(PENDING, is_bound=False, verdict=OK), "Creating", "JobCreated"),
     ("the Job went", see(CREATING), "Pending", "JobLost"),
     ("again and again", see(status("Pending", attempts=4), found=ABSENT, verdict=OK), "Failed", "JobLost"),
     ("it runs", see(CREATING, job=job(), pods=pods(running())), "Creating", "JobRunning"),

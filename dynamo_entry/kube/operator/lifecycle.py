@@ -134,7 +134,9 @@ def _pending(seen: Observed) -> Decision:
     if seen.job is not None:
         attempts = max(seen.checkpoint["status"].get("attempts", 0), 1)
         return Decision(CREATING, "JobCreated", _job(seen), fields={"attempts": attempts}, again_s=SOON_S)
-    if seen.is_probing and not _recreates(seen) and (known := _looked(seen)) is not None:
+    # A claim without a volume holds no archive, and its first pod may choose where it lies: not the probe's.
+    is_probing = seen.is_probing and seen.is_bound and not _recreates(seen)
+    if is_probing and (known := _looked(seen)) is not None:
         return known
     return _begun(seen)
 

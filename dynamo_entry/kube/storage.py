@@ -183,16 +183,18 @@ def _with_login(wired: Wiring, config: Config, *, creates: bool) -> Wiring:
         return wired
     remote: Remote = getattr(storage, storage.type)
     login = _credentials(remote, creates=creates)
-    if storage.type == "s3":
-        return wired._replace(env=(*wired.env, *_aws(remote, login)))
     if storage.type == "oci":
         if not login:
             return wired
         items = [{"key": ".dockerconfigjson", "path": "config.json"}]
         wired = _with_mount(wired, "docker", _DOCKER_PATH, _secret(login, items))
         return wired._replace(env=(*wired.env, {"name": "DOCKER_CONFIG", "value": _DOCKER_PATH}))
+    if remote.endpoint_url:
+        wired = wired._replace(env=(*wired.env, {"name": "AWS_ENDPOINT_URL", "value": remote.endpoint_url}))
     if login:
-        wired = _with_mount(wired, "credentials", _CREDENTIALS_PATH, _secret(login))
+        # Files change with the Secret, and are not mixed with keys that the engine has in its environment.
+        chosen = _keys_of_s3(remote) if storage.type == "s3" else ()
+        wired = _with_mount(wired, "credentials", _CREDENTIALS_PATH, _secret(login, chosen))
         wired = _with_variable(wired, "CREDENTIALS_DIR", _CREDENTIALS_PATH)
     return _with_variable(wired, "STORAGE_OPTIONS", json.dumps(remote.options)) if remote.options else wired
 
@@ -228,13 +230,10 @@ def _credentials(remote: Remote, *, creates: bool) -> str:
     return remote.credentials_secret_ref if creates else restoring
 
 
-def _aws(s3: Remote, login: str) -> list[Object]:
-    env: list[Object] = [{"name": "AWS_ENDPOINT_URL", "value": s3.endpoint_url}] if s3.endpoint_url else []
-    for name in _AWS if login else ():
-        reference: Object = {"name": login, "key": name, "optional": True}
-        if not (name == "AWS_ENDPOINT_URL" and s3.endpoint_url):
-            env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
-    return env
+def _keys_of_s3(s3: Remote) -> list[Object]:
+    """Return the entries of a Secret that are mounted; an endpoint in the settings goes before the Secret's."""
+    given = {"AWS_ENDPOINT_URL"} if s3.endpoint_url else set()
+    return [{"key": name, "path": name} for name in _AWS if name not in given]
 
 
 def _secret(name: str, items: Sequence[Object] = ()) -> Object:

@@ -65,6 +65,24 @@ def test_the_agent_reaches_what_fsspec_knows():
     assert "gcs" in str(crd["spec"]["versions"][0]["schema"])
 
 
+@pytest.mark.parametrize("endpoint", ["", "https://minio:9000"])
+def test_the_agent_has_the_keys_of_a_bucket_in_files(endpoint):
+    """These change when somebody exchanges the Secret; an agent runs for months, with the environment of its start."""
+    pod = render(S3 + "\n", "--set", f"checkpoint.storage.s3.endpointUrl={endpoint}")[
+        "DaemonSet", "dynamo-checkpoint-agent"
+    ]["spec"]["template"]["spec"]
+    (agent,) = pod["containers"]
+    env = {one["name"]: one for one in agent["env"]}
+    assert not [one for one in agent["env"] if "secretKeyRef" in one.get("valueFrom", {})]
+    mounts = {one["mountPath"]: one["name"] for one in agent["volumeMounts"]}
+    name = mounts[env["DYNAMO_CHECKPOINT_CREDENTIALS_DIR"]["value"]]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == name]
+    assert (volume["secret"]["secretName"], volume["secret"]["optional"]) == ("keys", True)
+    files = {one["path"] for one in volume["secret"]["items"]}
+    assert files >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"}
+    assert ("AWS_ENDPOINT_URL" in files) == (not endpoint) != ("AWS_ENDPOINT_URL" in env)
+
+
 def test_switched_off_it_is_the_resource_alone():
     """Objects of users stay usable."""
     assert list(render("{}")) == [("CustomResourceDefinition", "dynamocheckpoints.nvidia.com")]
@@ -274,8 +292,8 @@ def test_no_variable_of_the_agent_is_there_twice(endpoint):
     (container,) = objects["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]["containers"]
     names = [one["name"] for one in container["env"]]
     assert len(names) == len(set(names))
-    (one,) = (one for one in container["env"] if one["name"] == "AWS_ENDPOINT_URL")
-    assert one.get("value", "") == endpoint
+    found = [one["value"] for one in container["env"] if one["name"] == "AWS_ENDPOINT_URL"]
+    assert found == ([endpoint] if endpoint else [])
 
 
 @pytest.mark.parametrize(

@@ -198,26 +198,56 @@ def test_a_worker_restores_the_archive_of_the_status_and_no_other(status, digest
 
 def test_the_engine_of_a_worker_has_no_storage_credentials():
     """Neither restored nor started cold; its own stay."""
-    worker = mutate(S3, pod({"env": [{"name": "AWS_REGION", "value": "eu"}]}), "n", known(REF, [READY])).pod
+    worker = mutate(OCI, pod({"env": [{"name": "AWS_REGION", "value": "eu"}]}), "n", known(REF, [READY])).pod
     main = worker["spec"]["containers"][0]
-    dropped = environ(main)["DYNAMO_CHECKPOINT_DROP_ENV"].split(",")
-    assert "AWS_SECRET_ACCESS_KEY" in dropped
-    assert "AWS_REGION" not in dropped
+    assert environ(main)["DYNAMO_CHECKPOINT_DROP_ENV"] == "DOCKER_CONFIG"
     assert environ(main)["AWS_REGION"] == "eu"
+
+
+OWN = [{"name": "AWS_ACCESS_KEY_ID", "value": "own"}, {"name": "AWS_SECRET_ACCESS_KEY", "value": "own"}]
+
+
+@pytest.mark.parametrize("endpoint", ["", "https://minio:9000"])
+@pytest.mark.parametrize("creates", [True, False])
+def test_an_engine_with_keys_of_its_own_has_an_archive_in_another_s_bucket(creates, endpoint):
+    """It loads its model by them. The launcher has the storage's, and none of the two has the other's."""
+    settings = config.parse(
+        f"storage: {{type: s3, s3: {{uri: 's3://b', credentialsSecretRef: keys, endpointUrl: '{endpoint}'}}}}"
+    )
+    container = {"env": OWN}
+    if creates:
+        _, made, main = created(checkpoint(container), config=settings)
+        spec = made["spec"]
+    else:
+        spec = mutate(settings, pod(container), "n", known(REF, [READY])).pod["spec"]
+        main = spec["containers"][0]
+    aws = {name: value for name, value in environ(main).items() if name.startswith("AWS_")}
+    told = {"AWS_ENDPOINT_URL": endpoint} if endpoint else {}
+    assert aws == {one["name"]: one["value"] for one in OWN} | told
+    assert from_environment(environ(main)).drop_env == tuple(told)
+    (mount,) = [
+        one for one in main["volumeMounts"]
+        if one["mountPath"] == environ(main)["DYNAMO_CHECKPOINT_CREDENTIALS_DIR"]
+    ]  # fmt: skip
+    (volume,) = [one for one in spec["volumes"] if one["name"] == mount["name"]]
+    assert volume["secret"]["secretName"] == "keys"
+    files = {one["path"] for one in volume["secret"]["items"]}
+    wanted = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"}
+    assert files == wanted | (set() if endpoint else {"AWS_ENDPOINT_URL"})
 
 
 DROPS = {"name": "DYNAMO_CHECKPOINT_DROP_ENV"}
 
 
-@pytest.mark.parametrize("given", ["HF_TOKEN", "HF_TOKEN,AWS_SESSION_TOKEN", " HF_TOKEN  X "])
+@pytest.mark.parametrize("given", ["HF_TOKEN", "HF_TOKEN,DOCKER_CONFIG", " HF_TOKEN  X "])
 def test_what_a_worker_withholds_besides_is_no_reason_to_give_it_credentials(given):
     """In its creation, and in the pods that restore it."""
     container = {"env": [{**DROPS, "value": given}]}
-    _, _, creating = created(checkpoint(container), config=S3)
-    restoring = mutate(S3, pod(container), "n", known(REF, [READY])).pod["spec"]["containers"][0]
+    _, _, creating = created(checkpoint(container), config=OCI)
+    restoring = mutate(OCI, pod(container), "n", known(REF, [READY])).pod["spec"]["containers"][0]
     for main in (creating, restoring):
         dropped = from_environment(environ(main)).drop_env
-        assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} <= {*dropped}
+        assert {"HF_TOKEN", "DOCKER_CONFIG"} <= {*dropped}
         assert len(dropped) == len({*dropped})
         assert [one["name"] for one in main["env"]].count(DROPS["name"]) == 1
 
@@ -226,8 +256,8 @@ def test_what_it_withholds_must_be_known():
     """Ours cannot be added to what a ConfigMap says."""
     container = {"env": [{**DROPS, "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}}]}
     with pytest.raises(Unfit, match="DROP_ENV"):
-        created(checkpoint(container), config=S3)
-    assert mutate(S3, pod(container), "n", known(REF, [READY])).pod is None
+        created(checkpoint(container), config=OCI)
+    assert mutate(OCI, pod(container), "n", known(REF, [READY])).pod is None
 
 
 def test_a_worker_cannot_write_the_archive():

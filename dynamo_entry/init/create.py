@@ -12,6 +12,7 @@ from dynamo_entry.init.signals import signal
 from dynamo_entry.init.supervisor import Supervisor
 from dynamo_entry.init.worker import KILLED, Worker, not_started
 from dynamo_entry.protocol import (
+    Began,
     EngineGone,
     EngineIs,
     Message,
@@ -41,6 +42,7 @@ THAW_S = (5.0, 1.0, 1.0)
 
 def create(supervisor: Supervisor) -> int:
     """Run a creation to its end; returns the exit code."""
+    tree.spare_children()
     try:
         worker = Worker(Verbs.CREATE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:
@@ -127,6 +129,8 @@ class _Creation:
         self._worker.heard(message)
         if message is None or self._worker.is_garbled:
             self._worker.kill()
+        elif isinstance(message, Began):
+            tree.spare_children(self._worker.pid)  # what a hook has left
         elif isinstance(message, StartEngine) and not self._supervisor.engine_pid and not self._called_off:
             self._start_engine(message)
 

@@ -23,6 +23,7 @@ _READS_S = 1.0
 
 def restore(supervisor: Supervisor, plan: Restore) -> int:
     """Run a restore until the engine ends, or fall back; returns the exit code."""
+    tree.spare_children()
     try:
         worker = Worker(Verbs.RESTORE, supervisor.settings.stall_timeout, supervisor.settings.drop_env)
     except OSError as error:

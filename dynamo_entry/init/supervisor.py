@@ -120,6 +120,7 @@ class Supervisor:
 
     def end_rest(self) -> None:
         """Send TERM, and after the grace period KILL, to all remaining descendants: the last thing that is done."""
+        tree.spare_nobody()
         if not tree.has_children():
             return
         left = tree.descendants(os.getpid())

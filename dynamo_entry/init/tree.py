@@ -16,6 +16,9 @@ DYING_S = 60.0
 #: Children that may hang in the kernel, with a volume that does not answer, until they are reaped.
 _may_hang: set[int] = set()
 
+#: Children that go on when others are ended; see ``spare_children``.
+_spared: set[int] = set()
+
 
 def become_subreaper() -> str:
     """Become the parent of the engine's orphans if this is not PID 1; returns what went wrong, if anything.
@@ -34,8 +37,9 @@ def become_subreaper() -> str:
 
 
 def descendants(root: int, *, spare: frozenset[int] = frozenset()) -> list[int]:
-    """Return the pids of all running processes below ``root``, without ``spare`` and their descendants."""
+    """Return the pids of all running processes below ``root``, without ``spare``, spared children and their descendants."""
     running, children = _read_tree()
+    spare |= _spared
     found: list[int] = []
     waiting = [root]
     while waiting:
@@ -109,7 +113,7 @@ def are_working() -> bool:
     One that was killed is then giving back its memory, and keeps its ports and GPUs until that is done. Its first thread may be
     a zombie already.
     """
-    states = (_state(f"{pid}/task/{thread}") for pid in _children() for thread in _threads(pid))
+    states = (_state(f"{pid}/task/{thread}") for pid in _unspared() for thread in _threads(pid))
     return any(found is not None and found[0] == b"R" for found in states)
 
 
@@ -141,6 +145,7 @@ def reap() -> list[tuple[int, int]]:
             return changed
         if not os.WIFSTOPPED(status):
             _may_hang.discard(pid)
+            _spared.discard(pid)
         changed.append((pid, status))
 
 
@@ -156,15 +161,42 @@ def end_hanging(pid: int) -> None:
         send([pid], signal.SIGKILL)
 
 
+def spare_children(besides: int = 0) -> None:
+    """Let the children that there are now, but ``besides``, go on when others are ended, until ``spare_nobody``.
+
+    A script that executed the launcher, or a hook, may have left them. Once ``besides`` has ended, its own children may be
+    among them: then nothing changes.
+    """
+    found = {*_children()} - _may_hang - {besides}
+    if not besides or not _has_ended(besides):
+        _spared.update(found)
+
+
+def spare_nobody() -> None:
+    """Everything is going to end."""
+    _spared.clear()
+
+
+def _has_ended(pid: int) -> bool:
+    found = _state(pid)
+    return found is None or found[0] in (b"Z", b"X")
+
+
 def has_children() -> bool:
     """Return whether any process is left below this one to wait for: orphans become our children."""
     if not _is_there(os.P_ALL, 0):
         return False
-    return not _may_hang or any(pid not in _may_hang or not is_dying(pid) for pid in _children())
+    if not (_may_hang or _spared):
+        return True
+    return any(pid not in _may_hang or not is_dying(pid) for pid in _unspared())
 
 
 def _children() -> list[int]:
     return _read_tree()[1].get(os.getpid(), [])
+
+
+def _unspared() -> set[int]:
+    return {*_children()} - _spared
 
 
 def is_child(pid: int) -> bool:
@@ -181,7 +213,7 @@ def _is_there(kind: int, pid: int) -> bool:
 
 
 def kill_all(limit_s: float = 5) -> None:
-    """Kill and reap everything below this process, including new orphans.
+    """Kill and reap everything below this process that is not spared, including new orphans.
 
     A task that is stuck in the kernel is given up after a while, for good.
     """
@@ -195,7 +227,7 @@ def kill_all(limit_s: float = 5) -> None:
         reap()
         time.sleep(0.005)
     reap()
-    _may_hang.update(_children())
+    _may_hang.update(_unspared())
 
 
 def exit_code(status: int) -> int:

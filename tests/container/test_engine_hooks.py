@@ -74,3 +74,11 @@ def test_an_engine_is_woken_although_the_launchers_helper_is_lost(containers, ph
     engine.wait_for_event(event)
     engine.wait(lambda: state(engine)["is_paused"] == "False", "engine that goes on")
     assert (state(engine)["asked"], state(engine)["released"]) == (str(ASKED), "set()")
+
+
+def test_what_a_hook_leaves_in_the_background_goes_on_with_the_engine(containers):
+    """Nobody waits for it when the creation is over, or ends it."""
+    settings = {"PRE_DUMP": "sleep 321 >/dev/null 2>&1 &", "AFTER_DUMP": "continue"}
+    creator = create(containers, settings=settings)
+    creator.wait_for_event("Checkpoint published")
+    assert any("sleep 321" in line for line in creator.processes().values()), creator.output()

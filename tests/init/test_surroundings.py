@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from launchers import LAUNCHER
@@ -66,6 +67,26 @@ def test_without_dev(start):
 def test_a_launcher_inside_a_launcher(start):
     run = start(*LAUNCHER.group, *LAUNCHER.group, *ENGINE)
     works(run)
+
+
+@pytest.mark.skipif(not LAUNCHER.python, reason="other inits restore nothing")
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"MODE": "create", "AFTER_DUMP": "continue"}],
+    ids=["restore", "creation"],
+)
+def test_what_a_script_left_beside_it_goes_on(start, tmp_path, settings):
+    """A restore or a creation that fails ends what it has made itself, and does not wait for anything else."""
+    archive = tmp_path / "a.tar"
+    archive.write_text("none")
+    beside = ("sh", "-c", 'sleep 60 & echo $! >beside; exec "$@"', "sh")
+    began = time.monotonic()
+    run = start(
+        "sh", "-c", "kill -0 $(cat beside) && exit 7", prefix=beside,
+        settings={"LOCATION": str(archive), "PATH": str(archive), "HASH": "a", **settings},
+    )  # fmt: skip
+    assert run.exit_code() == 7, run.output
+    assert time.monotonic() - began < 6, run.output
 
 
 def test_nobody_reads_standard_output_or_error(start):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 
 from dynamo_entry.criu import options
 from dynamo_entry.errors import NotDumpable, RestoreFailed
@@ -28,9 +29,10 @@ class Privileges(NamedTuple):
     bounding: frozenset[int] = frozenset()
     no_new_privileges: bool = False
 
-    def may_write(self, owner: int) -> bool:
-        """Whether we may write a 0600 file owned by ``owner``."""
-        return owner == os.geteuid() or capabilities.DAC_OVERRIDE in self.effective
+    def may_write(self, owner: int, mode: int) -> bool:
+        """Whether we may open a file of that owner and mode for writing; what it allows to a group does not count."""
+        right = stat.S_IWUSR if owner == os.geteuid() else stat.S_IWOTH
+        return bool(mode & right) or capabilities.DAC_OVERRIDE in self.effective
 
 
 def read() -> Privileges:

@@ -40,7 +40,7 @@ class Admitted(NamedTuple):
     delta: apply.Plan
     others: apply.Others
     clock: host.ClockOffsets | None
-    may_write: Callable[[int], bool]
+    may_write: Callable[[int, int], bool]
     keeps_connections: bool
 
 

@@ -137,6 +137,8 @@ def _shared(source: Source) -> Iterator[SharedMemory]:
                 bool(inode.hugetlb_flag),
                 _pagemap(source.decoded, name),
                 inode.size,
+                inode.uid,
+                inode.mode if inode.HasField("mode") else 0o777,
             )
 
 
@@ -208,7 +210,7 @@ def _read_unlinked(image: str, inode: int, piece: _Piece, most_runs: int) -> Unl
         data, at = _record(piece, at + part.len)
     if not piece(at - 1, 1):
         raise ValueError("an image ends inside what follows a record")
-    return Unlinked(inode, entry.uid, image, head, runs)
+    return Unlinked(inode, entry.uid, entry.mode, image, head, runs)
 
 
 def _record(piece: _Piece, at: int) -> tuple[bytes, int]:

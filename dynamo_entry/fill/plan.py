@@ -100,9 +100,12 @@ _Cut = Callable[[int, int], Iterable[tuple[int, int, "Task | Shared"]]]
 
 
 def make(
-    tree: Tree, shared: Mapping[str, list[Range]] | None, *, may_write: Callable[[int], bool] = lambda _: True
+    tree: Tree,
+    shared: Mapping[str, list[Range]] | None,
+    *,
+    may_write: Callable[[int, int], bool] = lambda _owner, _mode: True,
 ) -> Plan:
-    """The plan for ``tree``. ``may_write`` tells whether a user's files can be written to.
+    """The plan for ``tree``. ``may_write`` tells whether files of an owner and a mode can be opened for writing.
 
     ``shared``: pid → address ranges whose pages it shares with a relative, copy on write, as recorded in the archive.
     None if nothing was recorded: then everything that two relatives have at one address may be shared. A filled page
@@ -120,12 +123,13 @@ def make(
     all_paths = _paths(tree.processes)
     for memory in tree.shared:
         paths = tuple(all_paths[memory.inode])
-        if paths and not memory.seals & WRITE_SEALS and not memory.is_hugetlb:
+        may_fill = not memory.seals & WRITE_SEALS and may_write(memory.owner, memory.mode)
+        if paths and may_fill and not memory.is_hugetlb:
             inside = ranges.intersection(_having(memory.pagemap, PRESENT), [(0, memory.size)])
             _leave_out(plan, memory.pagemap, inside, _whole(Shared(paths)))
     for file in tree.unlinked:
         paths = tuple(all_paths[file.inode])
-        if paths and may_write(file.owner):
+        if paths and may_write(file.owner, file.mode):
             plan.heads[file.image] = file.head_bytes
             plan.extents.extend(
                 Extent(file.image, run.offset, run.end - run.start, Shared(paths), run.start)

@@ -84,6 +84,8 @@ class SharedMemory(NamedTuple):
     is_hugetlb: bool
     pagemap: Pagemap
     size: int
+    owner: int = 0
+    mode: int = 0o777
 
 
 class Unlinked(NamedTuple):
@@ -95,6 +97,7 @@ class Unlinked(NamedTuple):
 
     inode: int
     owner: int
+    mode: int
     image: str
     head_bytes: int
     runs: list[Run]

@@ -30,6 +30,25 @@ def test_an_engine_of_any_user_is_restored(containers, options):
     assert "after made made made" in container.stdout, container.output()
 
 
+def test_an_unlinked_file_that_its_owner_may_only_read(containers):
+    """Root without DAC_OVERRIDE is an owner like any other."""
+    engine = Engine(
+        containers,
+        """
+        descriptor = os.open("/tmp/data", os.O_WRONLY | os.O_CREAT, 0o444)
+        os.write(descriptor, b"x" * (1 << 20))
+        held = os.open("/tmp/data", os.O_RDONLY)
+        os.close(descriptor)
+        os.unlink("/tmp/data")
+        wait()
+        done(len(os.read(held, 2 << 20).strip(bytes(1))))
+        """,
+    )
+    engine.created(options=(*DROPPED, *CREATE))
+    container = engine.restored(options=(*DROPPED, *RESTORE))
+    assert f"after {1 << 20}" in container.stdout, container.output()
+
+
 def test_a_file_of_the_users_own_in_a_directory_of_roots(containers):
     """It can be written to, and neither removed nor replaced there."""
     engine = Engine(

@@ -156,12 +156,13 @@ def test_shared_memory_does_not_grow_beyond_its_size():
 
 def test_an_unlinked_file_is_created_by_criu_and_filled_by_us():
     one = process(runs=[], mappings=[], descriptors=[(5, 9)])
-    file = Unlinked(9, 33, "ghost-file-1.img", 40, [Run(100, 500, PRESENT, 61)])
+    file = Unlinked(9, 33, 0o100400, "ghost-file-1.img", 40, [Run(100, 500, PRESENT, 61)])
     tree = Tree([one], [], [file])
     found = plan.make(tree, None)
     assert found.extents == [Extent("ghost-file-1.img", 61, 400, Shared(("/proc/1000/fd/5",)), 100)]
     assert found.heads == {"ghost-file-1.img": 40}
-    assert not plan.make(tree, None, may_write=lambda owner: owner != 33).extents
+    assert not plan.make(tree, None, may_write=lambda owner, _: owner != 33).extents
+    assert not plan.make(tree, None, may_write=lambda _, mode: mode & 0o200).extents
 
 
 layouts = st.lists(
@@ -189,6 +190,12 @@ def test_every_page_is_filled_or_left_to_criu_and_comes_from_its_own_place(layou
 def memory(**changes):
     pagemap = Pagemap("pagemap-shmem-7.img", 9, [Run(0, BIG, PRESENT, 0)])
     return SharedMemory(1, 0, is_hugetlb=False, pagemap=pagemap, size=BIG)._replace(**changes)
+
+
+def test_shared_memory_that_may_not_be_opened_for_writing_stays_with_criu():
+    tree = Tree([process(runs=[], mappings=[], descriptors=[(5, 1)])], [memory(owner=33, mode=0o100444)])
+    assert plan.make(tree, None).extents
+    assert not plan.make(tree, None, may_write=lambda owner, mode: owner == 33 and mode & 0o200).extents
 
 
 def test_shared_memory_is_filled_once_through_whoever_has_it():

@@ -34,6 +34,24 @@ def test_capabilities_in_effect_lack_nothing():
     assert privileges.lack(Privileges(NEEDED, NEEDED, False, NEEDED), 1000) is None
 
 
+@pytest.mark.parametrize(
+    ("effective", "mine", "mode", "may"),
+    [
+        ((), True, 0o100600, True),
+        ((), True, 0o100444, False),
+        ((), True, 0o100066, False),
+        ((), False, 0o100666, True),
+        ((), False, 0o100660, False),
+        ((1,), True, 0o100400, True),
+        ((1,), False, 0o100000, True),
+    ],
+)
+def test_whose_files_can_be_opened_for_writing(effective, mine, mode, may):
+    """1: DAC_OVERRIDE. Without it the owner's rights count for the owner, root's too."""
+    have = Privileges(frozenset(effective), frozenset(), False)
+    assert have.may_write(os.geteuid() if mine else os.geteuid() + 1, mode) == may
+
+
 def test_loaders_variables_are_the_engines_unless_they_are_kept():
     given = [b"LD_PRELOAD", b"LD_LIBRARY_PATH", b"GLIBC_TUNABLES", b"PATH", b"OLD_PATH", b"LDX"]
     assert loader.variables(given) == [b"GLIBC_TUNABLES", b"LD_LIBRARY_PATH", b"LD_PRELOAD"]

@@ -51,6 +51,7 @@ def extended_attributes(path: str) -> dict[str, bytes]:
 def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
     """Set the owner first (which clears set-id bits), then extended attributes, mode, times. Raises OSError.
 
+    But not if only the times cannot be set, as those of somebody else's file that was written in place.
     An access list comes before the mode, whose bits for the group are those of the list's mask.
     Returns the extended attributes that cannot be set here: a capability without SETFCAP, ``user.*`` on a tmpfs.
     """
@@ -60,7 +61,8 @@ def set_by_descriptor(descriptor: int, wanted: Attributes) -> list[str]:
     lost = _set_extended(descriptor, wanted.extended)
     if stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
         os.fchmod(descriptor, wanted.mode)
-    os.utime(descriptor, ns=(wanted.mtime_ns, wanted.mtime_ns))
+    with suppress(PermissionError):
+        os.utime(descriptor, ns=(wanted.mtime_ns, wanted.mtime_ns))
     return lost
 
 

@@ -30,6 +30,21 @@ def test_an_engine_of_any_user_is_restored(containers, options):
     assert "after made made made" in container.stdout, container.output()
 
 
+@pytest.mark.parametrize("directory", ["/srv/app", "/tmp"])
+def test_a_file_of_roots_that_others_may_write_to(containers, directory):
+    """As /etc/passwd of an OpenShift image, and what a script makes before it becomes another user."""
+    engine = Engine(
+        containers,
+        f'p = pathlib.Path("{directory}/log")\np.write_text("engine")\nwait()\ndone(p.read_text())',
+    )
+    script = f"mkdir -p {directory}; echo image >{directory}/log; chmod 666 {directory}/log; {AS_USER}"
+    engine.command = ("-c", script, "sh", *LAUNCHER, *engine.command)
+    options = ("--entrypoint", "sh", *DROPPED, "--cap-add", "SETUID", "--cap-add", "SETGID")
+    engine.created(options=(*options, *CREATE))
+    container = engine.restored(options=(*options, *RESTORE))
+    assert "after engine" in container.stdout, container.output()
+
+
 def test_an_unlinked_file_that_its_owner_may_only_read(containers):
     """Root without DAC_OVERRIDE is an owner like any other."""
     engine = Engine(

@@ -158,6 +158,27 @@ def test_what_is_written_in_place_is_never_open_to_more_than_it_should_be(place,
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("of the image", here)
 
 
+def test_a_file_of_somebody_elses_that_was_written_in_place_has_another_time(place, monkeypatch):
+    """Such as /etc/passwd of an OpenShift image, which is root's and the group's to write: only an owner sets times."""
+    root = place / "root"
+    index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))
+    (root / "file").write_text("of the image")
+    forbid_names(monkeypatch, root)
+    real, number = os.utime, (root / "file").stat().st_ino
+
+    def utime(target, *times, **how):
+        if os.stat(target).st_ino == number:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), target)
+        real(target, *times, **how)
+
+    monkeypatch.setattr(os, "utime", utime)
+    assert apply.apply(apply.plan(index, LAND), tar, str(place / "work")) == {}
+    assert (root / "file").read_text() == "of the engine"
+    assert apply.undo(str(place / "work"))
+    assert (root / "file").read_text() == "of the image"
+    assert os.listdir(place / "work") == []
+
+
 def test_what_was_written_in_place_stays_once_it_is_settled(place, monkeypatch):
     root = place / "root"
     index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))

@@ -274,11 +274,14 @@ class _Planning:
             directory = os.path.dirname(directory)
 
     def _is_passed_over(self, path: str) -> bool:
-        """Whether a path stays as it is here. Raises Incompatible if it would have to change and must not."""
+        """Whether a path stays as it is here. Raises Incompatible if it would have to change and must not.
+
+        Owner and mode of a mount are the place's: a kubelet gives an emptyDir those that the pod asks for (fsGroup).
+        """
         guard = self._guard
         is_directory = path in self._listed
         if is_directory and nodes.is_directory(path):
-            return bool(guard.volume_of(path)) or guard.is_reserved(path)
+            return guard.is_mount_point(path) or bool(guard.volume_of(path)) or guard.is_reserved(path)
         if guard.holds_reserved(path):
             if "__pycache__" in path.split("/"):
                 return True

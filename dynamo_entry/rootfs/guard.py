@@ -58,6 +58,10 @@ class Guard:
         """Whether there is a mount at that path or below it, so that it cannot be replaced."""
         return path in self._land.points or path in self._above_points
 
+    def is_mount_point(self, path: str) -> bool:
+        """Whether something is mounted there."""
+        return path in self._land.points
+
     def is_reserved(self, path: str) -> bool:
         """Whether a path belongs to the launcher or to the kernel."""
         return self._nearest_mark.to(path) in self._land.reserved

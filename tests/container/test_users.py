@@ -30,6 +30,18 @@ def test_an_engine_of_any_user_is_restored(containers, options):
     assert "after made made made" in container.stdout, container.output()
 
 
+def test_a_scratch_directory_has_the_mode_that_the_place_gives_it(containers):
+    """An emptyDir's is not a tmpfs', nor that of a pod with another fsGroup."""
+    engine = Engine(
+        containers, 'p = pathlib.Path("/cache/made")\np.write_text("made")\nwait()\ndone(p.read_text())'
+    )
+    how = {"settings": {"CAPTURE_PATHS": "/cache"}}
+    engine.created(options=(*DROPPED, *USER, *CREATE, "--tmpfs", "/cache:mode=1777"), **how)
+    container = engine.restored(options=(*DROPPED, *USER, *RESTORE, "--tmpfs", "/cache:mode=0777"), **how)
+    assert "after made" in container.stdout, container.output()
+    assert container.run_inside("stat", "-c", "%a", "/cache").split() == ["777"]
+
+
 @pytest.mark.parametrize("directory", ["/srv/app", "/tmp"])
 def test_a_file_of_roots_that_others_may_write_to(containers, directory):
     """As /etc/passwd of an OpenShift image, and what a script makes before it becomes another user."""

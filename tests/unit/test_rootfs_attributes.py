@@ -179,6 +179,25 @@ def test_a_file_of_somebody_elses_that_was_written_in_place_has_another_time(pla
     assert os.listdir(place / "work") == []
 
 
+def test_the_owner_and_mode_of_a_mount_are_the_places(place):
+    """A kubelet gives an emptyDir those that the pod asks for, and who is not root cannot change them."""
+    root, point = place / "root", place / "root" / "tmp"
+    point.mkdir(mode=0o700)
+
+    def change():
+        point.chmod(0o750)
+        (point / "made").write_text("engine's")
+
+    index, tar = delta_of(root, change)
+    (point / "made").unlink()
+    point.chmod(0o711)
+    land = LAND._replace(points=frozenset({str(point)}), roots=LAND.roots | {str(point)})
+    apply.apply(apply.plan(index, land), tar, str(place / "work"))
+    assert (point.stat().st_mode & 0o777, (point / "made").read_text()) == (0o711, "engine's")
+    assert apply.undo(str(place / "work"))
+    assert (point.stat().st_mode & 0o777, os.listdir(point)) == (0o711, [])
+
+
 def test_what_was_written_in_place_stays_once_it_is_settled(place, monkeypatch):
     root = place / "root"
     index, tar = delta_of(root, lambda: (root / "file").write_text("of the engine"))

@@ -90,7 +90,7 @@ def admit(
     )
     if keeps_connections:
         rewriter.close_what_leads_out()
-    moved = rewriter.move_sockets(_network(head, here["addresses"]))
+    moved = rewriter.move_sockets(_network(head, here["addresses"], keeps_connections))
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])
     socket_kinds.check(rewriter.socket_kinds())
@@ -132,10 +132,10 @@ def _grants(have: Privileges, head: Head) -> tasks.Grants:
     )  # fmt: skip
 
 
-def _network(head: Head, here: list[list[str]]) -> sockets.Network:
+def _network(head: Head, here: list[list[str]], keeps_connections: bool) -> sockets.Network:
     old = [sockets.Address(*row) for row in head.host.get("addresses", ())]
     new = [sockets.Address(*row) for row in here]
     found = sockets.mapping(old, new)
     lost = frozenset(map(sockets.parse, (entry.address for entry in old))) - found.keys()
     interfaces = frozenset(entry.interface for entry in new) | {"lo"}
-    return sockets.Network(found, lost, interfaces, sockets.is_reachable)
+    return sockets.Network(found, lost, interfaces, sockets.is_reachable, keeps_connections)

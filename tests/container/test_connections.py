@@ -61,6 +61,19 @@ def test_those_that_lead_out_are_closed_all_the_same(containers):
         assert after(container) == {**KEPT, "outside": "BrokenPipeError"}
 
 
+def test_a_connection_that_is_closed_needs_no_address_of_its_family(containers):
+    """As of a pod with IPv4 and IPv6 in one with one of them; here the new pod has no address at all."""
+    with network() as bridge:
+        server = containers.start("python3", "-c", SERVER, network=bridge)
+        server.wait_for_text("address ")
+        outside = server.stdout.split()[1]
+        how = {"command": command("127.0.0.1", outside), "volumes": VOLUMES}
+        published(containers, network=bridge, **how)
+    container = restore(containers, **how)
+    container.wait_for_event("Restored")
+    assert after(container)["outside"] in ("end of file", "BrokenPipeError")
+
+
 @pytest.mark.parametrize("options", [CREATE, (*CREATE, *NET_ADMIN)], ids=["at creation", "at the restore"])
 def test_without_net_admin_they_are_named_and_closed(containers, options):
     creator = published(containers, command=command(), volumes=VOLUMES, options=options)

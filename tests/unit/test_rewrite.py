@@ -9,6 +9,7 @@ import pytest
 from dynamo_entry.criu.rewrite import Rewriter, files, sockets, stdio, tasks, unix
 from dynamo_entry.criu.rewrite.pipes import Place, Refill
 from dynamo_entry.criu.rewrite.sockets import Address
+from dynamo_entry.errors import Incompatible
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,45 @@ def test_an_address_moves_to_the_same_interface_and_family(old, new, expected):
 def test_addresses_survive_crius_words(address):
     for words in (1, 4) if ip_address(address).version == 4 else (4,):
         assert sockets._decoded(sockets._encoded(ip_address(address), words)) == ip_address(address)
+
+
+LOST = ip_address("fd00::5")
+
+
+@pytest.mark.parametrize(
+    ("ports", "keeps", "is_refused"),
+    [
+        ((5000, 6000), False, False),
+        ((0, 0), True, False),  # close_what_leads_out was there before
+        ((5000, 6000), True, True),
+        ((5000, 0), False, True),
+        ((5000, 0), True, True),
+    ],
+    ids=["closed", "leads out", "kept", "listening", "listening beside kept ones"],
+)
+@pytest.mark.parametrize("by", ["address", "link"])
+def test_a_connection_that_is_closed_needs_neither_address_nor_link(ports, keeps, is_refused, by):
+    """Of a pod with two families or networks, in one with one of them."""
+    isk = Socket(LOST, ports, ifname="net1" if by == "link" else "")
+    lost = frozenset({LOST} if by == "address" else ())
+    network = sockets.Network({}, lost, frozenset({"lo"}), lambda *_: False, keeps)
+    if is_refused:
+        with pytest.raises(Incompatible):
+            sockets.move([isk], network)
+    else:
+        assert sockets.move([isk], network) == 0
+
+
+class Socket(SimpleNamespace):
+    """An entry of files.img for a TCP socket with these two ports."""
+
+    def __init__(self, address, ports, ifname):
+        words = sockets._encoded(address, 4)
+        isk = SimpleNamespace(
+            proto=6, state=1, src_addr=words, dst_addr=words[:], src_port=ports[0], dst_port=ports[1], ifname=ifname,
+            opts=SimpleNamespace(so_bound_dev=""),
+        )  # fmt: skip
+        super().__init__(isk=isk, HasField="isk".__eq__, SerializeToString=lambda: repr(isk))
 
 
 def test_pipes_are_recognized_by_their_inode():

@@ -59,13 +59,15 @@ class Network(NamedTuple):
     """The network that sockets find here: new addresses by old ones, and interfaces.
 
     ``lost`` are old addresses without a counterpart. ``is_reachable`` tells whether a UDP socket could be connected to
-    (address, port, interface of a link's own address).
+    (address, port, interface of a link's own address). ``keeps_connections``: TCP connections are not closed, but for those
+    of ``close_what_leads_out``.
     """
 
     addresses: dict[_IP, _IP]
     lost: frozenset[_IP]
     interfaces: frozenset[str]
     is_reachable: Callable[[_IP, int, str], bool]
+    keeps_connections: bool = False
 
 
 def move(entries: Iterable[Any], network: Network) -> int:
@@ -85,8 +87,9 @@ def move(entries: Iterable[Any], network: Network) -> int:
 
 
 def _move(isk: Any, network: Network) -> None:
+    is_closed = _is_closed(isk, network)
     # By SO_BINDTODEVICE, or as the scope of a link-local address.
-    for interface in (isk.opts.so_bound_dev, isk.ifname):
+    for interface in (isk.opts.so_bound_dev, "" if is_closed else isk.ifname):
         if interface and interface not in network.interfaces:
             raise Incompatible(
                 f"a socket of the engine is bound to the interface {interface}, which does not exist here",
@@ -105,7 +108,7 @@ def _move(isk: Any, network: Network) -> None:
             isk.dst_addr[:] = _encoded(peer, len(isk.dst_addr))
     if isk.proto == _TCP and peer in network.addresses:
         isk.dst_addr[:] = _encoded(network.addresses[peer], len(isk.dst_addr))
-    if source in network.lost:
+    if source in network.lost and not is_closed:
         raise Incompatible(
             f"the engine's port {isk.src_port} is bound to {source}, and this pod has no such address",
             hint="attach the same networks to the pod, or let the engine listen on 0.0.0.0",
@@ -113,6 +116,13 @@ def _move(isk: Any, network: Network) -> None:
         )
     if source in network.addresses:
         isk.src_addr[:] = _encoded(network.addresses[source], len(isk.src_addr))
+
+
+def _is_closed(isk: Any, network: Network) -> bool:
+    """Whether it is a TCP connection of which only the socket comes back, bound to nothing."""
+    if isk.proto != _TCP:
+        return False
+    return not isk.src_port if network.keeps_connections else bool(isk.dst_port)
 
 
 def close_what_leads_out(entries: Iterable[Any]) -> None:

@@ -117,8 +117,17 @@ def _close(descriptors: Iterable[int]) -> None:
         os.close(descriptor)
 
 
+#: linux/tcp_states.h, which TCP_INFO begins with.
+_CLOSED = 7
+
+
 def shut_down(descriptors: Iterable[tuple[int, int]]) -> None:
-    """Tell the engine that a connection is gone: reads end, writes fail (EPIPE)."""
+    """Tell the engine that a connection is gone: reads end, writes fail (EPIPE).
+
+    After ``descriptors`` were recorded the engine may have closed some, and opened something else, which stays.
+    """
     for pid, descriptor in descriptors:
         with suppress(OSError), of_process(pid, descriptor) as found:
-            found.shutdown(socket.SHUT_RDWR)  # takes effect although it fails with ENOTCONN
+            is_tcp = found.proto == socket.IPPROTO_TCP
+            if is_tcp and found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED:
+                found.shutdown(socket.SHUT_RDWR)  # takes effect although it fails with ENOTCONN

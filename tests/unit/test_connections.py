@@ -8,7 +8,7 @@ import pytest
 
 from dynamo_entry.checks import connections, socket_names
 from dynamo_entry.errors import NotDumpable
-from dynamo_entry.linux import sock_diag
+from dynamo_entry.linux import sock_diag, sockets
 from dynamo_entry.linux.sock_diag import End, Unix
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -136,3 +136,17 @@ def test_where_no_connection_may_be_lost_those_that_would_be_are_named(may_keep,
 
 def test_what_this_kernel_cannot_list_is_known():
     assert sock_diag.lacking().keys() <= {"raw", "netlink", "packet", "udp"}
+
+
+def test_what_has_a_closed_connections_number_by_now_is_not_shut_down():
+    """The engine goes on after its connections were recorded: what is to be shut down has no other end here."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as closed:
+        with socket.create_connection(listening.getsockname()) as client, listening.accept()[0] as accepted:
+            one, other = socket.socketpair()
+            with one, other:
+                found = (listening, client, accepted, one, closed)
+                sockets.shut_down((os.getpid(), each.fileno()) for each in found)
+                client.sendall(b"x")
+                one.sendall(b"y")
+                assert (accepted.recv(1), other.recv(1), closed.recv(1)) == (b"x", b"y", b"")
+        socket.create_connection(listening.getsockname()).close()

@@ -9,7 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from dynamo_entry.criu.rewrite.files import KERNEL_PATHS, Regular
+from dynamo_entry.criu.rewrite.files import Regular
 from dynamo_entry.errors import Incompatible
 from dynamo_entry.linux import elf, mounts, proc
 from dynamo_entry.linux.pages import PAGE
@@ -58,7 +58,7 @@ def check_files(
     for file in files:
         if file.path in travelling:
             continue
-        if file.is_device or file.path.startswith(KERNEL_PATHS):
+        if file.is_kernels:
             _check_kernels(file.path)
             continue
         is_index = file.path in remade and file.path.endswith(_INDEX)

@@ -310,3 +310,20 @@ def test_the_launchers_directories_claim_nothing_of_the_engines(containers, name
     published(containers, command=command, settings={name: place})
     container = restored(containers, command=command, settings={name: place})
     assert container.run_inside("sh", "-c", f"cat {place}/file || :") == "made\n"
+
+
+def test_an_engine_that_writes_a_termination_message(containers, tmp_path):
+    """Kubernetes mounts an empty file of its own into every container, in /dev."""
+    engine = Engine(
+        containers,
+        """
+        log = open("/dev/termination-log", "w", buffering=1)
+        log.write("warming up\\n")
+        wait()
+        done(log.write("serving"))
+        """,
+    )
+    for name, options, start in (("a", CREATE, engine.created), ("b", RESTORE, engine.restored)):
+        (tmp_path / name).touch()
+        container = start(options=(*options, "-v", f"{tmp_path / name}:/dev/termination-log"))
+    assert "after 7" in container.stdout, container.output()

@@ -143,6 +143,22 @@ def test_a_log_may_be_longer_or_missing(tmp_path, mounts):
     assert files.check_files([Regular(path, LOG, 3)], (), mounts) == ({path: 10}, ())
 
 
+@pytest.mark.parametrize(
+    ("path", "mode", "is_kernels"),
+    [
+        ("/dev/termination-log", 0o100644, False),
+        ("/dev/null", 0o020666, True),
+        ("/dev/unknown", 0, True),
+        ("/srv/null", 0o020666, True),
+        ("/proc/meminfo", 0o100444, True),
+        ("/sys/power/state", 0o100644, True),
+        ("/devices", 0o100644, False),
+    ],
+)
+def test_a_regular_file_in_dev_is_one_like_any_other(path, mode, is_kernels):
+    assert Regular(path, LOG, 9, mode=mode).is_kernels == is_kernels
+
+
 def test_an_empty_file_may_be_missing(tmp_path, mounts):
     path = str(tmp_path / "lock")
     assert files.check_files([Regular(path, BOTH, 0)], (), mounts).sizes == {path: 0}

@@ -16,7 +16,7 @@ from dynamo_entry.value import NamedTuple
 #: These are not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
 _LEFT_OUT = re.compile(r"/dev/(pts/|tty|console|ptmx|shm/)|/proc/\d")
 
-#: Below these, files are interfaces of the kernel, or devices: no restore compares them.
+#: Below these, files are interfaces of the kernel, or devices: no restore compares them, but for ordinary ones in /dev.
 KERNEL_PATHS = ("/dev/", "/proc/", "/sys/")
 
 
@@ -42,6 +42,12 @@ class Regular(NamedTuple):
     def is_device(self) -> bool:
         """Whether it is a device, wherever it lies."""
         return stat.S_ISCHR(self.mode)
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether it has no size worth comparing. Kubernetes mounts a file for the termination message into /dev."""
+        is_ordinary = stat.S_ISREG(self.mode) and self.path.startswith("/dev/")
+        return self.is_device or (self.path.startswith(KERNEL_PATHS) and not is_ordinary)
 
     @property
     def is_writable(self) -> bool:

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from dynamo_entry.checks import mappings, open_files
 from dynamo_entry.checks.open_files import holds
@@ -33,11 +34,13 @@ _LINE_MAX = 4095
 #: How long an obstacle has to last. The engine runs meanwhile, so what is there for a moment is none.
 _LASTS_S = 2
 
+_T = TypeVar("_T")
+
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
-def if_it_lasts(check: Callable[[], None]) -> None:
-    """Call ``check`` until it raises no NotDumpable; the last one is raised after two seconds."""
+def if_it_lasts(check: Callable[[], _T]) -> _T:
+    """Call ``check`` until it raises no NotDumpable, and return what it returns; the last one is raised after two seconds."""
     deadline = time.monotonic() + _LASTS_S
     while True:
         try:

@@ -13,6 +13,7 @@ from dynamo_entry import __version__, storage
 from dynamo_entry.archive import ArchiveWriter, Compression, Head, Keys, StreamWriter, read_keys
 from dynamo_entry.archive.streams import DELTA_INDEX, DELTA_TAR, DUMP_LOG
 from dynamo_entry.checks import connections, files, image
+from dynamo_entry.checks.dump import if_it_lasts
 from dynamo_entry.checks.facts import host_facts
 from dynamo_entry.criu import log as criu_log
 from dynamo_entry.criu import options
@@ -257,8 +258,8 @@ class _Creation:
                 self._channel.log,
             )
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
+            renamed = if_it_lasts(lambda: connections.check(proc.tables(self._pids())))
             held = proc.tables(self._pids())  # the GPU's driver may have closed descriptors meanwhile
-            renamed = connections.check(held)
             head = self._head(held, seen, gpu, renamed)
             return self._dump_and_publish(writer, sink, Frozen(head, seen.hints))
 

@@ -43,11 +43,10 @@ def look(
 
     ``travelling`` looks for the files that will be archived.
     """
+    dump_checks.if_it_lasts(lambda: _check_now(root, prepared.have.effective))
     processes = proc.tree(root)
     pids = [process.pid for process in processes]
     held = proc.tables(pids)
-    dump_checks.check(held, prepared.have.effective)
-    deleted.check(held)
     huge_pages.check(held)
     leases.check(held, travelling)
     descriptors.check(pids)
@@ -59,10 +58,17 @@ def look(
     connections.check_kernel_modules(held)
     _warn_of_secrets(prepared.keys, pids, log)
     _warn_of_losses(settings, prepared, root, held, log)
-    kept = _check_connections(settings, prepared, held, log)
+    kept = _check_connections(settings, prepared, pids, log)
     stdio = manifest_head.container_stdio(held)
     found = hints.find(held, prepared.roots, stdio)
     return Seen(stdio, kept, found._replace(keeps_connections=kept["kept"]))
+
+
+def _check_now(root: int, effective: frozenset[int]) -> None:
+    """Children that come and go may be in no table yet, have lost some of their threads, or be in a directory that is removed."""
+    held = proc.tables(process.pid for process in proc.tree(root))
+    dump_checks.check(held, effective)
+    deleted.check(held)
 
 
 def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: proc.Tables, log: Any) -> None:
@@ -82,11 +88,18 @@ def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: pro
         log.warning("restores will not bring these back", things=lost, hint=left_behind.REMEDY)
 
 
-def _check_connections(settings: Settings, prepared: Prepared, held: proc.Tables, log: Any) -> dict[str, Any]:
-    """Return what a restore has to know about connections. Raises NotDumpable if none may be lost."""
-    found = connections.tcp(held, os.environ)
+def _check_connections(
+    settings: Settings, prepared: Prepared, pids: Sequence[int], log: Any
+) -> dict[str, Any]:
+    """Return what a restore has to know about connections. Raises NotDumpable if none may be lost: a probe's is gone soon."""
     may_keep = capabilities.NET_ADMIN in prepared.have.effective
-    connections.check_tcp(found, settings.engine_connections, may_keep=may_keep, log=log)
+
+    def check() -> connections.Tcp:
+        found = connections.tcp(proc.tables(pids), os.environ)
+        connections.check_tcp(found, settings.engine_connections, may_keep=may_keep, log=log)
+        return found
+
+    found = dump_checks.if_it_lasts(check)
     return connections.record(found, kept=may_keep and bool(found.inside))
 
 

@@ -7,6 +7,8 @@ import pytest
 from containers import CREATE, ROOT
 from launcher import SETTINGS, skip_what_this_machine_lacks
 
+from engines import Engine
+
 UNDUMPABLE = ROOT / "tests" / "container" / "undumpable.py"
 
 #: What an engine holds → reason, and words of the message.
@@ -43,6 +45,21 @@ def test_an_engine_that_cannot_be_frozen_is_refused_by_name(containers, thing):
     assert list(containers.checkpoints.iterdir()) == []
     foretold = container.event("io_uring not withheld")
     assert bool(foretold) == (thing == "io_uring"), "before the engine was started"
+
+
+def test_what_an_engine_holds_for_a_moment_is_no_obstacle(containers):
+    """Such as a pidfd of a child that began after the tree was listed: asyncio has one of each."""
+    engine = Engine(
+        containers,
+        """
+        import threading
+        threading.Timer(1, os.close, [os.pidfd_open(1)]).start()
+        wait()
+        done()
+        """,
+    )
+    engine.created()
+    engine.restored()
 
 
 def test_a_connection_that_leads_out_of_the_container(containers):

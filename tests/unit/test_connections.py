@@ -2,16 +2,32 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
+from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
 
 from dynamo_entry.checks import connections, socket_names
+from dynamo_entry.checks.privileges import Privileges
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import sock_diag, sockets
 from dynamo_entry.linux.sock_diag import End, Unix
+from dynamo_entry.worker import freeze
 
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
+
+CLOSES_SOON = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_connection(server.getsockname()), server.accept()[0]:
+        print("connected", flush=True)
+        time.sleep(0.5)
+    print("closed", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_peer_in_another_network_namespace_is_outside():
@@ -150,3 +166,13 @@ def test_what_has_a_closed_connections_number_by_now_is_not_shut_down():
                 one.sendall(b"y")
                 assert (accepted.recv(1), other.recv(1), closed.recv(1)) == (b"x", b"y", b"")
         socket.create_connection(listening.getsockname()).close()
+
+
+def test_a_connection_that_is_closed_meanwhile_is_no_reason_to_refuse():
+    """Such as that of a probe, or of the launcher's own question whether the engine is ready."""
+    prepared = SimpleNamespace(have=Privileges(frozenset(), frozenset(), has_seccomp=False))
+    with subprocess.Popen([sys.executable, "-c", CLOSES_SOON], stdin=PIPE, stdout=PIPE) as engine:
+        assert engine.stdout.readline() == b"connected\n"
+        settings = SimpleNamespace(engine_connections="refuse")
+        found = freeze._check_connections(settings, prepared, [engine.pid], log=None)
+        assert (engine.stdout.readline(), found["inside"]) == (b"closed\n", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,10 +84,19 @@ def volume_files(tables: proc.Tables, mapped: set[str], roots: list[str]) -> lis
     found = []
     for path in sorted(path for path in paths if path.startswith("/") and not path.startswith(KERNEL_PATHS)):
         volume = mounts.volume_of(path, here, roots)
-        if volume and os.path.isfile(path):
-            file = {"path": path, "mount": volume, "size": os.path.getsize(path)}
+        if volume and (size := _size(path)) is not None:
+            file = {"path": path, "mount": volume, "size": size}
             found.append(file if path in written else file | _content(path))
     return found
+
+
+def _size(path: str) -> int | None:
+    """Return the size of a regular file; None if it is none, or was removed meanwhile, by another pod for example."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _content(path: str) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def binding(tables: proc.Tables, roots: list[str], reopened: tuple[str, ...]) ->
         for path, flags, is_locked in _regular(tables)
         if mounts.volume_of(path, here, roots)
         and not mounts.is_below(path, reopened)
-        and (is_locked or (_is_writable(flags) and not is_log(flags) and os.path.getsize(path)))
+        and (is_locked or (_is_writable(flags) and not is_log(flags) and _size(path)))
     )
 
 

@@ -73,7 +73,7 @@ def settings(cluster):
 
 def end(admin, job):
     """Play the node: the pods of that Job have published. They fit on no node."""
-    for pod in admin.get(PODS, labelSelector=f"job-name={job}")["items"]:
+    for pod in admin.list(PODS, labelSelector=f"job-name={job}"):
         ended = {"exitCode": 0, "message": json.dumps(PUBLISHED), "finishedAt": "2024-01-01T00:00:00Z"}
         container = {"name": "main", "state": {"terminated": ended}, "imageID": "i", "image": "i", "ready": False,
                      "restartCount": 0}  # fmt: skip

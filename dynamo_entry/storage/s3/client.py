@@ -108,7 +108,7 @@ class Client:
     @property
     def checksum(self) -> dict[str, str]:
         """boto3's argument for a checksum of each part; empty if neither the options nor botocore's settings ask for one."""
-        from botocore.httpchecksum import DEFAULT_CHECKSUM_ALGORITHM  # noqa: PLC0415 - see Direct
+        from botocore.httpchecksum import DEFAULT_CHECKSUM_ALGORITHM  # noqa: PLC0415 - see presigned
 
         algorithm = self.options.get("ChecksumAlgorithm")
         if not algorithm and self._meta().config.request_checksum_calculation == "when_supported":

@@ -129,8 +129,9 @@ class _Creation:
         self._worker.heard(message)
         if message is None or self._worker.is_garbled:
             self._worker.kill()
-        elif isinstance(message, Began):
-            tree.spare_children(self._worker.pid)  # what a hook has left
+        elif isinstance(message, Began) and message.phase == Phases.FREEZE:
+            # What a hook has left. From here on, what the worker leaves is CRIU's.
+            tree.spare_children(self._worker.pid)
         elif isinstance(message, StartEngine) and not self._supervisor.engine_pid and not self._called_off:
             self._start_engine(message)
 

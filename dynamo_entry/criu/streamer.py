@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fcntl import fcntl
@@ -84,7 +85,7 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
-class _Streamer:
+class _Streamer(ABC):
     """Takes CRIU's one connection, and calls ``_open`` for each image that it asks for."""
 
     def __init__(self, path: str) -> None:
@@ -104,8 +105,9 @@ class _Streamer:
             self._selector.unregister(connection)
             connection.close()
 
+    @abstractmethod
     def _open(self, name: str, connection: socket.socket) -> None:
-        raise NotImplementedError
+        """Answer CRIU, which has asked for the image ``name``."""
 
 
 class Capture(_Streamer):

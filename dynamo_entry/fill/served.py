@@ -54,7 +54,8 @@ class Images:
     def check_pages(self, plan: Plan) -> None:
         """Raises ValueError if an image of pages is shorter than its pagemap says: nobody else would miss the rest."""
         for pagemap, _ in plan.remainders:
-            if pagemap.size and pagemap.size > self._archive.size_of(CRIU + pagemap.pages):
+            size = pagemap.size
+            if size and size > self._archive.size_of(CRIU + pagemap.pages):
                 raise ValueError(f"{pagemap.pages} is shorter than {pagemap.name} says")
 
     def read(self, name: str) -> bytes:

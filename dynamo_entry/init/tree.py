@@ -13,6 +13,9 @@ _READS = 4
 #: Within this time the memory of a killed process is free; the kernel takes about 0.1 s for a GiB.
 DYING_S = 60.0
 
+#: The states of a process that has ended (proc(5)).
+_ENDED = (b"Z", b"X")
+
 #: Children that may hang in the kernel, with a volume that does not answer, until they are reaped.
 _may_hang: set[int] = set()
 
@@ -65,7 +68,7 @@ def _read_tree() -> tuple[set[int], dict[int, list[int]]]:
                 state, parent = found
                 there.add(pid)
                 children.setdefault(parent, []).append(pid)
-                if state not in (b"Z", b"X"):
+                if state not in _ENDED:
                     running.add(pid)
         if children.keys() <= there:
             break
@@ -179,7 +182,7 @@ def spare_nobody() -> None:
 
 def _has_ended(pid: int) -> bool:
     found = _state(pid)
-    return found is None or found[0] in (b"Z", b"X")
+    return found is None or found[0] in _ENDED
 
 
 def has_children() -> bool:

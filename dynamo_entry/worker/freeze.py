@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import psutil
+
 from dynamo_entry.archive import Keys
 from dynamo_entry.checks import (
     breakpoints,
@@ -43,10 +45,8 @@ def look(
 
     ``travelling`` looks for the files that will be archived.
     """
-    dump_checks.if_it_lasts(lambda: _check_now(root, prepared.have.effective))
-    processes = proc.tree(root)
-    pids = [process.pid for process in processes]
-    held = proc.tables(pids)
+    processes, held = dump_checks.if_it_lasts(lambda: _checked(root, prepared.have.effective))
+    pids = [*held]
     huge_pages.check(held)
     leases.check(held, travelling)
     descriptors.check(pids)
@@ -64,11 +64,16 @@ def look(
     return Seen(stdio, kept, found._replace(keeps_connections=kept["kept"]))
 
 
-def _check_now(root: int, effective: frozenset[int]) -> None:
-    """Children that come and go may be in no table yet, have lost some of their threads, or be in a directory that is removed."""
-    held = proc.tables(process.pid for process in proc.tree(root))
+def _checked(root: int, effective: frozenset[int]) -> tuple[list[psutil.Process], proc.Tables]:
+    """Return the engine's processes and their descriptors. Raises NotDumpable, also for what lasts only a moment.
+
+    Children that come and go may be in no table yet, have lost some of their threads, or be in a directory that is removed.
+    """
+    processes = proc.tree(root)
+    held = proc.tables(process.pid for process in processes)
     dump_checks.check(held, effective)
     deleted.check(held)
+    return processes, held
 
 
 def _warn_of_losses(settings: Settings, prepared: Prepared, root: int, held: proc.Tables, log: Any) -> None:

@@ -1,5 +1,6 @@
 """Google Cloud Storage and Azure, through fsspec, keep the contract of every store."""
 
+import gc
 import json
 import os
 import subprocess
@@ -121,6 +122,25 @@ def test_a_secret_logs_in(azure, tmp_path):
     publish(open_store("az://container/secret/a.tar", RETRY, Access(options=azure.options)), b"x")
     given = {"AZURE_STORAGE_CONNECTION_STRING": azure.connection}
     assert open_store("az://container/secret/a.tar", RETRY, Access(variables=given)).stat().size == 1
+
+
+def test_an_agent_s_memory_does_not_fill_with_file_systems_of_azure():
+    """It opens a store a minute, and one for each archive. adlfs' finalizer of a file system refers to it."""
+    from adlfs import AzureBlobFileSystem
+
+    def opened(key):
+        access = Access(options={"account_name": "me", "account_key": key})
+        with open_store("az://container/a.tar", RETRY, access) as store, store._asked("look") as fs:
+            return id(fs)
+
+    def alive():
+        gc.collect()
+        return sum(type(one) is AzureBlobFileSystem for one in gc.get_objects())
+
+    first, before = opened("a2V5"), alive()
+    assert {opened("a2V5") for _ in range(3)} == {first}
+    assert alive() == before
+    assert opened("b3RoZXI=") != first, "a renewed secret is another login"
 
 
 def ctl(options, *arguments):

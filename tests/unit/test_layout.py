@@ -72,3 +72,15 @@ def test_no_test_module_is_imported():
         if name.split(".")[-1].startswith("test_")
     ]
     assert not found
+
+
+def test_unit_tests_import_nothing_that_another_part_installs():
+    """They run first, in a new environment: ``tests/support/servers/install`` adds the libraries of the clouds."""
+    later = {"adlfs", "gcsfs"}
+    found = {
+        f"{path.name}: {name}"
+        for path in (ROOT / "tests/unit").rglob("*.py")
+        for name in modules(path)
+        if name.split(".")[0] in later
+    }
+    assert not found

@@ -215,25 +215,6 @@ def test_an_authority_that_cannot_be_passed_is_refused():
         filesystems._trust("gs", "/nowhere/ca.crt")
 
 
-def test_an_agent_s_memory_does_not_fill_with_file_systems_of_azure():
-    """It opens a store a minute, and one for each archive. adlfs' finalizer of a file system refers to it."""
-    from adlfs import AzureBlobFileSystem
-
-    def opened(key):
-        access = Access(options={"account_name": "me", "account_key": key})
-        with open_store("az://container/a.tar", RETRY, access) as store, store._asked("look") as fs:
-            return id(fs)
-
-    def alive():
-        gc.collect()
-        return sum(type(one) is AzureBlobFileSystem for one in gc.get_objects())
-
-    first, before = opened("a2V5"), alive()
-    assert {opened("a2V5") for _ in range(3)} == {first}
-    assert alive() == before
-    assert opened("b3RoZXI=") != first, "a renewed secret is another login"
-
-
 class Answered(Exception):
     def __init__(self, **fields):
         super().__init__("words of the server\nand a page more")

@@ -520,8 +520,10 @@ def test_names_that_a_killed_dump_left_are_removed(tmp_path):
 def test_a_name_of_a_file_that_is_only_mapped_is_removed(tmp_path):
     """As a program is, and a library."""
     program = tmp_path / "deleted"
-    shutil.copy(shutil.which("sleep"), program)
-    with subprocess.Popen([program, "60"]) as running:
+    shutil.copy(shutil.which("cat"), program)
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as running:
+        running.stdin.write(b"x")
+        assert running.stdout.read(1) == b"x", "Popen returns before the kernel has mapped the program"
         os.link(program, tmp_path / "link_remap.7")
         program.unlink()
         remaps.take_back([running.pid])

@@ -53,8 +53,8 @@ class Connection(NamedTuple):
     plane: str = ""
 
 
-def check(tables: proc.Tables) -> dict[int, str]:
-    """Return the present names of unix sockets that were renamed, by inode.
+def check(tables: proc.Tables, log: Any) -> dict[int, str]:
+    """Return the present names of unix sockets that were renamed, by inode. Log those that nobody can reach any more.
 
     Raises NotDumpable that names the process and what its connection leads to.
     """
@@ -71,6 +71,11 @@ def check(tables: proc.Tables) -> dict[int, str]:
             hint="let the engine, or PRE_DUMP, close it before the dump",
             reason="PeerOutside",
         )
+    if names := socket_names.out_of_reach(there, owners):
+        log.warning(
+            "unix sockets have no file any more", names=names,
+            hint="a restore brings them back without one: let the engine bind a socket in its final directory",
+        )  # fmt: skip
     return renamed
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux.sock_diag import Unix
@@ -38,6 +39,19 @@ def check(there: Iterable[Unix], owners: Mapping[int, int]) -> dict[int, str]:
     return renamed
 
 
+def out_of_reach(there: Iterable[Unix], ours: Container[int]) -> list[str]:
+    """The names of those of ``ours`` (inodes) that listen or take datagrams, and whose file is in its directory no more.
+
+    It was removed, or the file or its directory was moved, of which the kernel says nothing.
+    """
+    named = (
+        (os.fsdecode(row.name.rstrip(b"\0")), row)
+        for row in there
+        if row.inode in ours and row.file and (row.listens or row.kind == socket.SOCK_DGRAM)
+    )
+    return sorted(name for name, row in named if _is_whole(name) and not _name_now(name, row))
+
+
 def _elsewhere(pid: int, name: str, now: str, pids: Iterable[int]) -> str:
     """What is wrong with the name, or with the one that the file has ``now``; empty if nothing is, or if the file is gone."""
     if len(os.fsencode(name)) >= _LONGEST and not name.startswith(_OWN):
@@ -63,10 +77,15 @@ def _name_now(name: str, row: Unix) -> str:
 
     Another socket may have been bound to its first name since.
     """
-    if not name.startswith("/") or name.startswith(_OWN):
+    if not _is_whole(name):
         return ""
     file = _socket_at(name)
     return name if file and _number(file.st_ino) == row.file else _name_of(row.file, os.path.dirname(name))
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a name is the same for every process."""
+    return name.startswith("/") and not name.startswith(_OWN)
 
 
 def _name_of(inode: int, directory: str) -> str:

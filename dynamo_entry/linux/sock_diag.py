@@ -15,7 +15,7 @@ _SHOW = 0x1 | 0x2 | 0x4 | 0x8 | 0x10  # linux/unix_diag.h: name, file, peer, who
 _NAME, _FILE, _PEER, _WAITING, _QUEUES = 0, 1, 2, 3, 4
 _ALL = 0xFFFFFFFF
 _NDIAG_PROTO_ALL = 255
-_LISTEN = 1 << 10  # of linux/tcp_states.h
+_LISTEN = 10  # of linux/tcp_states.h
 _ADDRESSES = struct.Struct("!HH16s16s")
 
 #: What a listing of each kind needs: family and protocol, and the kernel's module for it.
@@ -34,6 +34,7 @@ class Unix(NamedTuple):
 
     ``file``: the lower 32 bits of the inode of the file that it was bound to; 0 if there is none. ``waiting``: the inodes
     of clients that have not been accepted, 0 for one that is closed. ``unread``: bytes sent and not received.
+    ``listens``: it takes connections.
     """
 
     inode: int
@@ -43,6 +44,7 @@ class Unix(NamedTuple):
     file: int = 0
     waiting: tuple[int, ...] = ()
     unread: int = 0
+    listens: bool = False
 
 
 class End(NamedTuple):
@@ -57,7 +59,7 @@ def unix() -> Iterator[Unix]:
     """Every unix socket of this network namespace. Raises OSError."""
     body = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, _ALL, 0, _SHOW, _ALL, _ALL)
     for message in _listed(body):
-        _, kind, _, _, inode = struct.unpack_from("=BBBBI", message)
+        _, kind, state, _, inode = struct.unpack_from("=BBBBI", message)
         attributes = netlink.attributes(message[16:])
         (peer,) = struct.unpack("=I", attributes.get(_PEER, b"\0\0\0\0"))
         (file,) = struct.unpack_from("=I", attributes.get(_FILE, b"\0\0\0\0"))
@@ -65,14 +67,14 @@ def unix() -> Iterator[Unix]:
         (_, unread) = struct.unpack_from("=II", attributes.get(_QUEUES, bytes(8)))
         yield Unix(
             inode, kind, attributes.get(_NAME, b""), peer, file,
-            struct.unpack(f"={len(waiting) // 4}I", waiting), unread,
+            struct.unpack(f"={len(waiting) // 4}I", waiting), unread, state == _LISTEN,
         )  # fmt: skip
 
 
 def tcp() -> Iterator[End]:
     """Every end of a connection in this network namespace. Raises OSError."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        for message in _listed(_inet(family, socket.IPPROTO_TCP, _ALL & ~_LISTEN)):
+        for message in _listed(_inet(family, socket.IPPROTO_TCP, _ALL & ~(1 << _LISTEN))):
             source_port, port, source, address = _ADDRESSES.unpack_from(message, 4)
             (inode,) = struct.unpack_from("=I", message, 68)
             if port:

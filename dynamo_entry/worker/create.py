@@ -258,7 +258,7 @@ class _Creation:
                 self._channel.log,
             )
         with self._prepared.gpu.frozen(self._pids, stall_s) as gpu:
-            renamed = if_it_lasts(lambda: connections.check(proc.tables(self._pids())))
+            renamed = if_it_lasts(lambda: connections.check(proc.tables(self._pids()), self._channel.log))
             held = proc.tables(self._pids())  # the GPU's driver may have closed descriptors meanwhile
             head = self._head(held, seen, gpu, renamed)
             return self._dump_and_publish(writer, sink, Frozen(head, seen.hints))

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from subprocess import PIPE
 from types import SimpleNamespace
 
@@ -103,6 +104,42 @@ def test_a_name_that_is_no_unicode_is_lost_only_where_it_is_a_new_one(directory)
         os.rename(bound, bound + b"2")
         with pytest.raises(NotDumpable, match="renamed to"):
             present_names(server)
+
+
+def test_a_socket_that_nobody_can_reach_any_more_is_named(directory):
+    """One that listens or takes datagrams: not a connection that it accepted, nor one that was renamed."""
+    path = f"{directory}/socket"
+    os.mkdir(f"{directory}/other")
+    with ExitStack() as stack:
+
+        def bound(kind=STREAM):
+            held.append(stack.enter_context(socket.socket(socket.AF_UNIX, kind)))
+            held[-1].bind(path)
+            return held[-1]
+
+        def out_of_reach():
+            owners = {os.fstat(one.fileno()).st_ino: os.getpid() for one in held}
+            return socket_names.out_of_reach(list(sock_diag.unix()), owners)
+
+        held = []
+        bound().listen()
+        assert out_of_reach() == []
+        os.rename(path, f"{path}2")
+        assert out_of_reach() == []
+        os.rename(f"{path}2", f"{directory}/other/socket")
+        assert out_of_reach() == [path]
+        held.clear()
+        bound(DATAGRAM)
+        os.unlink(path)
+        assert out_of_reach() == [path]
+        held.clear()
+        listener = bound()
+        listener.listen()
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(path)
+        held[:] = [stack.enter_context(listener.accept()[0]), client]
+        os.unlink(path)
+        assert out_of_reach() == []
 
 
 A, B, C = ("127.0.0.1", 5000), ("127.0.0.1", 40000), ("10.0.0.9", 2379)

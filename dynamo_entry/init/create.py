@@ -108,7 +108,7 @@ class _Creation:
             self._call_off()
         if self._worker.phase in Phases.FROZEN or not self._supervisor.engine_pid:
             self._held.append(number)
-        else:
+        elif self._engine_code is None:  # its pid is still its own
             self._supervisor.forward(number)
 
     def _silent(self) -> None:

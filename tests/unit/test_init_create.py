@@ -69,3 +69,16 @@ def test_a_worker_that_cannot_even_be_killed_is_not_waited_for(monkeypatch):
     assert creation.run() == 137
     assert killed == [7]
     assert loop.waited[-1] <= 1
+
+
+def test_nothing_is_sent_to_an_engine_that_has_ended(monkeypatch):
+    """Its pid, or its process group, may be another's by then."""
+    loop, sent = GivenEvents(USR1, Ended(9, 1), USR1, TERM, Ended(7, 0)), []
+    worker = SimpleNamespace(
+        pid=7, events=-1, deadline=time.monotonic() + 65, phase="wait-ready", gone_by=0.0,
+        call_off=lambda: None, tell=lambda _: None,
+    )  # fmt: skip
+    creation = create._Creation(SimpleNamespace(loop=loop, engine_pid=9, forward=sent.append), worker)
+    monkeypatch.setattr(creation, "_worker_ended", lambda code: code)
+    assert creation.run() == 0
+    assert sent == [signal.SIGUSR1]

@@ -117,8 +117,12 @@ def check_names(names: Iterable[Named]) -> None:
             )  # fmt: skip
 
 
+#: Errors of connect(2) that only a live socket causes: its queue is full, it is of another type, or it talks to another one.
+_BOUND = (errno.EAGAIN, errno.EPROTOTYPE, errno.EPERM)
+
+
 def _is_name_taken(name: Named) -> bool:
-    """Whether a name is taken: an abstract one if it cannot be bound, a path if a process listens there.
+    """Whether a name is taken: an abstract one if it cannot be bound, a path if a socket is bound there.
 
     The file of a process that has ended does not count: CRIU replaces it.
     """
@@ -129,7 +133,7 @@ def _is_name_taken(name: Named) -> bool:
                 return False
             probe.connect(os.fsdecode(name.name))
     except OSError as error:
-        return error.errno == errno.EADDRINUSE if name.is_abstract else error.errno == errno.EAGAIN
+        return error.errno == errno.EADDRINUSE if name.is_abstract else error.errno in _BOUND
     return True
 
 

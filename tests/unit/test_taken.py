@@ -1,5 +1,6 @@
 """What somebody else has here is refused by name, with its owner."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -114,6 +115,32 @@ def test_a_name_is_taken_by_a_socket_of_its_kind(kind):
     taken.check_names([Named(kind, name)])
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+def test_a_path_is_taken_by_a_live_socket_of_any_kind(tmp_path, monkeypatch, kind):
+    """CRIU would replace it, and whoever connects then reaches the engine. The file of one that is gone is free."""
+    monkeypatch.chdir(tmp_path)  # the names of sockets are short
+    for other_kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_UNIX, other_kind) as other:
+            other.bind("socket")
+            if other_kind != socket.SOCK_DGRAM:
+                other.listen()
+            assert refused(taken.check_names, [Named(kind, b"socket")]).reason == "NameTaken"
+        taken.check_names([Named(kind, b"socket")])
+        os.unlink("socket")
+
+
+def test_a_path_is_taken_by_a_datagram_socket_that_talks_to_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        peer.bind("peer")
+        other.bind("socket")
+        other.connect("peer")
+        assert refused(taken.check_names, [Named(socket.SOCK_DGRAM, b"socket")]).reason == "NameTaken"
+
+
 @pytest.mark.parametrize("is_flock", [True, False])
 def test_a_lock_is_held_elsewhere_if_it_does_not_go_with_ours(tmp_path, is_flock):
     path = str(tmp_path / "lock")
@@ -125,3 +152,35 @@ def test_a_lock_is_held_elsewhere_if_it_does_not_go_with_ours(tmp_path, is_flock
             fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
         assert Lock(path, is_flock, is_shared=False).is_held_elsewhere()
         assert Lock(path, is_flock, is_shared=True).is_held_elsewhere() is not is_flock
+
+
+def test_a_lock_is_found_on_nfs_which_locks_exclusively_what_is_open_for_writing(tmp_path, monkeypatch):
+    """Else CRIU would wait for the lock until STALL_TIMEOUT."""
+    flock = fcntl.flock
+
+    def as_on_nfs(descriptor, how):
+        if how & fcntl.LOCK_EX and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, how)
+
+    path = str(tmp_path / "lock")
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert refused(taken.check_locks, [Lock(path, True, is_shared=False)], ()).reason == "LockTaken"
+    taken.check_locks([Lock(path, True, is_shared=False)], ())
+
+
+def test_a_lock_is_found_on_a_file_that_may_only_be_read(tmp_path, monkeypatch):
+    path = str(tmp_path / "lock")
+    opened = os.open
+
+    def read_only(name, flags, *rest, **named):
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return opened(name, flags, *rest, **named)
+
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        monkeypatch.setattr(os, "open", read_only)
+        assert refused(taken.check_locks, [Lock(path, True, is_shared=False)], ()).reason == "LockTaken"

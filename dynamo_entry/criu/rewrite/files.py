@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
@@ -11,6 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from dynamo_entry.criu.rewrite.unix import NOT_BOUND, path_of
+from dynamo_entry.linux import locks as held
 from dynamo_entry.value import NamedTuple
 
 #: These are not compared: terminals and files of processes, which CRIU handles, and shared memory, which is in the archive.
@@ -165,10 +165,6 @@ def watched(entries: Iterable[Any]) -> list[str]:
 _POSIX, _FLOCK, _OFD = 1, 2, 4
 _READ = 0
 
-#: linux/fcntl.h: ask for a conflicting lock of any other open file description.
-_OFD_GETLK = 36
-_STRUCT_FLOCK = struct.Struct("hhqqi4x")
-
 
 class Lock(NamedTuple):
     """One lock on a file by its path; ``length`` 0 reaches to the end. CRIU takes it again, and waits for it without limit."""
@@ -181,19 +177,9 @@ class Lock(NamedTuple):
 
     def is_held_elsewhere(self) -> bool:
         """Whether another process has a conflicting lock. Raises OSError."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if self.is_flock:
-                how = fcntl.LOCK_SH if self.is_shared else fcntl.LOCK_EX
-                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-                return False
-            kind = fcntl.F_RDLCK if self.is_shared else fcntl.F_WRLCK
-            wanted = _STRUCT_FLOCK.pack(kind, os.SEEK_SET, self.start, self.length, 0)
-            return bool(_STRUCT_FLOCK.unpack(fcntl.fcntl(descriptor, _OFD_GETLK, wanted))[0] != fcntl.F_UNLCK)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        if self.is_flock:
+            return held.is_flocked(self.path, is_shared=self.is_shared)
+        return held.is_locked(self.path, is_shared=self.is_shared, start=self.start, length=self.length)
 
 
 def locks(entries: Iterable[Any], paths: dict[tuple[int, int], str]) -> list[Lock]:

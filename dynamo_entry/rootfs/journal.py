@@ -11,7 +11,7 @@ The journal has one JSON array a line. Each one except ``added`` and ``parted`` 
 - ``["parting", path, …]``: the same, for a directory whose content has to be moved piece by piece;
 - ``["parted", path]``: all of its content was moved;
 - ``["added", path, is it a directory]``: an empty directory or file was made where other pods may use it, too: it is
-  removed if it is still like that.
+  removed if it is still like that, and nobody has locked it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Any
 
 from dynamo_entry.errors import RestoreFailed
+from dynamo_entry.linux import locks
 from dynamo_entry.rootfs import nodes
 from dynamo_entry.rootfs.nodes import Attributes
 from dynamo_entry.scratch import JOURNAL, remove
@@ -215,10 +216,12 @@ def read(directory: str) -> Record | None:
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
-        lines = file.read(_LIMIT_BYTES).split(b"\n")
+        data = file.read(_LIMIT_BYTES + 1)
     try:
+        if len(data) > _LIMIT_BYTES:
+            raise ValueError("it is too long")
         # The last line may be cut off: the step that it describes was not done.
-        return Record(json.loads(line) for line in lines[:-1])
+        return Record(json.loads(line) for line in data.split(b"\n")[:-1])
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RestoreFailed(f"{directory}/{JOURNAL} cannot be read: {error}", reason="NotUndone") from None
 
@@ -240,11 +243,17 @@ def _remove_unused(path: str, is_directory: bool) -> None:
             os.rmdir(path)
             return
         status = os.lstat(path)
-        if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+        if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not _is_locked(path):
             os.unlink(path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
             raise
+
+
+def _is_locked(path: str) -> bool:
+    with suppress(OSError):  # a filesystem without locks
+        return locks.is_flocked(path) or locks.is_locked(path)
+    return False
 
 
 def _row(path: str, kind: str = "directory") -> list[Any]:

@@ -1,11 +1,13 @@
 """The filesystem delta: every change is found, nothing escapes, and what was applied can be taken back."""
 
 import errno
+import fcntl
 import io
 import os
 import shutil
 import socket
 import stat
+import struct
 import time
 
 import pytest
@@ -566,6 +568,24 @@ def test_a_missing_log_is_made_with_its_mode_and_taken_back(tmp_path, tmp_path_f
     assert contents(tmp_path).items() >= made.items()
     assert apply.undo(work)
     assert contents(tmp_path) == before | {index: made[index]}
+
+
+@pytest.mark.parametrize("is_flock", [True, False])
+def test_an_empty_file_that_another_replica_has_locked_is_not_taken_back(
+    tmp_path, tmp_path_factory, is_flock
+):
+    """A third one would make and lock another file of that name, and two would have the lock."""
+    work = str(tmp_path_factory.mktemp("work"))
+    locked, free = tmp_path / "new" / "locked", tmp_path / "free"
+    lacking = tuple(apply.Lacking(str(path), 0o600) for path in (locked, free))
+    apply.apply(*no_change(), work, apply.Others(lacking))
+    with locked.open("r+") as other:
+        if is_flock:
+            fcntl.flock(other, fcntl.LOCK_EX)
+        else:
+            fcntl.fcntl(other, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 1, 0))
+        assert apply.undo(work)
+    assert (locked.exists(), free.exists()) == (True, False)
 
 
 def contents(root):

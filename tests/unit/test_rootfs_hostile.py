@@ -461,6 +461,13 @@ def test_a_journal_that_is_none_undoes_nothing(tmp_path):
             journal.read(str(tmp_path))
 
 
+def test_a_journal_that_is_too_long_is_not_undone_in_part(tmp_path, monkeypatch):
+    (tmp_path / "undo.json").write_text('["made", "/x"]\n' * 10)
+    monkeypatch.setattr(journal, "_LIMIT_BYTES", 100)
+    with pytest.raises(RestoreFailed, match="too long"):
+        journal.read(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "document",
     [

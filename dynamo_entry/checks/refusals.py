@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
+from dynamo_entry.linux import locks
 from dynamo_entry.report import timestamp
 from dynamo_entry.scratch import ATTEMPT, REFUSED, private_directory, write_new
 from dynamo_entry.settings import Settings
@@ -30,6 +32,8 @@ def check(settings: Settings, digest: str) -> None:
         known = _path(settings, kind, digest)
         try:
             with open(known, encoding="utf-8") as file:
+                if kind == ATTEMPT and _is_under_way(known):
+                    continue
                 if abs(time.time() - os.fstat(file.fileno()).st_mtime) > expires_s:
                     continue
                 first = json.load(file)
@@ -55,19 +59,31 @@ def is_usable(state_dir: str) -> bool:
 def attempt(settings: Settings, digest: str) -> Iterator[None]:
     """Records that a restore is in progress: it may end the container, for example for want of memory.
 
-    A worker that is killed leaves the record behind. PID 1 removes it if the end was requested.
+    A worker that is killed leaves the record behind, unlocked. PID 1 removes it if the end was requested.
     """
     begun = _path(settings, ATTEMPT, digest)
-    with suppress(OSError):  # the restore continues without a record
-        remember(
-            begun, "Interrupted", "the container or the worker was killed while the restore was under way"
-        )
-    try:
+    with ExitStack() as stack:
+        with suppress(OSError):  # the restore continues without a record, or with one that is not locked
+            remember(
+                begun, "Interrupted", "the container or the worker was killed while the restore was under way"
+            )
+            if begun:
+                stack.callback(_forget, begun)
+                record = stack.enter_context(open(begun, "r+b"))
+                fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        if begun:
-            with suppress(OSError):
-                os.unlink(begun)
+
+
+def _forget(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _is_under_way(record: str) -> bool:
+    """Whether the attempt of a record is under way in another container, which has the same STATE_DIR."""
+    with suppress(OSError):  # a filesystem without locks
+        return locks.is_flocked(record)
+    return False
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Which failures are remembered, and for how long."""
 
 import os
+import signal
 import time
 from contextlib import suppress
 
@@ -60,11 +61,19 @@ def test_without_a_directory_nothing_is_kept():
     refusals.check(Settings(), "d1")
 
 
-def test_an_attempt_that_was_killed_is_remembered(tmp_path):
+def killed_attempt(settings):
+    if (pid := os.fork()) == 0:
+        attempt = refusals.attempt(settings, "d1")
+        attempt.__enter__()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_an_attempt_that_was_killed_is_remembered(tmp_path, monkeypatch):
     """Out of memory, PID 1 dies with the worker: nobody is left to say anything."""
+    monkeypatch.setattr(os, "getppid", os.getpid)  # the child has another parent, but the same command
     settings = Settings(state_dir=str(tmp_path))
-    killed = refusals.attempt(settings, "d1")
-    killed.__enter__()
+    killed_attempt(settings)
     with pytest.raises(RestoreFailed, match="Interrupted") as refused:
         refusals.check(settings, "d1")
     assert refused.value.reason == "RefusedBefore"
@@ -72,6 +81,17 @@ def test_an_attempt_that_was_killed_is_remembered(tmp_path):
     [file] = tmp_path.iterdir()
     os.utime(file, (time.time() - 2 * 3600,) * 2)
     refusals.check(settings, "d1")
+
+
+def test_an_attempt_that_is_under_way_in_another_container_is_none_that_was_killed(tmp_path):
+    """Replicas may have STATE_DIR on one volume, and containers of one pod in one emptyDir."""
+    settings = Settings(state_dir=str(tmp_path))
+    with refusals.attempt(settings, "d1"):
+        refusals.check(settings, "d1")
+        with refusals.attempt(settings, "d1"):
+            refusals.check(settings, "d1")
+        refusals.check(settings, "d1")
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("error", [None, Incompatible("not here"), StorageUnavailable("down")])

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from servers.oci_quirks import Registry
+from servers.oci_quirks import Registry, error
 from store_contract import publish
 
 from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
@@ -53,6 +53,19 @@ def test_a_creation_is_not_tried_as_nobody(registry, store):
     registry.rights[""] = {"pull", "push"}
     with pytest.raises(StorageDenied):
         store("reader").check_writable()
+
+
+def test_a_registry_that_refuses_a_token_for_reading(registry, store):
+    """With 403, after which nobody logs in again: a creation looks for the archive before it tries to write."""
+    registry.quirk = lambda method, *_: (
+        (403, error("DENIED")) if method == "POST" and registry.seen[-1][2].endswith("/pull") else None
+    )
+    creator = store("writer")
+    with pytest.raises(NotFound):
+        creator.stat()
+    creator.check_writable()
+    publish(creator, b"content")
+    assert bytes(store("reader").read_range(0, 7)) == b"content"
 
 
 BASIC, OTHER = 'Basic realm="here"', "Negotiate"

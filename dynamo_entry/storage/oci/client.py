@@ -160,8 +160,8 @@ class Client:
         return url
 
     def will_write(self) -> None:
-        """Request the right to push, too, if the registry itself does not say what a request needs."""
-        self._authorization.default_scope = f"{self._scope}:pull,push"
+        """Request the right to push, too, unless the registry itself says what a request needs."""
+        self._authorization.widen(f"{self._scope}:pull,push")
 
     def close(self) -> None:
         """Close idle connections."""

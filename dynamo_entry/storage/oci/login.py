@@ -181,6 +181,13 @@ class Authorization:
         self._expires = float("inf")
         self._challenge = ""
 
+    def widen(self, scope: str) -> None:
+        """Request ``scope`` from now on, and forget a token without it: some registries answer to it as to a refused login."""
+        with self._lock:
+            if scope != self.default_scope and self._header.startswith("Bearer"):
+                self._header, self._expires = "", float("inf")
+            self.default_scope = scope
+
     def header(self) -> str:
         """Return the header to send now; empty before the registry has asked for a login."""
         with self._lock:

@@ -66,7 +66,7 @@ class Registry(Answering):
         actions = query["scope"][0].rpartition(":")[2].split(",")
         if not {*actions} <= self.rights.get(user, set()):
             return 403, error("DENIED")
-        return 200, json.dumps({"token": f"{user}/token"}).encode()
+        return 200, json.dumps({"token": f"{user}/{','.join(actions)}"}).encode()
 
     def _content(
         self, request: BaseHTTPRequestHandler, body: bytes, kind: str, name: str, query: dict

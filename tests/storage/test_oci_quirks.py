@@ -7,7 +7,7 @@ import pytest
 from servers.oci_quirks import Registry, error
 from store_contract import publish
 
-from dynamo_entry.errors import NotFound, StorageDenied, StorageError, StorageUnavailable
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageDenied, StorageError, StorageUnavailable
 from dynamo_entry.storage import Retry
 from dynamo_entry.storage.oci import OciStore
 
@@ -131,3 +131,19 @@ def test_a_registry_that_closes_the_connection_where_there_is_no_repository(regi
     with pytest.raises(StorageUnavailable) as caught:
         store("writer").check_writable()
     assert caught.value.reason == "ConnectionLost" and "does the repository exist" in caught.value.hint
+
+
+def test_another_creator_publishes_before_a_failed_put_is_repeated(registry, store):
+    """It has looked whether its tag is still there, and will not look again: it stays."""
+    other = b'{"schemaVersion": 2}'
+
+    def fails_once(method, path, _body):
+        if method == "PUT" and "/manifests/" in path and not registry.manifests:
+            registry.manifests["a"] = other
+            return 503, b""
+        return None
+
+    registry.quirk = fails_once
+    with pytest.raises(AlreadyExists):
+        publish(store("writer"), b"content")
+    assert registry.manifests["a"] == other

@@ -208,7 +208,7 @@ def test_a_tag_that_is_removed_at_once_is_nobody_else_s(monkeypatch):
     def manifest(_tag):
         raise NotFound("none")
 
-    client = SimpleNamespace(name="oci://r/ck:tag", manifest=manifest)
+    client = SimpleNamespace(name="oci://r/ck:tag", manifest=manifest, tried=lambda action: action())
     registry = SimpleNamespace(put_manifest=lambda _: None, put_blob=lambda *_: None)
     made = writer.OciWriter(client, "tag", lambda: registry, replace=False, expected_size=0)
     with pytest.raises(StorageError, match="gone") as caught:

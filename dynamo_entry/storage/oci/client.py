@@ -88,8 +88,12 @@ class Client:
 
     def manifest(self, reference: str) -> bytes:
         """Return the manifest of a tag or a digest, of whatever kind it is."""
-        path, accepted = f"manifests/{reference}", {"Accept": ", ".join((MANIFEST_TYPE, *IMAGE_TYPES))}
-        return self.tried(lambda: self.once("manifest", "GET", path, accepted)).body
+        return self.tried(lambda: self.manifest_once(reference))
+
+    def manifest_once(self, reference: str) -> bytes:
+        """Attempt to get the manifest of a tag or a digest."""
+        accepted = {"Accept": ", ".join((MANIFEST_TYPE, *IMAGE_TYPES))}
+        return self.once("manifest", "GET", f"manifests/{reference}", accepted).body
 
     @contextmanager
     def exchange(

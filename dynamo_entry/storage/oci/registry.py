@@ -84,8 +84,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             ) from None  # fmt: skip
 
     def put_manifest(self, manifest: dict[str, Any]) -> None:
-        """Put the manifest, which gives the artifact its tag."""
-        self._client.tried(lambda: self.upload_manifest(manifest, self._repository))
+        """Attempt to put the manifest, which gives the artifact its tag."""
+        self.upload_manifest(manifest, self._repository)
 
     def put_blob(self, blob: memoryview, digest: str) -> None:
         """Upload a blob from memory in one piece; after a failure in a new session.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dynamo_entry.errors import NotFound, StorageError, StorageUnavailable
+from dynamo_entry.errors import AlreadyExists, NotFound, StorageError, StorageUnavailable
 from dynamo_entry.storage.base import ObjectStat, already_there
 from dynamo_entry.storage.oci import artifact
 from dynamo_entry.storage.oci.artifact import MIB, SMALLEST_BYTES, Layer
@@ -75,8 +75,8 @@ class OciWriter(PartWriter[Layer]):
         if not self._replace and self._tagged() not in ("", digest):
             raise already_there(self._client.name)
         try:
-            self._registry.result().put_manifest(manifest)
-        except StorageUnavailable:
+            self._put(manifest, digest)
+        except (StorageUnavailable, AlreadyExists):
             raise
         except StorageError:
             # Registries with immutable tags refuse in different ways, even our own manifest if its first answer got lost.
@@ -94,11 +94,33 @@ class OciWriter(PartWriter[Layer]):
                 raise already_there(self._client.name)
         return digest
 
+    def _put(self, manifest: dict[str, Any], digest: str) -> None:
+        """Put the manifest. Before each repetition look again: meanwhile another creator may have published."""
+        is_repeated = False
+
+        def attempt() -> None:
+            nonlocal is_repeated
+            if is_repeated and not self._replace and self._tagged_now() not in ("", digest):
+                raise already_there(self._client.name)
+            is_repeated = True
+            self._registry.result().put_manifest(manifest)
+
+        self._client.tried(attempt)
+
     def _tagged(self) -> str:
         """Return the digest that the tag stands for, or an empty string."""
         try:
             return artifact.digest_of(self._client.manifest(self._tag))
         except NotFound:
+            return ""
+
+    def _tagged_now(self) -> str:
+        """Return the same by a single attempt; here any 404 counts."""
+        try:
+            return artifact.digest_of(self._client.manifest_once(self._tag))
+        except StorageError as error:
+            if error.status != 404:
+                raise
             return ""
 
 

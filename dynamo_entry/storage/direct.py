@@ -29,7 +29,7 @@ class DirectFile:
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_DIRECT)
         except OSError:
             return
-        if _kind(descriptor) in _ON_A_DISK:
+        if filesystem_type(descriptor) in _ON_A_DISK:
             self._descriptor = descriptor
         else:
             os.close(descriptor)
@@ -55,7 +55,7 @@ class DirectFile:
             self._descriptor = -1
 
 
-def _kind(descriptor: int) -> int:
+def filesystem_type(descriptor: int) -> int:
     """Return ``f_type`` of a file's filesystem, or 0 if it is unknown."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.fstatfs(descriptor, buffer):

@@ -9,9 +9,17 @@ import re
 from dynamo_entry.pool import Pool
 from dynamo_entry.storage import posix
 from dynamo_entry.storage.base import Bytes, ObjectStat, Writer, already_there
-from dynamo_entry.storage.direct import DirectFile
+from dynamo_entry.storage.direct import DirectFile, filesystem_type
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")
+
+#: Filesystems that may show a lock only to its own node, by their numbers in linux/magic.h: NFS (nolock), SMB (nobrl),
+#: FUSE, 9p and Lustre (localflock).
+_LOCKS_OF_ONE_NODE = {0x6969, 0xFF534D42, 0xFE534D42, 0x65735546, 0x01021997, 0x0BD00BD0}
+
+#: There, nothing is swept that was written to more recently. The engine may be frozen for a minute, and its GPUs be read
+#: for another, before a writer has more to write.
+_QUIET_S = 180
 
 #: The page cache is written back in steps of this size, so that little remains when the file must become durable.
 #: (2 GiB on ext4: commit 0.02 s instead of 0.6 s, the whole no longer.)
@@ -50,14 +58,23 @@ def remove_if_stale(path: str) -> bool:
     return True
 
 
-def sweep(directory: str, name: str) -> None:
-    """Remove what killed writers of the file ``name`` left behind. Never fails."""
-    for entry in os.listdir(directory):
-        if is_partial(entry) and entry.rsplit(".", 2)[0] == f".{name}":
-            try:
-                remove_if_stale(os.path.join(directory, entry))
-            except OSError:
-                pass  # not ours, or already gone; a sweep is optional
+def _of_others(directory: str, name: str) -> list[str]:
+    """Return the temporary files for ``name``."""
+    names = [entry for entry in os.listdir(directory) if is_partial(entry)]
+    return [os.path.join(directory, entry) for entry in names if entry.rsplit(".", 2)[0] == f".{name}"]
+
+
+def _sweep(paths: list[str], own: int) -> None:
+    """Remove those temporary files that killed writers left behind. ``own`` is a new file beside them. Never fails."""
+    latest = float("inf")
+    if filesystem_type(own) in _LOCKS_OF_ONE_NODE:
+        latest = os.fstat(own).st_mtime - _QUIET_S  # by the volume's clock
+    for path in paths:
+        try:
+            if os.stat(path).st_mtime < latest:
+                remove_if_stale(path)
+        except OSError:
+            pass  # not ours, or already gone; a sweep is optional
 
 
 class LocalWriter(Writer):
@@ -69,8 +86,9 @@ class LocalWriter(Writer):
         self._replace = replace
         with posix.translated(self._path, is_publication=True):
             posix.make_directories(directory)
-            sweep(directory, name)
+            others = _of_others(directory, name)
             self._temporary, self._descriptor = _create(directory, name)
+        _sweep(others, self._descriptor)
         self._is_open = True
         self._size = self._cached = 0
         self._direct = DirectFile(self._temporary)

@@ -292,7 +292,7 @@ def resident_bytes(path):
 
 def on_a_disk(path):
     with open(path, "wb") as file:
-        return direct._kind(file.fileno()) in direct._ON_A_DISK
+        return direct.filesystem_type(file.fileno()) in direct._ON_A_DISK
 
 
 def test_large_aligned_buffers_go_past_the_page_cache(store, tmp_path, path):
@@ -440,6 +440,24 @@ def test_a_new_writer_sweeps_its_own_name(store, path):
     assert ".a.tar.0123456789abcdef.partial" not in left
     assert len(left) == 2
     live.abort()
+
+
+def test_a_creator_on_another_node_whose_lock_is_not_seen(store, path, again, monkeypatch):
+    """NFS without locks, and the like: what is being written stays. What nobody has written to for long goes."""
+    monkeypatch.setattr(partial, "filesystem_type", lambda _descriptor: 0x6969)
+    first = store.open_writer()
+    first.append(b"fir")
+    fcntl.flock(first._descriptor, fcntl.LOCK_UN)
+    left = f"{os.path.dirname(path)}/.a.tar.0123456789abcdef.partial"
+    open(left, "w").close()
+    os.utime(left, (time.time() - 600,) * 2)
+    second = again().open_writer()
+    assert not os.path.exists(left)
+    first.append(b"st")
+    first.commit()
+    with pytest.raises(AlreadyExists):
+        second.commit()
+    assert bytes(again().read_range(0, 5)) == b"first"
 
 
 def test_a_sweep_between_creation_and_lock(store, path, monkeypatch):

@@ -161,6 +161,24 @@ def test_a_creation_asks_a_giver_of_credentials_again_too(
     assert len(services.asked) > 1
 
 
+def test_of_a_secret_a_profile_may_name_a_role_and_variables_may_not(services, keyless, served, tmp_path):
+    """Its files are no environment, where alone boto3 reads the variables of a role."""
+    store, _ = served(lambda *_: None)
+    arn, token = "arn:aws:iam::123456789012:role/checkpoints", tmp_path / "token"
+    token.write_text("a.signed.token")
+    (tmp_path / "config").write_text(
+        f"[profile p]\nrole_arn = {arn}\nweb_identity_token_file = {token}\nservices = here\n"
+        f"[services here]\nsts =\n  endpoint_url = {services.url}\n"
+    )
+    profile = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "p"}
+    S3Store(store.location, access=Access(variables=profile)).open_writer().abort()
+    assert "AssumeRoleWithWebIdentity" in services.asked[0][1]
+    role = {"AWS_ROLE_ARN": arn, "AWS_WEB_IDENTITY_TOKEN_FILE": str(token)}
+    with pytest.raises(StorageDenied) as caught:
+        S3Store(store.location, access=Access(variables=role)).stat()
+    assert caught.value.reason == "NoCredentials"
+
+
 @pytest.mark.parametrize("given", [AwsServices.web_identity, AwsServices.container_role])
 @pytest.mark.parametrize("status", [400, 403, 404])
 def test_a_giver_of_credentials_that_refuses_is_believed(

@@ -76,6 +76,20 @@ def test_s3_signs_with_the_secret_s_keys(secret, monkeypatch):
     assert client.meta.endpoint_url == "http://minio:9000"
 
 
+def test_another_name_in_the_environment_does_not_win_over_the_secret(secret, monkeypatch):
+    """The engine may fetch its model from a store of its own."""
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://models:9000")
+    monkeypatch.setenv("AWS_REGION", "models-1")
+    ours = {"AWS_ENDPOINT_URL": "http://minio:9000", "AWS_DEFAULT_REGION": "ours-1"}
+    found = read_credentials(secret(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", **ours))
+    store = S3Store("s3://bucket/a.tar", access=Access(variables=found))
+    url = store._client._presigned._signed()
+    assert url.startswith("http://minio:9000/bucket/a.tar?") and "%2Fours-1%2F" in url
+    meta = store._client._client().meta
+    assert (meta.endpoint_url, meta.region_name) == ("http://minio:9000", "ours-1")
+
+
 @pytest.mark.parametrize("name", ["config.json", ".dockerconfigjson"])
 def test_a_registry_s_login_is_found(secret, name):
     directory = secret(**{name: '{"auths": {"r.example": {"auth": "bWU6cGE6c3M="}}}'})

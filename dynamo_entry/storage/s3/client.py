@@ -41,8 +41,9 @@ _HINTS = {
     ),
 }
 
-#: The token of temporary keys, by its name and its old one.
+#: The token of temporary keys, by its name and its old one; and what else has two names.
 _TOKENS = {"AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"}
+_TWO_NAMES = ({"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"}, {"AWS_REGION", "AWS_DEFAULT_REGION"})
 
 #: The bucket must be in the host name (Alibaba's store).
 _VIRTUAL = {"SecondLevelDomainForbidden", "VirtualHostDomainRequired"}
@@ -90,7 +91,7 @@ class Client:
         self._access = access
         ca_file = access.ca_file or access.environ.get("AWS_CA_BUNDLE", "")
         self._transport = Transport(name, stall_s=retry.stall_s, ca_file=ca_file)
-        self._presigned = PresignedReads(location, name, self._transport, _environ(access))
+        self._presigned = PresignedReads(location, name, self._transport, environment(access))
         self._shared = _Made()
 
     def with_short_deadline(self) -> Client:
@@ -182,7 +183,7 @@ class Client:
         from dynamo_entry.storage.s3 import credentials  # noqa: PLC0415 - see presigned
 
         access = self._access.renewed()
-        return credentials.session(_environ(access), access.variables, self.retry.stall_s, access.ca_file)
+        return credentials.session(environment(access), access.variables, self.retry.stall_s, access.ca_file)
 
     def _client(self) -> Any:
         return self._client_and_session()[0]
@@ -224,7 +225,11 @@ class Client:
         """Return botocore's client of the bucket's endpoint. Raises BotoCoreError, ValueError."""
         from botocore.config import Config  # noqa: PLC0415 - see presigned
 
-        environ, endpoint, config = self._access.environ, self._location.endpoint, session.get_scoped_config()
+        environ, endpoint, config = (
+            environment(self._access),
+            self._location.endpoint,
+            session.get_scoped_config(),
+        )
         # AWS's own checksums, which other servers do not know, are sent only if the user asks for them.
         own = {
             name: "when_required" for name in ("request_checksum_calculation", "response_checksum_validation")
@@ -293,12 +298,15 @@ class _Made:
             return True
 
 
-def _environ(access: Access) -> dict[str, str]:
-    """Return the environment with the secret's variables; keys of the secret have its token, or none.
+def environment(access: Access) -> dict[str, str]:
+    """Return the environment with the secret's variables; what the secret has comes from it alone, by whatever name.
 
-    A token of the process's environment belongs to the keys there, which may be the engine's own.
+    The rest of the process's environment may be the engine's: a token there belongs to the keys there.
     """
     theirs = _TOKENS - access.variables.keys() if access.variables.get("AWS_ACCESS_KEY_ID") else set()
+    for names in _TWO_NAMES:
+        if any(map(access.variables.get, names)):
+            theirs |= names - access.variables.keys()
     return {name: value for name, value in access.environ.items() if name not in theirs}
 
 

@@ -23,7 +23,7 @@ from dynamo_entry.storage.base import (
 from dynamo_entry.storage.http import Response
 from dynamo_entry.storage.retry import DEFAULT, Retry
 from dynamo_entry.storage.s3 import location, objects
-from dynamo_entry.storage.s3.client import Client
+from dynamo_entry.storage.s3.client import Client, environment
 
 if TYPE_CHECKING:
     from dynamo_entry.storage.s3.publish import Publisher
@@ -38,7 +38,7 @@ class S3Store(Store):
     read_bytes = REQUEST_BYTES
 
     def __init__(self, url: str, retry: Retry = DEFAULT, access: Access = NOTHING) -> None:
-        place = location.parse(url, access.environ)
+        place = location.parse(url, environment(access))
         self.location = url
         self._key = place.key
         self._retry = retry

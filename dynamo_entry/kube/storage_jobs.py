@@ -17,8 +17,8 @@ from dynamo_entry.kube import api
 
 TERMINATION_LOG = "/dev/termination-log"
 
-#: A kubelet cuts messages at 4096 bytes, which would break the JSON; a character may take six bytes.
-_MESSAGE_BYTES, _EXCERPT = 4000, 500
+#: A kubelet cuts messages at 4096 bytes, which would break the JSON.
+_MESSAGE_BYTES = 4000
 
 #: Reasons of archives that a creation would not replace, and nobody here can restore.
 _OF_ANOTHER_KEY = ("NotSealed", "SealMismatch", "NotSigned", "SignatureMismatch")
@@ -74,9 +74,15 @@ def _key() -> Keys:
 
 
 def _answer(answer: dict[str, Any]) -> None:
-    text = json.dumps(answer)
-    print(text)
-    if len(text) > _MESSAGE_BYTES:
-        text = json.dumps(answer | {"message": answer["message"][:_EXCERPT]})
+    print(json.dumps(answer))
     with open(TERMINATION_LOG, "w", encoding="utf-8") as file:
-        file.write(text)
+        file.write(_bounded(answer))
+
+
+def _bounded(answer: dict[str, Any]) -> str:
+    """Return the answer as JSON of at most ``_MESSAGE_BYTES``: long texts are cut, whoever wrote them."""
+    longest = _MESSAGE_BYTES
+    while len(text := json.dumps(answer)) > _MESSAGE_BYTES:
+        longest //= 2
+        answer = {name: one[:longest] if isinstance(one, str) else one for name, one in answer.items()}
+    return text

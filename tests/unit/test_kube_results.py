@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_entry.archive import Head
+from dynamo_entry.errors import StorageError
 from dynamo_entry.kube import storage_jobs
 from dynamo_entry.kube.operator import checkpoints, pods
 from dynamo_entry.kube.operator.conditions import new_status
@@ -128,6 +129,43 @@ def test_an_archive_of_another_key_is_in_the_way(look, monkeypatch, tmp_path):
     answer = look(build({"s": b"x"}))
     assert (answer["exists"], answer["taken"]) == (False, True)
     assert "taken" not in look(b"damaged")
+
+
+def raises(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("opened", "code", "fact"),
+    [
+        (lambda *_: MemoryStore(build({"s": b"x"}, head=Head(hash="x" * 9000))), 0, {"exists": True}),
+        (
+            lambda *_: MemoryStore(build({"s": b"x"}, head=Head(hash="h", created_at="\U0001f600" * 9000))),
+            0,
+            {"exists": True, "hash": "h"},
+        ),
+        (raises(StorageError("\U0001f600" * 9000, reason="StorageDenied")), 1, {"error": "StorageDenied"}),
+    ],
+    ids=["long hash", "long time", "long error"],
+)
+def test_an_answer_fits_into_a_termination_message(opened, code, fact, monkeypatch, tmp_path):
+    """A kubelet cuts it at 4096 bytes, and nobody could read the rest. What is in an archive, anybody may have written."""
+    log = tmp_path / "termination-log"
+    monkeypatch.setattr(storage_jobs, "TERMINATION_LOG", str(log))
+    monkeypatch.setattr(storage_jobs.stores, "open_with", opened)
+    ended = 0
+    try:
+        storage_jobs.probe("s3://bucket/a.tar")
+    except SystemExit as exit_:
+        ended = exit_.code
+    assert ended == code
+    message = log.read_bytes()[:4096].decode()
+    terminated = {"exitCode": code, "message": message}
+    told = pods.helper_answer([{"status": {"containerStatuses": [{"state": {"terminated": terminated}}]}}])
+    assert told.items() >= fact.items()
 
 
 def test_what_is_kept_of_a_checkpoint_has_no_pod_template():

@@ -139,6 +139,18 @@ def test_a_worker_of_dynamo_is_not_asked_by_its_probe():
     assert "emptyDir" in volume
 
 
+@pytest.mark.parametrize(
+    "container", [{}, {"command": SNAPSHOT_SERVER}, {"command": ["serve"], "env": [SNAPSHOT]}]
+)
+def test_a_ready_url_of_an_engine_that_pauses_is_refused(container):
+    """It has no server until it is restored, and the launcher would refuse both: by then a GPU has been waited for."""
+    made = checkpoint(container)
+    made["metadata"]["annotations"] = {"dynamo-entry/ready-url": "http://127.0.0.1:1/early"}
+    with pytest.raises(Unfit, match=r"dynamo-entry/ready-url.*remove") as refused:
+        created(made)
+    assert refused.value.reason == "TemplateInvalid"
+
+
 @pytest.mark.parametrize("where", ["checkpoint", "template"])
 def test_a_worker_that_its_image_starts_is_not_asked_by_its_probe(where):
     """Its annotation says what the image's ENTRYPOINT is."""

@@ -179,15 +179,19 @@ def _refuse_two_truths(container: Object, env: list[Object]) -> None:
 
 
 def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses: bool) -> str:
-    """Return the URL that the launcher polls, for engines that do not write the signal file.
+    """Return the URL that the launcher polls, for engines that do not write the signal file. Raises Unfit.
 
     The probe of an engine that pauses by itself, or of a part of Dynamo, succeeds when it has registered: too late for a freeze.
     """
     annotations = checkpoint["metadata"].get("annotations") or {}
-    if given := annotations.get(api.READY_URL):
-        return str(given)
-    if pauses:
-        return ""
+    given = str(annotations.get(api.READY_URL, ""))
+    if pauses and given:
+        raise Unfit(
+            "TemplateInvalid",
+            f"{api.READY_URL} cannot be used: the engine pauses by itself, and has no server until it is restored; remove the annotation",
+        )
+    if given or pauses:
+        return given
     if config.job.ready_url:
         return config.job.ready_url
     if podspec.registers(container):

@@ -215,14 +215,14 @@ def validate(old: Object | None, new: Object) -> str:
     """Return why a DynamoCheckpoint is invalid, or an empty string."""
     if "deletionTimestamp" in new["metadata"]:
         return ""  # a finalizer's removal must never be blocked
+    if old is not None and old["spec"] == new["spec"]:
+        return ""  # an existing object can always change its labels and finalizers, and be deleted
     identity = new["spec"]["identity"]
     spellings = {identity.get("framework"), identity.get("backendFramework")} - {None}
     if len(spellings) > 1:
         return f"spec.identity: framework and backendFramework differ: {' and '.join(sorted(spellings))}"
     if old is not None and normalised(old["spec"]["identity"]) != normalised(identity):
         return "spec.identity is immutable: create another DynamoCheckpoint"
-    if old is not None and old["spec"] == new["spec"]:
-        return ""  # an existing object can always change its labels and finalizers, and be deleted
     if (size := len(json.dumps(new["spec"]))) > _SPEC_LIMIT:
         return f"spec has {size} bytes, at most {_SPEC_LIMIT} are taken: mount large files from a ConfigMap"
     job = new["spec"]["job"]

@@ -107,6 +107,15 @@ def test_a_policy_is_no_mistake_of_the_template(status, words, dry_run):
     assert world.look()[:2] == ("Creating", "JobCreated")
 
 
+@pytest.mark.parametrize("kind", ["c", "pod"])
+def test_a_webhook_that_takes_no_dry_runs_says_nothing(kind):
+    """One that was registered before Kubernetes 1.22 may have side effects. The Job itself shows what it thinks."""
+    words = 'admission webhook "pods.example.com" does not support dry run'
+    world = World(checkpoint(), {(kind, False): 400}, f"{S3}\nprobe: false", words)
+    world.look()
+    assert world.look()[:2] == ("Creating", "JobCreated")
+
+
 @pytest.mark.parametrize("status", [400, 403, 422])
 def test_a_probe_that_the_server_refuses_is_no_answer(status):
     """The creation looks for the archive itself."""

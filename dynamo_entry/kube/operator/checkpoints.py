@@ -25,6 +25,9 @@ _ROUNDS = 4
 #: How admission webhooks and policies begin a refusal, whatever its code is: 400 where they give none, 422 by default.
 _DENIED = re.compile(r"denied (?:the )?request")
 
+#: The answer for a webhook with side effects: it says nothing about the object.
+_NO_DRY_RUN = "does not support dry run"
+
 #: Decisions of which people are told, by the reason of their event.
 _EVENTS = {
     "JobCreated": "JobCreated", "Published": "CheckpointReady", "Adopted": "Adopted", "AdoptedDiffers": "AdoptedDiffers",
@@ -235,6 +238,8 @@ class Checkpoints:
             try:
                 self._cluster.create(path, body, dryRun="All")
             except ApiError as error:
+                if _NO_DRY_RUN in error.message:
+                    continue
                 if (verdict := _verdict(error)) is not None:
                     return verdict
                 if error.status != 409:

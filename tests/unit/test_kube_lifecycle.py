@@ -388,6 +388,7 @@ def test_an_automatic_checkpoint_tries_again_by_itself(labels, attempts, age_s, 
 
 DELETED = {"deletionTimestamp": THEN, "finalizers": ["nvidia.com/checkpoint-archive"]}
 DELETE = {"deletionPolicy": "Delete"}
+GONE = ("StorageMissing", "no claim")
 
 
 @pytest.mark.parametrize(
@@ -410,6 +411,11 @@ DELETE = {"deletionPolicy": "Delete"}
         ("for an hour", dataclasses.replace(see(READY, metadata=DELETED, spec=DELETE, verdict=Verdict("refused", "quota")), now=NOW + 3601), (Action.RELEASE,)),
         ("that failed", see(READY, metadata=DELETED, spec=DELETE, collector=job(("Failed", ""))), (Action.DELETE_COLLECTOR,)),
         ("the namespace ends", see(READY, metadata=DELETED, spec=DELETE, is_namespace_ending=True), (Action.RELEASE,)),
+        ("its claim is gone", see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, is_bound=False), (Action.RELEASE,)),
+        ("or is going", see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, collector=job()), (Action.RELEASE,)),
+        ("but the Job first", see(CREATING, metadata=DELETED, spec=DELETE, unusable=GONE, job=job()), (Action.DELETE_JOB,)),
+        ("its claim waits for a first pod", see(PENDING, metadata=DELETED, spec=DELETE, is_bound=False), (Action.RELEASE,)),
+        ("its claim is one that not all pods can mount", see(READY, metadata=DELETED, spec=DELETE, unusable=("StorageNotShared", "x")), (Action.COLLECT,)),
         ("for an hour", dataclasses.replace(see(READY, metadata=DELETED, spec=DELETE, collector=job()), now=NOW + 3601), (Action.RELEASE,)),
     ],
 )  # fmt: skip
@@ -424,6 +430,8 @@ def test_what_is_said_of_an_archive_that_stays():
     assert decide(gone).reason == "ArchiveDeleted"
     kept = decide(dataclasses.replace(gone, collected={"deleted": False, "message": "of another hash"}))
     assert (kept.reason, kept.message) == ("ArchiveKept", "of another hash")
+    left = decide(see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, is_bound=False))
+    assert (left.reason, left.message) == ("ArchiveLeftBehind", f"{LOCATION} cannot be deleted: no claim")
     refused = decide(see(READY, metadata=DELETED, spec=DELETE, verdict=Verdict("refused", "quota")))
     assert refused.reason == "CollectionFailed"
     assert "quota" in refused.message

@@ -136,6 +136,7 @@ ROWS = [
     ("after one that failed in the same second", see(CREATING, job=job(("Complete", "")), pods=[*pods(ended(RETRY, 173)), *pods(ended(PUBLISHED))]), "Ready", "Published"),
     ("somebody else was faster", see(CREATING, job=job(("Complete", "")), pods=pods(ended(PUBLISHED | {"result": "exists"}))), "Ready", "Adopted"),
     ("complete without an archive", see(CREATING, job=job(("Complete", "")), pods=pods(ended("hello"))), "Failed", "NoArchive"),
+    ("complete, and its pods went with their node", see(CREATING, job=job(("Complete", ""))), "Pending", "JobLost"),
     ("sidecars linger", see(CREATING, job=job(), pods=pods(ended(PUBLISHED, at="2023-11-14T22:00:00Z"), running("mesh"))), "Ready", "Published"),
     ("for a moment they may", see(CREATING, job=job(), pods=pods(ended(PUBLISHED), running("mesh"))), "Creating", "JobRunning"),
     ("a saver of GPU memory must end", see(CREATING, spec={"gpuMemoryService": {}}, job=job(), pods=pods(ended(PUBLISHED, at="2023-11-14T22:00:00Z"), running("saver"))), "Creating", "JobRunning"),
@@ -175,6 +176,13 @@ def test_a_recreation_replaces_the_archive_once():
 def test_an_adopted_archive_that_does_not_say_when_it_was_made():
     """The API server takes a time for that, or nothing."""
     assert decide(see(PENDING, found=THERE | {"created_at": ""})).fields["createdAt"] is None
+
+
+def test_a_result_that_is_gone_is_looked_for():
+    """The archive is there, or another Job makes it; a Job whose pods always vanish is not made for ever."""
+    decision = decide(see(CREATING, job=job(("Complete", ""))))
+    assert decision.before == (Action.DELETE_JOB,)
+    assert "attempts" not in decision.fields
 
 
 def test_recreations_are_not_lost_jobs():

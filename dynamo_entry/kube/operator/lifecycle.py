@@ -246,6 +246,9 @@ def _creating(seen: Observed) -> Decision:
             return _created(result, image, after)
         if "Complete" in conditions:
             return Decision(
+        if "Complete" in conditions and not seen.pods:
+            message = "the Job's pods are gone, and their result with them"
+            return Decision(PENDING, "JobLost", message, before=(Action.DELETE_JOB,), again_s=SOON_S)
                 FAILED, "NoArchive", result.get("message") or "the Job ended without publishing an archive"
             )
     if result.get("result") == "failed" and result.get("retry") is False:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 _FRACTION = re.compile(r"\.\d+")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 GROUP, VERSION = "nvidia.com", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -106,3 +107,8 @@ def moment(text: str | None) -> float:
         return datetime.fromisoformat(_FRACTION.sub("", text or "").replace("Z", "+00:00")).timestamp()
     except ValueError:
         return 0
+
+
+def is_timestamp(text: str) -> bool:
+    """Return whether the API takes a text as a time; it refuses an object with any other."""
+    return bool(_TIMESTAMP.fullmatch(text) and moment(text))

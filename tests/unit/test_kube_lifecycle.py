@@ -178,6 +178,19 @@ def test_an_adopted_archive_that_does_not_say_when_it_was_made():
     assert decide(see(PENDING, found=THERE | {"created_at": ""})).fields["createdAt"] is None
 
 
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [
+        ("2024-01-01T00:00:00.123Z", True), ("2024-01-01T02:00:00+02:00", True), ("2024-01-01", False),
+        ("2024-01-01T00:00:00", False), ("2024-13-01T00:00:00Z", False), ("yesterday", False),
+    ],
+)  # fmt: skip
+def test_when_an_adopted_archive_was_made(said, is_told):
+    """Anybody may have written it. A status with anything but a time would be refused each time, and nothing would go on."""
+    fields = decide(see(PENDING, found=THERE | {"created_at": said})).fields
+    assert fields["createdAt"] == (said if is_told else None)
+
+
 def test_a_result_that_is_gone_is_looked_for():
     """The archive is there, or another Job makes it; a Job whose pods always vanish is not made for ever."""
     decision = decide(see(CREATING, job=job(("Complete", ""))))

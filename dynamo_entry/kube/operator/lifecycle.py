@@ -16,6 +16,7 @@ from dynamo_entry.kube.api import (
     RECREATE,
     RETRY,
     command_digest,
+    is_timestamp,
     job_name,
     moment,
 )
@@ -209,8 +210,9 @@ def _archive(status: Object) -> Object:
 
 
 def _adopted(seen: Observed, found: Object) -> Decision:
+    created_at = found.get("created_at") or ""
     fields = {
-        "createdAt": found.get("created_at") or None,
+        "createdAt": created_at if is_timestamp(created_at) else None,
         "digest": found.get("digest"),
         "sizeBytes": found.get("size_bytes"),
     }
@@ -244,11 +246,11 @@ def _creating(seen: Observed) -> Decision:
         if _published(result):
             after = () if "Complete" in conditions else (Action.STOP,)
             return _created(result, image, after)
-        if "Complete" in conditions:
-            return Decision(
         if "Complete" in conditions and not seen.pods:
             message = "the Job's pods are gone, and their result with them"
             return Decision(PENDING, "JobLost", message, before=(Action.DELETE_JOB,), again_s=SOON_S)
+        if "Complete" in conditions:
+            return Decision(
                 FAILED, "NoArchive", result.get("message") or "the Job ended without publishing an archive"
             )
     if result.get("result") == "failed" and result.get("retry") is False:

@@ -66,6 +66,18 @@ def test_the_operators_own_jobs_run_where_the_claim_can_be_mounted():
         assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
 
 
+def test_a_quota_on_what_pods_may_take_keeps_no_job_of_the_operators_from_running():
+    """Under one, a pod must say all of it; a deletion would be tried for an hour, and then be given up."""
+    for job in (
+        jobs.probe(config.parse(""), checkpoint(), "h"),
+        jobs.collection(config.parse(""), checkpoint(), "h"),
+    ):
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert {kind: {*amounts} for kind, amounts in container["resources"].items()} == {
+            "requests": {"cpu", "memory"}, "limits": {"cpu", "memory"},
+        }  # fmt: skip
+
+
 def test_an_engine_that_has_published_is_not_started_again():
     """Whatever a pod of the worker says of its container: since Kubernetes 1.34 each may have rules of its own."""
     main = {

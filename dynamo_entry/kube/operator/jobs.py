@@ -254,7 +254,8 @@ def _helper(
         context |= _ROOT if config.storage.type == "pvc" else _NOBODY
     container = {
         "name": kind, "image": config.image, "command": argv, "env": list(wired.env), "securityContext": context,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        # All of it is said: a quota refuses pods that leave out what it counts.
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
         "volumeMounts": [mount for _, mount in pairs],
     } | ({"imagePullPolicy": config.image_pull_policy} if config.image_pull_policy else {})  # fmt: skip
     pod = {

@@ -30,6 +30,8 @@ NAME_LABEL = "nvidia.com/checkpoint-name"
 GRAPH_LABEL = "nvidia.com/dynamo-graph-deployment-name"
 SERVICE_LABEL = "nvidia.com/dynamo-component"
 AUTO_LABEL = "dynamo-entry/auto"
+#: Azure's webhook gives a pod the identity of its ServiceAccount only if the pod is labelled.
+AZURE_LABEL = "azure.workload.identity/use"
 
 RETRY = "dynamo-entry/retry"
 RECREATE = "dynamo-entry/recreate"

@@ -166,7 +166,8 @@ def template(pod: Object, owned: Object | None, target: str = "") -> Object:
     """Return a Job's pod template from a service's pod, or from its owner's template if that is known.
 
     Only the engine's container stays: a sidecar that never ends would keep the Job from completing. Labels
-    are dropped, so that no ReplicaSet adopts the pod and no Service sends traffic to it. Raises Unfit.
+    are dropped, so that no ReplicaSet adopts the pod and no Service sends traffic to it; the one that an
+    identity depends on stays. Raises Unfit.
     """
     spec = deepcopy((owned or pod)["spec"])
     annotations = dict((owned or pod)["metadata"].get("annotations") or {})
@@ -183,8 +184,10 @@ def template(pod: Object, owned: Object | None, target: str = "") -> Object:
         if not spec[name]:
             del spec[name]
     kept = {key: value for key, value in annotations.items() if key.startswith("dynamo-entry/")}
-    labels = {"nvidia.com/dynamo-discovery-enabled": "false"}
-    return {"metadata": {"labels": labels, "annotations": kept}, "spec": spec}
+    labels = (owned or pod)["metadata"].get("labels") or {}
+    identity = {name: value for name, value in labels.items() if name == api.AZURE_LABEL}
+    marks = {"nvidia.com/dynamo-discovery-enabled": "false"} | identity
+    return {"metadata": {"labels": marks, "annotations": kept}, "spec": spec}
 
 
 def _refuse_shared_claims(container: Object, claims: Iterable[Object]) -> None:

@@ -145,6 +145,14 @@ def is_bound(config: Config, claim: Object | None) -> bool:
     return config.storage.type != "pvc" or (claim or {}).get("status", {}).get("phase") == "Bound"
 
 
+def needs_identity(config: Config, *, creates: bool) -> bool:
+    """Return whether a pod reaches the storage by its ServiceAccount's identity, since no Secret has credentials."""
+    storage = config.storage
+    return storage.type not in ("pvc", "oci") and not _credentials(
+        getattr(storage, storage.type), creates=creates
+    )
+
+
 def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiring:
     """Return what a container of the namespace needs to create, or restore from, the archive.
 

@@ -270,6 +270,14 @@ def test_the_agents_identity_for_the_cloud():
     assert settings(objects)["agent"]["sweepInterval"] == "1h"
 
 
+@pytest.mark.parametrize(("secret", "is_marked"), [("", True), ("login", False)])
+def test_azure_knows_an_agent_by_its_label(secret, is_marked):
+    """The account's annotation alone gives no identity."""
+    values = f"checkpoint: {{enabled: true, storage: {{type: azure, azure: {{uri: az://c, credentialsSecretRef: '{secret}'}}}}}}"
+    labels = render(values)["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["metadata"]["labels"]
+    assert (labels.get(api.AZURE_LABEL) == "true") == is_marked
+
+
 def test_the_agent_has_what_sealed_archives_and_private_authorities_take():
     """Else it could copy nothing."""
     values = "checkpoint: {enabled: true, storage: {type: s3, caSecretRef: ca, keySecretRef: key, signKeySecretRef: sign, verifyKeySecretRef: verify, s3: {uri: s3://b}}}"

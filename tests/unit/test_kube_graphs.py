@@ -397,6 +397,15 @@ def test_a_note_of_the_webhook_that_somebody_changed(text):
     assert mutate(S3, changed, "n", known(LATER)).reason == "InjectedInvalid"
 
 
+def test_a_template_keeps_what_gives_its_pod_an_identity_in_azure():
+    """Its account's alone gives none; a bucket without a Secret would stay closed to the creation."""
+    labels = {"azure.workload.identity/use": "true", "app": "worker"}
+    template = graphs.template(pod({"image": "i"}, labels=labels), None)
+    assert template["metadata"]["labels"].get("azure.workload.identity/use") == "true"
+    assert "app" not in template["metadata"]["labels"]
+    assert "azure.workload.identity/use" not in graphs.template(pod(), None)["metadata"]["labels"]
+
+
 def test_a_template_from_a_pod():
     """Without what admission, the scheduler and our own webhook added; the engine alone; no labels of others."""
     wired = mutate(PVC, pod(), "n", known(REF, [READY])).pod

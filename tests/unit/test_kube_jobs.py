@@ -66,6 +66,33 @@ def test_the_operators_own_jobs_run_where_the_claim_can_be_mounted():
         assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
 
 
+KEYS = "storage: {type: s3, s3: {uri: s3://b, credentialsSecretRef: keys}}"
+READS = "storage: {type: s3, s3: {uri: s3://b, restoreCredentialsSecretRef: keys}}"
+ROLE = "storage: {type: s3, s3: {uri: s3://b}}"
+OCI = "storage: {type: oci, oci: {uri: oci://host/repository}}"
+AZURE = "storage: {type: azure, azure: {uri: az://b}}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "probes", "deletes"),
+    [("", None, None), (OCI, None, None), (KEYS, None, None), (READS, None, "worker"), (ROLE, "worker", "worker"), (AZURE, "worker", "worker")],
+)  # fmt: skip
+def test_without_a_secret_a_bucket_is_reached_as_the_engine_reaches_it(settings, probes, deletes):
+    """By the identity of its ServiceAccount: the namespace's default one has no role, and nothing was ever deleted."""
+    for name in ("serviceAccountName", "serviceAccount"):
+        made = checkpoint(**{name: "worker"})
+        for make, account in ((jobs.probe, probes), (jobs.collection, deletes)):
+            template = make(config.parse(settings), made, "h")["spec"]["template"]
+            assert template["spec"].get("serviceAccountName") == account
+            assert template["spec"]["automountServiceAccountToken"] is False
+            is_marked = template["metadata"]["labels"].get("azure.workload.identity/use") == "true"
+            assert is_marked == (settings == AZURE)
+    plain = jobs.probe(config.parse(ROLE), checkpoint(), "h")["spec"]["template"]["spec"]
+    assert "serviceAccountName" not in plain
+    unfit = jobs.probe(config.parse(ROLE), checkpoint(containers="none"), "h")["spec"]["template"]["spec"]
+    assert "serviceAccountName" not in unfit
+
+
 def test_a_quota_on_what_pods_may_take_keeps_no_job_of_the_operators_from_running():
     """Under one, a pod must say all of it; a deletion would be tried for an hour, and then be given up."""
     for job in (

@@ -237,6 +237,15 @@ def _user(checkpoint: Object) -> Object:
     return {key: context[key] for key in _USER if key in context}
 
 
+def _identity(checkpoint: Object) -> Object:
+    """Return the field of a pod that gives it the identity of the creating one."""
+    with suppress(Unfit):  # as above
+        spec = podtemplate.checked(checkpoint["spec"]["job"])["spec"]
+        if name := spec.get("serviceAccountName") or spec.get("serviceAccount"):
+            return {"serviceAccountName": name}
+    return {}
+
+
 def _helper(
     config: Config, checkpoint: Object, hash_: str, kind: str, argv: list[str], *, creates: bool
 ) -> Object:
@@ -246,6 +255,8 @@ def _helper(
         for pair in zip(wired.volumes, wired.mounts, strict=True)
         if pair[0]["name"] not in storage.ON_THE_NODE
     ]
+    needs_identity = storage.needs_identity(config, creates=creates)
+    mark = {api.AZURE_LABEL: "true"} if needs_identity and config.storage.type == "azure" else {}
     context: Object = {
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
     }  # fmt: skip
@@ -259,14 +270,14 @@ def _helper(
         "volumeMounts": [mount for _, mount in pairs],
     } | ({"imagePullPolicy": config.image_pull_policy} if config.image_pull_policy else {})  # fmt: skip
     pod = {
-        "metadata": {"annotations": _NO_MESH, "labels": {api.SOURCE_LABEL: kind}},
+        "metadata": {"annotations": _NO_MESH, "labels": {api.SOURCE_LABEL: kind} | mark},
         "spec": {
             "restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container],
             "volumes": [volume for volume, _ in pairs], "imagePullSecrets": list(config.image_pull_secrets),
             # Where the operator's own pod runs, so does its image. A claim decides by itself which nodes can mount it.
             "nodeSelector": _LINUX | ({} if config.storage.type == "pvc" else config.operator.node_selector),
             "tolerations": list(config.operator.tolerations),
-        },
+        } | (_identity(checkpoint) if needs_identity else {}),
     }  # fmt: skip
     name = checkpoint["metadata"]["name"]
     labels = api.labels(name, hash_) | {api.SOURCE_LABEL: kind}

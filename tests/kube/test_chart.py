@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from charts import CHART, GCS, GUIDE, OCI, S3, notes, render, run, umbrella
-from dynamo_entry.kube import api, config
+from dynamo_entry.kube import api, config, storage
+
+S3_ENDPOINT = S3.replace("credentialsSecretRef", "endpointUrl: 'https://minio:9000', credentialsSecretRef")
+SEALED = S3.replace("type: s3,", "type: s3, caSecretRef: ca, keySecretRef: key, verifyKeySecretRef: verify,")
 
 
 def settings(objects):
@@ -81,6 +84,26 @@ def test_the_agent_has_the_keys_of_a_bucket_in_files(endpoint):
     files = {one["path"] for one in volume["secret"]["items"]}
     assert files >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"}
     assert ("AWS_ENDPOINT_URL" in files) == (not endpoint) != ("AWS_ENDPOINT_URL" in env)
+
+
+@pytest.mark.parametrize("values", [S3, S3_ENDPOINT, OCI, GCS, SEALED])
+def test_an_agent_reads_the_secrets_that_pods_read(values):
+    """The same entries, in the same files: the chart writes the agent's, and the operator the pods'."""
+    objects = render(values)
+    pod = objects["DaemonSet", "dynamo-checkpoint-agent"]["spec"]["template"]["spec"]
+    (agent,) = pod["containers"]
+    wired = storage.wiring(config.parse(yaml.safe_dump(settings(objects))), "h", "n", creates=True)
+    assert secrets(pod["volumes"], agent["volumeMounts"]) == secrets(wired.volumes, wired.mounts)
+
+
+def secrets(volumes, mounts):
+    """The entries of each Secret, by the path where they are mounted; whether it may be missing is each one's own."""
+    by_name = {one["name"]: one["secret"] for one in volumes if "secret" in one}
+    return {
+        one["mountPath"]: {key: by_name[one["name"]].get(key) for key in ("secretName", "items")}
+        for one in mounts
+        if one["name"] in by_name
+    }
 
 
 def test_switched_off_it_is_the_resource_alone():

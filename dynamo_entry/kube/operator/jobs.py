@@ -28,8 +28,10 @@ _UNDISTURBED = {
 }
 
 #: A frozen engine answers nobody, and would be killed in the middle of its dump; one that has published ends.
-#: Pods that are never restarted may not ask to be resized by a restart.
-_LEFT_OUT = ("livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules", "resizePolicy")
+#: Pods that are never restarted may not ask to be resized by a restart. The result is at the default path.
+_LEFT_OUT = (
+    "livenessProbe", "startupProbe", "restartPolicy", "restartPolicyRules", "resizePolicy", "terminationMessagePath",
+)  # fmt: skip
 
 #: Of a container that fails without a message, at least the end of its log is reported.
 _LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
@@ -137,7 +139,7 @@ def _handshake(
 
 
 def _without_restarts(container: Object) -> Object:
-    """Return the engine's container without what ends it while it is frozen, or starts it again."""
+    """Return the engine's container without what ends it while it is frozen, starts it again, or hides its result."""
     kept = {key: value for key, value in container.items() if key not in _LEFT_OUT}
     if "exec" not in kept.get("readinessProbe", {"exec": {}}):
         del kept["readinessProbe"]

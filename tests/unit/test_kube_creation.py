@@ -227,11 +227,12 @@ def test_a_mode_that_creates_nothing_is_refused(mode):
 
 
 def test_the_users_environment_wins_unless_it_makes_two_truths():
-    """A timeout may be set; another location may not."""
+    """A timeout may be set; another location may not, nor another place for the result, where nobody would look."""
     _, _, main = created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT", "value": "9"}]}))
     assert environ(main)["DYNAMO_CHECKPOINT_SIGNAL_TIMEOUT"] == "9"
-    with pytest.raises(Unfit, match="DYNAMO_CHECKPOINT_LOCATION"):
-        created(checkpoint({"env": [{"name": "DYNAMO_CHECKPOINT_LOCATION", "value": "/elsewhere"}]}))
+    for name in ("DYNAMO_CHECKPOINT_LOCATION", "DYNAMO_CHECKPOINT_STATUS_FILE"):
+        with pytest.raises(Unfit, match=name):
+            created(checkpoint({"env": [{"name": name, "value": "/elsewhere"}]}))
 
 
 def test_storage_credentials_stay_out_of_the_dump():

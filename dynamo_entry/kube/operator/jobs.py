@@ -53,7 +53,7 @@ _LINUX = {"kubernetes.io/os": "linux"}
 _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
 
 #: Variables of ours that the user must not set to something else.
-_OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
+_OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE", "STATUS_FILE")
 
 
 def digest(checkpoint: Object) -> str:

@@ -119,7 +119,10 @@ def test_nothing_starts_the_engine_again(field):
 def test_the_result_is_where_the_kubelet_reads_it():
     """Whatever file the template names for its engine's last words; else the operator would never learn of the archive."""
     _, _, main = created(checkpoint({"terminationMessagePath": "/tmp/last-words"}))
-    assert main.get("terminationMessagePath", "/dev/termination-log") == environ(main)["DYNAMO_CHECKPOINT_STATUS_FILE"]
+    assert (
+        main.get("terminationMessagePath", "/dev/termination-log")
+        == environ(main)["DYNAMO_CHECKPOINT_STATUS_FILE"]
+    )
 
 
 def test_nobody_empties_a_node_under_a_creation():

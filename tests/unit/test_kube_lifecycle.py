@@ -476,6 +476,20 @@ def test_an_archive_that_cannot_be_deleted_is_tried_again(failed_after_s, now_s,
     assert f"{LOCATION} could not be deleted: permission denied; tried again until 3600 s" in decision.message
 
 
+def test_a_deletion_whose_pod_never_ran_says_where_to_look():
+    """The pod is gone with its deadline, or was never there: a quota, an image. The Events stay for an hour."""
+    for collected in (None, {"exists": False, "message": "its Job left no answer"}):
+        seen = see(
+            READY,
+            metadata=DELETED,
+            spec=DELETE,
+            collector=job(("Failed", "DeadlineExceeded")),
+            collected=collected,
+        )
+        said = decide(seen).message
+        assert "left no answer: kubectl get events -n n | grep j;" in said
+
+
 def _time(after_s):
     return datetime.fromtimestamp(NOW + after_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 

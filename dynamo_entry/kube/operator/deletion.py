@@ -65,12 +65,21 @@ def _missing(seen: Observed) -> tuple[str, str] | None:
 def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:
     """Keep the failed Job and its log for a while, then try another one."""
     deleted_at = moment(seen.checkpoint["metadata"]["deletionTimestamp"])
-    message = _failure(seen, (seen.collected or {}).get("message") or "its Job ended without a word")
+    message = _failure(seen, _said(seen))
     pause_s = min(max(failed_at - deleted_at, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
     left_s = failed_at + pause_s - seen.now
     if left_s > 0:
         return Decision(phase, "CollectionFailed", message, again_s=left_s)
     return Decision(phase, "CollectionFailed", message, before=(Action.DELETE_COLLECTOR,), again_s=SOON_S)
+
+
+def _said(seen: Observed) -> str:
+    """Return what the collector said; of one whose pod never ran, the Events of Job and pod tell more."""
+    collected = seen.collected or {}
+    if "error" in collected:
+        return str(collected.get("message"))
+    name, namespace = (seen.collector or {})["metadata"]["name"], seen.checkpoint["metadata"]["namespace"]
+    return f"its Job left no answer: kubectl get events -n {namespace} | grep {name}"
 
 
 def _failure(seen: Observed, said: str) -> str:

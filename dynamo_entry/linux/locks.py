@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _STRUCT_FLOCK = struct.Struct("hhqqi4x")
 
 
 def is_flocked(path: str, *, is_shared: bool = False) -> bool:
     """Whether somebody else has a lock of flock(2) that conflicts with ours. Raises OSError."""
-    descriptor = _opened(path)
+    how = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+        return _is_flocked(path, os.O_RDONLY, how)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+    return _is_flocked(path, os.O_RDWR, how)  # NFS locks exclusively what is open for writing
+
+
+def _is_flocked(path: str, flags: int, how: int) -> bool:
+    with _opened(path, flags) as descriptor:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 
 def is_locked(path: str, *, is_shared: bool = False, start: int = 0, length: int = 0) -> bool:
     """Whether somebody else has a lock of fcntl(2) that conflicts with ours. Raises OSError."""
-    descriptor = _opened(path)
-    try:
-        kind = fcntl.F_RDLCK if is_shared else fcntl.F_WRLCK
-        wanted = _STRUCT_FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    kind = fcntl.F_RDLCK if is_shared else fcntl.F_WRLCK
+    wanted = _STRUCT_FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    with _opened(path, os.O_RDONLY) as descriptor:
         found = _STRUCT_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted))
-        return bool(found[0] != fcntl.F_UNLCK)
+    return bool(found[0] != fcntl.F_UNLCK)
+
+
+@contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _opened(path: str) -> int:
-    """Open a file for writing, without which NFS gives no exclusive lock, or else for reading. Raises OSError."""
-    flags = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    try:
-        return os.open(path, os.O_RDWR | flags)
-    except OSError:  # a directory, a read-only filesystem, no permission
-        return os.open(path, os.O_RDONLY | flags)

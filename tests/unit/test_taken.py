@@ -169,18 +169,3 @@ def test_a_lock_is_found_on_nfs_which_locks_exclusively_what_is_open_for_writing
         fcntl.flock(file, fcntl.LOCK_EX)
         assert refused(taken.check_locks, [Lock(path, True, is_shared=False)], ()).reason == "LockTaken"
     taken.check_locks([Lock(path, True, is_shared=False)], ())
-
-
-def test_a_lock_is_found_on_a_file_that_may_only_be_read(tmp_path, monkeypatch):
-    path = str(tmp_path / "lock")
-    opened = os.open
-
-    def read_only(name, flags, *rest, **named):
-        if flags & os.O_ACCMODE != os.O_RDONLY:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
-        return opened(name, flags, *rest, **named)
-
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        monkeypatch.setattr(os, "open", read_only)
-        assert refused(taken.check_locks, [Lock(path, True, is_shared=False)], ()).reason == "LockTaken"

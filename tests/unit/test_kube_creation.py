@@ -109,6 +109,21 @@ def test_probes_of_the_engine():
     assert "readinessProbe" in main
 
 
+@pytest.mark.parametrize(
+    ("get", "url"),
+    [
+        ({"port": 80}, "http://127.0.0.1:80/"),
+        ({"port": 80, "path": "", "scheme": ""}, "http://127.0.0.1:80/"),
+        ({"port": 80, "path": "health"}, "http://127.0.0.1:80/health"),
+        ({"port": "80", "path": "/a?b=1", "scheme": "HTTPS"}, "https://127.0.0.1:80/a?b=1"),
+    ],
+)
+def test_a_probe_is_read_as_a_kubelet_reads_it(get, url):
+    """A path needs no slash, a port may be a text, and what is empty has a default."""
+    _, _, main = created(checkpoint({"command": ["serve"], "readinessProbe": {"httpGet": get}}))
+    assert environ(main)["DYNAMO_CHECKPOINT_READY_URL"] == url
+
+
 @pytest.mark.parametrize("field", ["restartPolicy", "restartPolicyRules", "resizePolicy"])
 def test_nothing_starts_the_engine_again(field):
     """Each attempt is a pod of its own; the API server refuses pods that are never restarted and say how, or to resize by it."""

@@ -203,7 +203,8 @@ def _ready_url(config: Config, checkpoint: Object, container: Object, *, pauses:
         if get:
             named = {port.get("name"): port["containerPort"] for port in container.get("ports", ())}
             port = named.get(get["port"], get["port"])
-            return f"{get.get('scheme', 'HTTP').lower()}://127.0.0.1:{port}{get.get('path', '/')}"
+            scheme = get.get("scheme") or "HTTP"
+            return f"{scheme.lower()}://127.0.0.1:{port}/{get.get('path', '').removeprefix('/')}"
     return ""
 
 

@@ -93,6 +93,22 @@ def test_without_a_secret_a_bucket_is_reached_as_the_engine_reaches_it(settings,
     assert "serviceAccountName" not in unfit
 
 
+def test_a_proxy_of_the_engines_leads_the_operators_jobs_to_the_storage_as_well():
+    """Nothing else of its environment is theirs; a claim needs no network."""
+    ours = [
+        {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        {"name": "no_proxy", "valueFrom": {"configMapKeyRef": {"name": "proxy", "key": "except"}}},
+    ]
+    main = {"name": "main", "command": ["serve"], "env": [*ours, {"name": "HF_TOKEN", "value": "secret"}]}
+    made = checkpoint(containers=[main, {"name": "other", "env": [{"name": "HTTP_PROXY", "value": "x"}]}])
+    for settings, env in ((ROLE, ours), (OCI, ours), ("", [])):
+        for make in (jobs.probe, jobs.collection):
+            (container,) = make(config.parse(settings), made, "h")["spec"]["template"]["spec"]["containers"]
+            assert [one for one in container["env"] if not one["name"].startswith("DYNAMO_")] == env
+    unfit = jobs.probe(config.parse(ROLE), checkpoint(containers="none"), "h")["spec"]["template"]["spec"]
+    assert unfit["containers"][0]["env"]
+
+
 def test_a_quota_on_what_pods_may_take_keeps_no_job_of_the_operators_from_running():
     """Under one, a pod must say all of it; a deletion would be tried for an hour, and then be given up."""
     for job in (

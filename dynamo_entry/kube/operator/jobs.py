@@ -52,6 +52,9 @@ _LINUX = {"kubernetes.io/os": "linux"}
 #: The fields of a security context that decide whose files a pod may delete.
 _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
 
+#: Variables that lead to servers outside of the cluster, in capitals or not.
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+
 #: Variables of ours that the user must not set to something else.
 _OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE", "STATUS_FILE")
 
@@ -249,6 +252,16 @@ def _identity(checkpoint: Object) -> Object:
     return {}
 
 
+def _proxies(checkpoint: Object) -> list[Object]:
+    """Return the variables of the engine's container that lead to the storage."""
+    job = checkpoint["spec"]["job"]
+    with suppress(Unfit):  # as above
+        containers = podtemplate.checked(job)["spec"]["containers"]
+        env = podspec.target(containers, job.get("targetContainerName", "")).get("env", ())
+        return [one for one in env if one["name"].upper() in _PROXIES]
+    return []
+
+
 def _helper(
     config: Config, checkpoint: Object, hash_: str, kind: str, argv: list[str], *, creates: bool
 ) -> Object:
@@ -258,6 +271,7 @@ def _helper(
         for pair in zip(wired.volumes, wired.mounts, strict=True)
         if pair[0]["name"] not in storage.ON_THE_NODE
     ]
+    env = [*wired.env, *(_proxies(checkpoint) if config.storage.type != "pvc" else ())]
     needs_identity = storage.needs_identity(config, creates=creates)
     mark = {api.AZURE_LABEL: "true"} if needs_identity and config.storage.type == "azure" else {}
     context: Object = {
@@ -267,7 +281,7 @@ def _helper(
         context["seccompProfile"] = {"type": "RuntimeDefault"}
         context |= _ROOT if config.storage.type == "pvc" else _NOBODY
     container = {
-        "name": kind, "image": config.image, "command": argv, "env": list(wired.env), "securityContext": context,
+        "name": kind, "image": config.image, "command": argv, "env": env, "securityContext": context,
         # All of it is said: a quota refuses pods that leave out what it counts.
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
         "volumeMounts": [mount for _, mount in pairs],

@@ -7,7 +7,7 @@ import mmap
 import weakref
 from collections import deque
 
-#: Smaller requests get fresh memory from the allocator, which does not tie up a whole buffer.
+#: Requests up to this size get fresh memory from the allocator, which does not tie up a whole buffer.
 SMALL_BYTES = 64 << 10
 
 #: Anonymous mappings would be shared memory by default, which counts and behaves differently.
@@ -17,11 +17,13 @@ PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 class Buffers:
     """A pool of buffers of ``size`` bytes; up to ``keep`` idle ones are kept. Thread-safe.
 
-    A buffer returns to the pool by itself, once the last view of it is gone.
+    A buffer returns to the pool by itself, once the last view of it is gone. Requests of at most ``small`` bytes get memory
+    of their own.
     """
 
-    def __init__(self, size: int, *, keep: int) -> None:
+    def __init__(self, size: int, *, keep: int, small: int = SMALL_BYTES) -> None:
         self._size = size
+        self._small = small
         self._free: deque[mmap.mmap] = deque(maxlen=keep)
 
     def take(self, length: int) -> memoryview:
@@ -40,7 +42,7 @@ class Buffers:
         return view
 
     def _take(self, length: int) -> tuple[memoryview, mmap.mmap | bytearray]:
-        if not SMALL_BYTES < length <= self._size:
+        if not self._small < length <= self._size:
             fresh = bytearray(length)
             return memoryview(fresh), fresh
         try:

@@ -20,7 +20,7 @@ from dynamo_entry.archive.manifest import Head, Manifest
 from dynamo_entry.archive.seal import ANYWHERE, Seal
 from dynamo_entry.archive.streams import Part
 from dynamo_entry.archive.tables import Recent, Table
-from dynamo_entry.buffers import PRIVATE, Buffers, is_mapped
+from dynamo_entry.buffers import PRIVATE, SMALL_BYTES, Buffers, is_mapped
 from dynamo_entry.errors import Corrupt, Incompatible
 from dynamo_entry.pool import Pool, Promise
 from dynamo_entry.storage.base import Bytes, Store
@@ -92,7 +92,9 @@ class Archive:
         # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
         self._in_order_lane = ReadPool(store, _IN_ORDER_BYTES)
         self._fetch_lane = ReadPool(store, _FETCH_BYTES)
-        self._buffers = Buffers(content.chunk_size, keep=self._threads + 2)
+        # ``Recent`` counts what it keeps by the chunks' lengths: a small one must not tie up a whole buffer.
+        small = max(SMALL_BYTES, content.chunk_size // 4)
+        self._buffers = Buffers(content.chunk_size, keep=self._threads + 2, small=small)
         self._early: dict[int, Promise[Bytes]] = {}
         self._is_early = True
         # Every chunk of zeros is a view of this memory, which is never touched, and so takes none.
@@ -326,7 +328,8 @@ class Archive:
                     if arrival is None:
                         break
                     begin = partial(self._pool.submit, self._raw, *arrival)
-                    ready.append((arrival[0], self._recent.get(arrival[0], begin)))
+                    length = self._table(arrival[0].name).layout.part(arrival[0].number).length
+                    ready.append((arrival[0], self._recent.get(arrival[0], length, begin)))
                     del arrival, begin
                 if not ready:
                     return

@@ -13,8 +13,8 @@ from dynamo_entry.archive.manifest import Chunk, Manifest, Stream
 from dynamo_entry.pool import Promise
 from dynamo_entry.storage.base import Bytes
 
-#: How many chunks that are used in several places are kept: their next use usually comes soon.
-_RECENT_CHUNKS = 8
+#: How many bytes of chunks that are used in several places are kept: their next use usually comes soon.
+_RECENT_BYTES = 32 << 20
 
 
 class Table:
@@ -55,22 +55,24 @@ class Recent:
             if not isinstance(entry, int)
         )
         self._shared = {offset for offset, count in places.items() if count > 1}
-        self._kept: OrderedDict[int, Promise[Bytes]] = OrderedDict()
+        self._kept: OrderedDict[int, tuple[Promise[Bytes], int]] = OrderedDict()
+        self._kept_bytes = 0
         self._verified: set[int] = set()
         self._lock = threading.Lock()
 
-    def get(self, wanted: ChunkRef, begin: Callable[[], Promise[Bytes]]) -> Promise[Bytes]:
-        """The chunk if it is kept here, else the one that ``begin`` starts to read."""
+    def get(self, wanted: ChunkRef, length: int, begin: Callable[[], Promise[Bytes]]) -> Promise[Bytes]:
+        """The chunk if it is kept here, else the one that ``begin`` starts to read. ``length`` is its raw length."""
         if wanted.chunk is None or not self.is_shared(wanted):
             return begin()
         offset = wanted.chunk.offset
         with self._lock:
             if offset not in self._kept:
-                self._kept[offset] = begin()
-                if len(self._kept) > _RECENT_CHUNKS:
-                    self._kept.popitem(last=False)
+                self._kept[offset] = begin(), length
+                self._kept_bytes += length
+                while self._kept_bytes > _RECENT_BYTES and len(self._kept) > 1:
+                    self._kept_bytes -= self._kept.popitem(last=False)[1][1]
             self._kept.move_to_end(offset)
-            return self._kept[offset]
+            return self._kept[offset][0]
 
     def note_verified(self, wanted: ChunkRef) -> None:
         """Note that the chunk is mapped from the archive's file, which does not change: it need not be verified again."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dynamo_entry.archive import Archive, ArchiveWriter, Compression, Head, codec, reader, tables
 from dynamo_entry.archive.segments import check, segments
 from dynamo_entry.archive.streams import Layout
+from dynamo_entry.buffers import Buffers
 from dynamo_entry.errors import ArchiveError
 from dynamo_entry.storage import local, open_store
 
@@ -140,6 +141,39 @@ def test_readers_that_go_together_verify_a_shared_chunk_once(monkeypatch):
     assert len(found) <= len(stored(made))
 
 
+@pytest.mark.parametrize(("most", "again"), [(60, 0), (10, 50)])
+def test_shared_chunks_are_kept_up_to_a_number_of_bytes(monkeypatch, most, again):
+    """Processes that share memory have many small chunks: one of them may read far behind another."""
+    data = text(CHUNK) + noise(49 * CHUNK)
+    made = build_cut({name: (data, range(0, len(data), CHUNK)) for name in "ab"})
+    found = []
+    digest = codec.digest
+    monkeypatch.setattr(tables, "_RECENT_BYTES", most * CHUNK)
+    monkeypatch.setattr(reader, "_TAIL_BYTES", PAGE)
+    monkeypatch.setattr(codec, "digest", lambda stored: found.append(1) or digest(stored))
+    with open_bytes(made) as archive:
+        assert b"".join(archive.chunks("a")) == data
+        found.clear()
+        assert b"".join(archive.chunks("b")) == data
+    assert len(found) == again
+
+
+def test_a_shared_chunk_larger_than_what_is_kept_is_read(monkeypatch):
+    data, made = relatives()
+    monkeypatch.setattr(tables, "_RECENT_BYTES", CHUNK - 1)
+    with open_bytes(made) as archive:
+        assert {name: b"".join(archive.chunks(name)) for name in archive.names()} == data
+
+
+def test_a_small_chunk_that_is_kept_holds_no_large_buffer():
+    size = 1 << 20
+    pool = Buffers(size, keep=1, small=size // 4)
+    assert pool.take(size // 4).nbytes == size // 4
+    assert not pool._free
+    assert pool.take(size // 4 + 1).nbytes == size // 4 + 1
+    assert len(pool._free) == 1
+
+
 @pytest.mark.parametrize("is_mapped", [True, False])
 def test_a_shared_chunk_of_a_mapped_file_is_verified_once(monkeypatch, tmp_path, is_mapped):
     """However far apart its readers are; what comes from a store anew is verified anew."""
@@ -147,7 +181,7 @@ def test_a_shared_chunk_of_a_mapped_file_is_verified_once(monkeypatch, tmp_path,
     (tmp_path / "made.tar").write_bytes(made)
     found = []
     digest = codec.digest
-    monkeypatch.setattr(tables, "_RECENT_CHUNKS", 1)
+    monkeypatch.setattr(tables, "_RECENT_BYTES", CHUNK)
     monkeypatch.setattr(reader, "_TAIL_BYTES", PAGE)
     monkeypatch.setattr(local, "_MAP_BYTES", 1)
     monkeypatch.setattr(codec, "digest", lambda stored: found.append(1) or digest(stored))

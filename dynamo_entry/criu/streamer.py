@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fcntl import fcntl
@@ -36,6 +37,11 @@ _NAME_LIMIT_BYTES = 4096
 #: How much of an image is written before other images have their turn. Processes that share pages read the same chunks: as
 #: long as they stay together, a chunk that one of them gets is still in memory for the others.
 _TURN_BYTES, _TOGETHER_BYTES = 1 << 20, 64 << 20
+
+#: How many images are under way when one of pages may join them. CRIU opens those of all processes at once, but reads each from
+#: beginning to end whatever becomes of the others. An image under way takes some chunks of memory and a wide pipe. A user's
+#: pipes may have 64 MiB in all (/proc/sys/fs/pipe-user-pages-soft): beyond that, a new one has 8 KiB.
+_MOST_UNDER_WAY = 16
 
 #: CRIU takes one page at a time out of some pipes. When no pipe takes more than this, they are left for a moment to run
 #: empty, instead of being filled page by page.
@@ -184,6 +190,8 @@ class Serve(_Streamer):
         super().__init__(f"{directory}/{SERVE_SOCKET}")
         self._image = image
         self._on_failure = on_failure
+        self._under_way = 0
+        self._waiting: deque[_Push] = deque()
         threading.Thread(target=self._run, name="serve", daemon=True).start()
 
     def _run(self) -> None:
@@ -212,6 +220,8 @@ class Serve(_Streamer):
             return push.done_bytes - before if push.is_wide else _LEAST_BYTES
         self._selector.unregister(push.pipe)
         os.close(push.pipe)
+        self._under_way -= 1
+        self._let_join()
         return _LEAST_BYTES
 
     def _open(self, name: str, connection: socket.socket) -> None:
@@ -223,11 +233,23 @@ class Serve(_Streamer):
             pipe = receive_descriptor(connection)
             os.set_blocking(pipe, False)
             push = _Push(pipe, data)
-            if push.turn():
-                push.is_wide = _widen(pipe)
-                self._selector.register(pipe, selectors.EVENT_WRITE, push)
-            else:  # most images are so small that the pipe holds all of them
-                os.close(pipe)
+            if name.startswith("pages-"):
+                self._waiting.append(push)
+                self._let_join()
+            else:
+                self._begin(push)
+
+    def _let_join(self) -> None:
+        while self._waiting and self._under_way < _MOST_UNDER_WAY:
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, push: _Push) -> None:
+        if push.turn():
+            push.is_wide = _widen(push.pipe)
+            self._selector.register(push.pipe, selectors.EVENT_WRITE, push)
+            self._under_way += 1
+        else:  # most images are so small that the pipe holds all of them
+            os.close(push.pipe)
 
 
 def _whose_turn(pushes: list[_Push]) -> list[_Push]:

@@ -180,6 +180,39 @@ def test_an_image_that_is_read_at_once_leaves_the_others_their_turn(monkeypatch)
     assert not streamer._Push(0, iter([b"x"] * 3)).turn()
 
 
+def test_only_some_images_of_pages_are_under_way_at_once(tmp_path):
+    """CRIU opens those of all processes at once: each takes memory, and 64 wide pipes are all that a user may have."""
+    count, size = 100, 3 << 20
+    begun = []
+
+    def image(name):
+        if name == "mm-1.img":
+            return [name.encode()]
+        return (begun.append(name) or bytes(1 << 20) for _ in range(size >> 20))
+
+    failures: list[Exception] = []
+    streamer.Serve(str(tmp_path), image, failures.append)
+    criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
+    pipes = [criu.get(f"pages-{number}.img") for number in range(count)]
+    with os.fdopen(criu.get("mm-1.img"), "rb") as file:
+        assert file.read() == b"mm-1.img"
+    assert len(set(begun)) == streamer._MOST_UNDER_WAY
+    found = []
+
+    def read(pipe):
+        with os.fdopen(pipe, "rb") as file:
+            found.append(len(file.read()))
+
+    readers = [threading.Thread(target=read, args=(pipe,)) for pipe in reversed(pipes)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    criu.connection.close()
+    assert found == [size] * count
+    assert failures == []
+
+
 def pushes(*ahead_mib):
     made = [streamer._Push(number, iter([bytes(1 << 20)] * 200)) for number in range(len(ahead_mib))]
     for push, mib in zip(made, ahead_mib, strict=True):

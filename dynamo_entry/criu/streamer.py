@@ -38,10 +38,14 @@ _NAME_LIMIT_BYTES = 4096
 #: long as they stay together, a chunk that one of them gets is still in memory for the others.
 _TURN_BYTES, _TOGETHER_BYTES = 1 << 20, 64 << 20
 
-#: How many images are under way when one of pages may join them. CRIU opens those of all processes at once, but reads each from
-#: beginning to end whatever becomes of the others. An image under way takes some chunks of memory and a wide pipe. A user's
-#: pipes may have 64 MiB in all (/proc/sys/fs/pipe-user-pages-soft): beyond that, a new one has 8 KiB.
+#: How many images are under way when one of pages may join them: CRIU opens those of all processes at once, and each takes some
+#: chunks of memory and a wide pipe. A user's pipes may have 64 MiB in all (/proc/sys/fs/pipe-user-pages-soft): beyond that, a
+#: new one has 8 KiB.
 _MOST_UNDER_WAY = 16
+
+#: Another one joins them if CRIU has read nothing of them for this long. It may have opened the memory of sixteen processes
+#: which all wait for the same memfd, and only then the memfd's pages.
+_PATIENCE_S = 0.05
 
 #: CRIU takes one page at a time out of some pipes. When no pipe takes more than this, they are left for a moment to run
 #: empty, instead of being filled page by page.
@@ -204,7 +208,10 @@ class Serve(_Streamer):
     def _handle_events(self) -> None:
         """Handle what is ready. In a function, so that no reference to a finished image is left while the next one is awaited."""
         pushes = []
-        for key, _ in self._selector.select():
+        ready = self._selector.select(_PATIENCE_S if self._waiting else None)
+        if not ready:
+            self._begin(self._waiting.popleft())
+        for key, _ in ready:
             if isinstance(key.data, _Push):
                 pushes.append(key.data)
             else:

@@ -180,8 +180,9 @@ def test_an_image_that_is_read_at_once_leaves_the_others_their_turn(monkeypatch)
     assert not streamer._Push(0, iter([b"x"] * 3)).turn()
 
 
-def test_only_some_images_of_pages_are_under_way_at_once(tmp_path):
+def test_only_some_images_of_pages_are_under_way_at_once(tmp_path, monkeypatch):
     """CRIU opens those of all processes at once: each takes memory, and 64 wide pipes are all that a user may have."""
+    monkeypatch.setattr(streamer, "_PATIENCE_S", 60)
     count, size = 100, 3 << 20
     begun = []
 
@@ -213,6 +214,19 @@ def test_only_some_images_of_pages_are_under_way_at_once(tmp_path):
     assert failures == []
 
 
+def test_an_image_that_all_others_wait_for_comes_in_its_turn(tmp_path):
+    """As the pages of a memfd that the memory of many processes is mapped from."""
+    failures: list[Exception] = []
+    streamer.Serve(str(tmp_path), lambda _: [bytes(3 << 20)], failures.append)
+    criu = StandIn(f"{tmp_path}/{streamer.SERVE_SOCKET}")
+    pipes = [criu.get(f"pages-{number}.img") for number in range(2 * streamer._MOST_UNDER_WAY)]
+    for pipe in reversed(pipes):
+        with os.fdopen(pipe, "rb") as file:
+            assert len(file.read()) == 3 << 20
+    criu.connection.close()
+    assert failures == []
+
+
 def pushes(*ahead_mib):
     made = [streamer._Push(number, iter([bytes(1 << 20)] * 200)) for number in range(len(ahead_mib))]
     for push, mib in zip(made, ahead_mib, strict=True):
@@ -239,7 +253,8 @@ def test_pipes_that_take_a_page_at_a_time_are_left_to_empty(monkeypatch, taken, 
     (push,) = pushes(0)
     push.is_wide = is_wide
     serve = object.__new__(streamer.Serve)
-    serve._selector = SimpleNamespace(select=lambda: [(SimpleNamespace(data=push, fileobj=push.pipe), 0)])
+    serve._waiting = ()
+    serve._selector = SimpleNamespace(select=lambda _: [(SimpleNamespace(data=push, fileobj=push.pipe), 0)])
     serve._handle_events()
     assert push.done_bytes == taken
     assert len(slept) == pauses

@@ -17,6 +17,9 @@ _ERROR = r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)"
 #: capability errors): the restore is over although CRIU does not know it yet.
 _RESTORER = r"pie: \d+: (Error|BUG)|BUG at "
 
+#: A task that was killed is a cause only if nothing failed before: CRIU itself kills the tasks after an error.
+_KILLED = r"killed by (signal )?9\b"
+
 #: Logged by restores that succeed: a connection that was closed (--tcp-close) was never in repair mode, and
 #: leaving that needs CAP_NET_ADMIN; CRIU 4.3 asks for the binfmt_misc of a user namespace, which needs CAP_SYS_ADMIN.
 _HARMLESS = r"Failed to turn off repair mode on socket|Unable to open the binfmt_misc file system"
@@ -46,7 +49,8 @@ def explain(text: str) -> tuple[str, str]:
     found = errors(text)
     if not found:
         return "criu gave no reason", "read its log: the log line `CRIU log kept` has the path"
-    known = ((error, remedy(error)) for error in found)
+    causes = [found[0], *(error for error in found[1:] if not re.search(_KILLED, error))]
+    known = ((error, remedy(error)) for error in causes)
     return next((pair for pair in known if pair[1]), (found[0], ""))
 
 

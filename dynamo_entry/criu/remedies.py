@@ -34,6 +34,13 @@ _DUMP = (
         "the engine holds something open that CRIU does not know: let it, or PRE_DUMP, close it",
     ),
     (
+        "Dump eventpoll",
+        (
+            "an epoll instance watches a descriptor that is only on its way to another process (SCM_RIGHTS): let the engine "
+            "receive it before the dump"
+        ),
+    ),
+    (
         "Unknown shit",
         (
             "the engine has just mapped what CRIU does not know, an io_uring for example: let it be ready no sooner than all "

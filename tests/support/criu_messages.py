@@ -13,6 +13,7 @@ MESSAGES = [
         (7, 0o20600, "chr 10:229", "/dev/fuse"),
         "does not know",
     ),
+    ("Dump eventpoll (pid: %d) failed with %d", (1000, -1), "SCM_RIGHTS"),
     ("Unknown shit %o (%s)", (0o600, "anon_inode:[io_uring]"), "try again"),
     ("send_fds failed (%d)", (-22,), "io_uring"),
     ("Can't retrieve FDs from socket", (), "io_uring"),

@@ -385,6 +385,15 @@ def test_the_first_error_that_is_known_is_the_cause():
     assert log.explain(text)[0] == "Can not set flock!"
 
 
+def test_a_task_that_was_killed_after_an_error_is_not_the_cause():
+    """CRIU kills the tasks once one of them has failed, and reports that, too."""
+    said = (
+        "(00.1) Error (criu/x.c:9): new trouble\n(00.2) Error (criu/y.c:1): 1000 killed by signal 9: Killed\n"
+    )
+    assert log.explain(said) == ("new trouble", "")
+    assert "memory" in log.explain(said.splitlines()[1])[1]
+
+
 def test_an_unknown_error_is_told_as_it_is():
     assert (
         log.explain("(00.1) Error (criu/x.c:9): new trouble\n(00.2) Error (criu/y.c:1): more")[0]

@@ -16,9 +16,8 @@ from dynamo_entry.value import NamedTuple
 _SYS_PIDFD_GETFD = 438
 
 
-@contextmanager
-def of_process(pid: int, descriptor: int) -> Iterator[socket.socket]:
-    """The socket behind a descriptor of a process that we may trace. Raises OSError."""
+def copied(pid: int, descriptor: int) -> int:
+    """Our own descriptor of what a process that we may trace has open by another. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     process = os.pidfd_open(pid)
     try:
@@ -28,7 +27,13 @@ def of_process(pid: int, descriptor: int) -> Iterator[socket.socket]:
     if ours < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), f"descriptor {descriptor} of {pid}")
-    with socket.socket(fileno=ours) as found:
+    return int(ours)
+
+
+@contextmanager
+def of_process(pid: int, descriptor: int) -> Iterator[socket.socket]:
+    """The socket behind a descriptor of a process that we may trace. Raises OSError."""
+    with socket.socket(fileno=copied(pid, descriptor)) as found:
         yield found
 
 

@@ -208,6 +208,8 @@ class Rebuild:
 
             if missed := socket_options.set_again(row for row in recorded if row["pid"] in self._plan.pids):
                 self._channel.log.warning("socket options not restored", options=missed)
+        if missed := self._admitted.rewriter.set_owners():
+            self._channel.log.warning("threads get no more signals of these files", files=missed)
         if unpinned := tasks.pin(self._archive.manifest.head.facts.get("pinned", {})):
             self._channel.log.warning("threads not pinned: their processors are not here", threads=unpinned)
 

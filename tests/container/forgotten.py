@@ -174,6 +174,36 @@ def many_descriptors() -> Check:
     return lambda: len(os.listdir("/proc/self/fd"))
 
 
+def signals_of_a_thread() -> Check:
+    """Files that signal one thread, and not its process, when they can be read (``F_SETOWN_EX``)."""
+    number, got = signal.SIGRTMIN + 4, []
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    tids: list[int] = []
+
+    def wait() -> None:
+        tids.append(threading.get_native_id())
+        while True:
+            got.append(signal.sigwaitinfo({number}).si_signo)
+
+    threading.Thread(target=wait, daemon=True).start()
+    time.sleep(0.1)
+    ends = [os.pipe(), tuple(end.detach() for end in socket.socketpair())]
+    for reader, _ in ends:
+        fcntl.fcntl(reader, 15, struct.pack("ii", 0, tids[0]))  # F_SETOWN_EX, F_OWNER_TID
+        fcntl.fcntl(reader, fcntl.F_SETSIG, number)
+        fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
+
+    def signals(reader: int, writer: int) -> bool:
+        got.clear()
+        os.write(writer, b"x")
+        time.sleep(0.1)
+        os.read(reader, 1)
+        owner = struct.unpack("ii", fcntl.fcntl(reader, 16, bytes(8)))  # F_GETOWN_EX
+        return bool(got) and owner == (0, tids[0])
+
+    return lambda: [signals(*pair) for pair in ends]
+
+
 def file_of_a_thread() -> None:
     tid = in_thread(lambda: None)
     kept.append(os.open(f"/proc/self/task/{tid}/stat", os.O_RDONLY))

@@ -1,12 +1,16 @@
 """What images are rewritten to, as far as it can be told without CRIU's message classes."""
 
+import fcntl
+import os
 import resource
+import struct
+import threading
 from ipaddress import ip_address
 from types import SimpleNamespace
 
 import pytest
 
-from dynamo_entry.criu.rewrite import Rewriter, files, sockets, stdio, tasks, unix
+from dynamo_entry.criu.rewrite import Rewriter, files, owners, sockets, stdio, tasks, unix
 from dynamo_entry.criu.rewrite.pipes import Place, Refill
 from dynamo_entry.criu.rewrite.sockets import Address
 from dynamo_entry.errors import Incompatible
@@ -161,6 +165,9 @@ class Message(SimpleNamespace):
 
     def HasField(self, name):  # noqa: N802 - protobuf's name
         return name in vars(self)
+
+    def ListFields(self):  # noqa: N802 - protobuf's name
+        return [*vars(self).items()]
 
 
 class Image:
@@ -341,3 +348,28 @@ def test_a_socket_whose_file_was_renamed_gets_the_names_that_it_has_now():
 )  # fmt: skip
 def test_the_path_of_a_socket_ends_where_the_kernel_ends_it(name, directory, path):
     assert unix.path_of(SimpleNamespace(name=name, name_dir=directory)) == path
+
+
+def test_an_owner_that_is_a_thread_waits_until_there_is_one():
+    """CRIU sets owners before it makes threads; a main thread is there in time."""
+    owned = {1: (1005, 0), 2: (1000, 0), 3: (1005, 1), 4: (0, 0)}
+    entries = [
+        Message(id=number, pipe=Message(fown=Message(pid=pid, pid_type=kind)))
+        for number, (pid, kind) in owned.items()
+    ]
+    assert owners.without_threads(entries, {1000}) == {1: 1005}
+    assert [entry.pipe.fown.pid for entry in entries] == [0, 1000, 1005, 0]
+
+
+def test_an_owner_that_is_a_thread_is_set_again():
+    reader, writer = os.pipe()
+    owner = threading.get_native_id()
+    try:
+        tables = {os.getpid(): [Message(id=7, fd=reader), Message(id=8, fd=writer)]}
+        assert owners.set_again({7: owner}, tables) == []
+        assert struct.unpack("ii", fcntl.fcntl(reader, 16, bytes(8))) == (0, owner)  # F_GETOWN_EX
+    finally:
+        os.close(reader)
+        os.close(writer)
+    missed = owners.set_again({7: owner}, {os.getpid(): [Message(id=7, fd=99999)]})
+    assert missed == [f"descriptor 99999 of {os.getpid()}: Bad file descriptor"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from dynamo_entry.criu import images
 from dynamo_entry.criu.images import Decoded
-from dynamo_entry.criu.rewrite import files, pipes, sockets, stdio, tasks, unix
+from dynamo_entry.criu.rewrite import files, owners, pipes, sockets, stdio, tasks, unix
 
 
 class Rewriter:
@@ -28,6 +28,7 @@ class Rewriter:
         self._widened: frozenset[int] = frozenset()
         stdio.replug(self._files, self._stdio)
         tasks.rearm(self._files.messages)
+        self._owners = owners.without_threads(self._files.messages, {task.pid for task in self._tasks})
         files.follow_volumes(self._files.messages)
 
     def pids(self) -> list[int]:
@@ -131,6 +132,10 @@ class Rewriter:
         """The bytes to put back into pipes, for the images that have been served so far."""
         return [entry for refills in self._refills.values() for entry in refills]
 
+    def set_owners(self) -> list[str]:
+        """See ``owners.set_again``."""
+        return owners.set_again(self._owners, self._tables()) if self._owners else []
+
     def widened(self) -> frozenset[int]:
         """See ``tasks.widened``, for the images that have been served so far."""
         return self._widened
@@ -176,16 +181,18 @@ class Rewriter:
             return None
         image = self._decoded.image(name)
         if name not in self._refills:  # CRIU may ask again
-            pids = [int(other[4:-4]) for other in self._decoded.names if other.startswith("ids-")]
-            tables = {pid: self._table(pid) for pid in pids}
             sent = pipes.sent(self._decoded.messages("sk-queues.img"))
-            places = pipes.places(self._files.messages, tables, sent)
+            places = pipes.places(self._files.messages, self._tables(), sent)
             self._refills[name] = pipes.drain(image, places, stdio.pipe_ids(self._links.values()))
         return image.encode()
 
     def _table(self, pid: int) -> list[Any]:
         ids = self._decoded.image(f"ids-{pid}.img").messages[0]
         return self._decoded.image(f"fdinfo-{ids.files_id}.img").messages
+
+    def _tables(self) -> dict[int, list[Any]]:
+        pids = [int(name[4:-4]) for name in self._decoded.names if name.startswith("ids-")]
+        return {pid: self._table(pid) for pid in pids}
 
     #: By kind of image, see ``images.KINDS``.
     REWRITES: ClassVar[dict[str, Callable[[Rewriter, str], bytes | None]]] = {

@@ -34,3 +34,16 @@ def check(recorded: Mapping[str, Any], policy: str, *, may_keep: bool, log: Any)
         )  # fmt: skip
     log.warning("connections inside the engine are closed", count=count, hint=f"{DO_NOT_RECONNECT}: {KEEP}")
     return False
+
+
+def check_half_closed(count: int, policy: str, log: Any) -> None:
+    """Log connections that are closed because one end was shut down. Raises Incompatible if none may be lost."""
+    if not count:
+        return
+    hint = "add NET_RAW to this pod's capabilities"
+    if policy == "refuse":
+        raise Incompatible(
+            f"{count} TCP connections inside the engine, of which one end was shut down, cannot be kept without NET_RAW",
+            hint=hint, reason="ConnectionsOpen",
+        )  # fmt: skip
+    log.warning("half-closed connections inside the engine are closed", count=count, hint=hint)

@@ -89,7 +89,8 @@ def admit(
         head.facts.get("connections", {}), policy, may_keep=capabilities.NET_ADMIN in have.effective, log=log
     )
     if keeps_connections:
-        rewriter.close_what_leads_out()
+        closed = rewriter.close_what_leads_out(keeps_half_closed=capabilities.NET_RAW in have.effective)
+        kept_connections.check_half_closed(closed, policy, log)
     moved = rewriter.move_sockets(_network(head, here["addresses"], keeps_connections))
     if moved:
         log.info("sockets moved", count=moved, addresses=[address for _, address in here["addresses"]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 CHOWN, DAC_OVERRIDE, SETGID, SETPCAP = 0, 1, 6, 8
-NET_ADMIN, IPC_LOCK = 12, 14
+NET_ADMIN, NET_RAW, IPC_LOCK = 12, 13, 14
 SYS_PTRACE, SYS_ADMIN, SYS_RESOURCE, SYS_TIME = 19, 21, 24, 25
 CHECKPOINT_RESTORE = 40
 

@@ -196,7 +196,8 @@ class Rebuild:
         """Restore what CRIU leaves out, before any task runs."""
         pipes.refill(self._admitted.rewriter.refills())
         if self._admitted.keeps_connections:
-            ends = self._archive.manifest.head.facts["connections"]["outside"]
+            outside = self._archive.manifest.head.facts["connections"]["outside"]
+            ends = [*outside, *self._admitted.rewriter.half_closed()]
             sockets.shut_down((pid, number) for pid, number in ends if pid in self._plan.pids)
         if wider := self._admitted.rewriter.widened():
             self._channel.log.warning(

@@ -87,6 +87,30 @@ def test_without_net_admin_they_are_named_and_closed(containers, options):
     assert after(container)["next"] in ("end of file", "BrokenPipeError", "ConnectionResetError")
 
 
+HALF_CLOSED = command("half-closed")
+
+
+def test_a_half_closed_connection_is_kept_with_net_raw_as_well(containers):
+    """CRIU tells an end that the other one has been shut down by a raw socket."""
+    published(containers, command=HALF_CLOSED, volumes=VOLUMES, options=(*CREATE, *NET_ADMIN))
+    options = (*RESTORE, *NET_ADMIN, "--cap-add", "NET_RAW")
+    container = restore(containers, command=HALF_CLOSED, volumes=VOLUMES, options=options)
+    container.wait_for_event("Restored")
+    assert after(container) == {"request": "all of it", "answer": "answer"}
+
+
+def test_without_net_raw_a_half_closed_connection_is_closed(containers):
+    published(containers, command=HALF_CLOSED, volumes=VOLUMES, options=(*CREATE, *NET_ADMIN))
+    how = {"command": HALF_CLOSED, "volumes": VOLUMES, "options": (*RESTORE, *NET_ADMIN)}
+    container = restore(containers, **how)
+    container.wait_for_event("Restored")
+    event = container.event("half-closed connections inside the engine are closed")
+    assert (event["count"], "NET_RAW" in event["hint"]) == (1, True)
+    assert after(container) == {"request": "", "answer": "BrokenPipeError"}
+    event = restore(containers, settings={"ENGINE_CONNECTIONS": "refuse"}, **how).wait_for_event(FALLBACK)
+    assert (event["reason"], "NET_RAW" in event["message"]) == ("ConnectionsOpen", True)
+
+
 def test_where_none_may_be_lost_the_creation_and_the_restore_are_refused(containers):
     strict = {"ENGINE_CONNECTIONS": "refuse"}
     refused = create(containers, command=command(), volumes=VOLUMES, settings=strict)

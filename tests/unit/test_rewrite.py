@@ -373,3 +373,27 @@ def test_an_owner_that_is_a_thread_is_set_again():
         os.close(writer)
     missed = owners.set_again({7: owner}, {os.getpid(): [Message(id=7, fd=99999)]})
     assert missed == [f"descriptor 99999 of {os.getpid()}: Bad file descriptor"]
+
+
+@pytest.mark.parametrize(
+    ("states", "keeps", "closed"),
+    [
+        ((1, 1), False, set()),
+        ((5, 8), False, {1, 2}),  # TCP_FIN_WAIT2, TCP_CLOSE_WAIT
+        ((5, 8), True, set()),
+        ((1,), True, {1}),  # its other end is elsewhere
+    ],
+)
+def test_connections_inside_are_kept_and_half_closed_ones_where_that_is_allowed(states, keeps, closed):
+    host = [0x0100007F]
+    ends = [(1, 5000, 6000), (2, 6000, 5000)]
+    entries = [
+        Message(
+            id=number,
+            isk=Message(proto=6, state=state, src_addr=host, src_port=here, dst_addr=host, dst_port=there),
+        )
+        for (number, here, there), state in zip(ends, states, strict=False)
+    ]
+    inside = sockets.close_what_leads_out(entries, keeps_half_closed=keeps)
+    assert inside == (closed if len(states) > 1 else set())
+    assert {entry.id for entry in entries if (entry.isk.state, entry.isk.dst_port) == (7, 0)} == closed

@@ -26,6 +26,7 @@ class Rewriter:
         self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
         self._widened: frozenset[int] = frozenset()
+        self._half_closed: frozenset[int] = frozenset()
         stdio.replug(self._files, self._stdio)
         tasks.rearm(self._files.messages)
         self._owners = owners.without_threads(self._files.messages, {task.pid for task in self._tasks})
@@ -83,9 +84,18 @@ class Rewriter:
         """See ``sockets.move``. Raises Incompatible."""
         return sockets.move(self._files.messages, network)
 
-    def close_what_leads_out(self) -> None:
-        """See ``sockets.close_what_leads_out``."""
-        sockets.close_what_leads_out(self._files.messages)
+    def close_what_leads_out(self, *, keeps_half_closed: bool) -> int:
+        """See ``sockets.close_what_leads_out``; returns how many connections inside the engine are closed."""
+        found = sockets.close_what_leads_out(self._files.messages, keeps_half_closed=keeps_half_closed)
+        self._half_closed = found
+        return len(found) // 2
+
+    def half_closed(self) -> list[tuple[int, int]]:
+        """(pid, descriptor) of the ends of connections inside the engine that are closed."""
+        if not self._half_closed:
+            return []
+        tables = self._tables().items()
+        return [(pid, row.fd) for pid, rows in tables for row in rows if row.id in self._half_closed]
 
     def socket_kinds(self) -> list[sockets.Kind]:
         """See ``sockets.kinds``."""

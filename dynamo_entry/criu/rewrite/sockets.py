@@ -125,16 +125,28 @@ def _is_closed(isk: Any, network: Network) -> bool:
     return not isk.src_port if network.keeps_connections else bool(isk.dst_port)
 
 
-def close_what_leads_out(entries: Iterable[Any]) -> None:
-    """Let TCP connections come back as unconnected sockets, except those with both ends among ``entries``."""
+def close_what_leads_out(entries: Iterable[Any], *, keeps_half_closed: bool) -> frozenset[int]:
+    """Let TCP connections come back as unconnected sockets, except those with both ends among ``entries``.
+
+    Returns the numbers of sockets with both ends here that are closed all the same, unless ``keeps_half_closed``: one end was
+    shut down. CRIU tells the other end by a raw socket.
+    """
     ends = {
-        (_decoded(isk.src_addr), isk.src_port, _decoded(isk.dst_addr), isk.dst_port): isk
-        for isk in (entry.isk for entry in entries if entry.HasField("isk"))
+        (_decoded(isk.src_addr), isk.src_port, _decoded(isk.dst_addr), isk.dst_port): (number, isk)
+        for number, isk in ((entry.id, entry.isk) for entry in entries if entry.HasField("isk"))
         if isk.proto == _TCP and isk.dst_port
     }
-    for (source, source_port, peer, port), isk in ends.items():
-        if (peer, port, source, source_port) not in ends:
-            isk.state, isk.src_port, isk.dst_port = _CLOSE, 0, 0
+    closed, half_closed = [], set()
+    for (source, source_port, peer, port), (number, isk) in ends.items():
+        _, other = ends.get((peer, port, source, source_port), (0, None))
+        if other is None:
+            closed.append(isk)
+        elif not keeps_half_closed and (isk.state, other.state) != (_ESTABLISHED, _ESTABLISHED):
+            closed.append(isk)
+            half_closed.add(number)
+    for isk in closed:
+        isk.state, isk.src_port, isk.dst_port = _CLOSE, 0, 0
+    return frozenset(half_closed)
 
 
 class Bound(NamedTuple):

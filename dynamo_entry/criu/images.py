@@ -241,3 +241,15 @@ class Decoded:
     def messages(self, name: str) -> list[Any]:
         """The messages of an image; none if it is missing. Raises ValueError."""
         return self.image(name).messages if name in self.names else []
+
+
+def tasks(decoded: Decoded) -> list[Any]:
+    """The messages of pstree.img, in which the first thread of each is the process itself.
+
+    CRIU writes anything there for a zombie, and does not read it. Raises KeyError, ValueError.
+    """
+    found = decoded.image("pstree.img").messages
+    for task in found:
+        if task.threads:
+            task.threads[0] = task.pid
+    return found

@@ -53,7 +53,7 @@ class Source(NamedTuple):
 def read(source: Source) -> Tree:
     """The tree that the images describe. Raises ValueError if images contradict each other."""
     inodes = _inodes(source)
-    tasks = source.decoded.messages("pstree.img")
+    tasks = images.tasks(source.decoded)
     threads = [thread for task in tasks for thread in task.threads]
     if len({*threads}) < len(threads):
         raise ValueError("a thread of two tasks, or twice of one")

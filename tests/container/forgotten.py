@@ -174,6 +174,19 @@ def many_descriptors() -> Check:
     return lambda: len(os.listdir("/proc/self/fd"))
 
 
+def many_zombies() -> Check:
+    """Children that ended, and that nobody has waited for: orphans of shells among them."""
+    pids = [os.fork() or os._exit(number % 7) for number in range(100)]
+    subprocess.run("for i in $(seq 100); do (sleep 0.1 &); done", shell=True, check=True)
+    time.sleep(1)
+
+    def ended(pid: int) -> int | None:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        return found.si_status if found else None
+
+    return lambda: [ended(pid) for pid in pids]
+
+
 def signals_of_a_thread() -> Check:
     """Files that signal one thread, and not its process, when they can be read (``F_SETOWN_EX``)."""
     number, got = signal.SIGRTMIN + 4, []

@@ -47,6 +47,7 @@ def both(containers, *arguments, options=RESTORE):
         ("timer_of_a_threads_time",),
         ("timer_of_an_ended_thread",),
         ("armed_timer_of_an_ended_thread",),
+        ("many_zombies",),
         ("signals_of_a_thread",),
         ("many_descriptors", "1000"),
         ("many_descriptors", "9000"),

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dynamo_entry.criu import images
 from dynamo_entry.criu.rewrite import Rewriter, files, owners, sockets, stdio, tasks, unix
 from dynamo_entry.criu.rewrite.pipes import Place, Refill
 from dynamo_entry.criu.rewrite.sockets import Address
@@ -199,6 +200,15 @@ def test_what_criu_asks_for_twice_is_the_same_and_what_was_in_a_pipe_is_still_pu
     rewriter = Rewriter(decoded, 100, {}, tasks.Grants(frozenset(), frozenset(), {}))
     assert rewriter.image("pipes-data.img") == rewriter.image("pipes-data.img")
     assert rewriter.refills() == [Refill(Place(100, 5), b"hello")]
+
+
+def test_the_first_thread_of_a_process_is_the_process():
+    """CRIU writes anything there for a zombie: the same for two, or the pid of somebody else."""
+    processes = [
+        Message(pid=pid, threads=[first, *more]) for pid, first, *more in ((5, 72), (6, 72), (7, 7, 8))
+    ]
+    decoded = SimpleNamespace(image={"pstree.img": Image(*((one, b"") for one in processes))}.__getitem__)
+    assert [task.threads for task in images.tasks(decoded)] == [[5], [6], [7, 8]]
 
 
 def test_a_task_is_this_containers_by_label_group_and_limit():

@@ -22,7 +22,7 @@ class Rewriter:
         self._files = decoded.image("files.img")
         self._stdio = stdio.find(self._files.messages, self._table(root_pid), links)
         self._our_filters = tasks.our_filters(decoded.messages("seccomp.img"))
-        self._tasks = decoded.image("pstree.img").messages
+        self._tasks = images.tasks(decoded)
         self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
         self._widened: frozenset[int] = frozenset()

@@ -41,11 +41,7 @@ def _external(stdio: dict[str, str]) -> Iterator[str]:
 
 def _watched_paths(tables: proc.Tables, roots: list[str]) -> Iterator[str]:
     """CRIU opens watched inodes by handle, which needs CAP_DAC_READ_SEARCH, or by the paths that it is given."""
-    wanted: dict[tuple[int, int], int] = {}
-    for pid, table in tables.items():
-        for descriptor, target in table.items():
-            if target == "anon_inode:inotify":
-                wanted.update(dict.fromkeys(_watches(pid, descriptor), pid))
+    wanted = _watched(tables)
     if not wanted:
         return
     for path, status in _walk(roots):
@@ -53,12 +49,24 @@ def _watched_paths(tables: proc.Tables, roots: list[str]) -> Iterator[str]:
             yield path
             if not wanted:
                 return
-    (_, inode), pid = next(iter(wanted.items()))
-    raise NotDumpable(
-        f"process {pid} watches inode {inode}, whose path cannot be found",
-        hint="let the engine watch a path that exists, in the container's own filesystem",
-        reason="WatchNotFound",
-    )
+    for (device, inode), pid in _watched(proc.tables(tables)).items():
+        if (device, inode) in wanted:  # the others ended meanwhile, as with a temporary directory
+            raise NotDumpable(
+                f"process {pid} watches inode {inode}, whose path cannot be found",
+                hint="let the engine watch a path that exists, in the container's own filesystem",
+                reason="WatchNotFound",
+            )
+
+
+def _watched(tables: proc.Tables) -> dict[tuple[int, int], int]:
+    """(device, inode) of what inotify descriptors watch → a process that does."""
+    return {
+        watch: pid
+        for pid, table in tables.items()
+        for descriptor, target in table.items()
+        if target == "anon_inode:inotify"
+        for watch in _watches(pid, descriptor)
+    }
 
 
 def _watches(pid: int, descriptor: int) -> list[tuple[int, int]]:

@@ -33,3 +33,14 @@ def test_a_large_volume_is_not_searched_for_ever(watched, monkeypatch):
     with pytest.raises(NotDumpable) as refused:
         hints.find(proc.tables([os.getpid()]), [], {})
     assert refused.value.reason == "WatchNotFound"
+
+
+def test_a_watch_that_ends_meanwhile_is_no_reason_to_refuse(watched, monkeypatch):
+    """Whoever watches a whole tree watches each temporary directory in it, too, as long as there is one."""
+
+    def walk(_roots):
+        watched.rmdir()
+        return iter(())
+
+    monkeypatch.setattr(hints, "_walk", walk)
+    assert hints.find(proc.tables([os.getpid()]), [], {}).watched == ()

@@ -11,11 +11,12 @@ from itertools import islice
 from dynamo_entry.criu.options import Hints
 from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
+from dynamo_entry.value import NamedTuple
 
 #: How many entries of a volume are searched for watched paths, the nearest first: it may hold millions of files, and be slow.
 _VOLUME_ENTRIES = 20_000
 
-_WATCH = re.compile(r"inotify wd:\w+ ino:(\w+) sdev:(\w+)")
+_WATCH = re.compile(rb"inotify wd:(\w+) ino:(\w+) sdev:(\w+)")
 
 
 def find(tables: proc.Tables, roots: list[str], stdio: dict[str, str]) -> Hints:
@@ -39,47 +40,51 @@ def _external(stdio: dict[str, str]) -> Iterator[str]:
             yield f"file[{mount:x}:{inode:x}]"
 
 
+class _Watch(NamedTuple):
+    """A watch of a process, by its descriptor and the number that inotify_add_watch(2) gave it; and what it watches."""
+
+    pid: int
+    descriptor: int
+    number: int
+    device: int
+    inode: int
+
+
 def _watched_paths(tables: proc.Tables, roots: list[str]) -> Iterator[str]:
     """CRIU opens watched inodes by handle, which needs CAP_DAC_READ_SEARCH, or by the paths that it is given."""
-    wanted = _watched(tables)
+    watches = _watches(tables)
+    wanted = {(watch.device, watch.inode) for watch in watches}
     if not wanted:
         return
     for path, status in _walk(roots):
-        if wanted.pop((status.st_dev, status.st_ino), None) is not None:
+        if (found := (status.st_dev, status.st_ino)) in wanted:
+            wanted.remove(found)
             yield path
             if not wanted:
                 return
-    for (device, inode), pid in _watched(proc.tables(tables)).items():
-        if (device, inode) in wanted:  # the others ended meanwhile, as with a temporary directory
+    for watch in watches.intersection(_watches(proc.tables(tables))):  # others ended with what they watched
+        if (watch.device, watch.inode) in wanted:
             raise NotDumpable(
-                f"process {pid} watches inode {inode}, whose path cannot be found",
+                f"process {watch.pid} watches inode {watch.inode}, whose path cannot be found",
                 hint="let the engine watch a path that exists, in the container's own filesystem",
                 reason="WatchNotFound",
             )
 
 
-def _watched(tables: proc.Tables) -> dict[tuple[int, int], int]:
-    """(device, inode) of what inotify descriptors watch → a process that does."""
-    return {
-        watch: pid
+def _watches(tables: proc.Tables) -> frozenset[_Watch]:
+    """All watches of inotify descriptors (proc_pid_fdinfo(5))."""
+    return frozenset(
+        _Watch(pid, descriptor, int(number, 16), _device(int(device, 16)), int(inode, 16))
         for pid, table in tables.items()
         for descriptor, target in table.items()
         if target == "anon_inode:inotify"
-        for watch in _watches(pid, descriptor)
-    }
+        for number, inode, device in _WATCH.findall(proc.read(pid, f"fdinfo/{descriptor}"))
+    )
 
 
-def _watches(pid: int, descriptor: int) -> list[tuple[int, int]]:
-    """(device, inode) of what an inotify descriptor watches (proc_pid_fdinfo(5)); sdev is the kernel's dev_t."""
-    try:
-        with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
-            text = file.read()
-    except OSError:
-        return []
-    return [
-        (os.makedev(int(device, 16) >> 20, int(device, 16) & 0xFFFFF), int(inode, 16))
-        for inode, device in _WATCH.findall(text)
-    ]
+def _device(number: int) -> int:
+    """The device of a dev_t of the kernel's, as stat(2) gives it."""
+    return os.makedev(number >> 20, number & 0xFFFFF)
 
 
 def _walk(roots: list[str]) -> Iterator[tuple[str, os.stat_result]]:

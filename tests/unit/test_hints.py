@@ -10,17 +10,26 @@ from dynamo_entry.errors import NotDumpable
 from dynamo_entry.linux import mounts, proc
 
 
+def watch(descriptor, path):
+    assert ctypes.CDLL(None).inotify_add_watch(descriptor, bytes(path), 0x100) > 0
+
+
 @pytest.fixture
-def watched(tmp_path, monkeypatch):
+def inotify():
+    descriptor = ctypes.CDLL(None).inotify_init1(0)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch, inotify):
     """A directory deep in a volume, watched by this process."""
     volumes = mounts.parse(f"1 0 8:1 / {tmp_path} rw - ext4 /dev/sda rw\n")
     monkeypatch.setattr(mounts, "read", lambda: volumes)
     directory = tmp_path / "one" / "two" / "three" / "four"
     directory.mkdir(parents=True)
-    descriptor = ctypes.CDLL(None).inotify_init1(0)
-    ctypes.CDLL(None).inotify_add_watch(descriptor, bytes(directory), 0x100)
-    yield directory
-    os.close(descriptor)
+    watch(inotify, directory)
+    return directory
 
 
 def test_a_watch_deep_in_a_volume_is_found(watched):
@@ -35,11 +44,13 @@ def test_a_large_volume_is_not_searched_for_ever(watched, monkeypatch):
     assert refused.value.reason == "WatchNotFound"
 
 
-def test_a_watch_that_ends_meanwhile_is_no_reason_to_refuse(watched, monkeypatch):
-    """Whoever watches a whole tree watches each temporary directory in it, too, as long as there is one."""
+def test_a_watch_that_ends_meanwhile_is_no_reason_to_refuse(watched, inotify, monkeypatch):
+    """Whoever watches a whole tree watches each temporary directory in it. The next one may have the same inode."""
 
     def walk(_roots):
-        watched.rmdir()
+        os.rename(watched, watched.with_name("kept"))
+        ctypes.CDLL(None).inotify_rm_watch(inotify, 1)
+        watch(inotify, watched.with_name("kept"))
         return iter(())
 
     monkeypatch.setattr(hints, "_walk", walk)

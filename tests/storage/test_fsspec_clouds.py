@@ -124,6 +124,18 @@ def test_a_secret_logs_in(azure, tmp_path):
     assert open_store("az://container/secret/a.tar", RETRY, Access(variables=given)).stat().size == 1
 
 
+@pytest.mark.parametrize("name", ["CONNECTION_STRING", "ACCOUNT_KEY"])
+def test_a_login_of_the_environment_does_not_win_over_the_secret_s(monkeypatch, name):
+    """The engine may fetch its model from an account of its own."""
+    theirs = {"ACCOUNT_KEY": "a2V5", "CONNECTION_STRING": "AccountName=models;AccountKey=a2V5"}[name]
+    monkeypatch.setenv(f"AZURE_STORAGE_{name}", theirs)
+    secret = {"AZURE_STORAGE_SAS_TOKEN": f"?sig={name}"}
+    access = Access(variables=secret, options={"account_name": "ours"})
+    with open_store("az://container/a.tar", RETRY, access) as store, store._asked("look") as fs:
+        assert fs.service_client.url == f"https://ours.blob.core.windows.net/?sig={name}"
+    assert os.environ[f"AZURE_STORAGE_{name}"] == theirs
+
+
 def test_an_agent_s_memory_does_not_fill_with_file_systems_of_azure():
     """It opens a store a minute, and one for each archive. adlfs' finalizer of a file system refers to it."""
     from adlfs import AzureBlobFileSystem

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -27,6 +29,9 @@ OBJECT_STORES = GOOGLE | AZURE | {"s3", "s3a"}
 #: Azure's by their arguments, for ever: the library's finalizer of a filesystem refers to it, so that none is ever freed.
 _azure: list[tuple[dict[str, Any], Any]] = []
 _azure_lock = threading.Lock()
+
+#: Each is a login of Azure's by itself. Those of the environment, perhaps the engine's, come before most that adlfs is given.
+_WHOLE_LOGINS = ("connection_string", "account_key", "sas_token")
 
 _EXTRAS = {**dict.fromkeys(GOOGLE, "gcs"), **dict.fromkeys(AZURE, "azure")}
 
@@ -76,9 +81,22 @@ def _shared(kind: Any, arguments: dict[str, Any]) -> Any:
     with _azure_lock:
         found = next((fs for known, fs in _azure if type(fs) is kind and known == arguments), None)
         if found is None:
-            found = _new(kind, arguments)
+            with _without_others_logins(arguments):
+                found = _new(kind, arguments)
             _azure.append((arguments, found))
         return found
+
+
+@contextmanager
+def _without_others_logins(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Hide the environment's logins from the library if ``arguments`` has one."""
+    given = {*_WHOLE_LOGINS, "client_secret", "credential"} & arguments.keys()
+    theirs = [f"AZURE_STORAGE_{name.upper()}" for name in _WHOLE_LOGINS if given and name not in given]
+    hidden = {name: os.environ.pop(name) for name in theirs if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _class(scheme: str) -> Any:

@@ -9,7 +9,7 @@ from dynamo_entry.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 
 class Cold(Value):
@@ -34,18 +34,25 @@ class Restore(Value):
 Plan = Cold | Create | Restore
 
 
-def decide(settings: Settings, *, path_exists: bool) -> Plan:
-    """Decide what the settings ask for, given whether a file exists at ``settings.path``."""
+def local_places(settings: Settings) -> list[str]:
+    """Return the local paths that a restore reads from, the nearest first; a copy has a path beside the location."""
+    return [
+        place for place in dict.fromkeys((settings.path, settings.location)) if place and "://" not in place
+    ]
+
+
+def decide(settings: Settings, *, there: Collection[str] = ()) -> Plan:
+    """Decide what the settings ask for, given at which of its ``local_places`` a file is ``there``."""
     mode = kind(settings)
     if mode == "cold":
         return Cold()
     if mode == "create":
         return Create(settings.location)
+    sources = [place for place in local_places(settings) if place in there]
     is_local = "://" not in settings.location
-    if is_local and not path_exists and settings.wait == 0:
-        return Cold("NotFound", f"no archive at {settings.path}")
-    local = (settings.path,) if settings.path and (path_exists or is_local) else ()
-    return Restore(local if is_local else (*local, settings.location))
+    if settings.location not in sources and (not is_local or settings.wait > 0):
+        sources.append(settings.location)
+    return Restore(tuple(sources)) if sources else Cold("NotFound", f"no archive at {settings.location}")
 
 
 def kind(settings: Settings, invalid: frozenset[str] = frozenset()) -> str:

@@ -243,7 +243,7 @@ VARIABLES: dict[str, Variable] = {
     "LOCATION": Variable(
         _location, "location of the archive: /dir/<hash>.tar, s3://…, oci://…, gs://…, az://…"
     ),
-    "PATH": Variable(_absolute, "local path of the archive; for pvc the same as LOCATION"),
+    "PATH": Variable(_absolute, "local path of the archive, or of a copy, which is tried before LOCATION"),
     "HASH": Variable(
         _hash, "identity of the checkpoint, chosen by you; an archive with another one is refused"
     ),
@@ -470,7 +470,7 @@ def complete(settings: Settings) -> Settings:
         location = location.removeprefix("file://")
     if "://" not in location:
         location = _completed(location or settings.path, settings.hash)
-        return settings._replace(location=location, path=location)
+        return settings._replace(location=location, path=_completed(settings.path, settings.hash) or location)
     return settings._replace(
         location=_located(location, settings.hash), path=_completed(settings.path, settings.hash)
     )

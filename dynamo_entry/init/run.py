@@ -8,7 +8,7 @@ from dynamo_entry.errors import StorageError
 from dynamo_entry.init import process, tree
 from dynamo_entry.init.loop import Loop
 from dynamo_entry.init.supervisor import Supervisor
-from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind
+from dynamo_entry.plan import Cold, Create, Plan, decide, engine_command, kind, local_places
 from dynamo_entry.report import Log
 from dynamo_entry.settings import PREFIX, TERMINATION_LOG, Reading, read, unknown_variables
 
@@ -40,14 +40,12 @@ def launch(loop: Loop, argv: list[str]) -> int:
 
 def _as_planned(supervisor: Supervisor) -> int:
     settings = supervisor.settings
-    may_be_there = kind(settings) == "restore" and _may_be_there(settings.path)
-    return _carry_out(supervisor, decide(settings, path_exists=may_be_there))
+    places = local_places(settings) if kind(settings) == "restore" else []
+    return _carry_out(supervisor, decide(settings, there=[*filter(_may_be_there, places)]))
 
 
 def _may_be_there(path: str) -> bool:
     """Whether an archive may be at ``path``: False only if there is certainly none."""
-    if not path:
-        return False
     from dynamo_entry.init import aside  # noqa: PLC0415 - a plain cold start looks for nothing
 
     return aside.may_be(lambda: _is_there(path))

@@ -164,24 +164,32 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
         wired = _with_variable(wired, name, value)
     if config.storage.type == "pvc":
         claim: Object = {"persistentVolumeClaim": {"claimName": config.storage.pvc.pvc_name}}
-        place = config.storage.pvc.base_path
-        wired = _with_mount(_with_variable(wired, "PATH", where), "storage", place, claim, writes=creates)
-    elif not creates:
-        wired = _with_copies(wired, config, hash_, namespace)
+        wired = _with_mount(wired, "storage", config.storage.pvc.base_path, claim, writes=creates)
+    if not creates and keeps_copies(config):
+        wired = _with_variable(wired, "PATH", f"{CACHE_PATH}/{hash_}.tar")
+        directory = _on_the_node(config, config.agent.cache.host_path, namespace)
+        wired = _with_mount(wired, "cache", CACHE_PATH, directory)
+    elif config.storage.type == "pvc":
+        wired = _with_variable(wired, "PATH", where)
+    if not creates and config.storage.type != "pvc":
+        wired = _with_node_cache(wired, config, namespace)
     return _with_keys(_with_login(wired, config, creates=creates), config)
 
 
-def _with_copies(wired: Wiring, config: Config, hash_: str, namespace: str) -> Wiring:
-    """Add the node's copies: the agent's, and those that its pods share."""
-    cache, shared = config.agent.cache, config.storage.node_cache.host_path
-    if config.agent.enabled and cache.enabled:
-        wired = _with_variable(wired, "PATH", f"{CACHE_PATH}/{hash_}.tar")
-        wired = _with_mount(wired, "cache", CACHE_PATH, _on_the_node(config, cache.host_path, namespace))
-    if shared:
-        wired = _with_variable(wired, "NODE_CACHE_DIR", _NODE_CACHE_PATH)
-        directory = _on_the_node(config, shared, namespace)
-        wired = _with_mount(wired, "node-cache", _NODE_CACHE_PATH, directory, writes=True)
-    return wired
+def keeps_copies(config: Config) -> bool:
+    """Return whether agents keep copies of archives on their nodes; those of claims only on request."""
+    cache = config.agent.cache
+    return config.agent.enabled and cache.enabled and (config.storage.type != "pvc" or cache.pvc)
+
+
+def _with_node_cache(wired: Wiring, config: Config, namespace: str) -> Wiring:
+    """Add the directory that pods of a node and a namespace share, if there is one."""
+    shared = config.storage.node_cache.host_path
+    if not shared:
+        return wired
+    wired = _with_variable(wired, "NODE_CACHE_DIR", _NODE_CACHE_PATH)
+    directory = _on_the_node(config, shared, namespace)
+    return _with_mount(wired, "node-cache", _NODE_CACHE_PATH, directory, writes=True)
 
 
 def _with_login(wired: Wiring, config: Config, *, creates: bool) -> Wiring:
@@ -224,11 +232,11 @@ def _with_keys(wired: Wiring, config: Config) -> Wiring:
 
 
 def _on_the_node(config: Config, path: str, namespace: str) -> Object:
-    """Return a directory of the node for this namespace only.
+    """Return a directory of the node for this namespace only, as claims are.
 
     With DirectoryOrCreate the pod also starts on a node where nobody has made the directory.
     """
-    inner = f"/{namespace}" if config.storage.is_isolated else ""
+    inner = f"/{namespace}" if config.storage.is_isolated or config.storage.type == "pvc" else ""
     return {"hostPath": {"path": f"{path.rstrip('/')}{inner}", "type": "DirectoryOrCreate"}}
 
 

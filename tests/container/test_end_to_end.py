@@ -52,6 +52,21 @@ def test_an_engine_is_created_here_and_restored_there(containers):
     assert container.exit_code() == 7
 
 
+def test_a_copy_is_read_instead_of_the_archive_unless_it_is_damaged(containers):
+    """Beside an archive on a volume, too, which may be slow."""
+    published(containers)
+    archive = containers.checkpoints / Path(ARCHIVE).name
+    copy = containers.checkpoints / "copy.tar"
+    archive.rename(copy)
+    settings = {"PATH": "/checkpoints/copy.tar"}
+    assert restored(containers, settings=settings).json("/count")["count"] == 1
+    archive.write_bytes(copy.read_bytes())
+    copy.write_bytes(b"damaged" * 1000)
+    container = restored(containers, settings=settings)
+    assert container.event("archive not usable")["source"] == "/checkpoints/copy.tar"
+    assert container.json("/count")["count"] == 1
+
+
 def test_two_restores_of_one_archive_are_the_same_engine(containers):
     published(containers, env={"BALLAST_MIB": "8"})
     digests = []

@@ -224,8 +224,8 @@ def test_what_is_wanted(tmp_path):
         ],
     )
     assert [(one.name, one.size, one.digest, one.created_at, one.pinned) for one in found] == [
-        ("ha", 7, "blake3:1", 1733911500.0, None),
-        ("hb", 0, "", 0, False),
+        ("system/ha", 7, "blake3:1", 1733911500.0, None),
+        ("system/hb", 0, "", 0, False),
     ]
 
 
@@ -274,7 +274,7 @@ def test_last_use(tmp_path):
         }
         for second in (10, 30, 20)
     ]
-    assert objects.last_used(settings(tmp_path), [*pods, {"metadata": {"namespace": "n"}}]) == {"h": 30}
+    assert objects.last_used(settings(tmp_path), [*pods, {"metadata": {"namespace": "n"}}]) == {"n/h": 30}
 
 
 def test_the_condition_of_a_missing_archive():

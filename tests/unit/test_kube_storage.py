@@ -10,6 +10,7 @@ from kube_objects import (
     REF,
     S3,
     SHARED,
+    SLOW,
     checkpoint,
     created,
     environ,
@@ -94,7 +95,11 @@ def test_restoring_pods_of_a_namespace_share_a_directory(isolates, path):
 
 @pytest.mark.parametrize(
     ("settings", "path"),
-    [(S3, "/var/lib/dynamo-checkpoint/cache/n"), (SHARED, "/var/lib/dynamo-checkpoint/cache")],
+    [
+        (S3, "/var/lib/dynamo-checkpoint/cache/n"),
+        (SHARED, "/var/lib/dynamo-checkpoint/cache"),
+        (SLOW, "/var/lib/dynamo-checkpoint/cache/n"),
+    ],
 )
 def test_a_worker_sees_the_copies_of_its_own_namespace(settings, path):
     """Not those of others, which hold their engines' memory."""
@@ -103,6 +108,16 @@ def test_a_worker_sees_the_copies_of_its_own_namespace(settings, path):
     assert volume["hostPath"]["path"] == path
     env = {one["name"]: one.get("value") for one in wired.env}
     assert env["DYNAMO_CHECKPOINT_PATH"] == f"/var/cache/dynamo-checkpoint/{HASH}.tar"
+
+
+def test_only_pods_that_restore_read_copies_of_a_claim_and_only_on_request():
+    for settings, creates in ((PVC, False), (SLOW, True)):
+        wired = storage.wiring(settings, HASH, "n", creates=creates)
+        env = {one["name"]: one.get("value") for one in wired.env}
+        assert (
+            env["DYNAMO_CHECKPOINT_PATH"] == env["DYNAMO_CHECKPOINT_LOCATION"] == f"/checkpoints/{HASH}.tar"
+        )
+        assert not any("hostPath" in one for one in wired.volumes)
 
 
 @pytest.mark.parametrize("settings", [PVC, S3, OCI])

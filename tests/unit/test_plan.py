@@ -8,28 +8,39 @@ from dynamo_entry.plan import Cold, Create, Restore, decide, engine_command, env
 from dynamo_entry.settings import PREFIX, Settings, from_environment, read
 
 S3 = "s3://bucket/a.tar"
+COPY = "/cache/a.tar"
 
 
 @pytest.mark.parametrize(
-    ("variables", "path_exists", "expected"),
+    ("variables", "there", "expected"),
     [
-        ({}, False, Cold()),
-        ({"MODE": "cold", "PATH": "/c/a.tar"}, True, Cold()),
-        ({"SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"}, True, Create("/c/a.tar")),
-        ({"SIGNAL_FILE": "/tmp/ready", "LOCATION": S3}, False, Create(S3)),
-        ({"MODE": "create", "READY_URL": "http://localhost/health", "LOCATION": S3}, False, Create(S3)),
-        ({"MODE": "restore", "SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"}, True, Restore(("/c/a.tar",))),
-        ({"PATH": "/c/a.tar"}, True, Restore(("/c/a.tar",))),
-        ({"PATH": "/c/a.tar"}, False, Cold("NotFound", "no archive at /c/a.tar")),
-        ({"PATH": "/c/a.tar", "WAIT": "30"}, False, Restore(("/c/a.tar",))),
-        ({"LOCATION": S3}, False, Restore((S3,))),
-        ({"LOCATION": S3, "PATH": "/cache/a.tar"}, False, Restore((S3,))),
-        ({"LOCATION": S3, "PATH": "/cache/a.tar"}, True, Restore(("/cache/a.tar", S3))),
+        ({}, (), Cold()),
+        ({"MODE": "cold", "PATH": "/c/a.tar"}, ("/c/a.tar",), Cold()),
+        ({"SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"}, ("/c/a.tar",), Create("/c/a.tar")),
+        ({"SIGNAL_FILE": "/tmp/ready", "PATH": COPY, "LOCATION": "/c/a.tar"}, (COPY,), Create("/c/a.tar")),
+        ({"SIGNAL_FILE": "/tmp/ready", "LOCATION": S3}, (), Create(S3)),
+        ({"MODE": "create", "READY_URL": "http://localhost/health", "LOCATION": S3}, (), Create(S3)),
+        (
+            {"MODE": "restore", "SIGNAL_FILE": "/tmp/ready", "PATH": "/c/a.tar"},
+            ("/c/a.tar",),
+            Restore(("/c/a.tar",)),
+        ),
+        ({"PATH": "/c/a.tar"}, ("/c/a.tar",), Restore(("/c/a.tar",))),
+        ({"PATH": "/c/a.tar"}, (), Cold("NotFound", "no archive at /c/a.tar")),
+        ({"PATH": "/c/a.tar", "WAIT": "30"}, (), Restore(("/c/a.tar",))),
+        ({"LOCATION": S3}, (), Restore((S3,))),
+        ({"LOCATION": S3, "PATH": COPY}, (), Restore((S3,))),
+        ({"LOCATION": S3, "PATH": COPY}, (COPY,), Restore((COPY, S3))),
+        ({"LOCATION": "/c/a.tar", "PATH": COPY}, (COPY, "/c/a.tar"), Restore((COPY, "/c/a.tar"))),
+        ({"LOCATION": "/c/a.tar", "PATH": COPY}, ("/c/a.tar",), Restore(("/c/a.tar",))),
+        ({"LOCATION": "/c/a.tar", "PATH": COPY}, (COPY,), Restore((COPY,))),
+        ({"LOCATION": "/c/a.tar", "PATH": COPY}, (), Cold("NotFound", "no archive at /c/a.tar")),
+        ({"LOCATION": "/c/a.tar", "PATH": COPY, "WAIT": "30"}, (), Restore(("/c/a.tar",))),
     ],
 )
-def test_the_environment_decides(variables, path_exists, expected):
+def test_the_environment_decides(variables, there, expected):
     settings = from_environment({PREFIX + name: value for name, value in variables.items()})
-    assert decide(settings, path_exists=path_exists) == expected
+    assert decide(settings, there=there) == expected
 
 
 @pytest.mark.parametrize(

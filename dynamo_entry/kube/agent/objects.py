@@ -33,7 +33,7 @@ def known_pod(pod: Object) -> Object:
 
 def copy_name(settings: AgentSettings, namespace: str, hash_: str) -> str:
     """Return the name of a checkpoint's copy in the cache."""
-    return f"{namespace}/{hash_}" if settings.isolates_namespaces else hash_
+    return f"{namespace}/{hash_}" if settings.isolates_namespaces or settings.is_claim else hash_
 
 
 def wanted(settings: AgentSettings, checkpoints: Iterable[Object]) -> list[Wanted]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_entry.errors import SettingsError
+from dynamo_entry.kube import storage
 from dynamo_entry.kube.config import Config, interval, seconds, size, size_or_share
 from dynamo_entry.value import NamedTuple
 
@@ -28,7 +29,7 @@ class AgentSettings(NamedTuple):
     storage: str
     #: whether only checkpoints of ``namespace`` are visible, since a claim has one namespace
     is_claim: bool
-    #: whether each namespace has its own copies
+    #: whether each namespace has its own part of the storage
     isolates_namespaces: bool = False
     #: as ``Operator.scopes``
     scopes: tuple[str, ...] = ("",)
@@ -81,7 +82,7 @@ def from_config(config: Config, environ: Mapping[str, str]) -> AgentSettings:
     return AgentSettings(
         node=environ["NODE_NAME"],
         namespace=environ["POD_NAMESPACE"],
-        cache_directory=cache.directory if cache.enabled and (not is_claim or cache.pvc) else "",
+        cache_directory=cache.directory if storage.keeps_copies(config) else "",
         storage=_any_archive(config),
         is_claim=is_claim,
         isolates_namespaces=config.storage.is_isolated,

@@ -160,6 +160,13 @@ _RESTORE = (
         "the node's fs.inotify.max_user_instances or max_user_watches is used up, or a watched path is not here",
     ),
     (
+        "Failed to send packet: Resource temporarily unavailable",
+        (
+            "a unix datagram socket had more unread messages of a sender that was closed than net.unix.max_dgram_qlen: let the "
+            "engine read them before the dump"
+        ),
+    ),
+    (
         "Empty list on file desc",
         "descriptors were on their way inside others (SCM_RIGHTS): let the engine receive them before the dump",
     ),

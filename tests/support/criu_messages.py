@@ -26,6 +26,7 @@ MESSAGES = [
     ("inet: Can't dump corked dgram socket %x", (0x1F,), "UDP socket"),
     ("inet: Unknown inet socket %x state %d", (0x1F, 3), "try again"),
     ("netlink: The socket has data to read", (), "netlink"),
+    ("skqueue: Failed to send packet: %s", ("Resource temporarily unavailable",), "datagram"),
     ("Empty list on file desc id %#x(%d)", (0x10, 5), "SCM_RIGHTS"),
     ("Can't link remap to %s: %s", ("/data/x", "Read-only file system"), "deleted"),
     ("Can't create link remap for %s. ", ("/data/x",), "deleted"),

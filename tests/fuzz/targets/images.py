@@ -88,7 +88,8 @@ def feed(case, _place):
     rewriter.ports()
     rewriter.move_sockets(sockets.Network({}, frozenset(), frozenset({"lo"}), lambda _: False))
     rewriter.give_up_owners(0, {0})
-    rewriter.close_what_leads_out()
+    rewriter.close_what_leads_out(keeps_half_closed=False)
+    rewriter.half_closed()
     source = decode.Source(decoded, lambda name, at, length: case[name][at : at + length], 1000)
     made = plan.make(decode.read(source), None)
     for rest in made.remainders:

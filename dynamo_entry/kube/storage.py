@@ -165,7 +165,10 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
     if config.storage.type == "pvc":
         claim: Object = {"persistentVolumeClaim": {"claimName": config.storage.pvc.pvc_name}}
         wired = _with_mount(wired, "storage", config.storage.pvc.base_path, claim, writes=creates)
-    if not creates and keeps_copies(config):
+    has_copies = keeps_copies(config) and (
+        config.storage.type != "pvc" or namespace == config.operator.namespace
+    )
+    if has_copies and not creates:
         wired = _with_variable(wired, "PATH", f"{CACHE_PATH}/{hash_}.tar")
         directory = _on_the_node(config, config.agent.cache.host_path, namespace)
         wired = _with_mount(wired, "cache", CACHE_PATH, directory)
@@ -232,7 +235,7 @@ def _with_keys(wired: Wiring, config: Config) -> Wiring:
 
 
 def _on_the_node(config: Config, path: str, namespace: str) -> Object:
-    """Return a directory of the node for this namespace only, as claims are.
+    """Return a directory of the node, for this namespace alone unless namespaces share their archives.
 
     With DirectoryOrCreate the pod also starts on a node where nobody has made the directory.
     """

@@ -49,7 +49,7 @@ def test_the_agent_at_work(world, node, cache):
     digest = publish(archive, HASH, 20 << 20)
     world.apply(checkpoint("model"))
     assert world.until("model", "Ready", "Adopted")["digest"] == digest
-    copy = cache / archive.name
+    copy = cache / NAMESPACE / archive.name
     world.wait(copy.exists)
     assert copy.read_bytes() == archive.read_bytes()
     world.wait(lambda: metric(world, "cache_archives") == 1)

@@ -56,6 +56,7 @@ STORAGES = {
         "gcs": {"uri": "gs://bucket/prefix", "credentialsSecretRef": "login", "options": {"project": "p"}}
     },
     "azure": {"azure": {"uri": "az://container/prefix", "credentialsSecretRef": "login"}},
+    "identity": {"s3": {"uri": "s3://bucket/prefix"}},
     "fsspec": {"fsspec": {"uri": "sftp://host/directory", "credentialsSecretRef": "login"}},
 }
 PROFILES = ("minimal", "standard", "network", "none")
@@ -147,7 +148,11 @@ def test_there_is_one_rendering_for_all_of_them():
 @pytest.mark.parametrize(("kind", "profile"), list(itertools.product(STORAGES, PROFILES)))
 def test_what_the_operator_builds(kind, profile):
     """Its Jobs, and the pod that it lets restore."""
-    storage = {"type": kind, "caSecretRef": "ca", "keySecretRef": "key"} | STORAGES[kind]
+    storage = {
+        "type": "s3" if kind == "identity" else kind,
+        "caSecretRef": "ca",
+        "keySecretRef": "key",
+    } | STORAGES[kind]
     settings = {
         "image": "o:1",
         "imagePullSecrets": [{"name": "pull"}],

@@ -19,7 +19,7 @@ IDENTITY = {
     "dtype": "bfloat16",
 }
 PVC = config.parse("")
-SLOW = config.parse("agent: {cache: {pvc: true}}")
+SLOW = config.parse("{agent: {cache: {pvc: true}}, operator: {namespace: n}}")
 S3 = config.parse("storage: {type: s3, s3: {uri: 's3://bucket/prefix/', credentialsSecretRef: keys}}")
 SHARED = config.parse("storage: {type: s3, isolateNamespaces: false, s3: {uri: 's3://b'}}")
 OCI = config.parse("storage: {type: oci, oci: {uri: 'oci://host/repository', credentialsSecretRef: keys}}")

@@ -94,12 +94,13 @@ def test_without_a_secret_a_bucket_is_reached_as_the_engine_reaches_it(settings,
 
 
 def test_a_proxy_of_the_engines_leads_the_operators_jobs_to_the_storage_as_well():
-    """Nothing else of its environment is theirs; a claim needs no network."""
+    """Nothing else of its environment is theirs, which another variable may refer to; a claim needs no network."""
     ours = [
         {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
         {"name": "no_proxy", "valueFrom": {"configMapKeyRef": {"name": "proxy", "key": "except"}}},
     ]
     main = {"name": "main", "command": ["serve"], "env": [*ours, {"name": "HF_TOKEN", "value": "secret"}]}
+    main["env"].append({"name": "HTTP_PROXY", "value": "http://$(PROXY_HOST):3128"})
     made = checkpoint(containers=[main, {"name": "other", "env": [{"name": "HTTP_PROXY", "value": "x"}]}])
     for settings, env in ((ROLE, ours), (OCI, ours), ("", [])):
         for make in (jobs.probe, jobs.collection):

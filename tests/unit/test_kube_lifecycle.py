@@ -434,6 +434,7 @@ GONE = ("StorageMissing", "no claim")
         ("the namespace ends", see(READY, metadata=DELETED, spec=DELETE, is_namespace_ending=True), (Action.RELEASE,)),
         ("its claim is gone", see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, is_bound=False), (Action.RELEASE,)),
         ("or is going", see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, collector=job()), (Action.RELEASE,)),
+        ("which was done before", see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, collector=job(("Complete", ""))), (Action.RELEASE,)),
         ("but the Job first", see(CREATING, metadata=DELETED, spec=DELETE, unusable=GONE, job=job()), (Action.DELETE_JOB,)),
         ("its claim waits for a first pod", see(PENDING, metadata=DELETED, spec=DELETE, is_bound=False), (Action.RELEASE,)),
         ("its claim is one that not all pods can mount", see(READY, metadata=DELETED, spec=DELETE, unusable=("StorageNotShared", "x")), (Action.COLLECT,)),
@@ -449,6 +450,7 @@ def test_what_is_said_of_an_archive_that_stays():
     """Of another one at that place, and of one whose Job the API server refuses."""
     gone = see(READY, metadata=DELETED, spec=DELETE, collector=job(("Complete", "")))
     assert decide(gone).reason == "ArchiveDeleted"
+    assert decide(dataclasses.replace(gone, unusable=GONE)).reason == "ArchiveDeleted"
     kept = decide(dataclasses.replace(gone, collected={"deleted": False, "message": "of another hash"}))
     assert (kept.reason, kept.message) == ("ArchiveKept", "of another hash")
     left = decide(see(READY, metadata=DELETED, spec=DELETE, unusable=GONE, is_bound=False))

@@ -110,9 +110,9 @@ def test_a_worker_sees_the_copies_of_its_own_namespace(settings, path):
     assert env["DYNAMO_CHECKPOINT_PATH"] == f"/var/cache/dynamo-checkpoint/{HASH}.tar"
 
 
-def test_only_pods_that_restore_read_copies_of_a_claim_and_only_on_request():
-    for settings, creates in ((PVC, False), (SLOW, True)):
-        wired = storage.wiring(settings, HASH, "n", creates=creates)
+def test_only_pods_that_restore_beside_the_agents_claim_read_copies_of_it_and_only_on_request():
+    for settings, namespace, creates in ((PVC, "n", False), (SLOW, "n", True), (SLOW, "other", False)):
+        wired = storage.wiring(settings, HASH, namespace, creates=creates)
         env = {one["name"]: one.get("value") for one in wired.env}
         assert (
             env["DYNAMO_CHECKPOINT_PATH"] == env["DYNAMO_CHECKPOINT_LOCATION"] == f"/checkpoints/{HASH}.tar"

@@ -37,14 +37,14 @@ def decide(seen: Observed) -> Decision:
         is_going = "deletionTimestamp" in seen.job["metadata"]
         before = () if is_going else (Action.DELETE_JOB,)
         return Decision(phase, "Deleting", before=before, again_s=SOON_S)
-    if (missing := _missing(seen)) is not None:
-        return Decision(phase, *missing, before=(Action.RELEASE,))
     conditions = true_conditions(seen.collector)
     if "Complete" in conditions:
         # It has a message only if the archive is somebody else's, and therefore stays.
         collected = seen.collected or {}
         kept = collected.get("message", "") if collected.get("deleted") is False else ""
         return Decision(phase, "ArchiveKept" if kept else "ArchiveDeleted", kept, before=(Action.RELEASE,))
+    if (missing := _missing(seen)) is not None:
+        return Decision(phase, *missing, before=(Action.RELEASE,))
     if "Failed" in conditions:
         return _collection_failed(seen, phase, moment(conditions["Failed"].get("lastTransitionTime")))
     if seen.verdict is not None:
@@ -59,7 +59,7 @@ def _missing(seen: Observed) -> tuple[str, str] | None:
     """Return (reason, message) if there is no volume: no pod could mount the claim, or the first one would make a volume."""
     if seen.unusable is not None and seen.unusable[0] == "StorageMissing":
         return "ArchiveLeftBehind", f"{seen.location} cannot be deleted: {seen.unusable[1]}"
-    return None if seen.is_bound else ("ArchiveDeleted", "the claim has no volume, and so no archive")
+    return None if seen.is_bound else ("ArchiveDeleted", "nothing to delete: the claim has no volume")
 
 
 def _collection_failed(seen: Observed, phase: str, failed_at: float) -> Decision:

@@ -56,7 +56,7 @@ _USER = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
 _PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 #: Variables of ours that the user must not set to something else.
-_OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE", "STATUS_FILE")
+_OURS = ("LOCATION", "PATH", "HASH", "SIGNAL_FILE")
 
 
 def digest(checkpoint: Object) -> str:
@@ -105,8 +105,8 @@ def _creating_pod(config: Config, checkpoint: Object, hash_: str, deadline: int,
     wired = _wired(config, hash_, metadata["namespace"], pauses=pauses)
     env = [*wired.env, *_handshake(config, checkpoint, hash_, container, deadline=deadline, force=force)]
     _refuse_two_truths(container, env)
-    container = podspec.with_env(podspec.without_storage_credentials(container, wired), env)
     container = _without_restarts(container)
+    container = podspec.with_env(podspec.without_storage_credentials(container, wired), env)
     container = podspec.wrap(container, config, guard=False)
     container = podspec.with_privileges(container, config, creates=True)
     volumes, container = podspec.with_volumes(spec, container, wired)
@@ -146,7 +146,8 @@ def _without_restarts(container: Object) -> Object:
     kept = {key: value for key, value in container.items() if key not in _LEFT_OUT}
     if "exec" not in kept.get("readinessProbe", {"exec": {}}):
         del kept["readinessProbe"]
-    return kept | _LAST_WORDS
+    env = [one for one in kept.get("env", ()) if one["name"] != "DYNAMO_CHECKPOINT_STATUS_FILE"]
+    return kept | _LAST_WORDS | {"env": env}
 
 
 def _spec(spec: Object, containers: list[Object], volumes: list[Object]) -> Object:
@@ -258,7 +259,7 @@ def _proxies(checkpoint: Object) -> list[Object]:
     with suppress(Unfit):  # as above
         containers = podtemplate.checked(job)["spec"]["containers"]
         env = podspec.target(containers, job.get("targetContainerName", "")).get("env", ())
-        return [one for one in env if one["name"].upper() in _PROXIES]
+        return [one for one in env if one["name"].upper() in _PROXIES and "$(" not in one.get("value", "")]
     return []
 
 
@@ -282,7 +283,7 @@ def _helper(
         context |= _ROOT if config.storage.type == "pvc" else _NOBODY
     container = {
         "name": kind, "image": config.image, "command": argv, "env": env, "securityContext": context,
-        # All of it is said: a quota refuses pods that leave out what it counts.
+        # A quota on CPU or memory refuses pods that leave either out.
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
         "volumeMounts": [mount for _, mount in pairs],
     } | ({"imagePullPolicy": config.image_pull_policy} if config.image_pull_policy else {})  # fmt: skip

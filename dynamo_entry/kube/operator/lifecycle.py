@@ -179,7 +179,7 @@ def _begun(seen: Observed) -> Decision:
     """Create the Job, if the API server takes it."""
     attempts = seen.checkpoint["status"].get("attempts", 0)
     if attempts >= _ATTEMPTS:
-        message = f"somebody deleted the Job {attempts} times; dynamo-entry/retry tries again"
+        message = f"the Job or its pods were deleted {attempts} times before their result was seen; dynamo-entry/retry tries again"
         return Decision(FAILED, "JobLost", message, after=(Action.DELETE_PROBE,))
     if seen.verdict is None:
         return Decision(PENDING, "Checking", before=(Action.DRY_RUN,))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # aioboto3 15.5.0: download_file() empties the file that is there, also where there is nothing to download.
 #
-# Expected: as of boto3's download_file(), whose name and arguments it has: the file is replaced when the object is here, and stays as
+# Expected: as with boto3's download_file(), whose name and arguments it has: the file is replaced when the object is here, and stays as
 # it is after an error.
 # Seen: the file is opened for writing before anything is asked for. After the 404 of an object that does not exist it is empty;
 # when the second of two parts is refused it has the first one, and what was there is gone.

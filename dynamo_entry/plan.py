@@ -35,14 +35,14 @@ Plan = Cold | Create | Restore
 
 
 def local_places(settings: Settings) -> list[str]:
-    """Return the local paths that a restore reads from, the nearest first; a copy has a path beside the location."""
+    """Return the local paths that a restore reads from: PATH, which may be a copy, comes before LOCATION."""
     return [
         place for place in dict.fromkeys((settings.path, settings.location)) if place and "://" not in place
     ]
 
 
 def decide(settings: Settings, *, there: Collection[str] = ()) -> Plan:
-    """Decide what the settings ask for, given at which of its ``local_places`` a file is ``there``."""
+    """Decide what the settings ask for, given at which of its ``local_places`` a file may be ``there``."""
     mode = kind(settings)
     if mode == "cold":
         return Cold()

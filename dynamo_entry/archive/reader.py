@@ -92,7 +92,7 @@ class Archive:
         # Somebody waits for what is read in order: it must not queue behind gigabytes that nobody waits for yet.
         self._in_order_lane = ReadPool(store, _IN_ORDER_BYTES)
         self._fetch_lane = ReadPool(store, _FETCH_BYTES)
-        # ``Recent`` counts what it keeps by the chunks' lengths: a small one must not tie up a whole buffer.
+        # ``Recent`` counts what it keeps by the chunks' lengths: those that are much smaller must not tie up whole buffers.
         small = max(SMALL_BYTES, content.chunk_size // 4)
         self._buffers = Buffers(content.chunk_size, keep=self._threads + 2, small=small)
         self._early: dict[int, Promise[Bytes]] = {}

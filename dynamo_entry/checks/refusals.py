@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 from dynamo_entry import __version__
 from dynamo_entry.errors import Corrupt, PlaceFailed, RestoreFailed
@@ -61,28 +61,28 @@ def attempt(settings: Settings, digest: str) -> Iterator[None]:
 
     A worker that is killed leaves the record behind, unlocked. PID 1 removes it if the end was requested.
     """
-    begun = _path(settings, ATTEMPT, digest)
-    with ExitStack() as stack:
+    begun, record = _path(settings, ATTEMPT, digest), None
+    try:
         with suppress(OSError):  # the restore continues without a record, or with one that is not locked
             remember(
                 begun, "Interrupted", "the container or the worker was killed while the restore was under way"
             )
             if begun:
-                stack.callback(_forget, begun)
-                record = stack.enter_context(open(begun, "r+b"))
+                record = open(begun, "r+b")  # noqa: SIM115 - closed below, after its name is gone
                 fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-
-
-def _forget(path: str) -> None:
-    with suppress(OSError):
-        os.unlink(path)
+    finally:
+        if begun:
+            with suppress(OSError):
+                os.unlink(begun)
+        if record:
+            record.close()
 
 
 def _is_under_way(record: str) -> bool:
     """Whether the attempt of a record is under way in another container, which has the same STATE_DIR."""
     with suppress(OSError):  # a filesystem without locks
-        return locks.is_flocked(record)
+        return locks.is_flocked(record, is_shared=True)
     return False
 
 

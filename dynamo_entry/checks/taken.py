@@ -122,7 +122,7 @@ _BOUND = (errno.EAGAIN, errno.EPROTOTYPE, errno.EPERM)
 
 
 def _is_name_taken(name: Named) -> bool:
-    """Whether a name is taken: an abstract one if it cannot be bound, a path if a socket is bound there.
+    """Whether a name is taken: an abstract one if it cannot be bound, a path if a socket answers there.
 
     The file of a process that has ended does not count: CRIU replaces it.
     """

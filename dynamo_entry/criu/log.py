@@ -17,8 +17,8 @@ _ERROR = r"\bError \([\w/.-]+:\d+\): (?P<text>.*)|(?P<bug>\bBUG at .*)"
 #: capability errors): the restore is over although CRIU does not know it yet.
 _RESTORER = r"pie: \d+: (Error|BUG)|BUG at "
 
-#: A task that was killed is a cause only if nothing failed before: CRIU itself kills the tasks after an error.
-_KILLED = r"killed by (signal )?9\b"
+#: A restored task that was killed is a cause only if nothing failed before: CRIU itself kills them after an error.
+_KILLED = r"killed by signal 9\b"
 
 #: Logged by restores that succeed: a connection that was closed (--tcp-close) was never in repair mode, and
 #: leaving that needs CAP_NET_ADMIN; CRIU 4.3 asks for the binfmt_misc of a user namespace, which needs CAP_SYS_ADMIN.

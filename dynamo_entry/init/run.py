@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import dropwhile
 
 from dynamo_entry.errors import StorageError
 from dynamo_entry.init import process, tree
@@ -41,7 +42,9 @@ def launch(loop: Loop, argv: list[str]) -> int:
 def _as_planned(supervisor: Supervisor) -> int:
     settings = supervisor.settings
     places = local_places(settings) if kind(settings) == "restore" else []
-    return _carry_out(supervisor, decide(settings, there=[*filter(_may_be_there, places)]))
+    # The later one is read only if the first one fails, and may be on a volume that hangs.
+    there = [*dropwhile(lambda place: not _may_be_there(place), places)]
+    return _carry_out(supervisor, decide(settings, there=there))
 
 
 def _may_be_there(path: str) -> bool:

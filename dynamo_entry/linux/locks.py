@@ -13,7 +13,7 @@ _STRUCT_FLOCK = struct.Struct("hhqqi4x")
 
 
 def is_flocked(path: str, *, is_shared: bool = False) -> bool:
-    """Whether somebody else has a lock of flock(2) that conflicts with ours. Raises OSError."""
+    """Whether somebody else's lock of flock(2) would refuse us one. Raises OSError."""
     how = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     try:
         return _is_flocked(path, os.O_RDONLY, how)
@@ -33,7 +33,7 @@ def _is_flocked(path: str, flags: int, how: int) -> bool:
 
 
 def is_locked(path: str, *, is_shared: bool = False, start: int = 0, length: int = 0) -> bool:
-    """Whether somebody else has a lock of fcntl(2) that conflicts with ours. Raises OSError."""
+    """Whether somebody else's lock of fcntl(2) would refuse us one. Raises OSError."""
     kind = fcntl.F_RDLCK if is_shared else fcntl.F_WRLCK
     wanted = _STRUCT_FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
     with _opened(path, os.O_RDONLY) as descriptor:

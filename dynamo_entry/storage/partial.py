@@ -13,9 +13,9 @@ from dynamo_entry.storage.direct import DirectFile, filesystem_type
 
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")
 
-#: Filesystems that may show a lock only to its own node, by their numbers in linux/magic.h: NFS (nolock), SMB (nobrl),
-#: FUSE, 9p and Lustre (localflock).
-_LOCKS_OF_ONE_NODE = {0x6969, 0xFF534D42, 0xFE534D42, 0x65735546, 0x01021997, 0x0BD00BD0}
+#: Filesystems that may show a lock only to its own node, by the numbers that statfs(2) tells: NFS (nolock), SMB (nobrl),
+#: FUSE, 9p, Lustre (localflock) and BeeGFS.
+_LOCKS_OF_ONE_NODE = {0x6969, 0xFF534D42, 0xFE534D42, 0x65735546, 0x01021997, 0x0BD00BD0, 0x19830326}
 
 #: There, nothing is swept that was written to more recently. The engine may be frozen for a minute, and its GPUs be read
 #: for another, before a writer has more to write.
@@ -64,17 +64,22 @@ def _of_others(directory: str, name: str) -> list[str]:
     return [os.path.join(directory, entry) for entry in names if entry.rsplit(".", 2)[0] == f".{name}"]
 
 
-def _sweep(paths: list[str], own: int) -> None:
-    """Remove those temporary files that killed writers left behind. ``own`` is a new file beside them. Never fails."""
-    latest = float("inf")
-    if filesystem_type(own) in _LOCKS_OF_ONE_NODE:
-        latest = os.fstat(own).st_mtime - _QUIET_S  # by the volume's clock
+def _sweep(paths: list[str], before: float = float("inf")) -> None:
+    """Remove those temporary files that killed writers left behind, unless they were written to since. Never fails."""
     for path in paths:
         try:
-            if os.stat(path).st_mtime < latest:
+            if os.stat(path).st_mtime < before:
                 remove_if_stale(path)
         except OSError:
             pass  # not ours, or already gone; a sweep is optional
+
+
+def _shows_all_locks(directory: str) -> bool:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return filesystem_type(descriptor) not in _LOCKS_OF_ONE_NODE
+    finally:
+        os.close(descriptor)
 
 
 class LocalWriter(Writer):
@@ -87,8 +92,12 @@ class LocalWriter(Writer):
         with posix.translated(self._path, is_publication=True):
             posix.make_directories(directory)
             others = _of_others(directory, name)
+            if is_certain := _shows_all_locks(directory):
+                _sweep(others)  # before a file is made: the volume may be full of them
             self._temporary, self._descriptor = _create(directory, name)
-        _sweep(others, self._descriptor)
+            if not is_certain:
+                now = os.stat(self._temporary).st_mtime  # by the volume's clock
+                _sweep(others, now - _QUIET_S)
         self._is_open = True
         self._size = self._cached = 0
         self._direct = DirectFile(self._temporary)

@@ -359,6 +359,10 @@ def test_what_criu_says_is_made_into_a_cause_and_a_remedy(text, values, words):
         ("inet: Unknown inet socket 0x1f state 3", True),
         ("Unknown shit 600 (anon_inode:[io_uring])", True),
         ("1000 was killed by 9 unexpectedly: Killed", True),
+        (
+            "si_code=2 si_pid=1000 si_status=9\nError (criu/x.c:9): 1000 was killed by 9 unexpectedly: Killed",
+            True,
+        ),
         ("it was killed by signal 9", True),
         ("criu gave no reason", True),
         ("new trouble", True),

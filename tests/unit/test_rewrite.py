@@ -383,6 +383,7 @@ def test_an_owner_that_is_a_thread_is_set_again():
         os.close(writer)
     missed = owners.set_again({7: owner}, {os.getpid(): [Message(id=7, fd=99999)]})
     assert missed == [f"descriptor 99999 of {os.getpid()}: Bad file descriptor"]
+    assert owners.set_again({7: owner}, {}) == [f"one on its way between processes, for thread {owner}"]
 
 
 @pytest.mark.parametrize(

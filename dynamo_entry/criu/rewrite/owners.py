@@ -11,7 +11,7 @@ from typing import Any
 from dynamo_entry.linux import sockets
 
 #: linux/fcntl.h: struct f_owner_ex, and the type of an owner that is a thread.
-_OWNER = struct.Struct("=ii")
+_OWNER = struct.Struct("=iI")
 _F_SETOWN_EX, _F_OWNER_TID = 15, 0
 
 
@@ -28,9 +28,16 @@ def without_threads(entries: Iterable[Any], processes: Collection[int]) -> dict[
 
 
 def set_again(owners: Mapping[int, int], tables: Mapping[int, Iterable[Any]]) -> list[str]:
-    """Give files their threads; returns those that cannot be given. ``tables``: pid → rows of its ``fdinfo-*.img``."""
+    """Give files their threads; returns those that cannot be given. ``tables``: pid → rows of its ``fdinfo-*.img``.
+
+    The signals are then sent with our own user's rights.
+    """
     places = {row.id: (pid, row.fd) for pid, rows in tables.items() for row in rows if row.id in owners}
-    missed = []
+    missed = [
+        f"one on its way between processes, for thread {thread}"
+        for number, thread in owners.items()
+        if number not in places
+    ]
     for number, (pid, descriptor) in places.items():
         try:
             ours = sockets.copied(pid, descriptor)

@@ -26,10 +26,11 @@ class Rewriter:
         self._threads = {task.pid: frozenset(task.threads) for task in self._tasks}
         self._refills: dict[str, list[pipes.Refill]] = {}
         self._widened: frozenset[int] = frozenset()
-        self._half_closed: frozenset[int] = frozenset()
+        self._half_closed: list[tuple[int, int]] = []
         stdio.replug(self._files, self._stdio)
         tasks.rearm(self._files.messages)
         self._owners = owners.without_threads(self._files.messages, {task.pid for task in self._tasks})
+        self._owners_tables = self._tables() if self._owners else {}
         files.follow_volumes(self._files.messages)
 
     def pids(self) -> list[int]:
@@ -87,15 +88,13 @@ class Rewriter:
     def close_what_leads_out(self, *, keeps_half_closed: bool) -> int:
         """See ``sockets.close_what_leads_out``; returns how many connections inside the engine are closed."""
         found = sockets.close_what_leads_out(self._files.messages, keeps_half_closed=keeps_half_closed)
-        self._half_closed = found
+        tables = self._tables().items() if found else ()
+        self._half_closed = [(pid, row.fd) for pid, rows in tables for row in rows if row.id in found]
         return len(found) // 2
 
     def half_closed(self) -> list[tuple[int, int]]:
         """(pid, descriptor) of the ends of connections inside the engine that are closed."""
-        if not self._half_closed:
-            return []
-        tables = self._tables().items()
-        return [(pid, row.fd) for pid, rows in tables for row in rows if row.id in self._half_closed]
+        return self._half_closed
 
     def socket_kinds(self) -> list[sockets.Kind]:
         """See ``sockets.kinds``."""
@@ -144,7 +143,7 @@ class Rewriter:
 
     def set_owners(self) -> list[str]:
         """See ``owners.set_again``."""
-        return owners.set_again(self._owners, self._tables()) if self._owners else []
+        return owners.set_again(self._owners, self._owners_tables)
 
     def widened(self) -> frozenset[int]:
         """See ``tasks.widened``, for the images that have been served so far."""

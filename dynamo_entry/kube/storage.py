@@ -158,23 +158,21 @@ def wiring(config: Config, hash_: str, namespace: str, *, creates: bool) -> Wiri
 
     Every reference is optional: a missing Secret causes a cold start, not a pod that never starts.
     """
-    where = location(config, hash_, namespace)
+    where, is_claim = location(config, hash_, namespace), config.storage.type == "pvc"
     wired = Wiring(where, (), (), ())
     for name, value in {"STORAGE_TYPE": config.storage.type, "LOCATION": where, "HASH": hash_}.items():
         wired = _with_variable(wired, name, value)
-    if config.storage.type == "pvc":
+    if is_claim:
         claim: Object = {"persistentVolumeClaim": {"claimName": config.storage.pvc.pvc_name}}
         wired = _with_mount(wired, "storage", config.storage.pvc.base_path, claim, writes=creates)
-    has_copies = keeps_copies(config) and (
-        config.storage.type != "pvc" or namespace == config.operator.namespace
-    )
-    if has_copies and not creates:
+    # The agent has the claim of its own namespace alone.
+    if not creates and keeps_copies(config) and (not is_claim or namespace == config.operator.namespace):
         wired = _with_variable(wired, "PATH", f"{CACHE_PATH}/{hash_}.tar")
         directory = _on_the_node(config, config.agent.cache.host_path, namespace)
         wired = _with_mount(wired, "cache", CACHE_PATH, directory)
-    elif config.storage.type == "pvc":
+    elif is_claim:
         wired = _with_variable(wired, "PATH", where)
-    if not creates and config.storage.type != "pvc":
+    if not (creates or is_claim):
         wired = _with_node_cache(wired, config, namespace)
     return _with_keys(_with_login(wired, config, creates=creates), config)
 

@@ -70,6 +70,12 @@ def node(starting_node):
     return starting_node
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A directory of the node for the agent's copies."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="session")
 def engine_image(node):
     """The stand-in's image is on the node: no test's time runs while it is copied."""

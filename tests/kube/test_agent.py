@@ -13,11 +13,6 @@ HASH = identity_hash({"model": "model", "framework": "vllm"})
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def world(cluster, node, helm_install, cache):
     values = {
         "checkpoint": {"enabled": True, "storage": {"type": "pvc"}},

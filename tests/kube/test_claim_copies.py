@@ -19,11 +19,6 @@ POD = {
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
 def world(cluster, engine_image, helm_install, cache):
     values = {
         "checkpoint": {"enabled": True, "storage": {"type": "pvc"}},

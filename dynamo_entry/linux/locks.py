@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: struct flock (fcntl.h): type, whence, start, length; the pid is 0 for locks of open files.
 _STRUCT_FLOCK = struct.Struct("hhqqi4x")
 
 
@@ -35,10 +36,19 @@ def _is_flocked(path: str, flags: int, how: int) -> bool:
 def is_locked(path: str, *, is_shared: bool = False, start: int = 0, length: int = 0) -> bool:
     """Whether somebody else's lock of fcntl(2) would refuse us one. Raises OSError."""
     kind = fcntl.F_RDLCK if is_shared else fcntl.F_WRLCK
-    wanted = _STRUCT_FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
     with _opened(path, os.O_RDONLY) as descriptor:
-        found = _STRUCT_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted))
-    return bool(found[0] != fcntl.F_UNLCK)
+        return is_refused(descriptor, kind, start, length)
+
+
+def is_refused(descriptor: int, kind: int, start: int, length: int) -> bool:
+    """Whether another open file's lock of fcntl(2) would refuse this one a lock of a kind. Raises OSError."""
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, packed(kind, start, length))
+    return bool(_STRUCT_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def packed(kind: int, start: int, length: int) -> bytes:
+    """Return a lock of these bytes of a file as fcntl(2) takes it."""
+    return _STRUCT_FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
 
 
 @contextmanager

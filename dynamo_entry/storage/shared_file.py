@@ -11,9 +11,10 @@ import fcntl
 import os
 import re
 import stat
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+
+from dynamo_entry.linux import locks
 
 #: Small in comparison with a restore's reads, which are rounded up to blocks.
 BLOCK_BYTES = 256 << 10
@@ -25,9 +26,6 @@ _THERE = b"\x01"
 
 #: Never follow a link, never wait for a fifo or a lease.
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-#: struct flock (fcntl.h): type, whence, start, length; the pid is 0 for locks of open files.
-_FLOCK = "hhqqi4x"
 
 
 def file_name(digest: str) -> str:
@@ -100,9 +98,7 @@ class SharedFile:
         return [number for number in blocks if self._is_busy(number, 1)]
 
     def _is_busy(self, first: int, count: int) -> bool:
-        asked = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, first, count, 0)
-        kind: int = struct.unpack(_FLOCK, fcntl.fcntl(self._descriptor, fcntl.F_OFD_GETLK, asked))[0]
-        return kind != fcntl.F_UNLCK
+        return locks.is_refused(self._descriptor, fcntl.F_RDLCK, first, count)
 
     @contextmanager
     def claimed(self, blocks: Iterable[int]) -> Iterator[list[int]]:
@@ -161,9 +157,8 @@ def _locked(descriptor: int, run: range) -> list[int]:
 
 
 def _is_locked(descriptor: int, first: int, count: int) -> bool:
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, first, count, 0)
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, asked)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, locks.packed(fcntl.F_WRLCK, first, count))
     except (BlockingIOError, PermissionError):
         return False
     return True
